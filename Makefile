@@ -1,0 +1,58 @@
+# Two commands do all set-up: `make sample` and `make test`. Both keep to the virtual environment .venv.
+#   make sample ARGS="prompt='a red circle' seed=3"
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+PYTEST_ARGS ?=
+
+# The pinned versions need Python 3.11; on 3.10 the resolver chooses by itself.
+PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.version_info >= (3, 11) else "")')
+
+# One thread per test process: the processes share the cores already.
+TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+.PHONY: help install dev sample test lint format clean
+
+help:
+	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
+	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
+	@echo "make lint     ruff, mypy and codespell"
+	@echo "make format   let ruff mend what it can"
+	@echo "make clean    remove $(VENV)"
+
+install: $(VENV)/.installed
+dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("videosys needs Python 3.10 or newer") if sys.version_info < (3, 10) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than what they were made from, so a second run installs nothing.
+$(VENV)/.installed: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PINS) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PINS) -e '.[dev]'
+	@touch $(VENV)/.installed $@
+
+sample: $(VENV)/.installed
+	$(BIN)/python examples/opensora/sample.py $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)

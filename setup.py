@@ -1,0 +1,76 @@
+"""Package metadata; the settings of the tools are in pyproject.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+DEPENDENCIES = [
+    "torch>=2.6",
+    "diffusers>=0.35,<1",
+    "transformers>=4.51,<6",
+    "accelerate>=1.1",
+    "safetensors>=0.4.5",
+    "huggingface-hub>=0.34",
+    "sentencepiece>=0.2",
+    "protobuf>=4.25",  # reading a T5 spiece.model needs it, and no other package asks for it
+    "einops>=0.8",
+    "numpy>=1.26",
+    "omegaconf>=2.3",
+    "imageio[ffmpeg]>=2.37",
+    "pillow>=10",
+    "tqdm>=4.66",
+    "ftfy>=6.2",
+    "beautifulsoup4>=4.12",
+]
+
+TEST = [
+    "pytest>=8",
+    "pytest-cov>=5",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "scikit-image>=0.24",
+]
+LINT = ["ruff>=0.9", "mypy>=1.13", "codespell[toml]>=2.3", "pre-commit>=3.8", "pre-commit-hooks>=5"]
+
+EXTRAS = {
+    "eval": ["lpips>=0.1.4", "torchvision"],
+    "av": ["av>=14"],
+    "flash-attn": ["flash-attn>=2.6"],
+    "colossalai": ["colossalai>=0.3.6"],
+    "test": TEST,
+    "lint": LINT,
+    "dev": TEST + LINT,
+}
+
+setup(
+    name="videosys",
+    version="0.1.0",
+    description="Text-to-video diffusion transformers that skip the steps that change little",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["videosys", "videosys.*"]),
+    package_data={
+        "videosys": [
+            "py.typed",
+            "**/*.json",
+            "tiny/**/*.safetensors",
+            "tiny/**/*.model",
+            "tiny/**/*.txt",
+        ]
+    },
+    install_requires=DEPENDENCIES,
+    extras_require=EXTRAS,
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
