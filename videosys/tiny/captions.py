@@ -1,0 +1,40 @@
+"""The captions of the procedural clips, and the closed list of words they are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from videosys.tiny.clips import BACKGROUNDS, COLOURS, SHAPES, SIZES, TRANSLATIONS, ClipSpec
+
+# Every motion has its own word: a small text encoder cannot tell captions apart by word order.
+PHRASES: dict[str, str] = {
+    **{motion: f"moves {motion}" for motion in TRANSLATIONS},
+    "bounce": "bounces",
+    "spin": "spins",
+    "grow": "grows",
+    "shrink": "shrinks",
+    "still": "stays still",
+}
+TEMPLATES = (
+    "a {size} {colour} {shape} {phrase} on a {background} background",
+    "a {size} {colour} {shape} {phrase} on a {background} background.",
+    "on a {background} background a {size} {colour} {shape} {phrase}",
+    "a {size} {colour} {shape} on a {background} background {phrase}",
+)
+WORDS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        ["a", "on", "background", *SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *" ".join(PHRASES.values()).split()]
+    )
+)
+
+
+def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
+    """What the clip shows, in words of `WORDS`; the first template, or with `rng` any of them."""
+    template = TEMPLATES[0 if rng is None else rng.integers(len(TEMPLATES))]
+    return template.format(
+        size=spec.size,
+        colour=spec.colour,
+        shape=spec.shape,
+        background=spec.background,
+        phrase=PHRASES[spec.motion],
+    )
