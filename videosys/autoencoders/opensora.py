@@ -1,0 +1,190 @@
+"""The Open-Sora v1.2 VAE: a 2-D autoencoder on every frame, then a causal 3-D one on chunks of 17 frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from videosys.autoencoders.opensora_temporal import TemporalVAE, posterior_sample
+from videosys.parallel import Parallel
+
+NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
+
+
+@dataclass(frozen=True)
+class OpenSoraVAEConfig:
+    """Shape of both stages; the defaults are those of the published checkpoint."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    latent_channels: int = 4
+    scaling_factor: float = 0.18215  # spatial latents times this enter the temporal stage
+    temporal_filters: int = 128
+    num_res_blocks: int = 4
+    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    temporal_downsample: tuple[bool, ...] = (False, True, True)
+    num_groups: int = 32
+    micro_frame_size: int = 17  # frames that are encoded together, independent of all others
+    micro_batch_size: int = 4  # frames the spatial stage takes at once: memory only
+
+    def __post_init__(self):
+        if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:
+            raise ValueError(
+                f"temporal_downsample {self.temporal_downsample} must have one entry less than "
+                f"channel_multipliers {self.channel_multipliers}"
+            )
+        for name in ("micro_frame_size", "micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @property
+    def temporal_widths(self) -> tuple[int, ...]:
+        return tuple(self.temporal_filters * factor for factor in self.channel_multipliers)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per latent frame: 4 as published."""
+        return 2 ** sum(self.temporal_downsample)
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent row and column: 8 as published."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def latent_frames(self, num_frames: int) -> int:
+        """17 frames give 5 latent frames, a last chunk of r frames gives ceil(r / 4)."""
+        whole, rest = divmod(num_frames, self.micro_frame_size)
+        per_chunk = math.ceil(self.micro_frame_size / self.temporal_factor)
+        return whole * per_chunk + math.ceil(rest / self.temporal_factor)
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the latents of a video; ValueError if a side is under one latent."""
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+        if min(height, width) < self.spatial_factor:
+            raise ValueError(
+                f"height and width must be at least {self.spatial_factor}, not {height} x {width}"
+            )
+        return self.latent_frames(num_frames), height // self.spatial_factor, width // self.spatial_factor
+
+
+def build_spatial(config: OpenSoraVAEConfig) -> nn.Module:
+    """diffusers' AutoencoderKL with random weights: its parameter names are the published ones."""
+    from diffusers import AutoencoderKL  # seconds to import, and the config needs none of it
+
+    levels = len(config.block_out_channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.block_out_channels,
+        layers_per_block=config.layers_per_block,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_num_groups,
+        scaling_factor=config.scaling_factor,
+    )
+
+
+class OpenSoraVAE(nn.Module):
+    """Frames [B, 3, T, H, W] in [-1, 1] to standardised latents [B, 4, t, h, w] and back.
+
+    `scale` and `shift` [1, 4, 1, 1, 1] come from the checkpoint and are neutral until it is loaded.
+    """
+
+    def __init__(self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel()):  # noqa: B008 (frozen)
+        super().__init__()
+        self.config = config
+        self.parallel = parallel
+        self.spatial_vae = nn.ModuleDict({"module": build_spatial(config)})
+        self.temporal_vae = TemporalVAE(config)
+        self.register_buffer("shift", torch.zeros(1, config.latent_channels, 1, 1, 1))
+        self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1, 1))
+
+    @property
+    def spatial(self) -> nn.Module:
+        """The stage on single frames, an AutoencoderKL."""
+        return self.spatial_vae["module"]
+
+    @property
+    def temporal(self) -> TemporalVAE:
+        """The stage on chunks of frames."""
+        return self.temporal_vae
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.temporal_vae.post_quant_conv.conv.weight.dtype
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        return self.config.latent_size(num_frames, height, width)
+
+    def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents [B, 4, t, h, w]: the mean of each stage, or with a generator a sample of each.
+
+        Noise is drawn from the generator per group of four frames, then per temporal chunk.
+        ValueError for frames that are not [B, 3, T, H, W] with sides of at least 8.
+        """
+        if frames.ndim != 5 or frames.shape[1] != 3:
+            raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
+        self.latent_size(*frames.shape[2:])
+        x = self.encode_frames(frames.to(self.dtype), generator)
+        chunks = x.split(self.config.micro_frame_size, dim=2)
+        z = torch.cat([self.encode_chunk(chunk, generator) for chunk in chunks], dim=2)
+        return (z - self.shift) / self.scale
+
+    def encode_frames(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Spatial latents times the scaling factor, [B, 4, T, h, w]."""
+        moments = self.spatial_moments(rearrange(frames, "b c t h w -> (b t) c h w"))
+        x = torch.cat([draw(group, generator) for group in moments.split(NOISE_FRAMES)])
+        return rearrange(x, "(b t) c h w -> b c t h w", b=len(frames)) * self.config.scaling_factor
+
+    def spatial_moments(self, frames: Tensor) -> Tensor:
+        """Moments [N, 8, h, w] of frames [N, 3, H, W], a micro batch at a time."""
+        batches = frames.split(self.config.micro_batch_size)
+        return torch.cat([self.spatial.encode(batch).latent_dist.parameters for batch in batches])
+
+    def encode_chunk(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return draw(self.temporal.encode(x), generator)
+
+    def decode(self, latents: Tensor, num_frames: int) -> Tensor:
+        """Frames [B, 3, num_frames, 8 h, 8 w], about in [-1, 1] (not clamped).
+
+        ValueError for latents that are not [B, 4, t, h, w] or whose t is not that of `num_frames`.
+        """
+        self.check_latents(latents, num_frames)
+        z = (latents * self.scale + self.shift).to(self.dtype)
+        whole = self.config.micro_frame_size
+        chunks = z.split(self.config.latent_frames(whole), dim=2)
+        x = [
+            self.temporal.decode(chunk, min(whole, num_frames - i * whole)) for i, chunk in enumerate(chunks)
+        ]
+        return self.decode_frames(torch.cat(x, dim=2))
+
+    def check_latents(self, latents: Tensor, num_frames: int) -> None:
+        channels = self.config.latent_channels
+        if latents.ndim != 5 or latents.shape[1] != channels:
+            raise ValueError(f"latents must be [B, {channels}, T, H, W], not {list(latents.shape)}")
+        if num_frames < 1 or self.config.latent_frames(num_frames) != latents.shape[2]:
+            raise ValueError(
+                f"num_frames {num_frames} has {self.config.latent_frames(max(num_frames, 0))} latent frames, "
+                f"but latents have {latents.shape[2]}"
+            )
+
+    def decode_frames(self, x: Tensor) -> Tensor:
+        """Frames [B, 3, T, H, W] of scaled spatial latents [B, 4, T, h, w], a micro batch at a time."""
+        folded = rearrange(x, "b c t h w -> (b t) c h w") / self.config.scaling_factor
+        batches = folded.split(self.config.micro_batch_size)
+        frames = torch.cat([self.spatial.decode(batch).sample for batch in batches])
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))
+
+
+def draw(moments: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A posterior sample with noise from the generator (on its own device), the mean without one."""
+    if generator is None:
+        return posterior_sample(moments, None)
+    batch, channels, *size = moments.shape
+    shape = (batch, channels // 2, *size)
+    return posterior_sample(moments, torch.randn(shape, generator=generator, device=generator.device))
