@@ -120,7 +120,7 @@ def sample_spec(rng: np.random.Generator, held_out: bool | None = False) -> Clip
 
 
 def path(spec: ClipSpec, num_frames: int = FULL_FRAMES) -> np.ndarray:
-    """float32 [T, 4]: centre x, centre y and radius in pixels of a 64-pixel frame, angle in radians (clockwise).
+    """float32 [T, 4]: centre x, centre y, radius in pixels of a 64-pixel frame; clockwise angle in radians.
 
     After `FULL_FRAMES` frames translations and changes of size rest; bounce and spin go on.
     """
@@ -167,7 +167,7 @@ def render_batch(
 
 
 def coverage(shapes: Sequence[str], paths: Tensor, size: int = 64) -> Tensor:
-    """float32 [B, T, size, size] in [0, 1]: how much of each pixel shape b covers on paths [B, T, 4] of `path`."""
+    """float32 [B, T, size, size] in [0, 1]: how much of each pixel shape b covers on its `path` [B, T, 4]."""
     scale = size / 64
     x, y, radius, angle = (paths[..., i, None, None] for i in range(4))
     pixel = (torch.arange(size, device=paths.device) + 0.5) / scale - 0.5
