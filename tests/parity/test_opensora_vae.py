@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case, load_json
-
 from videosys.autoencoders import opensora
 from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
 

@@ -95,7 +95,7 @@ class OpenSoraVAE(nn.Module):
     `scale` and `shift` [1, 4, 1, 1, 1] come from the checkpoint and are neutral until it is loaded.
     """
 
-    def __init__(self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel()):  # noqa: B008 (frozen)
+    def __init__(self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel()):
         super().__init__()
         self.config = config
         self.parallel = parallel

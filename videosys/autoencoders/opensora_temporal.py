@@ -13,7 +13,7 @@ NORM_EPS = 1e-5  # the spatial stage has 1e-6
 
 
 class CausalConv3d(nn.Module):
-    """A 3-D convolution that never looks ahead: zeros in front of time, k // 2 on both sides of height and width."""
+    """A 3-D convolution that never looks ahead: zeros in front of time, k // 2 around height and width."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride_t: int = 1, bias: bool = True):
         super().__init__()
