@@ -66,7 +66,8 @@ def test_no_object_ever_touches_the_border():
 
 
 @pytest.mark.parametrize(
-    ("motion", "axis", "sign"), [("rightward", 0, 1), ("leftward", 0, -1), ("downward", 1, 1), ("upward", 1, -1)]
+    ("motion", "axis", "sign"),
+    [("rightward", 0, 1), ("leftward", 0, -1), ("downward", 1, 1), ("upward", 1, -1)],
 )
 def test_translations_cross_much_of_the_frame_at_constant_speed(motion, axis, sign):
     for size, least in (("small", 34), ("large", 26)):
@@ -97,7 +98,8 @@ def test_sampling_is_reproducible_and_reaches_every_value():
 
 
 @pytest.mark.parametrize(
-    "change", [{"shape": "star"}, {"colour": "brown"}, {"background": "red"}, {"size": "huge"}, {"motion": "jump"}]
+    "change",
+    [{"shape": "star"}, {"colour": "brown"}, {"background": "red"}, {"size": "huge"}, {"motion": "jump"}],
 )
 def test_unknown_attribute_is_named(change):
     spec = ClipSpec("circle", "red", "white", "small", "still")

@@ -23,7 +23,16 @@ TEMPLATES = (
 )
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys(
-        ["a", "on", "background", *SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *" ".join(PHRASES.values()).split()]
+        [
+            "a",
+            "on",
+            "background",
+            *SHAPES,
+            *COLOURS,
+            *BACKGROUNDS,
+            *SIZES,
+            *" ".join(PHRASES.values()).split(),
+        ]
     )
 )
 

@@ -152,7 +152,10 @@ def render(spec: ClipSpec, num_frames: int = FULL_FRAMES, size: int = 64) -> Ten
 
 
 def render_batch(
-    specs: Sequence[ClipSpec], num_frames: int = FULL_FRAMES, size: int = 64, device: str | torch.device = "cpu"
+    specs: Sequence[ClipSpec],
+    num_frames: int = FULL_FRAMES,
+    size: int = 64,
+    device: str | torch.device = "cpu",
 ) -> Tensor:
     """float32 [B, 3, T, size, size] in [-1, 1] on `device`: the clips of `render`, drawn together.
 
