@@ -1,0 +1,164 @@
+"""Captions as Open-Sora was trained on them: score suffixes, then the caption cleaner, twice.
+
+The cleaner was written for web captions, so most of its rules take out what a web page leaves around a
+description: addresses, markup, file names, item numbers, advertising. The model has only seen cleaned captions;
+the order of the rules and even their oddities are therefore part of the model.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import warnings
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+
+import ftfy
+from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
+from bs4.builder import ParserRejectedMarkup
+
+FILE_TYPES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
+HOST = r"[a-zA-Z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
+DASHES = (
+    "\u002d\u058a\u05be\u1400\u1806\u2010-\u2015\u2e17\u2e1a\u2e3a\u2e3b\u2e40"
+    "\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d"
+)
+ODD_SYMBOLS = r"[#®•©™&@·º½¾¿¡§~)(\]\[}{|\\/*]+"
+SEPARATORS = re.compile("[-_]")
+MAX_SEPARATORS = 3  # more than this many, and they stand for spaces: this-is-a-file_name
+
+
+class Rule(NamedTuple):
+    """One substitution: every match of `pattern` becomes `replacement`."""
+
+    name: str
+    pattern: re.Pattern[str]
+    replacement: str
+
+
+def rule(name: str, pattern: str, replacement: str = "") -> Rule:
+    """Return the rule that replaces (by default removes) every match of `pattern`."""
+    return Rule(name, re.compile(pattern), replacement)
+
+
+# Before the markup is parsed, which would take <person> for a tag.
+WEB_RULES = (
+    rule("person placeholder", "<person>", "person"),
+    # The scheme alone goes, and the scan goes on behind it: a host with another ending, and a query, stay.
+    rule("scheme or host", rf"\b(?:https?:(?:/{{1,3}}|[a-zA-Z0-9%])|{HOST})"),
+    rule("www: or host", rf"\b(?:www:(?:/{{1,3}}|[a-zA-Z0-9%])|{HOST})"),
+)
+
+# Between the markup and the repair of broken encodings: symbols and numbers that no sentence needs.
+SYMBOL_RULES = (
+    rule("nickname", r"@\w+\b"),
+    rule("Chinese characters and their relatives", "[\u31c0-\u9fff]+"),  # Hangul, Hiragana and Katakana stay
+    rule("every dash is one dash", f"[{DASHES}]+", "-"),
+    rule("double quotes", "[`´«»“”¨]", '"'),
+    rule("single quotes", "[‘’]", "'"),
+    rule("escaped quote", "&quot;?"),
+    rule("escaped ampersand", "&amp"),  # its ";" stays
+    rule("IPv4 address", r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),
+    rule("time or verse at the end", r"\d:\d\d\s+$"),
+    rule("line break written as backslash n", r"\\n", " "),
+    rule("short item number", r"#\d{1,3}\b"),  # four digits stay: they may be a year
+    rule("long item number", r"#\d{5,}\b"),
+    rule("bare number of six digits or more", r"\b\d{6,}\b"),
+    rule("file name", rf"\S+\.(?:{FILE_TYPES})"),
+    rule("run of quotes", "[\"']{2,}", '"'),
+    rule("run of dots", r"\.{2,}", " "),
+    rule("odd symbols", ODD_SYMBOLS, " "),
+    rule("lonely dot", r"\s+\.\s+", " "),
+)
+
+# After the repair: what shops and image hosts add to a caption, then spacing and the ends of the string.
+LISTING_RULES = (
+    rule("id: jc6640", r"\b[a-zA-Z]{1,3}\d{3,15}\b"),
+    rule("id: jc6640vc", r"\b[a-zA-Z]+\d+[a-zA-Z]+\b"),
+    rule("id: 6640vc231", r"\b\d+[a-zA-Z]+\d+\b"),
+    rule("shipping offer", r"(?:worldwide\s+)?(?:free\s+)?shipping"),
+    rule("download offer", r"(?:free\s)?download(?:\sfree)?"),
+    rule("click for more", r"\bclick\b\s(?:for|on)\s\w+"),
+    rule("file type", rf"\b(?:{FILE_TYPES})(?:\simages?)?"),
+    rule("page number", r"\bpage\s+\d+\b"),
+    rule("id: j2d1a2a", r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
+    rule("size in pixels", r"\b\d+\.?\d*[xх×]\d+\.?\d*\b"),  # the letter x, Cyrillic kha, the times sign
+    rule("space before a colon", r"\b\s+:\s+", ": "),
+    rule("space after a comma, dot or slash", r"(\D[,./])\b", r"\1 "),
+    rule("one space", r"\s+", " "),
+    # A leading space is not stripped before the next four: with one, their ^ does not match.
+    rule("quotes around everything", r"^[\"']([\w\W]+)[\"']$", r"\1"),
+    rule("leading mark", r"^['_,\-:;]"),
+    rule("trailing mark", r"['_,\-:+]$"),
+    rule("hidden file", r"^\.\S+$"),
+)
+
+
+def substitute(rules: tuple[Rule, ...], text: str) -> str:
+    """Return the text with the rules applied in their order."""
+    for each in rules:
+        text = each.pattern.sub(each.replacement, text)
+    return text
+
+
+def strip_markup(text: str) -> str:
+    """Return the text content of the HTML; what no parser accepts as HTML is returned as it is."""
+    with warnings.catch_warnings():
+        # A caption that looks like a file name is still a caption.
+        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
+        try:
+            return BeautifulSoup(text, "html.parser").text
+        except (ParserRejectedMarkup, ValueError):  # ValueError: a character number of thousands of digits
+            return text
+
+
+def split_separators(text: str) -> str:
+    """Return the text with dashes and underscores as spaces if there are more than MAX_SEPARATORS of them."""
+    if len(SEPARATORS.findall(text)) > MAX_SEPARATORS:
+        return SEPARATORS.sub(" ", text)
+    return text
+
+
+def unescape(text: str) -> str:
+    """Return the text with its HTML entities decoded, or as it is where a number is too long to be one."""
+    try:
+        return html.unescape(html.unescape(text))
+    except ValueError:
+        return text
+
+
+def clean_caption(text: str) -> str:
+    """Return the caption after one pass of the cleaner. Open-Sora applies it twice: see `prepare_prompt`."""
+    text = unquote_plus(text).strip().lower()
+    text = substitute(WEB_RULES, text)
+    text = strip_markup(text)
+    text = substitute(SYMBOL_RULES, text)
+    text = split_separators(text)
+    text = unescape(ftfy.fix_text(text)).strip()
+    return substitute(LISTING_RULES, text).strip()
+
+
+def add_scores(
+    prompt: str, aes: float | None = None, flow: float | None = None, camera_motion: str | None = None
+) -> str:
+    """Return the prompt with the scores the model was trained to read behind it.
+
+    Each is added if it is given and the prompt does not already name it: the aesthetic score, the motion score
+    (the length of the optical flow), and the camera motion in words ("pan left").
+    """
+    scores = (
+        ("aesthetic score: ", None if aes is None else f"{aes:.1f}"),
+        ("motion score: ", None if flow is None else f"{flow:.1f}"),
+        ("camera motion: ", camera_motion),
+    )
+    for marker, value in scores:
+        if value is not None and marker not in prompt:
+            prompt = f"{prompt} {marker}{value}."
+    return prompt
+
+
+def prepare_prompt(
+    prompt: str, aes: float | None = 6.5, flow: float | None = None, camera_motion: str | None = None
+) -> str:
+    """Return the text that the tokenizer gets for a prompt: scores added, then cleaned twice."""
+    return clean_caption(clean_caption(add_scores(prompt, aes, flow, camera_motion)))
