@@ -1,0 +1,180 @@
+"""Plain values (JSON, YAML, a command line) turned into the types that a dataclass annotates."""
+
+from __future__ import annotations
+
+import collections.abc
+import difflib
+import types
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+
+class Text(str):
+    """What a user typed for one key: a text field takes it as it is, any other field takes `parsed`."""
+
+    parsed: Any
+
+    def __new__(cls, text: str, parsed: Any) -> Text:
+        made = super().__new__(cls, text)
+        made.parsed = parsed
+        return made
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """Return `value` as the annotated type `hint`.
+
+    Whole numbers become floats, lists become tuples and text becomes a path where `hint` says so;
+    nothing else is turned into something else. A value that does not fit is a ValueError whose message
+    starts with "must be", for the caller to put the name in front.
+    """
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _union(value, hint)
+    if origin is Literal:
+        return _literal(value, hint)
+    if isinstance(value, Text):
+        value = str(value) if hint in (str, Path) else value.parsed
+    if hint in (Any, object):
+        return value
+    if origin in _CONTAINERS:
+        return _CONTAINERS[origin](value, hint)
+    if hint not in _SCALARS:
+        raise TypeError(f"a config field cannot have the type {hint}")
+    return _SCALARS[hint](value, hint)
+
+
+def suggest(name: object, options: Iterable[object]) -> str:
+    """Return " (did you mean 'x'?)" for the nearest of `options`, or nothing when none is near."""
+    near = difflib.get_close_matches(str(name), [str(option) for option in options], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def listing(options: Iterable[object]) -> str:
+    """Return the options as `'a', 'b', 3`, for messages."""
+    return ", ".join(repr(option) for option in options)
+
+
+def describe(hint: Any) -> str:
+    """Return what a value of the annotated type looks like, in a few words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(member) for member in arguments)
+    if origin is Literal:
+        return f"one of {listing(arguments)}" if len(arguments) > 1 else listing(arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"a list of {len(arguments)} ({', '.join(describe(item) for item in arguments)})"
+    if origin in _CONTAINERS:
+        word = "a mapping" if origin in (dict, collections.abc.Mapping) else "a list"
+        return f"{word} of {describe(arguments[-1] if arguments[-1] is not Ellipsis else arguments[0])}"
+    return _WORDS.get(hint, str(hint))
+
+
+def _refuse(value: Any, hint: Any, advice: str = "") -> ValueError:
+    return ValueError(f"must be {describe(hint)}, got {_shown(value)}{advice}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(str(value)) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _union(value: Any, hint: Any) -> Any:
+    members = get_args(hint)
+    # Text is what everything can be read as, so it is tried last.
+    for member in sorted(members, key=lambda member: member is str):
+        try:
+            return convert(value, member)
+        except ValueError:
+            continue
+    literals = [word for member in members if get_origin(member) is Literal for word in get_args(member)]
+    raise _refuse(value, hint, suggest(value, literals))
+
+
+def _literal(value: Any, hint: Any) -> Any:
+    allowed = get_args(hint)
+    candidates = (str(value), value.parsed) if isinstance(value, Text) else (value,)
+    for candidate in candidates:
+        for option in allowed:
+            if type(candidate) is type(option) and candidate == option:
+                return option
+    raise _refuse(value, hint, suggest(value, allowed))
+
+
+def _sequence(value: Any, hint: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise _refuse(value, hint)
+    kind, arguments = get_origin(hint), get_args(hint)
+    fixed = kind is tuple and arguments[-1] is not Ellipsis
+    if fixed and len(value) != len(arguments):
+        raise _refuse(value, hint)
+    hints = arguments if fixed else [arguments[0]] * len(value)
+    items = [_item(item, item_hint, index) for index, (item, item_hint) in enumerate(zip(value, hints))]
+    return items if kind is list else tuple(items)
+
+
+def _mapping(value: Any, hint: Any) -> dict[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise _refuse(value, hint)
+    key_hint, item_hint = get_args(hint)
+    return {_key(key, key_hint): _item(item, item_hint, key) for key, item in value.items()}
+
+
+def _key(key: Any, hint: Any) -> Any:
+    # JSON has no other keys than text.
+    number = hint is int and isinstance(key, str) and key.isdecimal()
+    return int(key) if number else _item(key, hint, key)
+
+
+def _item(value: Any, hint: Any, index: object) -> Any:
+    try:
+        return convert(value, hint)
+    except ValueError as error:
+        raise ValueError(f"must hold the right items, but item {index!r} {error}") from error
+
+
+def _exact(value: Any, hint: Any) -> Any:
+    if type(value) is not hint:
+        raise _refuse(value, hint, " (put it in quotes)" if hint is str and value is not None else "")
+    return value
+
+
+def _float(value: Any, hint: Any) -> float:
+    if type(value) not in (int, float):
+        raise _refuse(value, hint)
+    return float(value)
+
+
+def _path(value: Any, hint: Any) -> Path:
+    if not isinstance(value, (str, Path)):
+        raise _refuse(value, hint)
+    return Path(value)
+
+
+def _none(value: Any, hint: Any) -> None:
+    if value is not None:
+        raise _refuse(value, hint)
+
+
+_CONTAINERS: Mapping[Any, Callable[[Any, Any], Any]] = types.MappingProxyType(
+    {
+        tuple: _sequence,
+        list: _sequence,
+        collections.abc.Sequence: _sequence,
+        dict: _mapping,
+        collections.abc.Mapping: _mapping,
+    }
+)
+_SCALARS: Mapping[Any, Callable[[Any, Any], Any]] = types.MappingProxyType(
+    {int: _exact, bool: _exact, str: _exact, float: _float, Path: _path, types.NoneType: _none}
+)
+_WORDS: Mapping[Any, str] = types.MappingProxyType(
+    {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        Path: "a path",
+        types.NoneType: "null",
+    }
+)
