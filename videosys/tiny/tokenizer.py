@@ -1,0 +1,113 @@
+"""The tokenizer of the tiny checkpoints: a unigram model of the list of caption words, one piece per word.
+
+Fitted to whole captions, so small a vocabulary would collapse to near-characters.
+`python -m videosys.tiny.tokenizer --out FOLDER` writes what transformers' `T5Tokenizer.from_pretrained` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import string
+from collections.abc import Sequence
+from pathlib import Path
+
+from videosys.tiny.captions import WORDS
+
+# What the sampling path may add behind a prompt, besides the digits of a score.
+SUFFIX_WORDS = ("aesthetic", "score", "motion", "camera")
+MARKS = tuple(".,:;!?'\"-")
+# Pieces of last resort: an unknown word becomes its letters.
+CHARACTERS = tuple(string.ascii_lowercase + string.digits)
+WORD_SCORE, CHARACTER_SCORE = -4.0, -12.0  # log probabilities: a word is always cheaper whole than in parts
+MAX_LENGTH = 300  # tokens, as in Open-Sora
+SPACE = "\u2581"  # sentencepiece's sign for a word's beginning
+SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def train(words: Sequence[str] = WORDS) -> bytes:
+    """A sentencepiece unigram model (pad 0, eos 1, unk 2, no bos) as bytes, in which every word is one piece.
+
+    The likeliest unigram model of a list of equally frequent words is known without a search: the words
+    themselves. So the trainer only makes the frame (text normalisation, special pieces) and its pieces are
+    replaced. Raises ValueError when a word would fall into pieces, as one with a space would.
+    """
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    whole = dict.fromkeys([*words, *SUFFIX_WORDS, *string.digits])
+    proto = sentencepiece_model_pb2.ModelProto.FromString(_frame())
+    del proto.pieces[3:]  # pad, eos and unk stay
+    for piece in [*(SPACE + word for word in whole), *MARKS]:
+        proto.pieces.add(piece=piece, score=WORD_SCORE)
+    for piece in [SPACE, *CHARACTERS]:
+        proto.pieces.add(piece=piece, score=CHARACTER_SCORE)
+    model = proto.SerializeToString(deterministic=True)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    broken = [word for word in whole if len(processor.encode(word)) != 1]
+    if broken:
+        raise ValueError(f"no piece of their own for the words {', '.join(broken)}")
+    return model
+
+
+def _frame() -> bytes:
+    """A trained model whose pieces do not matter."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CHARACTERS),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=len(CHARACTERS) + 4,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def save(model: bytes, folder: str | Path) -> None:
+    """Write what `T5Tokenizer.from_pretrained(folder)` reads: the model and two small JSON files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "tokenizer_class": "T5Tokenizer",
+        **SPECIAL_TOKENS,
+        "extra_ids": 0,
+        "additional_special_tokens": [],
+        "legacy": True,
+        "model_max_length": MAX_LENGTH,
+    }
+    _write(folder / "spiece.model", model)
+    _write(folder / "tokenizer_config.json", _json(config))
+    _write(folder / "special_tokens_map.json", _json(SPECIAL_TOKENS))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train the tokenizer and save it."""
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.tokenizer", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    out = parser.parse_args(argv).out
+    save(train(), out)
+    print(f"wrote {out}")
+
+
+def _json(value: dict) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    main()
