@@ -163,7 +163,7 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: _Plac
     aliases = {old: item.name for item in fields.values() for old in item.metadata.get("aliases", ())}
     made: dict[str, Any] = {}
     for key, value in layer.items():
-        name = aliases.get(key, key)
+        name = aliases.get(key) or key
         if name not in fields:
             allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
             raise place.at(key).error(f"unknown key{suggest(key, fields)}; {allowed}", value)
@@ -196,7 +196,8 @@ def _field_value(item: dataclasses.Field, hint: Any, given: list[Any], default: 
 def _section_class(hint: Any) -> type | None:
     """Return the dataclass among the members of an annotation, if there is one."""
     members = typing.get_args(hint) or (hint,)
-    return next((member for member in members if dataclasses.is_dataclass(member)), None)
+    sections = (member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member))
+    return next(sections, None)
 
 
 def _section(cls: type, hint: Any, given: list[Any], default: Any, place: _Place) -> Any:
