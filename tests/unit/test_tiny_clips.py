@@ -126,3 +126,12 @@ def test_captions_use_only_listed_words_and_tell_every_attribute():
 def test_captions_of_different_attributes_differ():
     some = {spec.attributes: caption(spec) for spec in specs(1000)}
     assert len(set(some.values())) == len(some)
+
+
+def test_bounce_comes_back_and_stays_slow_enough_for_the_autoencoder():
+    for size in ("small", "large"):
+        y = path(ClipSpec("circle", "red", "white", size, "bounce", phase=0.0, y=-1.0), 35)[:, 1]
+        assert np.isclose(y[0], y[17], atol=1e-4)
+        assert np.isclose(y[0], y[34], atol=1e-4)
+        assert y[0] - y.min() > 14
+        assert np.abs(np.diff(y)).max() < 5

@@ -141,7 +141,7 @@ def path(spec: ClipSpec, num_frames: int = FULL_FRAMES) -> np.ndarray:
         x, y = (dx * along, y) if dx else (x, dy * along)
     if spec.motion == "bounce":
         beat = (frame / BOUNCE_FRAMES + spec.phase) % 1.0
-        y = room * (1 - 8 * 0.9 * beat * (1 - beat))  # a parabola from the floor to near the ceiling
+        y = room * (0.6 + 0.4 * spec.y - 4 * beat * (1 - beat))  # parabolas above a floor that `spec.y` sets
     radius = SIZES[spec.size] * factor
     return np.stack([_CENTRE + x, _CENTRE + y, radius, angle], axis=-1).astype(np.float32)
 

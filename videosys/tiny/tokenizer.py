@@ -1,7 +1,7 @@
 """The tokenizer of the tiny checkpoints: a unigram model of the list of caption words, one piece per word.
 
 Fitted to whole captions, so small a vocabulary would collapse to near-characters.
-`python -m videosys.tiny.tokenizer --out FOLDER` writes what transformers' `T5Tokenizer.from_pretrained` reads.
+Run as `python -m videosys.tiny.tokenizer --out FOLDER`; transformers reads the folder as a `T5Tokenizer`.
 """
 
 from __future__ import annotations
