@@ -16,15 +16,16 @@ PHRASES: dict[str, str] = {
     "still": "stays still",
 }
 TEMPLATES = (
-    "a {size} {colour} {shape} {phrase} on a {background} background",
-    "a {size} {colour} {shape} {phrase} on a {background} background.",
-    "on a {background} background a {size} {colour} {shape} {phrase}",
-    "a {size} {colour} {shape} on a {background} background {phrase}",
+    "a {size} {colour} {shape} {phrase} on {ground} background",
+    "a {size} {colour} {shape} {phrase} on {ground} background.",
+    "on {ground} background a {size} {colour} {shape} {phrase}",
+    "a {size} {colour} {shape} on {ground} background {phrase}",
 )
 WORDS: tuple[str, ...] = tuple(
     dict.fromkeys(
         [
             "a",
+            "an",
             "on",
             "background",
             *SHAPES,
@@ -44,6 +45,6 @@ def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
         size=spec.size,
         colour=spec.colour,
         shape=spec.shape,
-        background=spec.background,
+        ground=f"an {spec.background}" if spec.background[0] in "aeiou" else f"a {spec.background}",
         phrase=PHRASES[spec.motion],
     )
