@@ -1,0 +1,128 @@
+"""Models from checkpoint folders (config.json and weights) and back, with every key accounted for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from videosys.utils.files import replacing, write_text
+from videosys.utils.hub import resolve
+from videosys.utils.progress import progress
+from videosys.utils.typed import convert
+from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
+
+__all__ = ["load_model", "load_state_dict", "read_config", "resolve", "save_model"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+
+_LOG = logging.getLogger("videosys.checkpoint")
+
+
+def read_config(config_cls: type[T], folder: str | Path, name: str = "config.json") -> T:
+    """Return the dataclass that a checkpoint's config.json describes.
+
+    Keys without a field are ignored. A missing or damaged file, a value of the wrong type and a missing
+    value are a ValueError that names the file and the key.
+    """
+    path = Path(folder) / name
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {type(data).__name__}")
+    try:
+        return config_cls(**_typed_values(config_cls, data, path))
+    except ValueError as error:
+        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
+
+
+def _typed_values(config_cls: type, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    hints = typing.get_type_hints(config_cls)
+    values = {}
+    for field in dataclasses.fields(config_cls):
+        if field.name in data:
+            try:
+                values[field.name] = convert(data[field.name], hints[field.name])
+            except ValueError as error:
+                raise ValueError(f"{path}: {field.name}: {error}") from error
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{path}: {field.name}: is missing")
+    _LOG.debug("%s: ignored keys: %s", path, sorted(data.keys() - values.keys()))
+    return values
+
+
+def load_model(
+    model_cls: type[M],
+    config: Any,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    quiet: bool = True,
+    **kwargs: Any,
+) -> M:
+    """Return `model_cls(config, **kwargs)` with a folder's weights, in eval mode and without gradients.
+
+    The model is built without memory and takes the tensors one by one as `dtype` (whole numbers stay as
+    they are), so that the memory needed is that of the weights. The class may name prefixes of keys to
+    leave out in `ignored_keys`, and in `float32_parameters` those that stay float32. Missing, unexpected
+    and mis-shaped keys are one ValueError that lists them, raised before any weight is read.
+    """
+    with torch.device("meta"):
+        model = model_cls(config, **kwargs)
+    ignored = getattr(model_cls, "ignored_keys", ())
+    mapped = {
+        key: item for key, item in load_state_dict(folder).items() if not key.startswith(tuple(ignored))
+    }
+    _check_keys(model, mapped, folder)
+    exact = getattr(model_cls, "float32_parameters", ())
+    weights = {}
+    for key in progress(sorted(mapped), f"load {model_cls.__name__}", quiet=quiet):
+        # Popped, so that the mapping of a file ends when its last tensor has been taken.
+        weights[key] = _placed(mapped.pop(key), torch.float32 if key in exact else dtype, device)
+    model.load_state_dict(weights, strict=True, assign=True)
+    left = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
+    assert not left, f"{model_cls.__name__} has buffers that no checkpoint fills: {left}"
+    return model.eval().requires_grad_(False)
+
+
+def _placed(tensor: torch.Tensor, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
+    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+
+
+def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+    wanted = model.state_dict()
+    shapes = [
+        f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in weights and weights[key].shape != wanted[key].shape
+    ]
+    problems = {
+        "missing": [key for key in wanted if key not in weights],
+        "unexpected": [key for key in weights if key not in wanted],
+        "of another shape": shapes,
+    }
+    lines = [f"{len(keys)} {word}: {shortened(keys)}" for word, keys in problems.items() if keys]
+    if lines:
+        raise ValueError(f"{folder}: the weights do not fit {type(model).__name__}; " + "; ".join(lines))
+
+
+def save_model(state_dict: Mapping[str, torch.Tensor], config: Any, folder: str | Path) -> None:
+    """Write config.json and model.safetensors, each whole or not at all."""
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
+    with replacing(Path(folder) / SAFETENSORS_NAMES[0]) as temporary:
+        save_file(tensors, temporary)
+    write_text(Path(folder) / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
