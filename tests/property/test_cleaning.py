@@ -1,4 +1,4 @@
-"""Whatever the characters, the cleaner returns a stripped string; it is not idempotent, and nothing says it is."""
+"""Whatever the characters, the cleaner returns a stripped string. (It is not idempotent: applied twice.)"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a prompt to the text embeddings that a model reads. The encoder itself is imported where it is needed."""
+"""From a prompt to the embeddings that a model reads. The encoder itself is imported where it is needed."""

@@ -1,8 +1,8 @@
 """Captions as Open-Sora was trained on them: score suffixes, then the caption cleaner, twice.
 
 The cleaner was written for web captions, so most of its rules take out what a web page leaves around a
-description: addresses, markup, file names, item numbers, advertising. The model has only seen cleaned captions;
-the order of the rules and even their oddities are therefore part of the model.
+description: addresses, markup, file names, item numbers, advertising. The model has only seen cleaned
+captions; the order of the rules and even their oddities are therefore part of the model.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ def add_scores(
 ) -> str:
     """Return the prompt with the scores the model was trained to read behind it.
 
-    Each is added if it is given and the prompt does not already name it: the aesthetic score, the motion score
-    (the length of the optical flow), and the camera motion in words ("pan left").
+    Each is added if it is given and the prompt does not already name it: the aesthetic score, the motion
+    score (the length of the optical flow), and the camera motion in words ("pan left").
     """
     scores = (
         ("aesthetic score: ", None if aes is None else f"{aes:.1f}"),

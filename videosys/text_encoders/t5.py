@@ -1,0 +1,160 @@
+"""The T5 encoder that turns prompts into the embeddings a model reads."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videosys.utils.checkpoint import load_state_dict, resolve
+from videosys.utils.weights import shortened
+
+PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+
+class T5Encoder(nn.Module):
+    """Prompts in, one row of embeddings per token out. Prompts never see each other, bit for bit.
+
+    Each prompt is encoded alone and only as long as it is: most of T5's 300 tokens would be padding, and on a
+    CPU a pass over all of them is expensive. The rows of the padding are zeros; no model reads them.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, max_length: int = 300):
+        super().__init__()
+        if max_length < 1:
+            raise ValueError(f"max_length is {max_length}; it must be 1 or more")
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        max_length: int = 300,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        offline: bool = False,
+        revision: str | None = None,
+    ) -> T5Encoder:
+        """Return the encoder of a local folder or hub id, in eval mode and without gradients.
+
+        The folder holds weights and tokenizer together, or in `text_encoder` and `tokenizer` below it.
+        Weights are safetensors or .bin files, whole or in shards; no code in a file is ever run. ValueError
+        for whatever is missing or damaged.
+        """
+        folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
+        tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
+        model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
+        return cls(model.to(device), tokenizer, max_length).eval()
+
+    @torch.no_grad()
+    def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
+
+        An empty prompt has one token, the end of the sequence. A prompt of more than L tokens is cut, with a
+        warning. ValueError if there are no prompts or one is not a string.
+        """
+        check_prompts(prompts)
+        weight = self.model.get_input_embeddings().weight
+        embeds = weight.new_zeros(len(prompts), self.max_length, weight.shape[1])
+        mask = torch.zeros(len(prompts), self.max_length, dtype=torch.int64, device=weight.device)
+        for row, prompt in enumerate(prompts):
+            ids = torch.tensor([self.tokenize(prompt)], device=weight.device)
+            length = ids.shape[1]
+            embeds[row, :length] = self.model(input_ids=ids, attention_mask=torch.ones_like(ids))[0][0]
+            mask[row, :length] = 1
+        return embeds, mask
+
+    def tokenize(self, prompt: str) -> list[int]:
+        """Return the prompt's token ids, at most max_length of them, the last one the end of the sequence."""
+        ids = self.tokenizer(prompt, max_length=self.max_length, truncation=True)["input_ids"]
+        if len(ids) == self.max_length:
+            self.warn_if_cut(prompt)
+        return ids
+
+    def warn_if_cut(self, prompt: str) -> None:
+        count = len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
+        if count > self.max_length:
+            warnings.warn(
+                f"the prompt has {count} tokens, the model reads {self.max_length}: "
+                f"the last {count - self.max_length} are cut off ({prompt[:40]!r}...)",
+                stacklevel=2,
+            )
+
+
+def check_prompts(prompts: Sequence[str]) -> None:
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
+    if not prompts:
+        raise ValueError("there is no prompt: the list is empty")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise ValueError(f"a prompt must be a string, not {type(prompt).__name__}: {prompt!r}")
+
+
+def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
+    """Return folder/name or folder, whichever first has one of the files."""
+    for candidate in (folder / name, folder):
+        if any((candidate / file).is_file() for file in files):
+            return candidate
+    raise ValueError(f"{folder} has no {' or '.join(files)}, neither itself nor in {name}/")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the T5 tokenizer of a folder with spiece.model or tokenizer.json."""
+    from transformers import T5Tokenizer, T5TokenizerFast
+
+    has_vocabulary = (folder / "spiece.model").is_file()
+    if not (folder / "tokenizer.json").is_file():
+        require_packages(folder)
+    # Before transformers 5 the slow class reads only spiece.model and the fast one only the JSON.
+    tokenizer_cls = T5Tokenizer if has_vocabulary else T5TokenizerFast
+    try:
+        return tokenizer_cls.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the libraries below raise anything, from OSError to bare Exception
+        raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def require_packages(folder: Path) -> None:
+    """Say which package is missing for spiece.model; transformers would ask for an unrelated one."""
+    for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # no parent package "google"
+            found = None
+        if found is None:
+            raise ValueError(
+                f"reading {folder / 'spiece.model'} needs the package {package}: pip install {package}"
+            )
+
+
+def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Return the T5EncoderModel of a folder, every weight loaded; one ValueError says what is wrong."""
+    from transformers import T5Config, T5EncoderModel
+
+    state = load_state_dict(folder)
+    try:
+        config = T5Config.from_pretrained(str(folder), local_files_only=True)
+        model, info = T5EncoderModel.from_pretrained(
+            None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
+        )
+    except (
+        Exception
+    ) as error:  # transformers raises OSError, RuntimeError and others for one broken config.json
+        raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
+    # transformers leaves the decoder of a whole T5 aside; any other difference means files of another model.
+    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+    wrong = [
+        f"{kind.replace('_', ' ')}: {shortened(sorted(map(str, info[kind])))}" for kind in kinds if info[kind]
+    ]
+    if wrong:
+        raise ValueError(f"the weights in {folder} are not those of its config.json: {'; '.join(wrong)}")
+    return model.requires_grad_(False)
