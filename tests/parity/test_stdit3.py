@@ -1,0 +1,98 @@
+"""STDiT3 against the published forward: every golden, every intermediate."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from einops import rearrange
+
+from tests.goldens.load import load_case, load_json, load_tensors
+from tests.parity.stdit3 import FAMILY, build, filled, prefix_mask
+from videosys.models.opensora import STDiT3, STDiT3Config
+
+TOLERANCE = 1e-5
+CASES = ["", "_odd", "_odd_t", "_xmask", "_image", "_cfg_layout"]
+
+
+def run(suffix):
+    case = load_json(FAMILY, f"stdit3_forward{suffix}")
+    model, literals = build(case), case["literals"]
+    y = filled(case, "y")[:, 0]
+    lengths = [7] if suffix == "_cfg_layout" else literals["text_lengths"]
+    mask = prefix_mask(lengths, y.shape[1]) if lengths else None
+    x = filled(case, "x")
+    frame_mask = torch.tensor(literals["x_mask"]) if "x_mask" in literals else None
+    condition = model.prepare(
+        y,
+        mask,
+        latent_size=tuple(x.shape[2:]),
+        fps=torch.tensor(literals["fps"]),
+        height=literals["height"][0],
+        width=literals["width"][0],
+    )
+    seen = watch(model)
+    output = model(x, torch.tensor(literals["timestep"]), condition, frame_mask=frame_mask)
+    return model, condition, seen, output
+
+
+def watch(model: STDiT3) -> dict[str, torch.Tensor]:
+    """Outputs of the modules the goldens name, first call wins."""
+    seen: dict[str, torch.Tensor] = {}
+    names = {"x_embedder": "x_patches", "t_embedder": "t_embedder_out", "final_layer": "final_layer"}
+    for kind in ("spatial", "temporal"):
+        names |= {f"{kind}_blocks.{i}": f"{kind}_{i}" for i in range(model.config.depth)}
+        names |= {f"{kind}_blocks.0.{part}": f"{kind}_0.{part}" for part in ("attn", "cross_attn", "mlp")}
+    for module, name in names.items():
+        model.get_submodule(module).register_forward_hook(partial(keep_first, seen, name))
+    return seen
+
+
+def keep_first(seen: dict[str, torch.Tensor], name: str, _module, _inputs, output) -> None:
+    seen.setdefault(name, output)
+
+
+def flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, T, S, C] as the goldens' [B, T*S, C]."""
+    return rearrange(tensor, "b t s c -> b (t s) c") if tensor.ndim == 4 else tensor
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", CASES)
+def test_forward_matches_the_published_one(suffix):
+    golden = load_tensors(FAMILY, f"stdit3_forward{suffix}")
+    _, _, seen, output = run(suffix)
+    torch.testing.assert_close(output, golden["output"], atol=TOLERANCE, rtol=0)
+    assert output.dtype == torch.float32
+    compared = [name for name in seen if name in golden]
+    assert suffix == "_cfg_layout" or {"spatial_0.attn", "temporal_0.mlp", "final_layer"} <= set(compared)
+    for name in compared:
+        size = max(1.0, float(golden[name].abs().max()))  # the residual stream is far larger than the output
+        torch.testing.assert_close(flat(seen[name]), golden[name], atol=TOLERANCE * size, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("suffix", ["", "_xmask"])
+def test_time_text_and_position_match(suffix):
+    case, golden = load_case(FAMILY, f"stdit3_forward{suffix}")
+    model, condition, _, _ = run(suffix)
+    timesteps = torch.tensor(case["literals"]["timestep"])
+    t, t6 = model._time(timesteps, condition)
+    torch.testing.assert_close(t, golden["t"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(t6.flatten(1), golden["t_mlp"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(condition.fps, golden["fps_embedder_out"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(condition.position[None], golden["pos_embed"], atol=TOLERANCE, rtol=0)
+    y = model.y_embedder(filled(case, "y"))
+    torch.testing.assert_close(y, golden["y_embedder_out"], atol=TOLERANCE, rtol=0)
+    packed = torch.cat([y[i, 0, :length] for i, length in enumerate(case["literals"]["text_lengths"])])
+    torch.testing.assert_close(packed[None], golden["y_packed"], atol=TOLERANCE, rtol=0)
+
+
+def test_keys_and_shapes_are_those_of_the_published_checkpoint():
+    manifest = load_json(FAMILY, "stdit3_xl2_manifest")
+    with torch.device("meta"):
+        model = STDiT3(STDiT3Config())
+    state = {key: list(tensor.shape) for key, tensor in model.state_dict().items()}
+    assert state == {key: entry["shape"] for key, entry in manifest["tensors"].items()}
+    assert sum(p.numel() for p in model.parameters()) == 1_207_643_972

@@ -1,0 +1,74 @@
+"""What turns latents, times, positions and text into vectors of the model's width."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from videosys.layers.feedforward import Mlp
+
+MAX_PERIOD = 10000.0
+
+
+def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=values.device)
+    # The last bit of a float32 exp differs between processors, and at timestep 1000 it shows: take it in float64.
+    frequencies = (-math.log(MAX_PERIOD) * steps / (dim // 2)).double().exp().float()
+    angles = values.float()[:, None] * frequencies
+    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> torch.Tensor:
+    """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
+
+    Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means the same
+    share of the picture at every resolution.
+    """
+    row = torch.arange(rows, dtype=torch.float32) / scale * (base_size / rows)
+    column = torch.arange(columns, dtype=torch.float32) / scale * (base_size / columns)
+    frequencies = MAX_PERIOD ** -(torch.arange(0, dim // 2, 2, dtype=torch.float32) / (dim // 2))
+    v, u = torch.meshgrid(row, column, indexing="ij")
+    u, v = torch.outer(u.flatten(), frequencies), torch.outer(v.flatten(), frequencies)
+    return torch.cat((u.sin(), u.cos(), v.sin(), v.cos()), dim=-1)
+
+
+class ScalarEmbedder(nn.Module):
+    """A scalar per sample (a timestep, a frame rate) as a vector [B, C]."""
+
+    def __init__(self, dim: int, num_frequencies: int = 256):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.mlp = nn.Sequential(nn.Linear(num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
+        return self.mlp(sinusoid(values, self.num_frequencies).to(self.mlp[0].weight.dtype))
+
+
+class PatchEmbedder(nn.Module):
+    """Patches as tokens. The weight is a 3-D convolution's, applied as a linear layer to patches already cut out,
+    because a shard of a frame's tokens is no rectangle that a convolution could see."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int, int]):
+        super().__init__()
+        self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        """[B, T, S, c*pt*ph*pw] -> [B, T, S, C]."""
+        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class CaptionEmbedder(nn.Module):
+    """Text-encoder features projected to the model's width, and the null caption of classifier-free guidance."""
+
+    def __init__(self, caption_channels: int, dim: int, max_length: int):
+        super().__init__()
+        self.y_proj = Mlp(caption_channels, dim, dim)
+        self.register_buffer("y_embedding", torch.randn(max_length, caption_channels) / caption_channels**0.5)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        return self.y_proj(y.to(self.y_proj.fc1.weight.dtype))

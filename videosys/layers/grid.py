@@ -1,0 +1,54 @@
+"""The token grid of a clip: how latents become patches and how patches become latents again."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Latent frames, rows and columns of a clip, and the patch that groups them into tokens."""
+
+    latent_size: tuple[int, int, int]
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Tokens along time, height and width; an incomplete patch counts as one."""
+        t, h, w = (math.ceil(n / p) for n, p in zip(self.latent_size, self.patch_size))
+        return t, h, w
+
+    @property
+    def num_frames(self) -> int:
+        return self.size[0]
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.size[1] * self.size[2]
+
+    def patchify(self, latents: torch.Tensor) -> torch.Tensor:
+        """Flattened patches [B, T, S, c*pt*ph*pw] of latents [B, c, T, H, W], zero-padded at the far ends."""
+        if tuple(latents.shape[2:]) != tuple(self.latent_size):
+            raise ValueError(f"latents are {tuple(latents.shape[2:])}, prepared for {tuple(self.latent_size)}")
+        pt, ph, pw = self.patch_size
+        missing = [n * p - size for n, p, size in zip(self.size, self.patch_size, self.latent_size)]
+        if any(missing):
+            latents = F.pad(latents, (0, missing[2], 0, missing[1], 0, missing[0]))
+        return rearrange(
+            latents, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw
+        )
+
+    def unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Latents [B, c, T, H, W] of head outputs [B, T, S, pt*ph*pw*c] (channel fastest), padding cut off."""
+        pt, ph, pw = self.patch_size
+        _, h, w = self.size
+        latents = rearrange(
+            tokens, "b t (h w) (pt ph pw c) -> b c (t pt) (h ph) (w pw)", h=h, w=w, pt=pt, ph=ph, pw=pw
+        )
+        num_frames, height, width = self.latent_size
+        return latents[:, :, :num_frames, :height, :width]

@@ -1,0 +1,35 @@
+"""Adaptive layer norm (adaLN-single): six vectors per sample, or per sample and frame, steer every block."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+EPS = 1e-6
+
+
+def normalize(x: torch.Tensor) -> torch.Tensor:
+    """Layer norm over the channels, without weights."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPS)
+
+
+def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """LN(x) * (1 + scale) + shift."""
+    return normalize(x) * (1 + scale) + shift
+
+
+def modulation(table: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The block's learned table [n, C] plus the time vectors [B, F, n, C] as n tensors [B, F, 1, C].
+
+    F is 1, or the number of frames when kept and denoised frames are modulated differently.
+    """
+    return (table + vectors).unsqueeze(2).unbind(3)
+
+
+def select_frames(frame_mask: torch.Tensor, free: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """Per frame of `frame_mask` [B, T]: `free` where it is being denoised, `kept` where it is a condition.
+
+    The two broadcast against the mask's two dimensions, so small tables are selected instead of activations.
+    """
+    extra = (1,) * (free.ndim - frame_mask.ndim)
+    return torch.where(frame_mask.reshape(*frame_mask.shape, *extra), free, kept)

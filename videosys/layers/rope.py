@@ -1,0 +1,44 @@
+"""Rotary position embedding; angles are float32 whatever the dtype of the model."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+THETA = 10000.0
+
+
+def rotary_frequencies(head_dim: int) -> torch.Tensor:
+    """Frequencies theta^(-2j/d), j = 0 .. d/2 - 1, float32 [d/2]."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    return THETA**-exponents
+
+
+class RotaryEmbedding(nn.Module):
+    """Rotary tables of one axis. `freqs` is a parameter only because published checkpoints store it as one."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.freqs = nn.Parameter(rotary_frequencies(head_dim), requires_grad=False)
+
+    def forward(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [positions, d/2], float32.
+
+        A model cast to half precision has rounded its frequencies (a rotated query then moves by up to 0.1), so
+        those are computed again from the formula.
+        """
+        freqs = self.freqs
+        if freqs.dtype != torch.float32:
+            freqs = rotary_frequencies(self.head_dim).to(freqs.device)
+        positions = torch.arange(num_positions, dtype=torch.float32, device=freqs.device)
+        angles = torch.outer(positions, freqs)
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """`x` [..., positions, d] with each interleaved pair (x_2j, x_2j+1) turned by its angle."""
+    cos, sin = table
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).to(x.dtype)

@@ -1,0 +1,1 @@
+"""The transformers: plain modules, pure functions of their arguments."""

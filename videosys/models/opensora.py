@@ -1,0 +1,300 @@
+"""STDiT3, the transformer of Open-Sora v1.2: alternating spatial and temporal blocks on tokens [B, T, S, C]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import nn
+
+from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.layers.attention import CrossAttention, SelfAttention, TextRun
+from videosys.layers.embeddings import CaptionEmbedder, PatchEmbedder, ScalarEmbedder, position_embedding
+from videosys.layers.feedforward import Mlp
+from videosys.layers.grid import Grid
+from videosys.layers.modulation import modulate, modulation, select_frames
+from videosys.layers.rope import RotaryEmbedding
+from videosys.parallel import Parallel
+
+
+
+class Layout(NamedTuple):
+    """How tokens lie in time and in a frame: what attention needs to know of their places."""
+
+    rotary: tuple[torch.Tensor, torch.Tensor]  # two [T, d/2]
+    tokens_per_frame: int  # S, whole, also where x holds a shard of it
+
+
+@dataclass(frozen=True)
+class STDiT3Config:
+    """Fields of the published config.json; the defaults are the released XL/2."""
+
+    input_sq_size: int = 512
+    in_channels: int = 4
+    patch_size: tuple[int, int, int] = (1, 2, 2)
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    pred_sigma: bool = True
+    caption_channels: int = 4096
+    model_max_length: int = 300
+    qk_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} must be num_heads ({self.num_heads}) times an even number"
+            )
+        if self.hidden_size % 4:
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * (2 if self.pred_sigma else 1)
+
+
+@dataclass(frozen=True)
+class STDiT3Condition:
+    """All that stays the same over the steps of one generation."""
+
+    grid: Grid
+    position: torch.Tensor  # [S, C]
+    layout: Layout
+    fps: torch.Tensor  # [B or 1, C]
+    spatial_text: tuple[tuple[TextRun, ...], ...]  # per block
+    temporal_text: tuple[tuple[TextRun, ...], ...]
+
+
+class TimeVectors(NamedTuple):
+    """The time embedding t [B, C], its six modulation vectors t6 [B, 1, 6, C] and, where some frames are kept as a
+    condition, the same at timestep 0 with the mask [B, T] of the frames being denoised."""
+
+    t: torch.Tensor
+    t6: torch.Tensor
+    t_kept: torch.Tensor | None = None
+    t6_kept: torch.Tensor | None = None
+    frame_mask: torch.Tensor | None = None
+
+    def t6_per_frame(self) -> torch.Tensor:
+        """[B, 1, 6, C], or [B, T, 6, C] under a frame mask."""
+        if self.frame_mask is None or self.t6_kept is None:
+            return self.t6
+        return select_frames(self.frame_mask, self.t6, self.t6_kept)
+
+
+class STDiT3Block(nn.Module):
+    """Self-attention, cross-attention to the text and an MLP; spatial and temporal blocks differ in `attend`."""
+
+    def __init__(self, config: STDiT3Config, parallel: Parallel):
+        super().__init__()
+        dim = config.hidden_size
+        self.parallel = parallel
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+        self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
+        self.cross_attn = CrossAttention(dim, config.num_heads)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
+
+    def modulated_input(self, x: torch.Tensor, t6: torch.Tensor) -> torch.Tensor:
+        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
+        shift, scale, *_ = modulation(self.scale_shift_table, t6)
+        return modulate(x, shift, scale)
+
+    def forward(
+        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextRun], layout: Layout, branch: Branch
+    ) -> torch.Tensor:
+        """x [B, T, S, C], t6 [B, 1 or T, 6, C]. `branch` may answer with what it kept instead of computing."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
+        x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), layout))
+        x = x + branch("cross", lambda: self.cross_attn(x, text))
+        x = x + branch("mlp", lambda: gate2 * self.mlp(modulate(x, shift2, scale2)))
+        return x
+
+    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class SpatialBlock(STDiT3Block):
+    """Attention of the tokens within each frame. Frames are exchanged for tokens around it when tokens are sharded."""
+
+    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+        batch, num_frames = x.shape[:2]
+        rows = rearrange(x, "b t s c -> (b t) s c")
+        rows = self.parallel.swap(rows, gather=1, scatter=0, size=layout.tokens_per_frame)
+        rows = self.parallel.swap(self.attn(rows), gather=0, scatter=1, size=batch * num_frames)
+        return rearrange(rows, "(b t) s c -> b t s c", b=batch)
+
+
+class TemporalBlock(STDiT3Block):
+    """Attention over the frames at each position, with rotary positions."""
+
+    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+        rows = self.attn(rearrange(x, "b t s c -> (b s) t c"), layout.rotary)
+        return rearrange(rows, "(b s) t c -> b t s c", b=x.shape[0])
+
+
+class FinalLayer(nn.Module):
+    """The head: a modulated norm and a linear layer to one patch of velocity (and sigma) per token."""
+
+    def __init__(self, dim: int, patch_volume: int, out_channels: int):
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
+        self.linear = nn.Linear(dim, patch_volume * out_channels)
+
+    def forward(self, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+        h = self._modulate(x, time.t)
+        if time.frame_mask is not None and time.t_kept is not None:
+            # Kept frames are modulated twice: the released weights were trained with it.
+            h = select_frames(time.frame_mask, h, self._modulate(h, time.t_kept))
+        return self.linear(h)
+
+    def _modulate(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return modulate(x, *modulation(self.scale_shift_table, t[:, None, None]))
+
+
+class STDiT3(nn.Module):
+    """Predicts the velocity of a rectified flow. Parameter names are those of the published checkpoint."""
+
+    float32_parameters = ("rope.freqs",)
+
+    def __init__(self, config: STDiT3Config, parallel: Parallel = Parallel()):  # noqa: B008 (frozen)
+        super().__init__()
+        self.config, self.parallel = config, parallel
+        dim = config.hidden_size
+        self.x_embedder = PatchEmbedder(config.in_channels, dim, config.patch_size)
+        self.t_embedder = ScalarEmbedder(dim)
+        self.fps_embedder = ScalarEmbedder(dim)
+        self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+        self.y_embedder = CaptionEmbedder(config.caption_channels, dim, config.model_max_length)
+        self.rope = RotaryEmbedding(dim // config.num_heads)
+        self.spatial_blocks = nn.ModuleList(SpatialBlock(config, parallel) for _ in range(config.depth))
+        self.temporal_blocks = nn.ModuleList(TemporalBlock(config, parallel) for _ in range(config.depth))
+        self.final_layer = FinalLayer(dim, math.prod(config.patch_size), config.out_channels)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.x_embedder.proj.weight.dtype
+
+    def null_caption(self, length: int) -> torch.Tensor:
+        """The unconditional caption [length, D]: as many of its rows as the prompt has tokens."""
+        return self.y_embedder.y_embedding[:length]
+
+    def prepare(
+        self,
+        prompt_embeds: torch.Tensor,
+        prompt_mask: torch.Tensor | None = None,
+        *,
+        latent_size: tuple[int, int, int],
+        fps: float | torch.Tensor,
+        height: float,
+        width: float,
+    ) -> STDiT3Condition:
+        """The condition of one generation.
+
+        prompt_embeds [B, L, D]; prompt_mask [B or a divisor of B, L], 1 = keep, repeated along the batch;
+        fps a number, [1] or [B]; height and width in pixels, which set the scale of the positions.
+        """
+        grid = Grid(tuple(latent_size), tuple(self.config.patch_size))
+        runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
+        device = self.x_embedder.proj.weight.device
+        position = self.parallel.shard(self._position(grid, height, width), dim=0)
+        return STDiT3Condition(
+            grid=grid,
+            position=position.to(device, self.dtype),
+            layout=Layout(self.rope(grid.num_frames), grid.tokens_per_frame),
+            fps=self.fps_embedder(torch.as_tensor(fps, dtype=torch.float32, device=device).reshape(-1)),
+            spatial_text=prepare_text(self.spatial_blocks, runs),
+            temporal_text=prepare_text(self.temporal_blocks, runs),
+        )
+
+    def _position(self, grid: Grid, height: float, width: float) -> torch.Tensor:
+        _, rows, columns = grid.size
+        scale = math.sqrt(height * width) / self.config.input_sq_size
+        base_size = round(math.sqrt(grid.tokens_per_frame))
+        return position_embedding(rows, columns, self.config.hidden_size, scale, base_size)
+
+    def forward(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: STDiT3Condition,
+        cache: Cache = NO_CACHE,
+        frame_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Velocity and, with pred_sigma, an unused sigma: float32 [B, C_out, T, H, W].
+
+        latents [B, C, T, H, W]; timesteps [B] in 0..1000; frame_mask [B, T] of bool, True where a frame is being
+        denoised and False where it is kept as a condition (modulated as at timestep 0).
+        """
+        x, time = self.embed(latents, timesteps, condition, frame_mask)
+        if cache.should_compute(lambda kind: self.signal(kind, x, time)):
+            x = cache.store(x, self.run_blocks(x, time, condition, cache))
+        else:
+            x = cache.reuse(x)
+        return self.head(x, time, condition)
+
+    def embed(
+        self,
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: STDiT3Condition,
+        frame_mask: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, TimeVectors]:
+        """Tokens [B, T, S/n, C] with their positions, and the time vectors."""
+        patches = self.parallel.shard(condition.grid.patchify(latents), dim=2)
+        x = self.x_embedder(patches) + condition.position
+        t, t6 = self._time(timesteps, condition)
+        if frame_mask is None:
+            return x, TimeVectors(t, t6)
+        return x, TimeVectors(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
+
+    def _time(self, timesteps: torch.Tensor, condition: STDiT3Condition) -> tuple[torch.Tensor, torch.Tensor]:
+        t = self.t_embedder(timesteps) + condition.fps
+        return t, rearrange(self.t_block(t), "b (six c) -> b 1 six c", six=6)
+
+    def signal(self, kind: str, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+        """What a cache watches (arXiv 2411.19108, section 3.3): `modulated` input of the first block, or `timestep`."""
+        return time.t if kind == "timestep" else self.spatial_blocks[0].modulated_input(x, time.t6)
+
+    def run_blocks(
+        self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition, cache: Cache = NO_CACHE
+    ) -> torch.Tensor:
+        t6 = time.t6_per_frame()
+        for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks)):
+            x = spatial(x, t6, condition.spatial_text[i], condition.layout, cache.layer("spatial", i))
+            x = temporal(x, t6, condition.temporal_text[i], condition.layout, cache.layer("temporal", i))
+        return x
+
+    def head(self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition) -> torch.Tensor:
+        patches = self.parallel.gather(self.final_layer(x, time), dim=2, size=condition.grid.tokens_per_frame)
+        return condition.grid.unpatchify(patches).float()
+
+
+def text_runs(
+    prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
+) -> list[tuple[slice, torch.Tensor]]:
+    """Runs of neighbouring samples with equally many kept tokens: (rows of the batch, tokens [b, L, D])."""
+    batch = prompt_embeds.shape[0]
+    if prompt_mask is None:
+        return [(slice(0, batch), prompt_embeds)]
+    if batch % prompt_mask.shape[0] or prompt_mask.shape[1] != prompt_embeds.shape[1]:
+        raise ValueError(f"prompt_mask {tuple(prompt_mask.shape)} fits no {tuple(prompt_embeds.shape)} text")
+    mask = prompt_mask.bool().repeat(batch // prompt_mask.shape[0], 1)
+    if not bool(mask.any(dim=1).all()):
+        raise ValueError("prompt_mask keeps no token of at least one prompt")
+    kept = [y[keep] for y, keep in zip(prompt_embeds, mask)]
+    groups = [list(group) for _, group in groupby(kept, key=len)]
+    ends = torch.tensor([len(group) for group in groups]).cumsum(0).tolist()
+    return [(slice(end - len(group), end), torch.stack(group)) for end, group in zip(ends, groups)]
+
+
+def prepare_text(
+    blocks: nn.ModuleList, runs: Sequence[tuple[slice, torch.Tensor]]
+) -> tuple[tuple[TextRun, ...], ...]:
+    """Each block's own keys and values of the text."""
+    return tuple(tuple(block.cross_attn.prepare(rows, y) for rows, y in runs) for block in blocks)
