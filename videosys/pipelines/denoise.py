@@ -1,0 +1,131 @@
+"""The denoise loop: one for every model, scheduler and cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from videosys.cache import Cache
+from videosys.parallel import Parallel
+
+Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
+
+
+class Scheduler(Protocol):
+    """What the loop asks of a scheduler: ours and diffusers' answer alike."""
+
+    timesteps: torch.Tensor
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor: ...
+
+    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The choices of one generation.
+
+    guidance_scale: weight g of v_uncond + g * (v_cond - v_uncond).
+    generator: source of the noise that is drawn during the loop.
+    frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a value
+        between lets it free only from that noise level on (edit strength).
+    progress: called after each step. observer: called with (step, timestep, latents, noise_pred of the pair).
+    """
+
+    guidance_scale: float = 7.0
+    generator: torch.Generator | None = None
+    frame_mask: torch.Tensor | None = None
+    progress: Callable[[], None] | None = None
+    observer: Observer | None = None
+
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale > 1
+
+
+@torch.no_grad()
+def denoise(
+    model: Callable[..., torch.Tensor],
+    scheduler: Scheduler,
+    latents: torch.Tensor,
+    condition: Any,
+    sampling: Sampling,
+    cache: Cache,
+    parallel: Parallel,
+) -> torch.Tensor:
+    """Denoised latents [B, C, T, H, W], float32.
+
+    `condition` was prepared for the pair [cond, uncond], or for cond alone where guidance_scale is 1 or less;
+    `scheduler` has its timesteps set.
+    """
+    latents = latents.float()
+    frames = FrameConditioning(sampling, latents)
+    for step, timestep in enumerate(scheduler.timesteps):
+        cache.begin_step(step, float(timestep))
+        kept, latents = latents, frames.renoise(latents, timestep, scheduler)
+        sample = scheduler.scale_model_input(latents, timestep)
+        pair = parallel.cfg_shard(frames.pair(sample))
+        output = model(pair, timestep.float().expand(pair.shape[0]), condition, cache, **frames.model_inputs())
+        noise_pred = parallel.cfg_gather(output)[:, : latents.shape[1]]  # the rest is an unused sigma
+        if sampling.observer is not None:
+            sampling.observer(step, float(timestep), latents, noise_pred)
+        latents = scheduler.step(guide(noise_pred, sampling), timestep, latents).prev_sample
+        latents = frames.restore(latents, kept)
+        if sampling.progress is not None:
+            sampling.progress()
+    return latents
+
+
+def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """Classifier-free guidance of a pair [cond, uncond]."""
+    if not sampling.is_guided:
+        return noise_pred
+    cond, uncond = noise_pred.chunk(2)
+    return uncond + sampling.guidance_scale * (cond - uncond)
+
+
+def fresh_noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Normal noise of the shape of `like`, drawn where the generator lives, so that a seed means the same anywhere."""
+    device = generator.device if generator is not None else like.device
+    return torch.randn(like.shape, generator=generator, device=device).to(like.device)
+
+
+class FrameConditioning:
+    """Keeps, or partly keeps, latent frames given as a condition (masks of Sampling.frame_mask) over one loop.
+
+    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is put back
+    unchanged after each step, and when it joins it is noised to that step's level.
+    """
+
+    def __init__(self, sampling: Sampling, latents: torch.Tensor):
+        self.sampling = sampling
+        mask = sampling.frame_mask
+        self.mask = None if mask is None else mask.to(latents.device, torch.float32)
+        self.free = None if self.mask is None else self.mask == 1
+
+    def renoise(self, latents: torch.Tensor, timestep: torch.Tensor, scheduler: Any) -> torch.Tensor:
+        """`latents` with the frames that join at this timestep noised."""
+        if self.mask is None:
+            return latents
+        before, self.free = self.free, self.mask * 1000 >= timestep
+        # Drawn at every step, used or not: the noise of a step then does not depend on the mask.
+        noise = fresh_noise(latents, self.sampling.generator)
+        joins = (self.free & ~before)[:, None, :, None, None]
+        return torch.where(joins, scheduler.add_noise(latents, noise, timestep), latents)
+
+    def restore(self, latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """`latents` with every frame that has not joined yet as it was."""
+        return latents if self.free is None else torch.where(self.free[:, None, :, None, None], latents, kept)
+
+    def pair(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.cat((latents, latents)) if self.sampling.is_guided else latents
+
+    def model_inputs(self) -> dict[str, torch.Tensor]:
+        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where no frame is conditioned."""
+        if self.free is None:
+            return {}
+        return {"frame_mask": self.free.repeat(2, 1) if self.sampling.is_guided else self.free}
