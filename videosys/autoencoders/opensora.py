@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from videosys.autoencoders.opensora_temporal import TemporalVAE, posterior_sample
 from videosys.parallel import Parallel
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
 
@@ -73,7 +77,7 @@ class OpenSoraVAEConfig:
         return self.latent_frames(num_frames), height // self.spatial_factor, width // self.spatial_factor
 
 
-def build_spatial(config: OpenSoraVAEConfig) -> nn.Module:
+def build_spatial(config: OpenSoraVAEConfig) -> AutoencoderKL:
     """diffusers' AutoencoderKL with random weights: its parameter names are the published ones."""
     from diffusers import AutoencoderKL  # seconds to import, and the config needs none of it
 
@@ -95,6 +99,9 @@ class OpenSoraVAE(nn.Module):
     `scale` and `shift` [1, 4, 1, 1, 1] come from the checkpoint and are neutral until it is loaded.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel()):
         super().__init__()
         self.config = config
@@ -105,7 +112,7 @@ class OpenSoraVAE(nn.Module):
         self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1, 1))
 
     @property
-    def spatial(self) -> nn.Module:
+    def spatial(self) -> AutoencoderKL:
         """The stage on single frames, an AutoencoderKL."""
         return self.spatial_vae["module"]
 

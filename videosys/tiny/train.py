@@ -1,0 +1,26 @@
+"""Trains the bundled tiny checkpoint: `python -m videosys.tiny.train {vae,latents,transformer} --out FOLDER [...]`.
+
+`vae` comes first; `latents` encodes clips with its export, and `transformer` trains on them. A killed run goes on where it stopped
+when it is started again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+STAGES = {"vae": "videosys.tiny.train_vae", "latents": "videosys.tiny.latents", "transformer": "videosys.tiny.train_transformer"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train", description=__doc__)
+    parser.add_argument("stage", choices=list(STAGES))
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
+    args = parser.parse_args(argv)
+    return importlib.import_module(STAGES[args.stage]).main(args.options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

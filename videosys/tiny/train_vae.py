@@ -1,0 +1,298 @@
+"""Trains the tiny Open-Sora VAE on procedural clips: `python -m videosys.tiny.train vae --out FOLDER`.
+
+Four stages, each with a budget of minutes:
+1. spatial: the stage on single frames, in pixels;
+2. temporal: the stage on 17-frame windows, in the latents of the frozen spatial encoder (cheap);
+3. joint: temporal stage and spatial decoder together, in pixels. Then both encoders, scale and shift are
+   final and FOLDER/export is written: a transformer can be trained on its latents from here on;
+4. decoder: both decoders alone, in pixels; FOLDER/export is written anew whenever held-out PSNR improves.
+A run that is killed and started again with the same arguments goes on from its last minute. FOLDER/sheet.png
+shows held-out clips above their reconstructions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.autoencoders.opensora_temporal import posterior_sample
+from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
+from videosys.tiny.training import Stage, Trainer, say
+
+CONFIG = OpenSoraVAEConfig(
+    block_out_channels=(16, 32, 48, 48),
+    layers_per_block=1,
+    norm_num_groups=8,
+    temporal_filters=16,
+    num_res_blocks=1,
+    channel_multipliers=(1, 1, 2, 2),
+    num_groups=8,
+    micro_batch_size=17,
+)
+WINDOW = CONFIG.micro_frame_size
+OBJECT_WEIGHT = 4.0  # of a pixel of the object and its rim, on top of 1: most of a frame is flat background
+KL_SPATIAL, KL_LATENT, KL_PIXEL = 1e-4, 1e-3, 3e-4
+HELD_OUT_CLIPS = 16
+FRAMES_PER_STEP, WINDOWS_PER_STEP, LATENT_WINDOWS = 16, 4, 16
+DECODED_PER_WINDOW = 4  # frames of a window that a step in pixels decodes
+
+
+class Clips:
+    """Training clips as uint8 [N, T, 64, 64, 3] and, once encoded, their spatial latents [N, 4, T, 8, 8]."""
+
+    def __init__(self, count: int, seed: int, held_out: bool | None = False):
+        rng = np.random.default_rng(seed)
+        self.frames = torch.stack([to_uint8(render(sample_spec(rng, held_out))) for _ in range(count)])
+        self.latents = torch.empty(0)
+
+    def pick(self, clips: Tensor, frames: Tensor) -> Tensor:
+        """Float frames [*, 3, 64, 64] in [-1, 1]."""
+        return self.frames[clips, frames].movedim(-1, -3) / 127.5 - 1
+
+    def encode(self, vae: OpenSoraVAE) -> None:
+        """Fills `latents` with the means of the spatial stage, times the scaling factor."""
+        every = torch.arange(FULL_FRAMES)
+        with torch.no_grad():
+            rows = [
+                vae.encode_frames(self.pick(torch.tensor(i), every).movedim(1, 0)[None])
+                for i in range(len(self.frames))
+            ]
+        self.latents = torch.cat(rows)
+
+    def windows(self, step: int, count: int) -> tuple[Tensor, Tensor]:
+        """(clips [count, 1], frames [count, 17]) of random windows, random through `step` alone."""
+        generator = torch.Generator().manual_seed(step)
+        clips = torch.randint(len(self.frames), (count, 1), generator=generator)
+        starts = torch.randint(FULL_FRAMES - WINDOW + 1, (count, 1), generator=generator)
+        return clips, starts + torch.arange(WINDOW)
+
+    def window_latents(self, clips: Tensor, frames: Tensor) -> Tensor:
+        """[count, 4, 17, 8, 8]"""
+        return self.latents.movedim(2, 1)[clips, frames].movedim(1, 2)
+
+
+def pixel_loss(frames: Tensor, target: Tensor) -> Tensor:
+    """Mean of |e| + 2 e^2 over pixels, the object's weighing more; [N, 3, H, W] each."""
+    background = target[:, :, :1, :1]  # no object reaches the corner
+    differs = ((target - background).abs().amax(1, keepdim=True) > 0.02).float()
+    weight = 1 + OBJECT_WEIGHT * nn.functional.max_pool2d(differs, 3, stride=1, padding=1)
+    error = (frames.float() - target).abs()
+    return (weight * (error + 2 * error.square())).mean() / weight.mean()
+
+
+def kl_divergence(moments: Tensor) -> Tensor:
+    """Mean over the latents of KL(N(mean, exp(logvar)) || N(0, 1))."""
+    mean, logvar = moments.float().chunk(2, dim=1)
+    logvar = logvar.clamp(-30.0, 20.0)
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+
+
+def noise_like(moments: Tensor, step: int) -> Tensor:
+    """Normal noise for a sample of the posterior, the same for the same step."""
+    batch, channels, *size = moments.shape
+    return torch.randn((batch, channels // 2, *size), generator=torch.Generator().manual_seed(step))
+
+
+def bfloat16_compute() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16)
+
+
+class VAEStages:
+    """The stages' losses and evaluations over one set of clips."""
+
+    def __init__(self, clips: Clips, held_out: Clips, export: Path):
+        self.clips, self.held_out, self.export = clips, held_out, export
+
+    def spatial_loss(self, vae: OpenSoraVAE, step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(step)
+        clips = torch.randint(len(self.clips.frames), (FRAMES_PER_STEP,), generator=generator)
+        frames = torch.randint(FULL_FRAMES, (FRAMES_PER_STEP,), generator=generator)
+        target = self.clips.pick(clips, frames)
+        with bfloat16_compute():
+            moments = vae.spatial.encode(target).latent_dist.parameters.float()
+            x = posterior_sample(moments, noise_like(moments, step))
+            out = vae.spatial.decode(x).sample
+        return pixel_loss(out, target) + KL_SPATIAL * kl_divergence(moments)
+
+    def temporal_loss(self, vae: OpenSoraVAE, step: int) -> Tensor:
+        target = self.clips.window_latents(*self.clips.windows(step, LATENT_WINDOWS))
+        out, moments = temporal_pass(vae, target, step)
+        error = (out - target).abs()
+        return (error + error.square()).mean() + KL_LATENT * kl_divergence(moments)
+
+    def joint_loss(self, vae: OpenSoraVAE, step: int) -> Tensor:
+        clips, frames = self.clips.windows(step, WINDOWS_PER_STEP)
+        latents = self.clips.window_latents(clips, frames)
+        out, moments = temporal_pass(vae, latents, step)
+        chosen = torch.rand(frames.shape, generator=torch.Generator().manual_seed(step)).argsort(1)
+        chosen = chosen[:, :DECODED_PER_WINDOW]
+        target = self.clips.pick(clips, frames.gather(1, chosen)).flatten(0, 1)
+        x = out.movedim(2, 1)[torch.arange(len(chosen))[:, None], chosen].flatten(0, 1)
+        with bfloat16_compute():
+            decoded = vae.spatial.decode(x / vae.config.scaling_factor).sample
+        error = (out - latents).abs().mean()
+        return pixel_loss(decoded, target) + 0.1 * error + KL_PIXEL * kl_divergence(moments)
+
+    def spatial_psnr(self, vae: OpenSoraVAE) -> float:
+        """dB on single frames through the spatial stage."""
+        clips = torch.arange(HELD_OUT_CLIPS)[:, None]
+        target = self.held_out.pick(clips, torch.arange(0, FULL_FRAMES, 8)).flatten(0, 1)
+        with torch.no_grad():
+            out = vae.spatial.decode(vae.spatial.encode(target).latent_dist.mode()).sample
+        return psnr(out, target)
+
+    def full_psnr(self, vae: OpenSoraVAE) -> float:
+        """dB on whole clips through both stages, with the weights as they are stored."""
+        target, out = self.reconstruct(bfloat16_weights(vae))
+        return psnr(out, target)
+
+    def reconstruct(self, vae: OpenSoraVAE) -> tuple[Tensor, Tensor]:
+        """Held-out clips and what the VAE makes of them, [N, 3, T, H, W]."""
+        every = torch.arange(FULL_FRAMES)
+        target = self.held_out.pick(torch.arange(HELD_OUT_CLIPS)[:, None], every).movedim(1, 2)
+        with torch.no_grad():
+            rows = [vae.decode(vae.encode(clip[None]), FULL_FRAMES) for clip in target]
+        return target, torch.cat(rows)
+
+    def write(self, vae: OpenSoraVAE, figure: float) -> None:
+        """The export folder and a sheet of originals above reconstructions."""
+        from videosys.utils.checkpoint import save_model
+
+        stored = bfloat16_weights(vae)
+        save_model({k: v.to(torch.bfloat16) for k, v in stored.state_dict().items()}, vae.config, self.export)
+        contact_sheet(*self.reconstruct(stored), self.export.parent / "sheet.png")
+        say(f"exported to {self.export} at {figure:.2f} dB")
+
+
+def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
+    with bfloat16_compute():
+        moments = vae.temporal.encode(latents).float()
+        z = posterior_sample(moments, noise_like(moments, step))
+        return vae.temporal.decode(z, latents.shape[2]).float(), moments
+
+
+def psnr(out: Tensor, target: Tensor) -> float:
+    """dB, of the mean squared error of each clip or frame on the scale 0 to 1, averaged over them."""
+    error = ((out.clamp(-1, 1) - target) / 2).square().flatten(1).mean(1)
+    return float((-10 * error.log10()).mean())
+
+
+def bfloat16_weights(vae: OpenSoraVAE) -> OpenSoraVAE:
+    """A float32 copy whose weights are those that a bfloat16 file holds."""
+    stored = copy.deepcopy(vae)
+    stored.load_state_dict({key: value.to(torch.bfloat16).float() for key, value in vae.state_dict().items()})
+    return stored
+
+
+def contact_sheet(
+    target: Tensor, out: Tensor, path: Path, frames: Sequence[int] = (0, 5, 11, 16, 17, 22, 28, 33)
+) -> None:
+    """A PNG with frames of each clip in one row, and of its reconstruction in the row below."""
+    from PIL import Image
+
+    rows = [
+        to_uint8(clip)[list(frames)].permute(1, 0, 2, 3).flatten(1, 2)
+        for pair in zip(target, out, strict=True)
+        for clip in pair
+    ]
+    Image.fromarray(torch.cat(rows).numpy()).save(path)
+
+
+def freeze_spatial(vae: OpenSoraVAE, stages: VAEStages) -> None:
+    """Rounds the spatial encoder as it will be stored; the scaling factor gives its latents unit variance."""
+    round_parameters(vae.spatial.encoder, vae.spatial.quant_conv)
+    vae.config = replace(vae.config, scaling_factor=1.0)
+    stages.clips.encode(vae)
+    factor = float(f"{1 / stages.clips.latents.std().item():.5f}")
+    vae.config = replace(vae.config, scaling_factor=factor)
+    stages.clips.latents *= factor
+    say(f"spatial latents: scaling factor {factor}, std per channel {channel_std(stages.clips.latents)}")
+
+
+def freeze_temporal(vae: OpenSoraVAE, stages: VAEStages, count: int = 600) -> None:
+    """Rounds the temporal encoder; scale and shift make the latents of clips standard per channel."""
+    round_parameters(vae.temporal.encoder, vae.temporal.quant_conv)
+    with torch.no_grad():
+        halves = stages.clips.latents[:count].split(WINDOW, dim=2)
+        z = torch.cat([vae.encode_chunk(x) for half in halves for x in half.split(50)])
+    spread = z.std((0, 2, 3, 4), keepdim=True)
+    vae.scale.copy_(spread.to(torch.bfloat16))
+    vae.shift.copy_(z.mean((0, 2, 3, 4), keepdim=True).to(torch.bfloat16))
+    shift, scale = vae.shift.flatten().tolist(), vae.scale.flatten().tolist()
+    say(f"latents of {count} clips: shift {shift}, scale {scale}")
+
+
+def channel_std(x: Tensor) -> list[float]:
+    return [round(v, 3) for v in x.std((0, 2, 3, 4)).tolist()]
+
+
+def round_parameters(*modules: nn.Module) -> None:
+    """What is frozen is frozen as the bfloat16 file will hold it."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.copy_(parameter.to(torch.bfloat16))
+
+
+def decoders(vae: OpenSoraVAE) -> list[nn.Parameter]:
+    spatial, temporal = vae.spatial, vae.temporal
+    modules = (spatial.decoder, spatial.post_quant_conv, temporal.decoder, temporal.post_quant_conv)
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def spatial_decoder_and_temporal(vae: OpenSoraVAE) -> list[nn.Parameter]:
+    modules = (vae.spatial.decoder, vae.spatial.post_quant_conv, vae.temporal)
+    return [parameter for module in modules for parameter in module.parameters()]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m videosys.tiny.train vae", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
+    parser.add_argument("--spatial-minutes", type=float, default=9.0)
+    parser.add_argument("--temporal-minutes", type=float, default=5.0)
+    parser.add_argument("--joint-minutes", type=float, default=8.0)
+    parser.add_argument("--decoder-minutes", type=float, default=40.0)
+    parser.add_argument(
+        "--clips", type=int, default=2000, help="training clips, rendered once and kept in memory"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    torch.manual_seed(args.seed)
+    vae = OpenSoraVAE(CONFIG)
+    say(f"parameters: {sum(p.numel() for p in vae.parameters())}")
+    clips = Clips(args.clips, args.seed + 1)
+    stages = VAEStages(
+        clips, Clips(HELD_OUT_CLIPS, args.seed + 1_000_003, held_out=None), args.out / "export"
+    )
+    train(vae, stages, args)
+    return 0
+
+
+def train(vae: OpenSoraVAE, stages: VAEStages, args: argparse.Namespace) -> None:
+    trainer = Trainer(vae, args.out)
+
+    def stage(name, peak, parameters, loss, evaluate, **kwargs) -> None:
+        minutes = getattr(args, f"{name}_minutes")
+        trainer.run(Stage(name, minutes, peak, parameters, loss, evaluate, **kwargs))
+
+    stage("spatial", 2e-3, lambda v: v.spatial.parameters(), stages.spatial_loss, stages.spatial_psnr)
+    freeze_spatial(vae, stages)
+    stage("temporal", 2e-3, lambda v: v.temporal.parameters(), stages.temporal_loss, stages.full_psnr)
+    stage("joint", 1e-3, spatial_decoder_and_temporal, stages.joint_loss, stages.full_psnr)
+    freeze_temporal(vae, stages)
+    stage("decoder", 1e-3, decoders, stages.joint_loss, stages.full_psnr, improved=stages.write)

@@ -1,0 +1,186 @@
+"""A training loop that can be killed at any time: stages with a budget of minutes, and state on disk."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP_STEPS = 40
+
+
+def save_state(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values to `path`, which always holds either the old state or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: str | Path) -> dict[str, Any] | None:
+    """The state that was saved last, None before the first save; no code in the file is run."""
+    path = Path(path)
+    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+@dataclass
+class Timer:
+    """Says once every `seconds` that it is time, for logs, checkpoints and evaluations."""
+
+    seconds: float
+    last: float = field(default_factory=time.monotonic)
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < self.seconds:
+            return False
+        self.last = now
+        return True
+
+
+def learning_rate(peak: float, progress: float, step: int) -> float:
+    """The rate after a short warm-up, falling on half a cosine from `peak` to a fiftieth of it."""
+    low = peak / 50
+    cosine = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+    return cosine * min(1.0, (step + 1) / WARM_UP_STEPS)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training: which parameters move, for how long, by which loss.
+
+    loss(model, step): a scalar, random only through `step`, so that a resumed run draws nothing twice.
+    evaluate(model): a figure to maximise, on the averaged weights; improved(model, figure) hears of a best.
+    """
+
+    name: str
+    minutes: float
+    peak: float
+    parameters: Callable[[nn.Module], Iterable[nn.Parameter]]
+    loss: Callable[[nn.Module, int], Tensor]
+    evaluate: Callable[[nn.Module], float]
+    improved: Callable[[nn.Module, float], None] = lambda model, figure: None
+    optimizer: Callable[[nn.Module], Any] | None = None  # of the parameters that require gradients; AdamW if None
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
+
+
+class Trainer:
+    """Runs stages on `model`; `folder` holds one file per finished stage and one of the running stage."""
+
+    def __init__(self, model: nn.Module, folder: str | Path, decay: float = 0.995, every: float = 60.0):
+        self.model = model
+        self.folder = Path(folder)
+        self.decay = decay
+        self.every = every  # seconds between checkpoints, and between evaluations
+
+    def run(self, stage: Stage) -> None:
+        """Trains the stage, or loads its result if finished; the model then holds the averaged weights."""
+        finished = load_state(self.folder / f"{stage.name}.pt")
+        if finished is not None:
+            self.model.load_state_dict(finished["model"])
+            return
+        average = StageRun(self, stage).train()
+        self.model.load_state_dict(average.state_dict())
+        save_state(self.folder / f"{stage.name}.pt", {"model": self.model.state_dict()})
+
+
+class StageRun:
+    """What one stage changes: weights, their running average, the optimizer, step, seconds, best figure."""
+
+    def __init__(self, trainer: Trainer, stage: Stage):
+        self.trainer, self.stage, self.model = trainer, stage, trainer.model
+        self.path = trainer.folder / "running.pt"
+        self.parameters = list(stage.parameters(self.model))
+        self.model.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=stage.peak, betas=(0.9, 0.99), weight_decay=1e-4
+        )
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.resume()
+
+    def resume(self) -> None:
+        state = load_state(self.path)
+        if state is None or state["stage"] != self.stage.name:
+            return
+        for name in ("model", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.say("resumed")
+
+    def save(self) -> None:
+        state = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
+        state |= {"stage": self.stage.name, "step": self.step, "seconds": self.seconds, "best": self.best}
+        save_state(self.path, state)
+
+    def train(self) -> nn.Module:
+        """The model with averaged weights, after the stage's minutes."""
+        if self.step == 0:
+            self.evaluate()  # a best figure to beat
+        log, check = Timer(20.0), Timer(self.trainer.every)
+        losses: list[float] = []
+        while self.seconds < 60 * self.stage.minutes:
+            start = time.monotonic()
+            losses.append(self.advance())
+            self.seconds += time.monotonic() - start
+            if log.due():
+                self.say(f"loss {sum(losses) / len(losses):.4f}")
+                losses.clear()
+            if check.due():
+                self.evaluate()
+                self.save()
+        self.evaluate()
+        return self.average
+
+    def advance(self) -> float:
+        rate = learning_rate(self.stage.peak, self.seconds / (60 * self.stage.minutes), self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group.get("scale", 1.0)
+        loss = self.stage.loss(self.model, self.step)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.update_average()
+        return loss.item()
+
+    def update_average(self) -> None:
+        weight = 1 - min(self.trainer.decay, self.step / (self.step + 10))  # short memory at first
+        with torch.no_grad():
+            for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
+                if value.requires_grad:
+                    mean.lerp_(value, weight)
+
+    def evaluate(self) -> None:
+        figure = self.stage.evaluate(self.average)
+        self.say(f"held-out {figure:.2f} (best {self.best:.2f})")
+        if figure > self.best:
+            self.best = figure
+            self.stage.improved(self.average, figure)
+
+    def say(self, text: str) -> None:
+        say(f"{self.stage.name}: step {self.step} {self.seconds:.0f} s {text}")
+
+
+def say(text: str) -> None:
+    """A log line that is in the file at once."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
