@@ -48,7 +48,7 @@ ROUND_SHAPES = ("circle", "ring")  # a spin of these cannot be seen, so it is ne
 HELD_OUT_PAIRS = frozenset({("red", "triangle"), ("blue", "cross"), ("green", "ring"), ("yellow", "square")})
 
 # How far a shape reaches from its centre, and its proportions, in units of the radius.
-EXTENTS = {"circle": 1.0, "square": 0.89, "triangle": 1.25, "ring": 1.05, "cross": 1.1}
+EXTENTS = {"circle": 1.0, "square": 0.89, "triangle": 1.25, "ring": 1.15, "cross": 1.1}
 SPIN_EXTENTS = {"square": 1.26, "triangle": 1.25, "cross": 1.16}
 SYMMETRIES = {"square": math.pi / 2, "triangle": 2 * math.pi / 3, "cross": math.pi / 2}
 
@@ -205,7 +205,7 @@ def _triangle(u: Tensor, v: Tensor, radius: Tensor) -> Tensor:
 
 
 def _ring(u: Tensor, v: Tensor, radius: Tensor) -> Tensor:
-    return (torch.sqrt(u * u + v * v) - 0.8 * radius).abs() - 0.25 * radius
+    return (torch.sqrt(u * u + v * v) - 0.9 * radius).abs() - 0.24 * radius
 
 
 def _cross(u: Tensor, v: Tensor, radius: Tensor) -> Tensor:
