@@ -1,0 +1,24 @@
+"""Seeds, and the random numbers that follow from them."""
+
+from __future__ import annotations
+
+import secrets
+
+import torch
+
+LARGEST_SEED = 2**63 - 1
+
+
+def draw_seed() -> int:
+    """Return a new seed, short enough to type."""
+    return secrets.randbelow(2**32)
+
+
+def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """Return a generator that gives the same numbers for the same seed and device.
+
+    On the CPU they are the same on every computer and every rank, which is why latents are drawn there.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r}")
+    return torch.Generator(device).manual_seed(seed)

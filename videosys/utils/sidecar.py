@@ -1,0 +1,46 @@
+"""The JSON file beside a video that says how it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from videosys.utils.files import write_text
+
+
+def sidecar_path(video: str | Path) -> Path:
+    """Return the path of the JSON file that belongs to a video file or a folder of frames."""
+    path = Path(video)
+    return path.with_name(path.name + ".json")
+
+
+def write_sidecar(
+    video: str | Path, *, prompt: str, seed: int, config: Mapping[str, Any], steps: Iterable[Any], **more: Any
+) -> Path:
+    """Return the path of the JSON file written beside `video`, whole or not at all.
+
+    `config` is plain (see `config_to_dict`), `steps` are the generation's step records, `more` is
+    whatever else belongs to the video, such as its size and the seconds it took. Numbers that JSON
+    does not have (not a number, infinity) are written as null.
+    """
+    content = {"prompt": prompt, "seed": seed, **more, "config": dict(config), "steps": list(steps)}
+    path = sidecar_path(video)
+    # Escaped where not ASCII: any prompt can be written then, lone surrogates included.
+    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    return path
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

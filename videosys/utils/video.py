@@ -1,0 +1,277 @@
+"""Videos in files: mp4 (lossy or bit-exact), GIF, one PNG, or a folder of PNGs; the size is kept exactly."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image, ImageSequence
+
+from videosys.utils.files import replacing
+from videosys.utils.logging import get_logger
+
+LARGEST_CRF = 51
+LONGEST_NAME = 255  # bytes, on the common file systems
+FRAME_PATTERN = "frame_*.png"
+
+_LOG = get_logger("video")
+
+
+def save_video(
+    video: torch.Tensor | np.ndarray,
+    path: str | Path,
+    *,
+    fps: float | Fraction,
+    crf: int = 18,
+    lossless: bool = False,
+    overwrite: bool = True,
+) -> Path:
+    """Return the path of the file that now holds the video.
+
+    `video` is uint8 [T, H, W, 3]. The suffix picks the format: .mp4, .gif, .png (one frame), and none (or
+    a trailing slash) for a folder of PNG frames. `crf` is the loss of an mp4 (0 least, 51 most);
+    `lossless` stores RGB bit by bit, which few players but every decoder can read. Wrong arguments are a
+    ValueError. The file appears whole or not at all; where the folder cannot take it, the video goes to
+    a temporary folder and the returned path (and a warning) says which.
+    """
+    frames = _frames(video)
+    kind = _check_format(path, len(frames), lossless)
+    _check_rate(fps, crf)
+    _check_place(Path(path), kind, overwrite)
+    write = partial(_WRITERS[kind], frames, fps=fps, crf=crf, lossless=lossless)
+    try:
+        return write(Path(path))
+    except OSError as error:
+        rescue = Path(tempfile.mkdtemp(prefix="videosys-")) / f"video{kind}"
+        try:
+            write(rescue)
+        except OSError:
+            shutil.rmtree(rescue.parent, ignore_errors=True)
+            raise error from None
+        _LOG.warning("%s cannot be written (%s); the video is in %s", path, error, rescue)
+        return rescue
+
+
+def check_writable(
+    path: str | Path,
+    shape: Sequence[int] = (1, 1, 1),
+    *,
+    lossless: bool = False,
+    overwrite: bool = True,
+) -> None:
+    """Raise a ValueError if a video [T, H, W] could not be saved at `path`, before the work is done.
+
+    The folder is made, a file in it is tried, and the free space is compared with an estimate.
+    """
+    kind = _check_format(path, shape[0], lossless)
+    _check_place(Path(path), kind, overwrite)
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise ValueError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
+    size = math.prod(shape) * 3
+    needed = size if lossless or kind in (".png", "") else size // 4
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"output folder {str(folder)!r} has {free >> 20} MiB free, {needed >> 20} may be needed"
+        )
+
+
+def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
+    """Return (frames uint8 [T, H, W, 3], frames per second to two decimals) of a video, image or folder.
+
+    Images and folders of frames have no rate: it is 0. What cannot be read is a ValueError.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob(FRAME_PATTERN))
+        if not files:
+            raise ValueError(f"{path}: holds no frames named {FRAME_PATTERN}")
+        return torch.cat([_read_image(file) for file in files]), 0.0
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
+        return _read_image(path), 0.0
+    return _read_gif(path) if path.suffix.lower() == ".gif" else _read_ffmpeg(path)
+
+
+def _read_image(path: Path) -> torch.Tensor:
+    return _read_pillow(path)[0][:1]
+
+
+def _read_gif(path: Path) -> tuple[torch.Tensor, float]:
+    frames, milliseconds = _read_pillow(path)
+    return frames, round(len(frames) * 1000 / milliseconds, 2) if milliseconds else 0.0
+
+
+def _read_pillow(path: Path) -> tuple[torch.Tensor, float]:
+    """Return (all frames, milliseconds of all) of an image."""
+    try:
+        with Image.open(path) as image:
+            pages = [
+                (np.array(page.convert("RGB")), page.info.get("duration", 0))
+                for page in ImageSequence.Iterator(image)
+            ]
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+    frames = torch.from_numpy(np.stack([pixels for pixels, _ in pages]))
+    return frames, sum(duration for _, duration in pages)
+
+
+def _read_ffmpeg(path: Path) -> tuple[torch.Tensor, float]:
+    # An absolute path cannot be taken for an option or a network address.
+    reader = imageio_ffmpeg.read_frames(str(path.resolve()))
+    try:
+        with contextlib.closing(reader):
+            about = next(reader)
+            width, height = about["size"]
+            frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
+    except (OSError, RuntimeError, StopIteration, IndexError) as error:
+        raise ValueError(f"{path}: cannot be read as a video: {str(error).strip()[:200]}") from error
+    if not frames:
+        raise ValueError(f"{path}: holds no frames")
+    return torch.from_numpy(np.stack(frames)), float(about["fps"])
+
+
+def _frames(video: torch.Tensor | np.ndarray) -> np.ndarray:
+    if not isinstance(video, (torch.Tensor, np.ndarray)):
+        raise ValueError(f"video must be a tensor or an array, got {type(video).__name__}")
+    frames = (
+        video.detach().cpu().numpy()
+        if isinstance(video, torch.Tensor) and video.dtype == torch.uint8
+        else video
+    )
+    if str(video.dtype).removeprefix("torch.") != "uint8" or video.ndim != 4 or video.shape[-1] != 3:
+        raise ValueError(f"video must be uint8 [T, H, W, 3], got {video.dtype} {list(video.shape)}")
+    if 0 in video.shape:
+        raise ValueError(f"video must have frames and pixels, got {list(video.shape)}")
+    return np.ascontiguousarray(frames)
+
+
+def _check_format(path: str | Path, num_frames: int, lossless: bool) -> str:
+    """Return the format of a path: a suffix in lower case, or "" for a folder of frames."""
+    kind = "" if str(path).endswith(("/", os.sep)) else Path(path).suffix.lower()
+    if kind not in _WRITERS:
+        raise ValueError(
+            f"output {str(path)!r} must end in .mp4, .gif or .png, or in nothing for a folder of frames"
+        )
+    if Path(path).name in _WRITERS:
+        raise ValueError(f"output {str(path)!r} has no name")
+    if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
+        raise ValueError(f"output name {Path(path).name[:40]!r}... is longer than {LONGEST_NAME} bytes")
+    if kind == ".png" and num_frames != 1:
+        raise ValueError(f"output {str(path)!r} can hold one frame, not {num_frames}; a folder takes more")
+    if kind == ".gif" and lossless:
+        raise ValueError(f"output {str(path)!r} cannot be lossless: a GIF has 256 colours")
+    return kind
+
+
+def _check_rate(fps: float | Fraction, crf: int) -> None:
+    if not isinstance(fps, (int, float, Fraction)) or not 0 < fps < math.inf:
+        raise ValueError(f"fps must be a number above 0, got {fps!r}")
+    if type(crf) is not int or not 0 <= crf <= LARGEST_CRF:
+        raise ValueError(f"crf must be a whole number from 0 to {LARGEST_CRF}, got {crf!r}")
+
+
+def _check_place(path: Path, kind: str, overwrite: bool) -> None:
+    """Refuse what is there already and must not, or cannot safely, be replaced."""
+    if not path.exists():
+        return
+    content = set(path.iterdir()) if path.is_dir() else {path}
+    if content and not overwrite:
+        raise ValueError(f"output {str(path)!r} exists already, and overwrite is off")
+    if kind and path.is_dir():
+        raise ValueError(f"output {str(path)!r} is a folder")
+    if not kind and content - set(path.glob(FRAME_PATTERN)):
+        raise ValueError(f"output {str(path)!r} must be a new folder, or one that holds frames only")
+
+
+def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: int, lossless: bool) -> Path:
+    height, width = frames.shape[1:3]
+    odd = bool(height % 2 or width % 2)
+    if odd and not lossless:
+        _LOG.warning("%dx%d is odd: stored as yuv444p, which some players refuse", width, height)
+    with replacing(path) as temporary:
+        writer = imageio_ffmpeg.write_frames(
+            str(temporary.resolve()),
+            (width, height),
+            fps=Fraction(fps).limit_denominator(100_000),
+            quality=None,
+            macro_block_size=1,  # any other value would rescale the frames to a multiple of it
+            codec="libx264rgb" if lossless else "libx264",
+            pix_fmt_out="rgb24" if lossless else "yuv444p" if odd else "yuv420p",
+            output_params=_mp4_options(crf, lossless),
+            ffmpeg_log_level="error",
+        )
+        with contextlib.closing(writer):
+            writer.send(None)
+            for frame in frames:
+                writer.send(frame)
+        # ffmpeg's own end is not reported, so a full disk shows here.
+        written = (
+            imageio_ffmpeg.count_frames_and_secs(str(temporary.resolve()))[0] if temporary.exists() else 0
+        )
+        if written != len(frames):
+            raise OSError(f"{written} of {len(frames)} frames were written")
+    return path
+
+
+def _mp4_options(crf: int, lossless: bool) -> list[str]:
+    if lossless:
+        return ["-crf", "0", "-movflags", "+faststart"]
+    # Said in the file, so that no player has to guess the colours from the size.
+    colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    scale = ["-vf", "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"]
+    return [*scale, *colours, "-crf", str(crf), "-movflags", "+faststart"]
+
+
+def _write_gif(frames: np.ndarray, path: Path, *, fps: float | Fraction, **_: object) -> Path:
+    # A GIF counts hundredths of a second: rounding the ends, not the lengths, keeps the whole exact.
+    ends = [round(number * 100 / Fraction(fps)) * 10 for number in range(len(frames) + 1)]
+    lengths = [max(end - start, 10) for start, end in itertools.pairwise(ends)]
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    with replacing(path) as temporary:
+        first.save(temporary, save_all=True, append_images=others, duration=lengths, loop=0)
+    return path
+
+
+def _write_png(frames: np.ndarray, path: Path, **_: object) -> Path:
+    with replacing(path) as temporary:
+        Image.fromarray(frames[0]).save(temporary)
+    return path
+
+
+def _write_folder(frames: np.ndarray, path: Path, **_: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
+    try:
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(temporary / FRAME_PATTERN.replace("*", f"{number:05}"))
+        temporary.chmod(0o755)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+_WRITERS: Mapping[str, Callable[..., Path]] = MappingProxyType(
+    {".mp4": _write_mp4, ".gif": _write_gif, ".png": _write_png, "": _write_folder}
+)
