@@ -38,7 +38,7 @@ def train(words: Sequence[str] = WORDS) -> bytes:
     from sentencepiece import sentencepiece_model_pb2
 
     whole = dict.fromkeys([*words, *SUFFIX_WORDS, *string.digits])
-    proto = sentencepiece_model_pb2.ModelProto.FromString(_frame())
+    proto = sentencepiece_model_pb2.ModelProto.FromString(_frame())  # type: ignore[attr-defined]
     del proto.pieces[3:]  # pad, eos and unk stay
     for piece in [*(SPACE + word for word in whole), *MARKS]:
         proto.pieces.add(piece=piece, score=WORD_SCORE)

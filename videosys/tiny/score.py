@@ -1,0 +1,143 @@
+"""How well a tiny checkpoint follows prompts: `python -m videosys.tiny.score [--model opensora] [...]`.
+
+Generates a clip for each of the 60 fixed captions through the public API, reads from its pixels what it shows
+and prints the share that is right, captions of seen and of held-out colour-shape pairs apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from videosys.tiny.clips import ATTRIBUTES, ClipSpec
+from videosys.tiny.detect import Detection, detect
+from videosys.tiny.scored import scored
+
+NEEDED = ("background", "colour", "shape", "motion")  # what "all" asks for; size is told beside them
+COLUMNS = (*NEEDED, "all", "size")
+
+
+def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec]) -> dict[str, Any]:
+    """Shares of right attributes of uint8 videos [T, H, W, 3] that should show `specs`.
+
+    {"seen": {"count", "background", "colour", "shape", "motion", "all", "size"}, "held_out": the same,
+    "clips": [{"expected", "detected", "right"}]}. A group without clips has count 0 and no shares.
+    """
+    clips = []
+    for video, spec in zip(videos, specs, strict=True):
+        found = detect(video)
+        expected = {name: getattr(spec, name) for name in ATTRIBUTES}
+        right = verdicts(spec, found)
+        clips.append({"expected": expected, "detected": asdict(found), "right": right})
+    held = [clip["right"] for clip, spec in zip(clips, specs, strict=True) if spec.is_held_out]
+    seen = [clip["right"] for clip, spec in zip(clips, specs, strict=True) if not spec.is_held_out]
+    return {"seen": _shares(seen), "held_out": _shares(held), "clips": clips}
+
+
+def verdicts(spec: ClipSpec, found: Detection) -> dict[str, bool]:
+    """Which columns are right; "all" where background, colour, shape and motion are."""
+    right = {name: getattr(found, name) == getattr(spec, name) for name in (*NEEDED, "size")}
+    right["all"] = all(right[name] for name in NEEDED)
+    return {name: right[name] for name in COLUMNS}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The shares as lines of text, seen and held-out pairs one below the other."""
+    lines = ["pairs".ljust(10) + "clips".rjust(6) + "".join(name.rjust(12) for name in COLUMNS)]
+    for group in ("seen", "held_out"):
+        shares = report[group]
+        cells = (f"{shares[name]:.2f}" if name in shares else "-" for name in COLUMNS)
+        label = group.replace("_", "-").ljust(10)
+        lines.append(label + f"{shares['count']:6d}" + "".join(cell.rjust(12) for cell in cells))
+    return "\n".join(lines)
+
+
+def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
+    """The config of a bundled checkpoint, with key=value overrides as `load_config` reads them."""
+    from videosys.config import config_to_dict, load_config
+    from videosys.tiny import config
+
+    base = config(model)
+    if not overrides:
+        return base
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{model}.yaml"
+        path.write_text(json.dumps(config_to_dict(base)), encoding="utf-8")
+        return load_config(type(base), path, overrides)
+
+
+def generate(config: Any, captions: Sequence[str], batch_size: int = 1) -> Iterator[Tensor]:
+    """uint8 videos [T, H, W, 3] of the captions, `batch_size` of them generated at a time."""
+    from videosys import VideoSysEngine
+
+    with VideoSysEngine(config) as engine:
+        for start in range(0, len(captions), batch_size):
+            yield from engine.generate(list(captions[start : start + batch_size])).video
+            done = min(start + batch_size, len(captions))
+            print(f"\r{done} of {len(captions)} clips", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Generate, score, print the table; 2 where the arguments are wrong."""
+    args = _parse(argv)
+    try:
+        config = tiny_config(args.model, [*args.overrides, f"batch_size={args.batch_size}"])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    captions, specs = zip(*scored()[: args.limit], strict=True)
+    start = time.perf_counter()
+    report = score_videos(generate(config, captions, args.batch_size), specs)
+    report["seconds"] = round(time.perf_counter() - start, 1)
+    for caption, clip in zip(captions, report["clips"], strict=True):
+        clip["caption"] = caption
+    print(table(report))
+    print(f"{len(captions)} clips in {report['seconds']} s")
+    if args.out:
+        _write({"model": args.model, "overrides": args.overrides, **report}, args.out)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.score", description=__doc__)
+    parser.add_argument("--model", default="opensora", help="name of the bundled checkpoint")
+    parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
+    parser.add_argument("--batch-size", type=_positive, default=1, help="clips generated at a time")
+    parser.add_argument(
+        "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
+    )
+    parser.add_argument("--out", type=Path, help="JSON file with the shares and every clip's verdict")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _shares(rows: Sequence[dict[str, bool]]) -> dict[str, float]:
+    if not rows:
+        return {"count": 0}
+    return {"count": len(rows), **{name: sum(row[name] for row in rows) / len(rows) for name in COLUMNS}}
+
+
+def _write(report: dict[str, Any], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
