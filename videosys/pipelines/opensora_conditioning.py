@@ -1,0 +1,232 @@
+"""Images and videos as conditions of a generation: which latent frames are given, and how strictly.
+
+Open-Sora works on latent frames: 5 of them are one chunk of 17 video frames. A condition copies latent frames
+of a reference into the clip and marks them in a frame mask: 1 is denoised freely, 0 is kept as it is, and a
+value between is denoised only from that noise level on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from videosys.utils.logging import get_logger
+
+CHUNK_LATENTS, CHUNK_FRAMES = 5, 17
+
+T = TypeVar("T")
+Source = str | Path | Tensor
+
+_LOG = get_logger("conditioning")
+
+
+class Condition(NamedTuple):
+    """Latent frames `start` to `start + length` of reference number `reference`, put at `target` in one loop.
+
+    A negative start or target counts from the end. strength: 0 keeps the frames exactly, 1 frees them.
+    """
+
+    loop: int = 0
+    reference: int = 0
+    start: int = 0
+    target: int = 0
+    length: int = 1
+    strength: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """An image or video that a clip shall contain.
+
+    source: path of an image or video, or its frames as uint8 [T, H, W, 3].
+    start, target, length: latent frames (5 are 17 video frames): from `start` of the reference on, `length`
+        of them are put at `target` in the clip. A negative start or target counts from the end.
+    strength: 0 keeps the frames exactly, 1 frees them, between they are edited.
+    loop: the loop in which this holds, 0 for the first or only clip.
+
+    `Reference("cat.png")` makes the image the first frame. ValueError if a value is impossible.
+    """
+
+    source: Source
+    start: int = 0
+    target: int = 0
+    length: int = 1
+    strength: float = 0.0
+    loop: int = 0
+
+    def __post_init__(self) -> None:
+        check_condition(self.as_condition(0))
+
+    def as_condition(self, reference: int) -> Condition:
+        """Return this as a condition on the reference with that number."""
+        return Condition(self.loop, reference, self.start, self.target, self.length, self.strength)
+
+
+def check_condition(condition: Condition) -> None:
+    """Raise ValueError for values that no clip and no reference could make possible."""
+    for name in ("loop", "reference", "start", "target", "length"):
+        value = getattr(condition, name)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+    for name, least in (("loop", 0), ("reference", 0), ("length", 1)):
+        if getattr(condition, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(condition, name)}")
+    if not isinstance(condition.strength, (int, float)) or not 0 <= condition.strength <= 1:
+        raise ValueError(f"strength must be between 0 (keep) and 1 (free), not {condition.strength!r}")
+
+
+def parse_mask_strategy(strategy: str) -> list[Condition]:
+    """Return the conditions of a published mask strategy: "0,1,-5,0,5,0.3; ...", "" for none.
+
+    The numbers are loop, reference, start, target, length and strength; those left out are 0,0,0,0,1,0.
+    """
+    return [parse_condition(text) for text in strategy.split(";") if strategy.strip()]
+
+
+def parse_condition(text: str) -> Condition:
+    fields = text.split(",")
+    if len(fields) > len(Condition._fields):
+        raise ValueError(f"mask strategy {text!r} has more than the numbers {', '.join(Condition._fields)}")
+    try:
+        numbers = [int(field) for field in fields[:5]]
+        condition = Condition(*numbers, *map(float, fields[5:]))
+    except ValueError:
+        raise ValueError(f"mask strategy {text!r} is not five whole numbers and a strength") from None
+    check_condition(condition)
+    return condition
+
+
+def references_from_strategy(strategy: str, sources: Sequence[Source]) -> list[Reference]:
+    """Return a published mask strategy as references to the given images and videos."""
+    return [
+        Reference(
+            pick(sources, condition.reference),
+            condition.start,
+            condition.target,
+            condition.length,
+            condition.strength,
+            condition.loop,
+        )
+        for condition in parse_mask_strategy(strategy)
+    ]
+
+
+def pick(references: Sequence[T], number: int) -> T:
+    if number >= len(references):
+        raise ValueError(f"there is no reference {number}: {len(references)} are given, counted from 0")
+    return references[number]
+
+
+def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list[Condition]]:
+    """Return each source once, to be read and encoded once, and the conditions that name them by number."""
+    sources: list[Source] = []
+    conditions = []
+    for reference in references:
+        if not any(is_same(reference.source, known) for known in sources):
+            sources.append(reference.source)
+        number = [is_same(reference.source, known) for known in sources].index(True)
+        conditions.append(reference.as_condition(number))
+    return sources, conditions
+
+
+def is_same(one: Source, other: Source) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return one is other
+    return str(one) == str(other)
+
+
+def nearest_point(value: int, point: int, end: int) -> int:
+    """Return the multiple of `point` nearest to `value`, the lower of two, from 0 and below `end`."""
+    nearest = (value + (point - 1) // 2) // point
+    return max(0, min(nearest, (end - 1) // point)) * point
+
+
+def locate(name: str, value: int, length: int, end: int, align: int | None) -> int:
+    """Return where `length` frames begin: `value`, from the end if negative, at a multiple of `align`.
+
+    A multiple of 5 starts a chunk of the VAE, and a latent frame has its meaning by its place in a chunk.
+    """
+    start = value + end if value < 0 else value
+    snapped = nearest_point(start, align, end) if align else start
+    if not 0 <= start < end or snapped + length > end:
+        raise ValueError(
+            f"{name} {value} and length {length} reach outside the {end} latent frames there are"
+        )
+    if start != snapped:
+        _LOG.warning(
+            "%s %d does not start a chunk of %d latent frames: %d is used", name, value, align, snapped
+        )
+    return snapped
+
+
+def apply_mask_strategy(
+    latents: Tensor,
+    references: Sequence[Tensor],
+    strategy: str | Sequence[Condition],
+    loop: int = 0,
+    align: int | None = CHUNK_LATENTS,
+) -> tuple[Tensor, Tensor]:
+    """Return the latents with this loop's conditions copied in, and the frame mask [B, T] (float32).
+
+    latents: [B, C, T, H, W], or [C, T, H, W] for a mask [T]. references: latents [C, t, H, W], with or
+    without a batch. Later conditions overwrite earlier ones. ValueError if a condition names frames or a
+    reference that do not exist, or a reference has another size.
+    """
+    conditions = parse_mask_strategy(strategy) if isinstance(strategy, str) else strategy
+    end = latents.shape[-3]
+    latents, mask = latents.clone(), torch.ones(*latents.shape[:-4], end, device=latents.device)
+    for condition in conditions:
+        if condition.loop != loop:
+            continue
+        reference = pick(references, condition.reference)
+        check_size(reference, latents)
+        start = locate("start", condition.start, condition.length, reference.shape[-3], align)
+        target = locate("target", condition.target, condition.length, end, align)
+        given = reference[..., start : start + condition.length, :, :]
+        latents[..., target : target + condition.length, :, :] = given.to(latents)
+        mask[..., target : target + condition.length] = condition.strength
+    return latents, mask
+
+
+def check_size(reference: Tensor, latents: Tensor) -> None:
+    ours, theirs = ((x.shape[-4], *x.shape[-2:]) for x in (latents, reference))
+    if ours != theirs:
+        raise ValueError(
+            f"a reference has latents of (channels, height, width) {theirs}, the clip has {ours}"
+        )
+
+
+def latent_to_pixel_frames(latent_frames: int) -> int:
+    """Return how many video frames whole chunks of latent frames stand for: 5 for 17."""
+    if latent_frames < 0 or latent_frames % CHUNK_LATENTS:
+        raise ValueError(f"{latent_frames} latent frames are not a multiple of {CHUNK_LATENTS}")
+    return latent_frames // CHUNK_LATENTS * CHUNK_FRAMES
+
+
+def joined_length(num_frames: int, loops: int, condition_length: int = CHUNK_LATENTS) -> int:
+    """Return the frames of `loops` clips in one: each but the first repeats what it was conditioned on.
+
+    `condition_length` counts latent frames; with its 5, this is num_frames * loops - 17 * (loops - 1).
+    """
+    if loops < 1:
+        raise ValueError(f"loops is {loops}; it must be 1 or more")
+    overlap = latent_to_pixel_frames(condition_length)
+    if loops > 1 and num_frames <= overlap:
+        raise ValueError(f"num_frames is {num_frames}; {loops} loops need more than the {overlap} they share")
+    return num_frames * loops - overlap * (loops - 1)
+
+
+def join_clips(clips: Sequence[Tensor], condition_length: int = CHUNK_LATENTS) -> Tensor:
+    """Return the clips [T, ...] of all loops as one, without the frames that each repeats of the last."""
+    overlap = latent_to_pixel_frames(condition_length)
+    return torch.cat([clips[0], *(clip[overlap:] for clip in clips[1:])])
+
+
+def continuation(loop: int, reference: int, length: int = CHUNK_LATENTS, strength: float = 0.0) -> Condition:
+    """Return the condition that lets a loop begin with the last latent frames of the clip before it."""
+    return Condition(loop, reference, start=-length, target=0, length=length, strength=strength)
