@@ -1,7 +1,8 @@
 """One instance of a frozen dataclass from its defaults, a YAML or Python file, and key=value overrides.
 
 A field whose type is a union of dataclasses carries `field(metadata={"registry": {name: class}})`; the
-section's `name` picks the class. A field may carry `metadata={"aliases": ("old_name",)}`.
+section's `name` picks the class, or the preset where the registry holds an instance. A field may carry
+`metadata={"aliases": ("old_name",)}`.
 """
 
 from __future__ import annotations
@@ -53,9 +54,14 @@ def config_to_dict(config: Any) -> dict[str, Any]:
         made[item.name] = _plain(value)
         registry = item.metadata.get("registry")
         if registry and dataclasses.is_dataclass(value):
-            name = next(name for name, choice in registry.items() if choice is type(value))
-            made[item.name] = {"name": name, **made[item.name]}
+            made[item.name] = {"name": _name(registry, value), **made[item.name]}
     return made
+
+
+def _name(registry: Mapping[str, Any], value: Any) -> str:
+    """Return the name of a choice: its class, or a preset of that class (all fields are given too)."""
+    names = [name for name, choice in registry.items() if choice is type(value)]
+    return names[0] if names else next(name for name, item in registry.items() if type(item) is type(value))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +217,7 @@ def _section(cls: type, hint: Any, given: list[Any], default: Any, place: _Place
     return _build(cls, [value or {} for value in values], base, place)
 
 
-def _chosen(registry: Mapping[str, type], given: list[Any], default: Any, place: _Place) -> Any:
+def _chosen(registry: Mapping[str, Any], given: list[Any], default: Any, place: _Place) -> Any:
     """Return the section of the class that the last `name` picks, or of the default's class."""
     layers = [_named(value, place) for value in given]
     starts = [index for index, layer in enumerate(layers) if "name" in layer]
@@ -223,7 +229,9 @@ def _chosen(registry: Mapping[str, type], given: list[Any], default: Any, place:
     name = layers[0].pop("name")
     if name not in registry:
         raise place.error(f"must be one of {listing(registry)}, got {str(name)!r}{suggest(name, registry)}")
-    return _build(registry[name], layers, None, place)
+    choice = registry[name]
+    cls, base = (choice, None) if isinstance(choice, type) else (type(choice), choice)
+    return _build(cls, layers, base, place)
 
 
 def _named(value: Any, place: _Place) -> dict[str, Any]:

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import errors
 from safetensors.torch import save_file
 from torch import nn
 
-from videosys.utils.checkpoint import load_model, read_config, resolve, save_model
+from videosys.utils.checkpoint import load_model, read_config, save_model
 
 
 @dataclass(frozen=True)
@@ -312,79 +311,6 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
         save_model({}, ToyConfig(), folder)
     assert (folder / "model.safetensors").read_bytes() == before
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
-
-
-def test_resolve_local_folders(tmp_path, caplog):
-    (tmp_path / "vae").mkdir()
-    assert resolve(str(tmp_path)) == tmp_path
-    assert resolve(tmp_path, subfolder="vae") == tmp_path / "vae"
-    assert resolve(tmp_path, revision="main") == tmp_path
-    assert "revision main has no effect" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "source", ["no-such-folder", "/no/such/folder", "a/b/c", "~/nothing-here", "a b/c", "", " "]
-)
-def test_resolve_refuses_what_is_neither_folder_nor_id(source, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="neither a folder here nor a hub id"):
-        resolve(source)
-
-
-def test_resolve_refuses_files_and_foreign_subfolders(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is a file"):
-        resolve(tmp_path / "file")
-    with pytest.raises(ValueError, match="has no folder 'vae'"):
-        resolve(tmp_path, subfolder="vae")
-    for subfolder in ("..", "a/../../b", "/etc"):
-        with pytest.raises(ValueError, match="must stay inside"):
-            resolve(tmp_path, subfolder=subfolder)
-
-
-def test_resolve_asks_the_hub(tmp_path, monkeypatch):
-    asked = {}
-
-    def fetch(name, **arguments):
-        asked.update(arguments, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
-    (tmp_path / "vae").mkdir()
-    folder = resolve("owner/name", revision="v1", subfolder="vae", offline=True, patterns=("*.json",))
-    assert folder == tmp_path / "vae"
-    assert asked == {
-        "name": "owner/name",
-        "revision": "v1",
-        "local_files_only": True,
-        "allow_patterns": ["vae/*.json"],
-    }
-
-
-def test_resolve_offline_without_a_copy(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="'owner/name' is no folder here, and on the hub it was not fetched"):
-        resolve("owner/name", offline=True)
-
-
-class Gone(errors.HfHubHTTPError):
-    """What the hub says of an unknown name or revision, made without a web response."""
-
-    def __init__(self) -> None:
-        Exception.__init__(self, "404: not there\nsee the hub")
-
-
-@pytest.mark.parametrize(
-    "error", [OSError("no route\nto host"), errors.HFValidationError("odd name"), Gone()]
-)
-def test_resolve_tells_why_the_hub_failed(monkeypatch, error):
-    def fail(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(ValueError, match=r"'owner/name' at revision 'v9' cannot be fetched") as caught:
-        resolve("owner/name", revision="v9")
-    assert "\n" not in str(caught.value)
 
 
 MEASURE = """

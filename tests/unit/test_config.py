@@ -42,7 +42,7 @@ class Vae:
     tile: tuple[int, int] = (64, 64)
 
 
-REGISTRY = {"none": NoCache, "teacache": Tea, "pab": Pyramid}
+REGISTRY = {"none": NoCache, "teacache": Tea, "pab": Pyramid, "linear": Tea(0.5, forecast="linear")}
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ class Config:
     vae: Vae = Vae()
     second_vae: Vae | None = None
     cache: NoCache | Tea | Pyramid = field(default=Tea(threshold=0.3), metadata={"registry": REGISTRY})
+
+
+@dataclass(frozen=True)
+class Presets:
+    cache: Tea = field(default=Tea(), metadata={"registry": {"slow": Tea(0.1), "fast": Tea(0.2)}})
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ def test_override_values(override, name, expected):
     ("text", "expected"),
     [
         ("cache: teacache", Tea()),
+        ("cache: linear", Tea(threshold=0.5, forecast="linear")),
+        ("cache: {name: linear, threshold: 1}", Tea(threshold=1.0, forecast="linear")),
         ("cache: none", NoCache()),
         ("cache: null", NoCache()),
         ("cache: {name: teacache, threshold: 0.2}", Tea(threshold=0.2)),
@@ -226,7 +233,10 @@ def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
         ("vae: {tile: [1, x]}", ["vae.tile: must hold the right items, but item 1 must be a whole number"]),
         ("vae: {tile: 3}", ["vae.tile: must be a list of 2"]),
         ("resolution: 3", ["resolution: must be text or a list of 2"]),
-        ("cache: teacach", ["cache: must be one of 'none', 'teacache', 'pab'", "did you mean 'teacache'?"]),
+        (
+            "cache: teacach",
+            ["cache: must be one of 'none', 'teacache', 'pab', 'linear'", "did you mean 'teacache'?"],
+        ),
         ("cache: 3", ["cache: must be a name or a section"]),
         ("cache: {name: [a]}", ["cache.name: must be text"]),
         ("cache: {name: none, threshold: 1}", ["cache.threshold: unknown key", "there are no keys here"]),
@@ -266,7 +276,10 @@ def test_a_mistake_in_a_file_is_one_error_with_file_and_key(tmp_path, text, word
         ("steps=2.0", ["steps=2.0: must be a whole number, got 2.0"]),
         ("quiet=maybe", ["quiet=maybe: must be true or false"]),
         ("dtype=float16", ["dtype=float16: must be one of"]),
-        ("cache=teacach", ["cache: must be one of 'none', 'teacache', 'pab'", "did you mean 'teacache'?"]),
+        (
+            "cache=teacach",
+            ["cache: must be one of 'none', 'teacache', 'pab', 'linear'", "did you mean 'teacache'?"],
+        ),
         ("cache.threshold=-1", ["cache: threshold must be 0 or more"]),
         ("steps.x=1", ["steps: must be a whole number"]),
     ],
@@ -307,6 +320,14 @@ def test_a_field_type_that_cannot_be_read_is_our_own_mistake():
 
     with pytest.raises(TypeError, match="cannot have the type"):
         load_config(Odd, overrides=["made=x"])
+
+
+def test_a_preset_without_its_class_in_the_registry_reads_back():
+    made = load_config(Presets, overrides=["cache=fast", "cache.coefficients=[2]"])
+    assert made.cache == Tea(0.2, (2.0,))
+    assert config_to_dict(made)["cache"]["name"] == "slow"
+    overrides = [f"cache={json.dumps(config_to_dict(made)['cache'])}"]
+    assert load_config(Presets, overrides=overrides) == made
 
 
 def test_config_to_dict_is_plain_and_names_the_choice():

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from videosys.utils.logging import configure, get_logger, log
+from videosys.utils.logging import configure_logging, get_logger, log
 from videosys.utils.progress import progress
 
 
@@ -23,7 +23,7 @@ def _restored():
 
 def lines(**options) -> tuple[logging.Logger, io.StringIO]:
     stream = io.StringIO()
-    return configure(stream=stream, **options), stream
+    return configure_logging(stream=stream, **options), stream
 
 
 def test_names():

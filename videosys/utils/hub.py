@@ -10,6 +10,10 @@ from pathlib import Path, PurePosixPath
 # Configurations, tokenizers and safetensors; sharded .bin files only where a caller asks for them.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 
+# "bundled:opensora/vae" is a checkpoint that comes with the package.
+BUNDLED = "bundled:"
+BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tiny"
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOG = logging.getLogger("videosys.hub")
 
@@ -24,12 +28,15 @@ def resolve(
 ) -> Path:
     """Return the folder of a checkpoint: `source` itself when it is a folder, else the hub's copy of it.
 
+    A source such as "bundled:opensora/vae" is one of the small checkpoints in the package itself.
     `revision` (branch, tag or commit), `offline` (take only what was fetched before) and `patterns` (the
     files to fetch) concern hub ids such as "hpcai-tech/OpenSora-STDiT-v3". A source that cannot be
     reached is a ValueError.
     """
     if PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts:
         raise ValueError(f"subfolder {subfolder!r} must stay inside the checkpoint")
+    if str(source).startswith(BUNDLED):
+        return _bundled(str(source).removeprefix(BUNDLED), subfolder)
     folder = Path(source).expanduser()
     if folder.is_dir() and str(source):
         if revision is not None:
@@ -44,6 +51,14 @@ def resolve(
     folder = folder / subfolder
     if not folder.is_dir():
         raise ValueError(f"checkpoint {str(source)!r} has no folder {subfolder!r}")
+    return folder
+
+
+def _bundled(name: str, subfolder: str) -> Path:
+    folder = BUNDLED_FOLDER / name / subfolder
+    if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() or not folder.is_dir():
+        known = ", ".join(sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/tokenizer")))
+        raise ValueError(f"no checkpoint {BUNDLED + name!r} comes with the package; there are: {known}")
     return folder
 
 

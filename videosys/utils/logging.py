@@ -1,4 +1,4 @@
-"""One logger for the package: nothing is printed before `configure`, and bars and lines do not mix."""
+"""One logger for the package: silent before `configure_logging`, and bars and lines do not mix."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def log(logger: logging.Logger, message: str, /, *, level: int = logging.INFO, *
     logger.log(level, message, extra={"fields": fields})
 
 
-def configure(
+def configure_logging(
     *, quiet: bool = False, verbose: bool = False, json_lines: bool = False, stream: TextIO | None = None
 ) -> logging.Logger:
     """Return the package's logger after making it print to `stream` (standard error without one).
