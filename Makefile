@@ -42,7 +42,7 @@ sample: $(VENV)/.installed
 	$(BIN)/python examples/opensora/sample.py $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadscope $(PYTEST_ARGS)
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
