@@ -16,7 +16,8 @@ SEED_MASK = 0xFFFFFFFF
 def fill(key: str, shape: Sequence[int], salt: int = 0) -> np.ndarray:
     """Float32 values that belong to `key`; RandomState, because NumPy keeps its streams for ever.
 
-    Inputs ("input:...") are standard normal, matrices are scaled by 1/sqrt(fan in), norm weights sit around one
+    Inputs ("input:...") are standard normal, matrices are scaled by 1/sqrt(fan in), norm weights sit around
+    one
     and every other vector is small.
     """
     stream = np.random.RandomState((zlib.crc32(key.encode("utf-8")) + salt) & SEED_MASK)

@@ -1,11 +1,12 @@
-"""Caches: which steps of a generation compute, and what a skipped step uses instead. A new cache is one row here."""
+"""Caches: which steps of a generation compute, and what a skipped step uses instead. A new cache is one
+row here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Union
 
 from videosys.cache.base import NO_CACHE, Branch, Cache, GatherRows, RecordedCache, ResidualCache, StepRecord
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
@@ -16,7 +17,7 @@ class NoCacheConfig:
     """Every step computes."""
 
 
-CacheConfig = Union[NoCacheConfig, TeaCacheConfig]
+CacheConfig = NoCacheConfig | TeaCacheConfig
 
 CACHES = MappingProxyType({"none": NoCacheConfig, "teacache": TeaCacheConfig})
 

@@ -19,9 +19,9 @@ IDENTITY = (1.0, 0.0)
 class TeaCacheConfig:
     """threshold: the sum of rescaled distances at which the blocks run again; 0 computes every step.
 
-    coefficients: the rescaling polynomial, highest power first; None takes the ones published for the model, and
+    coefficients: the rescaling polynomial, highest power first. None takes those published for the model;
         [1, 0] is the paper's variant without rescaling.
-    signal: what is watched, the modulated input of the first block or (the paper's ablation) the timestep embedding.
+    signal: what is watched: the modulated input of the first block, or the timestep embedding (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
     """
 
@@ -33,18 +33,26 @@ class TeaCacheConfig:
     def __post_init__(self) -> None:
         if not self.threshold >= 0:
             raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
-        if self.coefficients is not None and not (self.coefficients and all(map(math.isfinite, self.coefficients))):
-            raise ValueError(f"cache.coefficients are {self.coefficients}; one or more finite numbers are needed")
+        if self.coefficients is not None and not (
+            self.coefficients and all(map(math.isfinite, self.coefficients))
+        ):
+            raise ValueError(
+                f"cache.coefficients are {self.coefficients}; one or more finite numbers are needed"
+            )
         if self.signal not in ("modulated", "timestep"):
             raise ValueError(f"cache.signal is {self.signal!r}; allowed: modulated, timestep")
         if self.max_consecutive_skips is not None and self.max_consecutive_skips < 1:
-            raise ValueError(f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more")
+            raise ValueError(
+                f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"
+            )
 
 
 class TeaCache(ResidualCache):
-    """Accumulates the rescaled relative L1 change of the signal and computes when the sum reaches the threshold.
+    """Accumulates the rescaled relative L1 change of the signal and computes when the sum reaches the
+    threshold.
 
-    gather_rows: turns one small row of this rank into the rows of all ranks that work on the same video, so that
+    gather_rows: turns one small row of this rank into the rows of all ranks that work on the same video, so
+    that
         all of them add the same numbers in the same order and take the same branch.
     request_id: tells one generation from another across ranks.
     """
@@ -110,7 +118,8 @@ def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float
 def relative_l1(rows: torch.Tensor) -> float:
     """Relative L1 distance (paper, equation 4) over all ranks.
 
-    rows [ranks, 6]: request, config, step, accumulated, numerator, denominator. Ranks must agree on the first four;
+    rows [ranks, 6]: request, config, step, accumulated, numerator, denominator. Ranks must agree on the
+    first four;
     one that does not raises the same error everywhere, where a hang would follow otherwise.
     """
     table = rows.tolist()

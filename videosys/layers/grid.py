@@ -34,17 +34,19 @@ class Grid:
     def patchify(self, latents: torch.Tensor) -> torch.Tensor:
         """Flattened patches [B, T, S, c*pt*ph*pw] of latents [B, c, T, H, W], zero-padded at the far ends."""
         if tuple(latents.shape[2:]) != tuple(self.latent_size):
-            raise ValueError(f"latents are {tuple(latents.shape[2:])}, prepared for {tuple(self.latent_size)}")
+            raise ValueError(
+                f"latents are {tuple(latents.shape[2:])}, prepared for {tuple(self.latent_size)}"
+            )
         pt, ph, pw = self.patch_size
         missing = [n * p - size for n, p, size in zip(self.size, self.patch_size, self.latent_size)]
         if any(missing):
             latents = F.pad(latents, (0, missing[2], 0, missing[1], 0, missing[0]))
-        return rearrange(
-            latents, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw
-        )
+        return rearrange(latents, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
 
     def unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Latents [B, c, T, H, W] of head outputs [B, T, S, pt*ph*pw*c] (channel fastest), padding cut off."""
+        """Latents [B, c, T, H, W] of head outputs [B, T, S, pt*ph*pw*c] (channel fastest), padding cut
+        off.
+        """
         pt, ph, pw = self.patch_size
         _, h, w = self.size
         latents = rearrange(

@@ -1,4 +1,6 @@
-"""The one object that knows how many devices share a video; here one, on which every operation returns its input."""
+"""The one object that knows how many devices share a video; here one, on which every operation returns
+its input.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import torch
 from videosys.cache import Cache
 from videosys.parallel import Parallel
 
+Generators = torch.Generator | Sequence[torch.Generator] | None
 Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
 
 
@@ -29,18 +30,18 @@ class Sampling:
     """The choices of one generation.
 
     guidance_scale: weight g of v_uncond + g * (v_cond - v_uncond).
-    generator: source of the noise that is drawn during the loop.
-    frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a value
+    generator: source of the noise that is drawn during the loop, one for all or one per sample.
+    frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a
+    value
         between lets it free only from that noise level on (edit strength).
     progress: called after each step. observer: called with (step, timestep, latents, noise_pred of the pair).
     """
 
     guidance_scale: float = 7.0
-    generator: torch.Generator | None = None
+    generator: Generators = None
     frame_mask: torch.Tensor | None = None
     progress: Callable[[], None] | None = None
     observer: Observer | None = None
-
 
     @property
     def is_guided(self) -> bool:
@@ -69,7 +70,9 @@ def denoise(
         kept, latents = latents, frames.renoise(latents, timestep, scheduler)
         sample = scheduler.scale_model_input(latents, timestep)
         pair = parallel.cfg_shard(frames.pair(sample))
-        output = model(pair, timestep.float().expand(pair.shape[0]), condition, cache, **frames.model_inputs())
+        output = model(
+            pair, timestep.float().expand(pair.shape[0]), condition, cache, **frames.model_inputs()
+        )
         noise_pred = parallel.cfg_gather(output)[:, : latents.shape[1]]  # the rest is an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
@@ -88,16 +91,22 @@ def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:
     return uncond + sampling.guidance_scale * (cond - uncond)
 
 
-def fresh_noise(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """Normal noise of the shape of `like`, drawn where the generator lives, so that a seed means the same anywhere."""
+def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
+    """Normal noise of the shape of `like`, drawn where the generator lives, so that a seed means the
+    same anywhere.
+    """
+    if isinstance(generator, Sequence):
+        return torch.cat([fresh_noise(row, source) for row, source in zip(like.split(1), generator)])
     device = generator.device if generator is not None else like.device
     return torch.randn(like.shape, generator=generator, device=device).to(like.device)
 
 
 class FrameConditioning:
-    """Keeps, or partly keeps, latent frames given as a condition (masks of Sampling.frame_mask) over one loop.
+    """Keeps, or partly keeps, latent frames given as a condition (masks of Sampling.frame_mask) over one
+    loop.
 
-    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is put back
+    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is put
+    back
     unchanged after each step, and when it joins it is noised to that step's level.
     """
 
@@ -125,7 +134,9 @@ class FrameConditioning:
         return torch.cat((latents, latents)) if self.sampling.is_guided else latents
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where no frame is conditioned."""
+        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where no frame is
+        conditioned.
+        """
         if self.free is None:
             return {}
         return {"frame_mask": self.free.repeat(2, 1) if self.sampling.is_guided else self.free}

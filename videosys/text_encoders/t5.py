@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,20 @@ def require_packages(folder: Path) -> None:
             )
 
 
+@contextlib.contextmanager
+def without_bar() -> Iterator[None]:
+    """Keeps transformers from drawing a progress bar of its own among ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the T5EncoderModel of a folder, every weight loaded; one ValueError says what is wrong."""
     from transformers import T5Config, T5EncoderModel
@@ -143,12 +158,13 @@ def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     state = load_state_dict(folder)
     try:
         config = T5Config.from_pretrained(str(folder), local_files_only=True)
-        model, info = T5EncoderModel.from_pretrained(
-            None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
-        )
+        with without_bar():
+            model, info = T5EncoderModel.from_pretrained(
+                None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
+            )
     except (
         Exception
-    ) as error:  # transformers raises OSError, RuntimeError and others for one broken config.json
+    ) as error:  # transformers raises OSError, RuntimeError and others for a broken config.json
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
     # transformers leaves the decoder of a whole T5 aside; any other difference means files of another model.
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")

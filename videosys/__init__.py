@@ -1,0 +1,61 @@
+"""videosys: prompts to videos with Open-Sora, and caches that skip what hardly changes.
+
+The public names are imported when they are first used: `import videosys` itself needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from videosys.cache import NoCacheConfig as NoCacheConfig
+    from videosys.cache import StepRecord as StepRecord
+    from videosys.cache import TeaCacheConfig as TeaCacheConfig
+    from videosys.config import config_to_dict as config_to_dict
+    from videosys.config import load_config as load_config
+    from videosys.engine import VideoSysEngine as VideoSysEngine
+    from videosys.parallel import ParallelConfig as ParallelConfig
+    from videosys.pipelines.base import VideoOutput as VideoOutput
+    from videosys.pipelines.opensora import OpenSoraPipeline as OpenSoraPipeline
+    from videosys.pipelines.opensora_conditioning import Reference as Reference
+    from videosys.pipelines.opensora_config import OpenSoraConfig as OpenSoraConfig
+    from videosys.utils.video import read_video as read_video
+    from videosys.utils.video import save_video as save_video
+
+__version__ = "0.1.0"
+
+_HOMES = MappingProxyType(
+    {
+        "NoCacheConfig": "videosys.cache",
+        "OpenSoraConfig": "videosys.pipelines.opensora_config",
+        "OpenSoraPipeline": "videosys.pipelines.opensora",
+        "ParallelConfig": "videosys.parallel",
+        "Reference": "videosys.pipelines.opensora_conditioning",
+        "StepRecord": "videosys.cache",
+        "TeaCacheConfig": "videosys.cache",
+        "VideoOutput": "videosys.pipelines.base",
+        "VideoSysEngine": "videosys.engine",
+        "check_writable": "videosys.utils.video",
+        "config_to_dict": "videosys.config",
+        "configure_logging": "videosys.utils.logging",
+        "load_config": "videosys.config",
+        "read_video": "videosys.utils.video",
+        "save_video": "videosys.utils.video",
+        "unique_path": "videosys.utils.names",
+        "video_name": "videosys.utils.names",
+        "write_sidecar": "videosys.utils.sidecar",
+    }
+)
+__all__ = [*_HOMES]  # noqa: PLE0604 (names of the table)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,5 @@
+"""The engine: what a program talks to."""
+
+from videosys.engine.engine import VideoSysEngine
+
+__all__ = ["VideoSysEngine"]

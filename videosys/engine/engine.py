@@ -1,0 +1,91 @@
+"""VideoSysEngine: prompts in, videos out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+import torch
+
+from videosys.pipelines.base import VideoOutput, check_prompts
+from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
+from videosys.utils.seed import draw_seed
+from videosys.utils.typed import listing, suggest
+from videosys.utils.video import save_video
+
+PIPELINES = MappingProxyType({OpenSoraConfig: OpenSoraPipeline})
+# What decides which weights are loaded, and where: chosen once, with the engine.
+LOADING_FIELDS = frozenset(
+    {"transformer", "vae", "text_encoder", "revision", "offline", "device", "dtype", "offload", "parallel"}
+    | {"vae_micro_batch_size"}
+)
+
+
+class VideoSysEngine:
+    """Makes videos as a config says; weights are loaded when first needed and kept until `close()`.
+
+    with VideoSysEngine(OpenSoraConfig()) as engine:
+        output = engine.generate("a red circle")
+        engine.save_video(output.video[0], "circle.mp4")
+    """
+
+    def __init__(self, config: OpenSoraConfig, quiet: bool = False):
+        """ValueError for a config without a pipeline, and for folders that are no checkpoints."""
+        if type(config) not in PIPELINES:
+            names = ", ".join(cls.__name__ for cls in PIPELINES)
+            raise ValueError(f"config is a {type(config).__name__}; allowed: {names}")
+        self.config, self.quiet = config, quiet
+        self.pipeline = PIPELINES[type(config)].from_config(config, quiet)
+
+    def generate(self, prompt: str | Sequence[str], **request: Any) -> VideoOutput:
+        """All videos of one prompt or a list of prompts. `request` replaces fields of the config for this
+        call.
+
+        ValueError for a blank prompt and for what the config would refuse, before any weight is loaded.
+        """
+        return reduce(VideoOutput.joined, self.stream(prompt, **request))
+
+    def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
+        """The same, in pieces: each micro-batch as soon as it is done, so that it can be saved before
+        the next.
+        """
+        references = request.pop("references", ())
+        config = self.requested(request)
+        prompts = check_prompts(prompt)
+        return self.pipeline.generate(prompts, config, references, self.quiet)
+
+    def requested(self, request: dict[str, Any]) -> OpenSoraConfig:
+        """The config with a request's fields, and a seed."""
+        names = [field.name for field in dataclasses.fields(self.config)]
+        allowed = sorted(set(names) - LOADING_FIELDS)
+        for name in request:
+            if name not in allowed:
+                raise ValueError(
+                    f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
+                )
+        config = dataclasses.replace(self.config, **request)
+        return config if config.seed is not None else dataclasses.replace(config, seed=draw_seed())
+
+    def save_video(
+        self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
+    ) -> Path:
+        """The path a video was written to, at the config's frame rate; options as in
+        `videosys.save_video`.
+        """
+        return save_video(video, path, fps=self.config.fps if fps is None else fps, **options)
+
+    def close(self) -> None:
+        """Frees the weights; the next `generate` would load them again."""
+        self.pipeline.close()
+
+    def __enter__(self) -> VideoSysEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

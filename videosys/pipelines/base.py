@@ -1,0 +1,127 @@
+"""What all pipelines share: the output, devices and dtypes, seeds, and frames as bytes."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+
+from videosys.cache import StepRecord
+from videosys.utils.seed import LARGEST_SEED, generator
+
+T = TypeVar("T")
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class VideoOutput:
+    """Finished videos, with what made them.
+
+    video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it bit
+    for bit
+    on a CPU. steps_per_video: the model evaluations of each.
+    """
+
+    video: list[torch.Tensor]
+    prompts: list[str]
+    seeds: list[int]
+    steps_per_video: list[list[StepRecord]] = field(repr=False)
+    fps: float = 24.0
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The model evaluations of the first video."""
+        return self.steps_per_video[0]
+
+    def joined(self, other: VideoOutput) -> VideoOutput:
+        return VideoOutput(
+            self.video + other.video,
+            self.prompts + other.prompts,
+            self.seeds + other.seeds,
+            self.steps_per_video + other.steps_per_video,
+            self.fps,
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    prompt: str
+    seed: int
+
+
+def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[Job]:
+    """Video j of every prompt uses seed + j."""
+    return [Job(prompt, seed + j) for prompt in prompts for j in range(num_videos_per_prompt)]
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list; ValueError where there is none, or one is not text or is blank."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not prompts:
+        raise ValueError("no prompt was given: the list is empty")
+    for text in prompts:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"prompt is {text!r}; it must be text that is not blank")
+    return prompts
+
+
+def check_seed(seed: int | None, num_videos: int = 1) -> None:
+    last = LARGEST_SEED - num_videos + 1
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last):
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {last}, or none to draw one")
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the first CUDA device, or the CPU where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N") from error
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return chosen
+
+
+def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on an accelerator, where it is fast, and float32 on a CPU."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+
+
+def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Normal latents [B, *size], float32, each sample from its own CPU generator: the same on every
+    machine.
+    """
+    return torch.stack([torch.randn(tuple(size), generator=source) for source in generators])
+
+
+def generators(jobs: Sequence[Job]) -> list[torch.Generator]:
+    return [generator(job.seed) for job in jobs]
+
+
+def checksum(latents: torch.Tensor) -> int:
+    """32 bits that tell one generation from another."""
+    return zlib.crc32(latents.cpu().numpy().tobytes())
+
+
+def to_uint8(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 [B, T, H, W, 3] of frames [B, 3, T, H, W] in [-1, 1]: clamped, and rounded half up in float32.
+
+    In bfloat16, as published code does it, a quarter of the values comes out one too high.
+    """
+    values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + 0.5
+    return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu()

@@ -1,0 +1,54 @@
+"""When the parts of a pipeline are in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+Offload = Literal["none", "stage"]
+
+
+class Component(Generic[M]):
+    """A module that is loaded when it is first used.
+
+    offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
+    parked in
+    the host's memory, and one that computes on the CPU is dropped and read again from its file when needed.
+    """
+
+    def __init__(self, load: Callable[[], M], device: torch.device, offload: Offload = "none"):
+        self._load, self.device, self.offload = load, device, offload
+        self._module: M | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        return self._module is not None
+
+    @contextmanager
+    def use(self) -> Iterator[M]:
+        """The module on its device, for the length of a `with` block."""
+        module = self._load() if self._module is None else self._module.to(self.device)
+        self._module = module
+        try:
+            yield module
+        finally:
+            if self.offload == "stage":
+                del module
+                self.clear()
+
+    def clear(self) -> None:
+        """Frees the device's memory; the next use brings the module back."""
+        if self.device.type == "cpu" or self._module is None:
+            self._module = None
+        else:
+            self._module.to("cpu")
+            torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Forgets the module."""
+        self._module = None

@@ -1,0 +1,226 @@
+"""Open-Sora v1.2: prompts to videos."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from videosys.cache import CacheConfig, StepRecord, TeaCacheConfig, start
+from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
+from videosys.parallel import Parallel
+from videosys.pipelines import base
+from videosys.pipelines.denoise import Sampling, denoise
+from videosys.pipelines.offload import Component
+from videosys.pipelines.opensora_conditioning import (
+    Condition,
+    Reference,
+    apply_mask_strategy,
+    collect_sources,
+    continuation,
+    join_clips,
+    latent_to_pixel_frames,
+)
+from videosys.pipelines.opensora_config import COEFFICIENTS, OpenSoraConfig
+from videosys.pipelines.opensora_prompt import text_of_loop
+from videosys.schedulers.rflow import RFlowScheduler
+from videosys.utils.checkpoint import load_model, read_config, resolve
+from videosys.utils.progress import progress
+
+if TYPE_CHECKING:
+    from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+    from videosys.text_encoders.t5 import T5Encoder
+
+__all__ = ["OpenSoraConfig", "OpenSoraPipeline"]
+
+Texts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # embeddings [1, L, D] and mask [1, L]
+
+
+class OpenSoraPipeline:
+    """Text encoder, transformer and VAE, loaded when first used, and the order of their work."""
+
+    def __init__(
+        self,
+        text_encoder: Component[T5Encoder],
+        transformer: Component[STDiT3],
+        vae: Component[OpenSoraVAE],
+        vae_config: OpenSoraVAEConfig,
+        parallel: Parallel = Parallel(),
+    ):
+        self.text_encoder, self.transformer, self.vae = text_encoder, transformer, vae
+        self.vae_config, self.parallel = vae_config, parallel
+
+    @classmethod
+    def from_config(cls, config: OpenSoraConfig, quiet: bool = False) -> OpenSoraPipeline:
+        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+        from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+        from videosys.text_encoders.t5 import PATTERNS, T5Encoder
+
+        device = base.resolve_device(config.device)
+        dtype = base.resolve_dtype(config.dtype, device)
+        find = functools.partial(resolve, revision=config.revision, offline=config.offline)
+        folders = [find(config.transformer), find(config.vae), find(config.text_encoder, patterns=PATTERNS)]
+        vae_config = replace(
+            read_config(OpenSoraVAEConfig, folders[1]), micro_batch_size=config.vae_micro_batch_size
+        )
+        model_config = read_config(STDiT3Config, folders[0])
+        load = functools.partial(load_model, dtype=dtype, device=device, quiet=quiet)
+        text = functools.partial(
+            T5Encoder.from_pretrained, max_length=model_config.model_max_length, dtype=dtype
+        )
+        part = functools.partial(Component, device=device, offload=config.offload)
+        return cls(
+            part(lambda: text(folders[2], device=device)),
+            part(lambda: load(STDiT3, model_config, folders[0])),
+            part(lambda: load(OpenSoraVAE, vae_config, folders[1])),
+            vae_config,
+        )
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        config: OpenSoraConfig,
+        references: Sequence[Reference] = (),
+        quiet: bool = False,
+    ) -> Iterator[base.VideoOutput]:
+        """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
+        assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
+        jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        with torch.inference_mode():
+            given = self.encode_references([*config.references, *references], config)
+            texts = self.encode_texts(jobs, config, quiet)
+            for batch in base.batches(jobs, config.batch_size):
+                yield MicroBatch(self, config, batch, texts, quiet).run(*given)
+
+    def encode_texts(self, jobs: Sequence[base.Job], config: OpenSoraConfig, quiet: bool) -> Texts:
+        """The embeddings and masks of every text that some loop of some job needs, each encoded once."""
+        from videosys.text_encoders.cleaning import prepare_prompt
+
+        raw = dict.fromkeys(text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops))
+        with self.text_encoder.use() as encoder:
+            return {
+                text: encoder([prepare_prompt(text, config.aes, config.flow, config.camera_motion)])
+                for text in progress(raw, "encode", quiet=quiet)
+            }
+
+    def encode_references(
+        self, references: Sequence[Reference], config: OpenSoraConfig
+    ) -> tuple[list[Condition], list[torch.Tensor]]:
+        """The conditions, and the latents [1, C, t, h, w] of each source, read and encoded once."""
+        from videosys.pipelines.opensora_references import load_reference
+
+        sources, conditions = collect_sources(references)
+        frames = [load_reference(source, *config.size) for source in sources]
+        if not frames:
+            return [], []
+        with self.vae.use() as vae:
+            return conditions, [vae.encode(clip[None].to(self.vae.device)).float().cpu() for clip in frames]
+
+    def close(self) -> None:
+        """Forgets all weights."""
+        for part in (self.text_encoder, self.transformer, self.vae):
+            part.close()
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Some videos that are made together, on their way from texts to frames."""
+
+    pipeline: OpenSoraPipeline
+    config: OpenSoraConfig
+    jobs: Sequence[base.Job]
+    texts: Texts
+    quiet: bool
+
+    def run(self, conditions: Sequence[Condition], given: Sequence[torch.Tensor]) -> base.VideoOutput:
+        """The videos, loop by loop; `given` are the latents [1 or B, C, t, h, w] that `conditions` name
+        by number.
+        """
+        sources = base.generators(self.jobs)
+        conditions, given = list(conditions), list(given)
+        clips: list[torch.Tensor] = []
+        steps: list[StepRecord] = []
+        for loop in range(self.config.loops):
+            latents, records = self.denoise(loop, sources, conditions, given)
+            clip, tail = self.decode(latents, continues=loop + 1 < self.config.loops)
+            clips.append(clip)
+            steps.extend(records)
+            if tail is not None:
+                conditions.append(self.continuation(loop + 1, len(given)))
+                given.append(tail)
+        videos = [join_clips(rows, self.config.condition_frame_length) for rows in zip(*clips)]
+        prompts, seeds = [job.prompt for job in self.jobs], [job.seed for job in self.jobs]
+        return base.VideoOutput(videos, prompts, seeds, [list(steps) for _ in videos], self.config.fps)
+
+    def continuation(self, loop: int, reference: int) -> Condition:
+        return continuation(
+            loop, reference, self.config.condition_frame_length, self.config.condition_frame_edit
+        )
+
+    def denoise(
+        self,
+        loop: int,
+        sources: Sequence[torch.Generator],
+        conditions: Sequence[Condition],
+        given: Sequence[torch.Tensor],
+    ) -> tuple[torch.Tensor, list[StepRecord]]:
+        """Latents [B, C, T, H, W] of one loop, and its model evaluations."""
+        config, pipeline = self.config, self.pipeline
+        size = pipeline.vae_config.latent_size(config.clip_frames, *config.size)
+        noise = base.initial_noise((pipeline.vae_config.latent_channels, *size), sources)
+        latents, mask = apply_mask_strategy(noise, given, conditions, loop, config.align)
+        frame_mask = mask if any(condition.loop == loop for condition in conditions) else None
+        scheduler = RFlowScheduler()
+        height, width = config.size
+        scheduler.set_timesteps(
+            config.num_inference_steps, num_frames=config.clip_frames, height=height, width=width
+        )
+        cache = start(
+            published(config.cache), scheduler.times(), pipeline.parallel.gather_rows, base.checksum(latents)
+        )
+        with (
+            pipeline.transformer.use() as model,
+            progress(description="denoise", total=config.num_inference_steps, quiet=self.quiet) as bar,
+        ):
+            condition = self.prepare(model, loop, size)
+            sampling = Sampling(config.guidance_scale, sources, frame_mask, bar.update)
+            latents = latents.to(pipeline.transformer.device)
+            latents = denoise(model, scheduler, latents, condition, sampling, cache, pipeline.parallel)
+        return latents, cache.steps
+
+    def prepare(self, model: STDiT3, loop: int, latent_size: tuple[int, int, int]) -> STDiT3Condition:
+        """The condition of the pair [cond, uncond], or of cond alone where there is no guidance."""
+        rows = [self.texts[text_of_loop(job.prompt, loop)] for job in self.jobs]
+        embeds, mask = (torch.cat(parts) for parts in zip(*rows))
+        if self.config.guidance_scale > 1:
+            null = model.null_caption(embeds.shape[1]).to(embeds)
+            embeds = torch.cat((embeds, null.expand_as(embeds)))
+        height, width = self.config.size
+        return model.prepare(
+            embeds, mask, latent_size=latent_size, fps=self.config.model_fps, height=height, width=width
+        )
+
+    def decode(self, latents: torch.Tensor, continues: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The clips as uint8 [B, T, H, W, 3] and, where another loop continues them, the latents of
+        their ends.
+        """
+        config = self.config
+        with self.pipeline.vae.use() as vae, progress(description="decode", total=1, quiet=self.quiet) as bar:
+            frames = vae.decode(latents, config.clip_frames).float().clamp(-1, 1)
+            bar.update()
+            if not continues:
+                return base.to_uint8(frames), None
+            end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
+            return base.to_uint8(frames), vae.encode(end).float().cpu()
+
+
+def published(config: CacheConfig) -> CacheConfig:
+    """The cache's settings, TeaCache's with the coefficients published for this model where none are
+    given.
+    """
+    if isinstance(config, TeaCacheConfig) and config.coefficients is None:
+        return replace(config, coefficients=COEFFICIENTS)
+    return config

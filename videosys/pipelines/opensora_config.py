@@ -1,0 +1,144 @@
+"""What a user chooses for Open-Sora v1.2."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
+from videosys.parallel import ParallelConfig
+from videosys.pipelines import base
+from videosys.pipelines.offload import Offload
+from videosys.pipelines.opensora_conditioning import (
+    CHUNK_LATENTS,
+    Reference,
+    joined_length,
+    references_from_strategy,
+)
+from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
+
+# Published with TeaCache for this model, highest power first.
+COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
+OPENSORA_CACHES = MappingProxyType(
+    {
+        **CACHES,
+        "teacache_slow": TeaCacheConfig(threshold=0.1, coefficients=COEFFICIENTS),
+        "teacache_fast": TeaCacheConfig(threshold=0.2, coefficients=COEFFICIENTS),
+    }
+)
+LEAST_SIDE = 16  # pixels: one patch of latents
+DEFAULT_SIZE = ("480p", "9:16")
+
+
+@dataclass(frozen=True)
+class OpenSoraConfig:
+    """Everything a user chooses; the defaults are the published ones. Bad values are a ValueError at once.
+
+    transformer, vae, text_encoder: local folders or hub ids; revision is that of the hub ids.
+    offline: take only what was downloaded before.
+    device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
+    offload: none keeps all parts in memory, stage only the one at work.
+    vae_micro_batch_size: frames that the VAE takes at once; memory only.
+
+    The rest can be given anew with each request:
+    resolution, aspect_ratio: a name such as 480p, and HEIGHT:WIDTH; height and width in pixels replace them.
+    num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
+    num_videos_per_prompt: video j uses seed + j.
+    batch_size: videos made together; at 1 no video depends on another.
+    aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
+    reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
+    loops: clips that continue each other: each begins with the last condition_frame_length latent frames of
+        the one before, edited with strength condition_frame_edit.
+    align: conditions start at multiples of this; null lets them start anywhere.
+    """
+
+    transformer: str = "hpcai-tech/OpenSora-STDiT-v3"
+    vae: str = "hpcai-tech/OpenSora-VAE-v1.2"
+    text_encoder: str = "DeepFloyd/t5-v1_1-xxl"
+    revision: str | None = None
+    offline: bool = False
+    device: str = "auto"
+    dtype: base.DType = "auto"
+    offload: Offload = "none"
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    vae_micro_batch_size: int = 4
+
+    resolution: str = DEFAULT_SIZE[0]
+    aspect_ratio: str = DEFAULT_SIZE[1]
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | str = "2s"
+    fps: float = 24.0
+    num_inference_steps: int = field(default=30, metadata={"aliases": ("num_sampling_steps",)})
+    guidance_scale: float = field(default=7.0, metadata={"aliases": ("cfg_scale",)})
+    seed: int | None = None
+    num_videos_per_prompt: int = 1
+    batch_size: int = 1
+    aes: float | None = 6.5
+    flow: float | None = None
+    camera_motion: str | None = None
+    reference_paths: tuple[str, ...] = ()
+    mask_strategy: str = ""
+    loops: int = 1
+    condition_frame_length: int = CHUNK_LATENTS
+    condition_frame_edit: float = 0.0
+    align: int | None = CHUNK_LATENTS
+    cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": OPENSORA_CACHES})
+
+    def __post_init__(self) -> None:
+        base.check_seed(self.seed, self.num_videos_per_prompt)
+        for name in ("num_inference_steps", "num_videos_per_prompt", "batch_size", "vae_micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
+        if not self.guidance_scale >= 0:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
+        if not 0 <= self.condition_frame_edit <= 1:
+            raise ValueError(
+                f"condition_frame_edit is {self.condition_frame_edit}; it must be between 0 and 1"
+            )
+        if (self.height is None) != (self.width is None):
+            raise ValueError(f"height is {self.height} and width is {self.width}; give both or none")
+        if self.height is not None and (self.resolution, self.aspect_ratio) != DEFAULT_SIZE:
+            raise ValueError(
+                f"height and width are given, and so are resolution {self.resolution!r} and aspect_ratio "
+                f"{self.aspect_ratio!r}; set height and width to null to use a name"
+            )
+        if min(self.size) < LEAST_SIDE:
+            raise ValueError(
+                f"the video would be {self.size[0]} x {self.size[1]}; {LEAST_SIDE} pixels is the least"
+            )
+        self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
+        if self.mask_strategy and not self.reference_paths:
+            raise ValueError(f"mask_strategy is {self.mask_strategy!r}, and there are no reference_paths")
+        self.references  # noqa: B018 (raises where the strategy is none)
+
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels that are asked for; the video has the nearest multiples of 8 below."""
+        if self.height is not None and self.width is not None:
+            return self.height, self.width
+        return resolve_size(self.resolution, self.aspect_ratio)
+
+    @property
+    def clip_frames(self) -> int:
+        """Frames of one clip."""
+        return resolve_num_frames(self.num_frames)
+
+    @property
+    def output_frames(self) -> int:
+        """Frames of the video, all loops joined."""
+        return joined_length(self.clip_frames, self.loops, self.condition_frame_length)
+
+    @property
+    def model_fps(self) -> float:
+        """What the model is told; a single image was trained as 120."""
+        return 120.0 if self.clip_frames == 1 else self.fps
+
+    @property
+    def references(self) -> list[Reference]:
+        """The conditions of the config; paths without a strategy mean: the first one is the first frame."""
+        strategy = self.mask_strategy or ("0" if self.reference_paths else "")
+        return references_from_strategy(strategy, self.reference_paths)
