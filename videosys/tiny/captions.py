@@ -40,8 +40,12 @@ WORDS: tuple[str, ...] = tuple(
 
 def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
     """What the clip shows, in words of `WORDS`; the first template, or with `rng` any of them."""
-    template = TEMPLATES[0 if rng is None else rng.integers(len(TEMPLATES))]
-    return template.format(
+    return caption_of(spec, 0 if rng is None else int(rng.integers(len(TEMPLATES))))
+
+
+def caption_of(spec: ClipSpec, template: int) -> str:
+    """What the clip shows, said by one of the `TEMPLATES`."""
+    return TEMPLATES[template].format(
         size=spec.size,
         colour=spec.colour,
         shape=spec.shape,

@@ -1,6 +1,8 @@
-"""Trains the bundled tiny checkpoint: `python -m videosys.tiny.train {vae,latents,transformer} --out FOLDER [...]`.
+"""Trains the bundled tiny checkpoint: `python -m videosys.tiny.train {vae,latents,transformer} --out FOLDER
+[...]`.
 
-`vae` comes first; `latents` encodes clips with its export, and `transformer` trains on them. A killed run goes on where it stopped
+`vae` comes first; `latents` encodes clips with its export, and `transformer` trains on them. A killed run
+goes on where it stopped
 when it is started again with the same arguments.
 """
 
@@ -11,7 +13,11 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-STAGES = {"vae": "videosys.tiny.train_vae", "latents": "videosys.tiny.latents", "transformer": "videosys.tiny.train_transformer"}
+STAGES = {
+    "vae": "videosys.tiny.train_vae",
+    "latents": "videosys.tiny.latents",
+    "transformer": "videosys.tiny.train_transformer",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -72,7 +72,9 @@ class Stage:
     loss: Callable[[nn.Module, int], Tensor]
     evaluate: Callable[[nn.Module], float]
     improved: Callable[[nn.Module, float], None] = lambda model, figure: None
-    optimizer: Callable[[nn.Module], Any] | None = None  # of the parameters that require gradients; AdamW if None
+    optimizer: Callable[[nn.Module], Any] | None = (
+        None  # of the parameters that require gradients; AdamW if None
+    )
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:

@@ -1,0 +1,75 @@
+"""Training clips of the tiny checkpoints as latents, in shards: `python -m videosys.tiny.train latents ...`.
+
+Clips are drawn from their shard's number alone, so several processes can write shards side by side, and a
+transformer can train on those that are there while more are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.tiny.clips import ClipSpec, render
+from videosys.tiny.scored import training_spec
+from videosys.tiny.training import say
+from videosys.utils.checkpoint import load_model, read_config
+from videosys.utils.files import replacing
+
+CLIPS_PER_SHARD = 250
+HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
+
+
+def load_vae(folder: Path) -> OpenSoraVAE:
+    return load_model(OpenSoraVAE, read_config(OpenSoraVAEConfig, folder), folder)
+
+
+def encode_clip(vae: OpenSoraVAE, spec: ClipSpec) -> Tensor:
+    """[4, 10, 8, 8]: the posterior mean of both stages for the clip of 34 frames."""
+    with torch.no_grad():
+        return vae.encode(render(spec)[None])[0]
+
+
+def write_shard(vae: OpenSoraVAE, folder: Path, number: int) -> None:
+    """One file of latents [clips, 4, 10, 8, 8] with the clips' specs in its header."""
+    rng = np.random.default_rng((20, number))
+    specs = [training_spec(rng) for _ in range(CLIPS_PER_SHARD)]
+    latents = torch.stack([encode_clip(vae, spec) for spec in specs])
+    header = {"specs": json.dumps([asdict(spec) for spec in specs])}
+    with replacing(shard_path(folder, number)) as temporary:
+        save_file({"latents": latents}, temporary, metadata=header)
+
+
+def read_shard(path: Path) -> tuple[Tensor, list[ClipSpec]]:
+    with safe_open(path, framework="pt") as file:
+        specs = [ClipSpec(**fields) for fields in json.loads(file.metadata()["specs"])]
+        return file.get_tensor("latents"), specs
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard_{number:04d}.safetensors"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train latents", description=__doc__)
+    parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--shards", type=int, default=32)
+    args = parser.parse_args(argv)
+    vae = load_vae(args.vae)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for number in [HELD_OUT_SHARD, *range(args.first, args.first + args.shards)]:
+        if not shard_path(args.out, number).exists():
+            write_shard(vae, args.out, number)
+            say(f"wrote shard {number}")
+    return 0
