@@ -90,8 +90,8 @@ def load_model(
     _check_keys(model, mapped, folder)
     exact = getattr(model_cls, "float32_parameters", ())
     weights = {}
-    for key in progress(sorted(mapped), f"load {model_cls.__name__}", quiet=quiet):
-        # Popped, so that the mapping of a file ends when its last tensor has been taken.
+    for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
+        # Popped, so that the mapping of a part ends when its last tensor has been copied.
         weights[key] = _placed(mapped.pop(key), torch.float32 if key in exact else dtype, device)
     model.load_state_dict(weights, strict=True, assign=True)
     left = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import zipfile
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+
+PART_BYTES = 128 << 20
 
 # The names that published checkpoints use; the first that is there is taken.
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
@@ -39,8 +42,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of one .safetensors or .bin file by name, mapped from it."""
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _map_safetensors(path)
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
@@ -49,6 +51,18 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from error
     if not isinstance(tensors, dict) or not all(isinstance(item, torch.Tensor) for item in tensors.values()):
         raise ValueError(f"{path}: must hold tensors by name and nothing else")
+    return tensors
+
+
+def _map_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file, mapped in parts: a part's memory is free when its tensors are gone."""
+    tensors: dict[str, torch.Tensor] = {}
+    file, size = safe_open(path, framework="pt"), 0
+    for name in list(file.keys()):
+        if size >= PART_BYTES:
+            file, size = safe_open(path, framework="pt"), 0
+        tensors[name] = file.get_tensor(name)
+        size += tensors[name].nbytes
     return tensors
 
 
