@@ -79,6 +79,7 @@ class OpenSoraPipeline:
             vae_config,
         )
 
+    @torch.no_grad()
     def generate(
         self,
         prompts: Sequence[str],
@@ -89,11 +90,10 @@ class OpenSoraPipeline:
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        with torch.inference_mode():
-            given = self.encode_references([*config.references, *references], config)
-            texts = self.encode_texts(jobs, config, quiet)
-            for batch in base.batches(jobs, config.batch_size):
-                yield MicroBatch(self, config, batch, texts, quiet).run(*given)
+        given = self.encode_references([*config.references, *references], config)
+        texts = self.encode_texts(jobs, config, quiet)
+        for batch in base.batches(jobs, config.batch_size):
+            yield MicroBatch(self, config, batch, texts, quiet).run(*given)
 
     def encode_texts(self, jobs: Sequence[base.Job], config: OpenSoraConfig, quiet: bool) -> Texts:
         """The embeddings and masks of every text that some loop of some job needs, each encoded once."""
@@ -113,11 +113,24 @@ class OpenSoraPipeline:
         from videosys.pipelines.opensora_references import load_reference
 
         sources, conditions = collect_sources(references)
-        frames = [load_reference(source, *config.size) for source in sources]
-        if not frames:
+        if not sources:
             return [], []
+        frames = [load_reference(source, *config.size) for source in sources]
+        self.check_conditions(conditions, [clip.shape[1] for clip in frames], config)
         with self.vae.use() as vae:
             return conditions, [vae.encode(clip[None].to(self.vae.device)).float().cpu() for clip in frames]
+
+    def check_conditions(
+        self, conditions: Sequence[Condition], lengths: Sequence[int], config: OpenSoraConfig
+    ) -> None:
+        """ValueError where a condition fits neither its reference of so many frames nor the clip."""
+        channels = self.vae_config.latent_channels
+        given = [torch.empty(channels, self.vae_config.latent_frames(length), 1, 1) for length in lengths]
+        clip = torch.empty(channels, self.vae_config.latent_frames(config.clip_frames), 1, 1)
+        for condition in conditions:
+            if condition.loop >= config.loops:
+                raise ValueError(f"a reference is for loop {condition.loop}, and loops is {config.loops}")
+            apply_mask_strategy(clip, given, [condition], condition.loop, config.align)
 
     def close(self) -> None:
         """Forgets all weights."""
