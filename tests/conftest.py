@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,3 +11,11 @@ import torch
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """The folder of a small checkpoint with random weights, which no test may change."""
+    from tests.tiny_checkpoint import write_checkpoint  # takes seconds to import
+
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
