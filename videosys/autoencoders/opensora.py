@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from videosys.parallel import Parallel
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
+Progress = Callable[[int], object]
 NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
 
 
@@ -156,9 +158,10 @@ class OpenSoraVAE(nn.Module):
     def encode_chunk(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return draw(self.temporal.encode(x), generator)
 
-    def decode(self, latents: Tensor, num_frames: int) -> Tensor:
+    def decode(self, latents: Tensor, num_frames: int, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, num_frames, 8 h, 8 w], about in [-1, 1] (not clamped).
 
+        `progress` is called with the number of frames that a micro batch has finished.
         ValueError for latents that are not [B, 4, t, h, w] or whose t is not that of `num_frames`.
         """
         self.check_latents(latents, num_frames)
@@ -168,7 +171,7 @@ class OpenSoraVAE(nn.Module):
         x = [
             self.temporal.decode(chunk, min(whole, num_frames - i * whole)) for i, chunk in enumerate(chunks)
         ]
-        return self.decode_frames(torch.cat(x, dim=2))
+        return self.decode_frames(torch.cat(x, dim=2), progress)
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
         channels = self.config.latent_channels
@@ -180,12 +183,15 @@ class OpenSoraVAE(nn.Module):
                 f"but latents have {latents.shape[2]}"
             )
 
-    def decode_frames(self, x: Tensor) -> Tensor:
+    def decode_frames(self, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, T, H, W] of scaled spatial latents [B, 4, T, h, w], a micro batch at a time."""
         folded = rearrange(x, "b c t h w -> (b t) c h w") / self.config.scaling_factor
-        batches = folded.split(self.config.micro_batch_size)
-        frames = torch.cat([self.spatial.decode(batch).sample for batch in batches])
-        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))
+        frames = []
+        for batch in folded.split(self.config.micro_batch_size):
+            frames.append(self.spatial.decode(batch).sample)
+            if progress is not None:
+                progress(len(batch))
+        return rearrange(torch.cat(frames), "(b t) c h w -> b c t h w", b=len(x))
 
 
 def draw(moments: Tensor, generator: torch.Generator | None) -> Tensor:

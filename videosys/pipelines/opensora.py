@@ -221,9 +221,9 @@ class MicroBatch:
         their ends.
         """
         config = self.config
-        with self.pipeline.vae.use() as vae, progress(description="decode", total=1, quiet=self.quiet) as bar:
-            frames = vae.decode(latents, config.clip_frames).float().clamp(-1, 1)
-            bar.update()
+        total = latents.shape[0] * config.clip_frames
+        with self.pipeline.vae.use() as vae, progress(None, "decode", total=total, quiet=self.quiet) as bar:
+            frames = vae.decode(latents, config.clip_frames, bar.update).float().clamp(-1, 1)
             if not continues:
                 return base.to_uint8(frames), None
             end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
