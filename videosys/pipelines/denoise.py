@@ -70,9 +70,8 @@ def denoise(
         kept, latents = latents, frames.renoise(latents, timestep, scheduler)
         sample = scheduler.scale_model_input(latents, timestep)
         pair = parallel.cfg_shard(frames.pair(sample))
-        output = model(
-            pair, timestep.float().expand(pair.shape[0]), condition, cache, **frames.model_inputs()
-        )
+        timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
+        output = model(pair, timesteps, condition, cache, **frames.model_inputs())
         noise_pred = parallel.cfg_gather(output)[:, : latents.shape[1]]  # the rest is an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
@@ -96,6 +95,8 @@ def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
     same anywhere.
     """
     if isinstance(generator, Sequence):
+        if len(generator) != len(like):
+            raise ValueError(f"generator has {len(generator)} generators for {len(like)} samples")
         return torch.cat([fresh_noise(row, source) for row, source in zip(like.split(1), generator)])
     device = generator.device if generator is not None else like.device
     return torch.randn(like.shape, generator=generator, device=device).to(like.device)
