@@ -1,0 +1,182 @@
+"""Layers of the transformers that grew from PixArt (Latte, Open-Sora-Plan), under the parameter names of
+diffusers, which their checkpoints have.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import nn
+
+from videosys.layers.embeddings import sinusoid
+
+MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
+
+
+def mask_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """What is added to attention scores [B, heads, queries, keys], [B, 1, 1, keys], for a mask [B, keys]
+    (1 = keep); None where nothing is masked.
+    """
+    if mask is None or bool((mask != 0).all()):
+        return None
+    return torch.where(mask != 0, 0.0, MASKED).to(dtype)[:, None, None]
+
+
+def visible_text(
+    prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Text [B, l, D] and mask [B, l] without the tokens that no prompt keeps: their weight is exactly zero.
+
+    A prompt whose tokens are all masked sees them all, so then all stay. ValueError for a mask that does
+    not fit.
+    """
+    if prompt_embeds.ndim != 3:
+        raise ValueError(f"prompt_embeds must be [B, L, D], not {list(prompt_embeds.shape)}")
+    if prompt_mask is None:
+        return prompt_embeds, None
+    if prompt_mask.shape != prompt_embeds.shape[:2]:
+        raise ValueError(
+            f"prompt_mask {list(prompt_mask.shape)} does not fit prompt_embeds {list(prompt_embeds.shape)}"
+        )
+    mask = (prompt_mask != 0).to(prompt_embeds.device)
+    kept = mask.any(dim=0) if bool(mask.any(dim=1).all()) else torch.ones_like(mask[0])
+    return prompt_embeds[:, kept], mask[:, kept]
+
+
+class Text(NamedTuple):
+    """A block's keys and values [B, heads, L, d] of the text, and the bias [B, 1, 1, L] where some of it is
+    masked.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+    bias: torch.Tensor | None = None
+
+
+class PatchEmbed(nn.Module):
+    """Patches [..., c*p*p] as tokens [..., C]; the weight is a 2-D convolution's, applied as a linear layer,
+    because a shard of a frame's tokens is no rectangle that a convolution could see.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int):
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+
+
+class TimestepEmbedding(nn.Module):
+    """The sinusoid of a timestep through two linear layers: [B] -> [B, C]."""
+
+    def __init__(self, dim: int, num_frequencies: int = 256):
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.linear_1 = nn.Linear(num_frequencies, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
+        waves = sinusoid(timesteps, self.num_frequencies).to(self.linear_1.weight.dtype)
+        return self.linear_2(F.silu(self.linear_1(waves)))
+
+
+class AdaLNSingle(nn.Module):
+    """The time embedding t [B, C] and the six modulation vectors t6 [B, 1, 6, C] that all blocks share."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedding(dim)})
+        self.linear = nn.Linear(dim, 6 * dim)
+
+    def forward(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        t = self.emb["timestep_embedder"](timesteps)
+        return t, rearrange(self.linear(F.silu(t)), "b (six c) -> b 1 six c", six=6)
+
+
+class CaptionProjection(nn.Module):
+    """Text-encoder features [B, L, D] at the model's width [B, L, C]."""
+
+    def __init__(self, caption_channels: int, dim: int):
+        super().__init__()
+        self.linear_1 = nn.Linear(caption_channels, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, y: torch.Tensor) -> torch.Tensor:
+        y = self.linear_1(y.to(self.linear_1.weight.dtype))
+        return self.linear_2(F.gelu(y, approximate="tanh"))
+
+
+class _Activation(nn.Module):
+    """The first layer of a FeedForward, with its GELU."""
+
+    def __init__(self, dim: int, hidden_dim: int):
+        super().__init__()
+        self.proj = nn.Linear(dim, hidden_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.proj(x), approximate="tanh")
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU (tanh form), Linear, four times as wide inside."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        # Between the two stands a dropout, without parameters and without effect here.
+        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+class Attention(nn.Module):
+    """Projections of an attention with one layer each for queries, keys, values and output."""
+
+    def __init__(self, dim: int, num_heads: int, bias: bool = True):
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(dim, dim, bias=bias)
+        self.to_k = nn.Linear(dim, dim, bias=bias)
+        self.to_v = nn.Linear(dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values [..., heads, d] of tokens [..., C]."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.num_heads, -1)) for layer in (self.to_q, self.to_k, self.to_v)
+        )
+        return q, k, v
+
+    def output(self, heads: torch.Tensor) -> torch.Tensor:
+        """[..., heads, d] joined and projected to [..., C]."""
+        return self.to_out[0](heads.flatten(-2))
+
+
+class SelfAttention(Attention):
+    """Attention of tokens [batch, tokens, C] among themselves."""
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """`bias` [batch or 1, 1, 1, tokens] is added to the scores."""
+        q, k, v = (part.transpose(1, 2) for part in self.project(x))
+        return self.output(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2))
+
+
+class CrossAttention(Attention):
+    """Attention of tokens to the text, whose keys and values were projected once per generation."""
+
+    def prepare(self, y: torch.Tensor, bias: torch.Tensor | None = None) -> Text:
+        """Keys and values of text tokens [B, L, C]; they do not change over the steps."""
+        k, v = (
+            rearrange(layer(y), "b l (h d) -> b h l d", h=self.num_heads) for layer in (self.to_k, self.to_v)
+        )
+        return Text(k, v, bias)
+
+    def forward(self, x: torch.Tensor, text: Text) -> torch.Tensor:
+        """x [B, T, S, C]."""
+        q = rearrange(self.to_q(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
+        rows = F.scaled_dot_product_attention(q, text.k, text.v, text.bias)
+        return self.output(rows.transpose(1, 2)).view_as(x)
