@@ -253,7 +253,10 @@ def test_the_sum_over_ranks_is_exact():
         ({"coefficients": ()}, "one or more finite numbers"),
         ({"coefficients": (1.0, math.nan)}, "one or more finite numbers"),
         ({"coefficients": (math.inf,)}, "one or more finite numbers"),
-        ({"signal": "output"}, "cache.signal is 'output'; allowed: modulated, timestep"),
+        ({"signal": "output"}, "signal must be one of 'modulated', 'timestep', got 'output'"),
+        ({"threshold": "0.1"}, "threshold must be a number, got '0.1'"),
+        ({"coefficients": ("a",)}, "coefficients must hold the right items"),
+        ({"max_consecutive_skips": 2.5}, "max_consecutive_skips must be a whole number or null, got 2.5"),
         ({"max_consecutive_skips": 0}, "cache.max_consecutive_skips is 0; it must be 1 or more"),
     ],
 )

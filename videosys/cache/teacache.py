@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 
 from videosys.cache.base import GatherRows, ResidualCache, Signal
+from videosys.utils.typed import check_types
 
 IDENTITY = (1.0, 0.0)
 
@@ -31,6 +32,7 @@ class TeaCacheConfig:
     max_consecutive_skips: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not self.threshold >= 0:
             raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
         if self.coefficients is not None and not (
@@ -39,8 +41,6 @@ class TeaCacheConfig:
             raise ValueError(
                 f"cache.coefficients are {self.coefficients}; one or more finite numbers are needed"
             )
-        if self.signal not in ("modulated", "timestep"):
-            raise ValueError(f"cache.signal is {self.signal!r}; allowed: modulated, timestep")
         if self.max_consecutive_skips is not None and self.max_consecutive_skips < 1:
             raise ValueError(
                 f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from videosys.pipelines.opensora_conditioning import (
     references_from_strategy,
 )
 from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
+from videosys.utils.typed import check_types
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
@@ -87,18 +89,35 @@ class OpenSoraConfig:
     cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": OPENSORA_CACHES})
 
     def __post_init__(self) -> None:
+        check_types(self)
+        self._check_numbers()
+        self._check_size()
+        self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
+        if self.mask_strategy and not self.reference_paths:
+            raise ValueError(f"mask_strategy is {self.mask_strategy!r}, and there are no reference_paths")
+        self.references  # noqa: B018 (raises where the strategy is none)
+
+    def _check_numbers(self) -> None:
         base.check_seed(self.seed, self.num_videos_per_prompt)
         for name in ("num_inference_steps", "num_videos_per_prompt", "batch_size", "vae_micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
-        if not self.guidance_scale >= 0:
-            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 0 or more")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number of 0 or more")
         if not 0 <= self.condition_frame_edit <= 1:
             raise ValueError(
                 f"condition_frame_edit is {self.condition_frame_edit}; it must be between 0 and 1"
             )
+        if self.condition_frame_length < CHUNK_LATENTS:
+            raise ValueError(
+                f"condition_frame_length is {self.condition_frame_length}; it must be {CHUNK_LATENTS} or more"
+            )
+        if self.align is not None and self.align < 1:
+            raise ValueError(f"align is {self.align}; it must be 1 or more, or null for none")
+
+    def _check_size(self) -> None:
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height is {self.height} and width is {self.width}; give both or none")
         if self.height is not None and (self.resolution, self.aspect_ratio) != DEFAULT_SIZE:
@@ -110,10 +129,6 @@ class OpenSoraConfig:
             raise ValueError(
                 f"the video would be {self.size[0]} x {self.size[1]}; {LEAST_SIDE} pixels is the least"
             )
-        self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
-        if self.mask_strategy and not self.reference_paths:
-            raise ValueError(f"mask_strategy is {self.mask_strategy!r}, and there are no reference_paths")
-        self.references  # noqa: B018 (raises where the strategy is none)
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import collections.abc
+import dataclasses
 import difflib
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class Text(str):
@@ -42,6 +43,22 @@ def convert(value: Any, hint: Any) -> Any:
     if hint not in _SCALARS:
         raise TypeError(f"a config field cannot have the type {hint}")
     return _SCALARS[hint](value, hint)
+
+
+def check_types(config: Any) -> None:
+    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, hint = getattr(config, field.name), hints[field.name]
+        members = get_args(hint) or (hint,)
+        try:
+            if not any(dataclasses.is_dataclass(member) for member in members):
+                convert(value, hint)
+            elif type(value) not in members:
+                names = " or ".join(member.__name__ for member in members)
+                raise ValueError(f"must be {names}, got {_shown(value)}")
+        except ValueError as error:
+            raise ValueError(f"{field.name} {error}") from error
 
 
 def suggest(name: object, options: Iterable[object]) -> str:
