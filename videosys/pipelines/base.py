@@ -65,7 +65,7 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     """The prompts as a list; ValueError where there is none, or one is not text or is blank."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
     if not prompts:
         raise ValueError("no prompt was given: the list is empty")
     for text in prompts:

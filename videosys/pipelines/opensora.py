@@ -90,20 +90,21 @@ class OpenSoraPipeline:
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        raw = [text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops)]
+        raw = base.check_prompts(raw)
         given = self.encode_references([*config.references, *references], config)
-        texts = self.encode_texts(jobs, config, quiet)
+        texts = self.encode_texts(raw, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
             yield MicroBatch(self, config, batch, texts, quiet).run(*given)
 
-    def encode_texts(self, jobs: Sequence[base.Job], config: OpenSoraConfig, quiet: bool) -> Texts:
-        """The embeddings and masks of every text that some loop of some job needs, each encoded once."""
+    def encode_texts(self, texts: Sequence[str], config: OpenSoraConfig, quiet: bool) -> Texts:
+        """The embeddings and masks of texts, each encoded once."""
         from videosys.text_encoders.cleaning import prepare_prompt
 
-        raw = dict.fromkeys(text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops))
         with self.text_encoder.use() as encoder:
             return {
                 text: encoder([prepare_prompt(text, config.aes, config.flow, config.camera_motion)])
-                for text in progress(raw, "encode", quiet=quiet)
+                for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
             }
 
     def encode_references(

@@ -60,6 +60,8 @@ class Reference:
     loop: int = 0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, (str, Path, Tensor)):
+            raise ValueError(f"source must be a path or frames, not {self.source!r}")
         check_condition(self.as_condition(0))
 
     def as_condition(self, reference: int) -> Condition:
@@ -127,6 +129,8 @@ def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list
     sources: list[Source] = []
     conditions = []
     for reference in references:
+        if not isinstance(reference, Reference):
+            raise ValueError(f"each of references must be a videosys.Reference, not {reference!r}")
         if not any(is_same(reference.source, known) for known in sources):
             sources.append(reference.source)
         number = [is_same(reference.source, known) for known in sources].index(True)
