@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,23 +64,24 @@ def perfect_model(monkeypatch):
     specs = dict(scored())
     asked: list[str] = []
     monkeypatch.setattr(score, "tiny_config", lambda model, overrides: asked.extend(overrides))
-    monkeypatch.setattr(score, "generate", lambda config, captions, size: drawn(specs[c] for c in captions))
+    monkeypatch.setattr(score, "generate", lambda config, captions: drawn(specs[c] for c in captions))
     return asked
 
 
 def test_the_command_prints_a_table_and_writes_json(perfect_model, tmp_path, capsys):
-    out = tmp_path / "score.json"
-    assert main(["--limit", "10", "--batch-size", "4", "--set", "num_frames=34", "--out", str(out)]) == 0
-    assert perfect_model == ["num_frames=34", "batch_size=4"]
+    out, sheet = tmp_path / "score.json", tmp_path / "sheet.png"
+    options = ["--set", "num_frames=34", "--out", str(out), "--sheet", str(sheet)]
+    assert main(["--limit", "10", *options]) == 0
+    assert perfect_model == ["num_frames=34"]
     report = json.loads(out.read_text())
     assert (report["seen"]["count"], report["held_out"]["count"]) == (8, 2)
     assert report["clips"][0]["caption"] == scored()[0][0]
     assert report["clips"][0]["right"]["all"]
     assert capsys.readouterr().out.splitlines()[1].split() == ["seen", "8", *["1.00"] * len(COLUMNS)]
-    assert [path.name for path in tmp_path.iterdir()] == ["score.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["score.json", "sheet.png"]
 
 
-@pytest.mark.parametrize("argv", [["--limit", "0"], ["--batch-size", "x"], ["--unknown"]])
+@pytest.mark.parametrize("argv", [["--limit", "0"], ["--limit", "x"], ["--unknown"]])
 def test_wrong_arguments_exit_with_two(argv):
     with pytest.raises(SystemExit) as caught:
         main(argv)
@@ -93,3 +95,26 @@ def test_a_wrong_setting_is_one_line_and_exit_code_two(monkeypatch, capsys):
     monkeypatch.setattr(score, "tiny_config", refuse)
     assert main(["--model", "none"]) == 2
     assert capsys.readouterr().err == "error: no such model\n"
+
+
+def test_every_caption_has_a_seed_of_its_own(monkeypatch):
+    asked = []
+
+    class Engine:
+        def __init__(self, config, quiet):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def generate(self, prompt, seed):
+            asked.append((prompt, seed))
+            return SimpleNamespace(video=[prompt])
+
+    monkeypatch.setattr("videosys.engine.VideoSysEngine", Engine)
+    videos = list(score.generate(SimpleNamespace(seed=5), ["one", "two"]))
+    assert videos == ["one", "two"]
+    assert asked == [("one", 5), ("two", 6)]

@@ -22,6 +22,7 @@ from torch import Tensor
 from videosys.tiny.clips import ATTRIBUTES, ClipSpec
 from videosys.tiny.detect import Detection, detect
 from videosys.tiny.scored import scored
+from videosys.tiny.sheet import contact_sheet
 
 NEEDED = ("background", "colour", "shape", "motion")  # what "all" asks for; size is told beside them
 COLUMNS = (*NEEDED, "all", "size")
@@ -76,15 +77,15 @@ def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
         return load_config(type(base), path, overrides)
 
 
-def generate(config: Any, captions: Sequence[str], batch_size: int = 1) -> Iterator[Tensor]:
-    """uint8 videos [T, H, W, 3] of the captions, `batch_size` of them generated at a time."""
+def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
+    """The uint8 video [T, H, W, 3] of each caption; caption i has the config's seed (0 without one) plus i."""
     from videosys import VideoSysEngine
 
-    with VideoSysEngine(config) as engine:
-        for start in range(0, len(captions), batch_size):
-            yield from engine.generate(list(captions[start : start + batch_size])).video
-            done = min(start + batch_size, len(captions))
-            print(f"\r{done} of {len(captions)} clips", end="", file=sys.stderr, flush=True)
+    first = config.seed or 0
+    with VideoSysEngine(config, quiet=True) as engine:
+        for i, caption in enumerate(captions):
+            yield engine.generate(caption, seed=first + i).video[0]
+            print(f"\r{i + 1} of {len(captions)} clips", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
 
@@ -92,18 +93,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Generate, score, print the table; 2 where the arguments are wrong."""
     args = _parse(argv)
     try:
-        config = tiny_config(args.model, [*args.overrides, f"batch_size={args.batch_size}"])
+        config = tiny_config(args.model, args.overrides)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     captions, specs = zip(*scored()[: args.limit], strict=True)
     start = time.perf_counter()
-    report = score_videos(generate(config, captions, args.batch_size), specs)
-    report["seconds"] = round(time.perf_counter() - start, 1)
+    videos = list(generate(config, captions))
+    seconds = round(time.perf_counter() - start, 1)
+    report = {**score_videos(videos, specs), "seconds": seconds}
     for caption, clip in zip(captions, report["clips"], strict=True):
         clip["caption"] = caption
     print(table(report))
-    print(f"{len(captions)} clips in {report['seconds']} s")
+    print(f"{len(captions)} clips in {seconds} s")
+    if args.sheet:
+        contact_sheet(videos, captions, args.sheet)
     if args.out:
         _write({"model": args.model, "overrides": args.overrides, **report}, args.out)
     return 0
@@ -113,7 +117,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m videosys.tiny.score", description=__doc__)
     parser.add_argument("--model", default="opensora", help="name of the bundled checkpoint")
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
-    parser.add_argument("--batch-size", type=_positive, default=1, help="clips generated at a time")
+    parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
     parser.add_argument(
         "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
     )
