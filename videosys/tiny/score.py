@@ -78,7 +78,7 @@ def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
 
 
 def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
-    """The uint8 video [T, H, W, 3] of each caption; caption i has the config's seed (0 without one) plus i."""
+    """The uint8 video [T, H, W, 3] of each caption; number i has the config's seed (or 0) plus i."""
     from videosys import VideoSysEngine
 
     first = config.seed or 0
