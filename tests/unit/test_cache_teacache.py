@@ -255,7 +255,7 @@ def test_the_sum_over_ranks_is_exact():
         ({"coefficients": (math.inf,)}, "one or more finite numbers"),
         ({"signal": "output"}, "signal must be one of 'modulated', 'timestep', got 'output'"),
         ({"threshold": "0.1"}, "threshold must be a number, got '0.1'"),
-        ({"coefficients": ("a",)}, "coefficients must hold the right items"),
+        ({"coefficients": ("a",)}, "coefficients must be a list of a number or null, got"),
         ({"max_consecutive_skips": 2.5}, "max_consecutive_skips must be a whole number or null, got 2.5"),
         ({"max_consecutive_skips": 0}, "cache.max_consecutive_skips is 0; it must be 1 or more"),
     ],
