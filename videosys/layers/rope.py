@@ -45,3 +45,25 @@ def rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.T
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(x.dtype)
+
+
+def rotary_table_3d(
+    size: tuple[int, int, int], scales: tuple[float, float, float], head_dim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines [t * h * w, 1, 3, d/6], float32: a third of the head for each of frame, row, column.
+
+    `scales` divide the positions along each axis.
+    """
+    freqs = rotary_frequencies(head_dim // 3)
+    axes = [torch.arange(n, dtype=torch.float32) / scale for n, scale in zip(size, scales)]
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 1, 3, 1)
+    angles = positions * freqs
+    return angles.cos(), angles.sin()
+
+
+def rotate_3d(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """`x` [B, tokens, heads, d] turned: in each third of d, element k pairs with the one half a third on."""
+    cos, sin = table
+    near, far = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)
+    turned = torch.stack((near * cos - far * sin, far * cos + near * sin), dim=-2)
+    return turned.flatten(-3).to(x.dtype)
