@@ -86,8 +86,10 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N") from error
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
