@@ -1,0 +1,30 @@
+"""Attention along one axis of a clip's tokens [B, T, S, C], also where the tokens of a frame are sharded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+
+from videosys.parallel import Parallel
+
+Attend = Callable[[torch.Tensor], torch.Tensor]
+
+
+def within_frames(attend: Attend, x: torch.Tensor, parallel: Parallel, tokens_per_frame: int) -> torch.Tensor:
+    """`attend` applied to the tokens of each frame: it gets rows [(b t), S, C].
+
+    Sharded tokens are exchanged for frames around it: it then gets this rank's part of the rows, whole.
+    """
+    batch, num_frames = x.shape[:2]
+    rows = rearrange(x, "b t s c -> (b t) s c")
+    rows = parallel.swap(rows, gather=1, scatter=0, size=tokens_per_frame)
+    rows = parallel.swap(attend(rows), gather=0, scatter=1, size=batch * num_frames)
+    return rearrange(rows, "(b t) s c -> b t s c", b=batch)
+
+
+def over_frames(attend: Attend, x: torch.Tensor) -> torch.Tensor:
+    """`attend` applied to the frames at each position: it gets rows [(b s), T, C]. Nothing is exchanged."""
+    rows = attend(rearrange(x, "b t s c -> (b s) t c"))
+    return rearrange(rows, "(b s) t c -> b t s c", b=x.shape[0])
