@@ -23,6 +23,13 @@ def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
+def sine_cosine(positions: torch.Tensor, dim: int) -> torch.Tensor:
+    """[sin | cos] of positions [n] times dim/2 frequencies, [n, dim]: float64 inside, rounded to float32."""
+    exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2)
+    angles = torch.outer(positions.double(), 1 / MAX_PERIOD**exponents)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1).float()
+
+
 def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> torch.Tensor:
     """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
 
