@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import videosys.models
+from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora import STDiT3, STDiT3Config
 
@@ -48,10 +49,27 @@ def open_sora_plan() -> tuple[nn.Module, Forward]:
     return model, forward
 
 
+def latte() -> tuple[nn.Module, Forward]:
+    config = LatteT2VConfig(
+        num_layers=2, num_attention_heads=2, attention_head_dim=8, cross_attention_dim=16, caption_channels=8
+    )
+    model = LatteT2V(config).eval()
+    embeds, mask = torch.randn(2, 6, 8), torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
+    latents, visible = torch.randn(2, 4, 3, 4, 6), torch.ones(1, 3, 4, 6)
+    visible[..., 4:] = 0
+
+    def forward() -> torch.Tensor:
+        condition = model.prepare(embeds, mask, latent_size=(3, 4, 6), visible_mask=visible)
+        return model(latents, torch.tensor([500, 500]), condition)
+
+    return model, forward
+
+
 # One small model and one call of each; a model without an entry fails below.
 EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Forward]]] = {
     "STDiT3": opensora,
     "OpenSoraT2V": open_sora_plan,
+    "LatteT2V": latte,
 }
 
 
