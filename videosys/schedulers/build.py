@@ -1,0 +1,120 @@
+"""Samplers of diffusers with the published settings, ready for one generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+NUM_TRAIN_TIMESTEPS = 1000
+PNDM_MIN_STEPS = 4  # the order of its multistep formula
+
+Generators = torch.Generator | Sequence[torch.Generator] | None
+
+
+class Sampler:
+    """A scheduler of diffusers with its timesteps set and its options bound. One object serves one
+    generation, because some keep a history.
+
+    timesteps: one entry per model evaluation, on the CPU. init_noise_sigma: the standard deviation that the
+    first latents must have.
+    """
+
+    def __init__(self, scheduler: Any, num_inference_steps: int, **options: Any):
+        scheduler.set_timesteps(num_inference_steps)
+        self._scheduler, self._options = scheduler, options
+        self.timesteps: torch.Tensor = scheduler.timesteps
+        self.init_noise_sigma = float(scheduler.init_noise_sigma)
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """What the model sees of `sample` at this timestep."""
+        return self._scheduler.scale_model_input(sample, timestep)
+
+    def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> Any:
+        """Its prev_sample: `sample` at the next timestep."""
+        return self._scheduler.step(model_output, timestep, sample, **self._options)
+
+    def times(self) -> list[float]:
+        """The sampler's own time of each model evaluation: the timestep itself."""
+        return [float(timestep) for timestep in self.timesteps]
+
+
+def ddim(
+    num_inference_steps: int,
+    *,
+    beta_start: float = 0.0001,
+    beta_end: float = 0.02,
+    beta_schedule: str = "linear",
+    eta: float = 0.0,
+    generator: Generators = None,
+) -> Sampler:
+    """The sampler of Latte: DDIM (arXiv 2010.02502) from 1000 - 1000 // steps down to timestep 0.
+
+    eta: share of fresh noise in each step, from `generator`; 0 draws none. ValueError for a number of steps
+    outside 1..1000.
+    """
+    from diffusers import DDIMScheduler
+
+    _check_steps(num_inference_steps, 1)
+    scheduler = DDIMScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_start=beta_start,
+        beta_end=beta_end,
+        beta_schedule=beta_schedule,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+        # Not left to the file of a checkpoint: the first revision of Latte-1's says linspace.
+        timestep_spacing="leading",
+    )
+    return Sampler(scheduler, num_inference_steps, eta=eta, generator=generator)
+
+
+def pndm(num_inference_steps: int) -> Sampler:
+    """The sampler of Open-Sora-Plan v1.1.0: PNDM (arXiv 2202.09778), leading timesteps.
+
+    The first three steps are Runge-Kutta steps of four evaluations each, so n steps make n + 9 evaluations,
+    and `timesteps` has as many entries. ValueError for a number of steps outside 4..1000.
+    """
+    from diffusers import PNDMScheduler
+
+    _check_steps(num_inference_steps, PNDM_MIN_STEPS)
+    scheduler = PNDMScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_start=0.0001,
+        beta_end=0.02,
+        beta_schedule="linear",
+        skip_prk_steps=False,
+        set_alpha_to_one=False,
+        steps_offset=0,
+        timestep_spacing="leading",
+    )
+    return Sampler(scheduler, num_inference_steps)
+
+
+def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:
+    """The sampler of Open-Sora-Plan v1.2.0: ancestral Euler steps, float timesteps 999 .. 0.
+
+    Each step draws fresh noise from `generator`, one for all or one per sample. ValueError for a number of
+    steps outside 1..1000.
+    """
+    from diffusers import EulerAncestralDiscreteScheduler
+
+    _check_steps(num_inference_steps, 1)
+    scheduler = EulerAncestralDiscreteScheduler(
+        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
+        beta_start=0.0001,
+        beta_end=0.02,
+        beta_schedule="linear",
+        timestep_spacing="linspace",
+        steps_offset=0,
+    )
+    return Sampler(scheduler, num_inference_steps, generator=generator)
+
+
+def _check_steps(num_inference_steps: int, least: int) -> None:
+    if not least <= num_inference_steps <= NUM_TRAIN_TIMESTEPS:
+        raise ValueError(
+            f"num_inference_steps is {num_inference_steps}; it must be {least} to {NUM_TRAIN_TIMESTEPS}"
+        )
