@@ -18,6 +18,7 @@ from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import CrossAttention, SelfAttention, TextRun
 from videosys.layers.embeddings import CaptionEmbedder, PatchEmbedder, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
+from videosys.layers.frames import over_frames, within_frames
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import modulate, modulation, select_frames
 from videosys.layers.rope import RotaryEmbedding
@@ -131,19 +132,14 @@ class SpatialBlock(STDiT3Block):
     """
 
     def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        batch, num_frames = x.shape[:2]
-        rows = rearrange(x, "b t s c -> (b t) s c")
-        rows = self.parallel.swap(rows, gather=1, scatter=0, size=layout.tokens_per_frame)
-        rows = self.parallel.swap(self.attn(rows), gather=0, scatter=1, size=batch * num_frames)
-        return rearrange(rows, "(b t) s c -> b t s c", b=batch)
+        return within_frames(self.attn, x, self.parallel, layout.tokens_per_frame)
 
 
 class TemporalBlock(STDiT3Block):
     """Attention over the frames at each position, with rotary positions."""
 
     def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        rows = self.attn(rearrange(x, "b t s c -> (b s) t c"), layout.rotary)
-        return rearrange(rows, "(b s) t c -> b t s c", b=x.shape[0])
+        return over_frames(lambda rows: self.attn(rows, layout.rotary), x)
 
 
 class FinalLayer(nn.Module):
