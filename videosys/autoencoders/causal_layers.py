@@ -1,0 +1,207 @@
+"""Layers of CausalVAE on [B, C, T, H, W]: 3-D convolutions that never look ahead, their 2-D companions on
+single frames, and the ways to halve and double time and space. The first frame stands for itself throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+NORM_GROUPS = 32
+NORM_EPS = 1e-6
+
+Triple = tuple[int, int, int]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
+
+
+def per_frame(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A module for images [N, C, H, W] on every frame of x."""
+    frames = module(rearrange(x, "b c t h w -> (b t) c h w"))
+    return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))
+
+
+def repeat_first(x: Tensor, times: int) -> Tensor:
+    """x with its first frame `times` more in front."""
+    return torch.cat((x[:, :, :1].expand(-1, -1, times, -1, -1), x), dim=2) if times else x
+
+
+class FrameConv2d(nn.Conv2d):
+    """A 3 x 3 convolution of every frame."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return per_frame(super().forward, x)
+
+
+class CausalConv3d(nn.Module):
+    """A 3-D convolution with the first frame repeated in front of time and zeros around height and width."""
+
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int | Triple = 3, stride: int = 1, side: int | None = None
+    ):
+        super().__init__()
+        kernel_t, kernel_h, _ = (kernel,) * 3 if isinstance(kernel, int) else kernel
+        side = kernel_h // 2 if side is None else side
+        self.front = kernel_t - 1
+        self.conv = nn.Conv3d(c_in, c_out, kernel, stride=stride, padding=(0, side, side))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(repeat_first(x, self.front))
+
+
+def image_conv(c_in: int, c_out: int, kernel: int = 3) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
+
+
+class ResnetBlock3D(nn.Module):
+    """shortcut(x) + conv(silu(norm(conv(silu(norm(x)))))); statistics run over time, height and width."""
+
+    def __init__(self, c_in: int, c_out: int, conv: Callable[..., nn.Module] = CausalConv3d):
+        super().__init__()
+        self.norm1 = group_norm(c_in)
+        self.conv1 = conv(c_in, c_out)
+        self.norm2 = group_norm(c_out)
+        self.conv2 = conv(c_out, c_out)
+        self.nin_shortcut = nn.Identity() if c_in == c_out else conv(c_in, c_out, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.nin_shortcut(x) + h
+
+
+class ResnetBlock2D(ResnetBlock3D):
+    """The same on single frames, with their own statistics."""
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__(c_in, c_out, image_conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return per_frame(super().forward, x)
+
+
+class FrameAttention(nn.Module):
+    """x + attention of the positions of each frame among themselves, in one head."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.q, self.k, self.v, self.proj_out = (CausalConv3d(channels, channels, kernel=1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(part(h), "b c t h w -> (b t) 1 (h w) c") for part in (self.q, self.k, self.v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(rearrange(out, "(b t) 1 (h w) c -> b c t h w", b=len(x), h=x.shape[3]))
+
+
+def pad_far(x: Tensor) -> Tensor:
+    """One zero row at the bottom and one zero column at the right."""
+    return F.pad(x, (0, 1, 0, 1))
+
+
+class SpatialDown(nn.Module):
+    """Half the height and width of every frame."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return per_frame(lambda frames: self.conv(pad_far(frames)), x)
+
+
+class JointDown(nn.Module):
+    """Half the time, height and width: t frames become (t - 1) // 2 + 1."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, stride=2, side=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(pad_far(x))
+
+
+class TimeDown(nn.Module):
+    """Half the time: a learned mixture of an average over three frames and a convolution."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix_factor = nn.Parameter(torch.zeros(1))
+        self.conv = nn.Conv3d(channels, channels, 3, stride=(2, 1, 1), padding=(0, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = repeat_first(x, 2)
+        mean = F.avg_pool3d(x, (3, 1, 1), stride=(2, 1, 1))
+        return torch.lerp(self.conv(x), mean, self.mix_factor.sigmoid())
+
+
+class SpatialUp(nn.Module):
+    """Twice the height and width of every frame."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels, kernel=(1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+
+
+class TimeUp(nn.Module):
+    """1 + 2 (t - 1) frames of t: all but the first are doubled; then a learned mixture of that and its
+    convolution.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.mix_factor = nn.Parameter(torch.zeros(1))
+        self.conv = CausalConv3d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = resize_but_first(x, 1)
+        return torch.lerp(self.conv(x), x, self.mix_factor.sigmoid())
+
+
+class JointUp(nn.Module):
+    """Twice the height and width, and 1 + 2 (t - 1) frames."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = CausalConv3d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(resize_but_first(x, 2))
+
+
+def resize_but_first(x: Tensor, space: int) -> Tensor:
+    """Height and width times `space`, and time doubled but for the first frame, which stands alone."""
+    first, rest = x[:, :, :1], x[:, :, 1:]
+    if space > 1:
+        first = F.interpolate(first, scale_factor=(1, space, space), mode="trilinear")
+    if not rest.shape[2]:
+        return first
+    return torch.cat((first, F.interpolate(rest, scale_factor=(2, space, space), mode="trilinear")), dim=2)
+
+
+# Published class names, which config.json gives per level; "" is no layer.
+CONVS = MappingProxyType({"Conv2d": FrameConv2d, "CausalConv3d": CausalConv3d})
+RESNETS = MappingProxyType({"ResnetBlock2D": ResnetBlock2D, "ResnetBlock3D": ResnetBlock3D})
+ATTENTIONS = MappingProxyType({"AttnBlock3DFix": FrameAttention})
+SPATIAL_DOWNS = MappingProxyType(
+    {"": None, "Downsample": SpatialDown, "Spatial2xTime2x3DDownsample": JointDown}
+)
+TIME_DOWNS = MappingProxyType({"": None, "TimeDownsampleRes2x": TimeDown})
+SPATIAL_UPS = MappingProxyType(
+    {"": None, "SpatialUpsample2x": SpatialUp, "Spatial2xTime2x3DUpsample": JointUp}
+)
+TIME_UPS = MappingProxyType({"": None, "TimeUpsampleRes2x": TimeUp})

@@ -1,0 +1,154 @@
+"""Large videos through an autoencoder in tiles: time in chunks that share a frame, space in blended tiles.
+
+The arithmetic is that of the public code, borders and all, because it decides what a video looks like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from videosys.utils.typed import listing, suggest
+
+Run = Callable[[Tensor], Tensor]
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Tile sizes in pixels and frames (sample) and in latents, and the share of a tile that overlaps."""
+
+    tile_sample_min_size: int
+    tile_latent_min_size: int
+    tile_sample_min_size_t: int
+    tile_latent_min_size_t: int
+    tile_overlap_factor: float
+
+    def __post_init__(self) -> None:
+        for name in ("tile_sample_min_size", "tile_latent_min_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("tile_sample_min_size_t", "tile_latent_min_size_t"):
+            if getattr(self, name) < 2:
+                raise ValueError(
+                    f"{name} must be at least 2 (chunks share a frame), not {getattr(self, name)}"
+                )
+        if not 0 <= self.tile_overlap_factor < 1:
+            raise ValueError(f"tile_overlap_factor must be in [0, 1), not {self.tile_overlap_factor}")
+        if min(self.latent_tiles.step, self.sample_tiles.step) < 1:
+            raise ValueError(
+                f"tile_overlap_factor {self.tile_overlap_factor} leaves tiles of {self.tile_latent_min_size} "
+                "latents no step"
+            )
+
+    @property
+    def sample_tiles(self) -> Tiles:
+        """How to cut frames into tiles that become latents."""
+        sizes = self.tile_sample_min_size, self.tile_latent_min_size
+        return Tiles(*sizes, self.tile_sample_min_size_t, self.tile_overlap_factor)
+
+    @property
+    def latent_tiles(self) -> Tiles:
+        """How to cut latents into tiles that become frames."""
+        sizes = self.tile_latent_min_size, self.tile_sample_min_size
+        return Tiles(*sizes, self.tile_latent_min_size_t, self.tile_overlap_factor)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """One direction of a Tiling: tiles of `size` become tiles of `out_size`."""
+
+    size: int
+    out_size: int
+    size_t: int
+    overlap: float
+
+    @property
+    def step(self) -> int:
+        return int(self.size * (1 - self.overlap))
+
+    def are_needed(self, x: Tensor) -> bool:
+        """Whether x [B, C, T, H, W] is larger than one tile."""
+        frames, rows, columns = x.shape[2:]
+        return rows > self.size or columns > self.size or frames > self.size_t
+
+    def run(self, x: Tensor, run: Run, progress: Progress | None = None) -> Tensor:
+        """`run` on chunks of time and tiles of space, put together.
+
+        Every chunk but the first drops the first of its frames, which the chunk before has made.
+        `progress` is called with the frames that a chunk has made.
+        """
+        chunks = []
+        for first, end in time_chunks(x.shape[2], self.size_t):
+            made = self.run_tiles(x[:, :, first:end], run)
+            chunks.append(made[:, :, 1:] if first else made)
+            if progress is not None:
+                progress(chunks[-1].shape[2])
+        return torch.cat(chunks, dim=2)
+
+    def run_tiles(self, x: Tensor, run: Run) -> Tensor:
+        """`run` on the tiles of one chunk. A tile fades in over its neighbours above and at its left, which
+        themselves have been faded in by then.
+        """
+        blend = int(self.out_size * self.overlap)
+        keep = self.out_size - blend
+        above: list[Tensor] = []
+        rows = []
+        for top in range(0, x.shape[3], self.step):
+            row: list[Tensor] = []
+            for column, left in enumerate(range(0, x.shape[4], self.step)):
+                tile = run(x[:, :, :, top : top + self.size, left : left + self.size])
+                tile = fade_in(tile, above[column], 3, blend) if above else tile
+                row.append(fade_in(tile, row[-1], 4, blend) if row else tile)
+            rows.append(torch.cat([tile[..., :keep, :keep] for tile in row], dim=4))
+            above = row
+        return torch.cat(rows, dim=3)
+
+
+PRESETS = MappingProxyType(
+    {
+        "v110": Tiling(256, 32, 65, 17, 0.25),  # v1.1.0, its class and its sampling script
+        "v120": Tiling(512, 64, 29, 8, 0.125),  # v1.2.0, its sampling script
+        "v120_save_memory": Tiling(256, 32, 29, 8, 0.125),  # the same with save_memory
+        "v120_class": Tiling(256, 32, 33, 16, 0.125),  # v1.2.0, the defaults of its class
+        "videosys": Tiling(512, 64, 29, 8, 0.25),  # VideoSys and TeaCache, both versions
+    }
+)
+
+
+def tiling_preset(name: str) -> Tiling:
+    """The published tile sizes of that name; ValueError for a name that is not in PRESETS."""
+    if name not in PRESETS:
+        raise ValueError(f"tiling {name!r} must be one of {listing(PRESETS)}{suggest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def time_chunks(frames: int, size: int) -> list[tuple[int, int]]:
+    """(first, end) of chunks of `size` frames, each beginning with the last frame of the one before.
+
+    17 frames in chunks of 8: (0, 8), (7, 15), (14, 17).
+    """
+    starts = list(range(0, frames, size - 1))
+    chunks = [(first, after + 1) for first, after in pairwise(starts)]
+    if not chunks or chunks[-1][1] < frames:
+        chunks.append((starts[-1], frames))
+    return chunks
+
+
+def fade_in(tile: Tensor, before: Tensor, dim: int, lines: int) -> Tensor:
+    """`tile` whose first lines along `dim` fade in over the last ones of its neighbour: line k of n has the
+    weight k / n.
+    """
+    lines = min(before.shape[dim], tile.shape[dim], lines)
+    if not lines:
+        return tile
+    shape = [-1 if axis == dim else 1 for axis in range(tile.ndim)]
+    weight = (torch.arange(lines, device=tile.device, dtype=torch.float32) / lines).view(shape).to(tile.dtype)
+    faded = before.narrow(dim, before.shape[dim] - lines, lines) * (1 - weight)
+    faded = faded + tile.narrow(dim, 0, lines) * weight
+    return torch.cat((faded, tile.narrow(dim, lines, tile.shape[dim] - lines)), dim=dim)
