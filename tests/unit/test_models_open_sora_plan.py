@@ -168,7 +168,9 @@ def test_text_is_projected_once_per_generation(monkeypatch):
 
 @pytest.mark.parametrize("size", [(1, 6, 10), (3, 5, 9)])
 def test_other_sizes_keep_theirs(size):
-    condition = prepare(latent_size=size, visible_mask=torch.ones(1, *size))
+    visible = torch.ones(1, *size)
+    visible[..., 6:] = 0
+    condition = prepare(latent_size=size, visible_mask=visible)
     assert forward(condition, random(2, 4, *size)).shape == (2, 4, *size)
 
 
