@@ -20,7 +20,7 @@ def config(model: str = "opensora", **changes: Any) -> OpenSoraConfig:
         "text_encoder": "bundled:opensora",
         "height": SIZE,
         "width": SIZE,
-        "num_frames": str(FULL_FRAMES),
+        "num_frames": FULL_FRAMES,
         "fps": float(FPS),
         "guidance_scale": 4.0,
     }
