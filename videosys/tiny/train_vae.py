@@ -1,11 +1,12 @@
 """Trains the tiny Open-Sora VAE on procedural clips: `python -m videosys.tiny.train vae --out FOLDER`.
 
-Four stages, each with a budget of minutes:
+Five stages, each with a budget of minutes:
 1. spatial: the stage on single frames, in pixels;
 2. temporal: the stage on 17-frame windows, in the latents of the frozen spatial encoder (cheap);
 3. joint: temporal stage and spatial decoder together, in pixels. Then both encoders, scale and shift are
    final and FOLDER/export is written: a transformer can be trained on its latents from here on;
-4. decoder: both decoders alone, in pixels; FOLDER/export is written anew whenever held-out PSNR improves.
+4. decoder: both decoders alone, in pixels; FOLDER/export is written anew whenever held-out PSNR improves;
+5. images: the temporal encoder learns to take a lone image for the first frame of a clip.
 A run that is killed and started again with the same arguments goes on from its last minute. FOLDER/sheet.png
 shows held-out clips above their reconstructions.
 """
@@ -172,6 +173,36 @@ class VAEStages:
         say(f"exported to {self.export} at {figure:.2f} dB")
 
 
+class ImageStage:
+    """Teaches the temporal encoder that a lone image is the first frame of a clip.
+
+    Group norms count over time, so an encoder trained on clips alone takes an image for something else.
+    Latents of clips stay what they were: it learns from a frozen copy of itself, and a transformer trained
+    on the old latents can be conditioned on images.
+    """
+
+    def __init__(self, vae: OpenSoraVAE, clips: Clips, held_out: Clips):
+        self.teacher = copy.deepcopy(vae.temporal).requires_grad_(False)
+        self.clips, self.held_out = clips, held_out
+        held_out.encode(vae)
+
+    def loss(self, vae: OpenSoraVAE, step: int) -> Tensor:
+        window = self.clips.window_latents(*self.clips.windows(step, LATENT_WINDOWS))
+        with torch.no_grad():
+            wanted = self.teacher.encode(window)
+        error = vae.temporal.encode(window) - wanted
+        image_error = vae.temporal.encode(window[:, :, :1]) - wanted[:, :, :1]
+        return sum(e.abs().mean() + e.square().mean() for e in (error, image_error))
+
+    def figure(self, vae: OpenSoraVAE) -> float:
+        """dB of the latents of single images against those of the clips they begin."""
+        window = self.held_out.latents[:, :, :WINDOW]
+        with torch.no_grad():
+            wanted, _ = self.teacher.encode(window)[:, :, :1].chunk(2, dim=1)
+            mean, _ = bfloat16_weights(vae).temporal.encode(window[:, :, :1]).chunk(2, dim=1)
+        return float(10 * (wanted.var() / (mean - wanted).square().mean()).log10())
+
+
 def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
     """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
     with bfloat16_compute():
@@ -249,6 +280,10 @@ def decoders(vae: OpenSoraVAE) -> list[nn.Parameter]:
     return [parameter for module in modules for parameter in module.parameters()]
 
 
+def temporal_encoder(vae: OpenSoraVAE) -> list[nn.Parameter]:
+    return [*vae.temporal.encoder.parameters(), *vae.temporal.quant_conv.parameters()]
+
+
 def spatial_decoder_and_temporal(vae: OpenSoraVAE) -> list[nn.Parameter]:
     modules = (vae.spatial.decoder, vae.spatial.post_quant_conv, vae.temporal)
     return [parameter for module in modules for parameter in module.parameters()]
@@ -263,6 +298,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--temporal-minutes", type=float, default=5.0)
     parser.add_argument("--joint-minutes", type=float, default=8.0)
     parser.add_argument("--decoder-minutes", type=float, default=40.0)
+    parser.add_argument("--images-minutes", type=float, default=8.0)
     parser.add_argument(
         "--clips", type=int, default=2000, help="training clips, rendered once and kept in memory"
     )
@@ -296,3 +332,5 @@ def train(vae: OpenSoraVAE, stages: VAEStages, args: argparse.Namespace) -> None
     stage("joint", 1e-3, spatial_decoder_and_temporal, stages.joint_loss, stages.full_psnr)
     freeze_temporal(vae, stages)
     stage("decoder", 1e-3, decoders, stages.joint_loss, stages.full_psnr, improved=stages.write)
+    images = ImageStage(vae, stages.clips, stages.held_out)
+    stage("images", 1e-3, temporal_encoder, images.loss, images.figure, improved=stages.write)
