@@ -1,8 +1,8 @@
 """Makes videos with Open-Sora: python examples/opensora/sample.py [--config FILE] [key=value ...]
 
-`prompt=...` (may be repeated), `prompts=FILE` (one per line), `output=FOLDER` and `lossless=true` are this
-script's;
-every other key is a field of OpenSoraConfig, with dots for sections: seed=3 cache.threshold=0.2.
+This script's own are prompt=TEXT (may be repeated), prompts=FILE (one per line), output=FOLDER, format=.gif,
+crf=18, lossless=true, overwrite=true and quiet=true; every other key is a field of OpenSoraConfig, with dots
+for sections: seed=3 cache.threshold=0.2.
 Without --config, the published checkpoint is used where there is a CUDA device, else the bundled tiny one.
 """
 
@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from videosys import (
     OpenSoraConfig,
@@ -29,6 +30,7 @@ from videosys import (
 )
 
 HERE = Path(__file__).resolve().parent
+FORMATS = (".mp4", ".gif", ".png", "")
 PROMPTS = {
     "tiny": "a large red circle moves rightward on a white background",
     "published": "a serene waterfall cascading down moss-covered rocks, its sound filling the quiet forest",
@@ -48,14 +50,26 @@ class Options:
     overwrite: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}; allowed: .mp4, .gif, .png, or nothing for a folder")
+        if not 0 <= self.crf <= 51:
+            raise ValueError(f"crf is {self.crf}; it must be from 0 to 51")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints come out like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see --help")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse(argv)
     configure_logging()
     try:
-        return run(arguments)
+        return run(parse(argv))
     except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the videos named above are complete", file=sys.stderr)
@@ -64,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     options, prompts, overrides = split(arguments.settings)
+    configure_logging(quiet=options.quiet)
     config = load_config(OpenSoraConfig, arguments.config or default_config(), overrides)
     prompts = prompts or [PROMPTS["tiny" if config.transformer.startswith("bundled:") else "published"]]
     check_output(options, config)
@@ -73,9 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     return parser.parse_args(argv)
