@@ -13,6 +13,7 @@ from videosys import OpenSoraPipeline, Reference, TeaCacheConfig
 from videosys.models.opensora import STDiT3
 from videosys.pipelines import opensora
 from videosys.pipelines.opensora_references import load_reference
+from videosys.schedulers.rflow import RFlowScheduler
 from videosys.text_encoders.t5 import T5Encoder
 
 SIZE = (SETTINGS["height"], SETTINGS["width"])
@@ -130,6 +131,16 @@ def test_the_model_is_told_what_it_makes(make, monkeypatch):
     assert (len(embeds), len(mask), about["fps"]) == (1, 1, 120.0)  # a single image, without guidance
 
 
+@pytest.mark.parametrize("changes", [{}, {"num_frames": 1}, {"num_frames": 51, "height": 64, "loops": 2}])
+def test_timesteps_follow_size_and_length_of_a_clip(make, changes):
+    (output,) = make(PROMPTS[0], **changes)
+    settings = {**SETTINGS, **changes}
+    scheduler = RFlowScheduler()
+    about = {name: settings[name] for name in ("num_frames", "height", "width")}
+    scheduler.set_timesteps(settings["num_inference_steps"], **about)
+    assert [step.timestep for step in output.steps] == scheduler.timesteps.tolist() * settings.get("loops", 1)
+
+
 def test_prompts_get_their_suffixes_and_are_cleaned_twice(make, monkeypatch):
     seen = []
     forward = T5Encoder.forward
@@ -173,6 +184,13 @@ def test_loops_at_batch_size_two_are_as_alone_up_to_rounding(make):
     for one, other in zip(output.video, alone, strict=True):
         # The tail of a clip is read from its frames again, so that rounding goes through the VAE once more.
         assert (one.int() - other.int()).abs().max() <= 2
+
+
+def test_loops_of_batches_of_different_size(make):
+    alone = videos(make(PROMPTS[2], loops=2))[0]
+    outputs = make(PROMPTS, loops=2, batch_size=2)
+    assert [len(output.video) for output in outputs] == [2, 1]
+    assert torch.equal(videos(outputs)[2], alone)
 
 
 def test_edited_continuations_are_freed_on_the_way(make, latents):
@@ -252,10 +270,15 @@ def test_a_source_is_encoded_once(make, monkeypatch):
 
     calls = []
     encode = OpenSoraVAE.encode
-    monkeypatch.setattr(OpenSoraVAE, "encode", lambda self, x: calls.append(x.shape) or encode(self, x))
+
+    def watched(self, frames):
+        calls.append((frames.shape, torch.is_grad_enabled()))
+        return encode(self, frames)
+
+    monkeypatch.setattr(OpenSoraVAE, "encode", watched)
     image = picture()
     make(PROMPTS[:2], [Reference(image), Reference(image, target=5)], num_videos_per_prompt=2)
-    assert calls == [(1, 3, 1, *SIZE)]
+    assert calls == [((1, 3, 1, *SIZE), False)]
 
 
 def test_staged_parts_give_the_same_bytes_and_are_never_in_memory_together(checkpoint, make):
