@@ -1,7 +1,7 @@
 """Continues an image: python examples/opensora/image_to_video.py [image=FILE] [at=first|last] [key=value ...]
 
-The image becomes the first (or last) latent frame of the clip and is kept as it is; a last latent frame stands
-for four video frames. All other arguments are those of sample.py.
+The image becomes the first (or last) latent frame of the clip and is kept as it is; a last latent frame
+stands for four video frames. All other arguments are those of sample.py.
 """
 
 from __future__ import annotations
