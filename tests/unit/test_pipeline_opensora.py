@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -286,9 +287,9 @@ def test_staged_parts_give_the_same_bytes_and_are_never_in_memory_together(check
     plain = make(PROMPTS[:2], [Reference(picture())], **settings)
     staged = OpenSoraPipeline.from_config(config_of(checkpoint, offload="stage"), quiet=True)
     parts = {name: getattr(staged, name) for name in ("text_encoder", "transformer", "vae")}
-    order = []
+    order, made = [], []
     for name, part in parts.items():
-        part._load = watched(name, part._load, parts, order)
+        part._load = watched(name, part._load, order, made)
     outputs = make(PROMPTS[:2], [Reference(picture())], pipeline=staged, **settings)
     assert order == ["vae", "text_encoder", *["transformer", "vae"] * 4]
     assert not any(part.is_loaded for part in parts.values())
@@ -297,13 +298,15 @@ def test_staged_parts_give_the_same_bytes_and_are_never_in_memory_together(check
         assert one.steps == other.steps
 
 
-def watched(name, load, parts, order):
-    """`load`, which notes its name and finds no other part in memory."""
+def watched(name, load, order, made):
+    """`load`, which notes its name and finds nothing in memory of what was loaded before."""
 
     def loading():
-        assert not any(part.is_loaded for part in parts.values())
+        assert not any(module() is not None for module in made)
         order.append(name)
-        return load()
+        module = load()
+        made.extend(weakref.ref(part) for part in module.modules())
+        return module
 
     return loading
 
