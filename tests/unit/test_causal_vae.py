@@ -10,7 +10,8 @@ import torch
 
 from tests.goldens.fill import fill_module
 from tests.goldens.load import load_json
-from videosys.autoencoders.causal_vae import V110, V120, CausalVAE, CausalVAEConfig, posterior
+from videosys.autoencoders.causal_vae import V110, V120, CausalVAE, CausalVAEConfig
+from videosys.autoencoders.posterior import posterior
 from videosys.autoencoders.tiling import PRESETS, Tiling
 from videosys.utils.checkpoint import load_model, read_config
 

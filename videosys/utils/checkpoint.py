@@ -78,14 +78,18 @@ def load_model(
 
     The model is built without memory and takes the tensors one by one as `dtype` (whole numbers stay as
     they are), so that the memory needed is that of the weights. The class may name prefixes of keys to
-    leave out in `ignored_keys`, and in `float32_parameters` those that stay float32. Missing, unexpected
-    and mis-shaped keys are one ValueError that lists them, raised before any weight is read.
+    leave out in `ignored_keys`, in `float32_parameters` those that stay float32, and with
+    `current_key(key)` say what a key of an older file is called now. Missing, unexpected and mis-shaped keys
+    are one ValueError that lists them, raised before any weight is read.
     """
     with torch.device("meta"):
         model = model_cls(config, **kwargs)
     ignored = getattr(model_cls, "ignored_keys", ())
+    current = getattr(model_cls, "current_key", str)
     mapped = {
-        key: item for key, item in load_state_dict(folder).items() if not key.startswith(tuple(ignored))
+        current(key): item
+        for key, item in load_state_dict(folder).items()
+        if not key.startswith(tuple(ignored))
     }
     _check_keys(model, mapped, folder)
     exact = getattr(model_cls, "float32_parameters", ())
