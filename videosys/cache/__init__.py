@@ -1,6 +1,4 @@
-"""Caches: which steps of a generation compute, and what a skipped step uses instead. A new cache is one
-row here.
-"""
+"""Caches: which steps compute, and what a skipped step uses instead. A new cache is one row here."""
 
 from __future__ import annotations
 

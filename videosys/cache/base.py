@@ -18,8 +18,8 @@ class StepRecord:
     """What happened in one model evaluation.
 
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
-    compared with the threshold. The three are None where nothing was compared (first and last step, no
-    cache).
+    compared with the threshold. All three are None where nothing was compared: in the first and last step,
+    and without a cache.
     """
 
     step: int
@@ -31,9 +31,7 @@ class StepRecord:
 
 
 def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
-    """The branch of a block, computed: what every cache but those that keep single branches hands to
-    blocks.
-    """
+    """The branch of a block, computed: what blocks get from every cache that keeps no single branches."""
     return compute()
 
 

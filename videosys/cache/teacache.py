@@ -48,12 +48,10 @@ class TeaCacheConfig:
 
 
 class TeaCache(ResidualCache):
-    """Accumulates the rescaled relative L1 change of the signal and computes when the sum reaches the
-    threshold.
+    """Adds up the rescaled relative L1 changes of the signal and computes when the threshold is reached.
 
     gather_rows: turns one small row of this rank into the rows of all ranks that work on the same video, so
-    that
-        all of them add the same numbers in the same order and take the same branch.
+        that all of them add the same numbers in the same order and take the same branch.
     request_id: tells one generation from another across ranks.
     """
 
@@ -119,8 +117,7 @@ def relative_l1(rows: torch.Tensor) -> float:
     """Relative L1 distance (paper, equation 4) over all ranks.
 
     rows [ranks, 6]: request, config, step, accumulated, numerator, denominator. Ranks must agree on the
-    first four;
-    one that does not raises the same error everywhere, where a hang would follow otherwise.
+    first four; one that does not raises the same error everywhere, where a hang would follow otherwise.
     """
     table = rows.tolist()
     if any(row[:4] != table[0][:4] for row in table):

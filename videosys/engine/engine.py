@@ -42,17 +42,15 @@ class VideoSysEngine:
         self.pipeline = PIPELINES[type(config)].from_config(config, quiet)
 
     def generate(self, prompt: str | Sequence[str], **request: Any) -> VideoOutput:
-        """All videos of one prompt or a list of prompts. `request` replaces fields of the config for this
-        call.
+        """All videos of one prompt or a list of prompts.
 
+        `request` replaces fields of the config for this call; `references` are images and videos to contain.
         ValueError for a blank prompt and for what the config would refuse, before any weight is loaded.
         """
         return reduce(VideoOutput.joined, self.stream(prompt, **request))
 
     def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
-        """The same, in pieces: each micro-batch as soon as it is done, so that it can be saved before
-        the next.
-        """
+        """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
         references = request.pop("references", ())
         config = self.requested(request)
         prompts = check_prompts(prompt)
@@ -73,9 +71,7 @@ class VideoSysEngine:
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
     ) -> Path:
-        """The path a video was written to, at the config's frame rate; options as in
-        `videosys.save_video`.
-        """
+        """The path a video was written to. Options as in `videosys.save_video`; fps is the config's."""
         return save_video(video, path, fps=self.config.fps if fps is None else fps, **options)
 
     def close(self) -> None:

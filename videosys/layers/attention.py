@@ -26,9 +26,7 @@ class RMSNorm(nn.Module):
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v over [batch, heads, tokens, d], heads joined to [batch, tokens, heads *
-    d].
-    """
+    """softmax(q k^T / sqrt(d)) v of [batch, heads, tokens, d], heads joined: [batch, tokens, heads * d]."""
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
 
 
@@ -55,9 +53,7 @@ class SelfAttention(nn.Module):
 
 
 class TextRun(NamedTuple):
-    """Keys and values [b, heads, L, d] of neighbouring samples (`rows` of the batch) with equally long
-    texts.
-    """
+    """Keys and values [b, heads, L, d] of neighbouring samples (`rows`) whose texts are equally long."""
 
     rows: slice
     k: torch.Tensor

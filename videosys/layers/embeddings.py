@@ -16,8 +16,7 @@ MAX_PERIOD = 10000.0
 def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
     """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=values.device)
-    # The last bit of a float32 exp differs between processors, and at timestep 1000 it shows: take it in
-    # float64.
+    # In float64: the last bit of a float32 exp differs between processors, and at timestep 1000 it shows.
     frequencies = (-math.log(MAX_PERIOD) * steps / (dim // 2)).double().exp().float()
     angles = values.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
@@ -33,9 +32,8 @@ def sine_cosine(positions: torch.Tensor, dim: int) -> torch.Tensor:
 def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> torch.Tensor:
     """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
 
-    Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means the
-    same
-    share of the picture at every resolution.
+    Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means
+    the same share of the picture at every resolution.
     """
     row = torch.arange(rows, dtype=torch.float32) / scale * (base_size / rows)
     column = torch.arange(columns, dtype=torch.float32) / scale * (base_size / columns)
@@ -59,9 +57,11 @@ class ScalarEmbedder(nn.Module):
 
 
 class PatchEmbedder(nn.Module):
-    """Patches as tokens. The weight is a 3-D convolution's, applied as a linear layer to patches already cut
-    out,
-    because a shard of a frame's tokens is no rectangle that a convolution could see."""
+    """Patches as tokens.
+
+    The weight is a 3-D convolution's, applied as a linear layer to patches already cut out, because a shard
+    of a frame's tokens is no rectangle that a convolution could see.
+    """
 
     def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int, int]):
         super().__init__()
@@ -73,9 +73,7 @@ class PatchEmbedder(nn.Module):
 
 
 class CaptionEmbedder(nn.Module):
-    """Text-encoder features projected to the model's width, and the null caption of classifier-free
-    guidance.
-    """
+    """Text features projected to the model's width, and the null caption of classifier-free guidance."""
 
     def __init__(self, caption_channels: int, dim: int, max_length: int):
         super().__init__()

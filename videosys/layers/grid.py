@@ -44,9 +44,7 @@ class Grid:
         return rearrange(latents, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
 
     def unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Latents [B, c, T, H, W] of head outputs [B, T, S, pt*ph*pw*c] (channel fastest), padding cut
-        off.
-        """
+        """Latents [B, c, T, H, W], without padding, of head outputs [B, T, S, pt*ph*pw*c]."""
         pt, ph, pw = self.patch_size
         _, h, w = self.size
         latents = rearrange(

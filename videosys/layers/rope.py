@@ -15,9 +15,7 @@ def rotary_frequencies(head_dim: int) -> torch.Tensor:
 
 
 class RotaryEmbedding(nn.Module):
-    """Rotary tables of one axis. `freqs` is a parameter only because published checkpoints store it as
-    one.
-    """
+    """Rotary tables of one axis; `freqs` is a parameter because published checkpoints store it as one."""
 
     def __init__(self, head_dim: int):
         super().__init__()
@@ -28,8 +26,7 @@ class RotaryEmbedding(nn.Module):
         """Cosines and sines [positions, d/2], float32.
 
         A model cast to half precision has rounded its frequencies (a rotated query then moves by up to 0.1),
-        so
-        those are computed again from the formula.
+        so they are computed again from the formula.
         """
         freqs = self.freqs
         if freqs.dtype != torch.float32:

@@ -1,6 +1,4 @@
-"""STDiT3, the transformer of Open-Sora v1.2: alternating spatial and temporal blocks on tokens [B, T, S,
-C].
-"""
+"""STDiT3, the transformer of Open-Sora v1.2: spatial and temporal blocks in turn, tokens [B, T, S, C]."""
 
 from __future__ import annotations
 
@@ -74,9 +72,10 @@ class STDiT3Condition:
 
 
 class TimeVectors(NamedTuple):
-    """The time embedding t [B, C], its six modulation vectors t6 [B, 1, 6, C] and, where some frames are
-    kept as a
-    condition, the same at timestep 0 with the mask [B, T] of the frames being denoised."""
+    """The time embedding t [B, C] and its six modulation vectors t6 [B, 1, 6, C].
+
+    Where some frames are kept as a condition: the same at timestep 0, and which frames are not, [B, T].
+    """
 
     t: torch.Tensor
     t6: torch.Tensor
@@ -92,9 +91,7 @@ class TimeVectors(NamedTuple):
 
 
 class STDiT3Block(nn.Module):
-    """Self-attention, cross-attention to the text and an MLP; spatial and temporal blocks differ in
-    `attend`.
-    """
+    """Self-attention, cross-attention to the text, MLP; spatial and temporal blocks differ in `attend`."""
 
     def __init__(self, config: STDiT3Config, parallel: Parallel):
         super().__init__()
@@ -113,9 +110,7 @@ class STDiT3Block(nn.Module):
     def forward(
         self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextRun], layout: Layout, branch: Branch
     ) -> torch.Tensor:
-        """x [B, T, S, C], t6 [B, 1 or T, 6, C]. `branch` may answer with what it kept instead of
-        computing.
-        """
+        """x [B, T, S, C], t6 [B, 1 or T, 6, C]; `branch` may give what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
         x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), layout))
         x = x + branch("cross", lambda: self.cross_attn(x, text))
@@ -127,9 +122,7 @@ class STDiT3Block(nn.Module):
 
 
 class SpatialBlock(STDiT3Block):
-    """Attention of the tokens within each frame. Frames are exchanged for tokens around it when tokens
-    are sharded.
-    """
+    """Attention of the tokens within each frame; sharded tokens are exchanged for frames around it."""
 
     def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         return within_frames(self.attn, x, self.parallel, layout.tokens_per_frame)
@@ -233,8 +226,7 @@ class STDiT3(nn.Module):
         """Velocity and, with pred_sigma, an unused sigma: float32 [B, C_out, T, H, W].
 
         latents [B, C, T, H, W]; timesteps [B] in 0..1000; frame_mask [B, T] of bool, True where a frame is
-        being
-        denoised and False where it is kept as a condition (modulated as at timestep 0).
+        being denoised and False where it is kept as a condition (modulated as at timestep 0).
         """
         x, time = self.embed(latents, timesteps, condition, frame_mask)
         if cache.should_compute(lambda kind: self.signal(kind, x, time)):
@@ -263,8 +255,9 @@ class STDiT3(nn.Module):
         return t, rearrange(self.t_block(t), "b (six c) -> b 1 six c", six=6)
 
     def signal(self, kind: str, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
-        """What a cache watches (arXiv 2411.19108, section 3.3): `modulated` input of the first block, or
-        `timestep`.
+        """What a cache watches: the first block's input (`modulated`), or the time (`timestep`).
+
+        arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
         """
         return time.t if kind == "timestep" else self.spatial_blocks[0].modulated_input(x, time.t6)
 

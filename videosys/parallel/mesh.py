@@ -1,6 +1,4 @@
-"""The one object that knows how many devices share a video; here one, on which every operation returns
-its input.
-"""
+"""The object that knows how many devices share a video; on one, every operation returns its input."""
 
 from __future__ import annotations
 

@@ -20,9 +20,8 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 class VideoOutput:
     """Finished videos, with what made them.
 
-    video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it bit
-    for bit
-    on a CPU. steps_per_video: the model evaluations of each.
+    video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it, bit
+    for bit on a CPU. steps_per_video: the model evaluations of each.
     """
 
     video: list[torch.Tensor]
@@ -105,9 +104,7 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 
 def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Normal latents [B, *size], float32, each sample from its own CPU generator: the same on every
-    machine.
-    """
+    """Normal latents [B, *size], float32, each sample from its own CPU generator: the same everywhere."""
     return torch.stack([torch.randn(tuple(size), generator=source) for source in generators])
 
 

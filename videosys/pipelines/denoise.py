@@ -32,8 +32,7 @@ class Sampling:
     guidance_scale: weight g of v_uncond + g * (v_cond - v_uncond).
     generator: source of the noise that is drawn during the loop, one for all or one per sample.
     frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a
-    value
-        between lets it free only from that noise level on (edit strength).
+        value between lets it free only from that noise level on (edit strength).
     progress: called after each step. observer: called with (step, timestep, latents, noise_pred of the pair).
     """
 
@@ -91,9 +90,7 @@ def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Normal noise of the shape of `like`, drawn where the generator lives, so that a seed means the
-    same anywhere.
-    """
+    """Normal noise like `like`, drawn where the generator lives, so that a seed means the same anywhere."""
     if isinstance(generator, Sequence):
         if len(generator) != len(like):
             raise ValueError(f"generator has {len(generator)} generators for {len(like)} samples")
@@ -103,12 +100,10 @@ def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
 
 
 class FrameConditioning:
-    """Keeps, or partly keeps, latent frames given as a condition (masks of Sampling.frame_mask) over one
-    loop.
+    """Keeps, or partly keeps, the latent frames of one loop that Sampling.frame_mask gives as a condition.
 
     A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is put
-    back
-    unchanged after each step, and when it joins it is noised to that step's level.
+    back unchanged after each step, and when it joins it is noised to that step's level.
     """
 
     def __init__(self, sampling: Sampling, latents: torch.Tensor):
@@ -135,9 +130,7 @@ class FrameConditioning:
         return torch.cat((latents, latents)) if self.sampling.is_guided else latents
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where no frame is
-        conditioned.
-        """
+        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where all of them are."""
         if self.free is None:
             return {}
         return {"frame_mask": self.free.repeat(2, 1) if self.sampling.is_guided else self.free}

@@ -17,8 +17,7 @@ class Component(Generic[M]):
     """A module that is loaded when it is first used.
 
     offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
-    parked in
-    the host's memory, and one that computes on the CPU is dropped and read again from its file when needed.
+    parked in the host's memory, and one that computes on the CPU is dropped and read again when needed.
     """
 
     def __init__(self, load: Callable[[], M], device: torch.device, offload: Offload = "none"):

@@ -150,9 +150,7 @@ class MicroBatch:
     quiet: bool
 
     def run(self, conditions: Sequence[Condition], given: Sequence[torch.Tensor]) -> base.VideoOutput:
-        """The videos, loop by loop; `given` are the latents [1 or B, C, t, h, w] that `conditions` name
-        by number.
-        """
+        """The videos, loop by loop; `conditions` name latents [1 or B, C, t, h, w] of `given` by number."""
         sources = base.generators(self.jobs)
         conditions, given = list(conditions), list(given)
         clips: list[torch.Tensor] = []
@@ -218,9 +216,7 @@ class MicroBatch:
         )
 
     def decode(self, latents: torch.Tensor, continues: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The clips as uint8 [B, T, H, W, 3] and, where another loop continues them, the latents of
-        their ends.
-        """
+        """The clips, uint8 [B, T, H, W, 3], and the latents of their ends if another loop continues them."""
         config = self.config
         total = latents.shape[0] * config.clip_frames
         with self.pipeline.vae.use() as vae, progress(None, "decode", total=total, quiet=self.quiet) as bar:
@@ -232,9 +228,7 @@ class MicroBatch:
 
 
 def published(config: CacheConfig) -> CacheConfig:
-    """The cache's settings, TeaCache's with the coefficients published for this model where none are
-    given.
-    """
+    """The cache's settings; TeaCache without coefficients gets those published for this model."""
     if isinstance(config, TeaCacheConfig) and config.coefficients is None:
         return replace(config, coefficients=COEFFICIENTS)
     return config

@@ -17,12 +17,10 @@ class SchedulerOutput(NamedTuple):
 
 
 def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
-    """The ratio r (a float32 scalar) by which larger and longer videos are given more of their steps at high
-    noise.
+    """The ratio r (a float32 scalar) that gives larger and longer videos more of their steps at high noise.
 
-    height and width in pixels, num_frames of the video. A chunk of 17 frames counts 5; a single image counts
-    1.
-    Raises ValueError for 2 to 16 frames, which count 0 and would make the first timestep not a number.
+    height and width in pixels, num_frames of the video. A chunk of 17 frames counts 5, a single image 1.
+    ValueError for 2 to 16 frames, which count 0 and would make the first timestep not a number.
     """
     chunks = 1 if num_frames == 1 else num_frames // 17 * 5
     if chunks <= 0:
@@ -32,9 +30,7 @@ def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
 
 
 class RFlowScheduler:
-    """Euler steps along the velocity from noise (timestep 1000) to data (0). One object serves one
-    generation.
-    """
+    """Euler steps along the velocity from noise (timestep 1000) to data (0), for one generation."""
 
     def __init__(self, use_timestep_transform: bool = True):
         self.use_timestep_transform = use_timestep_transform
@@ -65,9 +61,7 @@ class RFlowScheduler:
     def step(
         self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor
     ) -> SchedulerOutput:
-        """`sample` moved along the velocity `model_output` from this timestep to the next (0 after the
-        last).
-        """
+        """`sample` moved along the velocity `model_output` to the next timestep (0 after the last)."""
         following = self.timesteps[self._step + 1 :][:1].sum()  # 0 at the end
         step_size = (self.timesteps[self._step] - following) / NUM_TRAIN_TIMESTEPS
         self._step += 1
