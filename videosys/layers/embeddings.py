@@ -53,7 +53,7 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
-        return self.mlp(sinusoid(values, self.num_frequencies).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters()).dtype))
 
 
 class PatchEmbedder(nn.Module):
@@ -74,6 +74,8 @@ class PatchEmbedder(nn.Module):
 
 class CaptionEmbedder(nn.Module):
     """Text features projected to the model's width, and the null caption of classifier-free guidance."""
+
+    y_embedding: torch.Tensor
 
     def __init__(self, caption_channels: int, dim: int, max_length: int):
         super().__init__()

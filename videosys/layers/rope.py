@@ -28,7 +28,7 @@ class RotaryEmbedding(nn.Module):
         A model cast to half precision has rounded its frequencies (a rotated query then moves by up to 0.1),
         so they are computed again from the formula.
         """
-        freqs = self.freqs
+        freqs: torch.Tensor = self.freqs
         if freqs.dtype != torch.float32:
             freqs = rotary_frequencies(self.head_dim).to(freqs.device)
         positions = torch.arange(num_positions, dtype=torch.float32, device=freqs.device)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -196,7 +196,8 @@ class STDiT3(nn.Module):
         prompt_embeds [B, L, D]; prompt_mask [B or a divisor of B, L], 1 = keep, repeated along the batch;
         fps a number, [1] or [B]; height and width in pixels, which set the scale of the positions.
         """
-        grid = Grid(tuple(latent_size), tuple(self.config.patch_size))
+        t, h, w = latent_size
+        grid = Grid((t, h, w), self.config.patch_size)
         runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
         device = self.x_embedder.proj.weight.device
         position = self.parallel.shard(self._position(grid, height, width), dim=0)
@@ -259,7 +260,8 @@ class STDiT3(nn.Module):
 
         arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
         """
-        return time.t if kind == "timestep" else self.spatial_blocks[0].modulated_input(x, time.t6)
+        first = cast(STDiT3Block, self.spatial_blocks[0])
+        return time.t if kind == "timestep" else first.modulated_input(x, time.t6)
 
     def run_blocks(
         self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition, cache: Cache = NO_CACHE
@@ -294,7 +296,7 @@ def text_runs(
 
 
 def prepare_text(
-    blocks: nn.ModuleList, runs: Sequence[tuple[slice, torch.Tensor]]
+    blocks: Iterable[Any], runs: Sequence[tuple[slice, torch.Tensor]]
 ) -> tuple[tuple[TextRun, ...], ...]:
     """Each block's own keys and values of the text."""
     return tuple(tuple(block.cross_attn.prepare(rows, y) for rows, y in runs) for block in blocks)

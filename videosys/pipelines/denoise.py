@@ -114,7 +114,7 @@ class FrameConditioning:
 
     def renoise(self, latents: torch.Tensor, timestep: torch.Tensor, scheduler: Any) -> torch.Tensor:
         """`latents` with the frames that join at this timestep noised."""
-        if self.mask is None:
+        if self.mask is None or self.free is None:
             return latents
         before, self.free = self.free, self.mask * 1000 >= timestep
         # Drawn at every step, used or not: the noise of a step then does not depend on the mask.
