@@ -245,3 +245,11 @@ def test_a_cache_skips_steps_and_says_so(engine):
     assert not torch.equal(plain.video[0], cached.video[0])
     none_skipped = engine.generate(PROMPT, cache=TeaCacheConfig(0.0, (1.0, 0.0)))
     assert torch.equal(none_skipped.video[0], plain.video[0])
+
+
+def test_a_cache_can_be_asked_for_by_name(engine):
+    preset = engine.requested({"cache": "teacache_fast"}).cache
+    assert (preset.threshold, preset.coefficients[0]) == (0.2, 217.546007)
+    assert engine.requested({"cache": "none"}).cache == NoCacheConfig()
+    with pytest.raises(ValueError, match=r"cache is 'teacach'.*did you mean 'teacache'"):
+        engine.requested({"cache": "teacach"})

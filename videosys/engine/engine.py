@@ -58,14 +58,15 @@ class VideoSysEngine:
 
     def requested(self, request: dict[str, Any]) -> OpenSoraConfig:
         """The config with a request's fields, and a seed."""
-        names = [field.name for field in dataclasses.fields(self.config)]
-        allowed = sorted(set(names) - LOADING_FIELDS)
+        fields = {field.name: field for field in dataclasses.fields(self.config)}
+        allowed = sorted(fields.keys() - LOADING_FIELDS)
         for name in request:
             if name not in allowed:
                 raise ValueError(
                     f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
                 )
-        config = dataclasses.replace(self.config, **request)
+        changes = {name: chosen(fields[name], value) for name, value in request.items()}
+        config = dataclasses.replace(self.config, **changes)
         return config if config.seed is not None else dataclasses.replace(config, seed=draw_seed())
 
     def save_video(
@@ -85,3 +86,14 @@ class VideoSysEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def chosen(field: dataclasses.Field, value: Any) -> Any:
+    """`value`, or what it names in the field's registry: "teacache_slow" is that preset."""
+    registry = field.metadata.get("registry")
+    if registry is None or not isinstance(value, str):
+        return value
+    if value not in registry:
+        raise ValueError(f"{field.name} is {value!r}{suggest(value, registry)}; allowed: {listing(registry)}")
+    choice = registry[value]
+    return choice() if isinstance(choice, type) else choice
