@@ -100,7 +100,7 @@ def test_a_request_replaces_fields_for_one_call(engine, request_, shape, steps):
         ({"num_inference_steps": "5"}, "num_inference_steps must be a whole number, got '5'"),
         ({"height": 7}, "7 x 48"),
         ({"resolution": "480p", "aspect_ratio": "1:1"}, "height and width are given"),
-        ({"cache": "teacache_fast"}, "cache must be"),
+        ({"cache": 0.2}, "cache must be"),
         ({"seed": -3}, "seed is -3"),
         ({"loops": 2, "num_frames": 17}, "2 loops need more"),
         ({"num_frame": 3}, r"unknown request 'num_frame' \(did you mean 'num_frames'\?\); allowed: 'aes'"),
