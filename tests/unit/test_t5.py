@@ -274,3 +274,27 @@ def test_a_missing_package_is_named(checkpoint, monkeypatch, module, package):
 def test_max_length_is_checked(encoder):
     with pytest.raises(ValueError, match="max_length is 0"):
         T5Encoder(encoder.model, encoder.tokenizer, max_length=0)
+
+
+def test_rows_of_the_padding_where_a_model_reads_them(encoder):
+    embeds, mask = encoder(["a red cat runs", ""], padded=True)
+    plain, same = encoder(["a red cat runs", ""])
+    assert torch.equal(mask, same)
+    torch.testing.assert_close(embeds[mask.bool()], plain[mask.bool()], rtol=0, atol=1e-6)
+    tokens = encoder.tokenizer([""], max_length=40, padding="max_length", return_tensors="pt")
+    with torch.no_grad():
+        expected = encoder.model(**tokens)[0]
+    torch.testing.assert_close(embeds[1:], expected, rtol=0, atol=1e-6)
+    assert embeds[1, 1:].abs().min(dim=-1).values.max() > 0
+
+
+def test_an_encoder_of_mt5_is_loaded_as_one(checkpoint, tmp_path):
+    from transformers import MT5Config, MT5EncoderModel
+
+    shutil.copy(checkpoint / "spiece.model", tmp_path)
+    MT5EncoderModel(MT5Config(**{**tiny_config(128).to_dict(), "model_type": "mt5"})).save_pretrained(
+        tmp_path
+    )
+    encoder = T5Encoder.from_pretrained(tmp_path, max_length=8)
+    assert type(encoder.model) is MT5EncoderModel
+    assert encoder(["a red cat"])[0].shape == (1, 8, 32)

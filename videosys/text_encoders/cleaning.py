@@ -1,4 +1,4 @@
-"""Captions as Open-Sora was trained on them: score suffixes, then the caption cleaner, twice.
+"""Captions as the models were trained on them: the caption cleaner, twice, and Open-Sora's score suffixes.
 
 The cleaner was written for web captions, so most of its rules take out what a web page leaves around a
 description: addresses, markup, file names, item numbers, advertising. The model has only seen cleaned
@@ -28,6 +28,9 @@ SEPARATORS = re.compile("[-_]")
 MAX_SEPARATORS = 3  # more than this many, and they stand for spaces: this-is-a-file_name
 
 
+CHINESE = "Chinese characters and their relatives"
+
+
 class Rule(NamedTuple):
     """One substitution: every match of `pattern` becomes `replacement`."""
 
@@ -52,7 +55,7 @@ WEB_RULES = (
 # Between the markup and the repair of broken encodings: symbols and numbers that no sentence needs.
 SYMBOL_RULES = (
     rule("nickname", r"@\w+\b"),
-    rule("Chinese characters and their relatives", "[\u31c0-\u9fff]+"),  # Hangul, Hiragana and Katakana stay
+    rule(CHINESE, "[\u31c0-\u9fff]+"),  # Hangul, Hiragana and Katakana stay
     rule("every dash is one dash", f"[{DASHES}]+", "-"),
     rule("double quotes", "[`´«»“”¨]", '"'),
     rule("single quotes", "[‘’]", "'"),
@@ -69,6 +72,11 @@ SYMBOL_RULES = (
     rule("run of dots", r"\.{2,}", " "),
     rule("odd symbols", ODD_SYMBOLS, " "),
     rule("lonely dot", r"\s+\.\s+", " "),
+)
+
+# For a text encoder that reads Chinese: the block of common characters stays, strokes and rare ones go.
+CHINESE_SYMBOL_RULES = tuple(
+    rule(CHINESE, "[\u31c0-\u4dff]+") if each.name == CHINESE else each for each in SYMBOL_RULES
 )
 
 # After the repair: what shops and image hosts add to a caption, then spacing and the ends of the string.
@@ -127,15 +135,24 @@ def unescape(text: str) -> str:
         return text
 
 
-def clean_caption(text: str) -> str:
-    """Return the caption after one pass of the cleaner. Open-Sora applies it twice: see `prepare_prompt`."""
+def clean_caption(text: str, keep_chinese: bool = False) -> str:
+    """Return the caption after one pass of the cleaner. All models apply it twice: see `clean_prompt`."""
     text = unquote_plus(text).strip().lower()
     text = substitute(WEB_RULES, text)
     text = strip_markup(text)
-    text = substitute(SYMBOL_RULES, text)
+    text = substitute(CHINESE_SYMBOL_RULES if keep_chinese else SYMBOL_RULES, text)
     text = split_separators(text)
     text = unescape(ftfy.fix_text(text)).strip()
     return substitute(LISTING_RULES, text).strip()
+
+
+def clean_prompt(prompt: str, clean: bool = True, keep_chinese: bool = False) -> str:
+    """Return the text that the tokenizer gets for a prompt: cleaned twice, or only lower-cased and
+    stripped.
+    """
+    if not clean:
+        return prompt.lower().strip()
+    return clean_caption(clean_caption(prompt, keep_chinese), keep_chinese)
 
 
 def add_scores(
@@ -160,5 +177,5 @@ def add_scores(
 def prepare_prompt(
     prompt: str, aes: float | None = 6.5, flow: float | None = None, camera_motion: str | None = None
 ) -> str:
-    """Return the text that the tokenizer gets for a prompt: scores added, then cleaned twice."""
-    return clean_caption(clean_caption(add_scores(prompt, aes, flow, camera_motion)))
+    """Return the text that the tokenizer gets for a prompt of Open-Sora: scores added, then cleaned twice."""
+    return clean_prompt(add_scores(prompt, aes, flow, camera_motion))

@@ -1,4 +1,4 @@
-"""The T5 encoder that turns prompts into the embeddings a model reads."""
+"""The T5 encoder, or mT5's, that turns prompts into the embeddings a model reads."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from videosys.utils.checkpoint import load_state_dict, resolve
 from videosys.utils.weights import shortened
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
+PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
@@ -23,7 +24,7 @@ class T5Encoder(nn.Module):
     """Prompts in, one row of embeddings per token out. Prompts never see each other, bit for bit.
 
     Each prompt is encoded alone and only as long as it is: most of T5's 300 tokens would be padding, and on a
-    CPU a pass over all of them is expensive. The rows of the padding are zeros; no model reads them.
+    CPU a pass over all of them is expensive. The rows of the padding are zeros, unless a model reads them.
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int = 300):
@@ -57,21 +58,25 @@ class T5Encoder(nn.Module):
         return cls(model.to(device), tokenizer, max_length).eval()
 
     @torch.no_grad()
-    def forward(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def forward(self, prompts: Sequence[str], padded: bool = False) -> tuple[Tensor, Tensor]:
         """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
 
         An empty prompt has one token, the end of the sequence. A prompt of more than L tokens is cut, with a
-        warning. ValueError if there are no prompts or one is not a string.
+        warning. padded: the rows of the padding are what the encoder makes of it, not zeros; the mask is the
+        same. ValueError if there are no prompts or one is not a string.
         """
         check_prompts(prompts)
         weight = self.model.get_input_embeddings().weight
         embeds = weight.new_zeros(len(prompts), self.max_length, weight.shape[1])
         mask = torch.zeros(len(prompts), self.max_length, dtype=torch.int64, device=weight.device)
         for row, prompt in enumerate(prompts):
-            ids = torch.tensor([self.tokenize(prompt)], device=weight.device)
-            length = ids.shape[1]
-            embeds[row, :length] = self.model(input_ids=ids, attention_mask=torch.ones_like(ids))[0][0]
-            mask[row, :length] = 1
+            ids = self.tokenize(prompt)
+            mask[row, : len(ids)] = 1
+            length = self.max_length if padded else len(ids)
+            ids += [self.tokenizer.pad_token_id] * (length - len(ids))
+            tokens = torch.tensor([ids], device=weight.device)
+            seen = mask[row : row + 1, :length]
+            embeds[row, :length] = self.model(input_ids=tokens, attention_mask=seen)[0][0]
         return embeds, mask
 
     def tokenize(self, prompt: str) -> list[int]:
@@ -152,14 +157,18 @@ def without_bar() -> Iterator[None]:
 
 
 def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Return the T5EncoderModel of a folder, every weight loaded; one ValueError says what is wrong."""
-    from transformers import T5Config, T5EncoderModel
+    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong."""
+    import transformers as tf
 
     state = load_state_dict(folder)
     try:
-        config = T5Config.from_pretrained(str(folder), local_files_only=True)
+        is_mt5 = tf.T5Config.get_config_dict(str(folder), local_files_only=True)[0].get("model_type") == "mt5"
+        config_cls, model_cls = (
+            (tf.MT5Config, tf.MT5EncoderModel) if is_mt5 else (tf.T5Config, tf.T5EncoderModel)
+        )
+        config = config_cls.from_pretrained(str(folder), local_files_only=True)
         with without_bar():
-            model, info = T5EncoderModel.from_pretrained(
+            model, info = model_cls.from_pretrained(
                 None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
             )
     except (
