@@ -12,7 +12,7 @@ import torch
 from tests.tiny_checkpoint import MODEL, SETTINGS, build_model, build_vae, config_of
 from videosys import OpenSoraPipeline, Reference, TeaCacheConfig
 from videosys.models.opensora import STDiT3
-from videosys.pipelines import opensora
+from videosys.pipelines import generation
 from videosys.pipelines.opensora_references import load_reference
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.text_encoders.t5 import T5Encoder
@@ -42,14 +42,14 @@ def make(pipeline, checkpoint):
 def latents(monkeypatch):
     """(latents before, latents after, frame mask) of each denoise loop."""
     seen = []
-    denoise = opensora.denoise
+    denoise = generation.denoise
 
     def watched(model, scheduler, latents, condition, sampling, cache, parallel):
         result = denoise(model, scheduler, latents, condition, sampling, cache, parallel)
         seen.append((latents.clone(), result, sampling.frame_mask))
         return result
 
-    monkeypatch.setattr(opensora, "denoise", watched)
+    monkeypatch.setattr(generation, "denoise", watched)
     return seen
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -11,18 +13,20 @@ from typing import Any
 
 import torch
 
-from videosys.pipelines.base import VideoOutput, check_prompts
+from videosys.pipelines.base import PipelineConfig, VideoOutput, check_prompts
+from videosys.pipelines.generation import Pipeline
 from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
+from videosys.utils.logging import get_logger, log
 from videosys.utils.seed import draw_seed
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
 
-PIPELINES = MappingProxyType({OpenSoraConfig: OpenSoraPipeline})
-# What decides which weights are loaded, and where: chosen once, with the engine.
-LOADING_FIELDS = frozenset(
-    {"transformer", "vae", "text_encoder", "revision", "offline", "device", "dtype", "offload", "parallel"}
-    | {"vae_micro_batch_size"}
+PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(
+    {OpenSoraConfig: OpenSoraPipeline}
 )
+LOADING_FIELDS = frozenset(name for pipeline in PIPELINES.values() for name in pipeline.loading_fields)
+
+_LOG = get_logger("engine")
 
 
 class VideoSysEngine:
@@ -33,7 +37,7 @@ class VideoSysEngine:
         engine.save_video(output.video[0], "circle.mp4")
     """
 
-    def __init__(self, config: OpenSoraConfig, quiet: bool = False):
+    def __init__(self, config: PipelineConfig, quiet: bool = False):
         """ValueError for a config without a pipeline, and for folders that are no checkpoints."""
         if type(config) not in PIPELINES:
             names = ", ".join(cls.__name__ for cls in PIPELINES)
@@ -51,12 +55,12 @@ class VideoSysEngine:
 
     def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
         """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
-        references = request.pop("references", ())
+        inputs = {name: request.pop(name) for name in self.pipeline.inputs if name in request}
         config = self.requested(request)
         prompts = check_prompts(prompt)
-        return self.pipeline.generate(prompts, config, references, self.quiet)
+        return logged(self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs))
 
-    def requested(self, request: dict[str, Any]) -> OpenSoraConfig:
+    def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields, and a seed."""
         fields = {field.name: field for field in dataclasses.fields(self.config)}
         allowed = sorted(fields.keys() - LOADING_FIELDS)
@@ -97,3 +101,21 @@ def chosen(field: dataclasses.Field, value: Any) -> Any:
         raise ValueError(f"{field.name} is {value!r}{suggest(value, registry)}; allowed: {listing(registry)}")
     choice = registry[value]
     return choice() if isinstance(choice, type) else choice
+
+
+def logged(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:
+    """The same outputs, each written down (at level debug) with the seconds it took."""
+    begin = time.perf_counter()
+    for output in outputs:
+        log(
+            _LOG,
+            "generated",
+            level=logging.DEBUG,
+            seeds=output.seeds,
+            frames=len(output.video[0]),
+            computed=sum(step.computed for step in output.steps),
+            steps=len(output.steps),
+            seconds=round(time.perf_counter() - begin, 3),
+        )
+        yield output
+        begin = time.perf_counter()

@@ -1,19 +1,83 @@
-"""What all pipelines share: the output, devices and dtypes, seeds, and frames as bytes."""
+"""What all pipelines share: choices, the output, devices and dtypes, seeds, and frames as bytes."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import torch
 
-from videosys.cache import StepRecord
+from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
+from videosys.parallel import ParallelConfig
+from videosys.pipelines.offload import Offload
 from videosys.utils.seed import LARGEST_SEED, generator
+from videosys.utils.typed import check_types
 
 T = TypeVar("T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """The choices that every model has. Bad values are a ValueError at once.
+
+    revision: of the hub ids. offline: take only what was downloaded before.
+    device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
+    offload: none keeps all parts in memory, stage only the one at work.
+
+    The rest can be given anew with each request:
+    fps: of the file. num_inference_steps: None for the number published for the model.
+    num_videos_per_prompt: video j uses seed + j.
+    batch_size: videos made together; at 1 no video depends on another.
+    """
+
+    revision: str | None = None
+    offline: bool = False
+    device: str = "auto"
+    dtype: DType = "auto"
+    offload: Offload = "none"
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+
+    fps: float = 24.0
+    num_inference_steps: int | None = None
+    guidance_scale: float = 7.5
+    seed: int | None = None
+    num_videos_per_prompt: int = 1
+    batch_size: int = 1
+    cache: CacheConfig = field(default_factory=NoCacheConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_seed(self.seed, self.num_videos_per_prompt)
+        self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number of 0 or more")
+
+    def check_counts(self, *names: str) -> None:
+        """ValueError for a field of these that is below 1."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale > 1
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the video in pixels."""
+        raise NotImplementedError
+
+    @property
+    def output_frames(self) -> int:
+        """Frames of the video."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -103,6 +167,13 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
 
 
+def with_coefficients(config: CacheConfig, coefficients: tuple[float, ...]) -> CacheConfig:
+    """The cache's settings, TeaCache's with a model's published coefficients where none are given."""
+    if isinstance(config, TeaCacheConfig) and config.coefficients is None:
+        return replace(config, coefficients=coefficients)
+    return config
+
+
 def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
     """Normal latents [B, *size], float32, each sample from its own CPU generator: the same everywhere."""
     return torch.stack([torch.randn(tuple(size), generator=source) for source in generators])
@@ -117,10 +188,11 @@ def checksum(latents: torch.Tensor) -> int:
     return zlib.crc32(latents.cpu().numpy().tobytes())
 
 
-def to_uint8(frames: torch.Tensor) -> torch.Tensor:
-    """uint8 [B, T, H, W, 3] of frames [B, 3, T, H, W] in [-1, 1]: clamped, and rounded half up in float32.
+def to_uint8(frames: torch.Tensor, rounding: Literal["nearest", "down"] = "nearest") -> torch.Tensor:
+    """uint8 [B, T, H, W, 3] of frames [B, 3, T, H, W] in [-1, 1]: clamped, and rounded in float32 half up,
+    or down as some models' published code does.
 
     In bfloat16, as published code does it, a quarter of the values comes out one too high.
     """
-    values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + 0.5
+    values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + (0.5 if rounding == "nearest" else 0.0)
     return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 
-from videosys.cache import CacheConfig, StepRecord, TeaCacheConfig, start
+from videosys.cache import CacheConfig, StepRecord
 from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
-from videosys.parallel import Parallel
 from videosys.pipelines import base
-from videosys.pipelines.denoise import Sampling, denoise
-from videosys.pipelines.offload import Component
+from videosys.pipelines.denoise import Sampling
+from videosys.pipelines.generation import Loader, Pipeline, Texts, output
 from videosys.pipelines.opensora_conditioning import (
     Condition,
     Reference,
@@ -27,55 +24,33 @@ from videosys.pipelines.opensora_conditioning import (
 from videosys.pipelines.opensora_config import COEFFICIENTS, OpenSoraConfig
 from videosys.pipelines.opensora_prompt import text_of_loop
 from videosys.schedulers.rflow import RFlowScheduler
-from videosys.utils.checkpoint import load_model, read_config, resolve
+from videosys.utils.checkpoint import read_config
 from videosys.utils.progress import progress
-
-if TYPE_CHECKING:
-    from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-    from videosys.text_encoders.t5 import T5Encoder
 
 __all__ = ["OpenSoraConfig", "OpenSoraPipeline"]
 
-Texts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # embeddings [1, L, D] and mask [1, L]
 
-
-class OpenSoraPipeline:
+class OpenSoraPipeline(Pipeline[STDiT3]):
     """Text encoder, transformer and VAE, loaded when first used, and the order of their work."""
 
-    def __init__(
-        self,
-        text_encoder: Component[T5Encoder],
-        transformer: Component[STDiT3],
-        vae: Component[OpenSoraVAE],
-        vae_config: OpenSoraVAEConfig,
-        parallel: Parallel = Parallel(),
-    ):
-        self.text_encoder, self.transformer, self.vae = text_encoder, transformer, vae
-        self.vae_config, self.parallel = vae_config, parallel
+    loading_fields = Pipeline.loading_fields | {"vae_micro_batch_size"}
+    inputs = frozenset({"references"})
 
     @classmethod
     def from_config(cls, config: OpenSoraConfig, quiet: bool = False) -> OpenSoraPipeline:
         """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
         from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-        from videosys.text_encoders.t5 import PATTERNS, T5Encoder
 
-        device = base.resolve_device(config.device)
-        dtype = base.resolve_dtype(config.dtype, device)
-        find = functools.partial(resolve, revision=config.revision, offline=config.offline)
-        folders = [find(config.transformer), find(config.vae), find(config.text_encoder, patterns=PATTERNS)]
+        loader = Loader(config, quiet)
+        model_folder, vae_folder = loader.find(config.transformer), loader.find(config.vae)
         vae_config = replace(
-            read_config(OpenSoraVAEConfig, folders[1]), micro_batch_size=config.vae_micro_batch_size
+            read_config(OpenSoraVAEConfig, vae_folder), micro_batch_size=config.vae_micro_batch_size
         )
-        model_config = read_config(STDiT3Config, folders[0])
-        load = functools.partial(load_model, dtype=dtype, device=device, quiet=quiet)
-        text = functools.partial(
-            T5Encoder.from_pretrained, max_length=model_config.model_max_length, dtype=dtype
-        )
-        part = functools.partial(Component, device=device, offload=config.offload)
+        model_config = read_config(STDiT3Config, model_folder)
         return cls(
-            part(lambda: text(folders[2], device=device)),
-            part(lambda: load(STDiT3, model_config, folders[0])),
-            part(lambda: load(OpenSoraVAE, vae_config, folders[1])),
+            loader.text_encoder(config.text_encoder, model_config.model_max_length),
+            loader.model(STDiT3, model_config, model_folder),
+            loader.model(OpenSoraVAE, vae_config, vae_folder),
             vae_config,
         )
 
@@ -101,11 +76,10 @@ class OpenSoraPipeline:
         """The embeddings and masks of texts, each encoded once."""
         from videosys.text_encoders.cleaning import prepare_prompt
 
-        with self.text_encoder.use() as encoder:
-            return {
-                text: encoder([prepare_prompt(text, config.aes, config.flow, config.camera_motion)])
-                for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
-            }
+        def prepare(text: str) -> str:
+            return prepare_prompt(text, config.aes, config.flow, config.camera_motion)
+
+        return self.encode(texts, prepare, quiet)
 
     def encode_references(
         self, references: Sequence[Reference], config: OpenSoraConfig
@@ -133,11 +107,6 @@ class OpenSoraPipeline:
                 raise ValueError(f"a reference is for loop {condition.loop}, and loops is {config.loops}")
             apply_mask_strategy(clip, given, [condition], condition.loop, config.align)
 
-    def close(self) -> None:
-        """Forgets all weights."""
-        for part in (self.text_encoder, self.transformer, self.vae):
-            part.close()
-
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -164,8 +133,7 @@ class MicroBatch:
                 conditions.append(self.continuation(loop + 1, len(given)))
                 given.append(tail)
         videos = [join_clips(rows, self.config.condition_frame_length) for rows in zip(*clips)]
-        prompts, seeds = [job.prompt for job in self.jobs], [job.seed for job in self.jobs]
-        return base.VideoOutput(videos, prompts, seeds, [list(steps) for _ in videos], self.config.fps)
+        return output(videos, self.jobs, steps, self.config.fps)
 
     def continuation(self, loop: int, reference: int) -> Condition:
         return continuation(
@@ -190,24 +158,20 @@ class MicroBatch:
         scheduler.set_timesteps(
             config.num_inference_steps, num_frames=config.clip_frames, height=height, width=width
         )
-        cache = start(
-            published(config.cache), scheduler.times(), pipeline.parallel.gather_rows, base.checksum(latents)
+        return pipeline.denoise(
+            scheduler,
+            latents,
+            lambda model: self.prepare(model, loop, size),
+            lambda advance: Sampling(config.guidance_scale, sources, frame_mask, advance),
+            published(config.cache),
+            self.quiet,
         )
-        with (
-            pipeline.transformer.use() as model,
-            progress(description="denoise", total=config.num_inference_steps, quiet=self.quiet) as bar,
-        ):
-            condition = self.prepare(model, loop, size)
-            sampling = Sampling(config.guidance_scale, sources, frame_mask, bar.update)
-            latents = latents.to(pipeline.transformer.device)
-            latents = denoise(model, scheduler, latents, condition, sampling, cache, pipeline.parallel)
-        return latents, cache.steps
 
     def prepare(self, model: STDiT3, loop: int, latent_size: tuple[int, int, int]) -> STDiT3Condition:
         """The condition of the pair [cond, uncond], or of cond alone where there is no guidance."""
         rows = [self.texts[text_of_loop(job.prompt, loop)] for job in self.jobs]
         embeds, mask = (torch.cat(parts) for parts in zip(*rows))
-        if self.config.guidance_scale > 1:
+        if self.config.is_guided:
             null = model.null_caption(embeds.shape[1]).to(embeds)
             embeds = torch.cat((embeds, null.expand_as(embeds)))
         height, width = self.config.size
@@ -229,6 +193,4 @@ class MicroBatch:
 
 def published(config: CacheConfig) -> CacheConfig:
     """The cache's settings; TeaCache without coefficients gets those published for this model."""
-    if isinstance(config, TeaCacheConfig) and config.coefficients is None:
-        return replace(config, coefficients=COEFFICIENTS)
-    return config
+    return base.with_coefficients(config, COEFFICIENTS)

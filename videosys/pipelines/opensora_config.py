@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
-from videosys.parallel import ParallelConfig
 from videosys.pipelines import base
-from videosys.pipelines.offload import Offload
 from videosys.pipelines.opensora_conditioning import (
     CHUNK_LATENTS,
     Reference,
@@ -18,7 +15,6 @@ from videosys.pipelines.opensora_conditioning import (
     references_from_strategy,
 )
 from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
-from videosys.utils.typed import check_types
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
@@ -34,20 +30,15 @@ DEFAULT_SIZE = ("480p", "9:16")
 
 
 @dataclass(frozen=True)
-class OpenSoraConfig:
-    """Everything a user chooses; the defaults are the published ones. Bad values are a ValueError at once.
+class OpenSoraConfig(base.PipelineConfig):
+    """Everything a user chooses, with the fields of PipelineConfig; the defaults are the published ones.
 
-    transformer, vae, text_encoder: local folders or hub ids; revision is that of the hub ids.
-    offline: take only what was downloaded before.
-    device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
-    offload: none keeps all parts in memory, stage only the one at work.
+    transformer, vae, text_encoder: local folders or hub ids.
     vae_micro_batch_size: frames that the VAE takes at once; memory only.
 
     The rest can be given anew with each request:
     resolution, aspect_ratio: a name such as 480p, and HEIGHT:WIDTH; height and width in pixels replace them.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
-    num_videos_per_prompt: video j uses seed + j.
-    batch_size: videos made together; at 1 no video depends on another.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
     loops: clips that continue each other: each begins with the last condition_frame_length latent frames of
@@ -58,12 +49,6 @@ class OpenSoraConfig:
     transformer: str = "hpcai-tech/OpenSora-STDiT-v3"
     vae: str = "hpcai-tech/OpenSora-VAE-v1.2"
     text_encoder: str = "DeepFloyd/t5-v1_1-xxl"
-    revision: str | None = None
-    offline: bool = False
-    device: str = "auto"
-    dtype: base.DType = "auto"
-    offload: Offload = "none"
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     vae_micro_batch_size: int = 4
 
     resolution: str = DEFAULT_SIZE[0]
@@ -71,12 +56,8 @@ class OpenSoraConfig:
     height: int | None = None
     width: int | None = None
     num_frames: int | str = "2s"
-    fps: float = 24.0
     num_inference_steps: int = field(default=30, metadata={"aliases": ("num_sampling_steps",)})
     guidance_scale: float = field(default=7.0, metadata={"aliases": ("cfg_scale",)})
-    seed: int | None = None
-    num_videos_per_prompt: int = 1
-    batch_size: int = 1
     aes: float | None = 6.5
     flow: float | None = None
     camera_motion: str | None = None
@@ -89,7 +70,7 @@ class OpenSoraConfig:
     cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": OPENSORA_CACHES})
 
     def __post_init__(self) -> None:
-        check_types(self)
+        super().__post_init__()
         self._check_numbers()
         self._check_size()
         self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
@@ -98,14 +79,7 @@ class OpenSoraConfig:
         self.references  # noqa: B018 (raises where the strategy is none)
 
     def _check_numbers(self) -> None:
-        base.check_seed(self.seed, self.num_videos_per_prompt)
-        for name in ("num_inference_steps", "num_videos_per_prompt", "batch_size", "vae_micro_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number of 0 or more")
+        self.check_counts("vae_micro_batch_size")
         if not 0 <= self.condition_frame_edit <= 1:
             raise ValueError(
                 f"condition_frame_edit is {self.condition_frame_edit}; it must be between 0 and 1"

@@ -1,0 +1,154 @@
+"""What every pipeline does alike: its parts are found and loaded, texts encoded once, latents denoised."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from videosys.cache import CacheConfig, StepRecord, start
+from videosys.parallel import Parallel
+from videosys.pipelines import base
+from videosys.pipelines.denoise import Sampling, denoise
+from videosys.pipelines.offload import Component
+from videosys.utils.checkpoint import load_model, resolve
+from videosys.utils.hub import BUNDLED, PATTERNS
+from videosys.utils.progress import progress
+
+if TYPE_CHECKING:
+    from videosys.text_encoders.t5 import T5Encoder
+
+M = TypeVar("M", bound=nn.Module)
+Texts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # embeddings [1, L, D] and mask [1, L]
+
+
+class Loader:
+    """Finds the parts of a config's checkpoint at once, and loads each when it is first used."""
+
+    def __init__(self, config: base.PipelineConfig, quiet: bool = False):
+        self.config, self.quiet = config, quiet
+        self.device = base.resolve_device(config.device)
+        self.dtype = base.resolve_dtype(config.dtype, self.device)
+
+    def find(self, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS) -> Path:
+        """The folder of a part, which in a repository of all parts is `subfolder`. A folder on this computer
+        may be the part itself.
+        """
+        local = source.startswith(BUNDLED) or Path(source).expanduser().is_dir()
+        fetch = functools.partial(
+            resolve, source, revision=self.config.revision, offline=self.config.offline, patterns=patterns
+        )
+        if not local:
+            return fetch(subfolder=subfolder)
+        folder = fetch()
+        return folder / subfolder if (folder / subfolder).is_dir() else folder
+
+    def text_encoder(self, source: str, max_length: int) -> Component[T5Encoder]:
+        """The text encoder of a folder that has `text_encoder` and `tokenizer`, or holds both itself."""
+        from videosys.text_encoders.t5 import PARTS, PATTERNS, T5Encoder
+
+        folder = self.find(source, patterns=PARTS)  # not all that a repository of a whole model has
+        if not (folder / "text_encoder").is_dir():
+            folder = self.find(source, patterns=PATTERNS)
+        load = functools.partial(T5Encoder.from_pretrained, max_length=max_length, dtype=self.dtype)
+        return self._part(lambda: load(folder, device=self.device))
+
+    def model(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Component[M]:
+        load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
+        return self._part(lambda: load(model_cls, config, folder, **options))
+
+    def _part(self, load: Callable[[], M]) -> Component[M]:
+        return Component(load, self.device, self.config.offload)
+
+
+class Pipeline(Generic[M]):
+    """Text encoder, transformer and autoencoder, loaded when first used."""
+
+    # Fields that decide which weights are loaded, and where: chosen once, not with each request.
+    loading_fields: ClassVar[frozenset[str]] = frozenset(
+        {
+            "transformer",
+            "vae",
+            "text_encoder",
+            "revision",
+            "offline",
+            "device",
+            "dtype",
+            "offload",
+            "parallel",
+        }
+    )
+    # What a request may bring besides fields of the config; arguments of `generate`.
+    inputs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(
+        self,
+        text_encoder: Component[T5Encoder],
+        transformer: Component[M],
+        vae: Component[Any],
+        vae_config: Any,
+        parallel: Parallel = Parallel(),
+    ):
+        self.text_encoder, self.transformer, self.vae = text_encoder, transformer, vae
+        self.vae_config, self.parallel = vae_config, parallel
+
+    @classmethod
+    def from_config(cls, config: Any, quiet: bool = False) -> Pipeline:
+        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+        raise NotImplementedError
+
+    def generate(self, *request: Any, **inputs: Any) -> Iterator[base.VideoOutput]:
+        """The videos of each micro-batch as soon as they are done.
+
+        Takes prompts, config (its seed set), what `inputs` names, and quiet.
+        """
+        raise NotImplementedError
+
+    def encode(
+        self, texts: Iterable[str], prepare: Callable[[str], str], quiet: bool, **options: Any
+    ) -> Texts:
+        """The embeddings and masks of texts, each cleaned by `prepare` and encoded once."""
+        with self.text_encoder.use() as encoder:
+            return {
+                text: encoder([prepare(text)], **options)
+                for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
+            }
+
+    def denoise(
+        self,
+        scheduler: Any,
+        latents: torch.Tensor,
+        prepare: Callable[[M], Any],
+        sampling: Callable[[Callable[[], Any]], Sampling],
+        cache: CacheConfig,
+        quiet: bool,
+    ) -> tuple[torch.Tensor, list[StepRecord]]:
+        """Denoised latents [B, C, T, H, W], and the model evaluations.
+
+        prepare: makes the condition of the loaded model. sampling: makes the choices of the loop, given what
+        to call after each step.
+        """
+        made = start(cache, scheduler.times(), self.parallel.gather_rows, base.checksum(latents))
+        total = len(scheduler.timesteps)
+        with self.transformer.use() as model, progress(None, "denoise", total=total, quiet=quiet) as bar:
+            condition, choices = prepare(model), sampling(bar.update)
+            latents = latents.to(self.transformer.device)
+            latents = denoise(model, scheduler, latents, condition, choices, made, self.parallel)
+        return latents, made.steps
+
+    def close(self) -> None:
+        """Forgets all weights."""
+        for part in (self.text_encoder, self.transformer, self.vae):
+            part.close()
+
+
+def output(
+    videos: Sequence[torch.Tensor], jobs: Sequence[base.Job], steps: Sequence[StepRecord], fps: float
+) -> base.VideoOutput:
+    """The output of a micro-batch, whose videos share their model evaluations."""
+    prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
+    return base.VideoOutput(list(videos), prompts, seeds, [list(steps) for _ in videos], fps)
