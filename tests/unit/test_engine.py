@@ -253,3 +253,12 @@ def test_a_cache_can_be_asked_for_by_name(engine):
     assert engine.requested({"cache": "none"}).cache == NoCacheConfig()
     with pytest.raises(ValueError, match=r"cache is 'teacach'.*did you mean 'teacache'"):
         engine.requested({"cache": "teacach"})
+
+
+def test_each_video_is_logged_with_what_it_cost(engine, caplog):
+    with caplog.at_level("DEBUG", logger="videosys.engine"):
+        engine.generate(PROMPT, seed=3, num_inference_steps=2)
+    (record,) = [record for record in caplog.records if record.name == "videosys.engine"]
+    fields = record.fields
+    assert (fields["seeds"], fields["frames"], fields["computed"], fields["steps"]) == ([3], FRAMES, 2, 2)
+    assert fields["seconds"] > 0
