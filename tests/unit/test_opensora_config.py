@@ -27,6 +27,7 @@ SMALL = {"height": 64, "width": 96}
         ({"fps": math.nan}, "fps is nan"),
         ({"fps": 1001.0}, "fps is 1001"),
         ({"guidance_scale": -1.0}, "guidance_scale is -1"),
+        ({"guidance_scale": 0.5}, "guidance_scale is 0.5; it must be 1"),
         ({"guidance_scale": math.inf}, "guidance_scale is inf"),
         ({"guidance_scale": math.nan}, "guidance_scale is nan"),
         ({"guidance_scale": "7"}, "guidance_scale must be a number, got '7'"),

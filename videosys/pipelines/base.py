@@ -55,8 +55,8 @@ class PipelineConfig:
         self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
-        if not 0 <= self.guidance_scale < math.inf:
-            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be a number of 0 or more")
+        if not 1 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 1 (no guidance) or more")
 
     def check_counts(self, *names: str) -> None:
         """ValueError for a field of these that is below 1."""

@@ -192,7 +192,8 @@ def apply_mask_strategy(
         start = locate("start", condition.start, condition.length, reference.shape[-3], align)
         target = locate("target", condition.target, condition.length, end, align)
         given = reference[..., start : start + condition.length, :, :]
-        latents[..., target : target + condition.length, :, :] = given.to(latents)
+        if condition.strength < 1:  # frames that are free from the first step on begin as noise
+            latents[..., target : target + condition.length, :, :] = given.to(latents)
         mask[..., target : target + condition.length] = condition.strength
     return latents, mask
 
