@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,13 +48,13 @@ class TinyModel(nn.Module):
         super().__init__()
         self.transformer = STDiT3(CONFIG)
         self.text_encoder = T5EncoderModel(text_config(vocab_size))
-        for block in [*self.transformer.spatial_blocks, *self.transformer.temporal_blocks]:
-            nn.init.zeros_(
-                block.cross_attn.proj.weight
-            )  # blocks start without the text and with closed gates
+        # Blocks start without the text and with small gates, and the first velocity is zero.
+        layers: list[Any] = [self.transformer.t_block[1], self.transformer.final_layer.linear]
+        blocks: list[Any] = [*self.transformer.spatial_blocks, *self.transformer.temporal_blocks]
+        for layer in [*layers, *(block.cross_attn.proj for block in blocks)]:
+            nn.init.zeros_(layer.weight)
+        for block in blocks:
             nn.init.zeros_(block.scale_shift_table)
-        nn.init.zeros_(self.transformer.t_block[1].weight)
-        nn.init.zeros_(self.transformer.final_layer.linear.weight)
 
     def forward(
         self, noisy: Tensor, times: Tensor, ids: Tensor, null: Tensor, frame_mask: Tensor | None
@@ -62,7 +63,9 @@ class TinyModel(nn.Module):
         model = self.transformer
         y = self.text_encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         y = torch.where(null[:, None, None], model.null_caption(ids.shape[1]), y)
-        condition = model.prepare(y, latent_size=tuple(noisy.shape[2:]), fps=FPS, height=SIZE, width=SIZE)
+        frames, rows, columns = noisy.shape[2:]
+        size = frames, rows, columns
+        condition = model.prepare(y, latent_size=size, fps=FPS, height=SIZE, width=SIZE)
         return model(noisy, 1000 * times, condition, frame_mask=frame_mask)[:, :4]
 
 
@@ -148,7 +151,7 @@ def draw_times(rng: np.random.Generator, batch: int) -> Tensor:
     return torch.from_numpy(times.astype(np.float32))
 
 
-def flow_loss(model: TinyModel, data: Latents, seed: tuple[int, int], batch_size: int) -> Tensor:
+def flow_loss(model: nn.Module, data: Latents, seed: tuple[int, int], batch_size: int) -> Tensor:
     """Mean squared error of the velocity, over the frames that are denoised."""
     rng = np.random.default_rng(seed)
     latents, ids = data.batch(rng, batch_size)
@@ -169,7 +172,7 @@ def flow_loss(model: TinyModel, data: Latents, seed: tuple[int, int], batch_size
     return error.sum() / (where.sum() * error[0, :, 0].numel())
 
 
-def held_out_figure(model: TinyModel, data: Latents) -> float:
+def held_out_figure(model: nn.Module, data: Latents) -> float:
     """Minus the loss on clips never trained on, on the same noise every time."""
     with torch.no_grad():
         losses = [float(flow_loss(model, data, (7, i), 64)) for i in range(HELD_OUT_BATCHES)]

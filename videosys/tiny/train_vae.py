@@ -192,7 +192,7 @@ class ImageStage:
             wanted = self.teacher.encode(window)
         error = vae.temporal.encode(window) - wanted
         image_error = vae.temporal.encode(window[:, :, :1]) - wanted[:, :, :1]
-        return sum(e.abs().mean() + e.square().mean() for e in (error, image_error))
+        return torch.stack([e.abs().mean() + e.square().mean() for e in (error, image_error)]).sum()
 
     def figure(self, vae: OpenSoraVAE) -> float:
         """dB of the latents of single images against those of the clips they begin."""
