@@ -19,3 +19,13 @@ def checkpoint(tmp_path_factory) -> Path:
     from tests.tiny_checkpoint import write_checkpoint  # takes seconds to import
 
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="session", params=["latte", "v110", "v120"])
+def random_model(request, tmp_path_factory) -> tuple[str, Path]:
+    """A model with a negative prompt, and the folder of a small checkpoint with random weights of it."""
+    from tests.tiny_checkpoint import WRITERS
+
+    folder = tmp_path_factory.mktemp(request.param)
+    WRITERS[request.param](folder)
+    return request.param, folder

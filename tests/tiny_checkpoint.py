@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from videosys import OpenSoraConfig
+from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
+from videosys.autoencoders.causal_vae import V110, V120, CausalVAE
+from videosys.autoencoders.latte import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.models.latte import LatteT2V, LatteT2VConfig
+from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora import STDiT3, STDiT3Config
 from videosys.text_encoders.t5 import load_tokenizer
 from videosys.utils.checkpoint import save_model
@@ -91,3 +98,59 @@ def places(folder: Path) -> dict[str, str]:
 
 def config_of(folder: Path, **changes: Any) -> OpenSoraConfig:
     return OpenSoraConfig(**{**places(folder), **SETTINGS, **changes})
+
+
+SHAPE: dict[str, Any] = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "caption_channels": TEXT_WIDTH,
+}
+LATTE = LatteT2VConfig(**SHAPE, attention_head_dim=16, cross_attention_dim=32, sample_size=8, video_length=5)
+PLAN = OpenSoraT2VConfig(**SHAPE, attention_head_dim=12, cross_attention_dim=24, sample_size=(4, 6))
+CAUSAL: dict[str, Any] = {"hidden_size": 32, "hidden_size_mult": (1, 1, 1, 1), "num_res_blocks": 1}
+FRAMES = LatteVAEConfig(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
+
+
+def write_random(build: Callable[..., torch.nn.Module], config: Any, folder: Path) -> None:
+    torch.manual_seed(0)
+    model = build(config).requires_grad_(False)
+    if hasattr(model, "decoder"):
+        model.decoder.conv_out.apply(brighten)
+    save_model(model.state_dict(), config, folder)
+
+
+def brighten(module: torch.nn.Module) -> None:
+    """The pictures use the whole range of colours."""
+    if hasattr(module, "weight"):
+        module.weight.mul_(4)
+
+
+def write_latte(folder: Path) -> None:
+    write_random(LatteT2V, LATTE, folder / "transformer")
+    write_random(LatteVAE, replace(FRAMES, _class_name=IMAGES), folder / "vae")
+    write_random(LatteVAE, replace(FRAMES, _class_name=TEMPORAL), folder / "vae_temporal_decoder")
+    write_text_encoder(folder)
+
+
+def write_v110(folder: Path) -> None:
+    write_random(LatteT2V, LATTE, folder / "65x512x512")
+    write_random(CausalVAE, replace(V110, **CAUSAL), folder / "vae")
+    write_text_encoder(folder)
+
+
+def write_v120(folder: Path) -> None:
+    write_random(OpenSoraT2V, PLAN, folder / "29x480p")
+    write_random(CausalVAE, replace(V120, **CAUSAL), folder / "vae")
+    write_text_encoder(folder)
+
+
+WRITERS = MappingProxyType({"latte": write_latte, "v110": write_v110, "v120": write_v120})
+
+
+def text_to_video_config(name: str, folder: Path, **changes: Any) -> Any:
+    """The config for a checkpoint that one of WRITERS wrote: all its parts are in one folder."""
+    places = {part: str(folder) for part in ("transformer", "vae", "text_encoder")}
+    small = {"num_frames": 5, "height": 16, "width": 32, "num_inference_steps": 4, "seed": 7, **changes}
+    if name == "latte":
+        return LatteConfig(**places, **small)
+    return OpenSoraPlanConfig(version=name, **places, **small)

@@ -1,4 +1,4 @@
-"""videosys: prompts to videos with Open-Sora, and caches that skip what hardly changes.
+"""videosys: prompts to videos with Open-Sora, Open-Sora-Plan and Latte, and caches that skip steps.
 
 The public names are imported when they are first used: `import videosys` itself needs no torch.
 """
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from videosys.engine import VideoSysEngine as VideoSysEngine
     from videosys.parallel import ParallelConfig as ParallelConfig
     from videosys.pipelines.base import VideoOutput as VideoOutput
+    from videosys.pipelines.latte import LatteConfig as LatteConfig
+    from videosys.pipelines.latte import LattePipeline as LattePipeline
+    from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig as OpenSoraPlanConfig
+    from videosys.pipelines.open_sora_plan import OpenSoraPlanPipeline as OpenSoraPlanPipeline
     from videosys.pipelines.opensora import OpenSoraPipeline as OpenSoraPipeline
     from videosys.pipelines.opensora_conditioning import Reference as Reference
     from videosys.pipelines.opensora_config import OpenSoraConfig as OpenSoraConfig
@@ -28,9 +32,13 @@ __version__ = "0.1.0"
 
 _HOMES = MappingProxyType(
     {
+        "LatteConfig": "videosys.pipelines.latte",
+        "LattePipeline": "videosys.pipelines.latte",
         "NoCacheConfig": "videosys.cache",
         "OpenSoraConfig": "videosys.pipelines.opensora_config",
         "OpenSoraPipeline": "videosys.pipelines.opensora",
+        "OpenSoraPlanConfig": "videosys.pipelines.open_sora_plan",
+        "OpenSoraPlanPipeline": "videosys.pipelines.open_sora_plan",
         "ParallelConfig": "videosys.parallel",
         "Reference": "videosys.pipelines.opensora_conditioning",
         "StepRecord": "videosys.cache",

@@ -15,6 +15,8 @@ import torch
 
 from videosys.pipelines.base import PipelineConfig, VideoOutput, check_prompts
 from videosys.pipelines.generation import Pipeline
+from videosys.pipelines.latte import LatteConfig, LattePipeline
+from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, OpenSoraPlanPipeline
 from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
 from videosys.utils.logging import get_logger, log
 from videosys.utils.seed import draw_seed
@@ -22,7 +24,11 @@ from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
 
 PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(
-    {OpenSoraConfig: OpenSoraPipeline}
+    {
+        OpenSoraConfig: OpenSoraPipeline,
+        LatteConfig: LattePipeline,
+        OpenSoraPlanConfig: OpenSoraPlanPipeline,
+    }
 )
 LOADING_FIELDS = frozenset(name for pipeline in PIPELINES.values() for name in pipeline.loading_fields)
 

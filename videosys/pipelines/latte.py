@@ -1,0 +1,138 @@
+"""Latte-1 (arXiv 2401.03048): prompts to videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
+from videosys.models.latte import LatteCondition, LatteT2V, LatteT2VConfig
+from videosys.pipelines import base
+from videosys.pipelines.generation import Loader, Pipeline
+from videosys.pipelines.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
+from videosys.schedulers import Sampler, ddim
+from videosys.utils.checkpoint import read_config
+
+__all__ = ["LatteConfig", "LattePipeline"]
+
+# Published with TeaCache for this model, highest power first.
+COEFFICIENTS = (-2.46434137e03, 3.08044764e02, 8.07447667e01, -4.11385132e00, 1.11001402e-01)
+LATTE_CACHES = MappingProxyType(
+    {
+        **CACHES,
+        "teacache_slow": TeaCacheConfig(threshold=0.1, coefficients=COEFFICIENTS),
+        "teacache_fast": TeaCacheConfig(threshold=0.2, coefficients=COEFFICIENTS),
+    }
+)
+REPOSITORY = "maxin-cn/Latte-1"
+MAX_TOKENS = 120
+
+
+@dataclass(frozen=True)
+class LatteConfig(TextToVideoConfig):
+    """Everything a user chooses; the defaults are the published ones.
+
+    transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts in
+        `transformer`, `vae` and `vae_temporal_decoder`, `text_encoder` and `tokenizer`.
+    enable_vae_temporal_decoder: decode fourteen frames together; false decodes each frame alone.
+
+    The rest can be given anew with each request:
+    mask_feature: cut prompts to their tokens; false shows the model their padding too.
+    enable_temporal_attentions: false makes each frame a picture of its own.
+    beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of fresh noise per step.
+    """
+
+    transformer: str = REPOSITORY
+    vae: str = REPOSITORY
+    text_encoder: str = REPOSITORY
+    enable_vae_temporal_decoder: bool = True
+
+    num_frames: int = 16
+    height: int = 512
+    width: int = 512
+    fps: float = 8.0
+    num_inference_steps: int = 50
+    negative_prompt: str = ""
+    mask_feature: bool = True
+    enable_temporal_attentions: bool = True
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    eta: float = 0.0
+    cache: CacheConfig = field(default_factory=NoCacheConfig, metadata={"registry": LATTE_CACHES})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}; they must be above 0, below "
+                "1, and in this order"
+            )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.height, self.width
+
+    @property
+    def output_frames(self) -> int:
+        return self.num_frames
+
+    @property
+    def steps(self) -> int:
+        return self.num_inference_steps
+
+    def settled_cache(self) -> CacheConfig:
+        return base.with_coefficients(self.cache, COEFFICIENTS)
+
+
+class LattePipeline(TextToVideoPipeline[LatteT2V]):
+    """Prompts to videos with Latte-1."""
+
+    loading_fields = Pipeline.loading_fields | {"enable_vae_temporal_decoder"}
+
+    @classmethod
+    def from_config(cls, config: LatteConfig, quiet: bool = False) -> LattePipeline:
+        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+        from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
+
+        loader = Loader(config, quiet)
+        model_folder = loader.find(config.transformer, "transformer")
+        vae_name = "vae_temporal_decoder" if config.enable_vae_temporal_decoder else "vae"
+        vae_folder = loader.find(config.vae, vae_name)
+        vae_config = read_config(LatteVAEConfig, vae_folder)
+        return cls(
+            loader.text_encoder(config.text_encoder, MAX_TOKENS),
+            loader.model(LatteT2V, read_config(LatteT2VConfig, model_folder), model_folder),
+            loader.model(LatteVAE, vae_config, vae_folder),
+            vae_config,
+        )
+
+    @property
+    def latent_channels(self) -> int:
+        return self.vae_config.latent_channels
+
+    def sampler(self, config: LatteConfig, sources: Sequence[torch.Generator]) -> Sampler:
+        return ddim(
+            config.num_inference_steps,
+            beta_start=config.beta_start,
+            beta_end=config.beta_end,
+            beta_schedule=config.beta_schedule,
+            eta=config.eta,
+            generator=sources,
+        )
+
+    def pair(self, prompts: Sequence[Text], negative: Text | None, config: LatteConfig) -> Encoded:
+        return cut_pair(prompts, negative, config.mask_feature)
+
+    def prepare(
+        self, model: LatteT2V, encoded: Encoded, size: tuple[int, int, int], config: Any
+    ) -> LatteCondition:
+        embeds, mask = encoded
+        temporal = config.enable_temporal_attentions
+        return model.prepare(embeds, mask, latent_size=size, enable_temporal_attentions=temporal)

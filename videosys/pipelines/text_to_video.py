@@ -1,0 +1,184 @@
+"""Pipelines of the diffusion models that are guided by a negative prompt: the order of their work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from videosys.cache import CacheConfig
+from videosys.pipelines import base
+from videosys.pipelines.denoise import Sampling
+from videosys.pipelines.generation import Pipeline, Texts, output
+from videosys.utils.progress import progress
+
+M = TypeVar("M", bound=nn.Module)
+Text = tuple[torch.Tensor, torch.Tensor]  # embeddings [1, L, D] and mask [1, L]
+Encoded = tuple[torch.Tensor, torch.Tensor | None]  # [B, L, D], and [B, L] where not all tokens are seen
+
+PATCH_PIXELS = 16  # two latents of eight pixels: rows and columns of latents must be even
+
+
+@dataclass(frozen=True)
+class TextToVideoConfig(base.PipelineConfig):
+    """The choices of pipelines with a negative prompt, besides those of PipelineConfig.
+
+    num_frames, height, width: of the video, in pixels; None for what the checkpoint was trained on.
+    negative_prompt: what the video shall not show; None for the published one.
+    clean_caption: clean prompts twice, as captions were for training; false only lower-cases and strips.
+    """
+
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    negative_prompt: str | None = None
+    clean_caption: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("num_frames", "height", "width")
+        height, width = self.size
+        if height % PATCH_PIXELS or width % PATCH_PIXELS:
+            raise ValueError(
+                f"the video would be {height} x {width}; height and width must be multiples of {PATCH_PIXELS}"
+            )
+        least, most = self.steps_allowed
+        if not least <= self.steps <= most:
+            raise ValueError(f"num_inference_steps is {self.steps}; it must be {least} to {most}")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler."""
+        raise NotImplementedError
+
+    @property
+    def steps_allowed(self) -> tuple[int, int]:
+        return 1, 1000
+
+    @property
+    def negative(self) -> str:
+        """The negative prompt as it is written."""
+        return self.negative_prompt or ""
+
+    @property
+    def keeps_chinese(self) -> bool:
+        """Whether cleaning leaves Chinese in prompts."""
+        return False
+
+    @property
+    def reads_padding(self) -> bool:
+        """Whether the model sees rows of a text's padding."""
+        return True
+
+    def positive(self, prompt: str) -> str:
+        """The prompt with the words that the model wants around it."""
+        return prompt
+
+    def settled_cache(self) -> CacheConfig:
+        """The settings of the cache, with the model's own where they are left open."""
+        raise NotImplementedError
+
+
+class TextToVideoPipeline(Pipeline[M]):
+    """Text encoder, transformer and autoencoder, and the order of their work. A model says the rest."""
+
+    def sampler(self, config: Any, sources: Sequence[torch.Generator]) -> Any:
+        """A new sampler, which draws what noise it needs for each video from the video's own source."""
+        raise NotImplementedError
+
+    def pair(self, prompts: Sequence[Text], negative: Text | None, config: Any) -> Encoded:
+        """What the model reads: the prompts, then the negative prompt as often where there is guidance."""
+        raise NotImplementedError
+
+    def prepare(self, model: M, encoded: Encoded, size: tuple[int, int, int], config: Any) -> Any:
+        """The model's condition for latents of a size (frames, rows, columns)."""
+        embeds, mask = encoded
+        return model.prepare(embeds, mask, latent_size=size)  # type: ignore[operator]
+
+    @property
+    def latent_channels(self) -> int:
+        raise NotImplementedError
+
+    def to_vae(self, latents: torch.Tensor) -> torch.Tensor:
+        """The autoencoder's latents of the transformer's."""
+        return latents
+
+    @torch.no_grad()
+    def generate(
+        self, prompts: Sequence[str], config: Any, quiet: bool = False
+    ) -> Iterator[base.VideoOutput]:
+        """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
+        assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
+        jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        cache = config.settled_cache()
+        texts = self.encode_texts(prompts, config, quiet)
+        for batch in base.batches(jobs, config.batch_size):
+            latents, steps = self.denoise_batch(batch, texts, config, cache, quiet)
+            yield output(self.decode(latents, config, quiet), batch, steps, config.fps)
+
+    def encode_texts(self, prompts: Sequence[str], config: TextToVideoConfig, quiet: bool) -> Texts:
+        """The texts of all prompts and of the negative one, each encoded once."""
+        from videosys.text_encoders.cleaning import clean_prompt
+
+        def prepare(text: str) -> str:
+            return clean_prompt(text, config.clean_caption, config.keeps_chinese)
+
+        written = [config.positive(prompt) for prompt in prompts]
+        written += [config.negative] if config.is_guided else []
+        return self.encode(written, prepare, quiet, padded=config.reads_padding)
+
+    def denoise_batch(
+        self, jobs: Sequence[base.Job], texts: Texts, config: Any, cache: CacheConfig, quiet: bool
+    ) -> tuple[torch.Tensor, list[base.StepRecord]]:
+        """Latents [B, C, T, H, W] of a micro-batch, and its model evaluations."""
+        sources = base.generators(jobs)
+        sampler = self.sampler(config, sources)
+        size = self.vae_config.latent_size(config.output_frames, *config.size)
+        noise = base.initial_noise((self.latent_channels, *size), sources)
+        prompts = [texts[config.positive(job.prompt)] for job in jobs]
+        encoded = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
+        return self.denoise(
+            sampler,
+            noise * sampler.init_noise_sigma,
+            lambda model: self.prepare(model, encoded, size, config),
+            lambda advance: Sampling(config.guidance_scale, sources, progress=advance),
+            cache,
+            quiet,
+        )
+
+    def decode(self, latents: torch.Tensor, config: Any, quiet: bool) -> list[torch.Tensor]:
+        """The videos as uint8 [T, H, W, 3], decoded one by one."""
+        count = config.output_frames
+        total = len(latents) * count
+        with self.vae.use() as vae, progress(None, "decode", total=total, quiet=quiet) as bar:
+            rows = [vae.decode(self.to_vae(row), count, bar.update) for row in latents.split(1)]
+            return [base.to_uint8(row, "down")[0] for row in rows]
+
+
+def cut_pair(prompts: Sequence[Text], negative: Text | None, cut: bool = True) -> Encoded:
+    """Prompts without their padding, and as many rows of the negative prompt, padding or not.
+
+    That is what the published pipelines do for one prompt. Prompts of several lengths get a mask that hides
+    from each what a generation of its own would cut off. cut: false leaves all padding, for all to see.
+    """
+    embeds = torch.cat([rows for rows, _ in prompts])
+    lengths = torch.cat([mask for _, mask in prompts]).sum(dim=1)
+    if not cut:
+        lengths = torch.full_like(lengths, embeds.shape[1])
+    longest = int(lengths.max())
+    seen = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    embeds, mask = embeds[:, :longest], None if bool(seen.all()) else seen
+    if negative is None:
+        return embeds, mask
+    other = negative[0][:, :longest].expand_as(embeds)
+    return torch.cat((embeds, other)), None if mask is None else mask.repeat(2, 1)
+
+
+def masked_pair(prompts: Sequence[Text], negative: Text | None) -> Encoded:
+    """Prompts and, as often, the negative prompt, with the masks of their own tokens."""
+    rows = [*prompts, *([] if negative is None else [negative] * len(prompts))]
+    embeds, masks = zip(*rows)
+    return torch.cat(embeds), torch.cat(masks)
