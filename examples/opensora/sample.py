@@ -1,176 +1,24 @@
 """Makes videos with Open-Sora: python examples/opensora/sample.py [--config FILE] [key=value ...]
 
-This script's own are prompt=TEXT (may be repeated), prompts=FILE (one per line), output=FOLDER, format=.gif,
-crf=18, lossless=true, overwrite=true and quiet=true; every other key is a field of OpenSoraConfig, with dots
-for sections: seed=3 cache.threshold=0.2.
 Without --config, the published checkpoint is used where there is a CUDA device, else the bundled tiny one.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from videosys import (
-    OpenSoraConfig,
-    VideoOutput,
-    VideoSysEngine,
-    check_writable,
-    config_to_dict,
-    configure_logging,
-    load_config,
-    unique_path,
-    video_name,
-    write_sidecar,
-)
+from videosys import OpenSoraConfig
 
 HERE = Path(__file__).resolve().parent
-FORMATS = (".mp4", ".gif", ".png", "")
-PROMPTS = {
-    "tiny": "a large red circle moves rightward on a white background",
-    "published": "a serene waterfall cascading down moss-covered rocks, its sound filling the quiet forest",
-}
+sys.path.insert(0, str(HERE.parent))
 
-
-@dataclass(frozen=True)
-class Options:
-    """What belongs to this script and not to the model."""
-
-    prompt: str = ""
-    prompts: str = ""
-    output: str = "outputs"
-    format: str = ".mp4"
-    crf: int = 18
-    lossless: bool = False
-    overwrite: bool = False
-    quiet: bool = False
-
-    def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"format is {self.format!r}; allowed: .mp4, .gif, .png, or nothing for a folder")
-        if not 0 <= self.crf <= 51:
-            raise ValueError(f"crf is {self.crf}; it must be from 0 to 51")
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints come out like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
+import common  # noqa: E402 (the scripts of all models share it)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    configure_logging()
-    try:
-        return run(parse(argv))
-    except ValueError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the videos named above are complete", file=sys.stderr)
-        return 130
-
-
-def run(arguments: argparse.Namespace) -> int:
-    options, prompts, overrides = split(arguments.settings)
-    configure_logging(quiet=options.quiet)
-    config = load_config(OpenSoraConfig, arguments.config or default_config(), overrides)
-    prompts = prompts or [PROMPTS["tiny" if config.transformer.startswith("bundled:") else "published"]]
-    check_output(options, config)
-    with VideoSysEngine(config, options.quiet) as engine:
-        generate(engine, engine.stream(prompts), options)
-    return 0
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    return parser.parse_args(argv)
-
-
-def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
-    """This script's options, the prompts, and the settings that are left for the model."""
-    names = set(Options.__dataclass_fields__)
-    ours = [setting for setting in settings if setting.partition("=")[0] in names]
-    options = load_config(Options, overrides=ours)
-    prompts = [setting.partition("=")[2] for setting in ours if setting.startswith("prompt=")]
-    if options.prompts:
-        prompts += read_prompts(Path(options.prompts))
-    for prompt in prompts:
-        if not prompt.strip():
-            raise ValueError(f"prompt is {prompt!r}; it must not be blank")
-    return options, prompts, [setting for setting in settings if setting not in ours]
-
-
-def read_prompts(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts={path}: cannot be read: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"prompts={path}: holds no prompt")
-    return prompts
-
-
-def default_config() -> Path:
-    """The YAML file for this machine, named and explained in one line."""
-    import torch
-
-    if torch.cuda.is_available():
-        print("config: base.yaml, the published checkpoint, because there is a CUDA device")
-        return HERE / "base.yaml"
-    print("config: tiny.yaml, the bundled tiny checkpoint, because there is no CUDA device")
-    return HERE / "tiny.yaml"
-
-
-def check_output(options: Options, config: OpenSoraConfig) -> None:
-    shape = (config.output_frames, *config.size)
-    check_writable(Path(options.output) / f"probe{options.format}", shape, lossless=options.lossless)
-
-
-def generate(engine: VideoSysEngine, videos, options: Options) -> None:
-    """Saves each video as soon as it is made, and prints a line about it."""
-    begin, count = time.perf_counter(), 0
-    for output in videos:
-        seconds = time.perf_counter() - begin
-        for index in range(len(output.video)):
-            path = save(engine, output, index, options)
-            report(output, index, path, seconds / len(output.video))
-            count += 1
-        begin = time.perf_counter()
-
-
-def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Options) -> Path:
-    prompt, seed = output.prompts[index], output.seeds[index]
-    name = video_name(prompt, seed, suffix=options.format)
-    path = unique_path(options.output, name, options.overwrite)
-    choices = {"crf": options.crf, "lossless": options.lossless}
-    path = engine.save_video(output.video[index], path, fps=output.fps, **choices)
-    write_sidecar(
-        path,
-        prompt=prompt,
-        seed=seed,
-        config=config_to_dict(engine.config),
-        steps=output.steps_per_video[index],
-    )
-    return path
-
-
-def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:
-    frames, height, width, _ = output.video[index].shape
-    steps = output.steps_per_video[index]
-    computed = sum(step.computed for step in steps)
-    print(
-        f"{path}  {width}x{height}  {frames} frames at {output.fps:g} fps  {seconds:.1f} s"
-        f"  computed {computed} of {len(steps)} steps"
-    )
+    return common.main(common.Example(OpenSoraConfig, HERE, __doc__), argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,25 @@
+"""Makes videos with Latte: python examples/latte/sample.py [--config FILE] [key=value ...]
+
+Without --config, the published checkpoint is used where there is a CUDA device, else the bundled tiny one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from videosys import LatteConfig
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import common  # noqa: E402 (the scripts of all models share it)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return common.main(common.Example(LatteConfig, HERE, __doc__), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
