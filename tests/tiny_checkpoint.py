@@ -150,7 +150,8 @@ WRITERS = MappingProxyType({"latte": write_latte, "v110": write_v110, "v120": wr
 def text_to_video_config(name: str, folder: Path, **changes: Any) -> Any:
     """The config for a checkpoint that one of WRITERS wrote: all its parts are in one folder."""
     places = {part: str(folder) for part in ("transformer", "vae", "text_encoder")}
-    small = {"num_frames": 5, "height": 16, "width": 32, "num_inference_steps": 4, "seed": 7, **changes}
+    small = {"num_frames": 5, "height": 16, "width": 32, "num_inference_steps": 4, "seed": 7}
+    small = {"device": "cpu", **small, **changes}
     if name == "latte":
         return LatteConfig(**places, **small)
     return OpenSoraPlanConfig(version=name, **places, **small)

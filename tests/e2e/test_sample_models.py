@@ -23,7 +23,15 @@ SCRIPTS = {
     name: runpy.run_path(str(EXAMPLES / name / "sample.py"))["main"] for name in ("latte", "open_sora_plan")
 }
 CONFIGS = [path for name in SCRIPTS for path in sorted((EXAMPLES / name).glob("*.yaml"))]
-SMALL = ["num_frames=5", "height=16", "width=32", "num_inference_steps=4", "seed=5", "quiet=true"]
+SMALL = [
+    "num_frames=5",
+    "height=16",
+    "width=32",
+    "num_inference_steps=4",
+    "seed=5",
+    "quiet=true",
+    "device=cpu",
+]
 SLOW, FAST = TeaCacheConfig(0.1), TeaCacheConfig(0.2)
 V110 = {"version": "v110", "transformer_type": "65x512x512"}
 PUBLISHED = {
