@@ -71,3 +71,17 @@ def test_denoise(name, monkeypatch):
         torch.testing.assert_close(seen[key], golden[key], atol=TOLERANCE, rtol=0)
     if cond_mask is not None:
         assert masks == case["x_mask_per_step"]
+
+
+def test_free_frames_are_free_from_the_first_step_on():
+    # With this size float32 rounding lifts the first timestep above 1000, where 1000 * mask does not reach.
+    z = torch.randn(1, 4, 10, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def final(frame_mask):
+        scheduler = RFlowScheduler()
+        scheduler.set_timesteps(4, num_frames=34, height=32, width=32)
+        sampling = loop.Sampling(1.0, torch.Generator().manual_seed(1), frame_mask)
+        model = lambda x, timesteps, condition, cache, frame_mask=None: 0.3 * x  # noqa: E731
+        return loop.denoise(model, scheduler, z, None, sampling, NO_CACHE, Parallel())
+
+    assert torch.equal(final(torch.ones(1, 10)), final(None))

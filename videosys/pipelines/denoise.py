@@ -116,7 +116,7 @@ class FrameConditioning:
         """`latents` with the frames that join at this timestep noised."""
         if self.mask is None or self.free is None:
             return latents
-        before, self.free = self.free, self.mask * 1000 >= timestep
+        before, self.free = self.free, (self.mask == 1) | (self.mask * 1000 >= timestep)
         # Drawn at every step, used or not: the noise of a step then does not depend on the mask.
         noise = fresh_noise(latents, self.sampling.generator)
         joins = (self.free & ~before)[:, None, :, None, None]

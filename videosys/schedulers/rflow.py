@@ -51,7 +51,8 @@ class RFlowScheduler:
         if self.use_timestep_transform:
             ratio = time_shift(num_frames, height, width)
             u = ratio * u / (1 + (ratio - 1) * u)
-        self.timesteps = u * NUM_TRAIN_TIMESTEPS
+        # Rounding may lift the first one above 1000, where no frame would count as noised.
+        self.timesteps = (u * NUM_TRAIN_TIMESTEPS).clamp(max=NUM_TRAIN_TIMESTEPS)
         self._step = 0
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
