@@ -145,3 +145,9 @@ def test_no_cache_has_two_names(name):
 def test_old_names_are_understood():
     config = load_config(OpenSoraConfig, overrides=["num_sampling_steps=5", "cfg_scale=2"])
     assert (config.num_inference_steps, config.guidance_scale) == (5, 2.0)
+
+
+def test_a_named_size_beside_a_size_in_pixels_is_refused_even_when_it_is_the_default():
+    with pytest.raises(ValueError, match="resolution '480p'"):
+        OpenSoraConfig(height=64, width=64, resolution="480p")
+    assert OpenSoraConfig().size == (480, 854)

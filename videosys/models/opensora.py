@@ -197,6 +197,11 @@ class STDiT3(nn.Module):
         fps a number, [1] or [B]; height and width in pixels, which set the scale of the positions.
         """
         t, h, w = latent_size
+        if prompt_embeds.shape[-1] != self.config.caption_channels:
+            raise ValueError(
+                f"the text encoder gives {prompt_embeds.shape[-1]} channels, the transformer reads "
+                f"{self.config.caption_channels}: they are of different checkpoints"
+            )
         grid = Grid((t, h, w), self.config.patch_size)
         runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
         device = self.x_embedder.proj.weight.device

@@ -80,6 +80,7 @@ class Pipeline(Generic[M]):
             "dtype",
             "offload",
             "parallel",
+            "fps",  # not of the weights, but `engine.save_video` goes by the engine's
         }
     )
     # What a request may bring besides fields of the config; arguments of `generate`.
@@ -138,6 +139,11 @@ class Pipeline(Generic[M]):
             condition, choices = prepare(model), sampling(bar.update)
             latents = latents.to(self.transformer.device)
             latents = denoise(model, scheduler, latents, condition, choices, made, self.parallel)
+        if not bool(torch.isfinite(latents).all()):
+            raise ValueError(
+                "the latents are not finite: the weights are damaged, or too large for their dtype "
+                "(bfloat16 and float32 reach further than float16)"
+            )
         return latents, made.steps
 
     def close(self) -> None:

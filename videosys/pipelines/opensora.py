@@ -16,8 +16,10 @@ from videosys.pipelines.opensora_conditioning import (
     Condition,
     Reference,
     apply_mask_strategy,
+    check_aligned,
     collect_sources,
     continuation,
+    frames_needed,
     join_clips,
     latent_to_pixel_frames,
 )
@@ -25,7 +27,10 @@ from videosys.pipelines.opensora_config import COEFFICIENTS, OpenSoraConfig
 from videosys.pipelines.opensora_prompt import text_of_loop
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.checkpoint import read_config
+from videosys.utils.logging import get_logger
 from videosys.utils.progress import progress
+
+_LOG = get_logger("opensora")
 
 __all__ = ["OpenSoraConfig", "OpenSoraPipeline"]
 
@@ -47,6 +52,11 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
             read_config(OpenSoraVAEConfig, vae_folder), micro_batch_size=config.vae_micro_batch_size
         )
         model_config = read_config(STDiT3Config, model_folder)
+        if model_config.in_channels != vae_config.latent_channels:
+            raise ValueError(
+                f"{model_folder} makes {model_config.in_channels} latent channels, "
+                f"{vae_folder} decodes {vae_config.latent_channels}"
+            )
         return cls(
             loader.text_encoder(config.text_encoder, model_config.model_max_length),
             loader.model(STDiT3, model_config, model_folder),
@@ -59,7 +69,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         self,
         prompts: Sequence[str],
         config: OpenSoraConfig,
-        references: Sequence[Reference] = (),
+        references: Sequence[Reference] | Reference | None = None,
         quiet: bool = False,
     ) -> Iterator[base.VideoOutput]:
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
@@ -67,7 +77,8 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         raw = [text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops)]
         raw = base.check_prompts(raw)
-        given = self.encode_references([*config.references, *references], config)
+        self.warn_of_size(config)
+        given = self.encode_references(config.references, explicit(references), config)
         texts = self.encode_texts(raw, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
             yield MicroBatch(self, config, batch, texts, quiet).run(*given)
@@ -81,19 +92,33 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
 
         return self.encode(texts, prepare, quiet)
 
+    def warn_of_size(self, config: OpenSoraConfig) -> None:
+        _, rows, columns = self.vae_config.latent_size(config.clip_frames, *config.size)
+        made = (rows * self.vae_config.spatial_factor, columns * self.vae_config.spatial_factor)
+        if made != config.size:
+            _LOG.warning("the video will be %d x %d, not %d x %d (height x width)", *made, *config.size)
+
     def encode_references(
-        self, references: Sequence[Reference], config: OpenSoraConfig
+        self, published: Sequence[Reference], references: Sequence[Reference], config: OpenSoraConfig
     ) -> tuple[list[Condition], list[torch.Tensor]]:
-        """The conditions, and the latents [1, C, t, h, w] of each source, read and encoded once."""
+        """The conditions, and the latents [1, C, t, h, w] of each source, read and encoded once.
+
+        Places of `published` strategies are moved to the nearest start of a chunk, as published code does; in
+        `references` such a place is a ValueError.
+        """
         from videosys.pipelines.opensora_references import load_reference
 
-        sources, conditions = collect_sources(references)
+        sources, conditions = collect_sources([*published, *references])
         if not sources:
             return [], []
         frames = [load_reference(source, *config.size) for source in sources]
         self.check_conditions(conditions, [clip.shape[1] for clip in frames], config)
+        for condition in conditions[len(published) :]:
+            end = self.vae_config.latent_frames(frames[condition.reference].shape[1])
+            check_aligned(condition, end, self.vae_config.latent_frames(config.clip_frames), config.align)
+        clips = [clip[None, :, : frames_needed(conditions, number)] for number, clip in enumerate(frames)]
         with self.vae.use() as vae:
-            return conditions, [vae.encode(clip[None].to(self.vae.device)).float().cpu() for clip in frames]
+            return conditions, [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
 
     def check_conditions(
         self, conditions: Sequence[Condition], lengths: Sequence[int], config: OpenSoraConfig
@@ -106,6 +131,13 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
             if condition.loop >= config.loops:
                 raise ValueError(f"a reference is for loop {condition.loop}, and loops is {config.loops}")
             apply_mask_strategy(clip, given, [condition], condition.loop, config.align)
+
+
+def explicit(references: Sequence[Reference] | Reference | None) -> list[Reference]:
+    """References as a list: none, one or several may be given."""
+    if references is None:
+        return []
+    return [references] if isinstance(references, Reference) else list(references)
 
 
 @dataclass(frozen=True)

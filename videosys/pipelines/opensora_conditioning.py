@@ -7,6 +7,7 @@ value between is denoised only from that noise level on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +167,27 @@ def locate(name: str, value: int, length: int, end: int, align: int | None) -> i
             "%s %d does not start a chunk of %d latent frames: %d is used", name, value, align, snapped
         )
     return snapped
+
+
+def check_aligned(condition: Condition, reference_end: int, clip_end: int, align: int | None) -> None:
+    """ValueError where a place of the condition starts no chunk and `align` would move it."""
+    for name, end in (("start", reference_end), ("target", clip_end)):
+        value = getattr(condition, name)
+        if align and (value + end if value < 0 else value) % align:
+            raise ValueError(
+                f"{name} {value} of a reference does not start a chunk of {align} latent frames; "
+                "set align to null (None) to put it there all the same"
+            )
+
+
+def frames_needed(conditions: Sequence[Condition], reference: int) -> int | None:
+    """Return how many frames of a reference its conditions reach into, in whole chunks; None for all."""
+    ours = [condition for condition in conditions if condition.reference == reference]
+    if any(condition.start < 0 for condition in ours):
+        return None
+    last = max(condition.start + condition.length for condition in ours)
+    # A start may be moved up to half a chunk.
+    return (math.ceil(last / CHUNK_LATENTS) + 1) * CHUNK_FRAMES
 
 
 def apply_mask_strategy(

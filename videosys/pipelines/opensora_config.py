@@ -37,7 +37,7 @@ class OpenSoraConfig(base.PipelineConfig):
     vae_micro_batch_size: frames that the VAE takes at once; memory only.
 
     The rest can be given anew with each request:
-    resolution, aspect_ratio: a name such as 480p, and HEIGHT:WIDTH; height and width in pixels replace them.
+    resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH) if null; or give height and width in pixels.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
@@ -51,8 +51,8 @@ class OpenSoraConfig(base.PipelineConfig):
     text_encoder: str = "DeepFloyd/t5-v1_1-xxl"
     vae_micro_batch_size: int = 4
 
-    resolution: str = DEFAULT_SIZE[0]
-    aspect_ratio: str = DEFAULT_SIZE[1]
+    resolution: str | None = None
+    aspect_ratio: str | None = None
     height: int | None = None
     width: int | None = None
     num_frames: int | str = "2s"
@@ -94,7 +94,7 @@ class OpenSoraConfig(base.PipelineConfig):
     def _check_size(self) -> None:
         if (self.height is None) != (self.width is None):
             raise ValueError(f"height is {self.height} and width is {self.width}; give both or none")
-        if self.height is not None and (self.resolution, self.aspect_ratio) != DEFAULT_SIZE:
+        if self.height is not None and (self.resolution, self.aspect_ratio) != (None, None):
             raise ValueError(
                 f"height and width are given, and so are resolution {self.resolution!r} and aspect_ratio "
                 f"{self.aspect_ratio!r}; set height and width to null to use a name"
@@ -109,7 +109,7 @@ class OpenSoraConfig(base.PipelineConfig):
         """(height, width) in pixels that are asked for; the video has the nearest multiples of 8 below."""
         if self.height is not None and self.width is not None:
             return self.height, self.width
-        return resolve_size(self.resolution, self.aspect_ratio)
+        return resolve_size(self.resolution or DEFAULT_SIZE[0], self.aspect_ratio or DEFAULT_SIZE[1])
 
     @property
     def clip_frames(self) -> int:
