@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from videosys.pipelines.opensora import OpenSoraPipeline as OpenSoraPipeline
     from videosys.pipelines.opensora_conditioning import Reference as Reference
     from videosys.pipelines.opensora_config import OpenSoraConfig as OpenSoraConfig
+    from videosys.utils.logging import configure_logging as configure_logging
+    from videosys.utils.names import reserved_path as reserved_path
+    from videosys.utils.names import unique_path as unique_path
+    from videosys.utils.names import video_name as video_name
+    from videosys.utils.sidecar import write_sidecar as write_sidecar
+    from videosys.utils.video import check_writable as check_writable
     from videosys.utils.video import read_video as read_video
     from videosys.utils.video import save_video as save_video
 
@@ -50,6 +56,7 @@ _HOMES = MappingProxyType(
         "configure_logging": "videosys.utils.logging",
         "load_config": "videosys.config",
         "read_video": "videosys.utils.video",
+        "reserved_path": "videosys.utils.names",
         "save_video": "videosys.utils.video",
         "unique_path": "videosys.utils.names",
         "video_name": "videosys.utils.names",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from videosys.utils.names import slug, unique_path, video_name
+from videosys.utils.names import reserved_path, slug, unique_path, video_name
 
 AWKWARD = [
     "", " ", ".", "..", "/", "../../etc/passwd", "/absolute", "C:\\x", "con", "NUL", "com1.txt", "-rf",
@@ -98,3 +99,50 @@ def test_unique_path_takes_a_free_name(tmp_path):
 def test_unique_path_stays_in_its_folder(tmp_path, name):
     with pytest.raises(ValueError, match="must be a plain name"):
         unique_path(Path(tmp_path), name)
+
+
+def test_a_leftover_sidecar_keeps_its_name(tmp_path):
+    (tmp_path / "a.mp4.json").write_text("{}")
+    assert unique_path(tmp_path, "a.mp4") == tmp_path / "a_2.mp4"
+    with reserved_path(tmp_path, "a.mp4") as path:
+        assert path == tmp_path / "a_2.mp4"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ""])
+def test_a_reserved_name_is_nobody_elses(tmp_path, suffix):
+    with reserved_path(tmp_path / "new", f"a{suffix}") as first:
+        with reserved_path(tmp_path / "new", f"a{suffix}") as second:
+            assert first == tmp_path / "new" / f"a{suffix}"
+            assert second == tmp_path / "new" / f"a_2{suffix}"
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_many_threads_get_many_names(tmp_path):
+    def take(_):
+        with reserved_path(tmp_path, "a.mp4") as path:
+            path.write_text("x")
+            return path
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(take, range(40)))) == 40
+    assert len(list(tmp_path.iterdir())) == 40
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ""])
+def test_a_reservation_ends_with_an_error_and_what_was_saved_stays(tmp_path, suffix):
+    with pytest.raises(KeyboardInterrupt):
+        with reserved_path(tmp_path, f"a{suffix}"):
+            raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with reserved_path(tmp_path, f"a{suffix}") as path:
+        (path if suffix else path / "frame").write_text("x")
+    assert path.exists()
+    with reserved_path(tmp_path, f"a{suffix}", overwrite=True) as again:
+        assert again == path
+    assert path.exists()
+
+
+def test_where_nothing_can_be_reserved_saving_has_the_word(tmp_path):
+    (tmp_path / "file").touch()
+    with reserved_path(tmp_path / "file", "a.mp4") as path:
+        assert path == tmp_path / "file" / "a.mp4"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from fractions import Fraction
 from pathlib import Path
@@ -306,3 +307,12 @@ def test_what_is_no_video_is_one_error(tmp_path, name):
     (tmp_path / "hollow").mkdir()
     with pytest.raises(ValueError, match=name):
         read_video(tmp_path / name)
+
+
+def test_check_writable_counts_all_videos(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=5 << 20)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
+    shape = (8, 512, 512)  # 1.5 MiB as estimated
+    check_writable(tmp_path / "a.mp4", shape, count=3)
+    with pytest.raises(ValueError, match="has 5 MiB free, 6 may be needed"):
+        check_writable(tmp_path / "a.mp4", shape, count=4)

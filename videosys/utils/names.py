@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
+import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
+
+from videosys.utils.sidecar import sidecar_path
 
 SLUG_LENGTH = 60
 
@@ -34,10 +39,55 @@ def slug(text: str) -> str:
 
 def unique_path(folder: str | Path, name: str, overwrite: bool = False) -> Path:
     """Return `folder/name`, or the first free one of it and `_2`, `_3` without `overwrite`."""
+    candidates = _candidates(folder, name)
+    return next(path for path in candidates if overwrite or not _is_taken(path))
+
+
+@contextlib.contextmanager
+def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yield the path of `unique_path`, which no other process or thread gets in the meantime.
+
+    An empty file (or folder, for a name without a suffix) holds the place; if it is still empty at the end,
+    because what was to be saved was not, it is removed. With `overwrite` nothing is reserved, and nothing
+    can be where the folder cannot be written: saving says so.
+    """
+    if overwrite:
+        yield unique_path(folder, name, overwrite)
+        return
+    path = next(path for path in _candidates(folder, name) if _reserve(path))
+    try:
+        yield path
+    finally:
+        _release(path)
+
+
+def _candidates(folder: str | Path, name: str) -> Iterator[Path]:
     if Path(name).name != name or name in ("", ".."):
         raise ValueError(f"file name {name!r} must be a plain name, without folders")
     path = Path(folder) / name
-    if overwrite or not path.exists():
-        return path
-    others = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
-    return next(other for other in others if not other.exists())
+    yield path
+    yield from (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether there is a video, or the JSON file of one that is gone: it must not describe another."""
+    return os.path.lexists(path) or os.path.lexists(sidecar_path(path))
+
+
+def _reserve(path: Path) -> bool:
+    if _is_taken(path):
+        return False
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(exist_ok=False) if path.suffix else path.mkdir()
+    except OSError:
+        return not os.path.lexists(path)
+    return True
+
+
+def _release(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir():
+            path.rmdir()  # refused where there is something in it
+        elif path.stat().st_size == 0:
+            path.unlink()

@@ -70,10 +70,12 @@ def check_writable(
     *,
     lossless: bool = False,
     overwrite: bool = True,
+    count: int = 1,
 ) -> None:
     """Raise a ValueError if a video [T, H, W] could not be saved at `path`, before the work is done.
 
-    The folder is made, a file in it is tried, and the free space is compared with an estimate.
+    The folder is made, a file in it is tried, and the free space is compared with an estimate for `count`
+    such videos.
     """
     kind = _check_format(path, shape[0], lossless)
     _check_place(Path(path), kind, overwrite)
@@ -84,7 +86,7 @@ def check_writable(
             probe.write(b"0")
     except OSError as error:
         raise ValueError(f"output folder {str(folder)!r} cannot be written: {error.strerror}") from error
-    size = math.prod(shape) * 3
+    size = math.prod(shape) * 3 * count
     needed = size if lossless or kind in (".png", "") else size // 4
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -264,7 +266,7 @@ def _write_folder(frames: np.ndarray, path: Path, **_: object) -> Path:
         for number, frame in enumerate(frames):
             Image.fromarray(frame).save(temporary / FRAME_PATTERN.replace("*", f"{number:05}"))
         temporary.chmod(0o755)
-        if path.is_dir():
+        if path.is_dir() and any(path.iterdir()):  # an empty one is replaced in one step
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
