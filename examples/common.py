@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,21 +18,23 @@ from videosys import (
     config_to_dict,
     configure_logging,
     load_config,
-    unique_path,
+    reserved_path,
     video_name,
     write_sidecar,
 )
 
 HELP = """
 The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one per line), output=FOLDER,
-format=.gif, crf=18, lossless=true, overwrite=true and quiet=true; every other key is a field of {config},
-with dots for sections: seed=3 cache.threshold=0.2.
+format=.gif, crf=18, lossless=true, overwrite=true, quiet=true (errors only), verbose=true (more details) and
+json_logs=true (one JSON object per line of the log); every other key is a field of {config}, with dots for
+sections: seed=3 cache.threshold=0.2.
 """
 FORMATS = (".mp4", ".gif", ".png", "")
 PROMPTS = {
     "tiny": "a large red circle moves rightward on a white background",
     "published": "a serene waterfall cascading down moss-covered rocks, its sound filling the quiet forest",
 }
+LOG = logging.getLogger("videosys.sample")
 
 
 @dataclass(frozen=True)
@@ -57,12 +60,16 @@ class Options:
     lossless: bool = False
     overwrite: bool = False
     quiet: bool = False
+    verbose: bool = False
+    json_logs: bool = False
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; allowed: .mp4, .gif, .png, or nothing for a folder")
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf is {self.crf}; it must be from 0 to 51")
+        if self.quiet and self.verbose:
+            raise ValueError("quiet and verbose exclude each other")
 
 
 class Parser(argparse.ArgumentParser):
@@ -87,10 +94,11 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
 
 def run(example: Example, arguments: argparse.Namespace) -> int:
     options, prompts, overrides = split(arguments.settings)
-    configure_logging(quiet=options.quiet)
-    config = load_config(example.config, arguments.config or default_config(example.folder), overrides)
+    configure_logging(quiet=options.quiet, verbose=options.verbose, json_lines=options.json_logs)
+    path = arguments.config or default_config(example.folder, options.quiet)
+    config = load_config(example.config, path, overrides)
     prompts = prompts or [PROMPTS["tiny" if "bundled:" in str(config.transformer) else "published"]]
-    check_output(options, config)
+    check_output(options, config, len(prompts) * config.num_videos_per_prompt)
     with VideoSysEngine(config, options.quiet) as engine:
         generate(engine, engine.stream(prompts), options)
     return 0
@@ -101,7 +109,7 @@ def parse(example: Example, argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
@@ -110,6 +118,8 @@ def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
     ours = [setting for setting in settings if setting.partition("=")[0] in names]
     options = load_config(Options, overrides=ours)
     prompts = [setting.partition("=")[2] for setting in ours if setting.startswith("prompt=")]
+    if "prompts=" in ours:
+        raise ValueError("prompts= is empty; it must be a file with one prompt per line")
     if options.prompts:
         prompts += read_prompts(Path(options.prompts))
     for prompt in prompts:
@@ -129,53 +139,60 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def default_config(folder: Path) -> Path:
-    """The YAML file for this machine, named and explained in one line."""
+def default_config(folder: Path, quiet: bool = False) -> Path:
+    """The YAML file for this machine, named and explained in one line (unless quiet)."""
     import torch
 
+    say = (lambda line: None) if quiet else print
     if torch.cuda.is_available():
-        print("config: base.yaml, the published checkpoint, because there is a CUDA device")
+        say("config: base.yaml, the published checkpoint, because there is a CUDA device")
         return folder / "base.yaml"
     if not (folder / "tiny.yaml").is_file():
         raise ValueError(
             "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
             f"the published one runs without a device too, slowly: --config {folder / 'base.yaml'}"
         )
-    print("config: tiny.yaml, the bundled tiny checkpoint, because there is no CUDA device")
+    say("config: tiny.yaml, the bundled tiny checkpoint, because there is no CUDA device")
     return folder / "tiny.yaml"
 
 
-def check_output(options: Options, config: Any) -> None:
+def check_output(options: Options, config: Any, count: int) -> None:
     shape = (config.output_frames, *config.size)
-    check_writable(Path(options.output) / f"probe{options.format}", shape, lossless=options.lossless)
+    path = Path(options.output) / f"probe{options.format}"
+    check_writable(path, shape, lossless=options.lossless, count=count)
 
 
 def generate(engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Options) -> None:
     """Saves each video as soon as it is made, and prints a line about it."""
-    begin, count = time.perf_counter(), 0
+    begin = time.perf_counter()
     for output in videos:
         seconds = time.perf_counter() - begin
         for index in range(len(output.video)):
             path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
-            count += 1
+            describe(engine, output, index, path)
         begin = time.perf_counter()
 
 
 def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Options) -> Path:
-    prompt, seed = output.prompts[index], output.seeds[index]
-    name = video_name(prompt, seed, suffix=options.format)
-    path = unique_path(options.output, name, options.overwrite)
+    name = video_name(output.prompts[index], output.seeds[index], suffix=options.format)
     choices = {"crf": options.crf, "lossless": options.lossless}
-    path = engine.save_video(output.video[index], path, fps=output.fps, **choices)
-    write_sidecar(
-        path,
-        prompt=prompt,
-        seed=seed,
-        config=config_to_dict(engine.config),
-        steps=output.steps_per_video[index],
-    )
-    return path
+    with reserved_path(options.output, name, options.overwrite) as path:
+        return engine.save_video(output.video[index], path, fps=output.fps, **choices)
+
+
+def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path) -> None:
+    """Writes the JSON file beside a video; without it the video is still worth having."""
+    try:
+        write_sidecar(
+            path,
+            prompt=output.prompts[index],
+            seed=output.seeds[index],
+            config=config_to_dict(engine.config),
+            steps=output.steps_per_video[index],
+        )
+    except OSError as error:
+        LOG.error("%s has no JSON file beside it: %s", path, error)
 
 
 def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:
@@ -184,5 +201,6 @@ def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:
     computed = sum(step.computed for step in steps)
     print(
         f"{path}  {width}x{height}  {frames} frames at {output.fps:g} fps  {seconds:.1f} s"
-        f"  computed {computed} of {len(steps)} steps"
+        f"  computed {computed} of {len(steps)} steps",
+        flush=True,
     )

@@ -1,7 +1,7 @@
 """Continues an image: python examples/opensora/image_to_video.py [image=FILE] [at=first|last] [key=value ...]
 
-The image becomes the first (or last) latent frame of the clip and is kept as it is; a last latent frame
-stands for four video frames. All other arguments are those of sample.py.
+The image becomes the first (at=first) or last (at=last) latent frame of the clip and is kept as it is; a last
+latent frame stands for four video frames. All other arguments are those of sample.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from pathlib import Path
 
 import sample
 
+from videosys import OpenSoraConfig
+
+common = sample.common
 IMAGE = Path(__file__).resolve().parent / "first_frame.png"
 PROMPT = "a large blue square moves rightward on a white background"
 # loop, reference, start in the reference, target in the clip, length, strength: facts of the mask strategy
@@ -25,11 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if at not in STRATEGIES:
         print(f"error: at={at}: must be one of {', '.join(STRATEGIES)}", file=sys.stderr)
         return 2
+    if not image.strip():
+        print("error: image= is empty; it must be the file of an image", file=sys.stderr)
+        return 2
     if not any(argument.startswith(("prompt=", "prompts=")) for argument in arguments):
         arguments.append(f"prompt={PROMPT}")
     paths, strategy = json.dumps([image]), STRATEGIES[at]
     # A single frame starts no chunk of the VAE, so it must not be moved to the start of one: align=null.
-    return sample.main([*arguments, f"reference_paths={paths}", f"mask_strategy={strategy}", "align=null"])
+    more = [f"reference_paths={paths}", f"mask_strategy={strategy}", "align=null"]
+    return common.main(common.Example(OpenSoraConfig, sample.HERE, __doc__), [*arguments, *more])
 
 
 def take(arguments: list[str], name: str, default: str) -> str:
