@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -26,6 +27,15 @@ class ToyConfig:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"width must be at least 1, got {self.width}")
+
+
+@dataclass(frozen=True)
+class FragileConfig:
+    sizes: tuple[int, ...] = (1,)
+    width: int = 4
+
+    def __post_init__(self) -> None:
+        assert self.sizes[0] >= 8 % self.width
 
 
 @dataclass(frozen=True)
@@ -352,3 +362,26 @@ def test_peak_memory_is_the_size_of_the_weights(tmp_path, dtype, size):
     assert total == 32 * 1024 * 1024 * 0.5
     # The file is mapped, so its pages count once; with another dtype a part at a time stands beside.
     assert peak < (size + 16) * 1.1 + 24
+
+
+@pytest.mark.parametrize("content", ['{"width": 0}', '{"sizes": []}'])
+def test_a_config_that_breaks_its_class_is_one_error(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "config.json"))):
+        read_config(FragileConfig, tmp_path)
+
+
+@pytest.mark.parametrize("width", [10**12, -(10**30)])
+def test_a_config_that_makes_no_model_is_one_error(tmp_path, width):
+    config = ToyConfig()
+    object.__setattr__(config, "width", width)
+    with pytest.raises(ValueError, match="its config makes no Toy") as caught:
+        load_model(Toy, config, folder_of(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_whole_numbers_are_no_weights(tmp_path):
+    whole = {"exact": torch.ones(3, dtype=torch.int64), "count": torch.ones(1)}
+    message = refused(folder_of(tmp_path, weights(**whole)))
+    assert "exact torch.int64" in message
+    assert "count torch.float32" in message

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from videosys.autoencoders.opensora_temporal import TemporalVAE, posterior_sample
 from videosys.parallel import Parallel
+from videosys.utils.typed import check_multiple, check_positive
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 Progress = Callable[[int], object]
+CHUNK_FRAMES = 17  # what loops, references and joins of clips count in
 NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
 
 
@@ -35,7 +37,7 @@ class OpenSoraVAEConfig:
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     num_groups: int = 32
-    micro_frame_size: int = 17  # frames that are encoded together, independent of all others
+    micro_frame_size: int = CHUNK_FRAMES  # frames that are encoded together, independent of all others
     micro_batch_size: int = 4  # frames the spatial stage takes at once: memory only
 
     def __post_init__(self):
@@ -44,9 +46,13 @@ class OpenSoraVAEConfig:
                 f"temporal_downsample {self.temporal_downsample} must have one entry less than "
                 f"channel_multipliers {self.channel_multipliers}"
             )
-        for name in ("micro_frame_size", "micro_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        check_positive(self, "block_out_channels", "layers_per_block", "norm_num_groups", "latent_channels")
+        check_positive(self, "scaling_factor", "temporal_filters", "num_res_blocks", "channel_multipliers")
+        check_positive(self, "num_groups", "micro_batch_size")
+        check_multiple(self, "block_out_channels", "norm_num_groups")
+        check_multiple(self, "temporal_filters", "num_groups")
+        if self.micro_frame_size != CHUNK_FRAMES:
+            raise ValueError(f"micro_frame_size is {self.micro_frame_size}; it must be {CHUNK_FRAMES}")
 
     @property
     def temporal_widths(self) -> tuple[int, ...]:

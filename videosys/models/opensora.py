@@ -21,6 +21,9 @@ from videosys.layers.grid import Grid
 from videosys.layers.modulation import modulate, modulation, select_frames
 from videosys.layers.rope import RotaryEmbedding
 from videosys.parallel import Parallel
+from videosys.utils.typed import check_positive
+
+LONGEST_PROMPT = 10_000  # tokens; each takes memory in every request
 
 
 class Layout(NamedTuple):
@@ -47,6 +50,14 @@ class STDiT3Config:
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
+        check_positive(
+            self, "input_sq_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads"
+        )
+        check_positive(self, "mlp_ratio", "caption_channels", "model_max_length")
+        if self.model_max_length > LONGEST_PROMPT:
+            raise ValueError(
+                f"model_max_length is {self.model_max_length}; it must be {LONGEST_PROMPT} or less"
+            )
         if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be num_heads ({self.num_heads}) times an even number"

@@ -45,7 +45,7 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
         raise ValueError(f"{path}: must hold a JSON object, got {type(data).__name__}")
     try:
         return config_cls(**_typed_values(config_cls, data, path))
-    except ValueError as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
         raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
 
 
@@ -80,10 +80,9 @@ def load_model(
     they are), so that the memory needed is that of the weights. The class may name prefixes of keys to
     leave out in `ignored_keys`, in `float32_parameters` those that stay float32, and with
     `current_key(key)` say what a key of an older file is called now. Missing, unexpected and mis-shaped keys
-    are one ValueError that lists them, raised before any weight is read.
+    are one ValueError that lists them, raised before any weight is read. So is a config that makes no model.
     """
-    with torch.device("meta"):
-        model = model_cls(config, **kwargs)
+    model = _built(model_cls, config, folder, **kwargs)
     ignored = getattr(model_cls, "ignored_keys", ())
     current = getattr(model_cls, "current_key", str)
     mapped = {
@@ -103,6 +102,15 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
+def _built(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
+    try:
+        with torch.device("meta"):
+            return model_cls(config, **kwargs)
+    except Exception as error:  # torch and diffusers raise anything for sizes that cannot be
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
+
+
 def _placed(tensor: torch.Tensor, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
@@ -114,10 +122,16 @@ def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: s
         for key in wanted
         if key in weights and weights[key].shape != wanted[key].shape
     ]
+    types = [
+        f"{key} {weights[key].dtype}"
+        for key in wanted
+        if key in weights and weights[key].is_floating_point() != wanted[key].is_floating_point()
+    ]
     problems = {
         "missing": [key for key in wanted if key not in weights],
         "unexpected": [key for key in weights if key not in wanted],
         "of another shape": shapes,
+        "of another kind of number": types,
     }
     lines = [f"{len(keys)} {word}: {shortened(keys)}" for word, keys in problems.items() if keys]
     if lines:

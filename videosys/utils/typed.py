@@ -61,6 +61,23 @@ def check_types(config: Any) -> None:
             raise ValueError(f"{field.name} {error}") from error
 
 
+def check_positive(config: Any, *names: str) -> None:
+    """Raise a ValueError naming the first of these fields that is not above 0 (a list: in all items)."""
+    for name in names:
+        value = getattr(config, name)
+        items = value if isinstance(value, (tuple, list)) else (value,)
+        if not items or not all(item > 0 for item in items):
+            raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def check_multiple(config: Any, name: str, of: str) -> None:
+    """Raise a ValueError if a field, or one of its items, is no multiple of the field `of`."""
+    value, factor = getattr(config, name), getattr(config, of)
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+        if item % factor:
+            raise ValueError(f"{name} is {value}; each must be a multiple of {of}, which is {factor}")
+
+
 def suggest(name: object, options: Iterable[object]) -> str:
     """Return " (did you mean 'x'?)" for the nearest of `options`, or nothing when none is near."""
     near = difflib.get_close_matches(str(name), [str(option) for option in options], n=1)
