@@ -1,0 +1,61 @@
+"""Every Python and shell block of README and docs that a reader can run here runs, as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
+
+
+def blocks(kind: str) -> list:
+    found = [
+        (page, i, match) for page in PAGES for i, match in enumerate(BLOCK.finditer(page.read_text("utf-8")))
+    ]
+    return [pytest.param(match[2], id=f"{page.stem}-{i}") for page, i, match in found if match[1] == kind]
+
+
+@pytest.fixture
+def here(tmp_path) -> Path:
+    """A folder that looks like the repository to relative paths, and takes the output."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code, here):
+    done = run([sys.executable, "-c", code], here)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("code", blocks("bash"))
+def test_shell_blocks_run_or_are_targets_of_make(code, here):
+    for line in code.strip().splitlines():
+        program, *arguments = line.split()
+        if program == "make":
+            assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text("utf-8")
+            continue
+        assert program == "python", f"no test for: {line}"
+        done = run([sys.executable, *arguments], here)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"computed \d+ of \d+ steps$", done.stdout.strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_and_pictures_lead_somewhere(page):
+    missing = [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
+    assert missing == []
