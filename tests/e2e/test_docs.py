@@ -31,7 +31,13 @@ def here(tmp_path) -> Path:
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    settings = {
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment = {**os.environ, **settings}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
 
 
