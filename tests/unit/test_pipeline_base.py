@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -112,3 +116,32 @@ def test_a_component_that_cannot_be_loaded_stays_empty():
     with pytest.raises(ZeroDivisionError), part.use():
         pass
     assert not part.is_loaded
+
+
+@pytest.mark.parametrize("offload", ["none", "stage"])
+def test_threads_share_a_component_until_the_last_is_done(offload):
+    loads, both = [], threading.Barrier(4, timeout=20)
+
+    def load():
+        loads.append(1)
+        time.sleep(0.05)
+        return nn.Linear(1, 1)
+
+    part = Component(load, CPU, offload)
+
+    def use(number):
+        with part.use() as module:
+            both.wait()
+            if number:  # the first leaves while the others are at work
+                both_left.wait()
+            assert part.is_loaded
+        if not number:
+            assert part.is_loaded
+            both_left.wait()
+        return module
+
+    both_left = threading.Barrier(4, timeout=20)
+    with ThreadPoolExecutor(4) as pool:
+        modules = list(pool.map(use, range(4)))
+    assert len({id(module) for module in modules}) == len(loads) == 1
+    assert part.is_loaded is (offload == "none")

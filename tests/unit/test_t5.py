@@ -7,13 +7,16 @@ import io
 import json
 import os
 import shutil
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentencepiece
 import torch
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
+from videosys.text_encoders import t5
 from videosys.text_encoders.t5 import T5Encoder
 
 SENTENCE = "a red blue green cat dog runs over the big small hill at night slowly and then sleeps"
@@ -298,3 +301,23 @@ def test_an_encoder_of_mt5_is_loaded_as_one(checkpoint, tmp_path):
     encoder = T5Encoder.from_pretrained(tmp_path, max_length=9)
     assert type(encoder.model) is MT5EncoderModel
     assert encoder(["a red cat"])[0].shape == (1, 9, 32)
+
+
+def test_encoders_are_loaded_one_after_the_other(checkpoint, monkeypatch):
+    now, most = [], []
+    load = t5.load_weights
+
+    def counted(*arguments):
+        now.append(1)
+        most.append(len(now))
+        time.sleep(0.05)
+        try:
+            return load(*arguments)
+        finally:
+            now.pop()
+
+    monkeypatch.setattr(t5, "load_weights", counted)
+    with ThreadPoolExecutor(3) as pool:
+        encoders = list(pool.map(lambda _: T5Encoder.from_pretrained(checkpoint, max_length=8), range(3)))
+    assert most == [1, 1, 1]
+    assert len(encoders) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Generic, Literal, TypeVar
@@ -18,11 +19,13 @@ class Component(Generic[M]):
 
     offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
     parked in the host's memory, and one that computes on the CPU is dropped and read again when needed.
+    Several threads may use it at once: it is loaded once, and cleared when the last of them is done.
     """
 
     def __init__(self, load: Callable[[], M], device: torch.device, offload: Offload = "none"):
         self._load, self.device, self.offload = load, device, offload
         self._module: M | None = None
+        self._lock, self._users = threading.RLock(), 0
 
     @property
     def is_loaded(self) -> bool:
@@ -31,13 +34,23 @@ class Component(Generic[M]):
     @contextmanager
     def use(self) -> Iterator[M]:
         """The module on its device, for the length of a `with` block."""
-        module = self._load() if self._module is None else self._module.to(self.device)
-        self._module = module
+        module = self._enter()
         try:
             yield module
         finally:
-            if self.offload == "stage":
-                del module
+            del module  # or clearing would not free it
+            self._leave()
+
+    def _enter(self) -> M:
+        with self._lock:
+            self._module = self._load() if self._module is None else self._module.to(self.device)
+            self._users += 1
+            return self._module
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self.offload == "stage" and self._users == 0:
                 self.clear()
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from videosys.utils.weights import shortened
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
 PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+LOADING = threading.Lock()  # transformers changes torch's default dtype and its own log while it loads
 
 
 class T5Encoder(nn.Module):
@@ -53,8 +55,9 @@ class T5Encoder(nn.Module):
         for whatever is missing or damaged.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
-        tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
-        model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
+        with LOADING:
+            tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
+            model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
         return cls(model.to(device), tokenizer, max_length).eval()
 
     @torch.no_grad()
