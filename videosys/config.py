@@ -109,7 +109,7 @@ def _parse_yaml(text: str, path: Path) -> Layer:
 def _run_python(cls: type, path: Path) -> Any:
     try:
         config = runpy.run_path(str(path)).get("config")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     if not isinstance(config, cls):
         raise ValueError(f"{path}: must set `config` to a {cls.__name__}, got {type(config).__name__}")
@@ -174,7 +174,8 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: _Plac
             allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
             raise place.at(key).error(f"unknown key{suggest(key, fields)}; {allowed}", value)
         if name in made:
-            raise place.at(key).error(f"is the old name of {name!r}, which is given too", value)
+            old = next(word for word in layer if word != name and aliases.get(word) == name)
+            raise place.at(old).error(f"is the old name of {name!r}, which is given too", layer[old])
         if name != key:
             _LOG.warning("%s is called %s now", place.at(key).key, name)
         made[name] = value

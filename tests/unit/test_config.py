@@ -183,6 +183,18 @@ def test_an_old_name_is_read_with_a_warning(tmp_path, caplog):
     assert "num_sampling_steps is called steps now" in caplog.text
 
 
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_an_old_name_beside_the_new_one_is_named(tmp_path, order):
+    lines = ["num_sampling_steps: 7", "steps: 8"][order]
+    with pytest.raises(ValueError, match="num_sampling_steps: is the old name of 'steps', which is given"):
+        from_yaml(tmp_path, "\n".join(lines))
+
+
+def test_an_override_by_the_new_name_wins_over_the_old_one(tmp_path):
+    path = write(tmp_path, "num_sampling_steps: 7")
+    assert load_config(Config, path, ["steps=8"]).steps == 8
+
+
 def test_a_python_file_is_the_base_for_overrides(tmp_path):
     source = (
         f"from {__name__} import Config, Tea\nconfig = Config(steps=5, cache=Tea(0.6, forecast='linear'))\n"
@@ -200,6 +212,7 @@ def test_a_python_file_is_the_base_for_overrides(tmp_path):
         ("config = 3", "must set `config` to a Config, got int"),
         ("config = (", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError"),
+        ("import sys\nsys.exit(0)", "SystemExit: 0"),
     ],
 )
 def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
