@@ -316,3 +316,19 @@ def test_check_writable_counts_all_videos(tmp_path, monkeypatch):
     check_writable(tmp_path / "a.mp4", shape, count=3)
     with pytest.raises(ValueError, match="has 5 MiB free, 6 may be needed"):
         check_writable(tmp_path / "a.mp4", shape, count=4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ffconcat version 1.0\nfile inner.mp4\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\ninner.mp4\n#EXT-X-ENDLIST\n",
+        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["list.mp4", "list.m3u8"])
+def test_a_playlist_leads_to_no_other_file(tmp_path, text, name):
+    save_video(np.zeros((3, 16, 16, 3), np.uint8), tmp_path / "inner.mp4", fps=8)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name}: cannot be read as a video"):
+        read_video(tmp_path / name)

@@ -25,6 +25,10 @@ from videosys.utils.logging import get_logger
 LARGEST_CRF = 51
 LONGEST_NAME = 255  # bytes, on the common file systems
 FRAME_PATTERN = "frame_*.png"
+# What ffmpeg may take a file for: files that hold their frames themselves, no playlists of others.
+CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,dv"
+)
 
 _LOG = get_logger("video")
 
@@ -137,8 +141,10 @@ def _read_pillow(path: Path) -> tuple[torch.Tensor, float]:
 
 
 def _read_ffmpeg(path: Path) -> tuple[torch.Tensor, float]:
-    # An absolute path cannot be taken for an option or a network address.
-    reader = imageio_ffmpeg.read_frames(str(path.resolve()))
+    # An absolute path cannot be taken for an option or a network address, and what the file holds leads to
+    # no other file or address.
+    only = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]
+    reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=only)
     try:
         with contextlib.closing(reader):
             about = next(reader)
