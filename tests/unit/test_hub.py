@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from huggingface_hub import errors
 
@@ -69,7 +72,12 @@ class Gone(errors.HfHubHTTPError):
 
 
 @pytest.mark.parametrize(
-    "error", [OSError("no route\nto host"), errors.HFValidationError("odd name"), Gone()]
+    "error",
+    [
+        OSError("no route\nto host"),
+        errors.HFValidationError("odd name"),
+        Gone(),
+    ],
 )
 def test_resolve_tells_why_the_hub_failed(monkeypatch, error):
     def fail(*arguments, **options):
@@ -89,3 +97,31 @@ def test_bundled_checkpoints_come_with_the_package(tmp_path, monkeypatch):
     for source in ("bundled:toys", "bundled:../outside", f"bundled:{tmp_path}"):
         with pytest.raises(ValueError, match=r"comes with the package; there are: toy$"):
             resolve(source)
+
+
+class WebError(Exception):
+    """What httpx raises is no OSError."""
+
+
+@pytest.mark.parametrize("error", [WebError("read timeout"), WebError("")])
+def test_a_transfer_that_breaks_off_is_the_same_error(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    fake = SimpleNamespace(HTTPError=WebError, InvalidURL=WebError, StreamError=WebError)
+    monkeypatch.setitem(sys.modules, "httpx", fake)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(
+        ValueError, match=r"'owner/name' cannot be fetched from the hub: (read timeout|WebError)"
+    ):
+        resolve("owner/name")
+
+
+def test_our_own_mistakes_stay_what_they_are_without_httpx_too(monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyError("ours")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(KeyError, match="ours"):
+        resolve("owner/name")

@@ -74,7 +74,18 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
     except LocalEntryNotFoundError as error:
         reason = "was not fetched before, and offline is set" if offline else "cannot be reached"
         raise ValueError(f"checkpoint {name!r} is no folder here, and on the hub it {reason}") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, (HfHubHTTPError, HFValidationError, OSError, *_network_errors())):
+            raise
         version = f" at revision {revision!r}" if revision else ""
-        summary = str(error).strip().splitlines()[0]
+        summary = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"checkpoint {name!r}{version} cannot be fetched from the hub: {summary}") from error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return what the hub's client lets through in the middle of a file, if it is the one that uses httpx."""
+    try:
+        import httpx
+    except ImportError:
+        return ()
+    return (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError)
