@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections.abc
 import dataclasses
 import difflib
+import numbers
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -25,7 +26,8 @@ class Text(str):
 def convert(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type `hint`.
 
-    Whole numbers become floats, lists become tuples and text becomes a path where `hint` says so;
+    Whole numbers become floats, lists become tuples and text becomes a path where `hint` says so, and numbers
+    of other libraries Python's own;
     nothing else is turned into something else. A value that does not fit is a ValueError whose message
     starts with "must be", for the caller to put the name in front.
     """
@@ -46,14 +48,20 @@ def convert(value: Any, hint: Any) -> Any:
 
 
 def check_types(config: Any) -> None:
-    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with."""
+    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with.
+
+    Numbers of other libraries, such as numpy's, are replaced by Python's own, which JSON can hold. For use in
+    `__post_init__`, also of frozen dataclasses.
+    """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, hint = getattr(config, field.name), hints[field.name]
         members = get_args(hint) or (hint,)
         try:
             if not any(dataclasses.is_dataclass(member) for member in members):
-                convert(value, hint)
+                made = convert(value, hint)
+                if _is_foreign(value):
+                    object.__setattr__(config, field.name, made)
             elif type(value) not in members:
                 names = " or ".join(member.__name__ for member in members)
                 raise ValueError(f"must be {names}, got {_shown(value)}")
@@ -76,6 +84,12 @@ def check_multiple(config: Any, name: str, of: str) -> None:
     for item in value if isinstance(value, (tuple, list)) else (value,):
         if item % factor:
             raise ValueError(f"{name} is {value}; each must be a multiple of {of}, which is {factor}")
+
+
+def _is_foreign(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_foreign, value))
+    return isinstance(value, numbers.Real) and type(value) not in (bool, int, float)
 
 
 def suggest(name: object, options: Iterable[object]) -> str:
@@ -173,8 +187,14 @@ def _exact(value: Any, hint: Any) -> Any:
     return value
 
 
+def _int(value: Any, hint: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _refuse(value, hint)
+    return int(value)
+
+
 def _float(value: Any, hint: Any) -> float:
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _refuse(value, hint)
     return float(value)
 
@@ -200,7 +220,7 @@ _CONTAINERS: Mapping[Any, Callable[[Any, Any], Any]] = types.MappingProxyType(
     }
 )
 _SCALARS: Mapping[Any, Callable[[Any, Any], Any]] = types.MappingProxyType(
-    {int: _exact, bool: _exact, str: _exact, float: _float, Path: _path, types.NoneType: _none}
+    {int: _int, bool: _exact, str: _exact, float: _float, Path: _path, types.NoneType: _none}
 )
 _WORDS: Mapping[Any, str] = types.MappingProxyType(
     {
