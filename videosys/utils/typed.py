@@ -27,9 +27,8 @@ def convert(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type `hint`.
 
     Whole numbers become floats, lists become tuples and text becomes a path where `hint` says so, and numbers
-    of other libraries Python's own;
-    nothing else is turned into something else. A value that does not fit is a ValueError whose message
-    starts with "must be", for the caller to put the name in front.
+    of other libraries Python's own; nothing else is turned into something else. A value that does not fit
+    is a ValueError whose message starts with "must be", for the caller to put the name in front.
     """
     origin = get_origin(hint)
     if origin in (Union, types.UnionType):
@@ -55,18 +54,23 @@ def check_types(config: Any) -> None:
     """
     hints = get_type_hints(type(config))
     for field in dataclasses.fields(config):
-        value, hint = getattr(config, field.name), hints[field.name]
-        members = get_args(hint) or (hint,)
+        value = getattr(config, field.name)
         try:
-            if not any(dataclasses.is_dataclass(member) for member in members):
-                made = convert(value, hint)
-                if _is_foreign(value):
-                    object.__setattr__(config, field.name, made)
-            elif type(value) not in members:
-                names = " or ".join(member.__name__ for member in members)
-                raise ValueError(f"must be {names}, got {_shown(value)}")
+            made = _checked(value, hints[field.name])
         except ValueError as error:
             raise ValueError(f"{field.name} {error}") from error
+        if _is_foreign(value):
+            object.__setattr__(config, field.name, made)
+
+
+def _checked(value: Any, hint: Any) -> Any:
+    members = get_args(hint) or (hint,)
+    if not any(dataclasses.is_dataclass(member) for member in members):
+        return convert(value, hint)
+    if type(value) not in members:
+        names = " or ".join(member.__name__ for member in members)
+        raise ValueError(f"must be {names}, got {_shown(value)}")
+    return value
 
 
 def check_positive(config: Any, *names: str) -> None:
