@@ -26,7 +26,10 @@ def text_files() -> list[Path]:
     return sorted(
         path
         for path in files
-        if path.is_file() and path.suffix in TEXT_SUFFIXES and not {"__pycache__", ".git"} & {*path.parts}
+        if path.is_file()
+        and path.suffix in TEXT_SUFFIXES
+        and not {"__pycache__", ".git"} & {*path.parts}
+        and not path.name.startswith(".coverage")  # what a measurement of coverage leaves
     )
 
 
