@@ -11,7 +11,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.autoencoders.opensora_temporal import TemporalVAE, posterior_sample
+from videosys.autoencoders.opensora_temporal import TemporalVAE
+from videosys.autoencoders.posterior import posterior
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_multiple, check_positive
 
@@ -202,8 +203,5 @@ class OpenSoraVAE(nn.Module):
 
 def draw(moments: Tensor, generator: torch.Generator | None) -> Tensor:
     """A posterior sample with noise from the generator (on its own device), the mean without one."""
-    if generator is None:
-        return posterior_sample(moments, None)
-    batch, channels, *size = moments.shape
-    shape = (batch, channels // 2, *size)
-    return posterior_sample(moments, torch.randn(shape, generator=generator, device=generator.device))
+    latents = posterior(moments)
+    return latents.mean if generator is None else latents.sample(generator)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -129,11 +128,3 @@ class TemporalVAE(nn.Module):
     def decode_all(self, z: Tensor) -> Tensor:
         """All frames, those that stand for the front padding included."""
         return self.decoder(self.post_quant_conv(z))
-
-
-def posterior_sample(moments: Tensor, noise: Tensor | None) -> Tensor:
-    """mean + std * noise of moments [B, 2 C, ...]; the mean itself without noise."""
-    mean, logvar = moments.chunk(2, dim=1)
-    if noise is None:
-        return mean
-    return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise.to(mean)

@@ -22,7 +22,10 @@ class Posterior:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """A sample; its noise is float32, drawn on the generator's own device (the CPU without one)."""
         device = generator.device if generator is not None else "cpu"
-        noise = torch.randn(self.mean.shape, generator=generator, device=device)
+        return self.at(torch.randn(self.mean.shape, generator=generator, device=device))
+
+    def at(self, noise: Tensor) -> Tensor:
+        """mean + std * noise."""
         return self.mean + self.std * noise.to(self.mean)
 
 

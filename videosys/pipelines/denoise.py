@@ -10,8 +10,8 @@ import torch
 
 from videosys.cache import Cache
 from videosys.parallel import Parallel
+from videosys.utils.seed import Generators
 
-Generators = torch.Generator | Sequence[torch.Generator] | None
 Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
 
 

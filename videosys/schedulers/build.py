@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from videosys.utils.seed import Generators
+
 NUM_TRAIN_TIMESTEPS = 1000
 PNDM_MIN_STEPS = 4  # the order of its multistep formula
-
-Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 class Sampler:

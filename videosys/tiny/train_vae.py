@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.autoencoders.opensora_temporal import posterior_sample
+from videosys.autoencoders.posterior import posterior
 from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
 from videosys.tiny.training import Stage, Trainer, say
 
@@ -119,7 +119,7 @@ class VAEStages:
         target = self.clips.pick(clips, frames)
         with bfloat16_compute():
             moments = vae.spatial.encode(target).latent_dist.parameters.float()
-            x = posterior_sample(moments, noise_like(moments, step))
+            x = posterior(moments).at(noise_like(moments, step))
             out = vae.spatial.decode(x).sample
         return pixel_loss(out, target) + KL_SPATIAL * kl_divergence(moments)
 
@@ -207,7 +207,7 @@ def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor,
     """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
     with bfloat16_compute():
         moments = vae.temporal.encode(latents).float()
-        z = posterior_sample(moments, noise_like(moments, step))
+        z = posterior(moments).at(noise_like(moments, step))
         return vae.temporal.decode(z, latents.shape[2]).float(), moments
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 import torch
 
 LARGEST_SEED = 2**63 - 1
+
+# One source of noise for all samples, one for each, or torch's own.
+Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def draw_seed() -> int:
