@@ -255,8 +255,8 @@ class Decoder(nn.Module):
             },
         )
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(z))
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.mid(self.conv_in(latents))
         for level in reversed(self.up):
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
@@ -323,17 +323,17 @@ class CausalVAE(nn.Module):
         ValueError for latents that are not [B, 4, t, h, w] or whose t is not that of `num_frames`.
         """
         self.check_latents(latents, num_frames)
-        z = latents.to(self.dtype)
-        if self.tiling is not None and self.tiling.latent_tiles.are_needed(z):
-            return self.tiling.latent_tiles.run(z, self.frames, progress)[:, :, :num_frames]
-        frames = self.frames(z)[:, :, :num_frames]
+        latents = latents.to(self.dtype)
+        if self.tiling is not None and self.tiling.latent_tiles.are_needed(latents):
+            return self.tiling.latent_tiles.run(latents, self.frames, progress)[:, :, :num_frames]
+        frames = self.frames(latents)[:, :, :num_frames]
         if progress is not None:
             progress(num_frames)
         return frames
 
-    def frames(self, z: Tensor) -> Tensor:
+    def frames(self, latents: Tensor) -> Tensor:
         """All 1 + 4 (t - 1) frames of latents, in one piece."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(latents))
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
         channels, factor = self.config.embed_dim, self.config.temporal_factor

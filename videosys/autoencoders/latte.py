@@ -133,22 +133,22 @@ class LatteVAE(nn.Module):
             raise ValueError(
                 f"latents must be [B, {channels}, {num_frames}, H, W], not {list(latents.shape)}"
             )
-        z = latents.to(self.dtype) / self.config.scaling_factor
+        latents = latents.to(self.dtype) / self.config.scaling_factor
         size = self.config.decode_chunk_size if self.config.is_temporal else 1
         videos = []
-        for video in z.transpose(1, 2):
+        for video in latents.transpose(1, 2):
             frames = [self._decode_chunk(chunk, progress) for chunk in video.split(size)]
             videos.append(torch.cat(frames).transpose(0, 1))
         return torch.stack(videos)
 
-    def _decode_chunk(self, z: Tensor, progress: Progress | None) -> Tensor:
+    def _decode_chunk(self, latents: Tensor, progress: Progress | None) -> Tensor:
         """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w] that are decoded together."""
-        z = self.post_quant_conv(z)
+        latents = self.post_quant_conv(latents)
         if self.config.is_temporal:
-            is_image = torch.zeros(1, len(z), dtype=z.dtype, device=z.device)
-            frames = self.decoder(z, image_only_indicator=is_image, num_frames=len(z))
+            is_image = torch.zeros(1, len(latents), dtype=latents.dtype, device=latents.device)
+            frames = self.decoder(latents, image_only_indicator=is_image, num_frames=len(latents))
         else:
-            frames = self.decoder(z)
+            frames = self.decoder(latents)
         if progress is not None:
-            progress(len(z))
+            progress(len(latents))
         return frames

@@ -148,8 +148,8 @@ class OpenSoraVAE(nn.Module):
         self.latent_size(*frames.shape[2:])
         x = self.encode_frames(frames.to(self.dtype), generator)
         chunks = x.split(self.config.micro_frame_size, dim=2)
-        z = torch.cat([self.encode_chunk(chunk, generator) for chunk in chunks], dim=2)
-        return (z - self.shift) / self.scale
+        latents = torch.cat([self.encode_chunk(chunk, generator) for chunk in chunks], dim=2)
+        return (latents - self.shift) / self.scale
 
     def encode_frames(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Spatial latents times the scaling factor, [B, 4, T, h, w]."""
@@ -172,9 +172,9 @@ class OpenSoraVAE(nn.Module):
         ValueError for latents that are not [B, 4, t, h, w] or whose t is not that of `num_frames`.
         """
         self.check_latents(latents, num_frames)
-        z = (latents * self.scale + self.shift).to(self.dtype)
+        latents = (latents * self.scale + self.shift).to(self.dtype)
         whole = self.config.micro_frame_size
-        chunks = z.split(self.config.latent_frames(whole), dim=2)
+        chunks = latents.split(self.config.latent_frames(whole), dim=2)
         x = [
             self.temporal.decode(chunk, min(whole, num_frames - i * whole)) for i, chunk in enumerate(chunks)
         ]

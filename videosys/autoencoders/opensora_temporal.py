@@ -89,8 +89,8 @@ class TemporalDecoder(nn.Module):
         self.norm1 = nn.GroupNorm(groups, widths[0], eps=NORM_EPS)
         self.conv_out = CausalConv3d(widths[0], config.latent_channels)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.res_blocks(self.conv1(z))
+    def forward(self, latents: Tensor) -> Tensor:
+        x = self.res_blocks(self.conv1(latents))
         for level in reversed(range(len(self.block_res_blocks))):
             x = self.block_res_blocks[level](x)
             if level > 0:
@@ -120,11 +120,11 @@ class TemporalVAE(nn.Module):
         front = -x.shape[2] % self.factor
         return self.quant_conv(self.encoder(F.pad(x, (0, 0, 0, 0, front, 0))))
 
-    def decode(self, z: Tensor, num_frames: int) -> Tensor:
+    def decode(self, latents: Tensor, num_frames: int) -> Tensor:
         """[B, C, num_frames, H, W]: the last `num_frames` of the four frames per latent frame."""
-        assert math.ceil(num_frames / self.factor) == z.shape[2]
-        return self.decode_all(z)[:, :, z.shape[2] * self.factor - num_frames :]
+        assert math.ceil(num_frames / self.factor) == latents.shape[2]
+        return self.decode_all(latents)[:, :, latents.shape[2] * self.factor - num_frames :]
 
-    def decode_all(self, z: Tensor) -> Tensor:
+    def decode_all(self, latents: Tensor) -> Tensor:
         """All frames, those that stand for the front padding included."""
-        return self.decoder(self.post_quant_conv(z))
+        return self.decoder(self.post_quant_conv(latents))
