@@ -10,12 +10,25 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videosys.autoencoders.causal_vae import CausalVAE as CausalVAE
+    from videosys.autoencoders.causal_vae import CausalVAEConfig as CausalVAEConfig
+    from videosys.autoencoders.latte import LatteVAE as LatteVAE
+    from videosys.autoencoders.latte import LatteVAEConfig as LatteVAEConfig
+    from videosys.autoencoders.opensora import OpenSoraVAE as OpenSoraVAE
+    from videosys.autoencoders.opensora import OpenSoraVAEConfig as OpenSoraVAEConfig
     from videosys.cache import NoCacheConfig as NoCacheConfig
     from videosys.cache import StepRecord as StepRecord
+    from videosys.cache import TeaCache as TeaCache
     from videosys.cache import TeaCacheConfig as TeaCacheConfig
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
+    from videosys.models.latte import LatteT2V as LatteT2V
+    from videosys.models.latte import LatteT2VConfig as LatteT2VConfig
+    from videosys.models.open_sora_plan import OpenSoraT2V as OpenSoraT2V
+    from videosys.models.open_sora_plan import OpenSoraT2VConfig as OpenSoraT2VConfig
+    from videosys.models.opensora import STDiT3 as STDiT3
+    from videosys.models.opensora import STDiT3Config as STDiT3Config
     from videosys.parallel import ParallelConfig as ParallelConfig
     from videosys.pipelines.base import VideoOutput as VideoOutput
     from videosys.pipelines.latte import LatteConfig as LatteConfig
@@ -38,16 +51,29 @@ __version__ = "0.1.0"
 
 _HOMES = MappingProxyType(
     {
+        "CausalVAE": "videosys.autoencoders.causal_vae",
+        "CausalVAEConfig": "videosys.autoencoders.causal_vae",
         "LatteConfig": "videosys.pipelines.latte",
         "LattePipeline": "videosys.pipelines.latte",
+        "LatteT2V": "videosys.models.latte",
+        "LatteT2VConfig": "videosys.models.latte",
+        "LatteVAE": "videosys.autoencoders.latte",
+        "LatteVAEConfig": "videosys.autoencoders.latte",
         "NoCacheConfig": "videosys.cache",
         "OpenSoraConfig": "videosys.pipelines.opensora_config",
         "OpenSoraPipeline": "videosys.pipelines.opensora",
         "OpenSoraPlanConfig": "videosys.pipelines.open_sora_plan",
         "OpenSoraPlanPipeline": "videosys.pipelines.open_sora_plan",
+        "OpenSoraT2V": "videosys.models.open_sora_plan",
+        "OpenSoraT2VConfig": "videosys.models.open_sora_plan",
+        "OpenSoraVAE": "videosys.autoencoders.opensora",
+        "OpenSoraVAEConfig": "videosys.autoencoders.opensora",
         "ParallelConfig": "videosys.parallel",
         "Reference": "videosys.pipelines.opensora_conditioning",
+        "STDiT3": "videosys.models.opensora",
+        "STDiT3Config": "videosys.models.opensora",
         "StepRecord": "videosys.cache",
+        "TeaCache": "videosys.cache",
         "TeaCacheConfig": "videosys.cache",
         "VideoOutput": "videosys.pipelines.base",
         "VideoSysEngine": "videosys.engine",
