@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
+    from videosys.metrics import psnr as psnr
+    from videosys.metrics import ssim as ssim
     from videosys.models.latte import LatteT2V as LatteT2V
     from videosys.models.latte import LatteT2VConfig as LatteT2VConfig
     from videosys.models.open_sora_plan import OpenSoraT2V as OpenSoraT2V
@@ -81,9 +83,11 @@ _HOMES = MappingProxyType(
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
         "load_config": "videosys.config",
+        "psnr": "videosys.metrics",
         "read_video": "videosys.utils.video",
         "reserved_path": "videosys.utils.names",
         "save_video": "videosys.utils.video",
+        "ssim": "videosys.metrics",
         "unique_path": "videosys.utils.names",
         "video_name": "videosys.utils.names",
         "write_sidecar": "videosys.utils.sidecar",

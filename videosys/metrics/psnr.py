@@ -1,0 +1,26 @@
+"""Peak signal-to-noise ratio, frame by frame."""
+
+from __future__ import annotations
+
+import torch
+
+from videosys.metrics.frames import Video, check_pair, pieces
+
+CAP = 100.0  # dB, of frames that are equal
+EQUAL = 1e-10  # mean squared error below which frames are equal
+FRAMES = 16
+
+
+@torch.no_grad()
+def psnr(video: Video, reference: Video, device: torch.device | str | None = None) -> torch.Tensor:
+    """The PSNR in dB of each frame, float64 [T] on the CPU; a video's is their mean.
+
+    10 log10(1 / MSE), the mean squared error taken over pixels and channels in [0, 1]; frames that are equal
+    (MSE below 1e-10) count 100 dB. Videos are [T, H, W, C], uint8 or floating in [0, 1].
+    """
+    pair = check_pair(video, reference)
+    parts = [
+        (x - y).square().mean(dim=(1, 2, 3)).cpu() for x, y in pieces(pair, FRAMES, device, torch.float64)
+    ]
+    error = torch.cat(parts)
+    return torch.where(error < EQUAL, CAP, -10 * error.log10())
