@@ -58,6 +58,8 @@ setup(
         "videosys": [
             "py.typed",
             "**/*.json",
+            "metrics/*.safetensors",
+            "metrics/LICENSE.*",
             "tiny/**/*.safetensors",
             "tiny/**/*.model",
             "tiny/**/*.txt",

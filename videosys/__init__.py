@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
+    from videosys.metrics import load_lpips as load_lpips
     from videosys.metrics import psnr as psnr
     from videosys.metrics import ssim as ssim
     from videosys.models.latte import LatteT2V as LatteT2V
@@ -83,6 +84,7 @@ _HOMES = MappingProxyType(
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
         "load_config": "videosys.config",
+        "load_lpips": "videosys.metrics",
         "psnr": "videosys.metrics",
         "read_video": "videosys.utils.video",
         "reserved_path": "videosys.utils.names",

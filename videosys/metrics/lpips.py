@@ -1,0 +1,133 @@
+"""Learned perceptual image patch similarity (Zhang et al., arXiv 1801.03924): AlexNet, spatial, per frame.
+
+Of the published network two parts are needed. The linear heads (version 0.1) come with this package, with
+their notice in LICENSE.lpips. The backbone, AlexNet's convolutions, is the user's to give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.weights import read_tensors, shortened
+
+HEADS = "lpips_alexnet.safetensors"
+BACKBONE = "alexnet-owt-7be5be79.pth"  # as torchvision publishes it
+CHANNELS = (64, 192, 384, 256, 256)
+LEAST_SIDE = 31  # pixels; below, the last two layers of AlexNet see nothing
+FRAMES = 8
+EPSILON = 1e-10
+
+
+class Lpips(nn.Module):
+    """Distances between frames in the features of five layers; call it like `psnr`. Built by `load_lpips`."""
+
+    shift: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        conv, pool = nn.Conv2d, nn.MaxPool2d
+        layers = {
+            0: conv(3, 64, 11, stride=4, padding=2),
+            2: pool(3, stride=2),
+            3: conv(64, 192, 5, padding=2),
+            5: pool(3, stride=2),
+            6: conv(192, 384, 3, padding=1),
+            8: conv(384, 256, 3, padding=1),
+            10: conv(256, 256, 3, padding=1),
+        }
+        self.features = nn.ModuleDict({str(place): layer for place, layer in layers.items()})
+        self.heads = nn.ParameterList(nn.Parameter(torch.zeros(channels)) for channels in CHANNELS)
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1), persistent=False)
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
+
+    def activations(self, frames: torch.Tensor) -> list[torch.Tensor]:
+        """The normed output of each convolution, [t, C, h, w]; frames [t, 3, H, W] in [0, 1]."""
+        x, made = (frames * 2 - 1 - self.shift) / self.scale, []
+        for layer in self.features.values():
+            x = layer(x)
+            if isinstance(layer, nn.Conv2d):
+                x = x.relu()
+                made.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + EPSILON))
+        return made
+
+    def maps(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The distance at each pixel, [t, 1, H, W]."""
+        total = torch.zeros_like(x[:, :1])
+        for head, a, b in zip(self.heads, self.activations(x), self.activations(y)):
+            layer = torch.einsum("tchw,c->thw", (a - b).square(), head)[:, None]
+            total += F.interpolate(layer, size=x.shape[2:], mode="bilinear", align_corners=False)
+        return total
+
+    @torch.no_grad()
+    def forward(self, video: Video, reference: Video, batch_size: int = FRAMES) -> torch.Tensor:
+        """The LPIPS of each frame, float64 [T] on the CPU: the mean of its map; a video's is their mean.
+
+        Videos are [T, H, W, 3], uint8 or floating in [0, 1]; `batch_size` frames are compared at once.
+        """
+        pair = check_pair(video, reference)
+        _, height, width, channels = pair[0].shape
+        if channels != 3 or min(height, width) < LEAST_SIDE:
+            raise ValueError(
+                f"frames are {height} x {width} of {channels} channels; LPIPS needs {LEAST_SIDE} x "
+                f"{LEAST_SIDE} of 3 channels or more"
+            )
+        parts = pieces(pair, batch_size, self.scale.device, self.scale.dtype)
+        return torch.cat([self.maps(x, y).double().mean(dim=(1, 2, 3)).cpu() for x, y in parts])
+
+
+def load_lpips(
+    backbone: str | Path | None = None,
+    heads: str | Path | None = None,
+    device: torch.device | str | None = None,
+) -> Lpips:
+    """The metric with its weights.
+
+    backbone: torchvision's AlexNet checkpoint (.pth, or .safetensors of the same names); None for the one in
+        torch's own cache, if it was ever fetched there. heads: None for the published ones.
+    ValueError where there is no such file, or it holds other things.
+    """
+    model = Lpips()
+    names = {f"features.{place}": layer for place, layer in model.features.items()}
+    expected = {
+        f"{name}.{key}": value for name, layer in names.items() for key, value in layer.named_parameters()
+    }
+    fill(expected, find_backbone(backbone))
+    source = Path(str(resources.files("videosys.metrics"))) / HEADS if heads is None else Path(heads)
+    fill({f"lin{n}.model.1.weight": head for n, head in enumerate(model.heads)}, source)
+    return model.requires_grad_(False).eval().to(device)
+
+
+def find_backbone(path: str | Path | None) -> Path:
+    """The file of the backbone; ValueError that says where to get it, where there is none."""
+    places = [Path(path)] if path is not None else [Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE]
+    for place in places:
+        if place.expanduser().is_file():
+            return place.expanduser()
+    given = f"{path} is no file" if path is not None else f"{BACKBONE} is not in torch's cache"
+    raise ValueError(
+        f"LPIPS needs the weights of AlexNet, and {given}; torchvision publishes them as "
+        f"https://download.pytorch.org/models/{BACKBONE}"
+    )
+
+
+@torch.no_grad()
+def fill(parameters: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copies tensors of a file into parameters of the same names and sizes; others in the file are left."""
+    tensors = read_tensors(path)
+    missing = [name for name in parameters if name not in tensors]
+    if missing:
+        raise ValueError(f"{path}: holds other weights; it lacks {shortened(missing)}")
+    for name, parameter in parameters.items():
+        if tensors[name].squeeze().shape != parameter.shape:  # heads are stored as convolutions
+            raise ValueError(
+                f"{path}: {name} is {tuple(tensors[name].shape)} and must be {tuple(parameter.shape)}"
+            )
+        parameter.copy_(tensors[name].reshape(parameter.shape))
