@@ -43,6 +43,14 @@ def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterabl
     return _build(cls, [layer, _parse_overrides(overrides)], base, place)
 
 
+def from_mapping(cls: type[T], settings: Layer, where: str = "") -> T:
+    """Return an instance of the dataclass `cls` from plain values, such as a JSON file's.
+
+    `where` stands in front of every complaint. Errors are those of `load_config`.
+    """
+    return _build(cls, [settings], None, _Place(where, ""))
+
+
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Return a config as plain values that JSON and YAML can hold; `load_config` reads them back.
 

@@ -23,9 +23,9 @@ quickly = settings(max_examples=40, deadline=None, derandomize=True)
 always = st.one_of(
     st.builds(
         TeaCacheConfig,
-        st.just(0.0),
-        st.sampled_from([None, (1.0, 0.0), (3.0, 0.0, 0.1)]),
-        st.sampled_from(["modulated", "timestep"]),
+        threshold=st.just(0.0),
+        coefficients=st.sampled_from([None, (1.0, 0.0), (3.0, 0.0, 0.1)]),
+        signal=st.sampled_from(["modulated", "timestep"]),
     ),
     st.floats(1e-3, 1e3).map(lambda level: TeaCacheConfig(level, (0.0, level))),
     st.just(NoCacheConfig()),

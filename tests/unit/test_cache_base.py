@@ -10,10 +10,13 @@ import torch
 from videosys.cache import (
     CACHES,
     NO_CACHE,
+    BestConfig,
     Cache,
+    IntervalConfig,
     NoCacheConfig,
     RecordedCache,
     ResidualCache,
+    ScheduleConfig,
     StepRecord,
     TeaCache,
     TeaCacheConfig,
@@ -104,9 +107,15 @@ def test_the_branches_of_a_layer_are_computed():
     assert NO_CACHE.layer("spatial", 3)("mlp", lambda: result) is result
 
 
-@pytest.mark.parametrize("name", CACHES)
-def test_every_registered_config_starts_a_fresh_cache(name):
-    config = CACHES[name]()
+EXAMPLES = [NoCacheConfig(), TeaCacheConfig(), IntervalConfig(), ScheduleConfig(computed=(0, 2))]
+
+
+def test_every_cache_has_an_example_here():
+    assert {type(config) for config in EXAMPLES} == {*CACHES.values()} - {BestConfig}
+
+
+@pytest.mark.parametrize("config", EXAMPLES)
+def test_every_registered_config_starts_a_fresh_cache(config):
     one, other = (start(config, TIMES, Parallel().gather_rows, 5) for _ in range(2))
     assert isinstance(one, RecordedCache)
     assert one is not other
@@ -117,6 +126,6 @@ def test_every_registered_config_starts_a_fresh_cache(name):
 
 
 def test_the_names_of_the_caches():
-    assert dict(CACHES) == {"none": NoCacheConfig, "teacache": TeaCacheConfig}
+    assert (CACHES["none"], CACHES["teacache"]) == (NoCacheConfig, TeaCacheConfig)
     assert isinstance(start(TeaCacheConfig(), TIMES, Parallel().gather_rows), TeaCache)
     assert type(start(NoCacheConfig(), TIMES, Parallel().gather_rows)) is RecordedCache

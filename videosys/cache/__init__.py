@@ -1,52 +1,44 @@
-"""Caches: which steps compute, and what a skipped step uses instead. A new cache is one row here."""
-
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+"""Caches: which steps compute, and what a skipped step uses instead. A new cache is one row in `registry`."""
 
 from videosys.cache.base import NO_CACHE, Branch, Cache, GatherRows, RecordedCache, ResidualCache, StepRecord
+from videosys.cache.calibration import Calibration, Setting, read_calibration
+from videosys.cache.choice import choose, settle
+from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hold, Linear
+from videosys.cache.goal import Goal
+from videosys.cache.interval import IntervalConfig
+from videosys.cache.registry import CACHES, BestConfig, CacheConfig, NoCacheConfig, start
+from videosys.cache.schedule import ScheduleConfig, ScheduleFile
+from videosys.cache.scope import Scope
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
-
-
-@dataclass(frozen=True)
-class NoCacheConfig:
-    """Every step computes."""
-
-
-CacheConfig = NoCacheConfig | TeaCacheConfig
-
-CACHES = MappingProxyType({"none": NoCacheConfig, "teacache": TeaCacheConfig})
-
-_BUILDERS: MappingProxyType[type, Callable[..., Cache]] = MappingProxyType(
-    {
-        NoCacheConfig: lambda config, times, gather_rows, request_id: RecordedCache(),
-        TeaCacheConfig: TeaCache,
-    }
-)
-
-
-def start(config: CacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
-    """A fresh cache for one generation.
-
-    times: the sampler's own time at each model evaluation; gather_rows and request_id as in `TeaCache`.
-    """
-    return _BUILDERS[type(config)](config, times, gather_rows, request_id)
-
 
 __all__ = [
     "CACHES",
+    "FORECASTS",
     "NO_CACHE",
+    "BestConfig",
     "Branch",
     "Cache",
     "CacheConfig",
+    "Calibration",
+    "Fitted",
+    "Forecast",
     "GatherRows",
+    "Goal",
+    "Hold",
+    "IntervalConfig",
+    "Linear",
     "NoCacheConfig",
     "RecordedCache",
     "ResidualCache",
+    "ScheduleConfig",
+    "ScheduleFile",
+    "Scope",
+    "Setting",
     "StepRecord",
     "TeaCache",
     "TeaCacheConfig",
+    "choose",
+    "read_calibration",
+    "settle",
     "start",
 ]

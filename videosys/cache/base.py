@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
+
+from videosys.cache.forecast import HELD, HOLD, Forecast
 
 Signal = Callable[[str], torch.Tensor]
 Compute = Callable[[], torch.Tensor]
@@ -19,7 +21,8 @@ class StepRecord:
 
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
     compared with the threshold. All three are None where nothing was compared: in the first and last step,
-    and without a cache.
+    and without a cache. bytes_held: what the cache of this rank kept when the step began; no part of the
+    decision, and so of no comparison.
     """
 
     step: int
@@ -28,6 +31,7 @@ class StepRecord:
     rescaled: float | None
     accumulated: float | None
     computed: bool
+    bytes_held: int = field(default=0, compare=False)
 
 
 def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
@@ -93,20 +97,33 @@ class RecordedCache(Cache):
         rescaled: float | None = None,
         accumulated: float | None = None,
     ) -> None:
-        record = StepRecord(self.step, self.timestep, distance, rescaled, accumulated, computed)
+        held = sum(tensor.nbytes for tensor in self.held())
+        record = StepRecord(self.step, self.timestep, distance, rescaled, accumulated, computed, held)
         self._records.append(record)
+
+    def held(self) -> Iterable[torch.Tensor]:
+        """The tensors that are kept from one step to another."""
+        return ()
 
 
 class ResidualCache(RecordedCache):
-    """Keeps what all blocks together added to their input, and adds it again in a step that is skipped.
+    """Keeps what all blocks together added to their input, and adds its forecast in a step that is skipped.
 
     times: the sampler's own time at each step, one per model evaluation.
     """
 
-    def __init__(self, times: Sequence[float]):
+    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD):
         super().__init__()
-        self.times = tuple(times)
-        self.residual: torch.Tensor | None = None
+        self.times, self.forecast = tuple(times), forecast
+        self.kept: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
+
+    @property
+    def residual(self) -> torch.Tensor | None:
+        """What the blocks added in the last computed step."""
+        return self.kept[0][1] if self.kept else None
+
+    def held(self) -> Iterable[torch.Tensor]:
+        return [residual for _, residual in self.kept]
 
     @property
     def is_forced(self) -> bool:
@@ -114,15 +131,22 @@ class ResidualCache(RecordedCache):
         return self.step in (0, len(self.times) - 1)
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        self.residual = after - before
+        self.kept = self.kept[: self.forecast.num_residuals - 1]  # the oldest goes before the newest comes
+        self.kept = ((self.step, after - before), *self.kept)
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        if self.residual is None:
+        steps, residuals = tuple(zip(*self.kept)) or ((), ())
+        if not residuals:
             return super().reuse(x)
-        if self.residual.shape != x.shape:
+        if residuals[0].shape != x.shape:
             raise RuntimeError(
-                f"the residual is {tuple(self.residual.shape)}, the tokens are {tuple(x.shape)}: "
+                f"the residual is {tuple(residuals[0].shape)}, the tokens are {tuple(x.shape)}: "
                 "a cache serves one generation; start another with videosys.cache.start"
             )
-        return x + self.residual
+        weights = self.forecast.weights(self.step, steps, self.times)
+        if weights == HELD:
+            return x + residuals[0]
+        for weight, residual in zip(weights, residuals):
+            x = torch.add(x, residual, alpha=weight)
+        return x

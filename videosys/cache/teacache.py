@@ -5,34 +5,39 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Literal
 
 import torch
 
 from videosys.cache.base import GatherRows, ResidualCache, Signal
+from videosys.cache.forecast import FORECASTS, HOLD, Forecast
+from videosys.cache.goal import Goal
 from videosys.utils.typed import check_types
 
 IDENTITY = (1.0, 0.0)
 
 
 @dataclass(frozen=True)
-class TeaCacheConfig:
+class TeaCacheConfig(Goal):
     """threshold: the sum of rescaled distances at which the blocks run again; 0 computes every step.
 
     coefficients: the rescaling polynomial, highest power first. None takes those published for the model;
         [1, 0] is the paper's variant without rescaling.
+    forecast: what a skipped step takes for its residual: hold (the published rule) or linear.
     signal: what is watched: the modulated input of the first block, or the timestep embedding (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
     """
 
     threshold: float = 0.1
     coefficients: tuple[float, ...] | None = None
+    forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
     signal: Literal["modulated", "timestep"] = "modulated"
     max_consecutive_skips: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
+        self.check_goal()
         if not self.threshold >= 0:
             raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
         if self.coefficients is not None and not (
@@ -58,7 +63,7 @@ class TeaCache(ResidualCache):
     def __init__(
         self, config: TeaCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
-        super().__init__(times)
+        super().__init__(times, config.forecast)
         self.config = config
         self.coefficients = config.coefficients or IDENTITY
         self.gather_rows = gather_rows

@@ -1,0 +1,90 @@
+"""The file that a calibration writes: what each setting of each policy costs and gives on one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from videosys.cache.goal import Goal
+from videosys.cache.registry import CACHES, CacheConfig
+from videosys.cache.scope import Scope, read_json
+from videosys.config import config_to_dict, from_mapping
+from videosys.utils.typed import check_types
+
+NEEDED = ("model", "scheduler", "num_inference_steps", "evaluations")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One policy with all its fields, and what it was measured to give on held-out prompts.
+
+    computed: computed steps, a mean where they depend on the prompt. speedup: against the full run.
+    psnr (dB) and ssim: against the frames of the full run; psnr is None where none differs.
+    """
+
+    policy: CacheConfig = field(metadata={"registry": CACHES})
+    computed: float
+    speedup: float
+    psnr: float | None
+    ssim: float
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if isinstance(self.policy, Goal) and self.policy.has_goal:
+            raise ValueError("policy has a goal; a calibration says settings")
+        if not (self.computed > 0 and self.speedup > 0):
+            raise ValueError(f"computed is {self.computed} and speedup {self.speedup}; both must be above 0")
+
+    @property
+    def quality(self) -> float:
+        """psnr, with infinity for None."""
+        return float("inf") if self.psnr is None else self.psnr
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found.
+
+    scope: what it holds for. coefficients: of TeaCache's polynomial fitted here, highest power first.
+    details: whatever else it wants to tell, for people.
+    """
+
+    scope: Scope
+    settings: tuple[Setting, ...]
+    coefficients: tuple[float, ...] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that JSON can hold, and that `read_calibration` reads back."""
+        scope = {item.name: asdict(self.scope)[item.name] for item in fields(Scope)}
+        settings = [config_to_dict(setting) for setting in self.settings]
+        return {**scope, "coefficients": self.coefficients, "settings": settings, "details": self.details}
+
+
+@dataclass(frozen=True)
+class _File(Scope):
+    """The file's keys: those of a scope, and the rest of a calibration."""
+
+    settings: tuple[dict[str, Any], ...] = ()
+    coefficients: tuple[float, ...] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        missing = [name for name in NEEDED if getattr(self, name) is None]
+        if missing or not self.settings:
+            raise ValueError(f"{', '.join([*missing, *([] if self.settings else ['settings'])])} is missing")
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """The calibration in a JSON file. ValueError naming the file and the key for all that is wrong in it."""
+    content = read_json(_File, path)
+    scope = Scope(**{item.name: getattr(content, item.name) for item in fields(Scope)})
+    settings = _settings(content.settings, path)
+    return Calibration(scope, settings, content.coefficients, content.details)
+
+
+def _settings(rows: Sequence[dict[str, Any]], path: str | Path) -> tuple[Setting, ...]:
+    return tuple(from_mapping(Setting, row, f"{path}: settings.{index}") for index, row in enumerate(rows))

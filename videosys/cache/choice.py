@@ -1,0 +1,87 @@
+"""Turns what a user wants (a speed-up, a quality) into the settings of a policy, by a calibration file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from videosys.cache.calibration import Calibration, Setting, read_calibration
+from videosys.cache.goal import Goal
+from videosys.cache.registry import BestConfig, CacheConfig
+from videosys.cache.schedule import ScheduleConfig
+from videosys.cache.scope import Scope
+from videosys.cache.teacache import TeaCacheConfig
+
+PATTERN = "calibration*.json"
+ADVICE = "`python -m videosys.calibration` writes one"
+
+
+def settle(config: CacheConfig, run: Scope, folder: str | Path | None = None) -> CacheConfig:
+    """The config with nothing left to look up: goals become settings, and files are read.
+
+    run: what is about to be generated, with which every file is compared.
+    folder: of the transformer, where calibration files are looked for when the config names none.
+    TeaCache with a calibration and no goal takes its coefficients from there. ValueError where a file is
+    missing, damaged or for another run, and where no setting reaches the goal.
+    """
+    if isinstance(config, ScheduleConfig):
+        config = config.from_file(run)
+    if isinstance(config, Goal) and config.has_goal:
+        calibration, where = find(config, run, folder)
+        return choose(config, calibration.settings, where)
+    if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
+        calibration, where = find(config, run, folder)
+        if calibration.coefficients is None:
+            raise ValueError(f"{where}: has no coefficients")
+        return replace(config, coefficients=calibration.coefficients)
+    return config
+
+
+def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
+    """The calibration that the config names, or the fitting one beside the weights; and its name."""
+    if config.calibration is not None:
+        calibration = read_calibration(config.calibration)
+        calibration.scope.check(run, config.calibration)
+        return calibration, config.calibration
+    paths = sorted(Path(folder).glob(PATTERN)) if folder else []
+    if not paths:
+        raise ValueError(
+            f"cache has a goal, and there is no {PATTERN} in {folder or 'the transformer'}; name a file with "
+            f"cache.calibration ({ADVICE})"
+        )
+    return _fitting(paths, run)
+
+
+def _fitting(paths: Iterable[Path], run: Scope) -> tuple[Calibration, str]:
+    """The first calibration with the fewest differences to the run."""
+    read = [(read_calibration(path), str(path)) for path in paths]
+    calibration, where = min(read, key=lambda pair: len(pair[0].scope.differences(run)))
+    calibration.scope.check(run, where)
+    return calibration, where
+
+
+def choose(config: Goal, settings: Iterable[Setting], where: str) -> CacheConfig:
+    """The policy that reaches the goal: with a speed-up asked for the best picture, else the fastest."""
+    same = [row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)]
+    name = type(config).__name__.removesuffix("Config")
+    if not same:
+        raise ValueError(f"{where}: has no settings of {name}")
+    fitting = [
+        row for row in same if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
+    ]
+    if not fitting:
+        raise ValueError(f"{where}: no setting of {name} has {_goal(config)}; there are {_listed(same)}")
+    if config.speedup is None:
+        return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
+    return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
+
+
+def _goal(config: Goal) -> str:
+    speedup = [] if config.speedup is None else [f"speedup {config.speedup:g}"]
+    return " and ".join([*speedup, *([] if config.min_psnr is None else [f"min_psnr {config.min_psnr:g}"])])
+
+
+def _listed(settings: Iterable[Setting]) -> str:
+    ordered = sorted(settings, key=lambda row: row.speedup)
+    return ", ".join(f"{row.speedup:.2f}x at {row.quality:.1f} dB" for row in ordered)
