@@ -1,5 +1,6 @@
 """Where tensors live when several devices work on one video."""
 
-from videosys.parallel.mesh import Parallel, ParallelConfig
+from videosys.parallel.config import ParallelConfig
+from videosys.parallel.mesh import Parallel
 
 __all__ = ["Parallel", "ParallelConfig"]

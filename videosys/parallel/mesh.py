@@ -1,47 +1,152 @@
-"""The object that knows how many devices share a video; on one, every operation returns its input."""
+"""The object that knows how devices share videos; on one device, every operation returns its input.
+
+Devices form a mesh dp x cfg x sp, sp innermost. The cfg x sp devices that share one video are a replica.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from videosys.parallel import ops
+from videosys.parallel.config import ParallelConfig
+from videosys.parallel.groups import build_groups
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class ParallelConfig:
-    """How many devices work together; one is what this version runs on."""
+class Axis:
+    """The place of this process along one axis of the mesh, and the group of those along it."""
 
-    num_gpus: int = 1
+    rank: int = 0
+    size: int = 1
+    group: dist.ProcessGroup | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_gpus != 1:
-            raise ValueError(f"parallel.num_gpus is {self.num_gpus}; this version runs on 1 device")
+    @classmethod
+    def of(cls, group: dist.ProcessGroup) -> Axis:
+        return cls(dist.get_rank(group), dist.get_world_size(group), group)
+
+    @property
+    def peers(self) -> dist.ProcessGroup | None:
+        """The group where there is anyone else in it."""
+        return self.group if self.size > 1 else None
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """Tokens (sp) and the guidance pair (cfg) of one replica; a single device holds all of both."""
+    """Tokens (sp) and the guidance pair (cfg) of one replica, and its videos (dp); one device holds all.
 
-    def shard(self, x: torch.Tensor, dim: int) -> torch.Tensor:
-        """This rank's part of `x` along `dim`."""
-        return x
+    Every rank of a replica calls the operations in the same order.
+    """
 
-    def gather(self, x: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    dp: Axis = Axis()
+    cfg: Axis = Axis()
+    sp: Axis = Axis()
+    replica: Axis = Axis()
+    device: torch.device | str = "cpu"
+
+    @classmethod
+    def from_config(cls, config: ParallelConfig, device: torch.device | str) -> Parallel:
+        """The place of this process, whose default process group has `config.num_gpus` ranks.
+
+        All of them must call it. ValueError for axes that are not set (see `ParallelConfig.resolved`), for
+        another number of ranks, and where the mesh backend is not installed.
+        """
+        if config.num_gpus == 1:
+            return cls()
+        if config.dp is None or config.cfg is None or config.sp is None:
+            raise ValueError(f"an axis of {config} is not set; ParallelConfig.resolved sets them")
+        if dist.get_world_size() != config.num_gpus:
+            raise ValueError(
+                f"parallel.num_gpus is {config.num_gpus}, and {dist.get_world_size()} processes were started"
+            )
+        device, sizes = torch.device(device), (config.dp, config.cfg, config.sp)
+        groups = build_groups(config.mesh_backend, sizes, device.type, config.timeout)
+        dp, cfg, sp, replica = map(Axis.of, groups)
+        return cls(dp, cfg, sp, replica, device)
+
+    @property
+    def dp_rank(self) -> int:
+        return self.dp.rank
+
+    @property
+    def dp_size(self) -> int:
+        return self.dp.size
+
+    @property
+    def cfg_size(self) -> int:
+        return self.cfg.size
+
+    @property
+    def sp_size(self) -> int:
+        return self.sp.size
+
+    @property
+    def rank_in_replica(self) -> int:
+        return self.replica.rank
+
+    def shard(self, x: Tensor, dim: int) -> Tensor:
+        """This rank's part of `x` along `dim`; parts differ in length by one at most."""
+        return x.tensor_split(self.sp.size, dim)[self.sp.rank] if self.sp.size > 1 else x
+
+    def gather(self, x: Tensor, dim: int, size: int) -> Tensor:
         """All parts along `dim`, `size` entries in all."""
-        return x
+        return x if self.sp.peers is None else ops.gather(x, dim, size, self.sp.peers)
 
-    def swap(self, x: torch.Tensor, gather: int, scatter: int, size: int) -> torch.Tensor:
+    def swap(self, x: Tensor, gather: int, scatter: int, size: int) -> Tensor:
         """`x` whole along dim `gather` (`size` entries) and cut along dim `scatter` instead."""
-        return x
+        return self.swap_all((x,), gather, scatter, size)[0]
 
-    def cfg_shard(self, x: torch.Tensor) -> torch.Tensor:
+    def swap_all(self, tensors: Sequence[Tensor], gather: int, scatter: int, size: int) -> Sequence[Tensor]:
+        """`swap` of several tensors of one shape, in one exchange."""
+        if self.sp.peers is None:
+            return tensors
+        return ops.swap(tensors, gather, scatter, size, self.sp.peers)
+
+    def cfg_shard(self, x: Tensor) -> Tensor:
         """This rank's half of a pair [cond, uncond] along the batch."""
-        return x
+        return x.chunk(self.cfg.size)[self.cfg.rank] if self.cfg.size > 1 else x
 
-    def cfg_gather(self, x: torch.Tensor) -> torch.Tensor:
+    def cfg_gather(self, x: Tensor) -> Tensor:
         """The pair [cond, uncond] along the batch."""
-        return x
+        return x if self.cfg.peers is None else ops.all_gather(x, self.cfg.peers).flatten(0, 1)
 
-    def gather_rows(self, row: torch.Tensor) -> torch.Tensor:
+    def gather_rows(self, row: Tensor) -> Tensor:
         """One row per rank of the replica, in rank order: [ranks, len(row)]."""
-        return row[None]
+        if self.replica.peers is None:
+            return row[None]
+        return ops.all_gather(row.to(self.device), self.replica.peers).to(row.device)
+
+    def map(
+        self,
+        run: Callable[[Tensor], Tensor],
+        items: Sequence[Tensor],
+        finished: Callable[[int], object] | None = None,
+    ) -> list[Tensor]:
+        """`run` of each item, in their order, spread over the ranks of the replica.
+
+        Results have the dtype of the items. `finished` is called with the number of an item that is done.
+        """
+        size, first = self.replica.size, self.replica.rank
+        made = []
+        for number in range(first, len(items), size):
+            made.append(run(items[number]))
+            if finished is not None:
+                finished(number)
+        if self.replica.peers is None:
+            return made
+        results = ops.exchange(made, len(items), items[0], self.replica.peers)
+        for number in range(len(items)):
+            if finished is not None and number % size != first:
+                finished(number)
+        return results
+
+    def own(self, items: Sequence[T]) -> Sequence[T]:
+        """Every dp-th item, those of this replica: its k-th is number k * dp_size + dp_rank of all."""
+        return items[self.dp.rank :: self.dp.size]

@@ -1,0 +1,71 @@
+"""How many devices work together, and at what: prompts (dp), the guidance pair (cfg), tokens (sp)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from videosys.utils.logging import get_logger, log
+from videosys.utils.typed import check_types
+
+_LOG = get_logger("parallel")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How a number of devices, dp * cfg * sp, share the work. Bad values are a ValueError at once.
+
+    num_gpus: devices, or processes on a CPU. dp: groups that make different videos.
+    cfg: 2 splits the guidance pair over two devices, 1 keeps it together. sp: devices that share the tokens
+        of one video. An axis that is None is chosen: cfg 2 where there is guidance and an even number to
+        share, then sp; dp only takes what cfg and sp, when both are given or implied, leave over.
+    mesh_backend: what builds the process groups: torch, or colossalai where it is installed.
+    timeout: seconds after which a device that waits for the others gives up.
+    """
+
+    num_gpus: int = 1
+    dp: int | None = None
+    cfg: int | None = None
+    sp: int | None = None
+    mesh_backend: Literal["torch", "colossalai"] = "torch"
+    timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("num_gpus", "dp", "cfg", "sp"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"parallel.{name} is {value}; it must be 1 or more")
+        if self.cfg not in (None, 1, 2):
+            raise ValueError(f"parallel.cfg is {self.cfg}; it must be 1 or 2: guidance is a pair")
+        if not 0 < self.timeout < math.inf:
+            raise ValueError(f"parallel.timeout is {self.timeout}; it must be a number of seconds above 0")
+        given = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
+        if self.num_gpus % given or (None not in (self.dp, self.cfg, self.sp) and given != self.num_gpus):
+            raise ValueError(
+                f"parallel: dp {self.dp}, cfg {self.cfg} and sp {self.sp} do not multiply to num_gpus "
+                f"{self.num_gpus}"
+            )
+
+    @property
+    def is_resolved(self) -> bool:
+        return None not in (self.dp, self.cfg, self.sp)
+
+    def resolved(self, is_guided: bool) -> ParallelConfig:
+        """The same with all axes set. ValueError where cfg is 2 and there is no guidance to split."""
+        if self.cfg == 2 and not is_guided:
+            raise ValueError(
+                "parallel.cfg is 2 and guidance_scale is 1, which means no guidance: there is no pair to "
+                "split; set parallel.cfg to 1 or guidance_scale above 1"
+            )
+        if self.is_resolved:
+            return self
+        left = self.num_gpus // math.prod(axis or 1 for axis in (self.dp, self.cfg, self.sp))
+        cfg = self.cfg or (2 if is_guided and left % 2 == 0 else 1)
+        left //= 1 if self.cfg else cfg
+        sp, dp = (self.sp, left) if self.sp and not self.dp else (self.sp or left, self.dp or 1)
+        made = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses what does not multiply
+        if self.num_gpus > 1:
+            log(_LOG, "devices are shared", num_gpus=self.num_gpus, dp=dp, cfg=cfg, sp=sp)
+        return made

@@ -1,0 +1,50 @@
+"""Process groups along the axes of a mesh, built by torch or by colossalai."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from types import MappingProxyType
+
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+Groups = Callable[[Sequence[int], str], list[dist.ProcessGroup]]
+
+
+def by_torch(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
+    """This process's group along each axis of torch's DeviceMesh, the last axis innermost."""
+    return init_device_mesh(device_type, tuple(sizes)).get_all_groups()
+
+
+def by_colossalai(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
+    """The same groups of colossalai's ProcessGroupMesh. ValueError where it is not installed."""
+    try:
+        from colossalai.cluster import ProcessGroupMesh
+    except ImportError as error:
+        raise ValueError(
+            f"parallel.mesh_backend is 'colossalai', which cannot be imported ({error}): "
+            "pip install 'videosys[colossalai]', or choose 'torch'"
+        ) from error
+    mesh = ProcessGroupMesh(*sizes)
+    return [mesh.get_group_along_axis(axis) for axis in range(len(sizes))]
+
+
+BACKENDS: Mapping[str, Groups] = MappingProxyType({"torch": by_torch, "colossalai": by_colossalai})
+
+
+def build_groups(
+    backend: str, sizes: tuple[int, int, int], device_type: str, timeout: float
+) -> list[dist.ProcessGroup]:
+    """This process's groups along dp, cfg and sp, and of its replica (cfg x sp).
+
+    All processes must call it: they make all groups, in one order. An operation that others do not join for
+    `timeout` seconds is an error.
+    """
+    dp, cfg, sp = sizes
+    build = BACKENDS[backend]
+    groups = [*build(sizes, device_type), build((dp, cfg * sp), device_type)[1]]
+    for group in groups:
+        # Neither backend passes a timeout on to the groups that it makes.
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), group)
+    return groups

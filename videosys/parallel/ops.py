@@ -1,0 +1,108 @@
+"""Exchanges of shards within a group of processes. Shards may be uneven.
+
+Buffers are contiguous and sizes are Python numbers that all ranks know, so that nccl and gloo do the same. No
+gradient passes these operations: they are for inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+MOST_DIMS = 7
+
+
+def shard_sizes(size: int, count: int) -> list[int]:
+    """Entries that each of `count` ranks holds of `size`, as `torch.tensor_split` cuts: larger ones first."""
+    least, more = divmod(size, count)
+    return [least + 1] * more + [least] * (count - more)
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """[ranks, *x.shape] of an x that has the same shape on all ranks."""
+    _check_gradient(x)
+    count = dist.get_world_size(group)
+    made = x.new_empty(count * x.numel())
+    # torch 2.13 renamed it, and warns about the old name.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(made, x.reshape(-1), group=group)
+    return made.view(count, *x.shape)
+
+
+def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
+    """The shards of all ranks along `dim`, `size` entries in all.
+
+    Only shards of one length can be gathered: those that are one entry shorter send one that is cut off.
+    """
+    sizes = shard_sizes(size, dist.get_world_size(group))
+    if x.shape[dim] < max(sizes):
+        one = [1 if axis == dim else n for axis, n in enumerate(x.shape)]
+        x = torch.cat((x, x.new_zeros(one)), dim)
+    parts = all_gather(x, group)
+    return torch.cat([part.narrow(dim, 0, length) for part, length in zip(parts, sizes)], dim)
+
+
+def _check_gradient(x: Tensor) -> None:
+    if x.requires_grad:
+        raise RuntimeError("several devices are for inference: no gradient passes from one to another")
+
+
+def swap(
+    tensors: Sequence[Tensor], gather: int, scatter: int, size: int, group: dist.ProcessGroup
+) -> list[Tensor]:
+    """Each tensor whole along dim `gather` (`size` entries), and cut along dim `scatter`, in one exchange.
+
+    The tensors are of one shape, which along `gather` is that of this rank's shard.
+    """
+    _check_gradient(tensors[0])
+    count, rank = dist.get_world_size(group), dist.get_rank(group)
+    pieces = list(zip(*(x.tensor_split(count, scatter) for x in tensors)))  # one row per receiver
+    shapes = _received_shapes(tensors[0], gather, scatter, shard_sizes(size, count), rank)
+    sent = [sum(x.numel() for x in row) for row in pieces]
+    taken = [len(tensors) * shape.numel() for shape in shapes]
+    received = tensors[0].new_empty(sum(taken))
+    buffer = torch.cat([x.reshape(-1) for row in pieces for x in row])
+    dist.all_to_all_single(received, buffer, taken, sent, group)
+    parts = [part.view(len(tensors), *shape) for part, shape in zip(received.split(taken), shapes)]
+    return [torch.cat([part[i] for part in parts], gather) for i in range(len(tensors))]
+
+
+def _received_shapes(
+    x: Tensor, gather: int, scatter: int, sizes: Sequence[int], rank: int
+) -> list[torch.Size]:
+    """The shape of what each rank sends to this one."""
+    shape = list(x.shape)
+    shape[scatter] = shard_sizes(shape[scatter], len(sizes))[rank]
+    return [torch.Size([*shape[:gather], size, *shape[gather + 1 :]]) for size in sizes]
+
+
+def exchange(made: Sequence[Tensor], count: int, like: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
+    """`count` tensors of any shapes, of which rank r made number r, r + ranks, ... and brings them as `made`.
+
+    All are of the dtype and on the device of `like`. Their shapes are told first: others cannot know them.
+    """
+    ranks = dist.get_world_size(group)
+    shapes = _exchange_shapes(made, -(-count // ranks), like, group)
+    longest = max(sum(shape.numel() for shape in row) for row in shapes)
+    buffer = like.new_zeros(longest)
+    flat = torch.cat([x.reshape(-1) for x in made]) if made else buffer[:0]
+    buffer[: len(flat)] = flat
+    rows = [
+        part.split([shape.numel() for shape in row] + [longest - sum(shape.numel() for shape in row)])
+        for part, row in zip(all_gather(buffer, group), shapes)
+    ]
+    return [rows[i % ranks][i // ranks].view(shapes[i % ranks][i // ranks]) for i in range(count)]
+
+
+def _exchange_shapes(
+    made: Sequence[Tensor], most: int, like: Tensor, group: dist.ProcessGroup
+) -> list[list[torch.Size]]:
+    """The shapes of the tensors that each rank made, `most` or fewer."""
+    table = torch.zeros(most, 1 + MOST_DIMS, dtype=torch.int64)
+    for row, x in zip(table, made):
+        row[: 1 + x.ndim] = torch.tensor([x.ndim, *x.shape])
+    gathered = all_gather(table.to(like.device), group).tolist()
+    return [[torch.Size(row[1 : 1 + row[0]]) for row in rows if row[0]] for rows in gathered]
