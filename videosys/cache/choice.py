@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +17,21 @@ PATTERN = "calibration*.json"
 ADVICE = "`python -m videosys.calibration` writes one"
 
 
-def settle(config: CacheConfig, run: Scope, folder: str | Path | None = None) -> CacheConfig:
+def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | None = None) -> CacheConfig:
     """The config with nothing left to look up: goals become settings, and files are read.
 
-    run: what is about to be generated, with which every file is compared.
+    run: gives what is about to be generated, with which every file is compared.
     folder: of the transformer, where calibration files are looked for when the config names none.
     TeaCache with a calibration and no goal takes its coefficients from there. ValueError where a file is
     missing, damaged or for another run, and where no setting reaches the goal.
     """
-    if isinstance(config, ScheduleConfig):
-        config = config.from_file(run)
     if isinstance(config, Goal) and config.has_goal:
-        calibration, where = find(config, run, folder)
-        return choose(config, calibration.settings, where)
+        calibration, where = find(config, run(), folder)
+        config = choose(config, calibration.settings, where)
+    if isinstance(config, ScheduleConfig):
+        return config.for_run(run())
     if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        calibration, where = find(config, run, folder)
+        calibration, where = find(config, run(), folder)
         if calibration.coefficients is None:
             raise ValueError(f"{where}: has no coefficients")
         return replace(config, coefficients=calibration.coefficients)

@@ -37,13 +37,16 @@ class ScheduleConfig(Goal):
             raise ValueError("cache.forecast is given, and so is cache.file, which says the forecast")
         check_steps("cache.computed", self.computed or ())
 
-    def from_file(self, run: Scope) -> ScheduleConfig:
-        """The same with the steps of its file, if it has one. ValueError where that is for another run."""
-        if self.file is None:
-            return self
-        content = read_json(ScheduleFile, self.file)
-        content.check(run, self.file)
-        return ScheduleConfig(computed=content.computed, forecast=content.forecast)
+    def for_run(self, run: Scope) -> ScheduleConfig:
+        """The same without a file: with what is in it. ValueError where its steps are not those of the run."""
+        if self.file is not None:
+            content = read_json(ScheduleFile, self.file)
+            content.check(run, self.file)
+            return ScheduleConfig(computed=content.computed, forecast=content.forecast).for_run(run)
+        check_steps("cache.computed", self.computed or (), run.evaluations)
+        if isinstance(self.forecast, Fitted):
+            check_fitted(self.forecast, run.evaluations)
+        return self
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,15 @@ def check_steps(name: str, steps: Sequence[int], count: int | None = None) -> No
         raise ValueError(f"{name} holds step {steps[-1]}; there are steps 0 to {count - 1}")
 
 
-def schedule_cache(config: ScheduleConfig, times: Sequence[float]) -> FixedCache:
-    """The cache of one generation. ValueError where the schedule is for more steps than there are."""
-    if config.computed is None:
-        config = config.from_file(Scope(evaluations=len(times)))
-    check_steps("cache.computed", config.computed or (), len(times))
-    if isinstance(config.forecast, Fitted):
-        check_fitted(config.forecast, len(times))
-    return FixedCache(frozenset(config.computed or ()), times, config.forecast)
-
-
-def check_fitted(forecast: Fitted, count: int) -> None:
-    if len(forecast.weights_per_step) != count:
+def check_fitted(forecast: Fitted, count: int | None) -> None:
+    if count is not None and len(forecast.weights_per_step) != count:
         raise ValueError(
             f"forecast.weights_per_step has {len(forecast.weights_per_step)} entries; it must have one for "
             f"each of the {count} steps"
         )
+
+
+def schedule_cache(config: ScheduleConfig, times: Sequence[float]) -> FixedCache:
+    """The cache of one generation. ValueError where the schedule is for more steps than there are."""
+    config = config.for_run(Scope(evaluations=len(times)))
+    return FixedCache(frozenset(config.computed or ()), times, config.forecast)

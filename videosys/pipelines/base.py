@@ -70,6 +70,25 @@ class PipelineConfig:
         return self.guidance_scale > 1
 
     @property
+    def model_name(self) -> str:
+        """What calibration files call the model."""
+        raise NotImplementedError
+
+    @property
+    def scheduler_name(self) -> str:
+        """What they call its sampler."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Steps of the sampler."""
+        raise NotImplementedError
+
+    def settled_cache(self) -> CacheConfig:
+        """The settings of the cache, with the model's own where they are left open."""
+        raise NotImplementedError
+
+    @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the video in pixels."""
         raise NotImplementedError

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import nn
 
-from videosys.cache import CacheConfig, StepRecord, start
+from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
 from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling, denoise
@@ -18,11 +19,13 @@ from videosys.pipelines.offload import Component
 from videosys.utils.checkpoint import load_model, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
 from videosys.utils.progress import progress
+from videosys.utils.weights_hash import weights_hash
 
 if TYPE_CHECKING:
     from videosys.text_encoders.t5 import T5Encoder
 
 M = TypeVar("M", bound=nn.Module)
+C = TypeVar("C", bound=base.PipelineConfig)
 Texts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # embeddings [1, L, D] and mask [1, L]
 
 
@@ -59,10 +62,10 @@ class Loader:
 
     def model(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Component[M]:
         load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
-        return self._part(lambda: load(model_cls, config, folder, **options))
+        return self._part(lambda: load(model_cls, config, folder, **options), folder)
 
-    def _part(self, load: Callable[[], M]) -> Component[M]:
-        return Component(load, self.device, self.config.offload)
+    def _part(self, load: Callable[[], M], folder: Path | None = None) -> Component[M]:
+        return Component(load, self.device, self.config.offload, folder)
 
 
 class Pipeline(Generic[M]):
@@ -108,6 +111,36 @@ class Pipeline(Generic[M]):
         Takes prompts, config (its seed set), what `inputs` names, and quiet.
         """
         raise NotImplementedError
+
+    def sampler(self, config: Any, sources: Sequence[torch.Generator]) -> Any:
+        """A new sampler, which draws what noise it needs for each video from the video's own source."""
+        raise NotImplementedError
+
+    def latent_size(self, config: Any) -> tuple[int, int, int]:
+        """Frames, rows and columns of the latents."""
+        raise NotImplementedError
+
+    def scope(self, config: Any) -> Scope:
+        """What settings of a cache must have been found on to hold for this config."""
+        folder = self.transformer.folder
+        return Scope(
+            model=config.model_name,
+            scheduler=config.scheduler_name,
+            num_inference_steps=config.steps,
+            evaluations=len(self.sampler(config, ()).timesteps),
+            size=self.latent_size(config),
+            guidance_scale=config.guidance_scale,
+            weights_hash=None if folder is None else weights_hash(folder),
+        )
+
+    def settled(self, config: C) -> C:
+        """The config with the settings of its cache looked up: in calibration files, and what was published.
+
+        ValueError, before anything is loaded, where there are none for it.
+        """
+        found = settle(config.cache, lambda: self.scope(config), self.transformer.folder)
+        config = replace(config, cache=found)
+        return replace(config, cache=config.settled_cache())
 
     def encode(
         self, texts: Iterable[str], prepare: Callable[[str], str], quiet: bool, **options: Any

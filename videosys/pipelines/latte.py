@@ -76,6 +76,14 @@ class LatteConfig(TextToVideoConfig):
             raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
 
     @property
+    def model_name(self) -> str:
+        return "latte"
+
+    @property
+    def scheduler_name(self) -> str:
+        return "ddim"
+
+    @property
     def size(self) -> tuple[int, int]:
         return self.height, self.width
 

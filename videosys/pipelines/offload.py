@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import torch
@@ -20,10 +21,17 @@ class Component(Generic[M]):
     offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
     parked in the host's memory, and one that computes on the CPU is dropped and read again when needed.
     Several threads may use it at once: it is loaded once, and cleared when the last of them is done.
+    folder: where its weights lie, if they do.
     """
 
-    def __init__(self, load: Callable[[], M], device: torch.device, offload: Offload = "none"):
-        self._load, self.device, self.offload = load, device, offload
+    def __init__(
+        self,
+        load: Callable[[], M],
+        device: torch.device,
+        offload: Offload = "none",
+        folder: Path | None = None,
+    ):
+        self._load, self.device, self.offload, self.folder = load, device, offload, folder
         self._module: M | None = None
         self._lock, self._users = threading.RLock(), 0
 

@@ -153,6 +153,14 @@ class OpenSoraPlanConfig(TextToVideoConfig):
         return self.transformer_type or next(iter(self.release.types))
 
     @property
+    def model_name(self) -> str:
+        return f"open_sora_plan_{self.version}"
+
+    @property
+    def scheduler_name(self) -> str:
+        return "pndm" if self.version == "v110" else "euler_ancestral"
+
+    @property
     def size(self) -> tuple[int, int]:
         _, height, width = self.release.types[self.checkpoint]
         return self.height or height, self.width or width

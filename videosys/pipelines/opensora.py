@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from videosys.cache import CacheConfig, StepRecord
+from videosys.cache import StepRecord
 from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
@@ -23,7 +23,7 @@ from videosys.pipelines.opensora_conditioning import (
     join_clips,
     latent_to_pixel_frames,
 )
-from videosys.pipelines.opensora_config import COEFFICIENTS, OpenSoraConfig
+from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.pipelines.opensora_prompt import text_of_loop
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.checkpoint import read_config
@@ -78,6 +78,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         raw = [text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops)]
         raw = base.check_prompts(raw)
         self.warn_of_size(config)
+        config = self.settled(config)
         given = self.encode_references(config.references, explicit(references), config)
         texts = self.encode_texts(raw, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
@@ -92,8 +93,17 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
 
         return self.encode(texts, prepare, quiet)
 
+    def sampler(self, config: OpenSoraConfig, sources: Sequence[torch.Generator]) -> RFlowScheduler:
+        scheduler = RFlowScheduler()
+        height, width = config.size
+        scheduler.set_timesteps(config.steps, num_frames=config.clip_frames, height=height, width=width)
+        return scheduler
+
+    def latent_size(self, config: OpenSoraConfig) -> tuple[int, int, int]:
+        return self.vae_config.latent_size(config.clip_frames, *config.size)
+
     def warn_of_size(self, config: OpenSoraConfig) -> None:
-        _, rows, columns = self.vae_config.latent_size(config.clip_frames, *config.size)
+        _, rows, columns = self.latent_size(config)
         made = (rows * self.vae_config.spatial_factor, columns * self.vae_config.spatial_factor)
         if made != config.size:
             _LOG.warning("the video will be %d x %d, not %d x %d (height x width)", *made, *config.size)
@@ -181,21 +191,16 @@ class MicroBatch:
     ) -> tuple[torch.Tensor, list[StepRecord]]:
         """Latents [B, C, T, H, W] of one loop, and its model evaluations."""
         config, pipeline = self.config, self.pipeline
-        size = pipeline.vae_config.latent_size(config.clip_frames, *config.size)
+        size = pipeline.latent_size(config)
         noise = base.initial_noise((pipeline.vae_config.latent_channels, *size), sources)
         latents, mask = apply_mask_strategy(noise, given, conditions, loop, config.align)
         frame_mask = mask if any(condition.loop == loop for condition in conditions) else None
-        scheduler = RFlowScheduler()
-        height, width = config.size
-        scheduler.set_timesteps(
-            config.num_inference_steps, num_frames=config.clip_frames, height=height, width=width
-        )
         return pipeline.denoise(
-            scheduler,
+            pipeline.sampler(config, sources),
             latents,
             lambda model: self.prepare(model, loop, size),
             lambda advance: Sampling(config.guidance_scale, sources, frame_mask, advance),
-            published(config.cache),
+            config.cache,
             self.quiet,
         )
 
@@ -221,8 +226,3 @@ class MicroBatch:
                 return base.to_uint8(frames), None
             end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
             return base.to_uint8(frames), vae.encode(end).float().cpu()
-
-
-def published(config: CacheConfig) -> CacheConfig:
-    """The cache's settings; TeaCache without coefficients gets those published for this model."""
-    return base.with_coefficients(config, COEFFICIENTS)

@@ -104,6 +104,21 @@ class OpenSoraConfig(base.PipelineConfig):
                 f"the video would be {self.size[0]} x {self.size[1]}; {LEAST_SIDE} pixels is the least"
             )
 
+    @property
+    def model_name(self) -> str:
+        return "opensora"
+
+    @property
+    def scheduler_name(self) -> str:
+        return "rflow"
+
+    @property
+    def steps(self) -> int:
+        return self.num_inference_steps
+
+    def settled_cache(self) -> CacheConfig:
+        return base.with_coefficients(self.cache, COEFFICIENTS)
+
     @functools.cached_property
     def size(self) -> tuple[int, int]:
         """(height, width) in pixels that are asked for; the video has the nearest multiples of 8 below."""

@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from videosys.cache import CacheConfig
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
 from videosys.pipelines.generation import Pipeline, Texts, output
@@ -50,11 +49,6 @@ class TextToVideoConfig(base.PipelineConfig):
             raise ValueError(f"num_inference_steps is {self.steps}; it must be {least} to {most}")
 
     @property
-    def steps(self) -> int:
-        """Steps of the sampler."""
-        raise NotImplementedError
-
-    @property
     def steps_allowed(self) -> tuple[int, int]:
         return 1, 1000
 
@@ -77,17 +71,12 @@ class TextToVideoConfig(base.PipelineConfig):
         """The prompt with the words that the model wants around it."""
         return prompt
 
-    def settled_cache(self) -> CacheConfig:
-        """The settings of the cache, with the model's own where they are left open."""
-        raise NotImplementedError
-
 
 class TextToVideoPipeline(Pipeline[M]):
     """Text encoder, transformer and autoencoder, and the order of their work. A model says the rest."""
 
-    def sampler(self, config: Any, sources: Sequence[torch.Generator]) -> Any:
-        """A new sampler, which draws what noise it needs for each video from the video's own source."""
-        raise NotImplementedError
+    def latent_size(self, config: Any) -> tuple[int, int, int]:
+        return self.vae_config.latent_size(config.output_frames, *config.size)
 
     def pair(self, prompts: Sequence[Text], negative: Text | None, config: Any) -> Encoded:
         """What the model reads: the prompts, then the negative prompt as often where there is guidance."""
@@ -113,10 +102,10 @@ class TextToVideoPipeline(Pipeline[M]):
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        cache = config.settled_cache()
+        config = self.settled(config)
         texts = self.encode_texts(prompts, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
-            latents, steps = self.denoise_batch(batch, texts, config, cache, quiet)
+            latents, steps = self.denoise_batch(batch, texts, config, quiet)
             yield output(self.decode(latents, config, quiet), batch, steps, config.fps)
 
     def encode_texts(self, prompts: Sequence[str], config: TextToVideoConfig, quiet: bool) -> Texts:
@@ -131,12 +120,12 @@ class TextToVideoPipeline(Pipeline[M]):
         return self.encode(written, prepare, quiet, padded=config.reads_padding)
 
     def denoise_batch(
-        self, jobs: Sequence[base.Job], texts: Texts, config: Any, cache: CacheConfig, quiet: bool
+        self, jobs: Sequence[base.Job], texts: Texts, config: Any, quiet: bool
     ) -> tuple[torch.Tensor, list[base.StepRecord]]:
         """Latents [B, C, T, H, W] of a micro-batch, and its model evaluations."""
         sources = base.generators(jobs)
         sampler = self.sampler(config, sources)
-        size = self.vae_config.latent_size(config.output_frames, *config.size)
+        size = self.latent_size(config)
         noise = base.initial_noise((self.latent_channels, *size), sources)
         prompts = [texts[config.positive(job.prompt)] for job in jobs]
         encoded = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
@@ -145,7 +134,7 @@ class TextToVideoPipeline(Pipeline[M]):
             noise * sampler.init_noise_sigma,
             lambda model: self.prepare(model, encoded, size, config),
             lambda advance: Sampling(config.guidance_scale, sources, progress=advance),
-            cache,
+            config.cache,
             quiet,
         )
 
