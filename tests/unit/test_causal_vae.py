@@ -132,7 +132,7 @@ def test_the_layout_must_be_in_the_config(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 48}, "hidden_size 48 must be a multiple of 32"),
+        ({"hidden_size": 48}, "hidden_size 48 must be a multiple of norm_num_groups 32"),
         ({"decoder_mid_resnet": "ResnetBlock"}, "decoder_mid_resnet: 'ResnetBlock' must be one of .* mean"),
         ({"encoder_attention": "AttnBlock3D"}, "did you mean 'AttnBlock3DFix'"),
         ({"encoder_resnet_blocks": ("ResnetBlock2D",)}, "must have one entry per level"),

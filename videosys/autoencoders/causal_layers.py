@@ -18,8 +18,8 @@ NORM_EPS = 1e-6
 Triple = tuple[int, int, int]
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(NORM_GROUPS, channels, eps=NORM_EPS)
+def group_norm(channels: int, groups: int = NORM_GROUPS) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
 
 def per_frame(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -66,11 +66,17 @@ def image_conv(c_in: int, c_out: int, kernel: int = 3) -> nn.Conv2d:
 class ResnetBlock3D(nn.Module):
     """shortcut(x) + conv(silu(norm(conv(silu(norm(x)))))); statistics run over time, height and width."""
 
-    def __init__(self, c_in: int, c_out: int, conv: Callable[..., nn.Module] = CausalConv3d):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        groups: int = NORM_GROUPS,
+        conv: Callable[..., nn.Module] = CausalConv3d,
+    ):
         super().__init__()
-        self.norm1 = group_norm(c_in)
+        self.norm1 = group_norm(c_in, groups)
         self.conv1 = conv(c_in, c_out)
-        self.norm2 = group_norm(c_out)
+        self.norm2 = group_norm(c_out, groups)
         self.conv2 = conv(c_out, c_out)
         self.nin_shortcut = nn.Identity() if c_in == c_out else conv(c_in, c_out, kernel=1)
 
@@ -83,8 +89,8 @@ class ResnetBlock3D(nn.Module):
 class ResnetBlock2D(ResnetBlock3D):
     """The same on single frames, with their own statistics."""
 
-    def __init__(self, c_in: int, c_out: int):
-        super().__init__(c_in, c_out, image_conv)
+    def __init__(self, c_in: int, c_out: int, groups: int = NORM_GROUPS):
+        super().__init__(c_in, c_out, groups, image_conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return per_frame(super().forward, x)
@@ -93,9 +99,9 @@ class ResnetBlock2D(ResnetBlock3D):
 class FrameAttention(nn.Module):
     """x + attention of the positions of each frame among themselves, in one head."""
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, groups: int = NORM_GROUPS):
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = group_norm(channels, groups)
         self.q, self.k, self.v, self.proj_out = (CausalConv3d(channels, channels, kernel=1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ LAYERS: Mapping[str, Registry] = {
     "decoder_temporal_upsample": layers.TIME_UPS,
     "decoder_mid_resnet": layers.RESNETS,
 }
+NORMALIZED = (layers.RESNETS, layers.ATTENTIONS)  # their layers take a number of groups last
 JOINT = frozenset({"Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"})
 
 
@@ -66,6 +67,7 @@ class CausalVAEConfig:
     decoder_mid_resnet: str = "ResnetBlock3D"
     use_quant_layer: bool = True
     scaling_factor: float = 0.18215  # latents of the transformer are those of the VAE times this
+    norm_num_groups: int = layers.NORM_GROUPS  # fewer for narrow models: a group of one channel keeps no colour
 
     def __post_init__(self) -> None:
         if self.attn_resolutions or not self.double_z or self.q_conv != "CausalConv3d":
@@ -75,9 +77,9 @@ class CausalVAEConfig:
             )
         if not self.use_quant_layer and self.embed_dim != self.z_channels:
             raise ValueError(f"embed_dim {self.embed_dim} must be z_channels {self.z_channels}")
-        if self.hidden_size < 1 or self.hidden_size % layers.NORM_GROUPS:
+        if min(self.hidden_size, self.norm_num_groups) < 1 or self.hidden_size % self.norm_num_groups:
             raise ValueError(
-                f"hidden_size {self.hidden_size} must be a multiple of {layers.NORM_GROUPS} (group norm)"
+                f"hidden_size {self.hidden_size} must be a multiple of norm_num_groups {self.norm_num_groups}"
             )
         for name, registry in LAYERS.items():
             self._check_layers(name, registry)
@@ -167,7 +169,8 @@ def build(config: CausalVAEConfig, field: str, *sizes: int, level: int | None = 
     """The layer that a config field names, for that level where there is one per level."""
     name = getattr(config, field) if level is None else getattr(config, field)[level]
     layer = LAYERS[field][name]
-    return nn.Identity() if layer is None else layer(*sizes)
+    norm = (config.norm_num_groups,) if LAYERS[field] in NORMALIZED else ()
+    return nn.Identity() if layer is None else layer(*sizes, *norm)
 
 
 class Level(nn.Module):
@@ -209,7 +212,7 @@ class Encoder(nn.Module):
         self.conv_in = build(config, "encoder_conv_in", 3, config.hidden_size)
         self.down = nn.ModuleList(self._level(config, level) for level in range(len(widths)))
         self.mid = Middle(config, "encoder")
-        self.norm_out = layers.group_norm(widths[-1])
+        self.norm_out = layers.group_norm(widths[-1], config.norm_num_groups)
         self.conv_out = build(config, "encoder_conv_out", widths[-1], 2 * config.z_channels)
 
     @staticmethod
@@ -240,7 +243,7 @@ class Decoder(nn.Module):
         self.conv_in = build(config, "decoder_conv_in", config.z_channels, widths[-1])
         self.mid = Middle(config, "decoder")
         self.up = nn.ModuleList(self._level(config, level) for level in range(len(widths)))
-        self.norm_out = layers.group_norm(widths[0])
+        self.norm_out = layers.group_norm(widths[0], config.norm_num_groups)
         self.conv_out = build(config, "decoder_conv_out", widths[0], 3)
 
     @staticmethod
