@@ -12,6 +12,7 @@ from einops import rearrange
 from torch import nn
 
 from videosys.layers.embeddings import sinusoid
+from videosys.layers.feedforward import in_chunks
 
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
 
@@ -130,7 +131,7 @@ class FeedForward(nn.Module):
         self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
+        return in_chunks(self.net, x, 4 * x.shape[-1])
 
 
 class Attention(nn.Module):
