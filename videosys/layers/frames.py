@@ -20,7 +20,8 @@ def within_frames(attend: Attend, x: torch.Tensor, parallel: Parallel, tokens_pe
     batch, num_frames = x.shape[:2]
     rows = rearrange(x, "b t s c -> (b t) s c")
     rows = parallel.swap(rows, gather=1, scatter=0, size=tokens_per_frame)
-    rows = parallel.swap(attend(rows), gather=0, scatter=1, size=batch * num_frames)
+    rows = attend(rows) if len(rows) else rows  # with few frames a rank may have none, but it joins in
+    rows = parallel.swap(rows, gather=0, scatter=1, size=batch * num_frames)
     return rearrange(rows, "(b t) s c -> b t s c", b=batch)
 
 

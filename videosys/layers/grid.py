@@ -31,6 +31,15 @@ class Grid:
     def tokens_per_frame(self) -> int:
         return self.size[1] * self.size[2]
 
+    def check_shards(self, count: int) -> None:
+        """ValueError where the tokens of a frame are too few for `count` devices."""
+        _, rows, columns = self.size
+        if count > self.tokens_per_frame:
+            raise ValueError(
+                f"parallel.sp is {count}; it must be {self.tokens_per_frame} or less, as many tokens as "
+                f"a frame has ({rows} x {columns})"
+            )
+
     def patchify(self, latents: torch.Tensor) -> torch.Tensor:
         """Flattened patches [B, T, S, c*pt*ph*pw] of latents [B, c, T, H, W], zero-padded at the far ends."""
         if tuple(latents.shape[2:]) != tuple(self.latent_size):

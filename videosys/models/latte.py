@@ -81,6 +81,10 @@ class LatteT2VConfig:
     def hidden_size(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
+        """ValueError where `sp` devices cannot share the tokens of such latents."""
+        Grid(latent_size, (1, self.patch_size, self.patch_size)).check_shards(sp)
+
     @property
     def native_size(self) -> int:
         """Latent rows, and columns: all published checkpoints are square."""

@@ -26,6 +26,7 @@ from videosys.layers.pixart import (
 )
 from videosys.layers.rope import rotary_table_3d, rotate_3d
 from videosys.parallel import Parallel
+from videosys.utils.typed import listing
 
 # What the published configs say in all sizes; other values would be another network.
 FIXED = {
@@ -88,6 +89,17 @@ class OpenSoraT2VConfig:
     def hidden_size(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
+        """ValueError where `sp` devices cannot share the tokens of such latents, and the heads."""
+        Grid(latent_size, (1, self.patch_size, self.patch_size)).check_shards(sp)
+        heads = self.num_attention_heads
+        if heads % sp:
+            allowed = [n for n in range(1, heads + 1) if heads % n == 0]
+            raise ValueError(
+                f"parallel.sp is {sp}, which does not divide the {heads} attention heads; "
+                f"allowed: {listing(allowed)}"
+            )
+
     @property
     def interpolation_scales(self) -> tuple[float, float, float]:
         """What positions along time, height and width are divided by; null means from the sample size."""
@@ -133,16 +145,14 @@ class JointAttention(Attention):
 
     def forward(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
         """x [B, T, S/n, C]."""
-        q, k, v = (self.whole(part, layout.tokens_per_frame) for part in self.project(x))
+        size = layout.tokens_per_frame
+        parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=size)
+        q, k, v = (part.flatten(1, 2) for part in parts)  # all tokens of some heads: [B, T * S, heads/n, d]
         q, k = rotate_3d(q, layout.rotary), rotate_3d(k, layout.rotary)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, layout.bias)
-        out = rearrange(out, "b h (t s) d -> b t s h d", s=layout.tokens_per_frame)
+        out = rearrange(out, "b h (t s) d -> b t s h d", s=size)
         return self.output(self.parallel.swap(out, gather=3, scatter=2, size=self.num_heads))
-
-    def whole(self, part: torch.Tensor, tokens_per_frame: int) -> torch.Tensor:
-        """All tokens of some heads [B, T * S, heads/n, d] for some tokens of all heads."""
-        return self.parallel.swap(part, gather=2, scatter=3, size=tokens_per_frame).flatten(1, 2)
 
 
 class JointBlock(nn.Module):

@@ -65,6 +65,10 @@ class STDiT3Config:
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
 
+    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
+        """ValueError where `sp` devices cannot share the tokens of such latents."""
+        Grid(latent_size, self.patch_size).check_shards(sp)
+
     @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.pred_sigma else 1)

@@ -61,13 +61,21 @@ def swap(
     count, rank = dist.get_world_size(group), dist.get_rank(group)
     pieces = list(zip(*(x.tensor_split(count, scatter) for x in tensors)))  # one row per receiver
     shapes = _received_shapes(tensors[0], gather, scatter, shard_sizes(size, count), rank)
-    sent = [sum(x.numel() for x in row) for row in pieces]
+    sent = [sum(piece.numel() for piece in row) for row in pieces]
     taken = [len(tensors) * shape.numel() for shape in shapes]
     received = tensors[0].new_empty(sum(taken))
-    buffer = torch.cat([x.reshape(-1) for row in pieces for x in row])
-    dist.all_to_all_single(received, buffer, taken, sent, group)
+    dist.all_to_all_single(received, packed([piece for row in pieces for piece in row]), taken, sent, group)
     parts = [part.view(len(tensors), *shape) for part, shape in zip(received.split(taken), shapes)]
     return [torch.cat([part[i] for part in parts], gather) for i in range(len(tensors))]
+
+
+def packed(pieces: Sequence[Tensor]) -> Tensor:
+    """The entries of all pieces one after the other, each copied once."""
+    sizes = [piece.numel() for piece in pieces]
+    buffer = pieces[0].new_empty(sum(sizes))
+    for part, piece in zip(buffer.split(sizes), pieces):
+        part.view(piece.shape).copy_(piece)
+    return buffer
 
 
 def _received_shapes(

@@ -60,8 +60,14 @@ def denoise(
     """Denoised latents [B, C, T, H, W], float32.
 
     `condition` was prepared for the pair [cond, uncond], or for cond alone where guidance_scale is 1 or less;
-    `scheduler` has its timesteps set.
+    where the pair is split over two devices (cfg), for the half of this one. `scheduler` has its timesteps
+    set. All devices of a replica have the same latents, and get the same.
     """
+    if parallel.cfg_size > 1 and not sampling.is_guided:
+        raise ValueError(
+            f"guidance_scale is {sampling.guidance_scale}, and the devices share a guidance pair "
+            "(parallel.cfg is 2): without guidance there is none"
+        )
     latents = latents.float()
     frames = FrameConditioning(sampling, latents)
     for step, timestep in enumerate(scheduler.timesteps):
@@ -70,8 +76,9 @@ def denoise(
         sample = scheduler.scale_model_input(latents, timestep)
         pair = parallel.cfg_shard(frames.pair(sample))
         timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
-        output = model(pair, timesteps, condition, cache, **frames.model_inputs())
-        noise_pred = parallel.cfg_gather(output)[:, : latents.shape[1]]  # the rest is an unused sigma
+        inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
+        output = model(pair, timesteps, condition, cache, **inputs)
+        noise_pred = parallel.cfg_gather(output[:, : latents.shape[1]])  # the rest is an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
         latents = scheduler.step(guide(noise_pred, sampling), timestep, latents).prev_sample
