@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from videosys.pipelines.opensora import OpenSoraPipeline as OpenSoraPipeline
     from videosys.pipelines.opensora_conditioning import Reference as Reference
     from videosys.pipelines.opensora_config import OpenSoraConfig as OpenSoraConfig
+    from videosys.utils.files import replacing as replacing
     from videosys.utils.logging import configure_logging as configure_logging
     from videosys.utils.names import reserved_path as reserved_path
     from videosys.utils.names import unique_path as unique_path
@@ -87,6 +88,7 @@ _HOMES = MappingProxyType(
         "load_lpips": "videosys.metrics",
         "psnr": "videosys.metrics",
         "read_video": "videosys.utils.video",
+        "replacing": "videosys.utils.files",
         "reserved_path": "videosys.utils.names",
         "save_video": "videosys.utils.video",
         "ssim": "videosys.metrics",

@@ -1,0 +1,1 @@
+"""PSNR, SSIM and LPIPS of folders of videos."""

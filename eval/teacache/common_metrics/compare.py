@@ -1,0 +1,154 @@
+"""Two folders of videos, file by file: which belong together, how like they are, and the means of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from tqdm import tqdm
+
+from videosys import load_lpips, psnr, read_video, ssim
+
+Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # two videos to one value per frame
+
+SUFFIXES = frozenset({".mp4", ".gif", ".mkv", ".mov", ".webm", ".avi"})
+SHOWN = 10  # of a list in a message
+PUBLIC_BATCH = 8
+UNITS = MappingProxyType({"psnr": " dB", "ssim": "", "lpips": ""})
+METRICS = tuple(UNITS)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A video and the one that it is compared with."""
+
+    name: str
+    generated: Path
+    reference: Path
+
+    def read(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return read_video(self.generated)[0], read_video(self.reference)[0]
+
+
+def find_pairs(reference: Path, generated: Path) -> list[Pair]:
+    """The videos of two folders, by name. ValueError where one has a video that the other has not."""
+    folders = {folder: videos(folder) for folder in (reference, generated)}
+    messages = []
+    for folder, other in ((reference, generated), (generated, reference)):
+        lost = [name for name in folders[folder] if name not in folders[other]]
+        messages += [f"{len(lost)} videos of {folder} are not in {other}: {listed(lost)}"] if lost else []
+    if messages:
+        raise ValueError("; ".join(messages))
+    return [Pair(name, generated / name, reference / name) for name in folders[reference]]
+
+
+def videos(folder: Path) -> list[str]:
+    """The names of the videos in a folder, sorted. ValueError where there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    names = sorted(path.name for path in folder.iterdir() if is_video(path))
+    if not names:
+        raise ValueError(f"{folder}: holds no videos ({', '.join(sorted(SUFFIXES))})")
+    return names
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, and not one that is still being written."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def check_sizes(pairs: Sequence[Pair], quiet: bool = False) -> None:
+    """ValueError that lists the pairs whose videos differ in length or size, or cannot be read."""
+    wrong = []
+    for pair in tqdm(pairs, desc="check", unit="pair", disable=quiet):
+        try:
+            ours, theirs = ("{} frames of {} x {}".format(*video.shape[:3]) for video in pair.read())
+        except ValueError as error:
+            wrong.append(str(error))
+        else:
+            wrong += [f"{pair.name}: {ours} against {theirs}"] if ours != theirs else []
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(pairs)} pairs cannot be compared: {listed(wrong, '; ')}")
+
+
+def listed(items: Iterable[str], separator: str = ", ") -> str:
+    items = list(items)
+    more = f"{separator}and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return separator.join(items[:SHOWN]) + more
+
+
+def make_metrics(
+    names: Sequence[str], device: str, batch_size: int, alexnet_weights: Path | None = None
+) -> dict[str, Metric]:
+    """The metrics by name, each ready to be called. ValueError where LPIPS has no weights."""
+    made: dict[str, Metric] = {
+        "psnr": lambda video, reference: psnr(video, reference, device),
+        "ssim": lambda video, reference: ssim(video, reference, device),
+    }
+    if "lpips" in names:
+        model = load_lpips(alexnet_weights, device=device)
+        made["lpips"] = lambda video, reference: model(video, reference, batch_size)
+    return {name: made[name] for name in names}
+
+
+def measure(pairs: Sequence[Pair], metrics: Mapping[str, Metric], quiet: bool = False) -> list[dict]:
+    """For each pair its name, and for each metric the values of its frames and their mean."""
+    return list(measured(tqdm(pairs, desc="compare", unit="video", disable=quiet), metrics))
+
+
+def measured(pairs: Iterable[Pair], metrics: Mapping[str, Metric]) -> Iterator[dict]:
+    for pair in pairs:
+        video, reference = pair.read()
+        row: dict = {"name": pair.name, "frames": len(video)}
+        for name, metric in metrics.items():
+            values = metric(video, reference)
+            row[name] = float(values.mean())
+            row[f"{name}_per_frame"] = values.tolist()
+        yield row
+
+
+def summary(
+    rows: Sequence[Mapping], names: Iterable[str], public_batch: int = PUBLIC_BATCH
+) -> dict[str, dict]:
+    """For each metric: the mean over videos, the public scripts' mean, and the spread.
+
+    public: the mean over batches of `public_batch` videos of the mean of each batch, so that the videos of a
+    last, shorter batch weigh more. error: the standard error of the mean over videos.
+    """
+    return {name: _summary([row[name] for row in rows], public_batch) for name in names}
+
+
+def _summary(values: Sequence[float], public_batch: int) -> dict[str, float | None]:
+    batches = [values[start : start + public_batch] for start in range(0, len(values), public_batch)]
+    mean = math.fsum(values) / len(values)
+    variance = math.fsum((value - mean) ** 2 for value in values) / max(len(values) - 1, 1)
+    return {
+        "per_video": mean,
+        "public": math.fsum(math.fsum(batch) / len(batch) for batch in batches) / len(batches),
+        "error": math.sqrt(variance / len(values)) if len(values) > 1 else None,
+        "least": min(values),
+        "most": max(values),
+    }
+
+
+def table(made: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The summary as lines of text."""
+    head = ("metric", "per video", "+-", "public way", "least", "most")
+    rows = [
+        (
+            f"{name}{UNITS[name]}",
+            *(_number(row[key]) for key in ("per_video", "error", "public", "least", "most")),
+        )
+        for name, row in made.items()
+    ]
+    widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
+    lines = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in (head, *rows))
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,104 @@
+"""PSNR, SSIM and LPIPS of the videos in one folder against those of the same names in another.
+
+python common_metrics/eval.py --gt_video_dir FOLDER --generated_video_dir FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from toolbox import command, write_json
+
+from common_metrics import compare
+
+DEFINITIONS = {
+    "psnr": "dB per frame, MSE over pixels and channels in [0, 1], 100 where it is below 1e-10",
+    "ssim": "per frame and channel, Gaussian window 11 x 11 of deviation 1.5 where it fits whole, in [0, 1]",
+    "lpips": "AlexNet, version 0.1, spatial: the mean of the map of each frame",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(run, parser(), argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument(
+        "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="what is compared with"
+    )
+    made.add_argument("--generated_video_dir", "--generated-video-dir", type=Path, required=True)
+    made.add_argument("--metrics", nargs="+", choices=compare.METRICS, help="all that have their weights")
+    made.add_argument(
+        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
+    )
+    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    made.add_argument("--batch-size", type=int, default=8, help="frames that LPIPS takes at once")
+    made.add_argument("--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below")
+    made.add_argument(
+        "--output", type=Path, help="a JSON file; GENERATED_VIDEO_DIR/metrics.json if not given"
+    )
+    made.add_argument("--quiet", action="store_true", help="no progress bars")
+    made.epilog = (
+        "A video's value is the mean of its frames. 'per video' is the mean over videos; 'public way' the "
+        "mean over batches of --public-batch-size videos, as scripts in use average: a last, shorter batch "
+        "weighs more."
+    )
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    for name in ("batch_size", "public_batch_size"):
+        if getattr(arguments, name) < 1:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be 1 or more"
+            )
+    pairs = compare.find_pairs(arguments.gt_video_dir, arguments.generated_video_dir)
+    metrics = chosen(arguments)
+    compare.check_sizes(pairs, arguments.quiet)
+    rows = compare.measure(pairs, metrics, arguments.quiet)
+    made = compare.summary(rows, metrics, arguments.public_batch_size)
+    output = arguments.output or arguments.generated_video_dir / "metrics.json"
+    write_json(output, content(arguments, rows, made))
+    print(f"{len(pairs)} videos of {arguments.generated_video_dir} against {arguments.gt_video_dir}")
+    print(compare.table(made))
+    print(output)
+    return 0
+
+
+def chosen(arguments: argparse.Namespace) -> dict[str, compare.Metric]:
+    """The metrics asked for, or all of them but LPIPS where nobody asked for it and it has no weights."""
+    names = arguments.metrics or compare.METRICS
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = (device, arguments.batch_size, arguments.alexnet_weights)
+    try:
+        return compare.make_metrics(names, *options)
+    except ValueError as error:
+        if arguments.metrics or arguments.alexnet_weights:
+            raise
+        print(f"without LPIPS: {error}; give it with --alexnet-weights", file=sys.stderr)
+        return compare.make_metrics([name for name in names if name != "lpips"], *options)
+
+
+def content(arguments: argparse.Namespace, rows: list[dict], made: dict[str, dict]) -> dict:
+    return {
+        "gt_video_dir": str(arguments.gt_video_dir),
+        "generated_video_dir": str(arguments.generated_video_dir),
+        "definitions": {name: DEFINITIONS[name] for name in made},
+        "public_batch_size": arguments.public_batch_size,
+        "mean": made,
+        "videos": rows,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Videos of every method, for the same prompts and seeds."""

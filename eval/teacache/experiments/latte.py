@@ -1,0 +1,28 @@
+"""Videos of Latte-1 for the paper's table: python experiments/latte.py
+
+16 frames of 512 x 512, 50 steps. Without a cache and with TeaCache; VBench's prompts (or a few of
+our own, where no vbench is installed) with five seeds each. Several devices share the list:
+torchrun --nproc-per-node 8 experiments/latte.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import runner
+from videosys import LatteConfig
+
+VERSIONS = {"latte_1": ("latte/base.yaml", "latte")}
+STUDY = runner.Study("latte", LatteConfig, VERSIONS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return runner.main(STUDY, argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Videos of Open-Sora-Plan v1.1.0 for the paper's table: python experiments/open_sora_plan.py
+
+65 frames of 512 x 512, 150 steps; --version v120 for v1.2.0. Without a cache and with TeaCache;
+VBench's prompts (or a few of our own, where no vbench is installed) with five seeds each. Several devices
+share the list:
+torchrun --nproc-per-node 8 experiments/open_sora_plan.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import runner
+from videosys import OpenSoraPlanConfig
+
+VERSIONS = {
+    "v110": ("open_sora_plan/base.yaml", "open_sora_plan_v110"),
+    "v120": ("open_sora_plan/v120_29x480p.yaml", "open_sora_plan_v120"),
+}
+STUDY = runner.Study("open_sora_plan", OpenSoraPlanConfig, VERSIONS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return runner.main(STUDY, argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,28 @@
+"""Videos of Open-Sora v1.2 for the paper's table: python experiments/opensora.py
+
+51 frames of 480p, 30 steps. Without a cache and with TeaCache; VBench's prompts (or a few of
+our own, where no vbench is installed) with five seeds each. Several devices share the list:
+torchrun --nproc-per-node 8 experiments/opensora.py
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from experiments import runner
+from videosys import OpenSoraConfig
+
+VERSIONS = {"v1_2": ("opensora/base.yaml", "opensora")}
+STUDY = runner.Study("opensora", OpenSoraConfig, VERSIONS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return runner.main(STUDY, argv, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Prompts from a file or an installed vbench, and the names of the videos made from them."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolbox import read_json
+
+from videosys import video_name
+
+HERE = Path(__file__).resolve().parent
+OWN, OWN_TINY = HERE / "prompts.txt", HERE / "prompts_tiny.txt"
+VBENCH = "vbench"
+VBENCH_LIST = "VBench_full_info.json"
+LONGEST = 220  # bytes of a prompt in a file name; with index, suffix and a temporary mark it stays below 255
+NAMINGS = ("auto", VBENCH, "slug")
+
+# What Windows, macOS or a shell would not take, or a player would read as a pattern.
+_UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class PromptList:
+    """Prompts without repetition, where they are from, and whether VBench's scores need their names."""
+
+    prompts: tuple[str, ...]
+    origin: str
+    is_vbench: bool = False
+
+
+def load_prompts(source: str | None, tiny: bool = False) -> PromptList:
+    """Prompts of a file: text with one prompt per line, or VBench's JSON. ValueError where it has none.
+
+    source: a path; `vbench` for the list of an installed vbench; None for that one if there is one, else for
+    the few prompts that stand beside this script (with `tiny`, always those that a tiny model knows).
+    """
+    if source is None:
+        found = None if tiny else find_vbench_list()
+        return read_prompts(found or (OWN_TINY if tiny else OWN))
+    if source == VBENCH and not Path(source).is_file():
+        found = find_vbench_list()
+        if found is None:
+            raise ValueError(
+                f"--prompts vbench: no vbench with a {VBENCH_LIST} is installed; give the path of that file"
+            )
+        return read_prompts(found)
+    return read_prompts(Path(source))
+
+
+def find_vbench_list() -> Path | None:
+    """The prompt list of an installed vbench, which is not imported for it."""
+    spec = importlib.util.find_spec("vbench")
+    folders = spec.submodule_search_locations if spec is not None else None
+    paths = [Path(folder) / VBENCH_LIST for folder in folders or ()]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def read_prompts(path: Path) -> PromptList:
+    is_vbench = path.suffix == ".json"
+    prompts = _from_json(path) if is_vbench else _from_text(path)
+    if not prompts:
+        raise ValueError(f"{path}: holds no prompt")
+    return PromptList(tuple(dict.fromkeys(prompts)), str(path), is_vbench)
+
+
+def _from_json(path: Path) -> list[str]:
+    rows = read_json(path)
+    try:
+        return [str(row["prompt_en"]) for row in rows]
+    except (TypeError, KeyError):
+        raise ValueError(f"{path}: must be a list of objects with a prompt_en, as VBench's") from None
+
+
+def _from_text(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as prompts: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def file_name(prompt: str, index: int, seed: int, naming: str) -> str:
+    """The name of a video: `{prompt}-{index}.mp4` for VBench, else like `a-circle-1f0c2a9be3d4-s42.mp4`."""
+    return f"{prompt}-{index}.mp4" if naming == VBENCH else video_name(prompt, seed)
+
+
+def choose_naming(naming: str, prompts: PromptList) -> str:
+    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are no safe names."""
+    chosen = naming if naming != "auto" else VBENCH if prompts.is_vbench else "slug"
+    wrong = list(unsafe(prompts.prompts)) if chosen == VBENCH else []
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} prompts of {prompts.origin} are no safe file names, which VBench needs: "
+            f"{'; '.join(wrong[:3])}; --names slug makes names from them, which manifest.jsonl explains"
+        )
+    return chosen
+
+
+def unsafe(prompts: Sequence[str]) -> Iterator[str]:
+    """Prompts that cannot be file names everywhere, each with the reason."""
+    seen: dict[str, str] = {}
+    for prompt in prompts:
+        key = unicodedata.normalize("NFC", prompt).casefold()
+        reason = why_unsafe(prompt)
+        if reason is None and key in seen:
+            reason = f"some file systems take it for {seen[key][:60]!r}"
+        seen.setdefault(key, prompt)
+        if reason is not None:
+            yield f"{prompt[:60]!r} ({reason})"
+
+
+def why_unsafe(prompt: str) -> str | None:
+    found = _UNSAFE.search(prompt)
+    if found is not None:
+        return f"has {found[0]!r}"
+    if not prompt.isprintable():
+        return "has a character that cannot be seen"
+    if prompt.startswith((".", "-", "~", " ")):
+        return f"begins with {prompt[0]!r}"
+    if _DEVICES.fullmatch(prompt):
+        return "is the name of a device"
+    size = len(prompt.encode("utf-8", "surrogatepass"))
+    return f"has {size} bytes, {LONGEST} is the most" if size > LONGEST else None

@@ -1,0 +1,306 @@
+"""Makes the videos of every method for the same prompts and seeds: resumable, sharded, and timed.
+
+Methods take turns video by video on one loaded engine, so that whatever else the machine does falls on all of
+them alike. Loading and a first short generation come before any time is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from toolbox import command
+from tqdm import tqdm
+
+from experiments import manifest, methods, prompts, ranks
+from videosys import VideoSysEngine, check_writable, config_to_dict, configure_logging, load_config
+from videosys.tiny import config as tiny_config
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+WARM_UP_STEPS = 4  # the fewest that every sampler takes
+RUNS = "runs.jsonl"
+
+# What a video does not depend on, or what its record has in a field of its own.
+INDIFFERENT = frozenset(
+    {"device", "offload", "offline", "parallel", "batch_size", "seed", "num_videos_per_prompt", "cache"}
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A model: its config, and for each of its versions the YAML file and the name of the tiny checkpoint."""
+
+    name: str
+    config: type
+    versions: Mapping[str, tuple[str, str]]
+
+    @property
+    def usual(self) -> str:
+        return next(iter(self.versions))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    method: methods.Method
+    prompt: str
+    index: int
+    seed: int
+    file: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that is settled before weights are loaded."""
+
+    config: Any
+    root: Path
+    jobs: Sequence[Job]
+    ranks: ranks.Ranks
+    arguments: argparse.Namespace
+
+    def folder(self, job: Job) -> Path:
+        return self.root / job.method.name
+
+    @property
+    def rank_file(self) -> str:
+        return manifest.rank_name(self.ranks.share, self.ranks.shares)
+
+
+def main(study: Study, argv: Sequence[str] | None = None, description: str | None = None) -> int:
+    configure_logging()
+    return command(lambda arguments: start(study, arguments), parser(study, description), argv)
+
+
+def parser(study: Study, description: str | None = None) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--methods", default=methods.DEFAULT, help="with commas; " + METHODS_HELP)
+    made.add_argument("--prompts", help="one per line, or VBench's JSON, or vbench for an installed one")
+    made.add_argument("--num-samples", type=int, default=5, help="videos per prompt (VBench: 5)")
+    made.add_argument("--limit", type=int, help="only the first prompts of the list")
+    made.add_argument("--seed", type=int, default=0, help="video i of every prompt uses seed + i")
+    made.add_argument(
+        "--output", type=Path, default=Path("samples"), help="folder; OUTPUT/MODEL/METHOD/*.mp4"
+    )
+    made.add_argument(
+        "--names", choices=prompts.NAMINGS, default="auto", help="auto: vbench for its own list"
+    )
+    made.add_argument("--lossless", action="store_true", help="mp4 without loss, for metrics")
+    made.add_argument("--config", type=Path, help="a YAML file in place of the published settings")
+    made.add_argument("--tiny", action="store_true", help="the tiny checkpoint of the package, for a CPU")
+    made.add_argument("--version", choices=list(study.versions), default=study.usual, help="of the model")
+    made.add_argument("--reference-factor", type=int, default=methods.REFERENCE_FACTOR, help="see --methods")
+    made.add_argument("--quiet", action="store_true", help="no progress bar")
+    made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config")
+    return made
+
+
+METHODS_HELP = (
+    "base, reference (--reference-factor times the steps), steps_N, names of caches such as teacache_slow or "
+    "pab_fast, YAML files with a cache"
+)
+
+
+def start(study: Study, arguments: argparse.Namespace) -> int:
+    check_counts(arguments)
+    run = plan(study, arguments)
+    todo = pending(run)
+    done = len(run.ranks.own(run.jobs)) - len(todo)
+    say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
+    if todo:
+        work(run, todo)
+    return 0
+
+
+def check_counts(arguments: argparse.Namespace) -> None:
+    for name in ("num_samples", "limit", "reference_factor"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; it must be 1 or more")
+
+
+def plan(study: Study, arguments: argparse.Namespace) -> Run:
+    """The run that the arguments describe; all mistakes in them are a ValueError now."""
+    config = settings(study, arguments)
+    chosen = methods.parse_methods(arguments.methods, config, arguments.reference_factor)
+    for method in chosen:
+        requested(config, method)
+    listed = prompts.load_prompts(arguments.prompts, arguments.tiny)
+    listed = dataclasses.replace(listed, prompts=listed.prompts[: arguments.limit])
+    naming = prompts.choose_naming(arguments.names, listed)
+    root = arguments.output / run_name(study, arguments)
+    check_place(root, config, arguments.lossless)
+    jobs = [
+        Job(method, prompt, index, seed, prompts.file_name(prompt, index, seed, naming))
+        for prompt in listed.prompts
+        for index, seed in enumerate(range(arguments.seed, arguments.seed + arguments.num_samples))
+        for method in chosen
+    ]
+    together = any(setting.startswith("parallel.") for setting in arguments.settings)
+    current = ranks.current(together)
+    return Run(on_device(config, current), root, jobs, current, arguments)
+
+
+def run_name(study: Study, arguments: argparse.Namespace) -> str:
+    version = f"_{arguments.version}" if len(study.versions) > 1 else ""
+    return f"{study.name}{version}{'_tiny' if arguments.tiny else ''}"
+
+
+def settings(study: Study, arguments: argparse.Namespace) -> Any:
+    """The config: published, of a file, or of the tiny checkpoint, with the settings given by hand."""
+    file, tiny = study.versions[arguments.version]
+    if not arguments.tiny:
+        return load_config(study.config, arguments.config or EXAMPLES / file, arguments.settings)
+    if arguments.config is not None:
+        raise ValueError("--tiny and --config exclude each other")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tiny.yaml"
+        path.write_text(json.dumps(config_to_dict(tiny_config(tiny))), encoding="utf-8")
+        return load_config(study.config, path, arguments.settings)
+
+
+def requested(config: Any, method: methods.Method) -> Any:
+    """The config of a method; the names of caches in it are looked up."""
+    presets = methods.cache_presets(config)
+    cache = method.request["cache"]
+    choice = presets[cache] if isinstance(cache, str) else cache
+    made = choice() if isinstance(choice, type) else choice
+    return dataclasses.replace(config, **{**method.request, "cache": made})
+
+
+def check_place(root: Path, config: Any, lossless: bool) -> None:
+    root.mkdir(parents=True, exist_ok=True)
+    check_writable(root / "probe.mp4", (config.output_frames, *config.size), lossless=lossless)
+
+
+def on_device(config: Any, current: ranks.Ranks) -> Any:
+    if config.device == "auto" and not current.together and current.count > 1 and torch.cuda.is_available():
+        return dataclasses.replace(config, device=f"cuda:{current.local % torch.cuda.device_count()}")
+    return config
+
+
+def pending(run: Run) -> list[Job]:
+    """The jobs of this process that are not done. ValueError where what is there was made otherwise."""
+    folders = {job.method.name: run.folder(job) for job in run.jobs}
+    there = {name: manifest.finished(folder) for name, folder in folders.items() if folder.is_dir()}
+    for job in run.jobs:
+        record = there.get(job.method.name, {}).get(job.file)
+        if record is not None:
+            check_same(run, job, record)
+    return [job for job in run.ranks.own(run.jobs) if job.file not in there.get(job.method.name, {})]
+
+
+def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
+    """ValueError where a video was made with settings that are not those of now."""
+    now = described(run, job)
+    names = ("seed", "prompt", "lossless", "cache", "config")
+    differing = [name for name in names if record.get(name) != now[name]]
+    if "config" in differing:
+        old = record.get("config") or {}
+        differing = [key for key in sorted({*old, *now["config"]}) if old.get(key) != now["config"].get(key)]
+    if differing:
+        path, changed = run.folder(job) / job.file, ", ".join(differing)
+        raise ValueError(f"{path} was made with another {changed}; choose another --output")
+
+
+def described(run: Run, job: Job) -> dict[str, Any]:
+    """What makes a video what it is, as JSON would read it."""
+    config = config_to_dict(requested(run.config, job.method))
+    made = {
+        "method": job.method.name,
+        "prompt": job.prompt,
+        "index": job.index,
+        "seed": job.seed,
+        "file": job.file,
+        "lossless": run.arguments.lossless,
+        "cache": config["cache"],
+        "config": {name: value for name, value in config.items() if name not in INDIFFERENT},
+    }
+    return json.loads(json.dumps(made))
+
+
+def work(run: Run, todo: Sequence[Job]) -> None:
+    with VideoSysEngine(run.config, quiet=True) as engine:
+        seconds = warm_up(engine, todo[0].prompt)
+        note_run(run, engine, seconds, len(todo))
+        bar = tqdm(
+            todo, desc=run.root.name, unit="video", disable=run.arguments.quiet or not run.ranks.is_first
+        )
+        for job in bar:
+            bar.set_postfix_str(job.method.name)
+            make(run, engine, job)
+
+
+def warm_up(engine: VideoSysEngine, prompt: str) -> float:
+    """Seconds until the engine is loaded and has made a video of few steps."""
+    begin = time.perf_counter()
+    engine.generate(prompt, num_inference_steps=WARM_UP_STEPS, cache="none", seed=0)
+    return time.perf_counter() - begin
+
+
+def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
+    begin = time.perf_counter()
+    output = engine.generate(job.prompt, seed=job.seed, **job.method.request)
+    seconds = time.perf_counter() - begin
+    if output is None or (run.ranks.together and not run.ranks.is_first):
+        return  # another rank has the video
+    folder, video = run.folder(job), output.video[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    engine.save_video(
+        video, manifest.partial(folder, job.file), fps=output.fps, lossless=run.arguments.lossless
+    )
+    decisions = "".join("1" if step.computed else "0" for step in output.steps)
+    frames, height, width, _ = video.shape
+    results = {
+        "seconds": round(seconds, 4),
+        "steps": len(decisions),
+        "computed": decisions.count("1"),
+        "decisions": decisions,
+        "frames": frames,
+        "height": height,
+        "width": width,
+        "fps": output.fps,
+    }
+    manifest.complete(folder, run.rank_file, {**described(run, job), **results})
+
+
+def note_run(run: Run, engine: VideoSysEngine, seconds: float, count: int) -> None:
+    """Adds a line about this process: where the seconds in the manifests were measured."""
+    record = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "rank": run.ranks.rank,
+        "ranks": run.ranks.count,
+        "videos": count,
+        "loading_and_warm_up_seconds": round(seconds, 3),
+        **machine(run.config.device),
+    }
+    if run.ranks.is_first or not run.ranks.together:
+        manifest.append(run.root / RUNS, record)
+
+
+def machine(device: str) -> dict[str, Any]:
+    cuda = torch.cuda.is_available() and device != "cpu"
+    name = (
+        torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    )
+    return {"device": name, "torch": torch.__version__}
+
+
+def say(run: Run, line: str) -> None:
+    if run.ranks.is_first and not run.arguments.quiet:
+        print(line, flush=True)
