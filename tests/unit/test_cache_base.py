@@ -14,6 +14,7 @@ from videosys.cache import (
     Cache,
     IntervalConfig,
     NoCacheConfig,
+    PABConfig,
     RecordedCache,
     ResidualCache,
     ScheduleConfig,
@@ -107,7 +108,13 @@ def test_the_branches_of_a_layer_are_computed():
     assert NO_CACHE.layer("spatial", 3)("mlp", lambda: result) is result
 
 
-EXAMPLES = [NoCacheConfig(), TeaCacheConfig(), IntervalConfig(), ScheduleConfig(computed=(0, 2))]
+EXAMPLES = [
+    NoCacheConfig(),
+    TeaCacheConfig(),
+    IntervalConfig(),
+    ScheduleConfig(computed=(0, 2)),
+    PABConfig(),
+]
 
 
 def test_every_cache_has_an_example_here():

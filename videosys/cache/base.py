@@ -21,8 +21,9 @@ class StepRecord:
 
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
     compared with the threshold. All three are None where nothing was compared: in the first and last step,
-    and without a cache. bytes_held: what the cache of this rank kept when the step began; no part of the
-    decision, and so of no comparison.
+    and without a cache. reused: branches of blocks that used what they had given before (PAB).
+    bytes_held: what the cache of this rank kept when the step began; no part of the decision, and so of no
+    comparison.
     """
 
     step: int
@@ -31,6 +32,7 @@ class StepRecord:
     rescaled: float | None
     accumulated: float | None
     computed: bool
+    reused: int = 0
     bytes_held: int = field(default=0, compare=False)
 
 
@@ -98,7 +100,9 @@ class RecordedCache(Cache):
         accumulated: float | None = None,
     ) -> None:
         held = sum(tensor.nbytes for tensor in self.held())
-        record = StepRecord(self.step, self.timestep, distance, rescaled, accumulated, computed, held)
+        record = StepRecord(
+            self.step, self.timestep, distance, rescaled, accumulated, computed, bytes_held=held
+        )
         self._records.append(record)
 
     def held(self) -> Iterable[torch.Tensor]:

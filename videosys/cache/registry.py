@@ -9,6 +9,7 @@ from types import MappingProxyType
 from videosys.cache.base import Cache, GatherRows, RecordedCache
 from videosys.cache.goal import Goal
 from videosys.cache.interval import FixedCache, IntervalConfig
+from videosys.cache.pab import PAB, PABConfig
 from videosys.cache.schedule import ScheduleConfig, schedule_cache
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 from videosys.utils.typed import check_types
@@ -30,7 +31,7 @@ class BestConfig(Goal):
             raise ValueError("cache best needs a goal: give cache.speedup, cache.min_psnr or both")
 
 
-CacheConfig = NoCacheConfig | TeaCacheConfig | IntervalConfig | ScheduleConfig | BestConfig
+CacheConfig = NoCacheConfig | TeaCacheConfig | IntervalConfig | ScheduleConfig | PABConfig | BestConfig
 
 CACHES = MappingProxyType(
     {
@@ -38,6 +39,7 @@ CACHES = MappingProxyType(
         "teacache": TeaCacheConfig,
         "interval": IntervalConfig,
         "schedule": ScheduleConfig,
+        "pab": PABConfig,
         "best": BestConfig,
     }
 )
@@ -50,6 +52,7 @@ _BUILDERS: MappingProxyType[type, Callable[..., Cache]] = MappingProxyType(
             config.computed_steps(len(times)), times, config.forecast
         ),
         ScheduleConfig: lambda config, times, gather_rows, request_id: schedule_cache(config, times),
+        PABConfig: lambda config, times, gather_rows, request_id: PAB(config, times),
     }
 )
 

@@ -38,7 +38,7 @@ class ScheduleConfig(Goal):
         check_steps("cache.computed", self.computed or ())
 
     def for_run(self, run: Scope) -> ScheduleConfig:
-        """The same without a file: with what is in it. ValueError where its steps are not those of the run."""
+        """The same with what is in its file. ValueError where its steps are not those of the run."""
         if self.file is not None:
             content = read_json(ScheduleFile, self.file)
             content.check(run, self.file)

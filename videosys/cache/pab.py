@@ -1,0 +1,162 @@
+"""Pyramid Attention Broadcast (arXiv 2408.12588): branches of blocks use again what they gave before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from videosys.cache.base import Branch, Compute, RecordedCache, StepRecord
+from videosys.cache.goal import Goal
+from videosys.utils.typed import check_types
+
+Keys = tuple[tuple[float, int, tuple[int, ...]], ...]
+FIRST_TIMESTEP = 1000
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """One kind of attention: inside the window (both ends excluded) it computes at the steps that are whole
+    multiples of `range`, and broadcasts what it gave to the steps between.
+    """
+
+    range: int
+    window: tuple[float, float] = (0.15, 0.85)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.range < 1:
+            raise ValueError(f"range is {self.range}; it must be 1 or more")
+        if not self.window[0] < self.window[1]:
+            raise ValueError(f"window is {list(self.window)}; it must be [low, high]")
+
+
+@dataclass(frozen=True)
+class PABConfig(Goal):
+    """What is broadcast; null computes. The defaults are the paper's, for any model: the attentions of the
+    middle 70 % of all steps, every second (spatial, joint), fourth (temporal) and sixth (cross) computed.
+
+    spatial, temporal, joint: self-attention of the blocks within and over frames, or of both at once.
+    cross: attention to the text, in all blocks.
+    mlp_spatial, mlp_temporal, mlp_joint: a list of [place, count, blocks]: at the step nearest to the place
+        these blocks compute their MLP, and use it again in the `count` steps that follow. A place within
+        the steps of an earlier one is passed over, so that a list means something for few steps too.
+    unit: of windows and places: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is the
+        first, 1 the last).
+    """
+
+    spatial: Broadcast | None = Broadcast(2)
+    temporal: Broadcast | None = Broadcast(4)
+    joint: Broadcast | None = Broadcast(2)
+    cross: Broadcast | None = Broadcast(6)
+    mlp_spatial: Keys = ()
+    mlp_temporal: Keys = ()
+    mlp_joint: Keys = ()
+    unit: Literal["timestep", "fraction"] = "fraction"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.check_goal()
+        for name in ("mlp_spatial", "mlp_temporal", "mlp_joint"):
+            for place, count, blocks in getattr(self, name):
+                if count < 1 or not blocks or min(blocks) < 0:
+                    raise ValueError(
+                        f"cache.{name} holds [{place:g}, {count}, {list(blocks)}]; it must be [place, count "
+                        "of 1 or more, block numbers of 0 or more]"
+                    )
+
+    def attention(self, stack: str, kind: str) -> Broadcast | None:
+        """The rule of an attention branch: its own for cross-attention, else that of its stack."""
+        return getattr(self, "cross" if kind == "cross" else stack, None)
+
+    def mlp(self, stack: str) -> Keys:
+        return getattr(self, f"mlp_{stack}", ())
+
+
+class PAB(RecordedCache):
+    """Runs all blocks in every step, and in them only the branches that are due.
+
+    Which ones depends on the step and on nothing measured, so all ranks do alike. A branch's result is kept
+    only as long as a step is ahead that uses it. The first and the last step compute all.
+    """
+
+    def __init__(self, config: PABConfig, times: Sequence[float]):
+        super().__init__()
+        self.config, self.places = config, places(times, config.unit)
+        self.kept: dict[tuple[str, int, str], torch.Tensor] = {}
+        self.reused: Counter[int] = Counter()
+        self._reuse: dict[tuple[str, int, str], frozenset[int]] = {}
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        return [replace(record, reused=self.reused[record.step]) for record in super().steps]
+
+    def held(self) -> Iterable[torch.Tensor]:
+        return self.kept.values()
+
+    def layer(self, stack: str, index: int) -> Branch:
+        def branch(kind: str, compute: Compute) -> torch.Tensor:
+            return self._branch((stack, index, kind), compute)
+
+        return branch
+
+    def _branch(self, key: tuple[str, int, str], compute: Compute) -> torch.Tensor:
+        if key not in self._reuse:
+            self._reuse[key] = reuse_steps(self.config, self.places, *key)
+        reuse = self._reuse[key]
+        if self.step in reuse:
+            self.reused[self.step] += 1
+            result = self.kept.pop(key)
+        else:
+            result = compute()
+        if self.step + 1 in reuse:
+            self.kept[key] = result
+        return result
+
+
+def places(times: Sequence[float], unit: str) -> list[float]:
+    """Where each step lies: its timestep, whether the sampler's time runs from 1 or from 1000; or its share
+    of the way.
+    """
+    last = max(len(times) - 1, 1)
+    if unit == "fraction":
+        return [step / last for step in range(len(times))]
+    scale = FIRST_TIMESTEP if max(times) <= 1 else 1
+    return [round(time * scale, 3) for time in times]  # float32 times may lie a little beside a whole number
+
+
+def reuse_steps(
+    config: PABConfig, places: Sequence[float], stack: str, block: int, kind: str
+) -> frozenset[int]:
+    """The steps in which a branch takes what it gave before."""
+    if kind == "mlp":
+        steps = mlp_steps(config.mlp(stack), places, block)
+    else:
+        rule = config.attention(stack, kind)
+        steps = set() if rule is None else attention_steps(rule, places, config.unit)
+    return frozenset(steps & {*range(1, len(places) - 1)})
+
+
+def attention_steps(rule: Broadcast, places: Sequence[float], unit: str) -> set[int]:
+    """The published rule: by the number of the step, and by its timestep rounded down."""
+    low, high = rule.window
+    rounded = [float(int(place)) if unit == "timestep" else place for place in places]
+    return {step for step, place in enumerate(rounded) if step % rule.range and low < place < high}
+
+
+def mlp_steps(keys: Keys, places: Sequence[float], block: int) -> set[int]:
+    """The steps after each key of this block, as far as no key before has them already."""
+    starts = sorted((nearest(place, places), count) for place, count, blocks in keys if block in blocks)
+    steps: set[int] = set()
+    for start, count in starts:
+        if start not in steps:
+            steps.update(range(start + 1, start + 1 + count))
+    return steps
+
+
+def nearest(place: float, places: Sequence[float]) -> int:
+    """The number of the step nearest to a place, the earlier of two."""
+    return min(range(len(places)), key=lambda step: (abs(places[step] - place), step))
