@@ -20,7 +20,7 @@ from tests.tiny_checkpoint import MODEL, build_vae, places
 from videosys import OpenSoraConfig, TeaCacheConfig, load_config, read_video
 from videosys.models.opensora import STDiT3, STDiT3Config
 from videosys.pipelines.offload import Component
-from videosys.pipelines.opensora_config import COEFFICIENTS
+from videosys.pipelines.opensora_config import COEFFICIENTS, OPENSORA_CACHES
 from videosys.utils.checkpoint import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +60,8 @@ def test_the_configs_are_the_ones_that_are_described():
         "base.yaml",
         "teacache_slow.yaml",
         "teacache_fast.yaml",
+        "pab_slow.yaml",
+        "pab_fast.yaml",
         "tiny.yaml",
         "custom.py",
     }
@@ -83,6 +85,8 @@ def test_every_config_makes_a_video(path, settings, tmp_path, capsys):
         ("base.yaml", None),
         ("teacache_slow.yaml", TeaCacheConfig(0.1, COEFFICIENTS)),
         ("teacache_fast.yaml", TeaCacheConfig(0.2, COEFFICIENTS)),
+        ("pab_slow.yaml", OPENSORA_CACHES["pab"]),
+        ("pab_fast.yaml", OPENSORA_CACHES["pab_fast"]),
     ],
 )
 def test_the_published_configs_are_the_defaults(name, cache):

@@ -16,7 +16,7 @@ from videosys import (
     load_config,
     read_video,
 )
-from videosys.pipelines import latte
+from videosys.pipelines import latte, open_sora_plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {
@@ -38,9 +38,16 @@ PUBLISHED = {
     "latte/base": LatteConfig(),
     "latte/teacache_slow": LatteConfig(cache=TeaCacheConfig(0.1, latte.COEFFICIENTS)),
     "latte/teacache_fast": LatteConfig(cache=TeaCacheConfig(0.2, latte.COEFFICIENTS)),
+    "latte/pab_slow": LatteConfig(cache=latte.LATTE_CACHES["pab"]),
+    "latte/pab_fast": LatteConfig(cache=latte.LATTE_CACHES["pab_fast"]),
     "open_sora_plan/base": OpenSoraPlanConfig(**V110),
     "open_sora_plan/teacache_slow": OpenSoraPlanConfig(**V110, cache=SLOW),
     "open_sora_plan/teacache_fast": OpenSoraPlanConfig(**V110, cache=FAST),
+    "open_sora_plan/pab_slow": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PLAN_CACHES["pab"]),
+    "open_sora_plan/pab_fast": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PLAN_CACHES["pab_fast"]),
+    "open_sora_plan/v120_pab": OpenSoraPlanConfig(
+        transformer_type="93x480p", cache=open_sora_plan.PLAN_CACHES["pab"]
+    ),
     "open_sora_plan/v110_221x512x512": OpenSoraPlanConfig(version="v110", transformer_type="221x512x512"),
     **{
         f"open_sora_plan/v120_{name}": OpenSoraPlanConfig(transformer_type=name)

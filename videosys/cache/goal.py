@@ -25,8 +25,10 @@ class Goal:
     def has_goal(self) -> bool:
         return self.speedup is not None or self.min_psnr is not None
 
-    def check_goal(self) -> None:
-        """ValueError for a goal that means nothing, or that stands beside settings it would replace."""
+    def check_goal(self, replaces_fields: bool = False) -> None:
+        """ValueError for a goal that means nothing, or that stands beside settings it would replace (unless
+        that is meant).
+        """
         if self.speedup is not None and not self.speedup >= 1:
             raise ValueError(f"cache.speedup is {self.speedup}; it must be 1 or more")
         if self.min_psnr is not None and not self.min_psnr > 0:
@@ -34,7 +36,7 @@ class Goal:
         names = [field.name for field in dataclasses.fields(Goal)]
         own = [field for field in dataclasses.fields(self) if field.name not in names]
         changed = [field.name for field in own if getattr(self, field.name) != _default(field)]
-        if self.has_goal and changed:
+        if self.has_goal and changed and not replaces_fields:
             raise ValueError(
                 f"cache.{changed[0]} is given, and so is a goal (speedup, min_psnr): the calibration file "
                 "says the settings then; leave one of the two out"

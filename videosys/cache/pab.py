@@ -59,7 +59,7 @@ class PABConfig(Goal):
 
     def __post_init__(self) -> None:
         check_types(self)
-        self.check_goal()
+        self.check_goal(replaces_fields=True)  # a model's own settings are those of its preset
         for name in ("mlp_spatial", "mlp_temporal", "mlp_joint"):
             for place, count, blocks in getattr(self, name):
                 if count < 1 or not blocks or min(blocks) < 0:
@@ -67,6 +67,14 @@ class PABConfig(Goal):
                         f"cache.{name} holds [{place:g}, {count}, {list(blocks)}]; it must be [place, count "
                         "of 1 or more, block numbers of 0 or more]"
                     )
+
+    @classmethod
+    def pyramid(cls, ranges: tuple[int, int, int], window: tuple[float, float], mlp: Keys = ()) -> PABConfig:
+        """The settings that have one window of timesteps for all attentions; ranges: spatial and joint,
+        temporal, cross.
+        """
+        spatial, temporal, cross = (Broadcast(each, window) for each in ranges)
+        return cls(spatial, temporal, spatial, cross, mlp_spatial=mlp, mlp_temporal=mlp, unit="timestep")
 
     def attention(self, stack: str, kind: str) -> Broadcast | None:
         """The rule of an attention branch: its own for cross-attention, else that of its stack."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
 from videosys.models.latte import LatteCondition, LatteT2V, LatteT2VConfig
 from videosys.pipelines import base
 from videosys.pipelines.generation import Loader, Pipeline
@@ -21,11 +21,17 @@ __all__ = ["LatteConfig", "LattePipeline"]
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (-2.46434137e03, 3.08044764e02, 8.07447667e01, -4.11385132e00, 1.11001402e-01)
+# Published with PAB for 50 steps: which blocks reuse their MLP for two steps.
+PAB_WINDOW = (100.0, 800.0)
+PAB_MLP = tuple((place, 2, (0, 1, 2, 3, 4)) for place in (720.0, 640.0, 560.0, 480.0, 400.0))
 LATTE_CACHES = MappingProxyType(
     {
         **CACHES,
         "teacache_slow": TeaCacheConfig(threshold=0.1, coefficients=COEFFICIENTS),
         "teacache_fast": TeaCacheConfig(threshold=0.2, coefficients=COEFFICIENTS),
+        "pab": PABConfig.pyramid((2, 3, 6), PAB_WINDOW, PAB_MLP),
+        "pab_slow": PABConfig.pyramid((2, 3, 6), PAB_WINDOW, PAB_MLP),
+        "pab_fast": PABConfig.pyramid((4, 6, 9), PAB_WINDOW, PAB_MLP),
     }
 )
 REPOSITORY = "maxin-cn/Latte-1"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from videosys.autoencoders.tiling import Tiling, tiling_preset
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
 from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.pipelines import base
@@ -93,6 +93,9 @@ RELEASES: Mapping[Version, Release] = MappingProxyType(
     }
 )
 NAIVE = (1.0, 0.0)
+# Published with PAB; v1.2.0 has joint blocks only, and reuses no MLP. The places are for 150 steps.
+PAB_WINDOW = (100.0, 850.0)
+PAB_MLP = tuple((738.0 - 24 * i, 2, (0, 1, 2, 3, 4, 5, 6)) for i in range(14))
 PLAN_CACHES = MappingProxyType(
     {
         **CACHES,
@@ -100,6 +103,9 @@ PLAN_CACHES = MappingProxyType(
         "teacache_slow": TeaCacheConfig(threshold=0.1),
         "teacache_fast": TeaCacheConfig(threshold=0.2),
         "teacache_naive": TeaCacheConfig(threshold=0.1, coefficients=NAIVE),
+        "pab": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
+        "pab_slow": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
+        "pab_fast": PABConfig.pyramid((5, 7, 9), PAB_WINDOW, PAB_MLP),
     }
 )
 WEIGHTS = (*PATTERNS, "*.bin", "*.ckpt")  # the autoencoder of v1.2.0 is a .ckpt file

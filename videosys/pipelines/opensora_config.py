@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig, TeaCacheConfig
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
 from videosys.pipelines import base
 from videosys.pipelines.opensora_conditioning import (
     CHUNK_LATENTS,
@@ -18,11 +18,17 @@ from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
+# Published with PAB for 480p, 51 frames and 30 steps: which blocks reuse their MLP for two steps.
+PAB_WINDOW = (450.0, 930.0)
+PAB_MLP = tuple((place, 2, (0, 1, 2, 3, 4)) for place in (864.0, 788.0, 676.0))
 OPENSORA_CACHES = MappingProxyType(
     {
         **CACHES,
         "teacache_slow": TeaCacheConfig(threshold=0.1, coefficients=COEFFICIENTS),
         "teacache_fast": TeaCacheConfig(threshold=0.2, coefficients=COEFFICIENTS),
+        "pab": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
+        "pab_slow": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
+        "pab_fast": PABConfig.pyramid((5, 7, 9), PAB_WINDOW, PAB_MLP),
     }
 )
 LEAST_SIDE = 16  # pixels: one patch of latents
