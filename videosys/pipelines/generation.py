@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -68,6 +68,19 @@ class Loader:
         return Component(load, self.device, self.config.offload, folder)
 
 
+@dataclass(frozen=True)
+class Denoising(Generic[M]):
+    """What the loop needs for one micro-batch besides a cache. A sampler serves once, and so does this.
+
+    prepare: makes the condition of the loaded model.
+    """
+
+    sampler: Any
+    latents: torch.Tensor
+    prepare: Callable[[M], Any]
+    sampling: Sampling
+
+
 class Pipeline(Generic[M]):
     """Text encoder, transformer and autoencoder, loaded when first used."""
 
@@ -120,6 +133,18 @@ class Pipeline(Generic[M]):
         """Frames, rows and columns of the latents."""
         raise NotImplementedError
 
+    def encode_texts(self, prompts: Sequence[str], config: Any, quiet: bool) -> Texts:
+        """All texts that the prompts need, each encoded once."""
+        raise NotImplementedError
+
+    def denoising(self, jobs: Sequence[base.Job], texts: Texts, config: Any) -> Denoising[M]:
+        """What the loop needs for these videos, all noise drawn anew from their seeds."""
+        raise NotImplementedError
+
+    def decode(self, latents: torch.Tensor, config: Any, quiet: bool) -> list[torch.Tensor]:
+        """The videos of latents [B, C, T, H, W], uint8 [T, H, W, 3] each."""
+        raise NotImplementedError
+
     def scope(self, config: Any) -> Scope:
         """What settings of a cache must have been found on to hold for this config."""
         folder = self.transformer.folder
@@ -153,25 +178,16 @@ class Pipeline(Generic[M]):
             }
 
     def denoise(
-        self,
-        scheduler: Any,
-        latents: torch.Tensor,
-        prepare: Callable[[M], Any],
-        sampling: Callable[[Callable[[], Any]], Sampling],
-        cache: CacheConfig,
-        quiet: bool,
+        self, given: Denoising[M], cache: CacheConfig, quiet: bool
     ) -> tuple[torch.Tensor, list[StepRecord]]:
-        """Denoised latents [B, C, T, H, W], and the model evaluations.
-
-        prepare: makes the condition of the loaded model. sampling: makes the choices of the loop, given what
-        to call after each step.
-        """
-        made = start(cache, scheduler.times(), self.parallel.gather_rows, base.checksum(latents))
-        total = len(scheduler.timesteps)
+        """Denoised latents [B, C, T, H, W], and the model evaluations."""
+        sampler, latents = given.sampler, given.latents
+        made = start(cache, sampler.times(), self.parallel.gather_rows, base.checksum(latents))
+        total = len(sampler.timesteps)
         with self.transformer.use() as model, progress(None, "denoise", total=total, quiet=quiet) as bar:
-            condition, choices = prepare(model), sampling(bar.update)
+            condition, sampling = given.prepare(model), replace(given.sampling, progress=bar.update)
             latents = latents.to(self.transformer.device)
-            latents = denoise(model, scheduler, latents, condition, choices, made, self.parallel)
+            latents = denoise(model, sampler, latents, condition, sampling, made, self.parallel)
         if not bool(torch.isfinite(latents).all()):
             raise ValueError(
                 "the latents are not finite: the weights are damaged, or too large for their dtype "

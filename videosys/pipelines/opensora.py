@@ -11,7 +11,7 @@ from videosys.cache import StepRecord
 from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Loader, Pipeline, Texts, output
+from videosys.pipelines.generation import Denoising, Loader, Pipeline, Texts, output
 from videosys.pipelines.opensora_conditioning import (
     Condition,
     Reference,
@@ -75,23 +75,28 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        raw = [text_of_loop(job.prompt, loop) for job in jobs for loop in range(config.loops)]
-        raw = base.check_prompts(raw)
+        base.check_prompts(written(prompts, config))
         self.warn_of_size(config)
         config = self.settled(config)
         given = self.encode_references(config.references, explicit(references), config)
-        texts = self.encode_texts(raw, config, quiet)
+        texts = self.encode_texts(prompts, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
             yield MicroBatch(self, config, batch, texts, quiet).run(*given)
 
-    def encode_texts(self, texts: Sequence[str], config: OpenSoraConfig, quiet: bool) -> Texts:
-        """The embeddings and masks of texts, each encoded once."""
+    def encode_texts(self, prompts: Sequence[str], config: OpenSoraConfig, quiet: bool) -> Texts:
         from videosys.text_encoders.cleaning import prepare_prompt
 
         def prepare(text: str) -> str:
             return prepare_prompt(text, config.aes, config.flow, config.camera_motion)
 
-        return self.encode(texts, prepare, quiet)
+        return self.encode(written(prompts, config), prepare, quiet)
+
+    def denoising(self, jobs: Sequence[base.Job], texts: Texts, config: OpenSoraConfig) -> Denoising[STDiT3]:
+        """What the loop needs for the first clip of these videos, which has no references."""
+        return MicroBatch(self, config, jobs, texts, quiet=True).denoising(0, base.generators(jobs), (), ())
+
+    def decode(self, latents: torch.Tensor, config: OpenSoraConfig, quiet: bool) -> list[torch.Tensor]:
+        return list(MicroBatch(self, config, (), {}, quiet).decode(latents, continues=False)[0])
 
     def sampler(self, config: OpenSoraConfig, sources: Sequence[torch.Generator]) -> RFlowScheduler:
         scheduler = RFlowScheduler()
@@ -143,6 +148,11 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
             apply_mask_strategy(clip, given, [condition], condition.loop, config.align)
 
 
+def written(prompts: Sequence[str], config: OpenSoraConfig) -> list[str]:
+    """What the text encoder reads of the prompts, loop by loop."""
+    return [text_of_loop(prompt, loop) for prompt in prompts for loop in range(config.loops)]
+
+
 def explicit(references: Sequence[Reference] | Reference | None) -> list[Reference]:
     """References as a list: none, one or several may be given."""
     if references is None:
@@ -167,7 +177,8 @@ class MicroBatch:
         clips: list[torch.Tensor] = []
         steps: list[StepRecord] = []
         for loop in range(self.config.loops):
-            latents, records = self.denoise(loop, sources, conditions, given)
+            denoising = self.denoising(loop, sources, conditions, given)
+            latents, records = self.pipeline.denoise(denoising, self.config.cache, self.quiet)
             clip, tail = self.decode(latents, continues=loop + 1 < self.config.loops)
             clips.append(clip)
             steps.extend(records)
@@ -182,26 +193,24 @@ class MicroBatch:
             loop, reference, self.config.condition_frame_length, self.config.condition_frame_edit
         )
 
-    def denoise(
+    def denoising(
         self,
         loop: int,
         sources: Sequence[torch.Generator],
         conditions: Sequence[Condition],
         given: Sequence[torch.Tensor],
-    ) -> tuple[torch.Tensor, list[StepRecord]]:
-        """Latents [B, C, T, H, W] of one loop, and its model evaluations."""
+    ) -> Denoising[STDiT3]:
+        """What the denoise loop needs for one loop of clips."""
         config, pipeline = self.config, self.pipeline
         size = pipeline.latent_size(config)
         noise = base.initial_noise((pipeline.vae_config.latent_channels, *size), sources)
         latents, mask = apply_mask_strategy(noise, given, conditions, loop, config.align)
         frame_mask = mask if any(condition.loop == loop for condition in conditions) else None
-        return pipeline.denoise(
+        return Denoising(
             pipeline.sampler(config, sources),
             latents,
             lambda model: self.prepare(model, loop, size),
-            lambda advance: Sampling(config.guidance_scale, sources, frame_mask, advance),
-            config.cache,
-            self.quiet,
+            Sampling(config.guidance_scale, sources, frame_mask),
         )
 
     def prepare(self, model: STDiT3, loop: int, latent_size: tuple[int, int, int]) -> STDiT3Condition:

@@ -11,7 +11,7 @@ from torch import nn
 
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Pipeline, Texts, output
+from videosys.pipelines.generation import Denoising, Pipeline, Texts, output
 from videosys.utils.progress import progress
 
 M = TypeVar("M", bound=nn.Module)
@@ -105,7 +105,7 @@ class TextToVideoPipeline(Pipeline[M]):
         config = self.settled(config)
         texts = self.encode_texts(prompts, config, quiet)
         for batch in base.batches(jobs, config.batch_size):
-            latents, steps = self.denoise_batch(batch, texts, config, quiet)
+            latents, steps = self.denoise(self.denoising(batch, texts, config), config.cache, quiet)
             yield output(self.decode(latents, config, quiet), batch, steps, config.fps)
 
     def encode_texts(self, prompts: Sequence[str], config: TextToVideoConfig, quiet: bool) -> Texts:
@@ -119,23 +119,18 @@ class TextToVideoPipeline(Pipeline[M]):
         written += [config.negative] if config.is_guided else []
         return self.encode(written, prepare, quiet, padded=config.reads_padding)
 
-    def denoise_batch(
-        self, jobs: Sequence[base.Job], texts: Texts, config: Any, quiet: bool
-    ) -> tuple[torch.Tensor, list[base.StepRecord]]:
-        """Latents [B, C, T, H, W] of a micro-batch, and its model evaluations."""
+    def denoising(self, jobs: Sequence[base.Job], texts: Texts, config: Any) -> Denoising[M]:
         sources = base.generators(jobs)
         sampler = self.sampler(config, sources)
         size = self.latent_size(config)
         noise = base.initial_noise((self.latent_channels, *size), sources)
         prompts = [texts[config.positive(job.prompt)] for job in jobs]
         encoded = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
-        return self.denoise(
+        return Denoising(
             sampler,
             noise * sampler.init_noise_sigma,
             lambda model: self.prepare(model, encoded, size, config),
-            lambda advance: Sampling(config.guidance_scale, sources, progress=advance),
-            config.cache,
-            quiet,
+            Sampling(config.guidance_scale, sources),
         )
 
     def decode(self, latents: torch.Tensor, config: Any, quiet: bool) -> list[torch.Tensor]:
