@@ -67,7 +67,9 @@ class CausalVAEConfig:
     decoder_mid_resnet: str = "ResnetBlock3D"
     use_quant_layer: bool = True
     scaling_factor: float = 0.18215  # latents of the transformer are those of the VAE times this
-    norm_num_groups: int = layers.NORM_GROUPS  # fewer for narrow models: a group of one channel keeps no colour
+    norm_num_groups: int = (
+        layers.NORM_GROUPS
+    )  # fewer for narrow models: a group of one channel keeps no colour
 
     def __post_init__(self) -> None:
         if self.attn_resolutions or not self.double_z or self.q_conv != "CausalConv3d":
@@ -312,7 +314,7 @@ class CausalVAE(nn.Module):
         self.latent_size(*frames.shape[2:])
         x = frames.to(self.dtype)
         if self.tiling is not None and self.tiling.sample_tiles.are_needed(x):
-            return posterior(self.tiling.sample_tiles.run(x, self.moments))
+            return posterior(self.tiling.sample_tiles.run(x, self.moments, parallel=self.parallel))
         return posterior(self.moments(x))
 
     def moments(self, x: Tensor) -> Tensor:
@@ -328,7 +330,8 @@ class CausalVAE(nn.Module):
         self.check_latents(latents, num_frames)
         latents = latents.to(self.dtype)
         if self.tiling is not None and self.tiling.latent_tiles.are_needed(latents):
-            return self.tiling.latent_tiles.run(latents, self.frames, progress)[:, :, :num_frames]
+            frames = self.tiling.latent_tiles.run(latents, self.frames, progress, self.parallel)
+            return frames[:, :, :num_frames]
         frames = self.frames(latents)[:, :, :num_frames]
         if progress is not None:
             progress(num_frames)

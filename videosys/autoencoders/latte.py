@@ -135,20 +135,16 @@ class LatteVAE(nn.Module):
             )
         latents = latents.to(self.dtype) / self.config.scaling_factor
         size = self.config.decode_chunk_size if self.config.is_temporal else 1
-        videos = []
-        for video in latents.transpose(1, 2):
-            frames = [self._decode_chunk(chunk, progress) for chunk in video.split(size)]
-            videos.append(torch.cat(frames).transpose(0, 1))
-        return torch.stack(videos)
+        chunks = [chunk for video in latents.transpose(1, 2) for chunk in video.split(size)]
+        frames = self.parallel.map(
+            self._decode_chunk, chunks, progress and (lambda number: progress(len(chunks[number])))
+        )
+        return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(latents))
 
-    def _decode_chunk(self, latents: Tensor, progress: Progress | None) -> Tensor:
+    def _decode_chunk(self, latents: Tensor) -> Tensor:
         """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w] that are decoded together."""
         latents = self.post_quant_conv(latents)
         if self.config.is_temporal:
             is_image = torch.zeros(1, len(latents), dtype=latents.dtype, device=latents.device)
-            frames = self.decoder(latents, image_only_indicator=is_image, num_frames=len(latents))
-        else:
-            frames = self.decoder(latents)
-        if progress is not None:
-            progress(len(latents))
-        return frames
+            return self.decoder(latents, image_only_indicator=is_image, num_frames=len(latents))
+        return self.decoder(latents)

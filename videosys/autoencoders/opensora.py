@@ -147,8 +147,8 @@ class OpenSoraVAE(nn.Module):
             raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
         self.latent_size(*frames.shape[2:])
         x = self.encode_frames(frames.to(self.dtype), generator)
-        chunks = x.split(self.config.micro_frame_size, dim=2)
-        latents = torch.cat([self.encode_chunk(chunk, generator) for chunk in chunks], dim=2)
+        chunks = self.parallel.map(self.temporal.encode, x.split(self.config.micro_frame_size, dim=2))
+        latents = torch.cat([draw(moments, generator) for moments in chunks], dim=2)
         return (latents - self.shift) / self.scale
 
     def encode_frames(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -160,10 +160,9 @@ class OpenSoraVAE(nn.Module):
     def spatial_moments(self, frames: Tensor) -> Tensor:
         """Moments [N, 8, h, w] of frames [N, 3, H, W], a micro batch at a time."""
         batches = frames.split(self.config.micro_batch_size)
-        return torch.cat([self.spatial.encode(batch).latent_dist.parameters for batch in batches])
-
-    def encode_chunk(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        return draw(self.temporal.encode(x), generator)
+        return torch.cat(
+            list(self.parallel.map(lambda batch: self.spatial.encode(batch).latent_dist.parameters, batches))
+        )
 
     def decode(self, latents: Tensor, num_frames: int, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, num_frames, 8 h, 8 w], about in [-1, 1] (not clamped).
@@ -174,10 +173,11 @@ class OpenSoraVAE(nn.Module):
         self.check_latents(latents, num_frames)
         latents = (latents * self.scale + self.shift).to(self.dtype)
         whole = self.config.micro_frame_size
-        chunks = latents.split(self.config.latent_frames(whole), dim=2)
-        x = [
-            self.temporal.decode(chunk, min(whole, num_frames - i * whole)) for i, chunk in enumerate(chunks)
-        ]
+        chunks = self.parallel.map(
+            self.temporal.decode_all, latents.split(self.config.latent_frames(whole), dim=2)
+        )
+        # The first of the frames that a chunk decodes to stand for the padding of its front.
+        x = [chunk[:, :, -min(whole, num_frames - i * whole) :] for i, chunk in enumerate(chunks)]
         return self.decode_frames(torch.cat(x, dim=2), progress)
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
@@ -193,12 +193,13 @@ class OpenSoraVAE(nn.Module):
     def decode_frames(self, x: Tensor, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, T, H, W] of scaled spatial latents [B, 4, T, h, w], a micro batch at a time."""
         folded = rearrange(x, "b c t h w -> (b t) c h w") / self.config.scaling_factor
-        frames = []
-        for batch in folded.split(self.config.micro_batch_size):
-            frames.append(self.spatial.decode(batch).sample)
-            if progress is not None:
-                progress(len(batch))
-        return rearrange(torch.cat(frames), "(b t) c h w -> b c t h w", b=len(x))
+        batches = folded.split(self.config.micro_batch_size)
+        frames = self.parallel.map(
+            lambda batch: self.spatial.decode(batch).sample,
+            batches,
+            progress and (lambda number: progress(len(batches[number]))),
+        )
+        return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(x))
 
 
 def draw(moments: Tensor, generator: torch.Generator | None) -> Tensor:

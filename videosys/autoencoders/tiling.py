@@ -5,7 +5,7 @@ The arithmetic is that of the public code, borders and all, because it decides w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
 
 Run = Callable[[Tensor], Tensor]
@@ -77,37 +78,45 @@ class Tiles:
         frames, rows, columns = x.shape[2:]
         return rows > self.size or columns > self.size or frames > self.size_t
 
-    def run(self, x: Tensor, run: Run, progress: Progress | None = None) -> Tensor:
-        """`run` on chunks of time and tiles of space, put together.
+    def run(
+        self, x: Tensor, run: Run, progress: Progress | None = None, parallel: Parallel = Parallel()
+    ) -> Tensor:
+        """`run` on chunks of time and tiles of space, put together; the devices share the tiles.
 
         Every chunk but the first drops the first of its frames, which the chunk before has made.
         `progress` is called with the frames that a chunk has made.
         """
-        chunks = []
-        for first, end in time_chunks(x.shape[2], self.size_t):
-            made = self.run_tiles(x[:, :, first:end], run)
-            chunks.append(made[:, :, 1:] if first else made)
+        cut = [self.cut(x[:, :, first:end]) for first, end in time_chunks(x.shape[2], self.size_t)]
+        made = parallel.map(run, [tile for rows in cut for row in rows for tile in row])
+        chunks: list[Tensor] = []
+        for rows in cut:
+            chunk = self.blend([next(made) for _ in row] for row in rows)
+            chunks.append(chunk[:, :, 1:] if chunks else chunk)
             if progress is not None:
                 progress(chunks[-1].shape[2])
         return torch.cat(chunks, dim=2)
 
-    def run_tiles(self, x: Tensor, run: Run) -> Tensor:
-        """`run` on the tiles of one chunk. A tile fades in over its neighbours above and at its left, which
+    def cut(self, x: Tensor) -> list[list[Tensor]]:
+        """Tiles of one chunk, row by row."""
+        tops, lefts = (range(0, n, self.step) for n in x.shape[3:])
+        return [[x[..., top : top + self.size, left : left + self.size] for left in lefts] for top in tops]
+
+    def blend(self, rows: Iterable[Sequence[Tensor]]) -> Tensor:
+        """One chunk of its finished tiles. A tile fades in over its neighbours above and at its left, which
         themselves have been faded in by then.
         """
-        blend = int(self.out_size * self.overlap)
-        keep = self.out_size - blend
+        lines = int(self.out_size * self.overlap)
+        keep = self.out_size - lines
         above: list[Tensor] = []
-        rows = []
-        for top in range(0, x.shape[3], self.step):
+        made = []
+        for tiles in rows:
             row: list[Tensor] = []
-            for column, left in enumerate(range(0, x.shape[4], self.step)):
-                tile = run(x[:, :, :, top : top + self.size, left : left + self.size])
-                tile = fade_in(tile, above[column], 3, blend) if above else tile
-                row.append(fade_in(tile, row[-1], 4, blend) if row else tile)
-            rows.append(torch.cat([tile[..., :keep, :keep] for tile in row], dim=4))
+            for column, tile in enumerate(tiles):
+                tile = fade_in(tile, above[column], 3, lines) if above else tile
+                row.append(fade_in(tile, row[-1], 4, lines) if row else tile)
+            made.append(torch.cat([tile[..., :keep, :keep] for tile in row], dim=4))
             above = row
-        return torch.cat(rows, dim=3)
+        return torch.cat(made, dim=3)
 
 
 PRESETS = MappingProxyType(

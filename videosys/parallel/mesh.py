@@ -5,7 +5,7 @@ Devices form a mesh dp x cfg x sp, sp innermost. The cfg x sp devices that share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -128,24 +128,30 @@ class Parallel:
         run: Callable[[Tensor], Tensor],
         items: Sequence[Tensor],
         finished: Callable[[int], object] | None = None,
-    ) -> list[Tensor]:
-        """`run` of each item, in their order, spread over the ranks of the replica.
+    ) -> Iterator[Tensor]:
+        """`run` of each item, in order; the ranks of the replica share the items and exchange the results.
 
-        Results have the dtype of the items. `finished` is called with the number of an item that is done.
+        Results have the dtype of the items. `finished` is called with the number of each item that is done.
+        On one device an item is computed when its result is asked for; otherwise every rank must ask.
         """
-        size, first = self.replica.size, self.replica.rank
-        made = []
-        for number in range(first, len(items), size):
-            made.append(run(items[number]))
-            if finished is not None:
-                finished(number)
+        done = finished or (lambda number: None)
         if self.replica.peers is None:
-            return made
-        results = ops.exchange(made, len(items), items[0], self.replica.peers)
-        for number in range(len(items)):
-            if finished is not None and number % size != first:
-                finished(number)
-        return results
+            for number, item in enumerate(items):
+                made = run(item)
+                done(number)
+                yield made
+            return
+        owners = ops.balanced([item.numel() for item in items], self.replica.size)
+        own = []
+        for number, item in enumerate(items):
+            if owners[number] == self.replica.rank:
+                own.append(run(item))
+                done(number)
+        results = ops.exchange(own, owners, items[0], self.replica.peers)
+        for number, result in enumerate(results):
+            if owners[number] != self.replica.rank:
+                done(number)
+            yield result
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
         """Every dp-th item, those of this replica: its k-th is number k * dp_size + dp_rank of all."""

@@ -87,22 +87,37 @@ def _received_shapes(
     return [torch.Size([*shape[:gather], size, *shape[gather + 1 :]]) for size in sizes]
 
 
-def exchange(made: Sequence[Tensor], count: int, like: Tensor, group: dist.ProcessGroup) -> list[Tensor]:
-    """`count` tensors of any shapes, of which rank r made number r, r + ranks, ... and brings them as `made`.
+def balanced(costs: Sequence[int], count: int) -> list[int]:
+    """The rank that takes each item: the costliest first, each to the rank with the least work so far."""
+    owners, work = [0] * len(costs), [0] * count
+    for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
+        rank = work.index(min(work))
+        owners[number] = rank
+        work[rank] += costs[number]
+    return owners
+
+
+def exchange(
+    made: Sequence[Tensor], owners: Sequence[int], like: Tensor, group: dist.ProcessGroup
+) -> list[Tensor]:
+    """A tensor for each of `owners`, which says what rank has made it; each rank brings its own, in order.
 
     All are of the dtype and on the device of `like`. Their shapes are told first: others cannot know them.
     """
-    ranks = dist.get_world_size(group)
-    shapes = _exchange_shapes(made, -(-count // ranks), like, group)
+    shapes = _exchange_shapes(made, max(map(owners.count, owners)), like, group)
     longest = max(sum(shape.numel() for shape in row) for row in shapes)
-    buffer = like.new_zeros(longest)
-    flat = torch.cat([x.reshape(-1) for x in made]) if made else buffer[:0]
-    buffer[: len(flat)] = flat
-    rows = [
-        part.split([shape.numel() for shape in row] + [longest - sum(shape.numel() for shape in row)])
-        for part, row in zip(all_gather(buffer, group), shapes)
-    ]
-    return [rows[i % ranks][i // ranks].view(shapes[i % ranks][i // ranks]) for i in range(count)]
+    buffer = like.new_empty(longest)
+    if made:
+        mine = packed(made)
+        buffer[: len(mine)] = mine
+    results = [iter(unpacked(part, row)) for part, row in zip(all_gather(buffer, group), shapes)]
+    return [next(results[owner]) for owner in owners]
+
+
+def unpacked(buffer: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
+    """The tensors of these shapes that lie in a flat buffer one after the other."""
+    sizes = [shape.numel() for shape in shapes]
+    return [part.view(shape) for part, shape in zip(buffer[: sum(sizes)].split(sizes), shapes)]
 
 
 def _exchange_shapes(
