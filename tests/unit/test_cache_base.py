@@ -13,6 +13,7 @@ from videosys.cache import (
     BestConfig,
     Cache,
     IntervalConfig,
+    MagCacheConfig,
     NoCacheConfig,
     PABConfig,
     RecordedCache,
@@ -113,6 +114,7 @@ EXAMPLES = [
     TeaCacheConfig(),
     IntervalConfig(),
     ScheduleConfig(computed=(0, 2)),
+    MagCacheConfig(ratios=(1.0,) * 4),
     PABConfig(),
 ]
 

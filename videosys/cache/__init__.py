@@ -6,6 +6,7 @@ from videosys.cache.choice import choose, settle
 from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hold, Linear
 from videosys.cache.goal import Goal
 from videosys.cache.interval import IntervalConfig
+from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import Broadcast, PABConfig
 from videosys.cache.registry import CACHES, BestConfig, CacheConfig, NoCacheConfig, start
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
@@ -29,6 +30,7 @@ __all__ = [
     "Hold",
     "IntervalConfig",
     "Linear",
+    "MagCacheConfig",
     "NoCacheConfig",
     "PABConfig",
     "RecordedCache",

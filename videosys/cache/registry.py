@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from videosys.cache.base import Cache, GatherRows, RecordedCache
 from videosys.cache.goal import Goal
 from videosys.cache.interval import FixedCache, IntervalConfig
+from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import PAB, PABConfig
-from videosys.cache.schedule import ScheduleConfig, schedule_cache
+from videosys.cache.schedule import ScheduleConfig
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 from videosys.utils.typed import check_types
 
@@ -31,7 +33,8 @@ class BestConfig(Goal):
             raise ValueError("cache best needs a goal: give cache.speedup, cache.min_psnr or both")
 
 
-CacheConfig = NoCacheConfig | TeaCacheConfig | IntervalConfig | ScheduleConfig | PABConfig | BestConfig
+FixedConfig = IntervalConfig | ScheduleConfig | MagCacheConfig
+CacheConfig = NoCacheConfig | TeaCacheConfig | FixedConfig | PABConfig | BestConfig
 
 CACHES = MappingProxyType(
     {
@@ -39,20 +42,33 @@ CACHES = MappingProxyType(
         "teacache": TeaCacheConfig,
         "interval": IntervalConfig,
         "schedule": ScheduleConfig,
+        "magcache": MagCacheConfig,
         "pab": PABConfig,
         "best": BestConfig,
     }
 )
 
+
+def _recorded(config: NoCacheConfig, times: Sequence[float], *_: Any) -> Cache:
+    return RecordedCache()
+
+
+def _fixed(config: FixedConfig, times: Sequence[float], *_: Any) -> Cache:
+    return FixedCache(config.computed_steps(len(times)), times, config.forecast)
+
+
+def _pab(config: PABConfig, times: Sequence[float], *_: Any) -> Cache:
+    return PAB(config, times)
+
+
 _BUILDERS: MappingProxyType[type, Callable[..., Cache]] = MappingProxyType(
     {
-        NoCacheConfig: lambda config, times, gather_rows, request_id: RecordedCache(),
+        NoCacheConfig: _recorded,
         TeaCacheConfig: TeaCache,
-        IntervalConfig: lambda config, times, gather_rows, request_id: FixedCache(
-            config.computed_steps(len(times)), times, config.forecast
-        ),
-        ScheduleConfig: lambda config, times, gather_rows, request_id: schedule_cache(config, times),
-        PABConfig: lambda config, times, gather_rows, request_id: PAB(config, times),
+        IntervalConfig: _fixed,
+        ScheduleConfig: _fixed,
+        MagCacheConfig: _fixed,
+        PABConfig: _pab,
     }
 )
 

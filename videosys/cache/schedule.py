@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
 from videosys.cache.goal import Goal
-from videosys.cache.interval import FixedCache
 from videosys.cache.scope import Scope, read_json
 from videosys.utils.typed import check_types
 
@@ -48,6 +47,12 @@ class ScheduleConfig(Goal):
             check_fitted(self.forecast, run.evaluations)
         return self
 
+    def computed_steps(self, count: int) -> frozenset[int]:
+        """The steps that compute out of `count`. ValueError where there are fewer than the schedule needs."""
+        if self.file is not None:
+            raise ValueError(f"{self} has not been read yet; videosys.cache.settle reads it")
+        return frozenset(self.for_run(Scope(evaluations=count)).computed or ())
+
 
 @dataclass(frozen=True)
 class ScheduleFile(Scope):
@@ -77,9 +82,3 @@ def check_fitted(forecast: Fitted, count: int | None) -> None:
             f"forecast.weights_per_step has {len(forecast.weights_per_step)} entries; it must have one for "
             f"each of the {count} steps"
         )
-
-
-def schedule_cache(config: ScheduleConfig, times: Sequence[float]) -> FixedCache:
-    """The cache of one generation. ValueError where the schedule is for more steps than there are."""
-    config = config.for_run(Scope(evaluations=len(times)))
-    return FixedCache(frozenset(config.computed or ()), times, config.forecast)

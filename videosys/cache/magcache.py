@@ -1,0 +1,53 @@
+"""MagCache (arXiv 2506.09045): skip while the residual's size, known beforehand, has changed little."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from videosys.cache.forecast import FORECASTS, HOLD, Forecast
+from videosys.cache.goal import Goal
+from videosys.utils.typed import check_types
+
+
+@dataclass(frozen=True)
+class MagCacheConfig(Goal):
+    """ratios: for each step the mean size of its residual over that of the step before, as a full run gives
+        them (the first entry is not read).
+    threshold: the sum of errors up to which steps are skipped. The error of a skipped step is
+        |1 - the product of the ratios since the last computed step|.
+    max_skips: steps skipped in a row at most. retention: share of the steps, from the first, that compute.
+    forecast: what a skipped step takes for its residual.
+    """
+
+    ratios: tuple[float, ...] = ()
+    threshold: float = 0.06
+    max_skips: int = 3
+    retention: float = 0.2
+    forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        self.check_goal()
+        if not self.has_goal and not self.ratios:
+            raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a full run")
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
+            raise ValueError(f"cache.ratios are {list(self.ratios)}; they must be numbers above 0")
+        if not self.threshold >= 0 or self.max_skips < 1 or not 0 <= self.retention <= 1:
+            raise ValueError(
+                f"cache.threshold is {self.threshold}, max_skips {self.max_skips} and retention "
+                f"{self.retention}; they must be 0 or more, 1 or more, and between 0 and 1"
+            )
+
+    def computed_steps(self, count: int) -> frozenset[int]:
+        """The steps that compute out of `count`. ValueError unless there is a ratio for each."""
+        if len(self.ratios) != count:
+            raise ValueError(f"cache.ratios has {len(self.ratios)} entries; there are {count} steps")
+        computed, product, error, skips = {0, count - 1}, 1.0, 0.0, 0
+        for step in range(max(1, int(count * self.retention)), count):
+            product *= self.ratios[step]
+            error, skips = error + abs(1 - product), skips + 1
+            if error > self.threshold or skips > self.max_skips or step in computed:
+                computed.add(step)
+                product, error, skips = 1.0, 0.0, 0
+        return frozenset(computed) | frozenset(range(int(count * self.retention)))
