@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +17,7 @@ from videosys import (
     check_writable,
     config_to_dict,
     configure_logging,
+    is_main_process,
     load_config,
     reserved_path,
     video_name,
@@ -88,17 +89,22 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; the videos named above are complete", file=sys.stderr)
+        if is_main_process():
+            print("interrupted; the videos named above are complete", file=sys.stderr)
         return 130
 
 
 def run(example: Example, arguments: argparse.Namespace) -> int:
     options, prompts, overrides = split(arguments.settings)
+    # Under torchrun every process runs this script, and the first one speaks and saves.
+    if not is_main_process():
+        options = replace(options, quiet=True, verbose=False)
     configure_logging(quiet=options.quiet, verbose=options.verbose, json_lines=options.json_logs)
     path = arguments.config or default_config(example.folder, options.quiet)
     config = load_config(example.config, path, overrides)
     prompts = prompts or [PROMPTS["tiny" if "bundled:" in str(config.transformer) else "published"]]
-    check_output(options, config, len(prompts) * config.num_videos_per_prompt)
+    if is_main_process():
+        check_output(options, config, len(prompts) * config.num_videos_per_prompt)
     with VideoSysEngine(config, options.quiet) as engine:
         generate(engine, engine.stream(prompts), options)
     return 0
@@ -167,7 +173,7 @@ def generate(engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Opt
     begin = time.perf_counter()
     for output in videos:
         seconds = time.perf_counter() - begin
-        for index in range(len(output.video)):
+        for index in range(len(output.video) if is_main_process() else 0):
             path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
             describe(engine, output, index, path)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
+    from videosys.engine import is_main_process as is_main_process
     from videosys.metrics import load_lpips as load_lpips
     from videosys.metrics import psnr as psnr
     from videosys.metrics import ssim as ssim
@@ -84,6 +85,7 @@ _HOMES = MappingProxyType(
         "check_writable": "videosys.utils.video",
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
+        "is_main_process": "videosys.engine",
         "load_config": "videosys.config",
         "load_lpips": "videosys.metrics",
         "psnr": "videosys.metrics",

@@ -1,5 +1,6 @@
 """The engine: what a program talks to."""
 
 from videosys.engine.engine import VideoSysEngine
+from videosys.engine.torchrun import is_main_process
 
-__all__ = ["VideoSysEngine"]
+__all__ = ["VideoSysEngine", "is_main_process"]

@@ -5,34 +5,40 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import torch
 
+from videosys.engine.build import LOADING_FIELDS, PIPELINES, seeded
+from videosys.engine.pool import Pool
+from videosys.engine.torchrun import Member, is_main_process, world_size
 from videosys.pipelines.base import PipelineConfig, VideoOutput, check_prompts
 from videosys.pipelines.generation import Pipeline
-from videosys.pipelines.latte import LatteConfig, LattePipeline
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, OpenSoraPlanPipeline
-from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
 from videosys.utils.logging import get_logger, log
-from videosys.utils.seed import draw_seed
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
 
-PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(
-    {
-        OpenSoraConfig: OpenSoraPipeline,
-        LatteConfig: LattePipeline,
-        OpenSoraPlanConfig: OpenSoraPlanPipeline,
-    }
-)
-LOADING_FIELDS = frozenset(name for pipeline in PIPELINES.values() for name in pipeline.loading_fields)
-
 _LOG = get_logger("engine")
+
+
+class Runner(Protocol):
+    """Who makes the videos: this process, several that it starts, or it and others that torchrun started."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of this process."""
+
+    def stream(
+        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+    ) -> Iterator[VideoOutput]:
+        """Each micro-batch as soon as it is done, in order; a seed that is not set is drawn."""
+
+    def close(self) -> None:
+        """Frees the weights."""
 
 
 class VideoSysEngine:
@@ -41,15 +47,26 @@ class VideoSysEngine:
     with VideoSysEngine(OpenSoraConfig()) as engine:
         output = engine.generate("a red circle")
         engine.save_video(output.video[0], "circle.mp4")
+
+    With `parallel.num_gpus` above 1 the work is done by as many processes, which the first request starts
+    and `close()` ends. Under torchrun each of its processes is a rank: all must ask for the same, all get
+    the videos, and `save_video` writes in the first only.
     """
 
     def __init__(self, config: PipelineConfig, quiet: bool = False):
-        """ValueError for a config without a pipeline, and for folders that are no checkpoints."""
+        """ValueError for a config without a pipeline, for folders that are no checkpoints, and for more
+        devices than there are.
+        """
         if type(config) not in PIPELINES:
             names = ", ".join(cls.__name__ for cls in PIPELINES)
             raise ValueError(f"config is a {type(config).__name__}; allowed: {names}")
         self.config, self.quiet = config, quiet
-        self.pipeline = PIPELINES[type(config)].from_config(config, quiet)
+        self.runner = runner_of(config, quiet)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The pipeline of this process; it has no weights where other processes do the work."""
+        return self.runner.pipeline
 
     def generate(self, prompt: str | Sequence[str], **request: Any) -> VideoOutput:
         """All videos of one prompt or a list of prompts.
@@ -64,10 +81,10 @@ class VideoSysEngine:
         inputs = {name: request.pop(name) for name in self.pipeline.inputs if name in request}
         config = self.requested(request)
         prompts = check_prompts(prompt)
-        return logged(self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs))
+        return logged(self.runner.stream(prompts, config, inputs))
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
-        """The config with a request's fields, and a seed."""
+        """The config with a request's fields."""
         fields = {field.name: field for field in dataclasses.fields(self.config)}
         allowed = sorted(fields.keys() - LOADING_FIELDS)
         for name in request:
@@ -76,18 +93,22 @@ class VideoSysEngine:
                     f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
                 )
         changes = {name: chosen(fields[name], value) for name, value in request.items()}
-        config = dataclasses.replace(self.config, **changes)
-        return config if config.seed is not None else dataclasses.replace(config, seed=draw_seed())
+        return dataclasses.replace(self.config, **changes)
 
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
     ) -> Path:
-        """The path a video was written to. Options as in `videosys.save_video`; fps is the config's."""
+        """The path a video was written to. Options as in `videosys.save_video`; fps is the config's.
+
+        Under torchrun the first process writes it.
+        """
+        if not is_main_process():
+            return Path(path)
         return save_video(video, path, fps=self.config.fps if fps is None else fps, **options)
 
     def close(self) -> None:
-        """Frees the weights; the next `generate` would load them again."""
-        self.pipeline.close()
+        """Frees the weights and ends other processes; the next `generate` would start and load anew."""
+        self.runner.close()
 
     def __enter__(self) -> VideoSysEngine:
         return self
@@ -96,6 +117,30 @@ class VideoSysEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class Single:
+    """This process alone."""
+
+    def __init__(self, config: PipelineConfig, quiet: bool):
+        self.pipeline, self.quiet = PIPELINES[type(config)].from_config(config, quiet), quiet
+
+    def stream(
+        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+    ) -> Iterator[VideoOutput]:
+        return self.pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
+
+    def close(self) -> None:
+        self.pipeline.close()
+
+
+def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
+    """Who makes the videos of a config here."""
+    if world_size() > 1:
+        return Member(config, quiet)
+    if config.parallel.num_gpus > 1:
+        return Pool(config, quiet)
+    return Single(config, quiet)
 
 
 def chosen(field: dataclasses.Field, value: Any) -> Any:

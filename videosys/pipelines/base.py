@@ -27,6 +27,7 @@ class PipelineConfig:
     revision: of the hub ids. offline: take only what was downloaded before.
     device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
     offload: none keeps all parts in memory, stage only the one at work.
+    parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
 
     The rest can be given anew with each request:
     fps: of the file. num_inference_steps: None for the number published for the model.
@@ -40,6 +41,7 @@ class PipelineConfig:
     dtype: DType = "auto"
     offload: Offload = "none"
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    num_gpus: int | None = None
 
     fps: float = 24.0
     num_inference_steps: int | None = None
@@ -51,6 +53,9 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.num_gpus is not None:
+            object.__setattr__(self, "parallel", with_num_gpus(self.parallel, self.num_gpus))
+            object.__setattr__(self, "num_gpus", None)
         check_seed(self.seed, self.num_videos_per_prompt)
         self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
         if not 0 < self.fps <= 1000:
@@ -160,6 +165,13 @@ def check_seed(seed: int | None, num_videos: int = 1) -> None:
     last = LARGEST_SEED - num_videos + 1
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last):
         raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {last}, or none to draw one")
+
+
+def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
+    """The settings for so many devices; ValueError where they are for another number."""
+    if parallel.num_gpus not in (1, num_gpus):
+        raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
+    return replace(parallel, num_gpus=num_gpus)
 
 
 def resolve_device(device: str) -> torch.device:

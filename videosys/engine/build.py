@@ -1,0 +1,58 @@
+"""The pipeline of each config, on this process's device."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+
+from videosys.parallel import Parallel
+from videosys.pipelines.base import PipelineConfig, resolve_device
+from videosys.pipelines.generation import Pipeline
+from videosys.pipelines.latte import LatteConfig, LattePipeline
+from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, OpenSoraPlanPipeline
+from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
+from videosys.utils.seed import draw_seed
+
+PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(
+    {
+        OpenSoraConfig: OpenSoraPipeline,
+        LatteConfig: LattePipeline,
+        OpenSoraPlanConfig: OpenSoraPlanPipeline,
+    }
+)
+LOADING_FIELDS = frozenset({"num_gpus"}).union(*(pipeline.loading_fields for pipeline in PIPELINES.values()))
+
+
+def rank_device(config: PipelineConfig, rank: int, num_ranks: int) -> torch.device:
+    """The device of process number `rank` on this computer, on which `num_ranks` of them run.
+
+    ValueError where the computer has too few devices, and where the config names a single one.
+    """
+    device = resolve_device(config.device)
+    if device.type == "cpu":
+        return device
+    if device.index is not None and num_ranks > 1:
+        raise ValueError(
+            f"device is {config.device!r}; for {num_ranks} processes it must be auto, cuda or cpu"
+        )
+    if num_ranks > torch.cuda.device_count():
+        raise ValueError(
+            f"parallel.num_gpus is {config.parallel.num_gpus}: {num_ranks} processes run here, "
+            f"and this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return torch.device("cuda", rank)
+
+
+def seeded(config: PipelineConfig) -> PipelineConfig:
+    """The config, with a seed drawn where it has none."""
+    return config if config.seed is not None else dataclasses.replace(config, seed=draw_seed())
+
+
+def build_pipeline(config: PipelineConfig, quiet: bool, device: torch.device) -> Pipeline:
+    """This process's pipeline, whose process group is there."""
+    config = dataclasses.replace(config, device=str(device))
+    parallel = Parallel.from_config(config.parallel, device)
+    return PIPELINES[type(config)].from_config(config, quiet, parallel)  # type: ignore[call-arg]
