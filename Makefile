@@ -13,11 +13,12 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample test lint format clean
+.PHONY: help install dev sample eval-tiny test lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
+	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make lint     ruff, mypy and codespell"
 	@echo "make format   let ruff mend what it can"
 	@echo "make clean    remove $(VENV)"
@@ -40,6 +41,9 @@ $(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
 
 sample: $(VENV)/.installed
 	$(BIN)/python examples/opensora/sample.py $(ARGS)
+
+eval-tiny: $(VENV)/.installed
+	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,21 @@ def make_metrics(
         model = load_lpips(alexnet_weights, device=device)
         made["lpips"] = lambda video, reference: model(video, reference, batch_size)
     return {name: made[name] for name in names}
+
+
+def choose_metrics(
+    names: Sequence[str] | None, device: str, batch_size: int, alexnet_weights: Path | None
+) -> dict[str, Metric]:
+    """The metrics asked for, or all of them but LPIPS where nobody asked for it and it has no weights."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return make_metrics(names or METRICS, device, batch_size, alexnet_weights)
+    except ValueError as error:
+        if names or alexnet_weights:
+            raise
+        print(f"without LPIPS: {error}; give it with --alexnet-weights", file=sys.stderr)
+        return make_metrics(("psnr", "ssim"), device, batch_size)
 
 
 def measure(pairs: Sequence[Pair], metrics: Mapping[str, Metric], quiet: bool = False) -> list[dict]:

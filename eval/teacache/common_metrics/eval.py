@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from toolbox import command, write_json
@@ -61,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')} is {getattr(arguments, name)}; it must be 1 or more"
             )
     pairs = compare.find_pairs(arguments.gt_video_dir, arguments.generated_video_dir)
-    metrics = chosen(arguments)
+    metrics = compare.choose_metrics(
+        arguments.metrics, arguments.device, arguments.batch_size, arguments.alexnet_weights
+    )
     compare.check_sizes(pairs, arguments.quiet)
     rows = compare.measure(pairs, metrics, arguments.quiet)
     made = compare.summary(rows, metrics, arguments.public_batch_size)
@@ -71,22 +71,6 @@ def run(arguments: argparse.Namespace) -> int:
     print(compare.table(made))
     print(output)
     return 0
-
-
-def chosen(arguments: argparse.Namespace) -> dict[str, compare.Metric]:
-    """The metrics asked for, or all of them but LPIPS where nobody asked for it and it has no weights."""
-    names = arguments.metrics or compare.METRICS
-    device = arguments.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    options = (device, arguments.batch_size, arguments.alexnet_weights)
-    try:
-        return compare.make_metrics(names, *options)
-    except ValueError as error:
-        if arguments.metrics or arguments.alexnet_weights:
-            raise
-        print(f"without LPIPS: {error}; give it with --alexnet-weights", file=sys.stderr)
-        return compare.make_metrics([name for name in names if name != "lpips"], *options)
 
 
 def content(arguments: argparse.Namespace, rows: list[dict], made: dict[str, dict]) -> dict:

@@ -25,10 +25,14 @@ def rank_name(rank: int, ranks: int) -> str:
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder by file name; a later line replaces an earlier one."""
-    return {record["file"]: record for path in sorted(folder.glob(PATTERN)) for record in _records(path)}
+    paths = sorted(folder.glob(PATTERN))
+    return {record["file"]: record for path in paths for record in lines(path) if "file" in record}
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one in each line; none where there is no file."""
+    if not path.is_file():
+        return
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         record = _parsed(line)
         if record is not None:
@@ -44,7 +48,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("file"), str) else None
+    return record if isinstance(record, dict) else None
 
 
 def partial(folder: Path, name: str) -> Path:

@@ -22,7 +22,7 @@ import torch
 from toolbox import command
 from tqdm import tqdm
 
-from experiments import manifest, methods, prompts, ranks
+from experiments import counted, manifest, methods, prompts, ranks
 from videosys import VideoSysEngine, check_writable, config_to_dict, configure_logging, load_config
 from videosys.tiny import config as tiny_config
 
@@ -242,6 +242,7 @@ def work(run: Run, todo: Sequence[Job]) -> None:
         for job in bar:
             bar.set_postfix_str(job.method.name)
             make(run, engine, job)
+        counted.note(engine, todo, run.root)
 
 
 def warm_up(engine: VideoSysEngine, prompt: str) -> float:
@@ -252,9 +253,9 @@ def warm_up(engine: VideoSysEngine, prompt: str) -> float:
 
 
 def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
-    begin = time.perf_counter()
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     output = engine.generate(job.prompt, seed=job.seed, **job.method.request)
-    seconds = time.perf_counter() - begin
+    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
     if output is None or (run.ranks.together and not run.ranks.is_first):
         return  # another rank has the video
     folder, video = run.folder(job), output.video[0]
@@ -266,9 +267,11 @@ def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
     frames, height, width, _ = video.shape
     results = {
         "seconds": round(seconds, 4),
+        "cpu_seconds": round(cpu_seconds, 4),  # of this process, whatever else the machine does
         "steps": len(decisions),
         "computed": decisions.count("1"),
         "decisions": decisions,
+        "reused_branches": sum(step.reused for step in output.steps),
         "frames": frames,
         "height": height,
         "width": width,

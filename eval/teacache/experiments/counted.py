@@ -1,0 +1,57 @@
+"""FLOPs of a whole generation, counted while it runs: for caches that skip parts of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from toolbox import read_json, write_json
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+from experiments import manifest, methods
+
+NAME = "flops.json"
+
+
+def read(root: Path) -> dict[str, int]:
+    """FLOPs by method, of those that were counted."""
+    path = root / NAME
+    return read_json(path) if path.is_file() else {}
+
+
+def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
+    """Counts one generation of every method that keeps branches of blocks, and one of the base, and writes
+    them down. The first prompt and seed stand for all: what is computed depends on the step alone.
+    """
+    chosen = {job.method.name: job.method for job in jobs if keeps_branches(root / job.method.name)}
+    known = read(root)
+    missing = {name: method for name, method in chosen.items() if name not in known}
+    if not missing:
+        return
+    base = methods.Method(methods.BASE, {"cache": "none"})
+    for name, method in {methods.BASE: base, **missing}.items():
+        known[name] = generation(engine, jobs[0].prompt, jobs[0].seed, method.request)
+    write_json(root / NAME, known)
+
+
+def keeps_branches(folder: Path) -> bool:
+    return any(record.get("reused_branches") for record in manifest.read(folder).values())
+
+
+def generation(engine: Any, prompt: str, seed: int, request: Mapping[str, Any]) -> int:
+    """FLOPs of all parts: text encoder, transformer and autoencoder."""
+    with FlopCounterMode(display=False, custom_mapping=attention()) as counter:
+        engine.generate(prompt, seed=seed, **request)
+    return int(counter.get_total_flops())
+
+
+def attention() -> dict[Any, Any]:
+    """How to count the CPU's attention, which torch's counter leaves out."""
+
+    def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return sdpa_flop(query, key, value)
+
+    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    return {} if operator is None else {operator: flops}

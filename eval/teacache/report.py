@@ -1,0 +1,61 @@
+"""One page (Markdown and HTML) about all that was made below a folder: python report.py --root samples
+
+The main table of each model, quality against latency, frames side by side, the paper's own numbers beside,
+and what the same shares of computed steps would bring at the published sizes on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from common_metrics import compare
+from reporting import page, results, sections, work
+from toolbox import command, write_text
+
+TITLE = "Quality and speed of caches"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(run, parser(), argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--root", type=Path, required=True, help="what experiments/*.py were given as --output")
+    made.add_argument("--output", type=Path, help="folder of report.md and report.html; ROOT if not given")
+    made.add_argument(
+        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
+    )
+    made.add_argument("--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N")
+    made.add_argument("--gpu", choices=list(work.GPUS), default="H200", help="of the projection")
+    made.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
+    made.add_argument("--command", default="", help="what the page says it was made with")
+    made.add_argument("--quiet", action="store_true", help="no progress bars")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    output = arguments.output or arguments.root
+    folders = results.find_models(arguments.root)
+    metrics = compare.choose_metrics(None, arguments.device, 8, arguments.alexnet_weights)
+    models = [results.load_model(folder, metrics, arguments.quiet) for folder in folders]
+    output.mkdir(parents=True, exist_ok=True)
+    blocks: list[page.Block] = [page.Heading(TITLE, 1), *sections.introduction(models, arguments.command)]
+    for model in models:
+        blocks += sections.model(model, output)
+    if not arguments.no_projection:
+        blocks += sections.projection(models, work.GPUS[arguments.gpu])
+    write_text(output / "report.md", page.to_markdown(blocks))
+    write_text(output / "report.html", page.to_html(blocks, output, TITLE))
+    print(output / "report.md")
+    print(output / "report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

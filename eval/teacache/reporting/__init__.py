@@ -1,0 +1,1 @@
+"""The pieces of the report: results read back, work counted, plots and pages drawn."""

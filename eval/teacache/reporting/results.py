@@ -1,0 +1,187 @@
+"""What a folder of samples holds: for each method its times, steps, work, VBench scores and likeness."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common_metrics import compare
+from experiments import counted, manifest, methods, runner
+from toolbox import read_json, write_json
+
+from reporting import work
+
+METRICS_FOLDER = "metrics"
+YARDSTICKS = (methods.BASE, methods.REFERENCE)  # what videos are compared with
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method of one model. likeness: by yardstick, then metric, the summary of `compare.summary`."""
+
+    name: str
+    records: Mapping[str, Mapping[str, Any]]
+    work: work.Work | None
+    uses_cpu: bool
+    vbench: Mapping[str, float] | None = None
+    likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    saved: int | None = 0  # FLOPs less than the base's, counted in a run, where steps are computed in part
+
+    def mean(self, key: str) -> float:
+        return statistics.fmean(record[key] for record in self.records.values())
+
+    @property
+    def computed(self) -> float:
+        return self.mean("computed")
+
+    @property
+    def evaluations(self) -> float:
+        return self.mean("steps")
+
+    @property
+    def time_key(self) -> str:
+        """On a CPU, which others use too, the process's own seconds are what can be compared."""
+        return "cpu_seconds" if self.uses_cpu else "seconds"
+
+    @property
+    def latency(self) -> float:
+        return statistics.median(record[self.time_key] for record in self.records.values())
+
+    def speedup(self, base: Result) -> float:
+        """Seconds of the base over ours, summed over the videos that both have."""
+        shared = self.records.keys() & base.records.keys()
+        key = self.time_key
+        ours, theirs = (sum(item.records[name][key] for name in shared) for item in (self, base))
+        return theirs / ours if ours else float("nan")
+
+    @property
+    def flops(self) -> float | None:
+        """Of one video's denoising; None where they were not counted."""
+        if self.work is None or self.saved is None:
+            return None
+        return self.work.total(self.computed, int(self.evaluations)) - self.saved
+
+    def value(self, yardstick: str, metric: str) -> float | None:
+        """The mean over videos of a metric, against one of the yardsticks."""
+        return self.likeness.get(yardstick, {}).get(metric, {}).get("per_video")
+
+
+@dataclass(frozen=True)
+class Model:
+    """All methods of one model, the base first."""
+
+    name: str
+    folder: Path
+    results: tuple[Result, ...]
+    device: str
+
+    def result(self, name: str) -> Result | None:
+        return next((result for result in self.results if result.name == name), None)
+
+    @property
+    def base(self) -> Result:
+        return next(result for result in self.results if result.name == methods.BASE)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        return next(iter(self.base.records.values()))["config"]
+
+    @property
+    def study(self) -> str:
+        """The model's name without what says that it is a tiny one."""
+        return self.name.removesuffix("_tiny")
+
+    @property
+    def num_videos(self) -> int:
+        return len(self.base.records)
+
+
+def find_models(root: Path) -> list[Path]:
+    """The folders below `root` that hold a base run. ValueError where there is none."""
+    found = sorted(path.parent for path in root.glob(f"*/{methods.BASE}") if manifest.read(path))
+    if not found:
+        raise ValueError(f"{root}: holds no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first")
+    return found
+
+
+def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool = False) -> Model:
+    """Everything about a model; likeness that was not measured before is measured now and kept."""
+    runs = list(manifest.lines(folder / runner.RUNS))
+    device = runs[-1]["device"] if runs else "unknown device"
+    names = [path.name for path in sorted(folder.iterdir()) if manifest.read(path)]
+    loaded = {name: manifest.finished(folder / name) for name in names}
+    made, totals = work_of(loaded[methods.BASE]), counted.read(folder)
+    results = [
+        Result(
+            name,
+            records,
+            made,
+            "CPU" in device,
+            vbench_scores(folder / name),
+            {
+                other: likeness(folder, name, other, loaded, metrics, quiet)
+                for other in YARDSTICKS
+                if other in loaded and other != name
+            },
+            saved(name, records, totals),
+        )
+        for name, records in loaded.items()
+    ]
+    return Model(folder.name, folder, tuple(sorted(results, key=rank)), device)
+
+
+def rank(result: Result) -> tuple[int, float]:
+    """Base and reference first, then by computed steps."""
+    first = (methods.BASE, methods.REFERENCE)
+    return (first.index(result.name) if result.name in first else len(first), -result.computed)
+
+
+def work_of(records: Mapping[str, Mapping[str, Any]]) -> work.Work | None:
+    record = next(iter(records.values()))
+    return work.count_run(record["config"], record["frames"], record["height"], record["width"])
+
+
+def saved(name: str, records: Mapping[str, Mapping[str, Any]], totals: Mapping[str, int]) -> int | None:
+    """FLOPs that a method saves within its computed steps."""
+    if not any(record["reused_branches"] for record in records.values()):
+        return 0
+    return totals[methods.BASE] - totals[name] if {methods.BASE, name} <= totals.keys() else None
+
+
+def vbench_scores(folder: Path) -> Mapping[str, float] | None:
+    path = folder / "vbench" / "scores.json"
+    return read_json(path) if path.is_file() else None
+
+
+def likeness(
+    folder: Path,
+    name: str,
+    other: str,
+    loaded: Mapping[str, Mapping[str, Any]],
+    metrics: Mapping[str, compare.Metric],
+    quiet: bool,
+) -> dict[str, Any]:
+    """The summary of a method against a yardstick over the videos that both have."""
+    shared = sorted(loaded[name].keys() & loaded[other].keys())
+    path = folder / METRICS_FOLDER / f"{name}_against_{other}.json"
+    rows = kept(path, shared, metrics, (folder / name, folder / other))
+    if rows is None:
+        pairs = [compare.Pair(file, folder / name / file, folder / other / file) for file in shared]
+        rows = compare.measure(pairs, metrics, quiet)
+        write_json(path, {"method": name, "against": other, "videos": rows})
+    return compare.summary(rows, metrics) if rows else {}
+
+
+def kept(
+    path: Path, names: Sequence[str], metrics: Iterable[str], folders: Iterable[Path]
+) -> list[dict] | None:
+    """What was measured before, if it is newer than all videos, and of these videos with these metrics."""
+    if not path.is_file():
+        return None
+    newest = max((folder / name).stat().st_mtime for folder in folders for name in names)
+    rows = read_json(path)["videos"]
+    is_same = [row["name"] for row in rows] == list(names) and all({*metrics} <= row.keys() for row in rows)
+    return rows if is_same and path.stat().st_mtime >= newest else None

@@ -1,0 +1,226 @@
+"""The parts of the report, as blocks of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import methods
+from toolbox import read_json, write_text
+
+from reporting import draw, page, work
+from reporting.results import YARDSTICKS, Model, Result
+from videosys import read_video
+
+HERE = Path(__file__).resolve().parent
+PAPER = HERE / "paper.json"
+NOTHING = "-"
+AGAINST = {
+    methods.BASE: "the method's own full run (base)",
+    methods.REFERENCE: "a run of several times more steps (reference)",
+}
+HEAD = ("method", "computed", "TFLOPs", "speed-up", "latency s", "VBench %")
+PAPER_HEAD = ("method", "PFLOPs", "speed-up", "latency s", "VBench %", "LPIPS", "SSIM", "PSNR")
+PAPER_KEYS = ("pflops", "speedup", "latency", "vbench", "lpips", "ssim", "psnr")
+METRIC_HEAD = (("lpips", "LPIPS", 4), ("ssim", "SSIM", 4), ("psnr", "PSNR dB", 2))
+
+
+def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
+    lines = [
+        "PSNR (dB, 100 where frames are equal), SSIM and LPIPS are means over frames, then over videos. Each "
+        "is said against what: against base it tells what the cache changed, against reference how far a "
+        "video is from what the sampler tends to. FLOPs are the transformer's, counted; two per "
+        "multiplication with addition. Latency is the median over videos of a whole generation, loading and "
+        "a first one left out; on a CPU it is the process's own seconds. Speed-up is base's seconds over the "
+        "method's, for the same videos."
+    ]
+    lines += [f"Made with `{command}`."] if command else []
+    return [page.Text(line) for line in lines]
+
+
+def model(made: Model, folder: Path) -> list[page.Block]:
+    """The section of a model; its pictures are written to `folder`."""
+    record = next(iter(made.base.records.values()))
+    size = f"{record['frames']} frames of {record['width']} x {record['height']}"
+    return [
+        page.Heading(made.name),
+        page.Text(f"{made.num_videos} videos of {size}, {record['steps']} model evaluations; {made.device}."),
+        main_table(made),
+        page.Text(said_against(made)),
+        *plot(made, folder),
+        *side_by_side(made, folder),
+        *paper(made),
+    ]
+
+
+def main_table(made: Model) -> page.Table:
+    yardsticks = [name for name in YARDSTICKS if made.result(name) is not None]
+    metrics = [
+        item
+        for item in METRIC_HEAD
+        if any(r.value(y, item[0]) is not None for r in made.results for y in yardsticks)
+    ]
+    columns = [f"{title} to {name}" for name in yardsticks for _, title, _ in metrics]
+    rows = [
+        [
+            *figures(result, made.base),
+            *(likeness(result, name, metric, digits) for name in yardsticks for metric, _, digits in metrics),
+        ]
+        for result in made.results
+    ]
+    return page.Table([*HEAD, *columns], rows)
+
+
+def figures(result: Result, base: Result) -> list[str]:
+    flops = None if result.flops is None else result.flops / 1e12
+    total = None if result.vbench is None else result.vbench.get("total")
+    return [
+        result.name,
+        f"{result.computed:.1f} of {result.evaluations:.0f}",
+        number(flops, 3),
+        f"{result.speedup(base):.2f}",
+        f"{result.latency:.2f}",
+        number(total, 2),
+    ]
+
+
+def likeness(result: Result, yardstick: str, metric: str, digits: int) -> str:
+    row: Mapping[str, Any] = result.likeness.get(yardstick, {}).get(metric, {})
+    if not row:
+        return NOTHING
+    error = f" ± {row['error']:.{digits}f}" if row.get("error") is not None else ""
+    return f"{row['per_video']:.{digits}f}{error}"
+
+
+def number(value: float | None, digits: int) -> str:
+    return NOTHING if value is None else f"{value:.{digits}f}"
+
+
+def said_against(made: Model) -> str:
+    """One sentence on what the table's likeness is measured against, and with what uncertainty."""
+    parts = [f"'{name}' is {AGAINST[name]}" for name in YARDSTICKS if made.result(name) is not None]
+    reference = made.result(methods.REFERENCE)
+    more = f", of {reference.evaluations:.0f} evaluations" if reference is not None else ""
+    missing = [
+        f"{title} was not measured: no weights"
+        for metric, title, _ in METRIC_HEAD
+        if all(result.value(name, metric) is None for result in made.results for name in YARDSTICKS)
+    ]
+    return "; ".join([" and ".join(parts) + more, "± is the standard error over videos", *missing]) + "."
+
+
+def plot(made: Model, folder: Path) -> Iterator[page.Block]:
+    """Quality against latency, one panel for each of what it is measured against."""
+    panels = []
+    for yardstick in YARDSTICKS:
+        values = {result.name: (result.latency, result.value(yardstick, "psnr")) for result in made.results}
+        points = {name: (x, y) for name, (x, y) in values.items() if y is not None and name not in YARDSTICKS}
+        base = values[methods.BASE]
+        if base[1] is not None:
+            points = {methods.BASE: (base[0], base[1]), **points}
+        if points:
+            panels.append(draw.Panel(f"against {yardstick}", "latency, s", "PSNR, dB", points))
+    if panels:
+        name = f"{made.name}_psnr_latency.svg"
+        write_text(folder / name, draw.plot(panels))
+        yield page.Picture(name, f"{made.name}: PSNR against latency")
+
+
+def side_by_side(made: Model, folder: Path) -> Iterator[page.Block]:
+    """Frames of one video by every method."""
+    shared = set.intersection(*({*result.records} for result in made.results))
+    if not shared:
+        return
+    file = next(name for name in made.base.records if name in shared)
+    videos = {result.name: read_video(made.folder / result.name / file)[0] for result in made.results}
+    name = f"{made.name}_frames.png"
+    draw.frames(videos, folder / name)
+    yield page.Text(f"The same prompt and seed: {made.base.records[file]['prompt']!r}.")
+    yield page.Picture(name, f"{made.name}: frames of every method")
+
+
+def paper(made: Model) -> list[page.Block]:
+    """The paper's own table of this model, quoted."""
+    quoted = read_json(PAPER)
+    rows = quoted["models"].get(made.study.removesuffix("_v1_2"))
+    if rows is None:
+        return []
+    cells = [
+        [row["method"], *(NOTHING if row[key] is None else f"{row[key]:g}" for key in PAPER_KEYS)]
+        for row in rows
+    ]
+    said = f"Quoted, not measured here, and against the paper's own full runs: {quoted['source']}"
+    return [page.Text(said), page.Table(PAPER_HEAD, cells)]
+
+
+def projection(models: Sequence[Model], gpu: work.Gpu) -> list[page.Block]:
+    """What shares of computed steps bring at the published sizes."""
+    head = ("size", "method", "computed", "PFLOPs", "speed-up", "loop s, fused", "loop s, eager")
+    rows = [row for setting in work.SETTINGS for row in projected(setting, models, gpu)]
+    text = (
+        f"The published sizes on one {gpu.name} ({gpu.flops / 1e12:.0f} TFLOP/s in bfloat16, "
+        f"{gpu.bandwidth / 1e12:.1f} TB/s), calculated, not run: FLOPs are counted from the models at these "
+        "sizes with the longest prompt; the loop's time is those FLOPs at the card's peak, and the rest of "
+        "the traffic at its bandwidth, a floor that good code exceeds by 1.35 to 1.6. Text encoder and "
+        "autoencoder are left out. Rows marked 'paper' take the computed steps that the paper's latencies "
+        "imply; rows marked 'tiny' the share of computed steps that the tiny checkpoint needed above, and "
+        "beside TeaCache's own that of the cheapest method there whose PSNR "
+        "to base is at least TeaCache's. Whether a large model needs the same share is not known."
+    )
+    return [page.Heading("Published sizes"), page.Text(text), page.Table(head, rows)]
+
+
+def projected(setting: work.Setting, models: Sequence[Model], gpu: work.Gpu) -> Iterator[list[str]]:
+    counted, every = work.count_setting(setting), setting.evaluations
+    base = counted.seconds(every, every, gpu, fused=True)
+    for name, computed in {"base": float(every), **shares(setting, models)}.items():
+        fused, eager = (counted.seconds(computed, every, gpu, fused=fused) for fused in (True, False))
+        flops = counted.total(computed, every) / 1e15
+        yield [
+            setting.title,
+            name,
+            f"{computed:.0f} of {every}",
+            f"{flops:.2f}",
+            f"{base / fused:.2f}",
+            f"{fused:.1f}",
+            f"{eager:.1f}",
+        ]
+
+
+def shares(setting: work.Setting, models: Sequence[Model]) -> dict[str, float]:
+    """Computed steps by method: the paper's, and those of the tiny checkpoint of the same model."""
+    made: dict[str, float] = {}
+    paper = read_json(PAPER)["computed_steps"].get(setting.study, {})
+    for name in ("TeaCache-slow", "TeaCache-fast"):
+        if name in paper:
+            made[f"{name} (paper)"] = paper[name] / paper["all"] * setting.evaluations
+    for model in models:
+        if model.study.removesuffix("_v1_2") == setting.study:
+            made |= {f"{name} (tiny)": share * setting.evaluations for name, share in measured(model).items()}
+    return made
+
+
+def measured(made: Model) -> dict[str, float]:
+    """Shares of computed steps: TeaCache's, and of the cheapest method that is at least as good."""
+    found = {}
+    for name in ("teacache_slow", "teacache_fast"):
+        teacache = made.result(name)
+        if teacache is not None:
+            best = cheapest(made, teacache)
+            found[name] = teacache.computed / teacache.evaluations
+            if best.name != name:
+                found[f"{best.name}, as good as {name}"] = best.computed / made.base.evaluations
+    return found
+
+
+def cheapest(made: Model, other: Result) -> Result:
+    """The cache with the fewest computed steps whose PSNR to base is at least that of another."""
+    least = other.value(methods.BASE, "psnr")
+    rivals = [
+        result
+        for result in made.results
+        if result.name not in YARDSTICKS and not result.name.startswith("steps_") and not result.saved
+    ]
+    good = [r for r in rivals if least is not None and (r.value(methods.BASE, "psnr") or 0) >= least]
+    return min([other, *good], key=lambda result: result.computed)

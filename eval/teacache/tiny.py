@@ -1,0 +1,97 @@
+"""The whole evaluation on the tiny checkpoints of the package, on a CPU: python tiny.py
+
+Every method for a few prompts of every tiny checkpoint that is there, PSNR and SSIM against the method's own
+full run and against a run of four times the steps, and the report. What was made before is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import report
+from experiments import latte, methods, open_sora_plan, opensora, runner
+from toolbox import command
+
+from videosys import load_config
+from videosys.tiny import config as tiny_config
+
+STUDIES = (opensora.STUDY, latte.STUDY, open_sora_plan.STUDY)
+PLAIN = ("base", "reference")
+SAME = "pab"  # another name of pab_slow
+OPTIONS = ("--tiny", "--lossless", "--num-samples", "1")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(run, parser(), argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--output", type=Path, default=Path("samples_tiny"), help="folder of videos and report")
+    made.add_argument("--limit", type=int, default=3, help="prompts")
+    made.add_argument("--methods", help="for all models; if not given, what each model has")
+    made.add_argument("--only", nargs="+", choices=[study.name for study in STUDIES], help="of the models")
+    made.add_argument("--quiet", action="store_true", help="no progress bars")
+    made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config, for all models")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    names = arguments.only or [study.name for study in STUDIES]
+    quiet = ["--quiet"] if arguments.quiet else []
+    made = 0
+    for study, version in bundled([study for study in STUDIES if study.name in names]):
+        chosen = arguments.methods or ",".join(usual(study, version))
+        words = [*OPTIONS, "--limit", str(arguments.limit), "--output", str(arguments.output), *quiet]
+        status = runner.main(study, [*words, "--version", version, "--methods", chosen, *arguments.settings])
+        if status:
+            return status
+        made += 1
+    if not made:
+        raise ValueError("no tiny checkpoint of these models comes with this version of the package")
+    said = "make eval-tiny" if not arguments.settings else "eval/teacache/tiny.py"
+    return report.main(["--root", str(arguments.output), "--device", "cpu", "--command", said, *quiet])
+
+
+def bundled(studies: Sequence[runner.Study]) -> Iterator[tuple[runner.Study, str]]:
+    """The models and versions whose tiny checkpoints are there; the others are named."""
+    for study in studies:
+        for version, (_, name) in study.versions.items():
+            try:
+                tiny_config(name)
+            except ValueError as error:
+                print(f"left out: {study.name} {version}: {error}", flush=True)
+            else:
+                yield study, version
+
+
+def usual(study: runner.Study, version: str) -> list[str]:
+    """Full runs, as many plain steps as TeaCache-slow computes about (two thirds and a half), all presets."""
+    config = tiny_config(study.versions[version][1])
+    presets = methods.cache_presets(config)
+    steps = methods.num_steps(config)
+    fewer = [f"steps_{max(runner.WARM_UP_STEPS, steps * share // 6)}" for share in (4, 3)]
+    ready = [name for name, preset in presets.items() if not isinstance(preset, type) and name != SAME]
+    return [*PLAIN, *fewer, *ready, *calibrated(study, config, list(presets.values()))]
+
+
+def calibrated(study: runner.Study, config: Any, presets: Sequence[Any]) -> list[str]:
+    """The YAML files of this tiny checkpoint that set a cache which is no preset."""
+    folder = Path(runner.EXAMPLES) / study.name
+    loaded = {str(path): load_config(study.config, path) for path in sorted(folder.glob("tiny*.yaml"))}
+    plain = [config.cache, *presets]
+    return [
+        path
+        for path, other in loaded.items()
+        if other.transformer == config.transformer and other.cache not in plain
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""Runs an installed vbench on a folder of videos, one dimension at a time:
+
+python vbench/run_vbench.py --video_path FOLDER --save_path FOLDER
+
+vbench pins old versions of much, so it lives best in an environment of its own: --vbench-python PATH. A run
+that was stopped goes on with the dimensions that are left. cal_vbench.py makes scores of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import scores
+from toolbox import command, read_json
+from tqdm import tqdm
+
+WORKER = Path(__file__).resolve().parent / "worker.py"
+SAMPLES = 5  # videos of each prompt
+DETECTOR = ("object_class", "multiple_objects", "color", "spatial_relationship")  # need detectron2
+ADVICE = (
+    "vbench pins old versions, so make an environment for it (python -m venv FOLDER; FOLDER/bin/pip install "
+    "vbench) and give --vbench-python FOLDER/bin/python"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return command(run, parser(), argv)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4")
+    made.add_argument("--save_path", "--save-path", type=Path, required=True, help="of the results")
+    made.add_argument("--vbench-python", default=sys.executable, help="the interpreter that has vbench")
+    made.add_argument("--dimensions", nargs="+", choices=scores.dimensions(), help="all sixteen if not given")
+    made.add_argument("--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given")
+    made.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
+    made.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
+    made.add_argument("--quiet", action="store_true", help="no progress bar")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    wanted = arguments.dimensions or scores.dimensions()
+    todo = [name for name in wanted if not is_done(arguments.save_path, name)]
+    if todo:
+        installed = probe(arguments.vbench_python)
+        full_info = check(installed, todo, arguments)
+        check_videos(arguments.video_path, full_info, todo, arguments.partial)
+        arguments.save_path.mkdir(parents=True, exist_ok=True)
+    for name in tqdm(todo, desc="vbench", unit="dimension", disable=arguments.quiet or not todo):
+        evaluate(arguments, full_info, name)
+    print(f"{len(wanted)} dimensions in {arguments.save_path}, {len(todo)} of them new")
+    return 0
+
+
+def is_done(folder: Path, dimension: str) -> bool:
+    """Whether a dimension has a result that can be read."""
+    path = folder / f"{dimension}{scores.SUFFIX}"
+    try:
+        return dimension in scores.results(path)
+    except ValueError:
+        return False
+
+
+def probe(python: str) -> Mapping[str, Any]:
+    """What an interpreter has installed. ValueError where there is no such interpreter."""
+    try:
+        done = subprocess.run([python, str(WORKER), "--probe"], capture_output=True, text=True, check=True)
+        return json.loads(done.stdout)
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        said = getattr(error, "stderr", "") or str(error)
+        raise ValueError(f"--vbench-python {python}: cannot be run: {said.strip()[-300:]}") from None
+
+
+def check(installed: Mapping[str, Any], todo: Sequence[str], arguments: argparse.Namespace) -> Path:
+    """The prompt list. ValueError that says what is missing and how to get it."""
+    python = arguments.vbench_python
+    if not installed["vbench"]:
+        raise ValueError(f"{python} (Python {installed['python']}) has no vbench; {ADVICE}")
+    if not installed["torch"]:
+        raise ValueError(f"{python} has vbench but no torch")
+    detected = [name for name in todo if name in DETECTOR]
+    if detected and not installed["detectron2"]:
+        raise ValueError(
+            f"{python} has no detectron2, which {', '.join(detected)} need; install it there, or name "
+            "other --dimensions"
+        )
+    full_info = arguments.full_info or installed["full_info"]
+    if not full_info or not Path(full_info).is_file():
+        raise ValueError(f"no VBench_full_info.json at {full_info or installed['vbench']}; give --full-info")
+    return Path(full_info)
+
+
+def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bool) -> None:
+    """ValueError where videos are missing, which vbench would pass over without a word."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    rows = [row for row in read_json(full_info) if {*row["dimension"]} & {*todo}]
+    names = {f"{row['prompt_en']}-{index}.mp4" for row in rows for index in range(SAMPLES)}
+    missing = sorted(names - {path.name for path in folder.iterdir()})
+    if len(missing) == len(names):
+        raise ValueError(f"{folder}: holds none of the {len(names)} videos, such as {missing[:1]}")
+    if missing and not partial:
+        raise ValueError(
+            f"{folder}: {len(missing)} of {len(names)} videos are missing, such as {missing[:3]}; --partial "
+            "evaluates nevertheless"
+        )
+
+
+def evaluate(arguments: argparse.Namespace, full_info: Path, dimension: str) -> None:
+    """Runs one dimension in a folder of its own, so that a result is there whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=arguments.save_path, prefix=".") as folder:
+        options = {
+            "--videos": arguments.video_path.resolve(),
+            "--output": folder,
+            "--dimension": dimension,
+            "--full-info": full_info.resolve(),
+            "--device": arguments.device,
+        }
+        words = [str(word) for option in options.items() for word in option]
+        done = subprocess.run([arguments.vbench_python, str(WORKER), *words], capture_output=True, text=True)
+        name = f"{dimension}{scores.SUFFIX}"
+        if done.returncode or not (Path(folder) / name).is_file():
+            raise ValueError(
+                f"vbench failed on {dimension} (exit status {done.returncode}): {done.stderr.strip()[-600:]}"
+            )
+        os.replace(Path(folder) / name, arguments.save_path / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
