@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from videosys.layers.linear import GeluLinear, Linear
 
 CHUNK_BYTES = 4 << 20  # of hidden activations that a CPU makes at once: they stay in its cache
 
@@ -16,14 +17,14 @@ class Mlp(nn.Module):
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int):
         super().__init__()
-        self.fc1 = nn.Linear(in_dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, out_dim)
+        self.fc1 = GeluLinear(in_dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, out_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return in_chunks(self._perceive, x, self.fc1.out_features)
 
     def _perceive(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(self.fc1(x))
 
 
 def in_chunks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hidden_dim: int) -> torch.Tensor:

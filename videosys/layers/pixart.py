@@ -13,6 +13,7 @@ from torch import nn
 
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import in_chunks
+from videosys.layers.linear import GeluLinear, Linear
 
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
 
@@ -116,10 +117,10 @@ class _Activation(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.proj = nn.Linear(dim, hidden_dim)
+        self.proj = GeluLinear(dim, hidden_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
+        return self.proj(x)
 
 
 class FeedForward(nn.Module):
@@ -128,7 +129,7 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         # Between the two stands a dropout, without parameters and without effect here.
-        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return in_chunks(self.net, x, 4 * x.shape[-1])
@@ -140,10 +141,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, bias: bool = True):
         super().__init__()
         self.num_heads = num_heads
-        self.to_q = nn.Linear(dim, dim, bias=bias)
-        self.to_k = nn.Linear(dim, dim, bias=bias)
-        self.to_v = nn.Linear(dim, dim, bias=bias)
-        self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
+        self.to_q = Linear(dim, dim, bias=bias)
+        self.to_k = Linear(dim, dim, bias=bias)
+        self.to_v = Linear(dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values [..., heads, d] of tokens [..., C]."""

@@ -1,0 +1,51 @@
+"""The linear layers equal torch's own, whichever kernel serves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from videosys.layers.linear import GeluLinear, Linear, has_kernel
+
+SHAPES = [(5,), (2, 3), (2, 3, 7), (0,)]
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_equal_to_torch(shape, bias, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(*shape, 16).to(dtype)
+    for cls in (Linear, GeluLinear):
+        layer = cls(16, 24, bias=bias).to(dtype)
+        want = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
+        want = F.gelu(want, approximate="tanh") if cls is GeluLinear else want
+        assert layer(x).dtype == dtype
+        torch.testing.assert_close(layer(x).double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+
+
+@torch.no_grad()
+def test_views_are_read_as_they_lie():
+    layer, x = Linear(16, 8), torch.randn(16, 6, 3)
+    torch.testing.assert_close(layer(x.transpose(0, 2)), nn.Linear.forward(layer, x.transpose(0, 2).clone()))
+
+
+def test_training_goes_through_torch():
+    layer, x = GeluLinear(4, 3), torch.randn(2, 4)
+    assert not has_kernel(x, layer.weight)
+    layer(x).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_switching_onednn_off_switches_the_kernel_off():
+    layer = Linear(4, 3).requires_grad_(False)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert not has_kernel(torch.randn(2, 4), layer.weight)
+
+
+def test_the_state_is_that_of_a_linear_layer():
+    assert GeluLinear(4, 3).state_dict().keys() == nn.Linear(4, 3).state_dict().keys()
