@@ -141,8 +141,8 @@ class Pipeline(Generic[M]):
         """What the loop needs for these videos, all noise drawn anew from their seeds."""
         raise NotImplementedError
 
-    def decode(self, latents: torch.Tensor, config: Any, quiet: bool) -> list[torch.Tensor]:
-        """The videos of latents [B, C, T, H, W], uint8 [T, H, W, 3] each."""
+    def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
+        """Frames [1, 3, T, H, W] in about [-1, 1] of each sample of latents [B, C, T, H, W]."""
         raise NotImplementedError
 
     def scope(self, config: Any) -> Scope:

@@ -95,8 +95,10 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         """What the loop needs for the first clip of these videos, which has no references."""
         return MicroBatch(self, config, jobs, texts, quiet=True).denoising(0, base.generators(jobs), (), ())
 
-    def decode(self, latents: torch.Tensor, config: OpenSoraConfig, quiet: bool) -> list[torch.Tensor]:
-        return list(MicroBatch(self, config, (), {}, quiet).decode(latents, continues=False)[0])
+    def frames(self, latents: torch.Tensor, config: OpenSoraConfig, quiet: bool) -> Iterator[torch.Tensor]:
+        with self.vae.use() as vae:
+            for row in progress(latents.split(1), "decode", quiet=quiet):
+                yield vae.decode(row, config.clip_frames)
 
     def sampler(self, config: OpenSoraConfig, sources: Sequence[torch.Generator]) -> RFlowScheduler:
         scheduler = RFlowScheduler()

@@ -134,12 +134,15 @@ class TextToVideoPipeline(Pipeline[M]):
         )
 
     def decode(self, latents: torch.Tensor, config: Any, quiet: bool) -> list[torch.Tensor]:
-        """The videos as uint8 [T, H, W, 3], decoded one by one."""
+        """The videos as uint8 [T, H, W, 3]."""
+        return [base.to_uint8(row, "down")[0] for row in self.frames(latents, config, quiet)]
+
+    def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
         count = config.output_frames
         total = len(latents) * count
         with self.vae.use() as vae, progress(None, "decode", total=total, quiet=quiet) as bar:
-            rows = [vae.decode(self.to_vae(row), count, bar.update) for row in latents.split(1)]
-            return [base.to_uint8(row, "down")[0] for row in rows]
+            for row in latents.split(1):
+                yield vae.decode(self.to_vae(row), count, bar.update)
 
 
 def cut_pair(prompts: Sequence[Text], negative: Text | None, cut: bool = True) -> Encoded:
