@@ -231,3 +231,40 @@ def test_no_rank_outlives_its_parent(end, count, prompt, capsys):
     if end == "interrupt":
         assert "KeyboardInterrupt" in err
         assert err.count("Traceback") == 1  # the ranks say nothing
+
+
+@pytest.fixture(scope="module")
+def replicas():
+    pool = make_pool(dp=2)
+    yield pool
+    pool.close()
+
+
+def test_replicas_share_the_videos_which_come_in_order(replicas):
+    prompts = ["a", "b", "a", "c", "d"]
+    outputs = list(stream(replicas, *prompts, num_videos_per_prompt=2))
+    assert made(outputs) == [(prompt, seed) for prompt in prompts for seed in (5, 6)]
+    outputs = list(stream(replicas, *prompts, batch_size=2))
+    assert [output.prompts for output in outputs] == [["a", "b"], ["a", "c"], ["d"]]
+
+
+def test_one_replica_may_refuse_and_what_the_other_made_is_given(replicas):
+    before = made(stream(replicas, "a")) and ids(replicas)
+    outputs = stream(replicas, "a", "refuse", "b")
+    assert made([next(outputs)]) == [("a", 5)]
+    rest = []
+    with pytest.raises(ValueError, match=r"^prompt is 'refuse'"):
+        rest.extend(outputs)
+    assert made(rest) in ([], [("b", 5)])
+    assert made(stream(replicas, "c", "d")) == [("c", 5), ("d", 5)]
+    assert ids(replicas) == before
+
+
+def test_only_the_first_rank_is_heard(pool, caplog, capfd):
+    list(stream(pool, "a"))
+    capfd.readouterr()
+    with caplog.at_level("INFO", logger="videosys"):
+        list(stream(pool, "speak"))
+    assert [(record.name, record.fields) for record in caplog.records] == [("videosys.fake", {"rank": 0})]
+    out, err = capfd.readouterr()
+    assert (out, err.count("UserWarning: spoken")) == ("", 1)

@@ -21,6 +21,7 @@ from videosys.pipelines.base import PipelineConfig, VideoOutput, make_jobs
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
+SILENT = logging.CRITICAL + 1
 SETTLE = 0.5  # seconds in which other ranks may say more about an error
 PATIENCE = 5.0  # the same where they must: all refuse what one refuses, and a lost connection has a cause
 
@@ -110,7 +111,9 @@ class Pool:
             given = {"request": request.number, "prompts": list(prompts), "inputs": inputs}
             for rank, device in enumerate(self.devices):
                 own = replace(config, parallel=self.config.parallel, device=str(device))
-                processes.send(rank, "open", config=own, **given)
+                # Rank 0 tells what this program wants to hear now; the others are silent.
+                level = SILENT if rank else get_logger().getEffectiveLevel()
+                processes.send(rank, "open", config=own, level=level, **given)
             for replica in range(len(self.replicas)):
                 self._ask(request, replica)
             return request
@@ -118,8 +121,7 @@ class Pool:
     def _started(self) -> Processes:
         if self._processes is None:
             parallel = self.config.parallel
-            about = {"build": self.build, "quiet": self.quiet, "level": get_logger().getEffectiveLevel()}
-            about["threads"] = threads_of(parallel.num_gpus)
+            about = {"build": self.build, "quiet": self.quiet, "threads": threads_of(parallel.num_gpus)}
             starts = [
                 {"device": str(device), "config": replace(self.config, device=str(device)), **about}
                 for device in self.devices

@@ -100,14 +100,12 @@ def listen(wire: Wire, inbox: queue.SimpleQueue[Message]) -> None:
 
 
 def prepare(wire: Wire, start: Message) -> None:
-    """Threads, and what is written down: rank 0 tells the parent, the others are silent."""
+    """Threads, and where what is written down goes to: the parent, which has told by itself how it starts."""
     torch.set_num_threads(start["threads"])
     logger = get_logger()
-    if start["place"] == 0:
-        logger.addHandler(Forward(wire))
-        logger.setLevel(start["level"])
-    else:
-        logger.setLevel(logging.CRITICAL + 1)
+    logger.addHandler(Forward(wire))
+    logger.setLevel(logging.CRITICAL + 1)
+    if start["place"] > 0:
         warnings.simplefilter("ignore")
 
 
@@ -138,6 +136,7 @@ def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bo
             return
         number = message["request"]
         if message["kind"] == "open":
+            get_logger().setLevel(message["level"])
             config, inputs = message["config"], message["inputs"]
             requests[number] = pipeline.generate(message["prompts"], config, quiet=quiet, **inputs)
         elif message["kind"] == "drop":
