@@ -14,11 +14,13 @@ from typing import Any, NoReturn
 from videosys import (
     VideoOutput,
     VideoSysEngine,
+    cache_statistics,
     check_writable,
     config_to_dict,
     configure_logging,
     is_main_process,
     load_config,
+    plot_steps,
     reserved_path,
     video_name,
     write_sidecar,
@@ -26,9 +28,9 @@ from videosys import (
 
 HELP = """
 The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one per line), output=FOLDER,
-format=.gif, crf=18, lossless=true, overwrite=true, quiet=true (errors only), verbose=true (more details) and
-json_logs=true (one JSON object per line of the log); every other key is a field of {config}, with dots for
-sections: seed=3 cache.threshold=0.2.
+format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a picture of what the cache did), quiet=true
+(errors only), verbose=true (more details) and json_logs=true (one JSON object per line of the log); every
+other key is a field of {config}, with dots for sections: seed=3 cache.threshold=0.2.
 """
 FORMATS = (".mp4", ".gif", ".png", "")
 PROMPTS = {
@@ -60,6 +62,7 @@ class Options:
     crf: int = 18
     lossless: bool = False
     overwrite: bool = False
+    plot: bool = False
     quiet: bool = False
     verbose: bool = False
     json_logs: bool = False
@@ -177,6 +180,8 @@ def generate(engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Opt
             path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
             describe(engine, output, index, path)
+            if options.plot:
+                plot_steps(output.steps_per_video[index], path.with_name(f"{path.name}.steps.png"))
         begin = time.perf_counter()
 
 
@@ -195,6 +200,7 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
             prompt=output.prompts[index],
             seed=output.seeds[index],
             config=config_to_dict(engine.config),
+            statistics=cache_statistics(output.steps_per_video[index]),
             steps=output.steps_per_video[index],
         )
     except OSError as error:
@@ -203,10 +209,8 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
 
 def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:
     frames, height, width, _ = output.video[index].shape
-    steps = output.steps_per_video[index]
-    computed = sum(step.computed for step in steps)
     print(
         f"{path}  {width}x{height}  {frames} frames at {output.fps:g} fps  {seconds:.1f} s"
-        f"  computed {computed} of {len(steps)} steps",
+        f"  {cache_statistics(output.steps_per_video[index])}",
         flush=True,
     )

@@ -16,10 +16,21 @@ if TYPE_CHECKING:
     from videosys.autoencoders.latte import LatteVAEConfig as LatteVAEConfig
     from videosys.autoencoders.opensora import OpenSoraVAE as OpenSoraVAE
     from videosys.autoencoders.opensora import OpenSoraVAEConfig as OpenSoraVAEConfig
+    from videosys.cache import BestConfig as BestConfig
+    from videosys.cache import Broadcast as Broadcast
+    from videosys.cache import Fitted as Fitted
+    from videosys.cache import Hold as Hold
+    from videosys.cache import IntervalConfig as IntervalConfig
+    from videosys.cache import Linear as Linear
+    from videosys.cache import MagCacheConfig as MagCacheConfig
     from videosys.cache import NoCacheConfig as NoCacheConfig
+    from videosys.cache import PABConfig as PABConfig
+    from videosys.cache import ScheduleConfig as ScheduleConfig
     from videosys.cache import StepRecord as StepRecord
     from videosys.cache import TeaCache as TeaCache
     from videosys.cache import TeaCacheConfig as TeaCacheConfig
+    from videosys.cache import cache_statistics as cache_statistics
+    from videosys.cache import plot_steps as plot_steps
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
@@ -56,14 +67,21 @@ __version__ = "0.1.0"
 
 _HOMES = MappingProxyType(
     {
+        "BestConfig": "videosys.cache",
+        "Broadcast": "videosys.cache",
         "CausalVAE": "videosys.autoencoders.causal_vae",
         "CausalVAEConfig": "videosys.autoencoders.causal_vae",
+        "Fitted": "videosys.cache",
+        "Hold": "videosys.cache",
+        "IntervalConfig": "videosys.cache",
         "LatteConfig": "videosys.pipelines.latte",
         "LattePipeline": "videosys.pipelines.latte",
         "LatteT2V": "videosys.models.latte",
         "LatteT2VConfig": "videosys.models.latte",
         "LatteVAE": "videosys.autoencoders.latte",
         "LatteVAEConfig": "videosys.autoencoders.latte",
+        "Linear": "videosys.cache",
+        "MagCacheConfig": "videosys.cache",
         "NoCacheConfig": "videosys.cache",
         "OpenSoraConfig": "videosys.pipelines.opensora_config",
         "OpenSoraPipeline": "videosys.pipelines.opensora",
@@ -73,21 +91,25 @@ _HOMES = MappingProxyType(
         "OpenSoraT2VConfig": "videosys.models.open_sora_plan",
         "OpenSoraVAE": "videosys.autoencoders.opensora",
         "OpenSoraVAEConfig": "videosys.autoencoders.opensora",
+        "PABConfig": "videosys.cache",
         "ParallelConfig": "videosys.parallel",
         "Reference": "videosys.pipelines.opensora_conditioning",
         "STDiT3": "videosys.models.opensora",
         "STDiT3Config": "videosys.models.opensora",
+        "ScheduleConfig": "videosys.cache",
         "StepRecord": "videosys.cache",
         "TeaCache": "videosys.cache",
         "TeaCacheConfig": "videosys.cache",
         "VideoOutput": "videosys.pipelines.base",
         "VideoSysEngine": "videosys.engine",
+        "cache_statistics": "videosys.cache",
         "check_writable": "videosys.utils.video",
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
         "is_main_process": "videosys.engine",
         "load_config": "videosys.config",
         "load_lpips": "videosys.metrics",
+        "plot_steps": "videosys.cache",
         "psnr": "videosys.metrics",
         "read_video": "videosys.utils.video",
         "replacing": "videosys.utils.files",

@@ -29,7 +29,7 @@ SCRIPT = EXAMPLES / "sample.py"
 PROMPT = "a small red circle spins"
 LINE = re.compile(
     r"(?P<path>\S+)  (?P<width>\d+)x(?P<height>\d+)  (?P<frames>\d+) frames at (?P<fps>[\d.]+) fps"
-    r"  (?P<seconds>\d+\.\d) s  computed (?P<computed>\d+) of (?P<steps>\d+) steps"
+    r"  (?P<seconds>\d+\.\d) s  computed (?P<computed>\d+) of (?P<steps>\d+) steps(, .*)?"
 )
 main = runpy.run_path(str(SCRIPT), run_name="sample")["main"]
 SMALL = ["height=32", "width=48", "num_frames=17", "fps=12", "num_inference_steps=3", "seed=5"]
@@ -108,7 +108,7 @@ def test_without_a_config_it_says_which_one_and_why(settings, capsys, monkeypatc
 
 def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings, capsys):
     cache = ["cache=teacache", "cache.threshold=0.3", "cache.coefficients=[1, 0]"]
-    assert main([f"prompt={PROMPT}", *settings, *cache, "num_inference_steps=5"]) == 0
+    assert main([f"prompt={PROMPT}", *settings, *cache, "num_inference_steps=5", "plot=true"]) == 0
     (line,) = lines(capsys)
     assert 2 <= int(line["computed"]) < int(line["steps"]) == 5
     about = json.loads(Path(line["path"] + ".json").read_text())
@@ -117,6 +117,9 @@ def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings,
     assert about["config"]["cache"]["threshold"] == 0.3
     assert sum(step["computed"] for step in about["steps"]) == int(line["computed"])
     assert [step["step"] for step in about["steps"]] == list(range(5))
+    assert about["statistics"]["computed"] == int(line["computed"])
+    assert about["statistics"]["bytes_held"] > 0
+    assert Path(line["path"] + ".steps.png").stat().st_size > 1000
     frames, _ = read_video(line["path"])
     assert len(frames) == int(line["frames"])
 

@@ -11,6 +11,7 @@ from videosys.cache.pab import Broadcast, PABConfig
 from videosys.cache.registry import CACHES, BestConfig, CacheConfig, NoCacheConfig, start
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
 from videosys.cache.scope import Scope
+from videosys.cache.statistics import CacheStatistics, cache_statistics, plot_steps
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Broadcast",
     "Cache",
     "CacheConfig",
+    "CacheStatistics",
     "Calibration",
     "Fitted",
     "Forecast",
@@ -42,7 +44,9 @@ __all__ = [
     "StepRecord",
     "TeaCache",
     "TeaCacheConfig",
+    "cache_statistics",
     "choose",
+    "plot_steps",
     "read_calibration",
     "settle",
     "start",

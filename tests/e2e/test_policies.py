@@ -1,0 +1,98 @@
+"""Every policy, written in YAML, makes a video with every model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.tiny_checkpoint import SETTINGS, WRITERS, places, text_to_video_config
+from videosys import (
+    OpenSoraConfig,
+    VideoSysEngine,
+    cache_statistics,
+    load_config,
+)
+from videosys.cache import CACHES
+
+STEPS = 4
+PNDM_EVALUATIONS = STEPS + 9
+# Each with the steps that it computes, where they are known; FILE is a schedule, and COUNT the evaluations.
+POLICIES = {
+    "none": ("none", "all"),
+    "teacache": ("{name: teacache, threshold: 0, coefficients: [1, 0]}", "all"),
+    "teacache linear": ("{name: teacache, threshold: 1e9, coefficients: [1, 0], forecast: linear}", "ends"),
+    "teacache bounded": ("{name: teacache, threshold: 1e9, max_consecutive_skips: 1}", None),
+    "interval": ("{name: interval, every: 99}", "ends"),
+    "schedule": ("{name: schedule, computed: [0]}", "ends"),
+    "schedule of a file": ("{name: schedule, file: FILE}", "ends"),
+    "magcache": ("{name: magcache, ratios: RATIOS, max_skips: 99, retention: 0}", "ends"),
+    "pab": ("pab", "all"),
+    "pab_slow": ("pab_slow", "all"),
+    "pab_fast": ("pab_fast", "all"),
+    "pab of fractions": (
+        "{name: pab, unit: fraction, spatial: {range: 9, window: [0, 1]}, joint: {range: 9, window: [0, 1]}, "
+        "mlp_spatial: [[0.3, 1, [0]]]}",
+        "all",
+    ),
+    "best": ("{name: best, speedup: 1.5, calibration: CALIBRATION}", "ends"),
+}
+
+
+def test_every_policy_is_here():
+    assert {text.split("name: ")[-1].split(",")[0] for text, _ in POLICIES.values()} >= CACHES.keys()
+
+
+@pytest.fixture(params=["opensora", "latte", "v110", "v120"], scope="module")
+def engine(request, checkpoint, tmp_path_factory):
+    name, count = request.param, PNDM_EVALUATIONS if request.param == "v110" else STEPS
+    if name == "opensora":
+        lines = {**places(checkpoint), **SETTINGS, "num_inference_steps": STEPS, "device": "cpu"}
+        config = OpenSoraConfig(**{**lines, "num_frames": 17})
+    else:
+        folder = tmp_path_factory.mktemp(name)
+        WRITERS[name](folder)
+        config = text_to_video_config(name, folder)
+    with VideoSysEngine(config, quiet=True) as made:
+        yield made, count
+
+
+def written(text, folder, engine, count):
+    """The cache of a YAML file with this section."""
+    scope = engine.pipeline.scope(engine.config)
+    (folder / "schedule.json").write_text(json.dumps({"computed": [0], "evaluations": count}))
+    setting = {
+        "policy": {"name": "interval", "every": 99},
+        "computed": 2,
+        "speedup": 2,
+        "psnr": 20,
+        "ssim": 0.9,
+    }
+    content = {
+        "model": scope.model,
+        "scheduler": scope.scheduler,
+        "num_inference_steps": STEPS,
+        "evaluations": count,
+        "settings": [setting],
+    }
+    (folder / "calibration.json").write_text(json.dumps(content))
+    text = text.replace("RATIOS", str([1.0] * count)).replace("FILE", str(folder / "schedule.json"))
+    text = text.replace("CALIBRATION", str(folder / "calibration.json"))
+    (folder / "a.yaml").write_text(f"cache: {text}\n")
+    return load_config(type(engine.config), folder / "a.yaml").cache
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_makes_a_video(name, engine, tmp_path):
+    made, count = engine
+    text, computed = POLICIES[name]
+    output = made.generate("a small red circle", cache=written(text, tmp_path, made, count))
+    assert output.video[0].float().std() > 5
+    found = [step.step for step in output.steps if step.computed]
+    ends = [0, count - 1]
+    assert found == {"all": list(range(count)), "ends": ends, None: found}[computed]
+    assert found[0] == 0
+    assert found[-1] == count - 1
+    assert cache_statistics(output.steps).total == count
+    if name == "pab of fractions":
+        assert cache_statistics(output.steps).reused > 0

@@ -1,0 +1,245 @@
+"""Goals become settings by a calibration file, and a file that does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from tests.tiny_checkpoint import text_to_video_config
+from videosys import LatteConfig, VideoSysEngine, load_config
+from videosys.cache import (
+    BestConfig,
+    Calibration,
+    IntervalConfig,
+    Linear,
+    NoCacheConfig,
+    PABConfig,
+    ScheduleConfig,
+    Scope,
+    Setting,
+    TeaCacheConfig,
+    read_calibration,
+    settle,
+    start,
+)
+from videosys.parallel import Parallel
+
+RUN = Scope("latte", "ddim", 30, 30, (2, 4, 4), 7.5, "abc")
+TEA = [TeaCacheConfig(threshold, (2.0, 0.0)) for threshold in (0.1, 0.2, 0.3)]
+SCHEDULE = ScheduleConfig(computed=(0, 1, 5), forecast=Linear())
+SETTINGS = (
+    Setting(NoCacheConfig(), 30, 1.0, None, 1.0),
+    Setting(TEA[0], 20.5, 1.4, 35.0, 0.98),
+    Setting(TEA[1], 12, 2.3, 25.0, 0.9),
+    Setting(TEA[2], 9, 2.9, 20.0, 0.8),
+    Setting(SCHEDULE, 12, 2.4, 31.0, 0.95),
+    Setting(PABConfig(), 30, 1.3, 33.0, 0.96),
+)
+
+
+def write(path, scope=RUN, settings=SETTINGS, **more):
+    content = Calibration(scope, settings, **more).to_json()
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("goal", "expected"),
+    [
+        (TeaCacheConfig(speedup=1.2), TEA[0]),
+        (TeaCacheConfig(speedup=2.0), TEA[1]),
+        (TeaCacheConfig(speedup=2.9), TEA[2]),
+        (TeaCacheConfig(min_psnr=22.0), TEA[1]),
+        (TeaCacheConfig(min_psnr=35.0), TEA[0]),
+        (TeaCacheConfig(min_psnr=21.0, speedup=2.0), TEA[1]),
+        (ScheduleConfig(speedup=1.0), SCHEDULE),
+        (PABConfig(min_psnr=30.0), PABConfig()),
+        (BestConfig(speedup=2.0), SCHEDULE),
+        (BestConfig(speedup=1.2), TEA[0]),
+        (BestConfig(min_psnr=30.0), SCHEDULE),
+        (BestConfig(min_psnr=99.0), NoCacheConfig()),
+    ],
+)
+def test_the_goal_is_reached_with_the_best_picture_or_the_most_speed(goal, expected, tmp_path):
+    path = write(tmp_path / "c.json")
+    assert settle(replace(goal, calibration=path), lambda: RUN) == expected
+
+
+@pytest.mark.parametrize(
+    ("goal", "message"),
+    [
+        (
+            TeaCacheConfig(speedup=4.0),
+            "no setting of TeaCache has speedup 4; there are 1.40x at 35.0 dB, 2.30x",
+        ),
+        (TeaCacheConfig(min_psnr=40.0), "has min_psnr 40"),
+        (TeaCacheConfig(min_psnr=30.0, speedup=2.0), "has speedup 2 and min_psnr 30"),
+        (IntervalConfig(speedup=2.0), "has no settings of Interval"),
+    ],
+)
+def test_a_goal_that_nothing_reaches_is_an_error(goal, message, tmp_path):
+    path = write(tmp_path / "c.json")
+    with pytest.raises(ValueError, match=message):
+        settle(replace(goal, calibration=path), lambda: RUN)
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    path = write(tmp_path / "c.json", coefficients=(2.0, 0.5), details={"prompts": ["a"], "R2": 0.9})
+    read = read_calibration(path)
+    assert read == Calibration(RUN, SETTINGS, (2.0, 0.5), {"prompts": ["a"], "R2": 0.9})
+    keys = json.loads((tmp_path / "c.json").read_text())
+    assert {
+        "model",
+        "scheduler",
+        "num_inference_steps",
+        "evaluations",
+        "size",
+        "guidance_scale",
+    } <= keys.keys()
+    assert {"weights_hash", "coefficients", "settings"} <= keys.keys()
+    assert keys["settings"][1]["policy"]["name"] == "teacache"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "opensora"}, "was made with model latte, this run has opensora"),
+        ({"scheduler": "pndm"}, "scheduler"),
+        ({"num_inference_steps": 50}, "num_inference_steps 30, this run has 50"),
+        ({"evaluations": 39}, "evaluations"),
+        ({"weights_hash": "xyz"}, "weights_hash"),
+    ],
+)
+def test_a_calibration_of_something_else_is_refused(change, message, tmp_path):
+    path = write(tmp_path / "c.json")
+    with pytest.raises(ValueError, match=message):
+        settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
+
+
+@pytest.mark.parametrize("change", [{"size": (2, 8, 8)}, {"guidance_scale": 1.0}])
+def test_another_size_or_guidance_warns(change, tmp_path, caplog):
+    path = write(tmp_path / "c.json")
+    settled = settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
+    assert settled == TEA[1]
+    assert next(iter(change)) in caplog.text
+
+
+def test_what_a_file_does_not_know_is_not_compared(tmp_path, caplog):
+    path = write(tmp_path / "c.json", replace(RUN, weights_hash=None, size=None))
+    assert settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: RUN) == TEA[1]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": None}, "model is missing"),
+        ({"settings": []}, "settings is missing"),
+        ({"settings": [{"computed": 1}]}, r"settings\.0: policy: is missing"),
+        (
+            {"settings": [{"policy": "teacash", "computed": 1, "speedup": 1, "psnr": 1, "ssim": 1}]},
+            "did you mean 'teacache'",
+        ),
+        (
+            {"settings": [{"policy": "none", "computed": 0, "speedup": 1, "psnr": 1, "ssim": 1}]},
+            "computed is 0",
+        ),
+        (
+            {
+                "settings": [
+                    {
+                        "policy": {"name": "teacache", "speedup": 2.0},
+                        "computed": 1,
+                        "speedup": 1,
+                        "psnr": 1,
+                        "ssim": 1,
+                    }
+                ]
+            },
+            "policy has a goal",
+        ),
+        ({"sise": [1, 2, 3]}, "did you mean 'size'"),
+        ({"evaluations": "30"}, "evaluations: must be a whole number"),
+    ],
+)
+def test_a_damaged_file_is_refused_with_its_name_and_key(change, message, tmp_path):
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps({**Calibration(RUN, SETTINGS).to_json(), **change}))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_calibration(path)
+    assert str(path) in str(caught.value)
+
+
+def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
+    path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
+    assert settle(TeaCacheConfig(0.3, calibration=path), lambda: RUN).coefficients == (2.0, 0.5)
+    given = TeaCacheConfig(0.3, (1.0, 0.0), calibration=path)
+    assert settle(given, lambda: RUN) == given
+    with pytest.raises(ValueError, match="has no coefficients"):
+        settle(TeaCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+
+
+def test_without_a_name_the_calibration_beside_the_weights_is_taken(tmp_path):
+    with pytest.raises(ValueError, match=r"no calibration\*.json in .*python -m videosys.calibration"):
+        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+    write(tmp_path / "calibration_50.json", replace(RUN, num_inference_steps=50))
+    with pytest.raises(ValueError, match=r"calibration_50\.json: was made with num_inference_steps 50"):
+        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+    write(tmp_path / "calibration_60.json")
+    assert settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TeaCacheConfig(0.3, speedup=2.0), "cache.threshold is given, and so is a goal"),
+        (lambda: TeaCacheConfig(forecast=Linear(), min_psnr=30.0), "cache.forecast is given"),
+        (lambda: IntervalConfig(3, speedup=2.0), "cache.every is given"),
+        (lambda: TeaCacheConfig(speedup=0.5), "cache.speedup is 0.5; it must be 1 or more"),
+        (lambda: TeaCacheConfig(speedup=math.nan), "cache.speedup is nan"),
+        (lambda: TeaCacheConfig(min_psnr=0.0), "cache.min_psnr is 0.0"),
+        (lambda: TeaCacheConfig(speedup="2"), "speedup must be a number or null"),
+        (lambda: BestConfig(), "best needs a goal"),
+        (
+            lambda: start(TeaCacheConfig(speedup=2.0), [1.0], Parallel().gather_rows),
+            "has a goal and no settings",
+        ),
+    ],
+)
+def test_impossible_goals_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_no_file_is_read_and_no_run_described_without_need():
+    def never():
+        raise AssertionError
+
+    for config in (NoCacheConfig(), TeaCacheConfig(), IntervalConfig(), PABConfig()):
+        assert settle(config, never) is config
+
+
+def test_a_goal_in_a_config_makes_a_video(random_model, tmp_path):
+    name, folder = random_model
+    config = text_to_video_config(name, folder)
+    with VideoSysEngine(config, quiet=True) as engine:
+        scope = engine.pipeline.scope(config)
+        kinds = {"latte": ("latte", "ddim", 4), "v110": ("open_sora_plan_v110", "pndm", 13)}
+        expected = kinds.get(name, ("open_sora_plan_v120", "euler_ancestral", 4))
+        assert (scope.model, scope.scheduler, scope.evaluations) == expected
+        assert (scope.num_inference_steps, len(scope.weights_hash)) == (4, 16)
+        row = Setting(ScheduleConfig(computed=(0, 2)), 3, 1.5, 30.0, 0.9)
+        path = write(tmp_path / "c.json", scope, (row,))
+        output = engine.generate("a cat", cache=BestConfig(speedup=1.2, calibration=path))
+        assert [s.step for s in output.steps if s.computed] == [0, 2, scope.evaluations - 1]
+        with pytest.raises(ValueError, match="was made with num_inference_steps 4, this run has 5"):
+            engine.generate("a cat", num_inference_steps=5, cache=BestConfig(speedup=1.2, calibration=path))
+
+
+def test_a_goal_is_written_in_yaml(tmp_path):
+    (tmp_path / "a.yaml").write_text("cache: {name: teacache, speedup: 2.0, calibration: c.json}\n")
+    config = load_config(LatteConfig, tmp_path / "a.yaml")
+    assert config.cache == TeaCacheConfig(speedup=2.0, calibration="c.json")

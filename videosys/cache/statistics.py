@@ -1,0 +1,83 @@
+"""What a cache did in one generation, in a few numbers, a line of text and a picture."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videosys.cache.base import StepRecord
+from videosys.utils.chart import Chart
+
+
+@dataclass(frozen=True)
+class CacheStatistics:
+    """computed of total: model evaluations whose blocks ran. reused: branches that PAB did not compute.
+
+    mean_distance, largest_distance: of the relative L1 changes that were measured; None where none was.
+    digest: the same for two generations whose steps were decided alike.
+    bytes_held: the most that the cache of this rank kept from one step to another.
+    """
+
+    computed: int
+    total: int
+    reused: int
+    mean_distance: float | None
+    largest_distance: float | None
+    digest: str
+    bytes_held: int
+
+    def __str__(self) -> str:
+        parts = [f"computed {self.computed} of {self.total} steps"]
+        parts += [f"{self.reused} branches reused"] if self.reused else []
+        if self.bytes_held:
+            parts += [f"cache {self.bytes_held / 2**20:.1f} MiB", f"decisions {self.digest}"]
+        return ", ".join(parts)
+
+
+def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
+    """The statistics of one generation's step records."""
+    distances = [step.distance for step in steps if step.distance is not None]
+    return CacheStatistics(
+        computed=sum(step.computed for step in steps),
+        total=len(steps),
+        reused=sum(step.reused for step in steps),
+        mean_distance=sum(distances) / len(distances) if distances else None,
+        largest_distance=max(distances, default=None),
+        digest=decision_digest(steps),
+        bytes_held=max((step.bytes_held for step in steps), default=0),
+    )
+
+
+def decision_digest(steps: Sequence[StepRecord]) -> str:
+    """8 hexadecimal digits for which steps were computed, and how many branches each reused."""
+    decisions = ",".join(f"{int(step.computed)}:{step.reused}" for step in steps)
+    return hashlib.sha256(decisions.encode()).hexdigest()[:8]
+
+
+def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float | None = None) -> Path:
+    """The path of a PNG picture of what was measured at each step; a bar at the axis is a computed step.
+
+    threshold: a line at it. Where nothing was measured (a fixed schedule), the bars stand alone.
+    """
+    curves = {
+        "relative L1 of the signal": [(step.step, _number(step.distance)) for step in steps],
+        "accumulated": [(step.step, _number(step.accumulated)) for step in steps],
+    }
+    if all(step.distance is None for step in steps):
+        curves = {"computed": [(step.step, float(step.computed)) for step in steps]}
+    summary = cache_statistics(steps)
+    return Chart(
+        title=f"computed {summary.computed} of {summary.total} steps",
+        x_label="step",
+        y_label="",
+        curves=curves,
+        marks=[step.step for step in steps if step.computed],
+        levels={} if threshold is None else {"threshold": threshold},
+    ).save(path)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
