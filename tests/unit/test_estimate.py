@@ -1,0 +1,172 @@
+"""The estimate of memory and operations against what torch's allocator reports."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from tests.measured import measured_peak
+from tests.tiny_checkpoint import config_of, text_to_video_config
+from videosys import OpenSoraConfig, STDiT3, STDiT3Config, VideoSysEngine
+from videosys.cache import PABConfig, TeaCacheConfig
+from videosys.estimate import estimate, main, read
+from videosys.pipelines import base, memory
+from videosys.pipelines.cost import shallow_cost, transformer_cost
+from videosys.pipelines.shapes import shapes
+from videosys.utils.metering import Meter, on_meta, weight_bytes
+
+LARGE = {"height": 128, "width": 128, "num_frames": 17}  # activations, not small change, make the peak
+SMALL_TEXT = 8
+
+
+def near(value: float) -> object:
+    return pytest.approx(value, rel=0.15)
+
+
+def stages(config, **options):
+    return {stage.name: stage for stage in estimate(config, **options).stages}
+
+
+def bytes_of(module: nn.Module) -> int:
+    tensors = {item.data_ptr(): item for item in module.state_dict().values()}
+    return sum(item.nbytes for item in tensors.values())
+
+
+@pytest.fixture
+def made(random_model):
+    name, folder = random_model
+    return text_to_video_config(name, folder, height=192, width=128, num_frames=9)
+
+
+@pytest.mark.parametrize("cache", ["none", "teacache", "interval"])
+def test_opensora_needs_what_is_measured(checkpoint, cache):
+    check_measured(config_of(checkpoint, **LARGE, cache=base_cache(cache)))
+
+
+def base_cache(name):
+    from videosys.cache import CACHES
+
+    return TeaCacheConfig(threshold=0.1, coefficients=(1.0, 0.0)) if name == "teacache" else CACHES[name]()
+
+
+def test_other_models_need_what_is_measured(made):
+    check_measured(made)
+
+
+@torch.no_grad()
+def check_measured(config):
+    """All weights, the denoising and the decoding of one video, against the allocator."""
+    engine = VideoSysEngine(config, quiet=True)
+    pipeline, jobs = engine.pipeline, base.make_jobs(["a red circle"], 7, 1)
+    texts = pipeline.encode_texts(["a red circle"], config, quiet=True)
+    length = max(int(mask.sum()) for _, mask in texts.values())
+    want = stages(config, text_tokens=length)
+    given = pipeline.denoising(jobs, texts, config)
+    with pipeline.transformer.use() as model, pipeline.vae.use() as vae, pipeline.text_encoder.use() as text:
+        assert want["text encoder"].weights == bytes_of(text.model)
+        assert want["transformer"].weights == bytes_of(model)
+        assert want["autoencoder"].weights == bytes_of(vae)
+        made: list[torch.Tensor] = []
+        peak = measured_peak(lambda: made.append(pipeline.denoise(given, config.cache, quiet=True)[0]))
+        assert want["transformer"].peak == near(peak)
+        peak = measured_peak(lambda: vae.decode(pipeline_latents(pipeline, made[0]), frames(config)))
+        assert want["autoencoder"].peak == near(peak)
+
+
+def pipeline_latents(pipeline, latents):
+    return pipeline.to_vae(latents) if hasattr(pipeline, "to_vae") else latents
+
+
+def frames(config):
+    return config.clip_frames if isinstance(config, OpenSoraConfig) else config.output_frames
+
+
+@torch.no_grad()
+def test_a_transformer_of_middle_size_needs_what_is_measured():
+    model = STDiT3(STDiT3Config(depth=1, hidden_size=192, num_heads=3, caption_channels=64)).eval()
+    model.requires_grad_(False)
+    text, latents = torch.randn(2, 20, 64), torch.randn(2, 4, 4, 32, 32)
+    size = {"latent_size": (4, 32, 32), "fps": 24.0, "height": 256, "width": 256}
+    condition = model.prepare(text, **size)
+    peak = measured_peak(lambda: model(latents, torch.full((2,), 500.0), condition))
+    empty = on_meta(lambda: STDiT3(model.config), torch.float32)
+    assert weight_bytes(empty) == bytes_of(model)
+    condition = empty.prepare(text.to("meta"), **size)
+    with Meter() as meter:
+        empty(latents.to("meta"), torch.empty(2, device="meta"), condition)
+    assert meter.peak == near(peak)
+    linear = 2 * 2 * 4 * 256 * 192 * 192 * (12 + 4 + 4 / 1) * 1  # qkv, proj, mlp; q and proj of the text
+    assert meter.flops > linear
+
+
+def test_operations_are_those_of_the_formula():
+    with Meter() as meter:
+        nn.Linear(30, 50, device="meta")(torch.empty(4, 30, device="meta"))
+        q = torch.empty(2, 3, 40, 8, device="meta")
+        k = torch.empty(2, 3, 70, 8, device="meta")
+        nn.functional.scaled_dot_product_attention(q, k, k)
+    assert meter.flops == 2 * 4 * 30 * 50 + 4 * 2 * 3 * 40 * 70 * 8
+
+
+def test_two_small_models_tell_what_a_deep_one_needs(checkpoint):
+    """What is extrapolated from one and two pairs of blocks is what four pairs need."""
+    config = config_of(checkpoint, **LARGE)
+    shape = replace(shapes(config), depth=4)
+    whole = shallow_cost(shape, 4, torch.float32, SMALL_TEXT, config)
+    assert transformer_cost(shape, torch.float32, SMALL_TEXT, config) == whole
+
+
+def test_caches_are_counted(checkpoint):
+    none, tea, pab = (
+        stages(config_of(checkpoint, **LARGE, num_inference_steps=30, cache=cache))["transformer"]
+        for cache in (base_cache("none"), TeaCacheConfig(coefficients=(1.0, 0.0)), PABConfig())
+    )
+    tokens = 2 * 5 * 8 * 8 * 32 * 4
+    assert none.cache == 0
+    assert tea.cache == 2 * tokens  # a residual and a signal
+    assert pab.cache == 8 * tokens  # both attentions of two pairs
+    assert none.peak < tea.peak < pab.peak
+
+
+def test_the_published_sizes_are_known_without_a_file():
+    config = read("examples/opensora/base.yaml", None, ["dtype=bfloat16", "device=cpu"])
+    (text, transformer, vae), made = (made := estimate(config)).stages, made
+    assert len(made.assumed) == 3
+    assert text.weights == pytest.approx(4.76e9 * 2, rel=0.01)
+    assert transformer.weights == pytest.approx(1.2e9 * 2, rel=0.02)
+    assert transformer.text == pytest.approx(155e6, rel=0.05)
+    assert transformer.flops == pytest.approx(30 * 113e12, rel=0.01)
+    assert vae.flops == pytest.approx(242e12, rel=0.03)
+    assert made.peak > text.weights + transformer.weights + vae.weights
+
+
+def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
+    config = config_of(checkpoint)
+    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
+    with pytest.warns(ResourceWarning, match="needs about"):
+        memory.warn_if_too_large(config)
+    monkeypatch.setattr(memory, "available_bytes", lambda config: 1 << 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        memory.warn_if_too_large(config)
+    assert memory.shortage(10, None) is None
+
+
+def test_the_command_prints_a_table_and_json(capsys):
+    tiny = ["--config", "examples/opensora/tiny.yaml"]
+    assert main(tiny) == 0
+    assert "transformer" in capsys.readouterr().out
+    assert main([*tiny, "--json", "--text-tokens", "5"]) == 0
+    read_back = json.loads(capsys.readouterr().out)
+    assert [stage["name"] for stage in read_back["stages"]] == ["text encoder", "transformer", "autoencoder"]
+    assert read_back["peak"] > 0
+
+
+def test_a_wrong_file_is_one_error(capsys):
+    assert main(["--config", "no/such.yaml"]) == 2
+    assert "no/such.yaml" in capsys.readouterr().err

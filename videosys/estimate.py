@@ -1,0 +1,115 @@
+"""Memory and operations of a config before anything is loaded:
+
+    python -m videosys.estimate --config FILE [--model opensora | latte | open_sora_plan] [--text-tokens N]
+        [--json] [key=value ...]
+
+A file in a folder named after a model (as in examples/) needs no --model. Shapes come from the config and,
+for checkpoints on this computer, from their config.json; for others the published shapes stand. Nothing is
+fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from videosys.config import load_config
+from videosys.pipelines.base import PipelineConfig
+from videosys.pipelines.cost import Cost, cost
+from videosys.pipelines.latte import LatteConfig
+from videosys.pipelines.memory import available_bytes, shortage
+from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
+from videosys.pipelines.opensora_config import OpenSoraConfig
+
+MODELS = MappingProxyType(
+    {"opensora": OpenSoraConfig, "latte": LatteConfig, "open_sora_plan": OpenSoraPlanConfig}
+)
+GIB = 2**30
+HEAD = ("stage", "weights", "text K/V", "cache", "activations", "total", "TFLOP")
+
+
+def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Cost:
+    """What one micro-batch of a config needs, without loading it; ValueError for a config of no model."""
+    if type(config) not in MODELS.values():
+        raise ValueError(f"config is a {type(config).__name__}; it must be that of a pipeline")
+    return cost(config, text_tokens)
+
+
+def read(path: str, model: str | None, overrides: Sequence[str]) -> PipelineConfig:
+    """The config of a file. Without `model` it is that of the pipeline that a folder above the file is named
+    after, or of the only one that accepts the file.
+    """
+    model = model or next((part for part in reversed(Path(path).parts) if part in MODELS), None)
+    if model is not None:
+        return load_config(MODELS[model], path, overrides)
+    found: dict[str, PipelineConfig] = {}
+    errors: dict[str, str] = {}
+    for name, config_cls in MODELS.items():
+        try:
+            found[name] = load_config(config_cls, path, overrides)
+        except ValueError as error:
+            errors[name] = str(error)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    reason = f"fits {', '.join(found)}" if found else "; ".join(f"{k}: {v}" for k, v in errors.items())
+    raise ValueError(
+        f"{path}: which model is it? Name it with --model, one of {', '.join(MODELS)} ({reason})"
+    )
+
+
+def table(made: Cost) -> str:
+    """The stages as lines of text: GiB, and operations of all evaluations."""
+    rows: list[tuple[str, ...]] = [HEAD]
+    for stage in made.stages:
+        sizes = (stage.weights, stage.text, stage.cache, stage.activations, stage.total)
+        rows.append((stage.name, *(f"{size / GIB:.3f}" for size in sizes), f"{stage.flops / 1e12:.3f}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+    return "\n".join([*lines, f"peak with offload {made.offload}: {made.peak / GIB:.3f} GiB"])
+
+
+def as_json(made: Cost) -> dict[str, Any]:
+    derived = [{"activations": stage.activations, "total": stage.total} for stage in made.stages]
+    stages = [dataclasses.asdict(stage) | more for stage, more in zip(made.stages, derived)]
+    return dataclasses.asdict(made) | {"stages": stages, "peak": made.peak}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", required=True, metavar="FILE")
+    parser.add_argument("--model", choices=list(MODELS))
+    parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
+    parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(argv)
+    try:
+        config = read(args.config, args.model, args.overrides)
+        made = estimate(config, args.text_tokens)
+    except ValueError as error:
+        return fail(error)
+    if args.json:
+        print(json.dumps(as_json(made), indent=2))
+        return 0
+    print(f"{made.evaluations} evaluations, sizes in GiB, one device")
+    print(table(made))
+    for part in made.assumed:
+        print(f"not on this computer, published shape taken: {part}")
+    warning = shortage(made.peak, available_bytes(config))
+    if warning:
+        print(f"warning: {warning}")
+    return 0
+
+
+def fail(error: ValueError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

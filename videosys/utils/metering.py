@@ -1,0 +1,111 @@
+"""What a computation needs: bytes that live at once, and floating-point operations.
+
+It also counts on the meta device, where tensors have shapes and no memory, so that the needs of a computation
+are known without it.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Meter:
+    """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
+
+    Attention counts as one kernel that keeps no scores, as it does on CPUs and GPUs.
+    convolutions_copy: each convolution has a copy of its input beside it, as on CPUs, where oneDNN orders the
+        channels anew.
+    """
+
+    def __init__(self, convolutions_copy: bool = False) -> None:
+        self.convolutions_copy = convolutions_copy
+        self.live = self.peak = self.attention_flops = 0
+        self._counter = FlopCounterMode(display=False)
+        self._stack = ExitStack()
+
+    @property
+    def flops(self) -> int:
+        return self.attention_flops + self._counter.get_total_flops()
+
+    def __enter__(self) -> Meter:
+        for mode in (self._counter, Storages(self), Attention(self)):
+            self._stack.enter_context(mode)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def add(self, size: int) -> None:
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+class Storages(TorchDispatchMode):
+    """Tells a meter of every storage that an operation makes, and of its end."""
+
+    def __init__(self, meter: Meter):
+        super().__init__()
+        self.meter = meter
+        self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {id(storage) for storage in storages((args, kwargs))}
+        made = func(*args, **(kwargs or {}))
+        for storage in storages(made):
+            if id(storage) not in given and storage not in self.seen:
+                self.seen.add(storage)
+                self.meter.add(storage.nbytes())
+                weakref.finalize(storage, self.meter.add, -storage.nbytes())
+        if self.meter.convolutions_copy and func is torch.ops.aten.convolution.default:
+            self.meter.peak = max(self.meter.peak, self.meter.live + args[0].nbytes)
+        return made
+
+
+def storages(tree: Any) -> Iterable[Any]:
+    return [item.untyped_storage() for item in tree_iter(tree) if isinstance(item, torch.Tensor)]
+
+
+class Attention(TorchFunctionMode):
+    """Stands for the fused attention on the meta device, which itself would make all scores."""
+
+    def __init__(self, meter: Meter):
+        super().__init__()
+        self.meter = meter
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention or args[0].device.type != "meta":
+            return func(*args, **(kwargs or {}))
+        q, k, v = args[:3]
+        self.meter.attention_flops += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
+        # [batch, tokens, heads, d] in memory, as the kernels write it.
+        return q.new_empty(*q.shape[:-1], v.shape[-1]).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def weight_bytes(module: nn.Module) -> int:
+    """Bytes of all parameters and buffers."""
+    return sum(item.nbytes for item in [*module.parameters(), *module.buffers()])
+
+
+def on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
+    """A module without memory, in a dtype; parameters its class keeps in float32 stay so."""
+    with torch.device("meta"):
+        module = build().to("meta")  # some buffers are made where they like
+    exact = getattr(type(module), "float32_parameters", ())
+    for name, item in [*module.named_parameters(), *module.named_buffers()]:
+        if item.is_floating_point() and name not in exact:
+            item.data = item.data.to(dtype)
+    return module.eval().requires_grad_(False)
