@@ -1,0 +1,197 @@
+"""A whole calibration of a model whose polynomial and best schedules are known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import videosys.calibration.study as studies
+from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
+from videosys.cache import Hold, Linear, NoCacheConfig, Scope, TeaCacheConfig, read_calibration
+from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, finite
+from videosys.calibration.measure import margin, student, summary
+from videosys.calibration.study import Study
+from videosys.calibration.tables import report_text
+from videosys.calibration.thresholds import computed_steps, threshold_for
+
+PROMPTS = ["one", "three", "four 4", "seventh"]
+TRUE = (30.0, -2.0, 0.5, 0.03)  # change of the output by change of the signal
+STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
+LINE = [1.0, 3.0, 5.0, 7.0, 9.0, 11.0, 13.0, 15.0, 17.0, 19.0]
+
+
+def related(steps=10, seed=0):
+    """(residuals, signals): the output's change is the polynomial of the signal's."""
+    changes = np.random.default_rng(seed).uniform(0.01, 0.2, steps - 1)
+    signals = np.cumprod([1.0, *(1 + changes)])
+    residuals = np.cumprod([1.0, *(1 + np.polyval(TRUE, changes))])
+    return residuals.tolist(), signals.tolist()
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    def made(residuals, signals=None, prompts=PROMPTS, folder="work", **changes):
+        pipeline = SyntheticPipeline(residuals, signals)
+        monkeypatch.setattr(studies, "open_pipeline", opened(pipeline))
+        config = SyntheticConfig(**changes)
+        return Study(config, prompts[:-1], prompts[-1:], tmp_path / folder, quiet=True)
+
+    return made
+
+
+def test_the_traces_know_what_reuse_gives(study):
+    residuals, signals = related()
+    (trace, *_) = study(residuals, signals).traces
+    output = [abs(b - a) / a for a, b in pairwise(residuals)]
+    assert trace.distances["output"] == pytest.approx(output, rel=1e-5)
+    assert trace.distances["residual"] == pytest.approx(output, rel=1e-5)
+    change = [abs(b - a) / a for a, b in pairwise(signals)]
+    assert trace.distances["modulated_input"] == pytest.approx(change, rel=1e-4)
+    assert len(trace.distances["noisy_input"]) == 9
+    own = trace.reused[7, 0]
+    assert trace.reused[7, 3].numpy() == pytest.approx((own * residuals[4] / residuals[7]).numpy(), rel=1e-4)
+    assert trace.reused[2, 3].isnan().all()
+
+
+def test_the_true_polynomial_is_found_and_chosen(study):
+    fits = all_fits(study(*related(30), steps=30).traces)
+    found = next(item for item in fits if (item.signal, item.degree) == ("modulated_input", 3))
+    assert found.coefficients == pytest.approx(TRUE, rel=2e-2)
+    assert found.r2_held_out == pytest.approx(1, abs=1e-4)
+    chosen = chosen_fit(fits)
+    assert chosen.degree >= 3
+    assert chosen.signal == "modulated_input"
+
+
+def test_sensitivity_is_the_samplers_step(study):
+    made = study(related()[0])
+    segments = made.segments
+    assert segments.times == pytest.approx([1 - i / 10 for i in range(10)])
+    steps = [made.journal.result(f"sensitivity {step}", lambda: None) for step in (1, 5, 9)]
+    assert steps == pytest.approx([0.1] * 3, rel=1e-2)  # one tenth of the time, and nothing reacts to it
+
+
+def test_the_best_schedule_of_a_staircase_is_found(study):
+    found = study(STAIRCASE).search(5, most_runs=50)
+    assert found["hold"].schedule.computed == (0, 2, 5, 7, 9)
+    assert found["hold"].score > 100
+
+
+def test_the_best_schedule_of_a_line_is_found(study):
+    made = study(LINE)
+    found = made.search(3, most_runs=50)
+    assert found["linear"].schedule.computed == (0, 1, 9)
+    assert found["linear"].schedule.policy(made.times).forecast == Linear()
+    assert found["linear"].score > 100 > found["hold"].score
+
+
+def test_the_search_keeps_to_its_bound(study):
+    rng = np.random.default_rng(1)
+    made = study(rng.standard_normal(10).cumsum().tolist())
+    made.segments  # noqa: B018 (its runs are not the search's)
+    before = made.pipeline.model.computed
+    made.search(4, most_runs=12)
+    assert made.pipeline.model.computed - before <= 12 * 10
+
+
+def test_the_descent_is_no_worse_than_the_programme(study):
+    rng = np.random.default_rng(2)
+    made = study(rng.standard_normal(10).cumsum().tolist())
+    for kind, found in made.search(5, most_runs=60).items():
+        assert found.score >= made.score(made.cheapest([5], kind)[5].policy(made.times))
+
+
+def test_an_interrupted_calibration_goes_on(study, tmp_path):
+    residuals, signals = related()
+    whole = study(residuals, signals, folder="whole")
+    expected = calibrate(whole, [4, 6], 20).calibration().to_json()
+    needed = whole.pipeline.model.computed
+    broken = study(residuals, signals, folder="broken")
+    broken.pipeline.model.dies_at = needed // 2
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(broken, [4, 6], 20)
+    (tmp_path / "broken" / "journal.jsonl").open("a").write('["score, cut')  # killed while writing
+    again = study(residuals, signals, folder="broken")
+    result = calibrate(again, [4, 6], 20).calibration().to_json()
+    assert again.pipeline.model.computed < 0.75 * needed
+    assert without_times(result) == without_times(expected)
+
+
+def without_times(content):
+    return {**content, "settings": [{**row, "speedup": 0} for row in content["settings"]]}
+
+
+def test_results_of_another_run_are_not_taken(study):
+    study(STAIRCASE).search(5, most_runs=1)
+    with pytest.raises(ValueError, match="another run"):
+        study(STAIRCASE, prompts=["else", *PROMPTS[1:]])
+    with pytest.raises(ValueError, match="another run"):
+        study(STAIRCASE, guidance_scale=2.0)
+
+
+def test_the_file_is_read_back(study, tmp_path):
+    report = calibrate(study(*related()), [4, 6], 10)
+    path = tmp_path / "made.json"
+    path.write_text(json.dumps(report.calibration().to_json(), allow_nan=False))
+    made = read_calibration(path)
+    assert made.scope == Scope("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
+    assert made.coefficients == report.chosen.coefficients
+    names = {type(row.policy).__name__ for row in made.settings}
+    assert names == {"TeaCacheConfig", "ScheduleConfig"}
+    assert made.details["held_out_prompts"] == PROMPTS[-1:]
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        made.scope.check(replace(made.scope, num_inference_steps=20), path)
+
+
+def test_settings_are_what_the_policies_give(study):
+    report = calibrate(study(STAIRCASE), [5], 10)
+    row = next(row for row in report.rows if row.name == "schedule hold")
+    assert row.policy.computed == (0, 2, 5, 7, 9)
+    assert row.policy.forecast == Hold()
+    assert row.result.computed == 5
+    assert row.result.psnr["full"] > 60
+    text = report_text(report)
+    assert "| schedule hold | 5.0 of 10 |" in text
+    assert "modulated input" in text
+
+
+def test_thresholds_simulate_the_cache(study):
+    made = study(*related(12, seed=4), steps=12)
+    changes = [item.distances["modulated_input"] for item in made.traces]
+    for budget in (3, 6, 9):
+        threshold = threshold_for(budget, changes, TRUE, 11)
+        expected = computed_steps(changes[0], TRUE, threshold, 11)
+        assert 3 <= len(expected) <= budget
+        policy = TeaCacheConfig(threshold=threshold, coefficients=TRUE)
+        clips, _ = made.searched[0]
+        assert [step.step for step in clips.run(policy).steps if step.computed] == expected
+
+
+def test_a_threshold_is_as_low_as_the_budget_allows():
+    changes = [[0.1] * 9]
+    threshold = threshold_for(4, changes, (1.0, 0.0), 9)
+    assert len(computed_steps(changes[0], (1.0, 0.0), threshold, 9)) == 4
+    assert len(computed_steps(changes[0], (1.0, 0.0), threshold * 0.95, 9)) > 4
+
+
+def test_a_full_run_measures_as_equal(study):
+    bench = study(STAIRCASE).bench()
+    rows = bench.measure("full", NoCacheConfig())
+    made = summary(rows, rows)
+    assert (made.psnr["full"], made.ssim["full"], made.computed) == (100, pytest.approx(1), 10)
+    assert made.speedup == 1
+
+
+def test_margins_are_those_of_the_t_distribution():
+    assert margin([1.0, 3.0]) == pytest.approx(12.706, rel=1e-3)
+    assert student(20) == pytest.approx(2.086, abs=2e-3)
+    assert student(31) == pytest.approx(2.0395, abs=1e-3)
+    assert margin([1.0]) == float("inf")
+
+
+def test_numbers_that_json_lacks_become_none():
+    assert finite({"a": [float("nan"), 1.0, ("x", float("inf"))]}) == {"a": [None, 1.0, ["x", None]]}

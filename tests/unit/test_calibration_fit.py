@@ -1,0 +1,79 @@
+"""Polynomials of a signal's change."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from videosys.cache.teacache import polynomial
+from videosys.calibration.fit import choose, fit
+
+TRUE = (40.0, -6.0, 1.5, 0.02)
+
+
+def points(coefficients, rows=3, noise=0.0, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(0.01, 0.2, (rows, 25))
+    y = np.polyval(coefficients, x) + noise * rng.standard_normal(x.shape)
+    return x.tolist(), y.tolist()
+
+
+def test_the_true_polynomial_is_found():
+    x, y = points(TRUE)
+    made = fit("modulated_input", 3, x, y, points(TRUE, seed=1))
+    assert made.coefficients == pytest.approx(TRUE, rel=1e-6)
+    assert made.r2 == pytest.approx(1)
+    assert made.r2_held_out == pytest.approx(1)
+    assert made.problem() is None
+    assert made.warning() is None
+    assert polynomial(made.coefficients, 0.1) == pytest.approx(np.polyval(TRUE, 0.1))
+
+
+def test_held_out_prompts_judge():
+    x, y = points((1.0, 0.0), noise=0.05)
+    other = points((-1.0, 0.3), noise=0.05, seed=1)
+    made = fit("modulated_input", 1, x, y, other)
+    assert made.r2 > 0.3
+    assert made.r2_held_out < 0
+    assert made.score == made.r2_held_out
+    assert "explains" in made.warning()
+
+
+def test_a_single_prompt_has_no_held_out_value():
+    assert fit("noisy_input", 1, *points(TRUE, rows=1), None).r2_held_out is None
+
+
+def test_little_explained_is_a_warning():
+    rng = np.random.default_rng(0)
+    x, _ = points((0.0, 1.0))
+    made = fit("noisy_input", 1, x, rng.standard_normal((3, 25)).tolist(), None)
+    assert made.warning().startswith("explains ")
+
+
+def test_a_dip_below_zero_is_refused():
+    dips = (1.0, -0.2, 0.005)  # -0.005 at 0.1
+    made = fit("modulated_input", 2, *points(dips), None)
+    assert made.lowest == pytest.approx(-0.005, abs=1e-4)
+    assert "dips to" in made.problem()
+    straight = fit("modulated_input", 1, *points((1.0, 0.1)), None)
+    assert choose([made, straight]) is straight
+    assert choose([made]) is None
+
+
+def test_the_best_of_the_good_is_chosen():
+    x, y = points(TRUE, noise=0.001)
+    fits = [fit("modulated_input", degree, x, y, points(TRUE, seed=1)) for degree in (1, 2, 3)]
+    assert choose(fits).degree == 3
+
+
+def test_values_that_are_not_numbers_are_left_out():
+    x, y = points(TRUE, rows=1)
+    made = fit("modulated_input", 3, [[*x[0], math.nan]], [[*y[0], 1.0]], None)
+    assert made.coefficients == pytest.approx(TRUE, rel=1e-6)
+
+
+def test_too_few_points_are_refused():
+    with pytest.raises(ValueError, match="too few for degree 2"):
+        fit("modulated_input", 2, [[0.1, 0.1, 0.2]], [[1.0, 1.0, 2.0]], None)

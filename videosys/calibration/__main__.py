@@ -1,0 +1,135 @@
+"""Finds settings for caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
+
+Runs the full model on a few prompts, fits TeaCache's polynomial, searches the best schedule for each number
+of computed steps, and measures all of them on prompts it has not learnt from. Prints a table, and writes
+FILE.json (what `cache.calibration` reads), FILE.md and two PNG plots. Started again after an interruption it
+goes on where it stopped; what it needs for that lies in FILE.work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videosys.calibration.calibrate import Report, calibrate
+from videosys.calibration.fit import DEGREES
+from videosys.calibration.plot import plot_fits, plot_signals
+from videosys.calibration.study import Study
+from videosys.calibration.tables import report_text
+from videosys.config import load_config
+from videosys.engine.engine import PIPELINES
+from videosys.pipelines.base import check_prompts
+from videosys.utils.files import write_text
+from videosys.utils.logging import configure_logging
+
+SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
+MOST_PROMPTS = 10
+MODELS = {cls.__name__.removesuffix("Config").lower(): cls for cls in PIPELINES}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate; 2 where the arguments are wrong, 130 after an interruption."""
+    args = parser().parse_args(argv)
+    configure_logging(quiet=args.quiet)
+    try:
+        report = run(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    text = report_text(report)
+    write(report, text, args.out)
+    print(text)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
+    made.add_argument("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
+    made.add_argument("--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice")
+    made.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    made.add_argument(
+        "--model", choices=list(MODELS), help="whose config it is, where the file could be of several"
+    )
+    made.add_argument("--budgets", type=int, nargs="+", help="numbers of computed steps; otherwise eight")
+    made.add_argument("--search", type=float, default=60.0, help="full runs the search may take per budget")
+    made.add_argument("--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third")
+    made.add_argument("--quiet", action="store_true", help="no progress bars")
+    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    return made
+
+
+def run(args: argparse.Namespace) -> Report:
+    """The report of a run with these arguments. ValueError for what cannot be."""
+    if args.out.suffix != ".json":
+        raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
+    config = load(args.config, args.model, args.overrides)
+    learnt, held_out = split(read_prompts(args.prompts), args.held_out)
+    study = Study(config, learnt, held_out, args.out.with_suffix(".work"), quiet=args.quiet)
+    return calibrate(study, budgets(args.budgets, study.num_steps), args.search)
+
+
+def load(path: Path, model: str | None, overrides: Sequence[str]) -> Any:
+    """The config in a file. Whose it is, is said, or the name of its folder, or that only one can read it."""
+    named = path.resolve().parent.name.replace("_", "")
+    classes = [MODELS[model or named]] if (model or named) in MODELS else list(MODELS.values())
+    loaded, errors = [], []
+    for cls in classes:
+        try:
+            loaded.append(load_config(cls, path, overrides))
+        except ValueError as error:
+            errors.append(error)
+    if not loaded:
+        raise errors[0]
+    if len(loaded) > 1:
+        names = [name for name, cls in MODELS.items() if any(type(item) is cls for item in loaded)]
+        raise ValueError(f"{path} could be the config of {', '.join(names)}: say which with --model")
+    return loaded[0]
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a file, one per line; blank lines are passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {path}: cannot be read: {error}") from error
+    return check_prompts([line.strip() for line in lines if line.strip()])
+
+
+def split(prompts: Sequence[str], held_out: int | None) -> tuple[Sequence[str], Sequence[str]]:
+    """Prompts to learn from and prompts to judge on."""
+    count = max(len(prompts) // 3, 1) if held_out is None else held_out
+    if not 0 < count < len(prompts):
+        raise ValueError(
+            f"there are {len(prompts)} prompts, of which {count} would be held out; at least one must be, "
+            "and one be left"
+        )
+    return prompts[:-count], prompts[-count:]
+
+
+def budgets(wanted: Sequence[int] | None, steps: int) -> list[int]:
+    """The numbers of computed steps to search schedules for."""
+    chosen = sorted(set(wanted or (round(share * steps) for share in SHARES)))
+    if not 2 <= chosen[0] <= chosen[-1] < steps:
+        raise ValueError(f"--budgets are {chosen}; they must be 2 to {steps - 1}, of {steps} steps")
+    return chosen
+
+
+def write(report: Report, text: str, out: Path) -> None:
+    """The JSON file, the report and the plots."""
+    plot_signals(report.study.traces, out.with_name(f"{out.stem}-signals.png"))
+    shown = report.chosen or report.fits[-len(DEGREES)]
+    fits = [item for item in report.fits if item.signal == shown.signal]
+    plot_fits(report.study.traces, fits, out.with_name(f"{out.stem}-fits.png"))
+    write_text(out.with_suffix(".md"), text)
+    write_text(out, json.dumps(report.calibration().to_json(), indent=1, allow_nan=False) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The calibration of one model: fits, thresholds and schedules, each verified on held-out prompts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from videosys.cache import CacheConfig, Calibration, NoCacheConfig, Setting, TeaCacheConfig
+from videosys.calibration.collect import KINDS, SIGNALS, Trace
+from videosys.calibration.fit import DEGREES, Fit, choose, fit
+from videosys.calibration.measure import FULL, Summary, quality_of, summary
+from videosys.calibration.search import Found
+from videosys.calibration.study import Study
+from videosys.calibration.thresholds import threshold_for
+from videosys.utils.logging import get_logger
+
+WATCHED = "modulated_input"  # what TeaCache decides by
+NAIVE = (1.0, 0.0)
+_LOG = get_logger("calibration")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy and what it gave on held-out prompts. budget: computed steps it was made for."""
+
+    name: str
+    budget: int
+    policy: CacheConfig
+    result: Summary
+
+    def setting(self) -> Setting:
+        result = self.result
+        psnr, ssim = quality_of(result.psnr[FULL]), result.ssim[FULL]
+        return Setting(self.policy, result.computed, round(result.speedup, 4), psnr, ssim)
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a calibration found. rows: of policies; fits: of all signals and degrees; chosen: of them, for
+    TeaCache, or None.
+    """
+
+    study: Study
+    fits: tuple[Fit, ...]
+    chosen: Fit | None
+    rows: tuple[Row, ...]
+    full: Summary
+    found: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def calibration(self) -> Calibration:
+        """What `cache.calibration` reads. TeaCache without a good polynomial decides by what it measures."""
+        details = {
+            "learnt_prompts": [job.prompt for job in self.study.learnt],
+            "held_out_prompts": [job.prompt for job in self.study.held_out],
+            "seed": self.study.config.seed,
+            "fits": [asdict(item) for item in self.fits],
+            "search": self.found,
+            "psnr_margin": [row.result.psnr_margin[FULL] for row in self.rows],
+        }
+        settings = tuple(row.setting() for row in self.rows)
+        coefficients = self.chosen.coefficients if self.chosen else NAIVE
+        return Calibration(self.study.scope, settings, coefficients, finite(details))
+
+
+def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
+    """Runs it all. most_runs: full runs that the search may take for each number of computed steps."""
+    fits = all_fits(study.traces)
+    chosen = chosen_fit(fits)
+    candidates: list[tuple[str, int, CacheConfig]] = []
+    found: dict[int, dict[str, Any]] = {}
+    for budget in budgets:
+        candidates += [("teacache", budget, teacache(study, budget, chosen))]
+        for kind, best in study.search(budget, most_runs).items():
+            candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
+            found.setdefault(budget, {})[kind] = told(best)
+    bench = study.bench()
+    full = bench.measure("full", NoCacheConfig())
+    rows = [
+        Row(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy), full))
+        for name, budget, policy in candidates
+    ]
+    return Report(study, tuple(fits), chosen, tuple(rows), summary(full, full), found)
+
+
+def told(best: Found) -> dict[str, Any]:
+    """A schedule that was found, as a file tells of it."""
+    return {"computed": best.schedule.computed, "score": best.score, "tried": best.tried}
+
+
+def all_fits(traces: Sequence[Trace]) -> list[Fit]:
+    """The polynomials of all signals and degrees: the paper's two ablations.
+
+    First and last step are left out, since they compute whatever the polynomial says. The last third of
+    the prompts (none, where there is but one) is held out.
+    """
+    held = len(traces) // 3 or (len(traces) > 1)
+    learnt, others = traces[: len(traces) - held], traces[len(traces) - held :]
+
+    def rows(name: str, items: Sequence[Trace]) -> list[list[float]]:
+        return [item.distances[name][:-1] for item in items]
+
+    fits = []
+    for name in SIGNALS:
+        held_out = (rows(name, others), rows("output", others)) if others else None
+        for degree in DEGREES:
+            fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), held_out))
+    return fits
+
+
+def chosen_fit(fits: Sequence[Fit]) -> Fit | None:
+    """The polynomial for TeaCache, with a warning where it explains little; None, with one, where none may be
+    used.
+    """
+    watched = [item for item in fits if item.signal == WATCHED]
+    for item in watched:
+        if item.problem():
+            _LOG.warning("the polynomial of degree %d %s and is refused", item.degree, item.problem())
+    best = choose(watched)
+    if best is None:
+        _LOG.warning("no polynomial can be used: TeaCache compares distances as they are")
+    elif best.warning():
+        _LOG.warning("the polynomial of degree %d %s", best.degree, best.warning())
+    return best
+
+
+def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> TeaCacheConfig:
+    """TeaCache with the threshold that computes about so many steps."""
+    coefficients = chosen.coefficients if chosen else NAIVE
+    name = KINDS[options.get("signal", "modulated")]
+    changes = [item.distances[name] for item in study.traces]
+    threshold = threshold_for(budget, changes, coefficients, study.num_steps - 1)
+    return TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
+
+
+def finite(value: Any) -> Any:
+    """Plain values without what JSON cannot hold: numbers that are not finite become None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def mean_output_change(traces: Sequence[Trace]) -> list[float]:
+    """The output's change per step, the mean over prompts."""
+    return [statistics.fmean(row) for row in zip(*(item.distances["output"] for item in traces))]

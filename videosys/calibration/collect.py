@@ -1,0 +1,136 @@
+"""Full runs, watched: how signals and output change from step to step, and what reuse would have given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from videosys.cache.record import Given, Recorder, relative_change
+from videosys.calibration.runs import Clips, Model
+from videosys.pipelines.denoise import Sampling, guide
+from videosys.utils.files import replacing
+
+# What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.
+SIGNALS = ("timestep_embedding", "noisy_input", "modulated_input")
+KINDS = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
+WINDOW = 20  # steps back to which residuals are tried
+SAMPLES = 4096  # numbers of each prediction that are kept
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The full run of one prompt.
+
+    distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
+        prediction of the guidance pair). reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided
+        prediction with the residual of so many steps ago; at 0 its own. Where there was none, nan.
+    """
+
+    distances: dict[str, list[float]]
+    reused: torch.Tensor
+    latents: torch.Tensor
+
+    def save(self, path: Path) -> None:
+        tensors = {"reused": self.reused.contiguous(), "latents": self.latents.cpu().contiguous()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"distances": json.dumps(self.distances)})
+
+    @classmethod
+    def load(cls, path: Path) -> Trace:
+        with safe_open(path, framework="pt") as file:
+            distances = json.loads(file.metadata()["distances"])
+            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"))
+
+
+def trace(clip: Clips) -> Trace:
+    """The full run of one prompt with all that is learnt from it."""
+    watch = Watch()
+    given = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
+    recorder = Recorder(tuple(KINDS), window=WINDOW)
+    probe = Probe(recorder, given.sampling, given.latents.shape[1])
+    run = clip.run(lambda times: recorder, observer=watch, around=probe.around)
+    distances = {KINDS.get(kind, kind): values for kind, values in recorder.distances.items()}
+    return Trace({**distances, **watch.distances}, probe.stacked(), run.latents)
+
+
+class Watch:
+    """The loop's observer: measures how the latents and the prediction of the pair change."""
+
+    def __init__(self) -> None:
+        self.distances: dict[str, list[float]] = {"noisy_input": [], "output": []}
+        self._previous: dict[str, torch.Tensor] = {}
+
+    def __call__(self, step: int, timestep: float, latents: torch.Tensor, noise_pred: torch.Tensor) -> None:
+        for name, current in (("noisy_input", latents), ("output", noise_pred)):
+            previous, self._previous[name] = self._previous.get(name), current
+            if previous is not None:
+                self.distances[name].append(relative_change(current, previous))
+
+
+class Probe:
+    """Asks the model at each step, besides, what it would have said with earlier residuals."""
+
+    def __init__(self, recorder: Recorder, sampling: Sampling, channels: int):
+        self.recorder, self.sampling, self.channels = recorder, sampling, channels
+        self.rows: list[torch.Tensor] = []
+
+    def around(self, model: Model) -> Model:
+        def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
+            earlier = list(self.recorder.residuals)
+            output = model(pair, timesteps, condition, cache)
+            tried = [model(pair, timesteps, condition, Given(residual)) for _, residual in earlier]
+            self.rows.append(torch.stack([self._sampled(item) for item in (output, *tried)]))
+            return output
+
+        return probed
+
+    def _sampled(self, output: torch.Tensor) -> torch.Tensor:
+        guided = guide(output[:, : self.channels], self.sampling).float().flatten()
+        places = torch.linspace(0, guided.numel() - 1, min(SAMPLES, guided.numel())).long()
+        return guided[places.to(guided.device)].cpu()
+
+    def stacked(self) -> torch.Tensor:
+        """[steps, WINDOW + 1, samples], nan where a step had fewer before it."""
+        table = torch.full((len(self.rows), WINDOW + 1, self.rows[0].shape[1]), float("nan"))
+        for step, row in enumerate(self.rows):
+            table[step, : len(row)] = row
+        return table
+
+
+def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
+    """How much a wrong prediction in a step moves the final latents.
+
+    The root mean square of their change when only this step reuses the residual before it, divided by that of
+    the prediction's change; the geometric mean over the prompts.
+    """
+    cache = SkipOne(step)
+    run = clips.run(lambda times: cache)
+    moved = rms(run.latents.cpu() - torch.cat([item.latents for item in traces]))
+    wrong = torch.cat([rms((item.reused[step, 1] - item.reused[step, 0])[None]) for item in traces])
+    return float((moved / wrong.clamp(min=1e-12)).clamp(min=1e-12).log().mean().exp())
+
+
+class SkipOne(Recorder):
+    """Computes all steps but one, which takes the residual of the step before."""
+
+    def __init__(self, skipped: int):
+        super().__init__(kinds=())
+        self.skipped = skipped
+
+    def should_compute(self, signal: Any) -> bool:
+        return super().should_compute(signal) and self.step != self.skipped
+
+    def reuse(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.residuals[0][1]
+
+
+def rms(values: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each sample."""
+    return values.double().square().flatten(1).mean(dim=1).sqrt()

@@ -1,0 +1,64 @@
+"""Results on disk as soon as they are there, so that an interrupted calibration goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+FILE = "journal.jsonl"
+
+
+class Journal:
+    """A folder with one JSON line for each result, found again by its key.
+
+    about: what the results depend on besides their keys. ValueError where the folder is of something else.
+    """
+
+    def __init__(self, folder: str | Path, about: Any):
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / FILE
+        self._results = self._read()
+        digest = fingerprint(about)
+        if self.result("about", lambda: digest) != digest:
+            raise ValueError(
+                f"{self.folder} holds results of another run (its config, prompts or weights differ); "
+                "delete it or choose another output"
+            )
+
+    def result(self, key: str, make: Callable[[], Any]) -> Any:
+        """The plain value of a key: what was written, or what `make` returns, which is written at once."""
+        if key not in self._results:
+            value = make()
+            self._results[key] = value
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, value]) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return self._results[key]
+
+    def has(self, key: str) -> bool:
+        return key in self._results
+
+    def _read(self) -> dict[str, Any]:
+        """The results so far; a last line that was cut off is removed."""
+        if not self.path.exists():
+            return {}
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+            os.truncate(self.path, sum(map(len, lines)))
+        try:
+            return dict(json.loads(line) for line in lines)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path} is damaged ({error}); delete it") from error
+
+
+def fingerprint(value: Any) -> str:
+    """16 hexadecimal digits that tell one plain value from another."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,152 @@
+"""What policies give on held-out prompts, each run alone, against the full run with the same seed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from videosys.cache import CacheConfig, NoCacheConfig
+from videosys.calibration.journal import Journal, fingerprint
+from videosys.calibration.runs import Clips, Clock, Run
+from videosys.metrics import psnr, ssim
+from videosys.metrics.psnr import CAP
+from videosys.pipelines import base
+from videosys.pipelines.generation import Pipeline
+from videosys.utils.files import replacing
+from videosys.utils.progress import progress
+
+FULL = "full"
+# Two-sided 95 % of Student's t for 1 to 10 degrees of freedom; from there on by its series.
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+NORMAL95 = 1.95996
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a policy gave for one prompt.
+
+    seconds: of the loop; decode_seconds: of the autoencoder. psnr (dB) and ssim by reference: means over the
+    frames, before these are rounded to bytes.
+    """
+
+    computed: int
+    seconds: float
+    decode_seconds: float
+    psnr: dict[str, float]
+    ssim: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Means over prompts, and half the width of the 95 % confidence interval of some.
+
+    speedup: of loop and autoencoder together; loop_speedup: of the loop alone.
+    """
+
+    computed: float
+    speedup: float
+    loop_speedup: float
+    psnr: dict[str, float]
+    psnr_margin: dict[str, float]
+    ssim: dict[str, float]
+
+
+class Bench:
+    """Held-out prompts with their full runs, which are kept in a folder.
+
+    references: name -> changes of the config, for other runs to compare with, such as one with more steps.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        config: Any,
+        jobs: Sequence[base.Job],
+        journal: Journal,
+        references: dict[str, dict[str, Any]] | None = None,
+        quiet: bool = False,
+    ):
+        self.journal, self.quiet = journal, quiet
+        self.references = {FULL: {}, **(references or {})}
+        self.clips = [Clips(pipeline, config, [job]) for job in jobs]
+
+    def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
+        """One result per prompt."""
+        key = f"{type(policy).__name__} {fingerprint(repr(policy))}"
+        return self.measure_runs(name, key, lambda clip: clip.run(policy))
+
+    def measure_runs(self, name: str, key: str, run: Callable[[Clips], Run]) -> list[Measured]:
+        """The same for whatever makes latents of a prompt."""
+        places = progress(range(len(self.clips)), name, quiet=self.quiet)
+        return [Measured(**self._known(place, key, run)) for place in places]
+
+    def _known(self, place: int, key: str, run: Callable[[Clips], Run]) -> dict[str, Any]:
+        return self.journal.result(f"measure {place} {key}", lambda: self._one(place, run))
+
+    def _one(self, place: int, make: Callable[[Clips], Run]) -> dict[str, Any]:
+        clip = self.clips[place]
+        run = make(clip)
+        clock = Clock(clip.pipeline.vae.device)
+        video = clip.frames(run.latents)
+        seconds = clock.seconds()
+        quality: dict[str, dict[str, float]] = {"psnr": {}, "ssim": {}}
+        for name in self.references:
+            frames = self.reference(place, name)
+            quality["psnr"][name] = float(psnr(video, frames).mean())
+            quality["ssim"][name] = float(ssim(video, frames).mean())
+        return asdict(Measured(run.computed, run.seconds, seconds, **quality))
+
+    def reference(self, place: int, name: str) -> torch.Tensor:
+        """The frames [T, H, W, 3] in [0, 1] of a prompt's full run, or of another of the references."""
+        path = self.journal.folder / f"{name}-{place:03d}.safetensors"
+        if not path.exists():
+            clip, changes = self.clips[place], self.references[name]
+            clip = clip.with_config(**changes) if changes else clip
+            frames = clip.frames(clip.run(NoCacheConfig()).latents)
+            with replacing(path) as temporary:
+                save_file({"frames": frames}, temporary)
+        return load_file(path)["frames"]
+
+
+def summary(rows: Sequence[Measured], full: Sequence[Measured]) -> Summary:
+    """The means of a policy over the prompts, and its speed-up against full runs of the same prompts."""
+    loop, whole = (
+        statistics.median(seconds(other) / seconds(row) for row, other in zip(rows, full))
+        for seconds in (lambda row: row.seconds, lambda row: row.seconds + row.decode_seconds)
+    )
+    names = rows[0].psnr
+    return Summary(
+        computed=statistics.fmean(row.computed for row in rows),
+        speedup=whole,
+        loop_speedup=loop,
+        psnr={name: statistics.fmean(row.psnr[name] for row in rows) for name in names},
+        psnr_margin={name: margin([row.psnr[name] for row in rows]) for name in names},
+        ssim={name: statistics.fmean(row.ssim[name] for row in rows) for name in names},
+    )
+
+
+def margin(values: Sequence[float]) -> float:
+    """Half the width of the 95 % confidence interval of a mean (Student's t); infinite for one value."""
+    count = len(values)
+    if count < 2:
+        return math.inf
+    return student(count - 1) * statistics.stdev(values) / math.sqrt(count)
+
+
+def student(freedom: int) -> float:
+    """The factor of a 95 % interval for degrees of freedom, right to three digits."""
+    if freedom <= len(T95):
+        return T95[freedom - 1]
+    z = NORMAL95
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def quality_of(value: float) -> float | None:
+    """A PSNR as a calibration file has it: None where nothing differs."""
+    return None if value >= CAP else value

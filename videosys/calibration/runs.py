@@ -1,0 +1,132 @@
+"""Generations of the same prompts and seeds, repeated with one cache after another."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from videosys.cache import Cache, CacheConfig, StepRecord, start
+from videosys.engine.engine import PIPELINES
+from videosys.pipelines import base
+from videosys.pipelines.denoise import Observer, denoise
+from videosys.pipelines.generation import Pipeline
+
+MakeCache = Callable[[Sequence[float]], Cache]
+Model = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Denoised latents [B, C, T, H, W], the model evaluations, and the seconds the loop took.
+
+    On a CPU these are seconds of work, which other programs do not lengthen.
+    """
+
+    latents: torch.Tensor
+    steps: list[StepRecord]
+    seconds: float
+
+    @property
+    def computed(self) -> int:
+        return sum(step.computed for step in self.steps)
+
+
+class Clips:
+    """Some prompts with their seeds, ready to be denoised together as often as one likes."""
+
+    @torch.no_grad()
+    def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[base.Job]):
+        self.pipeline, self.config, self.jobs = pipeline, config, list(jobs)
+        self.texts = pipeline.encode_texts([job.prompt for job in jobs], config, quiet=True)
+
+    @functools.cached_property
+    @torch.no_grad()
+    def condition(self) -> Any:
+        with self.pipeline.transformer.use() as model:
+            return self.pipeline.denoising(self.jobs, self.texts, self.config).prepare(model)
+
+    @torch.no_grad()
+    def run(
+        self,
+        cache: CacheConfig | MakeCache,
+        *,
+        observer: Observer | None = None,
+        around: Callable[[Model], Model] | None = None,
+        sampler: Any = None,
+    ) -> Run:
+        """One generation. around: what to put around the model. sampler: instead of the config's."""
+        given = self.pipeline.denoising(self.jobs, self.texts, self.config)
+        sampler = sampler or given.sampler
+        made = self._started(cache, sampler.times())
+        with self.pipeline.transformer.use() as model:
+            clock = Clock(self.pipeline.transformer.device)
+            latents = denoise(
+                around(model) if around else model,
+                sampler,
+                given.latents.to(self.pipeline.transformer.device),
+                self.condition,
+                replace(given.sampling, observer=observer),
+                made,
+                self.pipeline.parallel,
+            )
+            return Run(latents, made.steps, clock.seconds())
+
+    def _started(self, cache: CacheConfig | MakeCache, times: Sequence[float]) -> Cache:
+        if callable(cache):
+            return cache(times)
+        return start(cache, times, self.pipeline.parallel.gather_rows)
+
+    @torch.no_grad()
+    def frames(self, latents: torch.Tensor) -> torch.Tensor:
+        """Frames [T, H, W, 3] in [0, 1] of one sample of latents, before they are rounded to bytes."""
+        (frames,) = self.pipeline.frames(latents, self.config, quiet=True)
+        return ((frames[0].float().clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).contiguous().cpu()
+
+    def with_config(self, **changes: Any) -> Clips:
+        """The same prompts and seeds with another number of steps, for example."""
+        return Clips(self.pipeline, replace(self.config, **changes), self.jobs)
+
+
+class Clock:
+    """Seconds since it was made: of work on a CPU, of time on a GPU."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.begin = self._now()
+
+    def seconds(self) -> float:
+        return self._now() - self.begin
+
+    def _now(self) -> float:
+        if self.device.type != "cuda":
+            return time.process_time()
+        torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
+    """The pipeline of a config, and the config as a calibration runs it: without a cache, with a seed.
+
+    ValueError for several devices and for what has more than one clip or a reference.
+    """
+    if config.parallel != type(config.parallel)():
+        raise ValueError(f"parallel is {config.parallel}; a calibration runs on one device")
+    if getattr(config, "loops", 1) != 1 or getattr(config, "references", ()):
+        raise ValueError("loops and references cannot be calibrated; leave them out of the config")
+    config = replace(config, cache=base.NoCacheConfig(), seed=config.seed or 0)
+    return PIPELINES[type(config)].from_config(config, quiet), config
+
+
+def error_db(latents: torch.Tensor, reference: torch.Tensor) -> list[float]:
+    """How far latents are from those of the full run, in dB of the reference's mean square: higher is nearer.
+
+    One number per sample; 200 where they are equal.
+    """
+    error = (latents.double() - reference.double()).square().flatten(1).mean(dim=1)
+    size = reference.double().square().flatten(1).mean(dim=1)
+    return (-10 * torch.log10((error / size).clamp(min=1e-20))).tolist()

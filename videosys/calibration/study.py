@@ -1,0 +1,152 @@
+"""A model under study: its traces, the search for schedules, and what policies give on held-out prompts."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videosys.cache import CacheConfig
+from videosys.calibration.collect import Trace, sensitivity, trace
+from videosys.calibration.journal import Journal, fingerprint
+from videosys.calibration.measure import Bench
+from videosys.calibration.runs import Clips, error_db, open_pipeline
+from videosys.calibration.search import KINDS, Found, Kind, Schedule, Segments, descend, interpolated
+from videosys.calibration.search import dynamic_programme as programme
+from videosys.config import config_to_dict
+from videosys.pipelines import base
+from videosys.utils.progress import progress
+
+PROBES = 12  # steps at which the sensitivity is measured
+REUSED_STEP = 0.04  # a skipped step's share of a computed one, in the search's accounts
+
+
+class Study:
+    """Prompts to learn from, prompts to judge on, and a folder where every result is kept.
+
+    config: of the model. learnt, held_out: prompts; a prompt's seed is the config's plus its place.
+    search_size: how many of the learnt prompts the search runs, in micro-batches of the config's batch_size.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        learnt: Sequence[str],
+        held_out: Sequence[str],
+        folder: Path,
+        search_size: int = 4,
+        quiet: bool = False,
+    ):
+        self.pipeline, self.config = open_pipeline(config, quiet)
+        seeds = range(self.config.seed, self.config.seed + len(learnt) + len(held_out))
+        jobs = [base.Job(prompt, seed) for prompt, seed in zip([*learnt, *held_out], seeds)]
+        self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
+        self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
+        self.scope = self.pipeline.scope(self.config)
+        about = [asdict(self.scope), [asdict(job) for job in jobs], config_to_dict(self.config)]
+        self.journal = Journal(folder, about)
+        self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
+
+    @property
+    def num_steps(self) -> int:
+        """Model evaluations of one run."""
+        return len(self.times)
+
+    @functools.cached_property
+    def traces(self) -> list[Trace]:
+        """The full run of each prompt to learn from."""
+        return [
+            self._kept_trace(place, job)
+            for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet))
+        ]
+
+    def _kept_trace(self, place: int, job: base.Job) -> Trace:
+        path = self.folder / f"trace-{place:03d}.safetensors"
+        if not path.exists():
+            trace(Clips(self.pipeline, self.config, [job])).save(path)
+        return Trace.load(path)
+
+    @functools.cached_property
+    def searched(self) -> list[tuple[Clips, torch.Tensor]]:
+        """Micro-batches of prompts for the search, with their full runs' latents."""
+        size = self.config.batch_size
+        batches = list(base.batches(self.learnt[: self.search_size], size))
+        latents = torch.cat([item.latents for item in self.traces[: self.search_size]]).split(size)
+        return [(Clips(self.pipeline, self.config, jobs), rows) for jobs, rows in zip(batches, latents)]
+
+    @functools.cached_property
+    def segments(self) -> Segments:
+        """What each segment of a schedule costs."""
+        count = self.num_steps
+        places = sorted({1 + round(i * (count - 2) / (PROBES - 1)) for i in range(PROBES)})
+        clips, _ = self.searched[0]
+        probed = self.traces[: len(clips.jobs)]
+
+        def gain(step: int) -> float:
+            return self.journal.result(f"sensitivity {step}", lambda: sensitivity(clips, probed, step))
+
+        gains = [gain(step) for step in progress(places, "sensitivity", quiet=self.quiet)]
+        return Segments([item.reused for item in self.traces], interpolated(places, gains, count), self.times)
+
+    def score(self, policy: CacheConfig) -> float:
+        """The mean dB of the final latents against the full runs, over the prompts of the search."""
+
+        def run() -> float:
+            values: list[float] = []
+            for clips, reference in self.searched:
+                values += error_db(clips.run(policy).latents.cpu(), reference)
+            return statistics.fmean(values)
+
+        return self.journal.result(f"score {name_of(policy)}", run)
+
+    def cheapest(self, budgets: Iterable[int], kind: Kind) -> dict[int, Schedule]:
+        """The schedules that dynamic programming finds for numbers of computed steps."""
+        budgets = list(budgets)
+        found = programme(self.num_steps, max(budgets), self.segments.cost(kind))
+        return {number: self.segments.schedule(found[number], kind) for number in budgets if number in found}
+
+    def search(self, budget: int, most_runs: float, kinds: Sequence[Kind] = KINDS) -> dict[Kind, Found]:
+        """The best schedule with each forecast for a number of computed steps.
+
+        Dynamic programming proposes one per forecast; the one with the best score, and the one that holds,
+        are then improved by coordinate descent. most_runs: how much may be run for it all, in full runs.
+        """
+        found: dict[Kind, Found] = {}
+        for kind in kinds:
+            for schedule in self.cheapest([budget], kind).values():
+                found[kind] = Found(schedule, self.score(schedule.policy(self.times)), 1)
+        share = budget / self.num_steps + REUSED_STEP * (1 - budget / self.num_steps)
+        allowed = int(most_runs / (share * min(self.search_size, len(self.learnt)))) - len(found)
+        improved = descended(found)
+        for kind in improved:
+            found[kind] = self._descend(found[kind].schedule, kind, allowed // len(improved))
+        return found
+
+    def _descend(self, start: Schedule, kind: Kind, most: int) -> Found:
+        with progress(None, f"search {len(start.computed)} {kind}", total=most, quiet=self.quiet) as bar:
+
+            def score(schedule: Schedule) -> float:
+                bar.update()
+                return self.score(schedule.policy(self.times))
+
+            return descend(start, lambda computed: self.segments.schedule(computed, kind), score, most)
+
+    def bench(self, references: dict[str, dict[str, Any]] | None = None) -> Bench:
+        """Where policies are measured on the held-out prompts."""
+        return Bench(self.pipeline, self.config, self.held_out, self.journal, references, self.quiet)
+
+
+def descended(found: dict[Kind, Found]) -> list[Kind]:
+    """The forecasts worth a descent: the best one so far, and holding, which every sampler can take."""
+    best = max(found, key=lambda kind: found[kind].score)
+    return list(dict.fromkeys([best, *(kind for kind in found if kind == "hold")]))
+
+
+def name_of(policy: CacheConfig) -> str:
+    """A short name for a policy with all its settings."""
+    return f"{type(policy).__name__} {fingerprint(repr(policy))}"

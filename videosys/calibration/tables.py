@@ -1,0 +1,87 @@
+"""A calibration in words: Markdown tables of fits and policies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from videosys.calibration.calibrate import Report, Row
+from videosys.calibration.fit import Fit
+from videosys.calibration.measure import FULL
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fits_table(fits: Sequence[Fit]) -> str:
+    """The paper's two ablations: which signal, which degree."""
+    header = ("signal", "degree", "R^2", "R^2 held out", "lowest value", "verdict")
+    return markdown(header, (_fit_row(item) for item in fits))
+
+
+def _fit_row(item: Fit) -> tuple[str, ...]:
+    held_out = "-" if item.r2_held_out is None else f"{item.r2_held_out:.3f}"
+    verdict = f"refused: {item.problem()}" if item.problem() else item.warning() or "good"
+    return (
+        item.signal.replace("_", " "),
+        str(item.degree),
+        f"{item.r2:.3f}",
+        held_out,
+        f"{item.lowest:.3g}",
+        verdict,
+    )
+
+
+def policies_table(rows: Sequence[Row], steps: int) -> str:
+    """What each policy computes and gives, budget by budget."""
+    header = ("policy", "computed", "speed-up", "PSNR dB", "SSIM")
+    ordered = sorted(rows, key=lambda row: (row.budget, row.name))
+    return markdown(header, (_policy_row(row, steps) for row in ordered))
+
+
+def _policy_row(row: Row, steps: int) -> tuple[str, ...]:
+    result = row.result
+    return (
+        row.name,
+        f"{result.computed:.1f} of {steps}",
+        f"{result.speedup:.2f}",
+        with_margin(result.psnr[FULL], result.psnr_margin[FULL]),
+        f"{result.ssim[FULL]:.4f}",
+    )
+
+
+def with_margin(value: float, margin: float) -> str:
+    """A mean with its 95 % confidence interval, where there is one."""
+    return f"{value:.1f}" if not math.isfinite(margin) else f"{value:.1f} ± {margin:.1f}"
+
+
+def report_text(report: Report) -> str:
+    """The whole report in Markdown."""
+    study = report.study
+    scope = study.scope
+    chosen = report.chosen
+    return "\n".join(
+        (
+            f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
+            "",
+            f"Learnt from {len(study.learnt)} prompts, judged on {len(study.held_out)} others, against the "
+            "full runs with the same seeds. The speed-up is of loop and autoencoder together.",
+            "",
+            "## From a signal's change to the output's",
+            "",
+            fits_table(report.fits),
+            "",
+            "No polynomial is good: TeaCache decides by the change itself."
+            if chosen is None
+            else f"TeaCache uses degree {chosen.degree} of the {chosen.signal.replace('_', ' ')}: "
+            f"{', '.join(f'{value:.6g}' for value in chosen.coefficients)} (highest power first).",
+            "",
+            "## Policies",
+            "",
+            policies_table(report.rows, study.num_steps),
+            "",
+        )
+    )
