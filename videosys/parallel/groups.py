@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
 from types import MappingProxyType
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -33,18 +33,17 @@ def by_colossalai(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGr
 BACKENDS: Mapping[str, Groups] = MappingProxyType({"torch": by_torch, "colossalai": by_colossalai})
 
 
-def build_groups(
-    backend: str, sizes: tuple[int, int, int], device_type: str, timeout: float
-) -> list[dist.ProcessGroup]:
+def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) -> list[dist.ProcessGroup]:
     """This process's groups along dp, cfg and sp, and of its replica (cfg x sp).
 
-    All processes must call it: they make all groups, in one order. An operation that others do not join for
-    `timeout` seconds is an error.
+    All processes must call it: they make all groups, in one order. Each waits as long as the default group.
     """
     dp, cfg, sp = sizes
     build = BACKENDS[backend]
     groups = [*build(sizes, device_type), build((dp, cfg * sp), device_type)[1]]
+    default = dist.distributed_c10d._get_default_group()
+    timeout = default._get_backend(torch.device(device_type)).options._timeout
     for group in groups:
-        # Neither backend passes a timeout on to the groups that it makes.
-        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout), group)
+        # Both backends leave them at torch's own.
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
     return groups

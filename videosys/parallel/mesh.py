@@ -56,7 +56,8 @@ class Parallel:
         """The place of this process, whose default process group has `config.num_gpus` ranks.
 
         All of them must call it. ValueError for axes that are not set (see `ParallelConfig.resolved`), for
-        another number of ranks, and where the mesh backend is not installed.
+        another number of ranks, and where the mesh backend is not installed. The timeout is the default
+        group's.
         """
         if config.num_gpus == 1:
             return cls()
@@ -67,7 +68,7 @@ class Parallel:
                 f"parallel.num_gpus is {config.num_gpus}, and {dist.get_world_size()} processes were started"
             )
         device, sizes = torch.device(device), (config.dp, config.cfg, config.sp)
-        groups = build_groups(config.mesh_backend, sizes, device.type, config.timeout)
+        groups = build_groups(config.mesh_backend, sizes, device.type)
         dp, cfg, sp, replica = map(Axis.of, groups)
         return cls(dp, cfg, sp, replica, device)
 
@@ -122,6 +123,12 @@ class Parallel:
         if self.replica.peers is None:
             return row[None]
         return ops.all_gather(row.to(self.device), self.replica.peers).to(row.device)
+
+    def agree(self, what: str, *numbers: float) -> None:
+        """RuntimeError on every rank of the replica where their numbers differ."""
+        rows = self.gather_rows(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        if any(row != rows[0] for row in rows):
+            raise RuntimeError(f"the ranks of one video disagree on {what}: {rows}")
 
     def map(
         self,

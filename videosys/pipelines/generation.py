@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +33,8 @@ Texts = dict[str, tuple[torch.Tensor, torch.Tensor]]  # embeddings [1, L, D] and
 class Loader:
     """Finds the parts of a config's checkpoint at once, and loads each when it is first used."""
 
-    def __init__(self, config: base.PipelineConfig, quiet: bool = False):
-        self.config, self.quiet = config, quiet
+    def __init__(self, config: base.PipelineConfig, quiet: bool = False, parallel: Parallel = Parallel()):
+        self.config, self.quiet, self.parallel = config, quiet, parallel
         self.device = base.resolve_device(config.device)
         self.dtype = base.resolve_dtype(config.dtype, self.device)
 
@@ -62,7 +63,7 @@ class Loader:
 
     def model(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Component[M]:
         load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
-        return self._part(lambda: load(model_cls, config, folder, **options), folder)
+        return self._part(lambda: load(model_cls, config, folder, parallel=self.parallel, **options), folder)
 
     def _part(self, load: Callable[[], M], folder: Path | None = None) -> Component[M]:
         return Component(load, self.device, self.config.offload, folder)
@@ -107,23 +108,37 @@ class Pipeline(Generic[M]):
         text_encoder: Component[T5Encoder],
         transformer: Component[M],
         vae: Component[Any],
+        model_config: Any,
         vae_config: Any,
         parallel: Parallel = Parallel(),
     ):
         self.text_encoder, self.transformer, self.vae = text_encoder, transformer, vae
-        self.vae_config, self.parallel = vae_config, parallel
+        self.model_config, self.vae_config, self.parallel = model_config, vae_config, parallel
 
     @classmethod
-    def from_config(cls, config: Any, quiet: bool = False) -> Pipeline:
-        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+    def from_config(cls, config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Pipeline:
+        """The pipeline of a config. Folders are found and their configs read now, weights when first used.
+
+        parallel: this device's place among those that work together; each of them has its pipeline.
+        """
         raise NotImplementedError
 
     def generate(self, *request: Any, **inputs: Any) -> Iterator[base.VideoOutput]:
-        """The videos of each micro-batch as soon as they are done.
+        """The videos of each micro-batch as soon as they are done; of several replicas, this one's.
 
-        Takes prompts, config (its seed set), what `inputs` names, and quiet.
+        Takes prompts, config (its seed set), what `inputs` names, and quiet. All devices of a replica must
+        ask for the same, and get the same.
         """
         raise NotImplementedError
+
+    def check_parallel(self, config: Any) -> None:
+        """ValueError where a request cannot be shared by the devices of `config.parallel`."""
+        axes = config.parallel.resolved(config.is_guided)
+        self.model_config.check_parallel(axes.sp, self.latent_size(config))
+
+    def own_batches(self, jobs: Sequence[base.Job], size: int) -> Sequence[Sequence[base.Job]]:
+        """The micro-batches of `size` jobs that this replica makes."""
+        return self.parallel.own(list(base.batches(jobs, size)))
 
     def sampler(self, config: Any, sources: Sequence[torch.Generator]) -> Any:
         """A new sampler, which draws what noise it needs for each video from the video's own source."""
@@ -182,7 +197,11 @@ class Pipeline(Generic[M]):
     ) -> tuple[torch.Tensor, list[StepRecord]]:
         """Denoised latents [B, C, T, H, W], and the model evaluations."""
         sampler, latents = given.sampler, given.latents
-        made = start(cache, sampler.times(), self.parallel.gather_rows, base.checksum(latents))
+        request_id, times = base.checksum(latents), sampler.times()
+        settings = repr((times, cache, given.sampling.guidance_scale))
+        # Or the devices would wait for each other in vain, or mix two videos.
+        self.parallel.agree("a generation (latents, settings)", request_id, zlib.crc32(settings.encode()))
+        made = start(cache, times, self.parallel.gather_rows, request_id)
         total = len(sampler.timesteps)
         with self.transformer.use() as model, progress(None, "denoise", total=total, quiet=quiet) as bar:
             condition, sampling = given.prepare(model), replace(given.sampling, progress=bar.update)

@@ -11,6 +11,7 @@ import torch
 
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
 from videosys.models.latte import LatteCondition, LatteT2V, LatteT2VConfig
+from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.generation import Loader, Pipeline
 from videosys.pipelines.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
@@ -111,21 +112,27 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
     loading_fields = Pipeline.loading_fields | {"enable_vae_temporal_decoder"}
 
     @classmethod
-    def from_config(cls, config: LatteConfig, quiet: bool = False) -> LattePipeline:
-        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+    def from_config(
+        cls, config: LatteConfig, quiet: bool = False, parallel: Parallel = Parallel()
+    ) -> LattePipeline:
         from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
 
-        loader = Loader(config, quiet)
+        loader = Loader(config, quiet, parallel)
         model_folder = loader.find(config.transformer, "transformer")
         vae_name = "vae_temporal_decoder" if config.enable_vae_temporal_decoder else "vae"
         vae_folder = loader.find(config.vae, vae_name)
+        model_config = read_config(LatteT2VConfig, model_folder)
         vae_config = read_config(LatteVAEConfig, vae_folder)
-        return cls(
+        made = cls(
             loader.text_encoder(config.text_encoder, MAX_TOKENS),
-            loader.model(LatteT2V, read_config(LatteT2VConfig, model_folder), model_folder),
+            loader.model(LatteT2V, model_config, model_folder),
             loader.model(LatteVAE, vae_config, vae_folder),
+            model_config,
             vae_config,
+            parallel,
         )
+        made.check_parallel(config)
+        return made
 
     @property
     def latent_channels(self) -> int:

@@ -15,6 +15,7 @@ from videosys.autoencoders.tiling import Tiling, tiling_preset
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
 from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.generation import Loader, Pipeline
 from videosys.pipelines.text_to_video import (
@@ -233,23 +234,29 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
     loading_fields = Pipeline.loading_fields | {"version", "transformer_type", "tiling"}
 
     @classmethod
-    def from_config(cls, config: OpenSoraPlanConfig, quiet: bool = False) -> OpenSoraPlanPipeline:
-        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+    def from_config(
+        cls, config: OpenSoraPlanConfig, quiet: bool = False, parallel: Parallel = Parallel()
+    ) -> OpenSoraPlanPipeline:
         from videosys.autoencoders.causal_vae import CausalVAE, CausalVAEConfig
 
-        loader, release = Loader(config, quiet), config.release
+        loader, release = Loader(config, quiet, parallel), config.release
         repository = release.repository
         model_folder = loader.find(config.transformer or repository, config.checkpoint, WEIGHTS)
         vae_folder = loader.find(config.vae or repository, "vae", WEIGHTS)
         vae_config = read_config(CausalVAEConfig, vae_folder)
         text_encoder = config.text_encoder or release.text_encoder
         model_cls = LatteT2V if config.version == "v110" else OpenSoraT2V
-        return cls(
+        model_config = read_model_config(config, model_folder, vae_config)
+        made = cls(
             loader.text_encoder(text_encoder, release.max_tokens),
-            loader.model(model_cls, read_model_config(config, model_folder, vae_config), model_folder),
+            loader.model(model_cls, model_config, model_folder),
             loader.model(CausalVAE, vae_config, vae_folder, tiling=config.tiles()),
+            model_config,
             vae_config,
+            parallel,
         )
+        made.check_parallel(config)
+        return made
 
     @property
     def latent_channels(self) -> int:

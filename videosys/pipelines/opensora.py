@@ -9,6 +9,7 @@ import torch
 
 from videosys.cache import StepRecord
 from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
+from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
 from videosys.pipelines.generation import Denoising, Loader, Pipeline, Texts, output
@@ -42,11 +43,12 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
     inputs = frozenset({"references"})
 
     @classmethod
-    def from_config(cls, config: OpenSoraConfig, quiet: bool = False) -> OpenSoraPipeline:
-        """The pipeline of a config. Folders are found and their configs read now, weights when first used."""
+    def from_config(
+        cls, config: OpenSoraConfig, quiet: bool = False, parallel: Parallel = Parallel()
+    ) -> OpenSoraPipeline:
         from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
 
-        loader = Loader(config, quiet)
+        loader = Loader(config, quiet, parallel)
         model_folder, vae_folder = loader.find(config.transformer), loader.find(config.vae)
         vae_config = replace(
             read_config(OpenSoraVAEConfig, vae_folder), micro_batch_size=config.vae_micro_batch_size
@@ -57,12 +59,16 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
                 f"{model_folder} makes {model_config.in_channels} latent channels, "
                 f"{vae_folder} decodes {vae_config.latent_channels}"
             )
-        return cls(
+        made = cls(
             loader.text_encoder(config.text_encoder, model_config.model_max_length),
             loader.model(STDiT3, model_config, model_folder),
             loader.model(OpenSoraVAE, vae_config, vae_folder),
+            model_config,
             vae_config,
+            parallel,
         )
+        made.check_parallel(config)
+        return made
 
     @torch.no_grad()
     def generate(
@@ -74,13 +80,14 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
     ) -> Iterator[base.VideoOutput]:
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
-        jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        self.check_parallel(config)
         base.check_prompts(written(prompts, config))
         self.warn_of_size(config)
-        config = self.settled(config)
+        jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        config, batches = self.settled(config), self.own_batches(jobs, config.batch_size)
         given = self.encode_references(config.references, explicit(references), config)
-        texts = self.encode_texts(prompts, config, quiet)
-        for batch in base.batches(jobs, config.batch_size):
+        texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
+        for batch in batches:
             yield MicroBatch(self, config, batch, texts, quiet).run(*given)
 
     def encode_texts(self, prompts: Sequence[str], config: OpenSoraConfig, quiet: bool) -> Texts:
@@ -216,12 +223,12 @@ class MicroBatch:
         )
 
     def prepare(self, model: STDiT3, loop: int, latent_size: tuple[int, int, int]) -> STDiT3Condition:
-        """The condition of the pair [cond, uncond], or of cond alone where there is no guidance."""
+        """The condition of the pair [cond, uncond], of this device's half, or of cond without guidance."""
         rows = [self.texts[text_of_loop(job.prompt, loop)] for job in self.jobs]
         embeds, mask = (torch.cat(parts) for parts in zip(*rows))
         if self.config.is_guided:
             null = model.null_caption(embeds.shape[1]).to(embeds)
-            embeds = torch.cat((embeds, null.expand_as(embeds)))
+            embeds = self.pipeline.parallel.cfg_shard(torch.cat((embeds, null.expand_as(embeds))))
         height, width = self.config.size
         return model.prepare(
             embeds, mask, latent_size=latent_size, fps=self.config.model_fps, height=height, width=width

@@ -101,10 +101,11 @@ class TextToVideoPipeline(Pipeline[M]):
     ) -> Iterator[base.VideoOutput]:
         """The videos of each micro-batch as soon as they are done. `config.seed` must be set."""
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
+        self.check_parallel(config)
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        config = self.settled(config)
-        texts = self.encode_texts(prompts, config, quiet)
-        for batch in base.batches(jobs, config.batch_size):
+        config, batches = self.settled(config), self.own_batches(jobs, config.batch_size)
+        texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
+        for batch in batches:
             latents, steps = self.denoise(self.denoising(batch, texts, config), config.cache, quiet)
             yield output(self.decode(latents, config, quiet), batch, steps, config.fps)
 
@@ -125,7 +126,9 @@ class TextToVideoPipeline(Pipeline[M]):
         size = self.latent_size(config)
         noise = base.initial_noise((self.latent_channels, *size), sources)
         prompts = [texts[config.positive(job.prompt)] for job in jobs]
-        encoded = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
+        embeds, mask = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
+        cut = self.parallel.cfg_shard
+        encoded = cut(embeds), None if mask is None else cut(mask)
         return Denoising(
             sampler,
             noise * sampler.init_noise_sigma,
