@@ -62,6 +62,7 @@ def test_several_processes_start_with_the_first_request_only(torchrun):
     [
         ({"transformer": "no/such"}, "no/such"),
         ({"guidance_scale": 1.0, "parallel": ParallelConfig(2, cfg=2)}, "guidance_scale is 1"),
+        ({"device": "cpu", "num_gpus": 2048, "height": 32, "width": 32}, "parallel.sp is 1024"),
         ({"device": "cuda:0"}, "device is 'cuda:0'; for 2 processes it must be auto, cuda or cpu"),
         ({"device": "cuda"}, r"parallel.num_gpus is 2: 2 processes run here, and this machine has 1 CUDA"),
     ],

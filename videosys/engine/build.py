@@ -55,4 +55,4 @@ def build_pipeline(config: PipelineConfig, quiet: bool, device: torch.device) ->
     """This process's pipeline, whose process group is there."""
     config = dataclasses.replace(config, device=str(device))
     parallel = Parallel.from_config(config.parallel, device)
-    return PIPELINES[type(config)].from_config(config, quiet, parallel)  # type: ignore[call-arg]
+    return PIPELINES[type(config)].from_config(config, quiet, parallel)

@@ -43,7 +43,8 @@ def ending(status: int | None) -> str:
     if status >= 0:
         return f"the process ended with status {status}"
     names = {number.value: number.name for number in signal.Signals}
-    return f"the process was ended by {names.get(-status, f'signal {-status}')}"
+    reason = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+    return f"the process was ended by {names.get(-status, f'signal {-status}')}{reason}"
 
 
 def is_shared_mistake(reports: Mapping[int, Report], ranks: Sequence[int]) -> bool:

@@ -16,7 +16,6 @@ from videosys.engine.failure import RankError, Report, is_shared_mistake, root_c
 from videosys.engine.messages import Message
 from videosys.engine.order import Order
 from videosys.engine.processes import Processes, threads_of
-from videosys.parallel import ParallelConfig
 from videosys.pipelines.base import PipelineConfig, VideoOutput, make_jobs
 from videosys.utils.logging import get_logger
 
@@ -61,7 +60,7 @@ class Pool:
     def __init__(self, config: PipelineConfig, quiet: bool = False, build: str = BUILD):
         """build: `module:function` that makes each rank's pipeline of config, quiet and device.
 
-        ValueError where this computer has too few devices.
+        ValueError where this computer has too few devices, and for axes that the model cannot be cut along.
         """
         parallel = config.parallel.resolved(config.is_guided)
         self.config, self.quiet, self.build = replace(config, parallel=parallel), quiet, build
@@ -70,7 +69,7 @@ class Pool:
         self.size = parallel.num_gpus // dp  # ranks of a replica
         self.replicas = [range(first, first + self.size) for first in range(0, parallel.num_gpus, self.size)]
         # Finds and fetches the folders once, and tells at once of mistakes. It never loads a weight.
-        self.pipeline = PIPELINES[type(config)].from_config(replace(config, parallel=ParallelConfig()), quiet)
+        self.pipeline = PIPELINES[type(config)].from_config(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
         self._processes: Processes | None = None
         self._requests: dict[int, Request] = {}

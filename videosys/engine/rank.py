@@ -125,7 +125,10 @@ class Forward(logging.Handler):
 
 
 def plain(value: Any) -> Any:
-    return value if isinstance(value, (bool, int, float, str, list)) or value is None else str(value)
+    """A value as it can be sent: what is not a number, text or a list of these becomes text."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bool) -> None:
