@@ -13,11 +13,13 @@ from videosys.calibration.search import (
     NONE,
     Schedule,
     Segments,
+    dampings,
     descend,
     dynamic_programme,
     interpolated,
     line,
     moves,
+    padded,
 )
 
 STEPS = 9
@@ -133,6 +135,10 @@ def plain(computed):
     return Schedule(tuple(computed), (0.0,) * (len(computed) - 1))
 
 
+def one_move(schedule):
+    return map(plain, moves(schedule.computed, farthest=1))
+
+
 def test_the_descent_reaches_what_moves_can_reach():
     goal = (0, 3, 4, 8)
     tried = []
@@ -141,13 +147,13 @@ def test_the_descent_reaches_what_moves_can_reach():
         tried.append(schedule.computed)
         return -sum(abs(a - b) for a, b in zip(schedule.computed, goal))
 
-    found = descend(plain((0, 1, 7, 8)), plain, score, most=100)
+    found = descend(plain((0, 1, 7, 8)), one_move, score, most=100)
     assert found.schedule.computed == goal
     assert found.tried == len(tried) == len(set(tried))
 
 
 def test_the_descent_keeps_to_its_bound():
-    found = descend(plain((0, 1, 7, 8)), plain, lambda schedule: sum(schedule.computed), most=3)
+    found = descend(plain((0, 1, 7, 8)), one_move, lambda schedule: sum(schedule.computed), most=3)
     assert found.tried == 3
 
 
@@ -160,6 +166,26 @@ def test_moves_keep_number_ends_and_order():
         assert len(set(computed)) == 4
         assert list(computed) == sorted(computed)
     assert {(0, 1, 3, 8), (0, 2, 4, 8), (0, 2, 5, 8), (0, 3, 4, 8)} <= set(made)
+    assert set(moves((0, 4, 8), farthest=1)) == {(0, 3, 8), (0, 5, 8)}
+
+
+def test_neighbours_begin_with_the_most_promising():
+    segments = segments_of([5, 5, 2, 2, 2, 9, 9, 1, 1])
+    first, *_ = segments.neighbours(segments.schedule((0, 2, 5, 6, 8), "hold"), "hold")
+    assert first.computed == (0, 2, 5, 7, 8)
+
+
+def test_dampings_change_one_segment_that_skips():
+    made = list(dampings(Schedule((0, 1, 3, 8), (0.0, 0.0, 0.5))))
+    assert {one.damping for one in made} == {(0.0, 0.25, 0.5), (0.0, 0.0, 0.25), (0.0, 0.0, 0.75)}
+
+
+@pytest.mark.parametrize(
+    ("computed", "number", "expected"),
+    [((0, 8), 4, [0, 2, 4, 8]), ((0, 2, 8), 3, [0, 2, 8]), ((0, 1, 8), 4, [0, 1, 4, 8])],
+)
+def test_short_schedules_are_padded(computed, number, expected):
+    assert padded(computed, number) == expected
 
 
 def test_gains_are_interpolated_in_their_logarithm():

@@ -9,16 +9,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, NoCacheConfig, Setting, TeaCacheConfig
-from videosys.calibration.collect import KINDS, SIGNALS, Trace
+from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
 from videosys.calibration.fit import DEGREES, Fit, choose, fit
 from videosys.calibration.measure import FULL, Summary, quality_of, summary
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
-from videosys.calibration.thresholds import threshold_for
+from videosys.calibration.thresholds import NAIVE, threshold_for
 from videosys.utils.logging import get_logger
 
-WATCHED = "modulated_input"  # what TeaCache decides by
-NAIVE = (1.0, 0.0)
 _LOG = get_logger("calibration")
 
 

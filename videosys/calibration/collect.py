@@ -20,6 +20,7 @@ from videosys.utils.files import replacing
 # What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.
 SIGNALS = ("timestep_embedding", "noisy_input", "modulated_input")
 KINDS = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
+WATCHED = "modulated_input"  # what TeaCache decides by
 WINDOW = 20  # steps back to which residuals are tried
 SAMPLES = 4096  # numbers of each prediction that are kept
 

@@ -10,8 +10,9 @@ depends on the computed step before it, so the programme runs over pairs of step
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -20,10 +21,14 @@ import torch
 from videosys.cache import Fitted, Forecast, Hold, Linear, ScheduleConfig
 
 MOST_SKIPS = 12  # in a row
+MOST_DAMPING = 1.5  # where the residual bends towards the slope, more than the slope is right
 NONE = -1  # stands for the computed step before the first
 Kind = Literal["hold", "linear", "fitted"]
 KINDS: tuple[Kind, ...] = ("hold", "linear", "fitted")
-Cost = Callable[[int, int, int], float]  # (computed before, computed, next computed) -> squared error
+Cost = Callable[[int, int, int], float]  # (computed before, computed, next computed) -> to be small in sum
+# Of a segment's error: 2 is right where errors are small and independent, 1 where they all point one way,
+# and 8 nearly asks for the least largest one.
+POWERS = (2.0, 1.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -85,32 +90,43 @@ class Segments:
     def __len__(self) -> int:
         return len(self.times)
 
-    def cost(self, kind: Kind) -> Cost:
-        """The cost of a segment with the forecast `kind`; `fitted` takes the best damping."""
+    def cost(self, kind: Kind, power: float = 2.0) -> Cost:
+        """The error of a segment to some power with the forecast `kind`; `fitted` takes the best damping."""
 
         def cost(before: int, last: int, following: int) -> float:
             if following == last + 1:
                 return 0.0
             held, mixed, sloped = self._parts(before, last, following)
             damping = self.damping(kind, before, last, following)
-            return held + 2 * damping * mixed + damping**2 * sloped
+            square = held + 2 * damping * mixed + damping**2 * sloped
+            return max(square, 0.0) ** (power / 2)
 
         return cost
 
     def damping(self, kind: Kind, before: int, last: int, following: int) -> float:
-        """The share of the slope to follow: the least-squares one for `fitted`, between 0 and 1."""
+        """The share of the slope to follow; for `fitted` the least-squares one, which may be above 1."""
         if kind == "hold":
             return 0.0
         if kind == "linear":
             return 1.0
         _, mixed, sloped = self._parts(before, last, following)
-        return round(min(max(-mixed / sloped, 0.0), 1.0), 3) if sloped > 0 else 0.0
+        return round(min(max(-mixed / sloped, 0.0), MOST_DAMPING), 3) if sloped > 0 else 0.0
 
     def schedule(self, computed: Sequence[int], kind: Kind) -> Schedule:
         """A list of steps with the damping of each segment."""
         earlier = (NONE, *computed)
         rows = zip(earlier, computed, computed[1:])
         return Schedule(tuple(computed), tuple(self.damping(kind, *row) for row in rows))
+
+    def neighbours(self, schedule: Schedule, kind: Kind) -> list[Schedule]:
+        """Schedules one move away, those first that promise most."""
+        cost = self.cost(kind)
+
+        def promise(computed: Sequence[int]) -> float:
+            return sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
+
+        moved = [self.schedule(computed, kind) for computed in sorted(moves(schedule.computed), key=promise)]
+        return [*moved, *dampings(schedule)] if kind == "fitted" else moved
 
     def _parts(self, before: int, last: int, following: int) -> tuple[float, float, float]:
         """Mean squares of the held error and of the slope's change to it, and their mean product."""
@@ -181,39 +197,57 @@ class Found:
 
 def descend(
     start: Schedule,
-    remake: Callable[[Sequence[int]], Schedule],
+    neighbours: Callable[[Schedule], Iterable[Schedule]],
     score: Callable[[Schedule], float],
     most: int,
 ) -> Found:
-    """Coordinate descent from a schedule: one step at a time is moved, until no move helps.
+    """Coordinate descent: a schedule is left for the first better neighbour, until there is none.
 
-    remake: makes a schedule of a list of steps. score: of a real run. most: schedules to try at most.
+    score: of a real run. most: schedules to try at most.
     """
     best, tried = Found(start, score(start), 1), 1
-    seen = {start.computed}
-    improved = True
-    while improved and tried < most:
-        improved = False
-        for computed in moves(best.schedule.computed):
-            if computed in seen or tried >= most:
+    seen = {start}
+    better: Found | None = best
+    while better is not None and tried < most:
+        better = None
+        for candidate in neighbours(best.schedule):
+            if candidate in seen or tried >= most:
                 continue
-            seen.add(computed)
-            candidate = remake(computed)
+            seen.add(candidate)
             value, tried = score(candidate), tried + 1
             if value > best.score:
-                best, improved = Found(candidate, value, tried), True
+                best = better = Found(candidate, value, tried)
                 break
     return replace(best, tried=tried)
 
 
-def moves(computed: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The schedules with one step moved by one or two; first and last stay."""
+def padded(computed: Sequence[int], number: int) -> list[int]:
+    """A schedule with more steps: one by one in the middle of the longest gap."""
+    steps = list(computed)
+    while len(steps) < number:
+        gaps = [following - step for step, following in pairwise(steps)]
+        widest = gaps.index(max(gaps))
+        steps.insert(widest + 1, steps[widest] + gaps[widest] // 2)
+    return steps
+
+
+def moves(computed: Sequence[int], farthest: int = 3) -> Iterator[tuple[int, ...]]:
+    """The lists of steps in which one has moved by up to `farthest`; first and last stay."""
     taken = set(computed)
-    for distance in (1, 2):
-        for step in computed[1:-1]:
-            for place in (step - distance, step + distance):
-                if computed[0] < place < computed[-1] and place not in taken:
-                    yield tuple(sorted(taken - {step} | {place}))
+    for step in computed[1:-1]:
+        for place in range(max(step - farthest, computed[0] + 1), min(step + farthest + 1, computed[-1])):
+            if place not in taken:
+                yield tuple(sorted(taken - {step} | {place}))
+
+
+def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
+    """The schedules in which one segment follows the slope a little more or less."""
+    for place, (_, last, following, damping) in enumerate(schedule.segments()):
+        if following == last + 1:
+            continue
+        for value in {max(damping - change, 0.0), min(damping + change, MOST_DAMPING)} - {damping}:
+            row = (*schedule.damping[:place], round(value, 3), *schedule.damping[place + 1 :])
+            yield Schedule(schedule.computed, row)
 
 
 def interpolated(steps: Sequence[int], gains: Sequence[float], count: int) -> list[float]:

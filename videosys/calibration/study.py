@@ -5,19 +5,30 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from videosys.cache import CacheConfig
-from videosys.calibration.collect import Trace, sensitivity, trace
+from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
 from videosys.calibration.journal import Journal, fingerprint
 from videosys.calibration.measure import Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
-from videosys.calibration.search import KINDS, Found, Kind, Schedule, Segments, descend, interpolated
+from videosys.calibration.search import (
+    KINDS,
+    POWERS,
+    Found,
+    Kind,
+    Schedule,
+    Segments,
+    descend,
+    interpolated,
+    padded,
+)
 from videosys.calibration.search import dynamic_programme as programme
+from videosys.calibration.thresholds import NAIVE, computed_steps, threshold_for
 from videosys.config import config_to_dict
 from videosys.pipelines import base
 from videosys.utils.progress import progress
@@ -104,37 +115,52 @@ class Study:
 
         return self.journal.result(f"score {name_of(policy)}", run)
 
-    def cheapest(self, budgets: Iterable[int], kind: Kind) -> dict[int, Schedule]:
+    def cheapest(self, budgets: Iterable[int], kind: Kind, power: float = 2.0) -> dict[int, Schedule]:
         """The schedules that dynamic programming finds for numbers of computed steps."""
         budgets = list(budgets)
-        found = programme(self.num_steps, max(budgets), self.segments.cost(kind))
+        found = programme(self.num_steps, max(budgets), self.segments.cost(kind, power))
         return {number: self.segments.schedule(found[number], kind) for number in budgets if number in found}
 
     def search(self, budget: int, most_runs: float, kinds: Sequence[Kind] = KINDS) -> dict[Kind, Found]:
         """The best schedule with each forecast for a number of computed steps.
 
-        Dynamic programming proposes one per forecast; the one with the best score, and the one that holds,
-        are then improved by coordinate descent. most_runs: how much may be run for it all, in full runs.
+        Dynamic programming and TeaCache's rule propose some; of these the best, and the best that holds, are
+        improved by coordinate descent. most_runs: how much may be run for it all, in full runs.
         """
+        share = budget / self.num_steps + REUSED_STEP * (1 - budget / self.num_steps)
+        allowed = int(most_runs / (share * min(self.search_size, len(self.learnt))))
         found: dict[Kind, Found] = {}
         for kind in kinds:
-            for schedule in self.cheapest([budget], kind).values():
-                found[kind] = Found(schedule, self.score(schedule.policy(self.times)), 1)
-        share = budget / self.num_steps + REUSED_STEP * (1 - budget / self.num_steps)
-        allowed = int(most_runs / (share * min(self.search_size, len(self.learnt)))) - len(found)
+            begun = self.proposed(budget, kind)
+            scored = [Found(one, self.score(one.policy(self.times)), len(begun)) for one in begun]
+            found[kind] = max(scored, key=lambda one: one.score)
+        allowed -= sum(one.tried for one in found.values())
         improved = descended(found)
         for kind in improved:
-            found[kind] = self._descend(found[kind].schedule, kind, allowed // len(improved))
+            found[kind] = self._descend(found[kind], kind, allowed // len(improved))
         return found
 
-    def _descend(self, start: Schedule, kind: Kind, most: int) -> Found:
-        with progress(None, f"search {len(start.computed)} {kind}", total=most, quiet=self.quiet) as bar:
+    def proposed(self, budget: int, kind: Kind) -> list[Schedule]:
+        """Schedules to begin a search with, none twice."""
+        steps = [one.computed for power in POWERS for one in self.cheapest([budget], kind, power).values()]
+        changes = [statistics.fmean(row) for row in zip(*(one.distances[WATCHED] for one in self.traces))]
+        threshold = threshold_for(budget, [changes], NAIVE, self.num_steps - 1)
+        by_change = computed_steps(changes, NAIVE, threshold, self.num_steps - 1)
+        every = [*steps, tuple(padded(by_change, budget))]
+        return [self.segments.schedule(computed, kind) for computed in dict.fromkeys(every)]
+
+    def _descend(self, start: Found, kind: Kind, most: int) -> Found:
+        steps = len(start.schedule.computed)
+        with progress(None, f"search {steps} {kind}", total=most, quiet=self.quiet) as bar:
 
             def score(schedule: Schedule) -> float:
                 bar.update()
                 return self.score(schedule.policy(self.times))
 
-            return descend(start, lambda computed: self.segments.schedule(computed, kind), score, most)
+            found = descend(
+                start.schedule, lambda schedule: self.segments.neighbours(schedule, kind), score, most
+            )
+            return replace(found, tried=found.tried + start.tried)
 
     def bench(self, references: dict[str, dict[str, Any]] | None = None) -> Bench:
         """Where policies are measured on the held-out prompts."""
