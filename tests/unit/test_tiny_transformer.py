@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import T5Encoder, load_tokenizer
 from videosys.tiny import latents as shards
 from videosys.tiny import train_transformer as training
+from videosys.tiny.batches import CaptionedLatents
 from videosys.tiny.captions import TEMPLATES, caption_of
 from videosys.tiny.scored import is_scored
 from videosys.utils.checkpoint import load_model, read_config
@@ -39,13 +41,13 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "CLIPS_PER_SHARD", 12)
         for number in (0, 1, shards.HELD_OUT_SHARD):
-            shards.write_shard(StubVAE(), folder, number)
+            shards.write_shard(partial(shards.encode_clip, StubVAE()), folder, number)
     return folder
 
 
 @pytest.fixture(scope="module")
 def data(folder, tokenizer):
-    return training.Latents(folder, tokenizer)
+    return CaptionedLatents(folder, partial(training.tokens, tokenizer))
 
 
 def test_shards_hold_neither_scored_nor_held_out_clips_and_differ(folder):
@@ -60,7 +62,7 @@ def test_shards_hold_neither_scored_nor_held_out_clips_and_differ(folder):
 
 def test_training_leaves_the_held_out_shard_aside(folder, data, tokenizer):
     assert len(data.latents) == 24
-    held_out = training.Latents(folder, tokenizer, numbers=[shards.HELD_OUT_SHARD])
+    held_out = CaptionedLatents(folder, partial(training.tokens, tokenizer), numbers=[shards.HELD_OUT_SHARD])
     assert len(held_out.latents) == 12
 
 
@@ -70,17 +72,17 @@ def test_captions_take_the_sampling_path(folder, data, tokenizer):
     for template in range(len(TEMPLATES)):
         caption = caption_of(specs[0], template)
         expected = encoder.tokenize(prepare_prompt(caption))
-        assert (0, expected) in data.by_length[len(expected)]
+        assert (0, caption) in data.by_length[len(expected)]
+        assert data.rows[caption].tolist() == expected
 
 
 def test_a_batch_has_equally_long_captions_of_its_clips(data):
     rng = np.random.default_rng(3)
     latents, ids = data.batch(rng, 6)
     assert latents.shape[0] == ids.shape[0] == 6
-    assert latents.shape[2] in training.LATENT_FRAMES
-    for clip, row in zip(latents, ids.tolist()):
-        matches = [i for i, ids in data.by_length[len(row)] if ids == row]
-        assert any(torch.equal(data.latents[i, :, : clip.shape[1]], clip) for i in matches)
+    for clip, row in zip(latents, ids):
+        matches = [i for i, caption in data.by_length[len(row)] if data.rows[caption].equal(row)]
+        assert any(torch.equal(data.latents[i], clip) for i in matches)
 
 
 class Perfect(torch.nn.Module):

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+from videosys.pipelines.base import PipelineConfig
+from videosys.pipelines.latte import LatteConfig
+from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.tiny.clips import FPS, FULL_FRAMES
+from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
+from videosys.utils.typed import listing, suggest
 
 SIZE = 64
-
-
-def config(model: str = "opensora", **changes: Any) -> OpenSoraConfig:
-    """The config of a bundled checkpoint, without a cache. ValueError for a name that is not bundled."""
-    if model != "opensora":
-        raise ValueError(f"no tiny checkpoint {model!r}; allowed: opensora")
-    settings = {
-        "transformer": "bundled:opensora/transformer",
-        "vae": "bundled:opensora/vae",
-        "text_encoder": "bundled:opensora",
-        "height": SIZE,
-        "width": SIZE,
-        "num_frames": FULL_FRAMES,
-        "fps": float(FPS),
-        "guidance_scale": 4.0,
+COMMON = {"text_encoder": f"{BUNDLED}opensora", "height": SIZE, "width": SIZE, "guidance_scale": 4.0}
+PLAN = {
+    **COMMON,
+    "vae": f"{BUNDLED}open_sora_plan/vae",
+    "num_frames": 33,
+    "fps": float(FPS),
+    "prompt_template": "{prompt}",
+    "negative_prompt": "",
+}
+# Class and settings of each; whatever is left out is as published.
+SETTINGS: Mapping[str, tuple[type[PipelineConfig], Mapping[str, Any]]] = MappingProxyType(
+    {
+        "opensora": (
+            OpenSoraConfig,
+            {
+                **COMMON,
+                "transformer": f"{BUNDLED}opensora/transformer",
+                "vae": f"{BUNDLED}opensora/vae",
+                "num_frames": FULL_FRAMES,
+                "fps": float(FPS),
+            },
+        ),
+        "latte": (
+            LatteConfig,
+            {
+                **COMMON,
+                "transformer": f"{BUNDLED}latte/transformer",
+                "vae": f"{BUNDLED}latte/vae",
+                "enable_vae_temporal_decoder": False,
+            },
+        ),
+        "open_sora_plan_v110": (
+            OpenSoraPlanConfig,
+            {**PLAN, "version": "v110", "transformer": f"{BUNDLED}open_sora_plan/v110"},
+        ),
+        "open_sora_plan_v120": (
+            OpenSoraPlanConfig,
+            {**PLAN, "version": "v120", "transformer": f"{BUNDLED}open_sora_plan/v120"},
+        ),
     }
-    return OpenSoraConfig(**{**settings, **changes})
+)
+
+
+def bundled() -> list[str]:
+    """The names of the checkpoints that come with the package."""
+    return [
+        name
+        for name, (_, settings) in SETTINGS.items()
+        if (BUNDLED_FOLDER / settings["transformer"].removeprefix(BUNDLED)).is_dir()
+    ]
+
+
+def config(model: str = "opensora", **changes: Any) -> Any:
+    """The config of a bundled checkpoint, without a cache. ValueError for a name that is not bundled."""
+    if model not in bundled():
+        raise ValueError(
+            f"no tiny checkpoint {model!r}{suggest(model, bundled())}; allowed: {listing(bundled())}"
+        )
+    config_cls, settings = SETTINGS[model]
+    return config_cls(**{**settings, **changes})

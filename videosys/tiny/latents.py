@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.tiny.clips import ClipSpec, render
+from videosys.tiny.recipes import RECIPES
 from videosys.tiny.scored import training_spec
 from videosys.tiny.training import say
 from videosys.utils.checkpoint import load_model, read_config
@@ -27,6 +29,9 @@ from videosys.utils.files import replacing
 
 CLIPS_PER_SHARD = 250
 HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
+
+
+Encode = Callable[[ClipSpec], Tensor]  # the latents [4, t, 8, 8] of a clip
 
 
 def load_vae(folder: Path) -> OpenSoraVAE:
@@ -39,11 +44,11 @@ def encode_clip(vae: OpenSoraVAE, spec: ClipSpec) -> Tensor:
         return vae.encode(render(spec)[None])[0]
 
 
-def write_shard(vae: OpenSoraVAE, folder: Path, number: int) -> None:
-    """One file of latents [clips, 4, 10, 8, 8] with the clips' specs in its header."""
+def write_shard(encode: Encode, folder: Path, number: int) -> None:
+    """One file of latents [clips, 4, t, 8, 8] with the clips' specs in its header."""
     rng = np.random.default_rng((20, number))
     specs = [training_spec(rng) for _ in range(CLIPS_PER_SHARD)]
-    latents = torch.stack([encode_clip(vae, spec) for spec in specs])
+    latents = torch.stack([encode(spec) for spec in specs])
     header = {"specs": json.dumps([asdict(spec) for spec in specs])}
     with replacing(shard_path(folder, number)) as temporary:
         save_file({"latents": latents}, temporary, metadata=header)
@@ -55,21 +60,36 @@ def read_shard(path: Path) -> tuple[Tensor, list[ClipSpec]]:
         return file.get_tensor("latents"), specs
 
 
+def encoder(model: str, folder: Path) -> Encode:
+    """What turns a clip into the latents of a model, with the autoencoder of a folder."""
+    if model == "opensora":
+        return partial(encode_clip, load_vae(folder))
+    recipe = RECIPES[model]
+    vae = recipe.load_vae(folder)
+
+    @torch.no_grad()
+    def encode(spec: ClipSpec) -> Tensor:
+        return recipe.encode(vae, recipe.frames(spec)[None])[0]
+
+    return encode
+
+
 def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard_{number:04d}.safetensors"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train latents", description=__doc__)
+    parser.add_argument("--model", choices=["opensora", *RECIPES], default="opensora")
     parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=32)
     args = parser.parse_args(argv)
-    vae = load_vae(args.vae)
+    encode = encoder(args.model, args.vae)
     args.out.mkdir(parents=True, exist_ok=True)
     for number in [HELD_OUT_SHARD, *range(args.first, args.first + args.shards)]:
         if not shard_path(args.out, number).exists():
-            write_shard(vae, args.out, number)
+            write_shard(encode, args.out, number)
             say(f"wrote shard {number}")
     return 0

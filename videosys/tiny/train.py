@@ -17,6 +17,9 @@ STAGES = {
     "vae": "videosys.tiny.train_vae",
     "latents": "videosys.tiny.latents",
     "transformer": "videosys.tiny.train_transformer",
+    "causal_vae": "videosys.tiny.train_causal_vae",
+    "latte_vae": "videosys.tiny.latte_vae",
+    "noise": "videosys.tiny.train_noise",
 }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,10 +22,10 @@ from transformers import T5Config, T5EncoderModel
 from videosys.models.opensora import STDiT3, STDiT3Config
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import load_tokenizer
-from videosys.tiny.captions import TEMPLATES, caption_of
+from videosys.tiny.batches import CaptionedLatents
 from videosys.tiny.clips import FPS
-from videosys.tiny.latents import HELD_OUT_SHARD, read_shard
-from videosys.tiny.training import Stage, Timer, Trainer, say
+from videosys.tiny.latents import HELD_OUT_SHARD
+from videosys.tiny.training import Stage, Trainer, say
 from videosys.utils.checkpoint import save_model
 
 SIZE = 64
@@ -83,50 +82,12 @@ def text_config(vocab_size: int) -> T5Config:
     )
 
 
-class Latents:
-    """The shards read so far, and for each caption length the (clip, caption) pairs that have it."""
-
-    def __init__(self, folder: Path, tokenizer, numbers: Sequence[int] | None = None):
-        self.folder, self.tokenizer, self.numbers = folder, tokenizer, numbers
-        self.read: set[Path] = set()
-        self.latents = torch.empty(0)
-        self.ids: dict[str, list[int]] = {}
-        self.by_length: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-        self.timer = Timer(120.0)
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Reads the shards that have appeared."""
-        known = [p for p in sorted(self.folder.glob("shard_*.safetensors")) if p not in self.read]
-        for path in known:
-            number = int(path.stem.split("_")[1])
-            if number in self.numbers if self.numbers is not None else number != HELD_OUT_SHARD:
-                self._add(*read_shard(path))
-                self.read.add(path)
-
-    def _add(self, latents: Tensor, specs) -> None:
-        first = len(self.latents)
-        self.latents = torch.cat((self.latents, latents)) if first else latents
-        for clip, spec in enumerate(specs, start=first):
-            for template in range(len(TEMPLATES)):
-                ids = self.tokenize(caption_of(spec, template))
-                self.by_length[len(ids)].append((clip, ids))
-
-    def tokenize(self, caption: str) -> list[int]:
-        prompt = prepare_prompt(caption)
-        if prompt not in self.ids:
-            self.ids[prompt] = self.tokenizer(prompt)["input_ids"]
-        return self.ids[prompt]
-
-    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
-        """Latents [B, 4, T, 8, 8] and token ids [B, L] of equally long captions."""
-        lengths = sorted(self.by_length)
-        counts = np.array([len(self.by_length[length]) for length in lengths])
-        pairs = self.by_length[lengths[rng.choice(len(lengths), p=counts / counts.sum())]]
-        chosen = [pairs[i] for i in rng.integers(len(pairs), size=size)]
-        frames = LATENT_FRAMES[int(rng.random() < P_SHORT)]
-        clips = torch.tensor([clip for clip, _ in chosen])
-        return self.latents[clips, :, :frames], torch.tensor([ids for _, ids in chosen])
+def tokens(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
+    """The token ids [L] of each caption."""
+    return {
+        caption: torch.tensor(tokenizer(prepare_prompt(caption))["input_ids"])
+        for caption in dict.fromkeys(captions)
+    }
 
 
 def frame_mask(rng: np.random.Generator, batch: int, frames: int) -> Tensor:
@@ -151,10 +112,11 @@ def draw_times(rng: np.random.Generator, batch: int) -> Tensor:
     return torch.from_numpy(times.astype(np.float32))
 
 
-def flow_loss(model: nn.Module, data: Latents, seed: tuple[int, int], batch_size: int) -> Tensor:
+def flow_loss(model: nn.Module, data: CaptionedLatents, seed: tuple[int, int], batch_size: int) -> Tensor:
     """Mean squared error of the velocity, over the frames that are denoised."""
     rng = np.random.default_rng(seed)
     latents, ids = data.batch(rng, batch_size)
+    latents = latents[:, :, : LATENT_FRAMES[int(rng.random() < P_SHORT)]]
     batch, _, frames = latents.shape[:3]
     times = draw_times(rng, batch)
     mask = frame_mask(rng, batch, frames) if rng.random() < P_MASKED else None
@@ -172,7 +134,7 @@ def flow_loss(model: nn.Module, data: Latents, seed: tuple[int, int], batch_size
     return error.sum() / (where.sum() * error[0, :, 0].numel())
 
 
-def held_out_figure(model: nn.Module, data: Latents) -> float:
+def held_out_figure(model: nn.Module, data: CaptionedLatents) -> float:
     """Minus the loss on clips never trained on, on the same noise every time."""
     with torch.no_grad():
         losses = [float(flow_loss(model, data, (7, i), 64)) for i in range(HELD_OUT_BATCHES)]
@@ -239,22 +201,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     tokenizer = load_tokenizer(args.tokenizer)
-    data = Latents(args.latents, tokenizer)
-    held_out = Latents(args.latents, tokenizer, numbers=[HELD_OUT_SHARD])
+    data = CaptionedLatents(args.latents, partial(tokens, tokenizer))
+    held_out = CaptionedLatents(args.latents, data.tokens, numbers=[HELD_OUT_SHARD])
     model = TinyModel(len(tokenizer))
     say(f"parameters: {sum(p.numel() for p in model.parameters())}; clips: {len(data.latents)}")
-
-    def loss(model: nn.Module, step: int) -> Tensor:
-        if data.timer.due():
-            data.refresh()
-        return flow_loss(model, data, (1, step), args.batch_size)
-
     stage = Stage(
         "transformer",
         args.minutes,
         ADAM_LR,
         lambda m: (p for n, p in m.named_parameters() if n != "transformer.rope.freqs"),
-        loss,
+        lambda m, step: flow_loss(m, data, (1, step), args.batch_size),
         lambda m: held_out_figure(m, held_out),
         improved=partial(export, args.out / "export", args.tokenizer),
         optimizer=Optimizers,

@@ -18,6 +18,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.autoencoders.posterior import posterior
 from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
 from videosys.tiny.training import Stage, Trainer, say
+
+M = TypeVar("M", bound=nn.Module)
 
 CONFIG = OpenSoraVAEConfig(
     block_out_channels=(16, 32, 48, 48),
@@ -217,7 +220,7 @@ def psnr(out: Tensor, target: Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def bfloat16_weights(vae: OpenSoraVAE) -> OpenSoraVAE:
+def bfloat16_weights(vae: M) -> M:
     """A float32 copy whose weights are those that a bfloat16 file holds."""
     stored = copy.deepcopy(vae)
     stored.load_state_dict({key: value.to(torch.bfloat16).float() for key, value in vae.state_dict().items()})
@@ -254,7 +257,7 @@ def freeze_temporal(vae: OpenSoraVAE, stages: VAEStages, count: int = 600) -> No
     round_parameters(vae.temporal.encoder, vae.temporal.quant_conv)
     with torch.no_grad():
         halves = stages.clips.latents[:count].split(WINDOW, dim=2)
-        z = torch.cat([vae.encode_chunk(x) for half in halves for x in half.split(50)])
+        z = torch.cat([posterior(vae.temporal.encode(x)).mean for half in halves for x in half.split(50)])
     spread = z.std((0, 2, 3, 4), keepdim=True)
     vae.scale.copy_(spread.to(torch.bfloat16))
     vae.shift.copy_(z.mean((0, 2, 3, 4), keepdim=True).to(torch.bfloat16))

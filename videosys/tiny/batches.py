@@ -1,0 +1,65 @@
+"""Training batches: latents with captions of equal length, read from shards while more are being written."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from videosys.tiny.captions import TEMPLATES, caption_of
+from videosys.tiny.clips import ClipSpec
+from videosys.tiny.latents import HELD_OUT_SHARD, read_shard
+from videosys.tiny.training import Timer
+
+Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # of captions: [L] ids or [L, D] embeddings
+
+
+class CaptionedLatents:
+    """The shards of a folder: those of `numbers`, or all but the held-out one.
+
+    A batch has captions of one length, so that none needs padding.
+    """
+
+    def __init__(self, folder: Path, tokens: Tokens, numbers: Sequence[int] | None = None):
+        self.folder, self.tokens, self.numbers = folder, tokens, numbers
+        self.read: set[Path] = set()
+        self.latents = torch.empty(0)
+        self.rows: dict[str, Tensor] = {}
+        self.by_length: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        self.timer = Timer(120.0)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the shards that have appeared."""
+        for path in sorted(set(self.folder.glob("shard_*.safetensors")) - self.read):
+            number = int(path.stem.split("_")[1])
+            if number in self.numbers if self.numbers is not None else number != HELD_OUT_SHARD:
+                self._add(*read_shard(path))
+            self.read.add(path)
+
+    def _add(self, latents: Tensor, specs: Sequence[ClipSpec]) -> None:
+        first = len(self.latents)
+        self.latents = torch.cat((self.latents, latents)) if first else latents
+        pairs = [
+            (clip, caption_of(spec, template))
+            for clip, spec in enumerate(specs, start=first)
+            for template in range(len(TEMPLATES))
+        ]
+        self.rows.update(self.tokens([caption for _, caption in pairs if caption not in self.rows]))
+        for clip, caption in pairs:
+            self.by_length[len(self.rows[caption])].append((clip, caption))
+
+    def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Latents [B, 4, t, 8, 8] and the tokens [B, L, ...] of their captions."""
+        if self.timer.due():
+            self.refresh()
+        lengths = sorted(self.by_length)
+        counts = np.array([len(self.by_length[length]) for length in lengths])
+        pairs = self.by_length[lengths[rng.choice(len(lengths), p=counts / counts.sum())]]
+        chosen = [pairs[i] for i in rng.integers(len(pairs), size=size)]
+        clips = torch.tensor([clip for clip, _ in chosen])
+        return self.latents[clips], torch.stack([self.rows[caption] for _, caption in chosen])

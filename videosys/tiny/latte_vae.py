@@ -1,0 +1,49 @@
+"""Makes the tiny Latte's autoencoder of the spatial stage of the tiny Open-Sora's: `python -m
+videosys.tiny.train latte_vae --out FOLDER`.
+
+Latte keeps a latent per frame, so the spatial stage alone is all it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
+from videosys.tiny.latents import load_vae
+from videosys.tiny.recipes import every_second, fold_statistics
+from videosys.tiny.scored import training_spec
+from videosys.tiny.training import say
+from videosys.utils.checkpoint import resolve, save_model
+
+CLIPS = 100  # from which the latents' mean and deviation are measured
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train latte_vae", description=__doc__)
+    parser.add_argument("--vae", default="bundled:opensora/vae", help="a folder of the vae stage")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(argv)
+    stage = load_vae(resolve(args.vae))
+    published = stage.config
+    config = LatteVAEConfig(
+        block_out_channels=published.block_out_channels,
+        layers_per_block=published.layers_per_block,
+        norm_num_groups=published.norm_num_groups,
+        scaling_factor=1.0,
+    )
+    vae = LatteVAE(config)
+    vae.load_state_dict(stage.spatial.state_dict())
+    rng = np.random.default_rng(30)
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(every_second(training_spec(rng))[None]) for _ in range(CLIPS)])
+    axes = (0, 2, 3, 4)
+    fold_statistics(vae, latents.mean(axes), latents.std(axes))
+    state = {name: value.bfloat16() for name, value in vae.state_dict().items()}
+    save_model(state, config, args.out)
+    say(f"wrote {args.out}: {sum(v.numel() for v in state.values())} parameters")
+    return 0

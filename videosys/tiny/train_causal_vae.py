@@ -1,0 +1,219 @@
+"""Trains the tiny CausalVAE of both Open-Sora-Plan versions: `python -m videosys.tiny.train causal_vae --out
+FOLDER`.
+
+It begins with the image autoencoder of the tiny Latte, whose convolutions become 3-D with their weight in
+the newest frame (as the published one grew from an image autoencoder). Two stages, each with a budget of
+minutes: the whole autoencoder on windows of 17 frames, after which encoder and latents are final and
+FOLDER/export is written; then the decoder alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videosys.autoencoders.causal_vae import V120, CausalVAE
+from videosys.autoencoders.posterior import posterior
+from videosys.tiny.clips import FULL_FRAMES
+from videosys.tiny.recipes import PLAN_FRAMES, RECIPES, fold_statistics
+from videosys.tiny.train_vae import (
+    HELD_OUT_CLIPS,
+    Clips,
+    bfloat16_compute,
+    bfloat16_weights,
+    contact_sheet,
+    kl_divergence,
+    noise_like,
+    pixel_loss,
+    psnr,
+    round_parameters,
+)
+from videosys.tiny.training import Stage, Trainer, say
+from videosys.utils.checkpoint import save_model
+
+CONFIG = replace(
+    V120,
+    hidden_size=16,
+    hidden_size_mult=(1, 2, 3, 3),
+    num_res_blocks=1,
+    norm_num_groups=8,
+    decoder_resnet_blocks=("ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"),
+    scaling_factor=1.0,
+)
+KL = 3e-4
+WINDOW = (17, 2)  # frames of a window, and windows of a step
+STATISTICS_CLIPS = 100
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Random windows of training clips."""
+
+    clips: Clips
+    frames: int
+    count: int
+
+    def __call__(self, step: int) -> Tensor:
+        """[count, 3, frames, 64, 64]"""
+        generator = torch.Generator().manual_seed(step)
+        clips = torch.randint(len(self.clips.frames), (self.count, 1), generator=generator)
+        starts = torch.randint(FULL_FRAMES - self.frames + 1, (self.count, 1), generator=generator)
+        return self.clips.pick(clips, starts + torch.arange(self.frames)).movedim(1, 2)
+
+
+# What the published autoencoders call a part, as image autoencoders of diffusers call it.
+RENAMED = (
+    (r"mid\.block_1\.", "mid_block.resnets.0."),
+    (r"mid\.block_2\.", "mid_block.resnets.1."),
+    (r"mid\.attn_1\.norm\.", "mid_block.attentions.0.group_norm."),
+    (r"mid\.attn_1\.([qkv])\.", r"mid_block.attentions.0.to_\1."),
+    (r"mid\.attn_1\.proj_out\.", "mid_block.attentions.0.to_out.0."),
+    (r"(down|up)\.(\d)\.block\.", r"\1_blocks.\2.resnets."),
+    (r"(down|up)\.(\d)\.(down|up)sample\.", r"\1_blocks.\2.\3samplers.0.conv."),
+    ("nin_shortcut", "conv_shortcut"),
+    ("norm_out", "conv_norm_out"),
+    (r"(\.conv)+\.(weight|bias)$", r".\2"),
+    (r"samplers\.0\.", "samplers.0.conv."),
+)
+
+
+def image_key(key: str) -> str:
+    """The key of the image autoencoder's parameter from which this one begins."""
+    for pattern, replacement in RENAMED:
+        key = re.sub(pattern, replacement, key)
+    # Their decoders count levels from the smallest frames.
+    return re.sub(r"up_blocks\.(\d)", lambda match: f"up_blocks.{3 - int(match[1])}", key)
+
+
+def inflate(vae: CausalVAE, image_vae: nn.Module) -> None:
+    """Gives every convolution the image autoencoder's weight, in its newest frame."""
+    source = image_vae.state_dict()
+    state = vae.state_dict()
+    for key, value in state.items():
+        begin = source[image_key(key)]
+        value.zero_()
+        if value.ndim == 5:
+            value[:, :, -1] = begin.view(*value.shape[:2], *value.shape[3:])
+        else:
+            value.copy_(begin)
+
+
+def per_image(x: Tensor) -> Tensor:
+    return x.movedim(2, 1).flatten(0, 1)
+
+
+def whole_loss(windows: Windows, vae: CausalVAE, step: int) -> Tensor:
+    target = windows(step)
+    with bfloat16_compute():
+        moments = vae.moments(target).float()
+        out = vae.frames(posterior(moments).at(noise_like(moments, step)))
+    return pixel_loss(per_image(out), per_image(target)) + KL * kl_divergence(moments)
+
+
+def decoder_loss(windows: Windows, vae: CausalVAE, step: int) -> Tensor:
+    target = windows(step)
+    with bfloat16_compute():
+        with torch.no_grad():
+            latents = vae.moments(target).float()[:, :4]
+        out = vae.frames(latents)
+    return pixel_loss(per_image(out), per_image(target))
+
+
+class Evaluation:
+    """Held-out clips, and what the autoencoder makes of them with the weights as they are stored."""
+
+    def __init__(self, clips: Clips):
+        every = torch.arange(PLAN_FRAMES)
+        self.target = clips.pick(torch.arange(HELD_OUT_CLIPS)[:, None], every).movedim(1, 2)
+
+    def reconstruct(self, vae: CausalVAE) -> Tensor:
+        stored = bfloat16_weights(vae)
+        with torch.no_grad():
+            rows = [stored.decode(stored.encode(clip[None]).mean, PLAN_FRAMES) for clip in self.target]
+        return torch.cat(rows)
+
+    def figure(self, vae: Any) -> float:
+        """dB over whole clips."""
+        return psnr(self.reconstruct(vae), self.target)
+
+    def write(self, folder: Path, vae: CausalVAE, figure: float) -> None:
+        """The export folder, and a sheet of originals above reconstructions."""
+        state = {name: value.bfloat16() for name, value in vae.state_dict().items()}
+        save_model(state, vae.config, folder / "export")
+        shown = (0, 4, 9, 14, 18, 23, 28, 32)
+        contact_sheet(self.target, self.reconstruct(vae), folder / "sheet.png", shown)
+        say(f"exported at {figure:.2f} dB")
+
+
+def freeze_encoder(vae: CausalVAE, clips: Clips) -> None:
+    """Makes the latents of clips standard per channel, and rounds the encoder as it will be stored."""
+    every = torch.arange(PLAN_FRAMES)
+    with torch.no_grad():
+        latents = torch.cat(
+            [
+                vae.encode(clips.pick(torch.tensor([i]), every).movedim(0, 1)[None]).mean
+                for i in range(STATISTICS_CLIPS)
+            ]
+        )
+    axes = (0, 2, 3, 4)
+    fold_statistics(vae, latents.mean(axes), latents.std(axes))
+    round_parameters(vae.encoder, vae.quant_conv)
+    say(f"latents: mean {latents.mean(axes).tolist()}, deviation {latents.std(axes).tolist()}")
+
+
+def decoder_parameters(vae: CausalVAE) -> Iterable[nn.Parameter]:
+    return [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m videosys.tiny.train causal_vae", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
+    parser.add_argument("--image-vae", type=Path, required=True, help="folder of the latte_vae stage")
+    parser.add_argument("--whole-minutes", type=float, default=20.0)
+    parser.add_argument("--decoder-minutes", type=float, default=30.0)
+    parser.add_argument("--clips", type=int, default=2000, help="training clips, kept in memory")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    torch.manual_seed(0)
+    vae = CausalVAE(CONFIG)
+    inflate(vae, RECIPES["latte"].load_vae(args.image_vae))
+    say(f"parameters: {sum(p.numel() for p in vae.parameters())}")
+    clips = Clips(args.clips, 41)
+    evaluation = Evaluation(Clips(HELD_OUT_CLIPS, 1_000_041, held_out=None))
+    trainer = Trainer(vae, args.out, every=120.0)
+
+    windows = Windows(clips, *WINDOW)
+
+    def stage(name: str, minutes: float, loss: Callable, **options) -> Stage:
+        options = {"peak": 3e-4, "parameters": nn.Module.parameters, **options}
+        return Stage(
+            name, minutes, loss=lambda m, step: loss(windows, m, step), evaluate=evaluation.figure, **options
+        )
+
+    trainer.run(stage("whole", args.whole_minutes, whole_loss))
+    freeze_encoder(vae, clips)
+    evaluation.write(args.out, vae, evaluation.figure(copy.deepcopy(vae)))
+    trainer.run(
+        stage(
+            "decoder",
+            args.decoder_minutes,
+            decoder_loss,
+            peak=6e-4,
+            parameters=decoder_parameters,
+            improved=lambda m, figure: evaluation.write(args.out, m, figure),
+        )
+    )
+    return 0

@@ -1,0 +1,194 @@
+"""Trains a tiny transformer that predicts noise: `python -m videosys.tiny.train noise --model NAME ...`.
+
+The text encoder is that of the tiny Open-Sora and stays as it is. The loss is weighted like that of a
+velocity: what a clip shows is decided where nearly all is noise, and there a plain loss on the noise hardly
+sees a difference. For the same reason layers that touch the latents compute in float32 and begin as an
+identity.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from videosys.layers.modulation import normalize
+from videosys.text_encoders.cleaning import clean_prompt
+from videosys.text_encoders.t5 import T5Encoder
+from videosys.tiny.batches import CaptionedLatents
+from videosys.tiny.latents import HELD_OUT_SHARD
+from videosys.tiny.recipes import RECIPES, Recipe
+from videosys.tiny.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
+from videosys.tiny.training import Stage, Trainer, say
+from videosys.utils.checkpoint import load_model, resolve, save_model
+
+TRAIN_TIMESTEPS = 1000
+MAX_TOKENS = 40  # more than any caption has
+P_NULL = 0.1  # share of captions replaced by the empty prompt
+TEXT_DTYPE = torch.float16  # of the texts kept in memory
+
+
+def signal_shares(beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
+    """Share of the clip in the variance of noisy latents [1000], for the published linear betas."""
+    betas = torch.linspace(beta_start, beta_end, TRAIN_TIMESTEPS, dtype=torch.float64)
+    return (1 - betas).cumprod(0).float()
+
+
+class Texts:
+    """Captions as the frozen text encoder sees them; `null` [40, D] is the empty prompt with its padding."""
+
+    def __init__(self, source: str):
+        self.encoder = T5Encoder.from_pretrained(source, max_length=MAX_TOKENS)
+        self.null = self.encoder([""], padded=True)[0][0]
+
+    @torch.no_grad()
+    def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
+        """The embeddings [L, D] of each, without padding; equally long ones are encoded together."""
+        by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
+        for caption in dict.fromkeys(captions):
+            ids = self.encoder.tokenize(clean_prompt(caption))
+            by_length[len(ids)].append((caption, ids))
+        found: dict[str, Tensor] = {}
+        for pairs in by_length.values():
+            parts = torch.tensor([ids for _, ids in pairs]).split(256)
+            rows = torch.cat([self.encoder.model(input_ids=part)[0] for part in parts])
+            found.update(zip((caption for caption, _ in pairs), rows.to(TEXT_DTYPE), strict=True))
+        return found
+
+
+def begin(model: Any, recipe: Recipe, reach: float = 0.1) -> None:
+    """Sets the weights that training starts from: blocks that do nothing yet, and a head that returns the
+    noisy latents, which at high noise are the noise.
+    """
+    blocks = [part for name, part in model.named_modules() if "_blocks." in name and hasattr(part, "ff")]
+    for block in blocks:
+        nn.init.zeros_(block.scale_shift_table)
+    for block in blocks:
+        if hasattr(block, "attn2"):
+            nn.init.zeros_(block.attn2.to_out[0].weight)
+    nn.init.zeros_(model.adaln_single.linear.weight)
+    nn.init.zeros_(model.scale_shift_table)
+    with torch.no_grad():
+        model.adaln_single.emb["timestep_embedder"].linear_2.weight.mul_(reach)
+        weight = model.pos_embed.proj.weight
+        flat = torch.empty(weight.shape[0], weight[0].numel())
+        weight.copy_((nn.init.orthogonal_(flat) * 0.5).view_as(weight))
+        # Something constant beside the latents, or the norm of the head would divide by their size.
+        model.pos_embed.proj.bias.copy_(torch.randn(weight.shape[0]) * 0.5)
+        solve_head(model, recipe)
+
+
+def solve_head(model: Any, recipe: Recipe) -> None:
+    """The head that returns the latents, by least squares on random ones."""
+    latents = torch.randn(64, 4, *recipe.latent_size)
+    text = torch.zeros(64, 1, recipe.config.caption_channels)
+    condition = model.prepare(text, latent_size=recipe.latent_size)
+    x, *time = model.embed(latents, torch.zeros(64), condition)
+    features = normalize(model.run_blocks(x, time[-1], condition)).flatten(0, 2)
+    wanted = rearrange(latents, "b c t (h ph) (w pw) -> (b t h w) (ph pw c)", ph=2, pw=2)
+    ones = torch.ones(len(features), 1)
+    solution = torch.linalg.lstsq(torch.cat((features, ones), 1), wanted, driver="gelsd").solution
+    channels = recipe.config.out_channels
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)
+    rows = torch.arange(4)[:, None] * channels + torch.arange(4)
+    model.proj_out.weight[rows.flatten()] = solution[:-1].T
+    model.proj_out.bias[rows.flatten()] = solution[-1]
+
+
+def predict(model: Any, noisy: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
+    """The noise [B, 4, t, 8, 8]: the model's forward, with the blocks alone in bfloat16."""
+    x, *time = model.embed(noisy, timesteps, condition)
+    # On a CPU the fused attention's backward is several times slower than plain matrix products on short
+    # rows.
+    with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
+        x = model.run_blocks(x, time[-1], condition)
+    return model.head(x.float(), time[0], condition)[:, :4]
+
+
+class NoiseLoss:
+    """The loss of a batch: mean squared error of the noise, weighted by min(1 / signal share, cap)."""
+
+    def __init__(self, recipe: Recipe, null: Tensor, batch_size: int, cap: float):
+        self.recipe, self.null, self.batch_size, self.cap = recipe, null, batch_size, cap
+        self.shares = signal_shares()
+
+    def __call__(self, model: Any, data: CaptionedLatents, seed: tuple[int, int]) -> Tensor:
+        rng = np.random.default_rng(seed)
+        latents, text = data.batch(rng, self.batch_size)
+        timesteps = torch.from_numpy(rng.integers(TRAIN_TIMESTEPS, size=len(latents)))
+        noise = torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32))
+        share = self.shares[timesteps].view(-1, 1, 1, 1, 1)
+        noisy = share.sqrt() * latents + (1 - share).sqrt() * noise
+        condition = self.condition(model, text.float(), torch.from_numpy(rng.random(len(latents)) < P_NULL))
+        error = (predict(model, noisy, timesteps, condition) - noise).square()
+        return (error * (1 / share).clamp(max=self.cap)).mean()
+
+    def condition(self, model: Any, text: Tensor, null: Tensor) -> Any:
+        """The model's condition for texts [B, L, D], some of them replaced by the empty prompt."""
+        length = text.shape[1]
+        embeds = torch.where(null[:, None, None], self.null[:length], text)
+        mask = None
+        if not self.recipe.reads_padding:
+            mask = (~null[:, None] | (torch.arange(length) == 0)).long()
+        return model.prepare(embeds, mask, latent_size=self.recipe.latent_size)
+
+
+def export(folder: Path, recipe: Recipe, model: nn.Module, figure: float) -> None:
+    """Writes the transformer as bfloat16 in the published layout."""
+    state = {name: value.bfloat16() for name, value in model.state_dict().items()}
+    save_model(state, recipe.config, folder / "transformer")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
+    torch.manual_seed(0)
+    recipe, texts = RECIPES[args.model], Texts(str(resolve(args.text_encoder)))
+    data = CaptionedLatents(args.latents, texts)
+    held_out = CaptionedLatents(args.latents, texts, numbers=[HELD_OUT_SHARD])
+    model = recipe.model(recipe.config)
+    begin(model, recipe)
+    if args.start:
+        model.load_state_dict(load_model(recipe.model, recipe.config, args.start).state_dict())
+    say(f"parameters: {sum(p.numel() for p in model.parameters())}; clips: {len(data.latents)}")
+    batch_loss = NoiseLoss(recipe, texts.null, args.batch_size, args.cap)
+
+    def figure(model: nn.Module) -> float:
+        with torch.no_grad():
+            losses = [float(batch_loss(model, held_out, (7, i))) for i in range(2 * HELD_OUT_BATCHES)]
+        return -sum(losses) / len(losses)
+
+    stage = Stage(
+        "noise",
+        args.minutes,
+        ADAM_LR,
+        nn.Module.parameters,
+        lambda m, step: batch_loss(m, data, (1, step)),
+        figure,
+        improved=partial(export, args.out / "export", recipe),
+        optimizer=Optimizers,
+    )
+    Trainer(model, args.out, decay=0.999, every=240.0).run(stage)
+    return 0
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train noise", description=__doc__)
+    parser.add_argument("--model", choices=list(RECIPES), required=True)
+    parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
+    parser.add_argument("--text-encoder", default="bundled:opensora")
+    parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
+    parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--cap", type=float, default=1000.0, help="largest weight of a step's loss")
+    return parser.parse_args(argv)
