@@ -17,7 +17,7 @@ def command(
 ) -> int:
     """The exit status: of `run`, or 2 for a mistake of the user's, or 130 after an interrupt."""
     try:
-        return run(parser.parse_args(argv))
+        return run(parser.parse_intermixed_args(argv))
     except (ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,16 +43,25 @@ def keeps_branches(folder: Path) -> bool:
 
 def generation(engine: Any, prompt: str, seed: int, request: Mapping[str, Any]) -> int:
     """FLOPs of all parts: text encoder, transformer and autoencoder."""
-    with FlopCounterMode(display=False, custom_mapping=attention()) as counter:
+    with FlopCounterMode(display=False, custom_mapping=fused()) as counter:
         engine.generate(prompt, seed=seed, **request)
     return int(counter.get_total_flops())
 
 
-def attention() -> dict[Any, Any]:
-    """How to count the CPU's attention, which torch's counter leaves out."""
+def fused() -> dict[Any, Any]:
+    """How to count the CPU's own operators, which torch's counter leaves out."""
+    places = {
+        (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"): attention,
+        (torch.ops.mkldnn, "_linear_pointwise"): linear,
+    }
+    return {getattr(space, name): flops for (space, name), flops in places.items() if hasattr(space, name)}
 
-    def flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-        return sdpa_flop(query, key, value)
 
-    operator = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
-    return {} if operator is None else {operator: flops}
+def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop(query, key, value)
+
+
+def linear(x: Any, weight: Any, other: Any = None, *_: Any, **__: Any) -> int:
+    """Of shapes; another tensor to add or multiply with may stand before the weight [out, in]."""
+    rows = other if isinstance(other, Sequence) and len(other) == 2 else weight
+    return 2 * math.prod(x) * rows[0]

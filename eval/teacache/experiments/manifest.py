@@ -60,7 +60,16 @@ def partial(folder: Path, name: str) -> Path:
 def complete(folder: Path, rank_file: str, record: Mapping[str, Any]) -> None:
     """Appends the line of a video, on the disk before the video gets its name."""
     append(folder / rank_file, record)
-    os.replace(partial(folder, record["file"]), folder / record["file"])
+    reveal(folder, record["file"])
+
+
+def reveal(folder: Path, name: str) -> None:
+    """Gives a video its own name, unless another rank that just began has done so."""
+    try:
+        os.replace(partial(folder, name), folder / name)
+    except FileNotFoundError:
+        if not (folder / name).exists():
+            raise
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
@@ -86,5 +95,5 @@ def finished(folder: Path) -> dict[str, dict[str, Any]]:
     for name in records:
         hidden = partial(folder, name)
         if hidden.is_file() and not (folder / name).exists():
-            os.replace(hidden, folder / name)
+            reveal(folder, name)
     return {name: record for name, record in records.items() if (folder / name).exists()}

@@ -74,6 +74,11 @@ class Run:
         return self.root / job.method.name
 
     @property
+    def counts(self) -> bool:
+        """Whether this process sees all the work of a generation, and is the one to count it."""
+        return self.ranks.is_first and not self.ranks.together and self.config.parallel.num_gpus == 1
+
+    @property
     def rank_file(self) -> str:
         return manifest.rank_name(self.ranks.share, self.ranks.shares)
 
@@ -242,7 +247,8 @@ def work(run: Run, todo: Sequence[Job]) -> None:
         for job in bar:
             bar.set_postfix_str(job.method.name)
             make(run, engine, job)
-        counted.note(engine, todo, run.root)
+        if run.counts:
+            counted.note(engine, todo, run.root)
 
 
 def warm_up(engine: VideoSysEngine, prompt: str) -> float:

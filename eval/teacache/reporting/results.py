@@ -126,7 +126,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
                 for other in YARDSTICKS
                 if other in loaded and other != name
             },
-            saved(name, records, totals),
+            saved(name, records, totals, made),
         )
         for name, records in loaded.items()
     ]
@@ -144,11 +144,24 @@ def work_of(records: Mapping[str, Mapping[str, Any]]) -> work.Work | None:
     return work.count_run(record["config"], record["frames"], record["height"], record["width"])
 
 
-def saved(name: str, records: Mapping[str, Mapping[str, Any]], totals: Mapping[str, int]) -> int | None:
-    """FLOPs that a method saves within its computed steps."""
-    if not any(record["reused_branches"] for record in records.values()):
+def saved(
+    name: str,
+    records: Mapping[str, Mapping[str, Any]],
+    totals: Mapping[str, int],
+    made: work.Work | None,
+) -> int | None:
+    """FLOPs that a method saves within its computed steps.
+
+    None where they were not counted, or where the count of the base is below its known work: operators that
+    the counter does not know were at work then.
+    """
+    record = next(iter(records.values()))
+    if not record["reused_branches"]:
         return 0
-    return totals[methods.BASE] - totals[name] if {methods.BASE, name} <= totals.keys() else None
+    known = made is not None and totals.get(methods.BASE, 0) >= 0.98 * made.total(
+        record["steps"], record["steps"]
+    )
+    return totals[methods.BASE] - totals[name] if known and name in totals else None
 
 
 def vbench_scores(folder: Path) -> Mapping[str, float] | None:

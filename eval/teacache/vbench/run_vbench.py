@@ -109,6 +109,8 @@ def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bo
         raise ValueError(f"{folder}: no such folder")
     rows = [row for row in read_json(full_info) if {*row["dimension"]} & {*todo}]
     names = {f"{row['prompt_en']}-{index}.mp4" for row in rows for index in range(SAMPLES)}
+    if not names:
+        raise ValueError(f"{full_info}: has no prompts of {', '.join(todo)}")
     missing = sorted(names - {path.name for path in folder.iterdir()})
     if len(missing) == len(names):
         raise ValueError(f"{folder}: holds none of the {len(names)} videos, such as {missing[:1]}")

@@ -1,0 +1,169 @@
+"""The evaluation from prompts to the report, on two tiny videos: killed, resumed, shared, asked wrongly."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.evaluation import manifest, metrics_script, opensora, report, runner
+
+QUICK = [
+    "--tiny",
+    "--num-samples",
+    "1",
+    "--limit",
+    "2",
+    "--lossless",
+    "num_frames=1",
+    "num_inference_steps=4",
+]
+
+
+def start(output: Path, *more: str) -> int:
+    return opensora.main([*QUICK, "--output", str(output), *more])
+
+
+def files(output: Path, method: str) -> list[str]:
+    return sorted(path.name for path in (output / "opensora_tiny" / method).glob("[!.]*.mp4"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two videos by each of four methods."""
+    output = tmp_path_factory.mktemp("samples")
+    assert start(output, "--methods", "base,teacache_slow,pab_fast,steps_5", "--quiet") == 0
+    return output
+
+
+def test_every_method_has_the_same_videos_and_a_full_record(made):
+    for method in ("base", "teacache_slow", "pab_fast", "steps_5"):
+        records = manifest.read(made / "opensora_tiny" / method)
+        assert sorted(records) == files(made, method) == files(made, "base")
+        for record in records.values():
+            assert record["method"] == method
+            assert record["seed"] == 0
+            assert record["steps"] == len(record["decisions"]) == (5 if method == "steps_5" else 4)
+            assert record["computed"] == record["decisions"].count("1")
+            assert record["cpu_seconds"] > 0
+            assert record["seconds"] > 0
+            assert record["config"]["num_inference_steps"] == (5 if method == "steps_5" else 4)
+            assert (record["reused_branches"] > 0) == (method == "pab_fast")
+    (run,) = manifest.lines(made / "opensora_tiny" / "runs.jsonl")
+    assert run["loading_and_warm_up_seconds"] > 0
+    assert run["videos"] == 8
+
+
+def test_a_second_run_makes_nothing(made, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "VideoSysEngine", None)
+    assert start(made, "--methods", "base,teacache_slow") == 0
+    assert "4 of this process are there, 0 to make" in capsys.readouterr().out
+
+
+def test_the_report_tells_it_all(made, tmp_path, capsys):
+    gt, generated = (str(made / "opensora_tiny" / name) for name in ("base", "steps_5"))
+    output = tmp_path / "m.json"
+    options = ["--gt_video_dir", gt, "--generated_video_dir", generated, "--output", str(output), "--quiet"]
+    assert metrics_script.main(options) == 0
+    assert report.main(["--root", str(made), "--output", str(tmp_path), "--no-projection", "--quiet"]) == 0
+    text = (tmp_path / "report.md").read_text()
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("| ")}
+    mean = json.loads(output.read_text())["mean"]["psnr"]["per_video"]
+    assert f"{mean:.2f}" in rows["steps_5"]
+    assert "4.0 of 4" in rows["base"]
+    flops = {name: float(rows[name].split("|")[3]) for name in ("base", "pab_fast", "steps_5")}
+    assert flops["pab_fast"] <= flops["base"] <= flops["steps_5"]
+    totals = json.loads((made / "opensora_tiny" / "flops.json").read_text())
+    assert totals["pab_fast"] < totals["base"]
+    assert "'base' is the method's own full run" in text
+    assert "Quoted, not measured here" in text
+    assert "TeaCache-slow" in text
+    for name in ("opensora_tiny_psnr_latency.svg", "opensora_tiny_frames.png", "report.html"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+def test_a_report_of_nothing_is_refused(tmp_path, capsys):
+    assert report.main(["--root", str(tmp_path)]) == 2
+    assert "holds no MODEL/base/manifest.jsonl" in capsys.readouterr().err
+
+
+def test_other_settings_do_not_mix_with_what_is_there(made, capsys):
+    assert start(made, "--methods", "base", "guidance_scale=3") == 2
+    assert "was made with another guidance_scale; choose another --output" in capsys.readouterr().err
+    assert start(made, "--methods", "base", "--seed", "1") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "teacach"], "method 'teacach' is unknown; allowed: base, reference"),
+        (["--methods", "base", "--num-samples", "0"], "--num-samples is 0; it must be 1 or more"),
+        (["--prompts", "none.txt"], "none.txt: cannot be read as prompts"),
+        (["--config", "x.yaml"], "--tiny and --config exclude each other"),
+        (["num_frames=-1"], "num_frames"),
+    ],
+)
+def test_mistakes_are_said_before_anything_is_loaded(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(runner, "VideoSysEngine", None)
+    assert start(tmp_path, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_ranks_share_the_videos(made, tmp_path, monkeypatch):
+    for rank in range(2):
+        for name, value in {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank}.items():
+            monkeypatch.setenv(name, str(value))
+        assert start(tmp_path, "--methods", "base", "--quiet") == 0
+        assert len(files(tmp_path, "base")) == rank + 1
+        assert "RANK" not in os.environ
+    folder = tmp_path / "opensora_tiny" / "base"
+    assert sorted(path.name for path in folder.glob("manifest*")) == [
+        "manifest.0000.jsonl",
+        "manifest.0001.jsonl",
+    ]
+    for name in files(tmp_path, "base"):
+        assert (folder / name).read_bytes() == (made / "opensora_tiny" / "base" / name).read_bytes()
+
+
+def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> None:
+    """Runs in another process, which gets a SIGKILL when a function is called for the `call`-th time."""
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return
+    original, calls = getattr(module, name), itertools.count(1)
+
+    def counted(*arguments: object) -> object:
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments)
+
+    setattr(module, name, counted)
+    os._exit(start(output, "--methods", "base", "--quiet"))
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call", "done"),
+    [
+        (manifest, "append", 2, 0),  # the first line tells of the run; the video is there under a hidden name
+        (manifest, "reveal", 1, 1),
+        (runner, "make", 2, 1),
+        (manifest, "reveal", 2, 2),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_was(made, tmp_path, module, name, call, done, capsys):
+    run_until_killed(tmp_path, module, name, call)
+    assert start(tmp_path, "--methods", "base") == 0
+    assert f"{done} of this process are there, {2 - done} to make" in capsys.readouterr().out
+    folder = tmp_path / "opensora_tiny" / "base"
+    assert sorted(path.name for path in folder.iterdir()) == [*files(made, "base"), "manifest.jsonl"]
+    lines = (folder / "manifest.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["file"] for line in lines) == files(made, "base")
+    for file in files(made, "base"):
+        assert (folder / file).read_bytes() == (made / "opensora_tiny" / "base" / file).read_bytes()

@@ -1,0 +1,59 @@
+"""The scripts of eval/teacache as modules, and videos for them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from videosys import save_video
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval" / "teacache" / "vbench"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval" / "teacache"))
+
+import cal_vbench
+import report
+import run_vbench
+import scores
+import tiny
+from common_metrics import compare
+from common_metrics import eval as metrics_script
+from experiments import counted as counting
+from experiments import latte, manifest, methods, open_sora_plan, opensora, prompts, ranks, runner
+from reporting import draw, page, results, sections, work
+
+TEACACHE = Path(report.__file__).parent
+
+__all__ = [
+    "TEACACHE",
+    "cal_vbench",
+    "compare",
+    "counting",
+    "draw",
+    "latte",
+    "manifest",
+    "methods",
+    "metrics_script",
+    "open_sora_plan",
+    "opensora",
+    "page",
+    "prompts",
+    "ranks",
+    "report",
+    "results",
+    "run_vbench",
+    "runner",
+    "scores",
+    "sections",
+    "tiny",
+    "work",
+    "write",
+]
+
+
+def write(path: Path, frames: int = 3, height: int = 24, width: int = 32, value: int = 100) -> Path:
+    """A lossless video of moving stripes."""
+    ramp = torch.arange(width)[None, None, :, None] * 3 + torch.arange(frames)[:, None, None, None] * 5
+    video = (ramp + value).remainder(256).expand(frames, height, width, 3).to(torch.uint8)
+    return save_video(video.contiguous(), path, fps=8, lossless=True)

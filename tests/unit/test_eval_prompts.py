@@ -1,0 +1,134 @@
+"""Prompts of an evaluation, and the names of its videos: what VBench reads, and safe on every file system."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+import pytest
+
+from tests.evaluation import methods as methods_of
+from tests.evaluation import prompts
+from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
+
+
+def write_list(folder, *texts):
+    rows = [{"prompt_en": text, "dimension": ["color"]} for text in texts]
+    path = folder / "VBench_full_info.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_vbench_names_its_videos_by_prompt_and_index(tmp_path):
+    listed = prompts.load_prompts(str(write_list(tmp_path, "a red cat", "a dog's bone", "a red cat")))
+    assert listed.prompts == ("a red cat", "a dog's bone")
+    assert prompts.choose_naming("auto", listed) == "vbench"
+    assert prompts.file_name("a red cat", 4, 7, "vbench") == "a red cat-4.mp4"
+
+
+def test_the_list_of_an_installed_vbench_is_found_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "vbench"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise SystemExit('imported')")
+    write_list(package, "a cup")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    assert prompts.load_prompts(None).prompts == ("a cup",)
+    assert prompts.load_prompts("vbench").is_vbench
+    assert not prompts.load_prompts(None, tiny=True).is_vbench
+
+
+def test_without_vbench_our_own_prompts_are_used(monkeypatch):
+    listed = prompts.load_prompts(None)
+    assert len(listed.prompts) >= 10
+    assert prompts.choose_naming("auto", listed) == "slug"
+    assert not list(prompts.unsafe(listed.prompts))
+    with pytest.raises(ValueError, match=r"no vbench with a VBench_full_info\.json is installed"):
+        prompts.load_prompts("vbench")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "holds no prompt"), ("\n \n", "holds no prompt")],
+)
+def test_files_without_prompts_are_refused(tmp_path, content, message):
+    path = tmp_path / "prompts.txt"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message):
+        prompts.load_prompts(str(path))
+    with pytest.raises(ValueError, match="cannot be read as prompts"):
+        prompts.load_prompts(str(tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize("content", ["{}", '["a cat"]', '[{"prompt": "a"}]', "{"])
+def test_json_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "list.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"list\.json"):
+        prompts.load_prompts(str(path))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ("../../escape", "has '/'"),
+        ("a/b", "has '/'"),
+        ("a\\b", r"has '\\'"),
+        ("what?", "has '?'"),
+        ("one\ntwo", r"has '\n'"),
+        ("nul\0", r"has '\x00'"),
+        (".hidden", "begins with '.'"),
+        ("-rf", "begins with '-'"),
+        ("CON", "is the name of a device"),
+        ("hidden\u202etext", "has a character that cannot be seen"),
+        ("x" * 221, "has 221 bytes, 220 is the most"),
+        ("猫" * 80, "has 240 bytes"),
+    ],
+)
+def test_prompts_that_are_no_file_names_are_refused_with_the_reason(prompt, reason):
+    listed = prompts.PromptList(("a cat", prompt), "list", True)
+    words = rf"1 prompts of list are no safe file names.*\({re.escape(reason)}.*--names slug"
+    with pytest.raises(ValueError, match=words):
+        prompts.choose_naming("auto", listed)
+    assert prompts.choose_naming("slug", listed) == "slug"
+    assert "/" not in prompts.file_name(prompt, 0, 3, "slug")
+
+
+def test_prompts_that_differ_in_case_only_meet_on_some_file_systems():
+    listed = prompts.PromptList(("A cat", "a cat"), "list", True)
+    with pytest.raises(ValueError, match="some file systems take it for 'A cat'"):
+        prompts.choose_naming("vbench", listed)
+    assert len({prompts.file_name(text, 0, 3, "slug") for text in listed.prompts}) == 2
+
+
+def test_methods_are_runs_presets_and_files(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("cache: {name: teacache, threshold: 0.3}")
+    config = OpenSoraConfig()
+    found = methods_of.parse_methods(f"base, reference,steps_12,teacache_fast,{path}", config, 4)
+    made = {method.name: dict(method.request) for method in found}
+    assert list(made) == ["base", "reference", "steps_12", "teacache_fast", "mine"]
+    assert made["reference"]["num_inference_steps"] == 120
+    assert made["steps_12"]["num_inference_steps"] == 12
+    assert made["teacache_fast"] == {"cache": "teacache_fast"}
+    assert made["mine"]["cache"].threshold == 0.3
+
+
+@pytest.mark.parametrize("config", [OpenSoraConfig(), LatteConfig(), OpenSoraPlanConfig(version="v110")])
+def test_the_methods_of_the_paper_are_known_for_every_model(config):
+    wanted = "base,teacache_slow,teacache_fast,pab_slow,pab_fast"
+    assert methods_of.named(methods_of.parse_methods(wanted, config)) == wanted.split(",")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base,teacach", r"method 'teacach' is unknown; allowed: base, reference, steps_N, .*teacache_slow"),
+        (" , ", "names no method"),
+        ("base,base", "names a method twice"),
+        ("nowhere.yaml", "no such config file"),
+    ],
+)
+def test_unknown_methods_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        methods_of.parse_methods(text, OpenSoraConfig())

@@ -1,0 +1,153 @@
+"""Counted work, the projection, and the report's tables, plots and pages."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.evaluation import counting, draw, page, sections, work
+from videosys import LatteT2VConfig, OpenSoraT2VConfig, OpenSoraVAEConfig, STDiT3Config
+
+SMALL = {
+    "STDiT3": STDiT3Config(depth=1, hidden_size=64, num_heads=4, caption_channels=32),
+    "LatteT2V": LatteT2VConfig(
+        num_layers=1,
+        num_attention_heads=4,
+        attention_head_dim=16,
+        cross_attention_dim=64,
+        caption_channels=32,
+    ),
+    "OpenSoraT2V": OpenSoraT2VConfig(
+        num_layers=1,
+        num_attention_heads=4,
+        attention_head_dim=24,
+        cross_attention_dim=96,
+        caption_channels=32,
+    ),
+}
+
+
+def counted(name: str) -> work.Work:
+    return work.count(work.ARCHITECTURES[name], SMALL[name], (4, 8, 12), text=10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_reused_step_is_embedding_and_head_only(name):
+    made = counted(name)
+    assert made.tokens == 2 * 4 * 4 * 6
+    assert 0 < made.reused < 0.2 * made.step
+    assert made.prepare > 0
+
+
+def test_the_count_of_latte_is_the_sum_by_hand():
+    width, tokens, text = 64, 4 * 4 * 6, 10
+    frames, places = 4, 4 * 6
+    linear = (
+        2 * tokens * width * width * (4 + 8)
+    )  # of a block: q, k, v, out, and the perceptron of four times
+    cross = 2 * tokens * width * width * 2 + 2 * 2 * tokens * text * width
+    attention = 2 * 2 * tokens * width * (places + frames)
+    blocks = 2 * (2 * linear + cross + attention)
+    made = counted("LatteT2V")
+    assert made.step - made.reused == pytest.approx(blocks, rel=1e-3)
+
+
+def test_the_work_of_a_run_adds_up():
+    made = work.Work(7, 100, 3, 1000, 64, 2, work.ARCHITECTURES["LatteT2V"])
+    assert made.total(20, 50) == 7 + 20 * 100 + 30 * 3
+    gpu = work.Gpu("x", flops=10.0, bandwidth=1000.0)
+    crossing = 1000 * 64 * 2 / 1000
+    assert made.seconds(20, 50, gpu, fused=True) == pytest.approx(209.7 + crossing * (20 * 2 * 8 + 30 * 10))
+    assert made.seconds(20, 50, gpu, fused=False) > made.seconds(20, 50, gpu, fused=True)
+
+
+@pytest.mark.slow
+def test_published_sizes_have_their_known_work():
+    known = {"Latte-1, 16 x 512 x 512": 68.2, "Open-Sora v1.2, 51 x 480p": 112.9}  # TFLOPs of a step
+    for setting in work.SETTINGS:
+        if setting.title in known:
+            assert work.count_setting(setting).step / 1e12 == pytest.approx(known[setting.title], rel=0.01)
+
+
+@pytest.mark.parametrize("frames", [1, 16, 17, 18, 34, 51, 52])
+def test_latents_are_those_of_the_autoencoder(frames):
+    config = {"vae_micro_batch_size": 4, "transformer": "x"}
+    assert work.latent_size(config, frames, 64, 96) == OpenSoraVAEConfig().latent_size(frames, 64, 96)
+    assert work.latent_size({"version": "v110"}, 65, 64, 96) == (17, 8, 12)
+    assert work.latent_size({"transformer": "x"}, 16, 64, 96) == (16, 8, 12)
+
+
+def test_a_plot_is_a_picture_with_every_point_inside():
+    panels = [
+        draw.Panel("a <b>", "x & y", "dB", {"one": (1.0, 20.0), "two": (3.0, 40.0)}),
+        draw.Panel("single", "x", "y", {"one": (2.0, 5.0)}),
+    ]
+    tree = ElementTree.fromstring(draw.plot(panels))
+    circles = [item for item in tree.iter() if item.tag.endswith("circle")]
+    assert len(circles) == 3
+    for circle in circles:
+        assert draw.LEFT <= float(circle.get("cx")) <= draw.WIDTH - draw.RIGHT
+        assert draw.TOP <= float(circle.get("cy")) <= draw.HEIGHT - draw.BOTTOM
+    one, two = circles[:2]
+    assert float(one.get("cx")) < float(two.get("cx"))
+    assert float(one.get("cy")) > float(two.get("cy"))
+
+
+def test_frames_stand_side_by_side(tmp_path):
+    red = torch.zeros(9, 20, 30, 3, dtype=torch.uint8)
+    red[..., 0] = 255
+    draw.frames({"base": red, "other": 255 - red}, tmp_path / "x.png", count=3, side=40)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.size == (120 + 3 * 64, 2 * 44)
+        assert image.getpixel((130, 20)) == (255, 0, 0)
+        assert image.getpixel((130, 64)) == (0, 255, 255)
+
+
+def test_a_page_is_the_same_in_both_forms(tmp_path):
+    (tmp_path / "p.svg").write_text("<svg>here</svg>")
+    Image.new("RGB", (2, 2)).save(tmp_path / "p.png")
+    blocks = [
+        page.Heading("One & two", 1),
+        page.Text("a < b"),
+        page.Table(["m", "v"], [["x", "1"], ["y", "-"]]),
+        page.Picture("p.svg", "plot"),
+        page.Picture("p.png", "frames"),
+    ]
+    markdown = page.to_markdown(blocks)
+    assert "| m | v |\n| --- | --: |\n| x | 1 |\n| y | - |" in markdown
+    assert "![plot](p.svg)" in markdown
+    html = page.to_html(blocks, tmp_path, "T")
+    for part in ("One &amp; two", "a &lt; b", "<td>-</td>", "<svg>here</svg>", "data:image/png;base64,"):
+        assert part in html
+
+
+def test_the_papers_table_is_quoted_whole():
+    quoted = sections.read_json(sections.PAPER)
+    assert {name: len(rows) for name, rows in quoted["models"].items()} == {
+        "latte": 7,
+        "opensora": 7,
+        "open_sora_plan_v110": 7,
+    }
+    teacache = quoted["models"]["opensora"][5]
+    assert teacache["method"] == "TeaCache-slow"
+    assert [teacache[key] for key in sections.PAPER_KEYS] == [2.40, 1.55, 28.78, 79.28, 0.1316, 0.8415, 23.62]
+
+
+def test_a_counted_run_finds_all_the_work_that_is_known():
+    """Whatever operators a CPU runs: what they do is what the model without data does."""
+    architecture = work.ARCHITECTURES["STDiT3"]
+    made = counted("STDiT3")
+    model = architecture.model(SMALL["STDiT3"]).eval()
+
+    class Engine:
+        def generate(self, prompt: str, seed: int) -> None:
+            with torch.no_grad():
+                condition = model.prepare(
+                    torch.randn(2, 10, 32), None, latent_size=(4, 8, 12), fps=24.0, height=64.0, width=96.0
+                )
+                model(torch.randn(2, 4, 4, 8, 12), torch.rand(2), condition)
+
+    assert counting.generation(Engine(), "", 0, {}) == made.prepare + made.step
