@@ -1,0 +1,203 @@
+"""Every policy on every model with its published sampler: what is promised of all of them."""
+
+from __future__ import annotations
+
+import threading
+from functools import cache
+
+import pytest
+import torch
+
+from tests.distributed.models import Request, build, condition, latents
+from videosys.cache import (
+    CACHES,
+    NO_CACHE,
+    BestConfig,
+    Fitted,
+    Hold,
+    IntervalConfig,
+    Linear,
+    MagCacheConfig,
+    NoCacheConfig,
+    PABConfig,
+    ResidualCache,
+    ScheduleConfig,
+    TeaCacheConfig,
+    start,
+)
+from videosys.parallel import Parallel
+from videosys.pipelines.denoise import Sampling, denoise
+from videosys.schedulers import ddim, euler_ancestral, pndm
+from videosys.schedulers.rflow import RFlowScheduler
+
+SIZE = (3, 4, 6)
+STEPS = 8
+EVALUATIONS = {"opensora": STEPS, "latte": STEPS, "plan_v110": STEPS + 9, "plan_v120": STEPS}
+MODELS = list(EVALUATIONS)
+
+
+def always(count):
+    """Settings with which every step, and every branch, computes."""
+    return {
+        "none": NoCacheConfig(),
+        "teacache": TeaCacheConfig(0.0),
+        "teacache of the time": TeaCacheConfig(0.0, signal="timestep", forecast=Linear()),
+        "interval": IntervalConfig(1),
+        "schedule": ScheduleConfig(computed=tuple(range(count)), forecast=Linear()),
+        "magcache": MagCacheConfig(ratios=(1.0,) * count, retention=1.0),
+        "pab of nothing": PABConfig(None, None, None, None),
+        "pab of no range": PABConfig.pyramid((1, 1, 1), (0.0, 1000.0)),
+    }
+
+
+def skipping(count):
+    """Settings with which some are skipped."""
+    weights = tuple((0.5, 0.25) if step % 2 else (1.5,) for step in range(count))
+    return {
+        "teacache": TeaCacheConfig(1e9, max_consecutive_skips=2),
+        "teacache linear": TeaCacheConfig(1e9, max_consecutive_skips=1, forecast=Linear()),
+        "interval": IntervalConfig(3),
+        "interval linear": IntervalConfig(2, Linear(damping=0.5, max_gap=1)),
+        "schedule": ScheduleConfig(computed=(0, 1, 4)),
+        "schedule fitted": ScheduleConfig(computed=(0, 1, 4), forecast=Fitted(weights)),
+        "magcache": MagCacheConfig(ratios=(1.0,) * count, max_skips=2),
+        "pab": PABConfig(mlp_spatial=((0.3, 2, (0,)),), mlp_joint=((0.3, 2, (1,)),)),
+    }
+
+
+def test_every_policy_is_here():
+    here = {type(config) for configs in (always(8), skipping(8)) for config in configs.values()}
+    assert here == {*CACHES.values()} - {BestConfig}
+
+
+@cache
+def request_of(model, seed=0):
+    return Request(model, size=SIZE, prompts=1 + seed)
+
+
+@cache
+def built(model):
+    return build(request_of(model), Parallel())
+
+
+def sampler_of(model, source):
+    if model == "opensora":
+        scheduler = RFlowScheduler()
+        scheduler.set_timesteps(STEPS, num_frames=17, height=32, width=48)
+        return scheduler
+    made = {"latte": ddim, "plan_v110": pndm, "plan_v120": euler_ancestral}[model]
+    return made(STEPS, generator=source) if model == "plan_v120" else made(STEPS)
+
+
+@torch.no_grad()
+def generate(model, config, seed=0, progress=None, watch=None):
+    """The final latents, and the cache."""
+    request, source = request_of(model, seed), torch.Generator().manual_seed(seed)
+    sampler = sampler_of(model, source)
+    made = NO_CACHE if config is None else start(config, sampler.times(), Parallel().gather_rows)
+    if watch is not None:
+        watch(made)
+    noise = latents(request) * getattr(sampler, "init_noise_sigma", 1.0)
+    given = condition(built(model), request, Parallel())
+    sampling = Sampling(request.guidance_scale, source, progress=progress)
+    return denoise(built(model), sampler, noise, given, sampling, made, Parallel()), made
+
+
+@cache
+def plain(model):
+    return generate(model, None)[0]
+
+
+@pytest.mark.parametrize("name", always(8))
+@pytest.mark.parametrize("model", MODELS)
+def test_a_policy_that_always_computes_changes_no_bit(model, name):
+    result, made = generate(model, always(EVALUATIONS[model])[name])
+    assert torch.equal(result, plain(model))
+    assert [record.computed for record in made.steps] == [True] * EVALUATIONS[model]
+    assert all(record.reused == 0 for record in made.steps)
+
+
+class Spy:
+    """What a residual cache was given and gave, step by step."""
+
+    def __init__(self):
+        self.before, self.after, self.reused = {}, {}, {}
+
+    def __call__(self, made):
+        store, reuse = made.store, made.reuse
+
+        def stored(before, after):
+            self.before[made.step], self.after[made.step] = before, after
+            return store(before, after)
+
+        def reused(x):
+            self.reused[made.step] = (x, reuse(x))
+            return self.reused[made.step][1]
+
+        made.store, made.reuse = stored, reused
+
+
+def by_hand(forecast, step, residuals, times):
+    """The forecast of a step, written again and plainly; residuals: step -> residual, the oldest first."""
+    (newest, *older) = reversed(residuals)
+    if isinstance(forecast, Hold) or not older:
+        return residuals[newest]
+    if isinstance(forecast, Linear):
+        if times[newest] == times[older[0]]:
+            return residuals[newest]
+        reached = step if forecast.max_gap is None else min(step, newest + forecast.max_gap)
+        slope = (residuals[newest] - residuals[older[0]]) / (times[newest] - times[older[0]])
+        return residuals[newest] + forecast.damping * (times[reached] - times[newest]) * slope
+    weights = forecast.weights_per_step[step]
+    return sum(weight * residuals[at] for weight, at in zip(weights, (newest, *older)))
+
+
+@pytest.mark.parametrize("name", skipping(8))
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_skipped_and_what_is_used_instead(model, name):
+    spy = Spy()
+    result, made = generate(model, skipping(EVALUATIONS[model])[name], watch=spy)
+    assert torch.isfinite(result).all()
+    assert not torch.equal(result, plain(model))
+    for end in (made.steps[0], made.steps[-1]):
+        assert (end.computed, end.reused) == (True, 0)
+    if not isinstance(made, ResidualCache):
+        assert sum(record.reused for record in made.steps) > 0
+        return
+    assert len(spy.after) + len(spy.reused) == EVALUATIONS[model]
+    assert sorted(spy.after) == [record.step for record in made.steps if record.computed]
+    assert spy.reused
+    for step, (x, used) in spy.reused.items():
+        residuals = {at: spy.after[at] - spy.before[at] for at in spy.after if at < step}
+        expected = x + by_hand(made.forecast, step, residuals, made.times)
+        torch.testing.assert_close(used, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", skipping(8))
+@pytest.mark.parametrize("model", MODELS)
+def test_interleaved_generations_do_not_meet(model, name):
+    """Step by step in turn, on one model, with other latents and another batch size."""
+    config, together = skipping(EVALUATIONS[model])[name], threading.Barrier(2, timeout=60)
+    alone = [generate(model, config, seed) for seed in (0, 1)]
+    found = {}
+
+    def run(seed):
+        found[seed] = generate(model, config, seed, progress=together.wait)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed, (result, made) in enumerate(alone):
+        assert torch.equal(found[seed][0], result)
+        assert found[seed][1].steps == made.steps
+
+
+@pytest.mark.parametrize("name", skipping(8))
+def test_what_is_held_is_said(name):
+    _, made = generate("latte", skipping(STEPS)[name])
+    tokens = 2 * SIZE[0] * (SIZE[1] // 2) * (SIZE[2] // 2) * built("latte").config.hidden_size * 4
+    most = max(record.bytes_held for record in made.steps)
+    assert most % tokens == 0
+    assert most >= tokens
