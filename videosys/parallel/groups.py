@@ -42,8 +42,8 @@ def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) ->
     build = BACKENDS[backend]
     groups = [*build(sizes, device_type), build((dp, cfg * sp), device_type)[1]]
     default = dist.distributed_c10d._get_default_group()
-    timeout = default._get_backend(torch.device(device_type)).options._timeout
-    for group in groups:
-        # Both backends leave them at torch's own.
-        dist.distributed_c10d._set_pg_timeout(timeout, group)
+    options = getattr(default._get_backend(torch.device(device_type)), "options", None)
+    for group in groups if options is not None else ():
+        # Neither mesh passes a timeout on.
+        dist.distributed_c10d._set_pg_timeout(options._timeout, group)
     return groups
