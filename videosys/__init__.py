@@ -44,8 +44,11 @@ if TYPE_CHECKING:
     from videosys.models.open_sora_plan import OpenSoraT2VConfig as OpenSoraT2VConfig
     from videosys.models.opensora import STDiT3 as STDiT3
     from videosys.models.opensora import STDiT3Config as STDiT3Config
+    from videosys.parallel import Parallel as Parallel
     from videosys.parallel import ParallelConfig as ParallelConfig
     from videosys.pipelines.base import VideoOutput as VideoOutput
+    from videosys.pipelines.compiling import compile_blocks as compile_blocks
+    from videosys.pipelines.compiling import compile_report as compile_report
     from videosys.pipelines.latte import LatteConfig as LatteConfig
     from videosys.pipelines.latte import LattePipeline as LattePipeline
     from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig as OpenSoraPlanConfig
@@ -92,6 +95,7 @@ _HOMES = MappingProxyType(
         "OpenSoraVAE": "videosys.autoencoders.opensora",
         "OpenSoraVAEConfig": "videosys.autoencoders.opensora",
         "PABConfig": "videosys.cache",
+        "Parallel": "videosys.parallel",
         "ParallelConfig": "videosys.parallel",
         "Reference": "videosys.pipelines.opensora_conditioning",
         "STDiT3": "videosys.models.opensora",
@@ -104,6 +108,8 @@ _HOMES = MappingProxyType(
         "VideoSysEngine": "videosys.engine",
         "cache_statistics": "videosys.cache",
         "check_writable": "videosys.utils.video",
+        "compile_blocks": "videosys.pipelines.compiling",
+        "compile_report": "videosys.pipelines.compiling",
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
         "is_main_process": "videosys.engine",

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from videosys.layers import linear
 from videosys.layers.linear import GeluLinear, Linear, has_kernel
 
 SHAPES = [(5,), (2, 3), (2, 3, 7), (0,)]
@@ -32,6 +33,16 @@ def test_equal_to_torch(shape, bias, dtype):
 def test_views_are_read_as_they_lie():
     layer, x = Linear(16, 8), torch.randn(16, 6, 3)
     torch.testing.assert_close(layer(x.transpose(0, 2)), nn.Linear.forward(layer, x.transpose(0, 2).clone()))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+def test_the_operator_for_compilers_is_sound(activation):
+    x, weight, bias = torch.randn(2, 3, 16), torch.randn(8, 16), torch.randn(8)
+    if has_kernel(x, weight):
+        torch.library.opcheck(linear.opaque, (x, weight, bias, activation))
+        made = torch.ops.videosys.multiply(x, weight, bias, activation)
+        assert torch.equal(made, linear.kernel(x, weight, bias, activation))
 
 
 def test_training_goes_through_torch():

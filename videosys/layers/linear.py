@@ -13,7 +13,7 @@ class Linear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not has_kernel(x, self.weight):
             return super().forward(x)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return multiply(x, self.weight, self.bias, "none")
 
 
 class GeluLinear(Linear):
@@ -22,7 +22,32 @@ class GeluLinear(Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not has_kernel(x, self.weight):
             return F.gelu(super().forward(x), approximate="tanh")
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
+        return multiply(x, self.weight, self.bias, "gelu")
+
+
+def multiply(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """x weight^T + bias [..., out] by oneDNN, with the activation `none` or `gelu`."""
+    # A compiler must not look into the kernel: it would want weights that were packed for it.
+    run = torch.ops.videosys.multiply if torch.compiler.is_compiling() else kernel
+    return run(x, weight, bias, activation)
+
+
+def kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
+    algorithm = "tanh" if activation == "gelu" else ""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+
+
+SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor"
+opaque = torch.library.custom_op("videosys::multiply", kernel, mutates_args=(), schema=SCHEMA)
+
+
+@opaque.register_fake
+def shape_of(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:

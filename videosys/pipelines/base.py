@@ -12,6 +12,7 @@ import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
 from videosys.parallel import ParallelConfig
+from videosys.pipelines.compiling import Compile
 from videosys.pipelines.offload import Offload
 from videosys.utils.seed import LARGEST_SEED, generator
 from videosys.utils.typed import check_types
@@ -27,6 +28,7 @@ class PipelineConfig:
     revision: of the hub ids. offline: take only what was downloaded before.
     device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
     offload: none keeps all parts in memory, stage only the one at work.
+    compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
 
     The rest can be given anew with each request:
@@ -40,6 +42,7 @@ class PipelineConfig:
     device: str = "auto"
     dtype: DType = "auto"
     offload: Offload = "none"
+    compile: Compile = "none"
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     num_gpus: int | None = None
 

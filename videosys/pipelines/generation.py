@@ -15,6 +15,7 @@ from torch import nn
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
 from videosys.parallel import Parallel
 from videosys.pipelines import base
+from videosys.pipelines.compiling import check_compiler, compile_blocks
 from videosys.pipelines.denoise import Sampling, denoise
 from videosys.pipelines.offload import Component
 from videosys.utils.checkpoint import load_model, resolve
@@ -65,6 +66,16 @@ class Loader:
         load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
         return self._part(lambda: load(model_cls, config, folder, parallel=self.parallel, **options), folder)
 
+    def transformer(self, model_cls: type[M], config: Any, folder: Path) -> Component[M]:
+        """A model, its blocks compiled where the config says so; ValueError where nothing can compile."""
+        if self.config.compile == "none":
+            return self.model(model_cls, config, folder)
+        check_compiler(self.device)
+        load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
+        return self._part(
+            lambda: compile_blocks(load(model_cls, config, folder, parallel=self.parallel)), folder
+        )
+
     def _part(self, load: Callable[[], M], folder: Path | None = None) -> Component[M]:
         return Component(load, self.device, self.config.offload, folder)
 
@@ -96,6 +107,7 @@ class Pipeline(Generic[M]):
             "device",
             "dtype",
             "offload",
+            "compile",
             "parallel",
             "fps",  # not of the weights, but `engine.save_video` goes by the engine's
         }

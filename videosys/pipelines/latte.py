@@ -125,7 +125,7 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
         vae_config = read_config(LatteVAEConfig, vae_folder)
         made = cls(
             loader.text_encoder(config.text_encoder, MAX_TOKENS),
-            loader.model(LatteT2V, model_config, model_folder),
+            loader.transformer(LatteT2V, model_config, model_folder),
             loader.model(LatteVAE, vae_config, vae_folder),
             model_config,
             vae_config,

@@ -249,7 +249,7 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
         model_config = read_model_config(config, model_folder, vae_config)
         made = cls(
             loader.text_encoder(text_encoder, release.max_tokens),
-            loader.model(model_cls, model_config, model_folder),
+            loader.transformer(model_cls, model_config, model_folder),
             loader.model(CausalVAE, vae_config, vae_folder, tiling=config.tiles()),
             model_config,
             vae_config,

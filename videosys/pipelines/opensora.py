@@ -61,7 +61,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
             )
         made = cls(
             loader.text_encoder(config.text_encoder, model_config.model_max_length),
-            loader.model(STDiT3, model_config, model_folder),
+            loader.transformer(STDiT3, model_config, model_folder),
             loader.model(OpenSoraVAE, vae_config, vae_folder),
             model_config,
             vae_config,
