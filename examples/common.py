@@ -103,7 +103,7 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
     if not is_main_process():
         options = replace(options, quiet=True, verbose=False)
     configure_logging(quiet=options.quiet, verbose=options.verbose, json_lines=options.json_logs)
-    path = arguments.config or default_config(example.folder, options.quiet)
+    path = arguments.config or default_config(example.folder, overrides, options.quiet)
     config = load_config(example.config, path, overrides)
     prompts = prompts or [PROMPTS["tiny" if "bundled:" in str(config.transformer) else "published"]]
     if is_main_process():
@@ -148,21 +148,27 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def default_config(folder: Path, quiet: bool = False) -> Path:
-    """The YAML file for this machine, named and explained in one line (unless quiet)."""
+def default_config(folder: Path, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
+    """The YAML file for this machine, named and explained in one line (unless quiet).
+
+    With version=v110 among the overrides, the tiny checkpoint is that of tiny_v110.yaml where there is one.
+    """
     import torch
 
     say = (lambda line: None) if quiet else print
     if torch.cuda.is_available():
         say("config: base.yaml, the published checkpoint, because there is a CUDA device")
         return folder / "base.yaml"
-    if not (folder / "tiny.yaml").is_file():
+    versions = [setting.partition("=")[2] for setting in overrides if setting.startswith("version=")]
+    names = [*(f"tiny_{version}.yaml" for version in versions), "tiny.yaml"]
+    name = next((name for name in names if name in {path.name for path in folder.glob("*.yaml")}), None)
+    if name is None:
         raise ValueError(
             "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
             f"the published one runs without a device too, slowly: --config {folder / 'base.yaml'}"
         )
-    say("config: tiny.yaml, the bundled tiny checkpoint, because there is no CUDA device")
-    return folder / "tiny.yaml"
+    say(f"config: {name}, the bundled tiny checkpoint, because there is no CUDA device")
+    return folder / name
 
 
 def check_output(options: Options, config: Any, count: int) -> None:
