@@ -17,7 +17,7 @@ class Sampler:
     generation, because some keep a history.
 
     timesteps: one entry per model evaluation, on the CPU. init_noise_sigma: the standard deviation that the
-    first latents must have.
+    first latents must have. alphas_cumprod: the signal's share of the variance at each of 1000 timesteps.
     """
 
     def __init__(self, scheduler: Any, num_inference_steps: int, **options: Any):
@@ -25,6 +25,7 @@ class Sampler:
         self._scheduler, self._options = scheduler, options
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = float(scheduler.init_noise_sigma)
+        self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """What the model sees of `sample` at this timestep."""
