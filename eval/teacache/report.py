@@ -35,12 +35,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--gpu", choices=list(work.GPUS), default="H200", help="of the projection")
     made.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
     made.add_argument("--command", default="", help="what the page says it was made with")
+    made.add_argument("--page", type=Path, help="a Markdown file whose part between the marks is replaced")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     return made
 
 
 def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or arguments.root
+    if arguments.page is not None:
+        page.parts(arguments.page)
     folders = results.find_models(arguments.root)
     metrics = compare.choose_metrics(None, arguments.device, 8, arguments.alexnet_weights)
     models = [results.load_model(folder, metrics, arguments.quiet) for folder in folders]
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         blocks += sections.projection(models, work.GPUS[arguments.gpu])
     write_text(output / "report.md", page.to_markdown(blocks))
     write_text(output / "report.html", page.to_html(blocks, output, TITLE))
+    if arguments.page is not None:
+        page.fill(arguments.page, blocks[1:], output)
     print(output / "report.md")
     print(output / "report.html")
     return 0

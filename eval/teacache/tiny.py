@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--limit", type=int, default=3, help="prompts")
     made.add_argument("--methods", help="for all models; if not given, what each model has")
     made.add_argument("--only", nargs="+", choices=[study.name for study in STUDIES], help="of the models")
+    made.add_argument("--page", help="a Markdown file that gets the report between its marks")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config, for all models")
     return made
@@ -56,7 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not made:
         raise ValueError("no tiny checkpoint of these models comes with this version of the package")
     said = "make eval-tiny" if not arguments.settings else "eval/teacache/tiny.py"
-    return report.main(["--root", str(arguments.output), "--device", "cpu", "--command", said, *quiet])
+    page = ["--page", arguments.page] if arguments.page else []
+    return report.main(["--root", str(arguments.output), "--device", "cpu", "--command", said, *page, *quiet])
 
 
 def bundled(studies: Sequence[runner.Study]) -> Iterator[tuple[runner.Study, str]]:

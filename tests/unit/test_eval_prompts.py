@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from tests.evaluation import latte, open_sora_plan, opensora, prompts, runner
 from tests.evaluation import methods as methods_of
-from tests.evaluation import prompts
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
 
 
@@ -132,3 +132,32 @@ def test_the_methods_of_the_paper_are_known_for_every_model(config):
 def test_unknown_methods_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         methods_of.parse_methods(text, OpenSoraConfig())
+
+
+@pytest.mark.parametrize(
+    ("study", "version", "steps"),
+    [
+        (latte.STUDY, "latte_1", 50),
+        (opensora.STUDY, "v1_2", 30),
+        (open_sora_plan.STUDY, "v110", 150),
+        (open_sora_plan.STUDY, "v120", 100),
+    ],
+)
+def test_the_papers_commands_plan_the_published_runs(study, version, steps, tmp_path):
+    arguments = runner.parser(study).parse_args(["--version", version, "--output", str(tmp_path)])
+    run = runner.plan(study, arguments)
+    assert methods_of.num_steps(run.config) == steps
+    assert len(run.jobs) == 3 * 5 * len(prompts.load_prompts(None).prompts)
+    assert [job.method.name for job in run.jobs[:3]] == ["base", "teacache_slow", "teacache_fast"]
+    assert len({(job.method.name, job.file) for job in run.jobs}) == len(run.jobs)
+    assert [job.seed for job in run.jobs[:15:3]] == [0, 1, 2, 3, 4]
+
+
+def test_a_study_of_several_devices_keeps_what_was_chosen(tmp_path):
+    arguments = runner.parser(opensora.STUDY).parse_intermixed_args(
+        ["--output", str(tmp_path), "parallel.num_gpus=2", "device=cpu"]
+    )
+    run = runner.plan(opensora.STUDY, arguments)
+    assert run.ranks.together
+    assert not run.counts
+    assert run.config.parallel.num_gpus == 2

@@ -151,3 +151,24 @@ def test_a_counted_run_finds_all_the_work_that_is_known():
                 model(torch.randn(2, 4, 4, 8, 12), torch.rand(2), condition)
 
     assert counting.generation(Engine(), "", 0, {}) == made.prepare + made.step
+
+
+def test_a_page_of_the_documentation_gets_the_report_between_its_marks(tmp_path):
+    target = tmp_path / "docs" / "page.md"
+    target.parent.mkdir()
+    target.write_text(f"# Title\n\n{page.BEGIN}\nold\n{page.END}\nmore\n")
+    (tmp_path / "p.svg").write_text("<svg/>")
+    blocks = [page.Heading("Model"), page.Text("words"), page.Picture("p.svg", "plot")]
+    for _ in range(2):
+        page.fill(target, blocks, tmp_path)
+        expected = f"{page.BEGIN}\n\n### Model\n\nwords\n\n![plot](images/p.svg)\n\n{page.END}"
+        assert target.read_text() == f"# Title\n\n{expected}\nmore\n"
+    assert (target.parent / "images" / "p.svg").read_text() == "<svg/>"
+
+
+def test_a_page_without_marks_is_left_alone(tmp_path, capsys):
+    target = tmp_path / "page.md"
+    target.write_text(f"{page.END} {page.BEGIN}")
+    with pytest.raises(ValueError, match="must have the marks"):
+        page.fill(target, [], tmp_path)
+    assert target.read_text() == f"{page.END} {page.BEGIN}"

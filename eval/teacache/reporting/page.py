@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from videosys import replacing
+
+BEGIN, END = "<!-- report: begin -->", "<!-- report: end -->"
+IMAGES = "images"
 STYLE = (
     "body{font-family:sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
     "table{border-collapse:collapse;margin:1em 0}td,th{padding:.25em .7em;border-bottom:1px solid #ddd}"
@@ -74,6 +79,32 @@ class Picture:
 
 
 Block = Heading | Text | Table | Picture
+
+
+def parts(path: Path) -> tuple[str, str]:
+    """What stands before and after the marks of a page. ValueError where it has not both, once."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"{path}: must have the marks {BEGIN} and {END}, once each")
+    return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+
+
+def fill(path: Path, blocks: Sequence[Block], folder: Path) -> None:
+    """Puts blocks between the marks of a page, one level below its own; pictures go to `images` beside it."""
+    before, after = parts(path)
+    lowered = [_lowered(block) for block in blocks]
+    for block in blocks:
+        if isinstance(block, Picture):
+            with replacing(path.parent / IMAGES / block.name) as temporary:
+                shutil.copyfile(folder / block.name, temporary)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{to_markdown(lowered)}\n{END}{after}", encoding="utf-8")
+
+
+def _lowered(block: Block) -> Block:
+    if isinstance(block, Heading):
+        return Heading(block.words, block.level + 1)
+    return Picture(f"{IMAGES}/{block.name}", block.words) if isinstance(block, Picture) else block
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
