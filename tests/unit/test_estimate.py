@@ -148,6 +148,10 @@ def test_the_published_sizes_are_known_without_a_file():
 def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
     config = config_of(checkpoint)
     monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        memory.warn_if_too_large(config)  # a small video
+    monkeypatch.setattr(memory, "SMALL", 1)
     with pytest.warns(ResourceWarning, match="needs about"):
         memory.warn_if_too_large(config)
     monkeypatch.setattr(memory, "available_bytes", lambda config: 1 << 60)
@@ -155,6 +159,17 @@ def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
         warnings.simplefilter("error")
         memory.warn_if_too_large(config)
     assert memory.shortage(10, None) is None
+
+
+def test_the_engine_warns_once_before_it_works(checkpoint, monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
+    monkeypatch.setattr(memory, "SMALL", 1)
+    with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
+        with pytest.warns(ResourceWarning, match="needs about"):
+            engine.stream("a red circle")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            engine.stream("a blue circle")
 
 
 def test_the_command_prints_a_table_and_json(capsys):

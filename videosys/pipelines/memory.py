@@ -11,6 +11,7 @@ from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.cost import cost, device_of
 
 GIB = 2**30
+SMALL = 1 << 20  # pixels of all frames: the bundled checkpoint makes 70 thousand
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -39,9 +40,12 @@ def shortage(needed: int, available: int | None) -> str | None:
 
 
 def warn_if_too_large(config: PipelineConfig) -> None:
-    """Warns before a run that will not fit. What cannot be known is no reason to stop it."""
+    """Warns before a run that will not fit. Small videos are not looked at, and what cannot be known is no
+    reason to stop.
+    """
+    height, width = config.size
     available = available_bytes(config)
-    if available is None:
+    if available is None or config.batch_size * config.output_frames * height * width < SMALL:
         return
     message = shortage(cost(config).peak, available)
     if message is not None:
