@@ -1,0 +1,1 @@
+"""How fast the transformers are and what they need: `make bench`."""

@@ -1,0 +1,112 @@
+"""Measures speed and memory: python -m eval.performance [--cases ...] [--rounds N] [--output FOLDER]
+
+Times are processor seconds at one thread, medians of rounds in which all that is compared takes turns; with a
+GPU they are seconds by the clock. The report is performance.json and performance.md in the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from eval.performance import cases, needs
+
+Case = Callable[..., Iterator[cases.Row]]
+
+CASES: Mapping[str, Case] = MappingProxyType(
+    {
+        "steps": cases.steps,
+        "caches": cases.caches,
+        "decoding": needs.decoding,
+        "memory": needs.memory,
+        "scaling": cases.scaling,
+    }
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.performance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
+    parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    args.output.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
+    for name in args.cases:
+        report[name] = []
+        for row in CASES[name](device, args.rounds, not args.no_compile):
+            print(line(row), flush=True)
+            report[name].append(row)
+            write(args.output, report)
+    return 0
+
+
+def machine() -> dict[str, str]:
+    """What was measured on, in words."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": processor(),
+        "bfloat16": str(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), "unknown")
+
+
+def line(row: cases.Row) -> str:
+    return "  ".join(f"{name} {shown(value)}" for name, value in row.items())
+
+
+def shown(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def table(rows: Sequence[cases.Row]) -> str:
+    """Rows as a Markdown table; a row without a column leaves it empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [names, ["---"] * len(names)]
+    lines += [[shown(row.get(name, "")) for name in names] for row in rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def write(folder: Path, report: Mapping[str, Any]) -> None:
+    """Both files, each whole or not at all."""
+    parts = [f"## {name}\n\n{table(report[name])}\n" for name in CASES if report.get(name)]
+    head = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
+    for name, text in (
+        ("performance.json", json.dumps(report, indent=2) + "\n"),
+        ("performance.md", "\n".join([f"{head}\n", *parts])),
+    ):
+        temporary = folder / f".{name}"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

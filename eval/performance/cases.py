@@ -1,0 +1,171 @@
+"""What is measured. Each case gives rows: plain dictionaries, one line of a table each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from eval.performance.floor import Floor, record, total_flops
+from eval.performance.models import BUILDERS, Setting, Subject, diffusers_latte
+from eval.performance.timing import Run, alternate, once, ratio
+from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
+
+Row = dict[str, Any]
+DTYPES = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
+NUM_STEPS = 10_000  # of a cache that is asked more often than any video has steps
+
+
+def settings(device: torch.device) -> Iterator[Setting]:
+    for model in BUILDERS:
+        for dtype in DTYPES.values():
+            yield Setting(model, dtype, device)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def steps(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+    """A step of each model: eager, compiled, its floor, and diffusers' on the same weights."""
+    for setting in settings(device):
+        yield step_row(setting, rounds, compile)
+
+
+def step_row(setting: Setting, rounds: int, compile: bool) -> Row:
+    subject = setting.subject()
+    calls = record(subject.step)
+    floor = Floor(calls, setting.dtype, setting.device)
+    runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
+    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.size.tokens}
+    if compile:
+        runs["compiled"], row["compile_s"], row["graph_breaks"] = compiled_step(setting)
+    if setting.model == "LatteT2V":
+        runs["diffusers"] = diffusers_latte(setting, subject)
+    samples = alternate(runs, rounds)
+    row |= {f"{name}_s": samples[name].seconds for name in runs if name != "floor"}
+    row |= {"floor_s": floor.seconds, "spread": max(sample.spread for sample in samples.values())}
+    row |= {"gflop": total_flops(calls) / 1e9}
+    row |= {f"{kind}_gflops": floor.peak(kind) / 1e9 for kind in ("linear", "attention")}
+    row |= {f"{name}_share": floor.seconds / row[f"{name}_s"] for name in runs if name != "floor"}
+    if "diffusers" in runs:
+        own = [name for name in ("eager", "compiled") if name in runs]
+        row |= {f"{name}_ratio": ratio(samples, "diffusers", name) for name in own}
+    return row
+
+
+def compiled_step(setting: Setting) -> tuple[Run, float, int]:
+    """A step with each block compiled, the seconds that compiling took, and the breaks in its graphs."""
+    subject, before = setting.subject(), compile_report()
+    compile_blocks(subject.model)
+    with torch.no_grad():
+        _, seconds = once(subject.step)
+    return subject.step, seconds, compile_report().graph_breaks - before.graph_breaks
+
+
+def forced(subject: Subject) -> TeaCache:
+    """A TeaCache that has computed once and, as its threshold is never reached, reuses from then on."""
+    config = TeaCacheConfig(threshold=1e30, coefficients=(1.0, 0.0))
+    cache = TeaCache(config, range(NUM_STEPS), lambda row: row[None])
+    cache.begin_step(0, 0.0)
+    subject.step(cache)
+    return cache
+
+
+def reuse(subject: Subject, cache: TeaCache) -> Run:
+    """A step that is reused, decision included."""
+
+    def run() -> torch.Tensor:
+        cache.begin_step(1, 1.0)
+        made = subject.step(cache)
+        assert not cache.steps[-1].computed
+        return made
+
+    return run
+
+
+def overhead(subject: Subject, cache: TeaCache) -> Run:
+    """What a computed step does for the cache and nothing else: signal, decision and residual."""
+    model = subject.model
+    embedded = model.embed(subject.latents, subject.timesteps, subject.condition)
+    x, time = embedded[0], embedded[1:]
+    after = x + 1
+
+    def run() -> None:
+        cache.begin_step(1, 1.0)
+        cache.should_compute(lambda kind: model.signal(kind, x, *time))
+        cache.store(x, after)
+
+    return run
+
+
+def caches(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+    """A computed step, a reused one, and what the cache costs in a computed one."""
+    for setting in settings(device):
+        subject = setting.subject()
+        with torch.no_grad():
+            first, second = forced(subject), forced(subject)
+            runs = {
+                "computed": subject.step,
+                "reused": reuse(subject, first),
+                "overhead": overhead(subject, second),
+            }
+        samples = alternate(runs, rounds)
+        row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
+        row |= {f"{name}_s": sample.seconds for name, sample in samples.items()}
+        yield row | shares(row, setting.depth, PUBLISHED_DEPTH[setting.model])
+
+
+PUBLISHED_DEPTH = MappingProxyType({"STDiT3": 28, "LatteT2V": 28, "OpenSoraT2V": 32})
+
+
+def shares(row: Row, depth: int, published: int) -> Row:
+    """Reused step and overhead as shares of a computed step, here and with as many blocks as published.
+
+    Blocks are all alike, and neither a reused step nor the overhead runs any; so a deeper computed step takes
+    that many times as long for its blocks.
+    """
+    blocks = row["computed_s"] - row["reused_s"]
+    deep = row["reused_s"] + blocks * published / depth
+    return {
+        "reused_share": row["reused_s"] / row["computed_s"],
+        "overhead_share": row["overhead_s"] / row["computed_s"],
+        "reused_share_published_depth": row["reused_s"] / deep,
+        "overhead_share_published_depth": row["overhead_s"] / deep,
+    }
+
+
+SCALES: tuple[tuple[str, Sequence[dict[str, Any]]], ...] = (
+    ("tokens", [{"latents": (4, side, side)} for side in (16, 32, 64)]),
+    ("frames", [{"latents": (frames, 16, 16)} for frames in (1, 4, 16, 64)]),
+)
+
+
+def scaling(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+    """Seconds per step as a frame gets more tokens, and as there are more frames."""
+    for model in BUILDERS:
+        for axis, sizes in SCALES:
+            yield from scaling_rows(Setting(model, torch.float32, device), axis, sizes, rounds)
+
+
+def scaling_rows(setting: Setting, axis: str, sizes: Sequence[dict[str, Any]], rounds: int) -> Iterator[Row]:
+    subjects = {size["latents"]: setting.resized(**size).subject() for size in sizes}
+    runs: dict[str, Callable[[], object]] = {str(key): subject.step for key, subject in subjects.items()}
+    samples = alternate(runs, rounds)
+    for latents, subject in subjects.items():
+        size = replace(setting.size, latents=latents)
+        gflop = total_flops(record(subject.step)) / 1e9
+        seconds = samples[str(latents)].seconds
+        yield {
+            "model": setting.model,
+            "axis": axis,
+            "latents": "x".join(map(str, latents)),
+            "tokens": size.tokens,
+            "step_s": seconds,
+            "gflop": gflop,
+            "us_per_token": 1e6 * seconds / size.tokens,
+            "gflops": gflop / seconds,
+        }
