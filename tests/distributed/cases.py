@@ -9,7 +9,17 @@ from types import MappingProxyType
 import torch
 
 from tests.distributed.models import MODELS, SIZE, Request, forward, loop
-from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
+from videosys.cache import (
+    CacheConfig,
+    Fitted,
+    Linear,
+    MagCacheConfig,
+    NoCacheConfig,
+    PABConfig,
+    ScheduleConfig,
+    StepRecord,
+    TeaCacheConfig,
+)
 from videosys.parallel import Parallel
 
 Axes = tuple[int, int, int]  # dp, cfg, sp
@@ -23,6 +33,10 @@ CACHES: MappingProxyType[str, CacheConfig] = MappingProxyType(
         "none": NoCacheConfig(),
         "teacache": TeaCacheConfig(0.2, (4.0, 1.0, 0.02)),
         "naive": TeaCacheConfig(0.15, (1.0, 0.0)),
+        "linear": TeaCacheConfig(0.2, (4.0, 1.0, 0.02), Linear()),
+        "schedule": ScheduleConfig(computed=(0, 1, 3), forecast=Fitted(((1.5, -0.5),) * 6)),
+        "magcache": MagCacheConfig(ratios=(0.95,) * 6, threshold=0.1, retention=0.0),
+        "pab": PABConfig(mlp_spatial=((0.3, 2, (0, 1)),), mlp_joint=((0.3, 2, (1,)),)),
     }
 )
 
