@@ -20,14 +20,18 @@ FRAMES, SIDE = 2, 16
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """steps: of the sampler, evenly spaced in time."""
+    """num_inference_steps: of the sampler, evenly spaced in time."""
 
-    steps: int = 10
+    num_inference_steps: int = 10
     batch_size: int = 1
     seed: int | None = 0
     guidance_scale: float = 1.0
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     cache: CacheConfig = field(default_factory=NoCacheConfig)
+
+    @property
+    def steps(self) -> int:
+        return self.num_inference_steps
 
 
 class SyntheticModel:

@@ -58,7 +58,7 @@ def test_the_traces_know_what_reuse_gives(study):
 
 
 def test_the_true_polynomial_is_found_and_chosen(study):
-    fits = all_fits(study(*related(30), steps=30).traces)
+    fits = all_fits(study(*related(30), num_inference_steps=30).traces)
     found = next(item for item in fits if (item.signal, item.degree) == ("modulated_input", 3))
     assert found.coefficients == pytest.approx(TRUE, rel=2e-2)
     assert found.r2_held_out == pytest.approx(1, abs=1e-4)
@@ -160,7 +160,7 @@ def test_settings_are_what_the_policies_give(study):
 
 
 def test_thresholds_simulate_the_cache(study):
-    made = study(*related(12, seed=4), steps=12)
+    made = study(*related(12, seed=4), num_inference_steps=12)
     changes = [item.distances["modulated_input"] for item in made.traces]
     for budget in (3, 6, 9):
         threshold = threshold_for(budget, changes, TRUE, 11)
@@ -181,9 +181,11 @@ def test_a_threshold_is_as_low_as_the_budget_allows():
 def test_a_full_run_measures_as_equal(study):
     bench = study(STAIRCASE).bench()
     rows = bench.measure("full", NoCacheConfig())
-    made = summary(rows, rows)
+    made = summary(rows)
     assert (made.psnr["full"], made.ssim["full"], made.computed) == (100, pytest.approx(1), 10)
-    assert made.speedup == 1
+    assert rows[0].full_seconds is not None
+    twice = summary([replace(rows[0], seconds=1.0, full_seconds=3.0, decode_seconds=1.0)])
+    assert (twice.loop_speedup, twice.speedup) == (3, 2)
 
 
 def test_margins_are_those_of_the_t_distribution():

@@ -13,22 +13,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from videosys.calibration.calibrate import Report, calibrate
 from videosys.calibration.fit import DEGREES
 from videosys.calibration.plot import plot_fits, plot_signals
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
-from videosys.config import load_config
-from videosys.engine.engine import PIPELINES
+from videosys.estimate import MODELS, read
 from videosys.pipelines.base import check_prompts
 from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
 MOST_PROMPTS = 10
-MODELS = {cls.__name__.removesuffix("Config").lower(): cls for cls in PIPELINES}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--model", choices=list(MODELS), help="whose config it is, where the file could be of several"
     )
-    made.add_argument("--budgets", type=int, nargs="+", help="numbers of computed steps; otherwise eight")
+    made.add_argument("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
     made.add_argument("--search", type=float, default=60.0, help="full runs the search may take per budget")
     made.add_argument("--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -65,32 +62,24 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def numbers(text: str) -> list[int]:
+    """Whole numbers between commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of whole numbers, such as 10,15,20"
+        ) from None
+
+
 def run(args: argparse.Namespace) -> Report:
     """The report of a run with these arguments. ValueError for what cannot be."""
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
-    config = load(args.config, args.model, args.overrides)
+    config = read(str(args.config), args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
     study = Study(config, learnt, held_out, args.out.with_suffix(".work"), quiet=args.quiet)
     return calibrate(study, budgets(args.budgets, study.num_steps), args.search)
-
-
-def load(path: Path, model: str | None, overrides: Sequence[str]) -> Any:
-    """The config in a file. Whose it is, is said, or the name of its folder, or that only one can read it."""
-    named = path.resolve().parent.name.replace("_", "")
-    classes = [MODELS[model or named]] if (model or named) in MODELS else list(MODELS.values())
-    loaded, errors = [], []
-    for cls in classes:
-        try:
-            loaded.append(load_config(cls, path, overrides))
-        except ValueError as error:
-            errors.append(error)
-    if not loaded:
-        raise errors[0]
-    if len(loaded) > 1:
-        names = [name for name, cls in MODELS.items() if any(type(item) is cls for item in loaded)]
-        raise ValueError(f"{path} could be the config of {', '.join(names)}: say which with --model")
-    return loaded[0]
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from videosys.cache import CacheConfig, Calibration, NoCacheConfig, Setting, TeaCacheConfig
+from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
 from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
 from videosys.calibration.fit import DEGREES, Fit, choose, fit
 from videosys.calibration.measure import FULL, Summary, quality_of, summary
@@ -45,7 +45,6 @@ class Report:
     fits: tuple[Fit, ...]
     chosen: Fit | None
     rows: tuple[Row, ...]
-    full: Summary
     found: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def calibration(self) -> Calibration:
@@ -75,12 +74,11 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
             candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
             found.setdefault(budget, {})[kind] = told(best)
     bench = study.bench()
-    full = bench.measure("full", NoCacheConfig())
     rows = [
-        Row(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy), full))
+        Row(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy)))
         for name, budget, policy in candidates
     ]
-    return Report(study, tuple(fits), chosen, tuple(rows), summary(full, full), found)
+    return Report(study, tuple(fits), chosen, tuple(rows), found)
 
 
 def told(best: Found) -> dict[str, Any]:
@@ -103,7 +101,7 @@ def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     fits = []
     for name in SIGNALS:
         held_out = (rows(name, others), rows("output", others)) if others else None
-        for degree in DEGREES:
+        for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # as many as there are steps for
             fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), held_out))
     return fits
 

@@ -33,6 +33,7 @@ from videosys.config import config_to_dict
 from videosys.pipelines import base
 from videosys.utils.progress import progress
 
+LEAST_STEPS = 4
 PROBES = 12  # steps at which the sensitivity is measured
 REUSED_STEP = 0.04  # a skipped step's share of a computed one, in the search's accounts
 
@@ -59,9 +60,11 @@ class Study:
         self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
         self.scope = self.pipeline.scope(self.config)
-        about = [asdict(self.scope), [asdict(job) for job in jobs], config_to_dict(self.config)]
+        about = [asdict(self.scope), [asdict(job) for job in self.learnt], config_to_dict(self.config)]
         self.journal = Journal(folder, about)
         self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
+        if self.num_steps < LEAST_STEPS:
+            raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
 
     @property
     def num_steps(self) -> int:

@@ -1,0 +1,134 @@
+"""`python -m videosys.calibration` and its comparison on the bundled checkpoint, from arguments to files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from videosys import OpenSoraConfig, VideoSysEngine, load_config, tiny
+from videosys.cache import ScheduleConfig, TeaCacheConfig, read_calibration
+from videosys.calibration import compare
+from videosys.calibration.__main__ import budgets, main, split
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "examples" / "opensora" / "tiny.yaml"
+SMALL = ["num_frames=17", "height=32", "width=32", "num_inference_steps=5", "seed=3"]
+PROMPTS = [
+    "a large red circle bounces on a white background",
+    "a small blue square spins on a grey background",
+    "a large green cross moves leftward on a black background",
+]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of a calibration of five steps."""
+    folder = tmp_path_factory.mktemp("calibration")
+    (folder / "prompts.txt").write_text("\n\n".join(PROMPTS))
+    assert main([*arguments(folder), *SMALL]) == 0
+    return folder
+
+
+def arguments(folder, config=CONFIG):
+    files = [
+        "--config",
+        str(config),
+        "--prompts",
+        str(folder / "prompts.txt"),
+        "--out",
+        str(folder / "made.json"),
+    ]
+    return [*files, "--model", "opensora", "--budgets", "2,3", "--search", "3", "--quiet"]
+
+
+def test_a_calibration_leaves_a_file_a_table_and_plots(made):
+    names = {"made.json", "made.md", "made-signals.png", "made-fits.png", "made.work", "prompts.txt"}
+    assert {path.name for path in made.iterdir()} == names
+    calibration = read_calibration(made / "made.json")
+    assert (calibration.scope.model, calibration.scope.num_inference_steps) == ("opensora", 5)
+    assert {type(row.policy) for row in calibration.settings} == {TeaCacheConfig, ScheduleConfig}
+    assert calibration.details["held_out_prompts"] == PROMPTS[-1:]
+    text = (made / "made.md").read_text()
+    assert "| schedule hold | 2.0 of 5 |" in text
+    for name in ("made-signals.png", "made-fits.png"):
+        assert Image.open(made / name).size[0] > 500
+
+
+def test_the_file_serves_a_goal(made):
+    goal = ["cache.name=best", "cache.min_psnr=1", f"cache.calibration={made / 'made.json'}"]
+    config = load_config(OpenSoraConfig, CONFIG, ["cache=none", *SMALL, *goal])
+    with VideoSysEngine(config, quiet=True) as engine:
+        output = engine.generate(PROMPTS[0])
+    assert sum(step.computed for step in output.steps) in (2, 3)
+    other = load_config(OpenSoraConfig, CONFIG, ["cache=none", *SMALL, *goal, "num_inference_steps=6"])
+    with (
+        VideoSysEngine(other, quiet=True) as engine,
+        pytest.raises(ValueError, match="num_inference_steps 5"),
+    ):
+        engine.generate(PROMPTS[0])
+
+
+def test_another_config_does_not_take_the_results(made, capsys):
+    assert main([*arguments(made), *SMALL, "guidance_scale=3"]) == 2
+    assert "another run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--out", "made.txt"], "must end in .json"),
+        (["--budgets", "5"], "must be 2 to 4, of 5 steps"),
+        (["--budgets", "1,3"], "must be 2 to 4, of 5 steps"),
+        (["--held-out", "3"], "at least one must be"),
+        (["--prompts", "nowhere.txt"], "nowhere.txt: cannot be read"),
+        (["--config", "nowhere.yaml"], "no such config file"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, changes, message):
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    assert main([*arguments(tmp_path), *changes, *SMALL]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_budgets_are_spread_over_the_steps():
+    assert budgets(None, 30) == [6, 8, 10, 12, 15, 18, 20, 24]
+    assert budgets([9, 3, 3], 30) == [3, 9]
+
+
+def test_a_third_is_held_out():
+    assert split(["a", "b"], None) == (["a"], ["b"])
+    assert split(list("abcdefghij"), None) == (list("abcdefg"), list("hij"))
+    assert split(list("abc"), 2) == (["a"], ["b", "c"])
+
+
+@pytest.mark.slow
+def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
+    def small(model, **changes):
+        return tiny.config(model, **changes, num_frames=17, height=32, width=32)
+
+    monkeypatch.setattr(compare, "tiny", type("Tiny", (), {"config": staticmethod(small)}))
+    arguments = ["--model", "tiny/opensora", "--out", str(tmp_path), "--quick", "--quiet"]
+    assert compare.main(arguments) == 0
+    text = capsys.readouterr().out
+    assert (tmp_path / "comparison.md").read_text() == text.rstrip("\n") + "\n"
+    for name in ("PAB slow", "fewer steps, cosine", "TeaCache, hold", "searched, fitted", "**calibrated**"):
+        assert f"| {name}" in text
+    assert "computed steps: " in text
+    content = json.loads((tmp_path / "comparison.json").read_text())
+    assert set(content["chosen"]) == {"2", "3"}
+    assert Image.open(tmp_path / "quality.png").size[0] > 500
+    (tmp_path / "quality.png").unlink()
+    assert compare.main(arguments) == 0  # from what it kept
+    assert capsys.readouterr().out == text
+
+
+def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
+    assert compare.main(["--model", "opensora", "--out", str(tmp_path)]) == 2
+    assert "must begin with tiny/" in capsys.readouterr().err
+    assert compare.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
+    assert "--held-out is 0" in capsys.readouterr().err
