@@ -13,13 +13,14 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample eval-tiny bench test lint format clean
+.PHONY: help install dev sample eval-tiny bench bench-parallel test lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: about an hour; ARGS are passed on)"
+	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
 	@echo "make lint     ruff, mypy and codespell"
 	@echo "make format   let ruff mend what it can"
 	@echo "make clean    remove $(VENV)"
@@ -51,6 +52,9 @@ test: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance $(ARGS)
+
+bench-parallel: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance.volume $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
