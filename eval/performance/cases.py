@@ -20,6 +20,7 @@ NUM_STEPS = 10_000  # of a cache that is asked more often than any video has ste
 
 
 def settings(device: torch.device) -> Iterator[Setting]:
+    """Every model in every dtype."""
     for model in BUILDERS:
         for dtype in DTYPES.values():
             yield Setting(model, dtype, device)

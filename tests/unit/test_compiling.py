@@ -11,7 +11,7 @@ from videosys import VideoSysEngine
 from videosys.cache import PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.models.opensora import STDiT3
 from videosys.pipelines import compiling
-from videosys.pipelines.compiling import blocks, check_compiler, compile_report
+from videosys.pipelines.compiling import blocks, check_compiler, compile_report, run_block, separate
 
 CPU = torch.device("cpu")
 
@@ -39,6 +39,13 @@ def test_no_triton_is_said_at_once(monkeypatch):
     monkeypatch.setattr(compiling, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton"):
         check_compiler(torch.device("cuda"))
+
+
+def test_no_model_uses_up_the_graphs_of_another():
+    """torch makes a few graphs of one function and then runs it as it is, without an error."""
+    kept = [separate(run_block).__code__ for _ in range(4)]
+    assert len({id(code) for code in kept}) == 4
+    assert all(code is not run_block.__code__ for code in kept)
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Literal, TypeVar
+from types import FunctionType
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import nn
@@ -57,10 +58,18 @@ def compile_blocks(model: M) -> M:
     Blocks of one class share their graphs. Under a cache that keeps single branches (PAB) they run as they
     are: what such a cache decides changes from step to step and would be compiled anew each time.
     """
-    compiled = torch.compile(run_block, dynamic=False)
+    kinds = {type(block) for block in blocks(model)}
+    compiled = {kind: torch.compile(separate(cast(FunctionType, run_block)), dynamic=False) for kind in kinds}
     for block in blocks(model):
-        block.forward = CompiledForward(block, compiled)  # type: ignore[method-assign]
+        block.forward = CompiledForward(block, compiled[type(block)])  # type: ignore[method-assign]
     return model
+
+
+def separate(function: FunctionType) -> FunctionType:
+    """The same function anew: of one function the compiler makes only a few graphs (sizes, models) and runs
+    all others as they are.
+    """
+    return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def run_block(block: nn.Module, *inputs: Any) -> torch.Tensor:
