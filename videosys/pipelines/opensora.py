@@ -85,6 +85,8 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         self.warn_of_size(config)
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         config, batches = self.settled(config), self.own_batches(jobs, config.batch_size)
+        if not batches:
+            return  # there are more replicas than micro-batches
         given = self.encode_references(config.references, explicit(references), config)
         texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
         for batch in batches:

@@ -104,6 +104,8 @@ class TextToVideoPipeline(Pipeline[M]):
         self.check_parallel(config)
         jobs = base.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         config, batches = self.settled(config), self.own_batches(jobs, config.batch_size)
+        if not batches:
+            return  # there are more replicas than micro-batches
         texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
         for batch in batches:
             latents, steps = self.denoise(self.denoising(batch, texts, config), config.cache, quiet)
