@@ -24,7 +24,7 @@ from videosys.engine.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 240.0  # seconds that ranks may need to start on a busy machine; about 3 on an idle one
-SOON = 10.0  # seconds in which a failure must be told; they are printed, and about 1 on an idle machine
+SOON = 20.0  # seconds in which a failure must be told; they are printed, and about 1 on an idle machine
 PARTS = {part: f"bundled:opensora{folder}" for part, folder in
          (("transformer", "/transformer"), ("vae", "/vae"), ("text_encoder", ""))}  # fmt: skip
 
@@ -152,10 +152,9 @@ CAUSES = {
 
 @pytest.mark.parametrize("prompt", CAUSES)
 def test_a_failure_names_its_cause_and_the_next_request_is_answered(pool, prompt, capsys):
-    outputs, other = stream(pool, "a", "b", prompt, "c"), stream(pool, "d", "e")
-    assert made([next(outputs), next(other)]) == [("a", 5), ("d", 5)]
+    other, outputs = stream(pool, *"uvwxyzuvwxyz"), stream(pool, "a", "b", prompt, "c")
+    assert made([next(other), next(outputs), next(outputs)]) == [("u", 5), ("a", 5), ("b", 5)]
     before = ids(pool)
-    assert made([next(outputs)]) == [("b", 5)]  # made before the failure, which may be known by now
     with told_within(SOON, prompt, capsys), pytest.raises(RankError, match=CAUSES[prompt]):
         next(outputs)
     assert all(map(is_gone, before))
@@ -167,14 +166,14 @@ def test_a_failure_names_its_cause_and_the_next_request_is_answered(pool, prompt
 def test_a_rank_that_hangs_is_named_with_where_it_stands(pool, capsys, monkeypatch):
     assert made(stream(pool, "a")) == [("a", 5)]
     before = ids(pool)
-    quick = replace(pool.config, parallel=replace(pool.config.parallel, timeout=2.0))
+    quick = replace(pool.config, parallel=replace(pool.config.parallel, timeout=4.0))
     monkeypatch.setattr(pool, "config", quick)
     outputs = stream(pool, "a", "hang 1")
     assert made([next(outputs)]) == [("a", 5)]
-    with told_within(2 + SOON, "hang, timeout 2 s", capsys), pytest.raises(TimeoutError) as info:
+    with told_within(4 + SOON, "hang, timeout 4 s", capsys), pytest.raises(TimeoutError) as info:
         next(outputs)
     message = str(info.value)
-    assert message.startswith("ranks 0, 1 of 2 said nothing for 2 s (parallel.timeout)")
+    assert message.startswith("ranks 0, 1 of 2 said nothing for 4 s (parallel.timeout)")
     waiting, standing = message.split("rank 1 stood here:")
     assert "all_reduce" in waiting
     assert "in stand_still" in standing

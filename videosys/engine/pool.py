@@ -229,7 +229,7 @@ class Pool:
         replicas = {rank // self.size for rank in reports}
         if all(is_shared_mistake(reports, self.replicas[replica]) for replica in replicas):
             for replica in replicas:
-                self._refuse(reports[self.replicas[replica][0]])
+                self._refuse(processes, self.replicas[replica], reports[self.replicas[replica][0]])
         else:
             self._fail(root_cause(reports, processes))
 
@@ -240,14 +240,17 @@ class Pool:
         everyone = {rank for own in self.replicas for rank in own}
         return everyone, PATIENCE if all(report.is_peer for report in reports.values()) else SETTLE
 
-    def _refuse(self, report: Report) -> None:
-        """Ends a request, or what all of them need, with what all ranks say is wrong with it."""
+    def _refuse(self, processes: Processes, ranks: Sequence[int], report: Report) -> None:
+        """Ends a request, or what all of them need, with what all ranks of a replica say is wrong with it."""
         error = ValueError(report.text)
         error.__cause__ = RankError(report.trace)
         if report.request is None:
             self._fail(error)
-        elif report.request in self._requests:
+            return
+        if report.request in self._requests:
             self._requests[report.request].failure = error
+        for rank in ranks:
+            processes.send(rank, "resume")
 
     def _fail(self, error: Exception) -> None:
         """Ends the ranks; what is asked of them now ends with an error."""

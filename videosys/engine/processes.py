@@ -106,7 +106,7 @@ class Processes:
         """Where each of these processes stands."""
         for rank in ranks:
             self.popens[rank].send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + 1
+        deadline = time.monotonic() + PATIENCE
         while not all(map(self.crash, ranks)) and time.monotonic() < deadline:
             time.sleep(0.05)
         return {rank: self.crash(rank) for rank in ranks}

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,6 +30,7 @@ from videosys.pipelines.base import VideoOutput
 from videosys.utils.logging import get_logger
 
 PR_SET_PDEATHSIG = 1
+RESUME = {"kind": "resume"}  # after an error that all ranks of the replica have had
 # What a rank says whose peer is gone: not the cause.
 PEER_IS_GONE = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|timed out", re.IGNORECASE)
 
@@ -134,9 +136,8 @@ def plain(value: Any) -> Any:
 def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bool) -> None:
     """Answers each `next` with a micro-batch of its request, with its end or with an error."""
     requests: dict[int, Iterator[VideoOutput | None]] = {}
-    for message in iter(inbox.get, None):
-        if message["kind"] == "close":
-            return
+    held: deque[Message] = deque()
+    while (message := held.popleft() if held else inbox.get())["kind"] != "close":
         number = message["request"]
         if message["kind"] == "open":
             get_logger().setLevel(message["level"])
@@ -144,11 +145,13 @@ def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bo
             requests[number] = pipeline.generate(message["prompts"], config, quiet=quiet, **inputs)
         elif message["kind"] == "drop":
             requests.pop(number, None)
-        else:
-            advance(wire, requests, number, message["wanted"])
+        elif not advance(wire, requests, number, message["wanted"]):
+            # What this rank did next, another that knows of no error would take for its part of this request.
+            held.extend(iter(inbox.get, RESUME))
 
 
-def advance(wire: Wire, requests: dict[int, Iterator[VideoOutput | None]], number: int, wanted: bool) -> None:
+def advance(wire: Wire, requests: dict[int, Iterator[VideoOutput | None]], number: int, wanted: bool) -> bool:
+    """Whether there was no error."""
     try:
         output = next(requests[number])
     except StopIteration:
@@ -157,8 +160,10 @@ def advance(wire: Wire, requests: dict[int, Iterator[VideoOutput | None]], numbe
     except Exception as error:
         del requests[number]
         wire.send("error", request=number, **report(error))
+        return False
     else:
         wire.send("output", request=number, output=output if wanted else None)
+    return True
 
 
 def report(error: BaseException) -> dict[str, Any]:
