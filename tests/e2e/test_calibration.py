@@ -121,6 +121,8 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     assert "computed steps: " in text
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert set(content["chosen"]) == {"2", "3"}
+    settings = read_calibration(tmp_path / "calibration.json").settings
+    assert {type(row.policy) for row in settings} == {TeaCacheConfig, ScheduleConfig}
     assert Image.open(tmp_path / "quality.png").size[0] > 500
     (tmp_path / "quality.png").unlink()
     assert compare.main(arguments) == 0  # from what it kept

@@ -14,12 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from videosys import tiny
 from videosys.cache import NoCacheConfig
-from videosys.calibration.calibrate import finite
+from videosys.calibration.calibrate import Report, finite
 from videosys.calibration.contest import Contest
 from videosys.calibration.plot import plot_quality
 from videosys.calibration.report import (
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     configure_logging(quiet=args.quiet)
     try:
         plan = planned(args)
-        made = compare(opened(args.model, plan, args.out, args.quiet), plan.search)
+        made, report = compare(opened(args.model, plan, args.out, args.quiet), plan.search)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     text = comparison_text(made)
     write(made, text, args.out)
+    write_json(report.calibration().to_json(), args.out / "calibration.json")
     print(text)
     return 0
 
@@ -112,8 +114,8 @@ def opened(model: str, plan: Plan, folder: Path, quiet: bool) -> Study:
     return Study(config, learnt, held_out, folder / "work", plan.search_size, quiet)
 
 
-def compare(study: Study, most_runs: float) -> Comparison:
-    """The comparison at all budgets."""
+def compare(study: Study, most_runs: float) -> tuple[Comparison, Report]:
+    """The comparison at all budgets, and what a calibration would have reported."""
     steps = study.num_steps
     budgets = sorted({max(round(share * steps), 2) for share in SHARES})
     many = min(MANY_TIMES * study.config.steps, MOST_STEPS)
@@ -124,14 +126,19 @@ def compare(study: Study, most_runs: float) -> Comparison:
     entries = [one for budget in budgets for one in contest.at(budget)]
     entries += contest.broadcasts()
     full = Entry("all steps", None, bench.measure("all steps", NoCacheConfig()), 1.0)
-    return Comparison(study.scope, tuple(entries), full, contest.chosen, contest.found)
+    made = Comparison(study.scope, tuple(entries), full, contest.chosen, contest.found)
+    return made, contest.report(entries)
 
 
 def write(made: Comparison, text: str, folder: Path) -> None:
     """The table, the plot (the paper's figure 1) and all figures."""
     plot_quality(curves(made, SHOWN), "seconds of the loop", folder / "quality.png")
     write_text(folder / "comparison.md", text)
-    write_text(folder / "comparison.json", json.dumps(finite(asdict(made)), indent=1, allow_nan=False) + "\n")
+    write_json(finite(asdict(made)), folder / "comparison.json")
+
+
+def write_json(content: Any, path: Path) -> None:
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from videosys.cache import CacheConfig, Forecast, Linear, PABConfig, ScheduleConfig
-from videosys.calibration.calibrate import all_fits, chosen_fit, teacache, told
-from videosys.calibration.measure import Bench
+from videosys.calibration.calibrate import Report, Row, all_fits, chosen_fit, teacache, told
+from videosys.calibration.measure import Bench, summary
 from videosys.calibration.report import CALIBRATED, PAB, TEACACHE, Entry
 from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
 from videosys.calibration.search import KINDS
@@ -20,6 +20,7 @@ BETWEEN: dict[str, Forecast] = {
     "schedule, damped": Linear(damping=0.5),
     "schedule, gap-limited": Linear(max_gap=2),
 }
+OFFERED = ("TeaCache, ", "schedule, ", "searched, ")
 BROADCASTS = {"pab_slow": f"{PAB} slow", "pab_fast": f"{PAB} fast"}
 
 
@@ -32,7 +33,8 @@ class Contest:
 
     def __init__(self, study: Study, bench: Bench, work: Work, most_runs: float):
         self.study, self.bench, self.work, self.most_runs = study, bench, work, most_runs
-        self.fit = chosen_fit(all_fits(study.traces))
+        self.fits = all_fits(study.traces)
+        self.fit = chosen_fit(self.fits)
         self.schedules: dict[int, dict[str, ScheduleConfig]] = {}
         self.chosen: dict[int, str] = {}
         self.found: dict[int, dict[str, Any]] = {}
@@ -42,14 +44,24 @@ class Contest:
         for name, label in BROADCASTS.items():
             policy = presets(self.study.config).get(name)
             if isinstance(policy, PABConfig):
-                yield Entry(label, None, self.bench.measure(label, policy), self.work.of_policy(policy))
+                rows = self.bench.measure(label, policy)
+                yield Entry(label, None, rows, self.work.of_policy(policy), policy)
+
+    def report(self, entries: Sequence[Entry]) -> Report:
+        """What a calibration would have reported: TeaCache and the schedules."""
+        rows = [
+            Row(one.name, one.budget, one.policy, summary(one.rows))
+            for one in entries
+            if one.policy is not None and one.budget is not None and one.name.startswith(OFFERED)
+        ]
+        return Report(self.study, tuple(self.fits), self.fit, tuple(rows), self.found)
 
     def at(self, budget: int) -> list[Entry]:
         """All that compute about so many steps, after `learn`."""
         made = [*self._fewer(budget)]
         for name, policy in self._policies(budget):
             rows = self.bench.measure(f"{name} {budget}", policy)
-            made.append(Entry(name, budget, rows, self.work.of_rows(rows)))
+            made.append(Entry(name, budget, rows, self.work.of_rows(rows), policy))
         return made
 
     def _fewer(self, budget: int) -> Iterator[Entry]:

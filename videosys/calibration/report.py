@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from videosys.cache import Scope
+from videosys.cache import CacheConfig, Scope
 from videosys.calibration.measure import FULL, Measured, margin, summary
 from videosys.calibration.tables import markdown, with_margin
 
@@ -23,13 +23,14 @@ PAB = "PAB"
 class Entry:
     """What a policy gave on each held-out prompt. budget: computed steps meant, None for what has no choice.
 
-    work: operations, as a share of the full run's.
+    work: operations, as a share of the full run's. policy: None for what is no policy of a cache.
     """
 
     name: str
     budget: int | None
     rows: list[Measured]
     work: float
+    policy: CacheConfig | None = None
 
     def psnr(self, reference: str = FULL) -> float:
         return statistics.fmean(row.psnr[reference] for row in self.rows)

@@ -114,8 +114,8 @@ def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
 
     ValueError for several devices and for what has more than one clip or a reference.
     """
-    if config.parallel != type(config.parallel)():
-        raise ValueError(f"parallel is {config.parallel}; a calibration runs on one device")
+    if config.parallel.num_gpus != 1:
+        raise ValueError(f"parallel.num_gpus is {config.parallel.num_gpus}; a calibration runs on one device")
     if getattr(config, "loops", 1) != 1 or getattr(config, "references", ()):
         raise ValueError("loops and references cannot be calibrated; leave them out of the config")
     config = replace(config, cache=base.NoCacheConfig(), seed=config.seed or 0)

@@ -1,0 +1,67 @@
+"""A study of every model: what its runs give is what the pipeline makes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.tiny_checkpoint import text_to_video_config
+from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine
+from videosys.calibration.report import MANY
+from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
+from videosys.calibration.runs import open_pipeline
+from videosys.calibration.study import Study
+from videosys.parallel import ParallelConfig
+
+PROMPTS = ["a small red circle spins", "a large blue square moves", "a ring"]
+
+
+@pytest.fixture
+def study(random_model, tmp_path):
+    config = text_to_video_config(*random_model, height=16, width=16, batch_size=2)
+    made = Study(config, PROMPTS[:2], PROMPTS[2:], tmp_path, quiet=True)
+    yield made
+    made.pipeline.close()
+
+
+def test_a_study_runs_what_the_engine_runs(study):
+    policy = ScheduleConfig(computed=tuple(range(0, study.num_steps, 2)))
+    clip = study.bench().clips[0]
+    run = clip.run(policy)
+    video = (clip.frames(run.latents) * 255).to(torch.uint8)
+    with VideoSysEngine(study.config, quiet=True) as engine:
+        output = engine.generate(PROMPTS[2], seed=study.held_out[0].seed, cache=policy)
+    assert run.steps == output.steps
+    assert (video.int() - output.video[0].int()).abs().max() <= 1
+
+
+def test_a_study_finds_schedules(study):
+    (first, *_) = study.traces
+    assert len(first.distances["output"]) == study.num_steps - 1
+    assert not first.reused[:, 0].isnan().any()
+    full = torch.cat([item.latents for item in study.traces])
+    alike = study.searched[0][0].run(NoCacheConfig()).latents
+    torch.testing.assert_close(alike, full, rtol=1e-3, atol=1e-3)
+    budget = max(study.num_steps // 2, 3)
+    found = study.search(budget, most_runs=6)
+    assert set(found) == {"hold", "linear", "fitted"}
+    for best in found.values():
+        assert len(best.schedule.computed) == budget
+
+
+def test_rivals_of_a_study(study):
+    clip = study.bench({MANY: {"num_inference_steps": 8}}).clips[0]
+    few = fewer_steps(clip, 4)
+    assert few.latents.isfinite().all()
+    if has_cosine(clip):
+        assert cosine_steps(clip, 3).computed == 3
+        assert cosine_steps(clip, 3).latents.isfinite().all()
+    assert has_cosine(clip) == (study.scope.scheduler != "euler_ancestral")
+
+
+def test_several_devices_are_refused(random_model):
+    config = text_to_video_config(*random_model)
+    with pytest.raises(ValueError, match="one device"):
+        open_pipeline(replace(config, parallel=ParallelConfig(num_gpus=2)))
