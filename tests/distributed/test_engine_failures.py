@@ -24,7 +24,7 @@ from videosys.engine.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 240.0  # seconds that ranks may need to start on a busy machine; about 3 on an idle one
-SOON = 20.0  # seconds in which a failure must be told; they are printed, and about 1 on an idle machine
+SOON = 60.0  # seconds in which a failure must be told; they are printed, and about 1 on an idle machine
 PARTS = {part: f"bundled:opensora{folder}" for part, folder in
          (("transformer", "/transformer"), ("vae", "/vae"), ("text_encoder", ""))}  # fmt: skip
 
