@@ -34,7 +34,7 @@ def shortage(needed: int, available: int | None) -> str | None:
         return None
     return (
         f"this run needs about {needed / GIB:.1f} GiB at its peak, and {available / GIB:.1f} GiB are free; "
-        "fewer frames, a smaller size, dtype bfloat16 or offload stage or group need less "
+        "fewer frames, a smaller size, dtype bfloat16 or offload stage need less "
         "(python -m videosys.estimate shows each part)"
     )
 
