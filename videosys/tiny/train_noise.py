@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from videosys.layers.embeddings import sinusoid
 from videosys.layers.modulation import normalize
 from videosys.text_encoders.cleaning import clean_prompt
 from videosys.text_encoders.t5 import T5Encoder
@@ -33,6 +34,7 @@ from videosys.utils.checkpoint import load_model, resolve, save_model
 
 TRAIN_TIMESTEPS = 1000
 MAX_TOKENS = 40  # more than any caption has
+CONTENT = 1.2  # of the first tokens, beside positions of about one
 P_NULL = 0.1  # share of captions replaced by the empty prompt
 TEXT_DTYPE = torch.float16  # of the texts kept in memory
 
@@ -65,44 +67,66 @@ class Texts:
         return found
 
 
-def begin(model: Any, recipe: Recipe, reach: float = 0.1) -> None:
-    """Sets the weights that training starts from: blocks that do nothing yet, and a head that returns the
-    noisy latents, which at high noise are the noise.
+def begin(model: Any, recipe: Recipe) -> None:
+    """Sets the weights that training starts from: blocks that do nothing yet, and a head whose output is
+    sqrt(1 - share) * latents + sqrt(share) * v, where v (zero at first) is read from channels of its own.
+
+    That is the noise of a velocity v. Blocks then learn v, whose size is the same at all timesteps; a head
+    that begins at random would hand them gradients hundreds of times larger where nearly all is noise.
     """
     blocks = [part for name, part in model.named_modules() if "_blocks." in name and hasattr(part, "ff")]
     for block in blocks:
         nn.init.zeros_(block.scale_shift_table)
-    for block in blocks:
         if hasattr(block, "attn2"):
             nn.init.zeros_(block.attn2.to_out[0].weight)
     nn.init.zeros_(model.adaln_single.linear.weight)
     nn.init.zeros_(model.scale_shift_table)
     with torch.no_grad():
-        model.adaln_single.emb["timestep_embedder"].linear_2.weight.mul_(reach)
-        weight = model.pos_embed.proj.weight
-        flat = torch.empty(weight.shape[0], weight[0].numel())
-        weight.copy_((nn.init.orthogonal_(flat) * 0.5).view_as(weight))
+        weight, bias = model.pos_embed.proj.weight, model.pos_embed.proj.bias
+        weight.copy_((CONTENT * nn.init.orthogonal_(weight.flatten(1).clone())).view_as(weight))
         # Something constant beside the latents, or the norm of the head would divide by their size.
-        model.pos_embed.proj.bias.copy_(torch.randn(weight.shape[0]) * 0.5)
-        solve_head(model, recipe)
+        nn.init.normal_(bias, std=CONTENT)
+        third = len(bias) // 3
+        solve_time(model, slice(0, third), slice(third, 2 * third))
+        solve_head(model, recipe, slice(0, third))
 
 
-def solve_head(model: Any, recipe: Recipe) -> None:
-    """The head that returns the latents, by least squares on random ones."""
+def solve_time(model: Any, through: slice, velocity: slice) -> None:
+    """A time embedding that scales the channels `through` of the head by sqrt(1 - share), `velocity` by
+    sqrt(share); the other channels stay random.
+    """
+    embedder = model.adaln_single.emb["timestep_embedder"]
+    waves = sinusoid(torch.arange(TRAIN_TIMESTEPS), embedder.num_frequencies)
+    features = nn.functional.silu(embedder.linear_1(waves))
+    features = torch.cat((features, torch.ones(TRAIN_TIMESTEPS, 1)), dim=1).double()
+    shares = signal_shares().double()
+    wanted = torch.stack((1 - shares, shares), dim=1).sqrt() - 1
+    ridge = 1e-6 * torch.eye(features.shape[1], dtype=torch.float64)
+    solution = torch.linalg.solve(features.T @ features + ridge, features.T @ wanted).float()
+    for channels, column in zip((through, velocity), solution.T, strict=True):
+        embedder.linear_2.weight[channels] = column[:-1]
+        embedder.linear_2.bias[channels] = column[-1]
+
+
+def solve_head(model: Any, recipe: Recipe, through: slice) -> None:
+    """A head that returns the latents from the channels `through`, by least squares on random ones."""
     latents = torch.randn(64, 4, *recipe.latent_size)
     text = torch.zeros(64, 1, recipe.config.caption_channels)
     condition = model.prepare(text, latent_size=recipe.latent_size)
-    x, *time = model.embed(latents, torch.zeros(64), condition)
-    features = normalize(model.run_blocks(x, time[-1], condition)).flatten(0, 2)
+    x, *time = model.embed(latents, torch.full((64,), float(TRAIN_TIMESTEPS - 1)), condition)
+    features = normalize(model.run_blocks(x, time[-1], condition)).flatten(0, 2)[:, through]
     wanted = rearrange(latents, "b c t (h ph) (w pw) -> (b t h w) (ph pw c)", ph=2, pw=2)
-    ones = torch.ones(len(features), 1)
-    solution = torch.linalg.lstsq(torch.cat((features, ones), 1), wanted, driver="gelsd").solution
-    channels = recipe.config.out_channels
+    # The time shifts these channels as it scales them; a sum of zero leaves that out.
+    features = torch.cat((features, 1000 * torch.ones(1, features.shape[1])))
+    features = torch.cat((features, torch.ones(len(features), 1)), dim=1)
+    features[-1, -1] = 0
+    wanted = torch.cat((wanted, torch.zeros(1, wanted.shape[1])))
+    solution = torch.linalg.lstsq(features, wanted, driver="gelsd").solution
     nn.init.zeros_(model.proj_out.weight)
     nn.init.zeros_(model.proj_out.bias)
-    rows = torch.arange(4)[:, None] * channels + torch.arange(4)
-    model.proj_out.weight[rows.flatten()] = solution[:-1].T
-    model.proj_out.bias[rows.flatten()] = solution[-1]
+    rows = (torch.arange(4)[:, None] * recipe.config.out_channels + torch.arange(4)).flatten()
+    model.proj_out.weight[rows, through] = solution[:-1].T
+    model.proj_out.bias[rows] = solution[-1]
 
 
 def predict(model: Any, noisy: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
