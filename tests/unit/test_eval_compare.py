@@ -94,6 +94,20 @@ def test_counts_must_be_positive(tmp_path, capsys, option):
     assert f"{option} is 0; it must be 1 or more" in capsys.readouterr().err
 
 
+def test_a_device_that_is_not_here_is_refused_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 0)
+    arguments = folders(tmp_path, a=(SIZE, SIZE))
+    for device in ("cuda", "cuda:7", "gpu", "meta"):
+        assert metrics_script.main([*arguments, "--device", device]) == 2
+        assert f"--device is '{device}'; allowed here: auto, cpu" in capsys.readouterr().err
+    assert compare.choose_device("auto") == compare.choose_device("cpu") == "cpu"
+    monkeypatch.setattr(compare.torch.cuda, "device_count", lambda: 2)
+    assert compare.choose_device("auto") == "cuda"
+    assert compare.choose_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match=r"cuda:2.*allowed here: auto, cpu, cuda, cuda:0, cuda:1"):
+        compare.choose_device("cuda:2")
+
+
 def test_videos_still_being_written_are_no_videos(tmp_path):
     folders(tmp_path, a=(SIZE, SIZE))
     write(tmp_path / "gt" / ".partial-0.mp4")

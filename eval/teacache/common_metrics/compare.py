@@ -100,8 +100,7 @@ def choose_metrics(
     names: Sequence[str] | None, device: str, batch_size: int, alexnet_weights: Path | None
 ) -> dict[str, Metric]:
     """The metrics asked for, or all of them but LPIPS where nobody asked for it and it has no weights."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     try:
         return make_metrics(names or METRICS, device, batch_size, alexnet_weights)
     except ValueError as error:
@@ -109,6 +108,15 @@ def choose_metrics(
             raise
         print(f"without LPIPS: {error}; give it with --alexnet-weights", file=sys.stderr)
         return make_metrics(("psnr", "ssim"), device, batch_size)
+
+
+def choose_device(name: str) -> str:
+    """`name`, or for auto the GPU if there is one. ValueError for a device that is not here."""
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    allowed = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    if name not in ("auto", *allowed):
+        raise ValueError(f"--device is {name!r}; allowed here: auto, {', '.join(allowed)}")
+    return ("cuda" if gpus else "cpu") if name == "auto" else name
 
 
 def measure(pairs: Sequence[Pair], metrics: Mapping[str, Metric], quiet: bool = False) -> list[dict]:
