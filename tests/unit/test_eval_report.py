@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.evaluation import counting, draw, page, sections, work
+from tests.evaluation import counting, draw, page, results, sections, work
 from videosys import LatteT2VConfig, OpenSoraT2VConfig, OpenSoraVAEConfig, STDiT3Config
 
 SMALL = {
@@ -122,6 +122,13 @@ def test_a_page_is_the_same_in_both_forms(tmp_path):
     html = page.to_html(blocks, tmp_path, "T")
     for part in ("One &amp; two", "a &lt; b", "<td>-</td>", "<svg>here</svg>", "data:image/png;base64,"):
         assert part in html
+
+
+@pytest.mark.parametrize(("missing", "cell"), [([], "79.34"), (["color"], "79.34 (incomplete)")])
+def test_a_vbench_total_of_an_incomplete_set_is_marked(missing, cell):
+    times = {"steps": 4, "computed": 4, "seconds": 2.0}
+    made = results.Result("base", {"a.mp4": times}, None, False, {"total": 79.342, "missing": missing})
+    assert sections.figures(made, made) == ["base", "4.0 of 4", "-", "1.00", "2.00", cell]
 
 
 def test_the_papers_table_is_quoted_whole():

@@ -52,6 +52,10 @@ def test_results_are_rounded_to_four_digits_first():
     assert scores.totals({"color": 0.123449})["scaled"]["color"] == pytest.approx(12.34)
 
 
+def test_a_result_above_one_by_rounding_is_one(tmp_path):
+    assert scores.totals(scores.read_scores(fill(tmp_path, {"color": 1.0000002})))["scaled"]["color"] == 100
+
+
 def test_the_command_writes_and_prints_the_scores(tmp_path, capsys):
     folder = fill(tmp_path / "scores", row())
     assert cal_vbench.main(["--score_dir", str(folder)]) == 0
@@ -75,6 +79,9 @@ def test_an_incomplete_set_is_refused_unless_asked_for(tmp_path, capsys):
     [
         ({"colour": 0.5}, "'colour' is no dimension of VBench; allowed: subject_consistency"),
         ({"color": 50}, "color is 50; it must be a number from 0 to 1"),
+        ({"color": 1.001}, "color is 1.001; it must be a number from 0 to 1"),
+        ({"color": True}, "color is True"),
+        ({"color": float("nan")}, "color is nan"),
         ({"color": None}, "color is None"),
         ({"color": []}, "color is []"),
         ([], "must hold the results of dimensions"),

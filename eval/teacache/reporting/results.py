@@ -26,7 +26,7 @@ class Result:
     records: Mapping[str, Mapping[str, Any]]
     work: work.Work | None
     uses_cpu: bool
-    vbench: Mapping[str, float] | None = None
+    vbench: Mapping[str, Any] | None = None
     likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     saved: int | None = 0  # FLOPs less than the base's, counted in a run, where steps are computed in part
 
@@ -164,7 +164,7 @@ def saved(
     return totals[methods.BASE] - totals[name] if known and name in totals else None
 
 
-def vbench_scores(folder: Path) -> Mapping[str, float] | None:
+def vbench_scores(folder: Path) -> Mapping[str, Any] | None:
     path = folder / "vbench" / "scores.json"
     return read_json(path) if path.is_file() else None
 

@@ -74,14 +74,15 @@ def main_table(made: Model) -> page.Table:
 
 def figures(result: Result, base: Result) -> list[str]:
     flops = None if result.flops is None else result.flops / 1e12
-    total = None if result.vbench is None else result.vbench.get("total")
+    vbench = result.vbench or {}
+    mark = " (incomplete)" if vbench.get("missing") else ""
     return [
         result.name,
         f"{result.computed:.1f} of {result.evaluations:.0f}",
         number(flops, 3),
         f"{result.speedup(base):.2f}",
         f"{result.latency:.2f}",
-        number(total, 2),
+        number(vbench.get("total"), 2) + mark,
     ]
 
 

@@ -54,7 +54,8 @@ def _name(name: str, path: Path) -> str:
 
 def _score(name: str, value: Any, path: Path) -> float:
     number = value[0] if isinstance(value, list) and value else value
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number <= 1:
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    if not is_number or not 0 <= round(number, DIGITS) <= 1:  # a mean of cosines may come out just above 1
         raise ValueError(f"{path}: {name} is {number!r}; it must be a number from 0 to 1")
     return float(number)
 
