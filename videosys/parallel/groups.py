@@ -43,7 +43,8 @@ def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) ->
     groups = [*build(sizes, device_type), build((dp, cfg * sp), device_type)[1]]
     default = dist.distributed_c10d._get_default_group()
     options = getattr(default._get_backend(torch.device(device_type)), "options", None)
-    for group in groups if options is not None else ():
-        # Neither mesh passes a timeout on.
-        dist.distributed_c10d._set_pg_timeout(options._timeout, group)
+    if options is not None:
+        for group in groups:
+            # Neither mesh passes a timeout on.
+            dist.distributed_c10d._set_pg_timeout(options._timeout, group)
     return groups
