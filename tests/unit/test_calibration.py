@@ -156,6 +156,8 @@ def test_settings_are_what_the_policies_give(study):
     assert row.result.psnr["full"] > 60
     text = report_text(report)
     assert "| schedule hold | 5.0 of 10 |" in text
+    assert "| schedule hold | 5 | 0 2 5 7 9 |" in text
+    assert "| teacache, threshold " in text
     assert "modulated input" in text
 
 

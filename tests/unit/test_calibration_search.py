@@ -20,6 +20,7 @@ from videosys.calibration.search import (
     line,
     moves,
     padded,
+    parabola,
 )
 
 STEPS = 9
@@ -52,7 +53,7 @@ def all_schedules(number, steps=STEPS, most_skips=12):
             yield computed
 
 
-@pytest.mark.parametrize("kind", ["hold", "linear", "fitted"])
+@pytest.mark.parametrize("kind", ["hold", "linear", "fitted", "curved"])
 @pytest.mark.parametrize("most_skips", [2, 12])
 def test_the_programme_finds_the_cheapest_of_all_schedules(kind, most_skips):
     rng = np.random.default_rng(3)
@@ -126,8 +127,29 @@ def test_weights_are_those_of_the_damped_line():
     assert made.forecast.weights(1, (0,), TIMES) == (1.0,)
 
 
+def test_a_bent_forecast_follows_a_parabola():
+    made = Schedule((0, 2, 4, 8), (1.0, 1.0, 1.0), (0.0, 0.0, 1.0)).policy(TIMES)
+    for step in (5, 6, 7):
+        weights = made.forecast.weights(step, (4, 2, 0), TIMES)
+        assert sum(weights) == pytest.approx(1)
+        values = [TIMES[place] ** 2 for place in (4, 2, 0)]
+        assert np.dot(weights, values) == pytest.approx(TIMES[step] ** 2)
+    assert made.forecast.weights(3, (2, 0), TIMES) == pytest.approx(Linear().weights(3, (2, 0), TIMES))
+
+
+def test_damping_and_bending_are_the_least_squares_ones():
+    segments = segments_of([(time**2, time, 1 - time) for time in TIMES])
+    assert segments.bending(0, 1, 2, 8) == pytest.approx((1, 1), abs=0.1)
+    assert segments.bending(NONE, 0, 1, 8) == (segments.damping("fitted", 0, 1, 8), 0.0)
+    curved, fitted = (segments.schedule((0, 1, 2, 8), kind) for kind in ("curved", "fitted"))
+    assert curved.damping[:2] == fitted.damping[:2] == (0.0, 0.0)
+    assert curved.bending[:2] == (0.0, 0.0)
+    assert curved.bending[2] == pytest.approx(1, abs=0.1)
+
+
 def test_equal_times_hold():
     assert line(0, 1, 2, [1.0, 1.0, 0.5]) == 0
+    assert parabola(0, 1, 2, 3, [1.0, 1.0, 0.5, 0.2]) == parabola(NONE, 0, 1, 2, TIMES) == (0, 0, 0)
     assert line(NONE, 0, 1, TIMES) == 0
 
 

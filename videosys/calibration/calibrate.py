@@ -29,6 +29,12 @@ class Row:
     policy: CacheConfig
     result: Summary
 
+    @property
+    def label(self) -> str:
+        """The name, with the threshold where there is one."""
+        threshold = getattr(self.policy, "threshold", None)
+        return self.name if threshold is None else f"{self.name}, threshold {threshold:.4g}"
+
     def setting(self) -> Setting:
         result = self.result
         psnr, ssim = quality_of(result.psnr[FULL]), result.ssim[FULL]

@@ -23,8 +23,9 @@ from videosys.cache import Fitted, Forecast, Hold, Linear, ScheduleConfig
 MOST_SKIPS = 12  # in a row
 MOST_DAMPING = 1.5  # where the residual bends towards the slope, more than the slope is right
 NONE = -1  # stands for the computed step before the first
-Kind = Literal["hold", "linear", "fitted"]
-KINDS: tuple[Kind, ...] = ("hold", "linear", "fitted")
+SMALLEST = 1e-2  # of a fit's variance, added to it: two directions that are nearly one must not cancel
+Kind = Literal["hold", "linear", "fitted", "curved"]
+KINDS: tuple[Kind, ...] = ("hold", "linear", "fitted", "curved")
 Cost = Callable[[int, int, int], float]  # (computed before, computed, next computed) -> to be small in sum
 # Of a segment's error: 2 is right where errors are small and independent, 1 where they all point one way,
 # and 8 nearly asks for the least largest one.
@@ -33,34 +34,45 @@ POWERS = (2.0, 1.0, 8.0)
 
 @dataclass(frozen=True)
 class Schedule:
-    """Computed steps, and for the skips after each but the last how much of the slope is followed.
+    """Computed steps, and for the skips after each but the last how the residual is forecast.
 
-    damping: 0 holds the residual, 1 follows the line through the last two; one number per segment.
+    damping: 0 holds it, 1 follows the line through the last two. bending: 0 keeps to the line, 1 follows the
+    parabola through the last three. One number per segment each; an empty bending is none.
     """
 
     computed: tuple[int, ...]
     damping: tuple[float, ...]
+    bending: tuple[float, ...] = ()
 
     def segments(self) -> Iterator[tuple[int, int, int, float]]:
         """(computed before, computed, next computed, damping)."""
         earlier = (NONE, *self.computed)
         return zip(earlier, self.computed, self.computed[1:], self.damping)
 
+    def skipped(self) -> Iterator[tuple[int, tuple[int, int, int], float, float]]:
+        """(skipped step, the three steps computed before it from the oldest on, damping, bending)."""
+        bending = self.bending or (0.0,) * len(self.damping)
+        oldest = (NONE, NONE, *self.computed)
+        for place, (before, last, following, damping) in enumerate(self.segments()):
+            for step in range(last + 1, following):
+                yield step, (oldest[place], before, last), damping, bending[place]
+
     def policy(self, times: Sequence[float]) -> ScheduleConfig:
         """The same for `videosys.cache`: hold and linear by name, else as weights for each step."""
         return ScheduleConfig(computed=self.computed, forecast=self._forecast(times))
 
     def _forecast(self, times: Sequence[float]) -> Forecast:
-        used = {d for _, last, following, d in self.segments() if following > last + 1}
-        if used <= {0.0}:
+        used = {(damping, bending) for _, _, damping, bending in self.skipped()}
+        if used <= {(0.0, 0.0)}:
             return Hold()
-        if used == {1.0}:
+        if used == {(1.0, 0.0)}:
             return Linear()
         weights: list[tuple[float, ...]] = [() for _ in times]
-        for before, last, following, damping in self.segments():
-            for step in range(last + 1, following):
-                slope = damping * line(before, last, step, times)
-                weights[step] = (1.0 + slope, -slope) if slope else ()
+        for step, (oldest, before, last), damping, bending in self.skipped():
+            slope = damping * line(before, last, step, times)
+            bent = [bending * share for share in parabola(oldest, before, last, step, times)]
+            made = (1.0 + slope + bent[0], bent[1] - slope, bent[2])
+            weights[step] = made if bent[2] else made[:2] if slope else ()
         return Fitted(tuple(weights))
 
 
@@ -69,6 +81,19 @@ def line(before: int, last: int, step: int, times: Sequence[float]) -> float:
     if before == NONE or times[before] == times[last]:
         return 0.0
     return (times[step] - times[last]) / (times[last] - times[before])
+
+
+def parabola(
+    oldest: int, before: int, last: int, step: int, times: Sequence[float]
+) -> tuple[float, float, float]:
+    """What the parabola through three residuals has beyond the line: their weights, newest first; they add
+    up to 0, and all are 0 where there is no parabola.
+    """
+    if oldest == NONE or len({times[oldest], times[before], times[last]}) < 3:
+        return 0.0, 0.0, 0.0
+    first, second = times[last] - times[before], times[before] - times[oldest]
+    height = (times[step] - times[last]) * (times[step] - times[before]) / (times[last] - times[oldest])
+    return height / first, -height / first - height / second, height / second
 
 
 class Segments:
@@ -91,7 +116,9 @@ class Segments:
         return len(self.times)
 
     def cost(self, kind: Kind, power: float = 2.0) -> Cost:
-        """The error of a segment to some power with the forecast `kind`; `fitted` takes the best damping."""
+        """The error of a segment to some power with the forecast `kind`; `fitted` takes the best damping, and
+        so does `curved`, whose bending needs one step more than the programme looks back.
+        """
 
         def cost(before: int, last: int, following: int) -> float:
             if following == last + 1:
@@ -112,11 +139,33 @@ class Segments:
         _, mixed, sloped = self._parts(before, last, following)
         return round(min(max(-mixed / sloped, 0.0), MOST_DAMPING), 3) if sloped > 0 else 0.0
 
+    def bending(self, oldest: int, before: int, last: int, following: int) -> tuple[float, float]:
+        """The least-squares damping and bending together."""
+        held, sloped, bent = (np.zeros_like(self.wrong[0, :, 0]) for _ in range(3))
+        for step in range(last + 1, following):
+            if oldest == NONE or step - oldest > self.window:
+                return self.damping("fitted", before, last, following), 0.0
+            rows = [self.wrong[step, :, step - place] for place in (last, before, oldest)]
+            shares = parabola(oldest, before, last, step, self.times)
+            held = held + rows[0]
+            sloped = sloped + line(before, last, step, self.times) * (rows[0] - rows[1])
+            bent = bent + sum(share * row for share, row in zip(shares, rows))
+        sizes = [math.sqrt(float((part * part).mean())) for part in (sloped, bent)]
+        if min(sizes) <= 0:
+            return self.damping("fitted", before, last, following), 0.0
+        parts = np.stack([(part / size).ravel() for part, size in zip((sloped, bent), sizes)])
+        square = parts @ parts.T / parts.shape[1] + SMALLEST * np.eye(2)
+        solution = np.linalg.solve(square, -parts @ held.ravel() / parts.shape[1]) / sizes
+        return round(float(solution[0]), 3), round(float(solution[1]), 3)
+
     def schedule(self, computed: Sequence[int], kind: Kind) -> Schedule:
-        """A list of steps with the damping of each segment."""
+        """A list of steps with the damping (and bending) of each segment."""
         earlier = (NONE, *computed)
-        rows = zip(earlier, computed, computed[1:])
-        return Schedule(tuple(computed), tuple(self.damping(kind, *row) for row in rows))
+        rows = list(zip(earlier, computed, computed[1:]))
+        if kind != "curved":
+            return Schedule(tuple(computed), tuple(self.damping(kind, *row) for row in rows))
+        pairs = [self.bending(oldest, *row) for oldest, row in zip((NONE, *earlier), rows)]
+        return Schedule(tuple(computed), *zip(*pairs))
 
     def neighbours(self, schedule: Schedule, kind: Kind) -> list[Schedule]:
         """Schedules one move away, those first that promise most."""
@@ -126,7 +175,7 @@ class Segments:
             return sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
 
         moved = [self.schedule(computed, kind) for computed in sorted(moves(schedule.computed), key=promise)]
-        return [*moved, *dampings(schedule)] if kind == "fitted" else moved
+        return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
 
     def _parts(self, before: int, last: int, following: int) -> tuple[float, float, float]:
         """Mean squares of the held error and of the slope's change to it, and their mean product."""
@@ -247,7 +296,7 @@ def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
             continue
         for value in {max(damping - change, 0.0), min(damping + change, MOST_DAMPING)} - {damping}:
             row = (*schedule.damping[:place], round(value, 3), *schedule.damping[place + 1 :])
-            yield Schedule(schedule.computed, row)
+            yield replace(schedule, damping=row)
 
 
 def interpolated(steps: Sequence[int], gains: Sequence[float], count: int) -> list[float]:

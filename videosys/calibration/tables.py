@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from videosys.cache import ScheduleConfig
 from videosys.calibration.calibrate import Report, Row
 from videosys.calibration.fit import Fit
 from videosys.calibration.measure import FULL
@@ -45,12 +46,22 @@ def policies_table(rows: Sequence[Row], steps: int) -> str:
 def _policy_row(row: Row, steps: int) -> tuple[str, ...]:
     result = row.result
     return (
-        row.name,
+        row.label,
         f"{result.computed:.1f} of {steps}",
         f"{result.speedup:.2f}",
         with_margin(result.psnr[FULL], result.psnr_margin[FULL]),
         f"{result.ssim[FULL]:.4f}",
     )
+
+
+def schedules_table(rows: Sequence[Row]) -> str:
+    """The computed steps of the schedules, counted from 0."""
+    listed = [
+        (row.name, str(row.budget), " ".join(map(str, row.policy.computed or ())))
+        for row in sorted(rows, key=lambda row: (row.budget, row.name))
+        if isinstance(row.policy, ScheduleConfig)
+    ]
+    return markdown(("policy", "budget", "computed steps"), listed)
 
 
 def with_margin(value: float, margin: float) -> str:
@@ -82,6 +93,8 @@ def report_text(report: Report) -> str:
             "## Policies",
             "",
             policies_table(report.rows, study.num_steps),
+            "",
+            schedules_table(report.rows),
             "",
         )
     )
