@@ -80,15 +80,15 @@ A, B, C = Job("a", 1), Job("b", 1), Job("c", 1)
 @pytest.mark.parametrize(
     ("arriving", "given"),
     [
-        ([[A], [B], [C]], [[0], [1], [2]]),
-        ([[B], [A], [C]], [[], [1, 0], [2]]),
-        ([[C], [B], [A]], [[], [], [2, 1, 0]]),
-        ([[B, C], [A]], [[], [1, 0]]),
-        ([[A, C], [B]], [[0], [1]]),
+        ("ABC", [[0], [1], [2]]),
+        ("BAC", [[], [1, 0], [2]]),
+        ("CBA", [[], [], [2, 1, 0]]),
+        ("CAB", [[], [1], [2, 0]]),
     ],
 )
 def test_outputs_are_given_in_order(arriving, given):
-    order, outputs = Order([A, B, C]), [output(*jobs) for jobs in arriving]
+    jobs = {"A": [A], "B": [B], "C": [C]}
+    order, outputs = Order([*jobs.values()]), [output(*jobs[name]) for name in arriving]
     for one, expected in zip(outputs, given, strict=True):
         order.add(one)
         assert [outputs.index(ready) for ready in iter(order.next, None)] == expected
@@ -96,7 +96,7 @@ def test_outputs_are_given_in_order(arriving, given):
 
 
 def test_what_was_made_is_given_even_if_something_before_it_never_comes():
-    order = Order([A, B, C])
+    order = Order([[A], [B], [C]])
     order.add(output(C))
     order.add(output(B))
     assert order.next() is None
@@ -105,10 +105,12 @@ def test_what_was_made_is_given_even_if_something_before_it_never_comes():
 
 
 def test_the_same_prompt_may_be_asked_for_twice():
-    order = Order([A, A])
+    order = Order.of(["a", "b", "a", "c", "a", "b"], OpenSoraConfig(seed=1, batch_size=2))
+    order.add(output(A, C))
+    assert order.next() is None
     for _ in range(2):
-        order.add(output(A))
-        assert order.next().prompts == ["a"]
+        order.add(output(A, B))
+    assert [ready.prompts for ready in iter(order.next, None)] == [["a", "b"], ["a", "c"], ["a", "b"]]
 
 
 class Silent:

@@ -4,33 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videosys.pipelines.base import Job, VideoOutput
+from videosys.pipelines.base import Job, PipelineConfig, VideoOutput, batches, make_jobs
 
 
 class Order:
-    """Holds an output back until those before it are there."""
+    """Holds the output of a micro-batch back until those before it are there."""
 
-    def __init__(self, jobs: Sequence[Job]):
-        self._open: list[Job | None] = list(jobs)  # None: made
-        self._given = [False] * len(jobs)
-        self._held: dict[int, tuple[list[int], VideoOutput]] = {}
+    def __init__(self, made: Sequence[Sequence[Job]]):
+        """made: the micro-batches in order; the same one may stand at several places."""
+        self._open: list[list[Job] | None] = [list(jobs) for jobs in made]  # None: it is there
+        self._next = 0
+        self._held: dict[int, VideoOutput] = {}
+
+    @classmethod
+    def of(cls, prompts: Sequence[str], config: PipelineConfig) -> Order:
+        """The order of a request, whose seed is set."""
+        assert config.seed is not None, "the engine draws the seed"
+        jobs = make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        return cls(list(batches(jobs, config.batch_size)))
 
     def add(self, output: VideoOutput) -> None:
-        places = [self._place(Job(*job)) for job in zip(output.prompts, output.seeds)]
-        self._held[places[0]] = (places, output)
-
-    def _place(self, job: Job) -> int:
-        """Where the job stands; the same prompt and seed may stand at several places."""
-        place = self._open.index(job)
+        place = self._open.index([Job(*pair) for pair in zip(output.prompts, output.seeds)])
         self._open[place] = None
-        return place
+        self._held[place] = output
 
     def next(self, anyway: bool = False) -> VideoOutput | None:
         """The next output if it is there; `anyway`: the first of those that are."""
         first = min(self._held, default=None)
-        if first is None or not (anyway or all(self._given[:first])):
+        if first is None or not (anyway or first == self._next):
             return None
-        places, output = self._held.pop(first)
-        for place in places:
-            self._given[place] = True
-        return output
+        self._next = first + 1
+        return self._held.pop(first)

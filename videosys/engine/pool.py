@@ -16,7 +16,7 @@ from videosys.engine.failure import RankError, Report, is_shared_mistake, root_c
 from videosys.engine.messages import Message
 from videosys.engine.order import Order
 from videosys.engine.processes import Processes, threads_of
-from videosys.pipelines.base import PipelineConfig, VideoOutput, make_jobs
+from videosys.pipelines.base import PipelineConfig, VideoOutput
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
@@ -37,7 +37,12 @@ class Request:
 
     @property
     def is_over(self) -> bool:
-        return self.failure is not None or not self.working
+        return not self.working
+
+    def fail(self, error: Exception) -> None:
+        """Ends with an error, unless it has ended or is to end with another."""
+        if self.working:
+            self.failure = self.failure or error
 
     def take(self) -> VideoOutput | None:
         """The next output; None where it is still to come, and at the end.
@@ -45,7 +50,7 @@ class Request:
         After a failure first all that was made before it, then the error.
         """
         output = self.order.next(anyway=self.is_over)
-        if output is None and self.failure is not None:
+        if output is None and self.is_over and self.failure is not None:
             raise self.failure
         return output
 
@@ -100,12 +105,10 @@ class Pool:
             self._forget(RankError("the engine was closed"))
 
     def _open(self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> Request:
-        assert config.seed is not None, "the engine draws the seed"
-        jobs = make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         with self._lock, self._ended_by_interrupts():
             processes = self._started()
             self._drop()
-            request = Request(next(self._numbers), Order(jobs), [{} for _ in self.replicas])
+            request = Request(next(self._numbers), Order.of(prompts, config), [{} for _ in self.replicas])
             self._requests[request.number] = request
             given = {"request": request.number, "prompts": list(prompts), "inputs": inputs}
             for rank, device in enumerate(self.devices):
@@ -197,10 +200,10 @@ class Pool:
             return
         kinds = set(answers.values())
         answers.clear()
-        if kinds == {"output"}:
-            self._ask(request, replica)
-        elif kinds == {"end"}:
+        if kinds == {"end"} or request.failure is not None:
             request.working.discard(replica)
+        elif kinds == {"output"}:
+            self._ask(request, replica)
         else:
             self._fail(
                 RankError(f"replica {replica}: some ranks are at the end of a request, others are not")
@@ -247,8 +250,11 @@ class Pool:
         if report.request is None:
             self._fail(error)
             return
-        if report.request in self._requests:
-            self._requests[report.request].failure = error
+        request = self._requests.get(report.request)
+        if request is not None:
+            # What other replicas are making is waited for.
+            request.fail(error)
+            request.working.discard(report.rank // self.size)
         for rank in ranks:
             processes.send(rank, "resume")
 
@@ -260,8 +266,8 @@ class Pool:
 
     def _forget(self, error: Exception) -> None:
         for request in self._requests.values():
-            if not request.is_over:
-                request.failure = error
+            request.fail(error)
+            request.working.clear()
         self._requests.clear()
         self._processes = None
 

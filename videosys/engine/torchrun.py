@@ -16,7 +16,7 @@ from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.messages import pack
 from videosys.engine.order import Order
-from videosys.pipelines.base import PipelineConfig, VideoOutput, make_jobs
+from videosys.pipelines.base import PipelineConfig, VideoOutput
 from videosys.utils.seed import draw_seed
 
 END = object()
@@ -64,8 +64,7 @@ class Member:
     def _outputs(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
-        assert config.seed is not None
-        order = Order(make_jobs(prompts, config.seed, config.num_videos_per_prompt))
+        order = Order.of(prompts, config)
         made = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
         size = config.parallel.num_gpus // (config.parallel.dp or 1)
         is_first = dist.get_rank() % size == 0
