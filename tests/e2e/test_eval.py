@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from types import ModuleType
@@ -63,6 +64,14 @@ def test_a_second_run_makes_nothing(made, capsys, monkeypatch):
     monkeypatch.setattr(runner, "VideoSysEngine", None)
     assert start(made, "--methods", "base,teacache_slow") == 0
     assert "4 of this process are there, 0 to make" in capsys.readouterr().out
+
+
+def test_a_run_that_was_killed_before_counting_counts_when_it_goes_on(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
+    path = tmp_path / "copy" / "opensora_tiny" / "flops.json"
+    path.unlink()
+    assert start(tmp_path / "copy", "--methods", "base,pab_fast", "--quiet") == 0
+    assert path.read_text() == (made / "opensora_tiny" / "flops.json").read_text()
 
 
 def test_the_report_tells_it_all(made, tmp_path, capsys):

@@ -23,7 +23,7 @@ def write_list(folder, *texts):
 def test_vbench_names_its_videos_by_prompt_and_index(tmp_path):
     listed = prompts.load_prompts(str(write_list(tmp_path, "a red cat", "a dog's bone", "a red cat")))
     assert listed.prompts == ("a red cat", "a dog's bone")
-    assert prompts.choose_naming("auto", listed) == "vbench"
+    assert prompts.choose_naming("auto", listed, tmp_path) == "vbench"
     assert prompts.file_name("a red cat", 4, 7, "vbench") == "a red cat-4.mp4"
 
 
@@ -38,11 +38,11 @@ def test_the_list_of_an_installed_vbench_is_found_without_importing_it(tmp_path,
     assert not prompts.load_prompts(None, tiny=True).is_vbench
 
 
-def test_without_vbench_our_own_prompts_are_used(monkeypatch):
+def test_without_vbench_our_own_prompts_are_used(tmp_path):
     listed = prompts.load_prompts(None)
     assert len(listed.prompts) >= 10
-    assert prompts.choose_naming("auto", listed) == "slug"
-    assert not list(prompts.unsafe(listed.prompts))
+    assert prompts.choose_naming("auto", listed, tmp_path) == "slug"
+    assert not list(prompts.unsafe(listed.prompts, one_case=True))
     with pytest.raises(ValueError, match=r"no vbench with a VBench_full_info\.json is installed"):
         prompts.load_prompts("vbench")
 
@@ -85,20 +85,30 @@ def test_json_of_another_kind_is_refused(tmp_path, content):
         ("猫" * 80, "has 240 bytes"),
     ],
 )
-def test_prompts_that_are_no_file_names_are_refused_with_the_reason(prompt, reason):
+def test_prompts_that_are_no_file_names_are_refused_with_the_reason(tmp_path, prompt, reason):
     listed = prompts.PromptList(("a cat", prompt), "list", True)
     words = rf"1 prompts of list are no safe file names.*\({re.escape(reason)}.*--names slug"
     with pytest.raises(ValueError, match=words):
-        prompts.choose_naming("auto", listed)
-    assert prompts.choose_naming("slug", listed) == "slug"
+        prompts.choose_naming("auto", listed, tmp_path)
+    assert prompts.choose_naming("slug", listed, tmp_path) == "slug"
     assert "/" not in prompts.file_name(prompt, 0, 3, "slug")
 
 
-def test_prompts_that_differ_in_case_only_meet_on_some_file_systems():
-    listed = prompts.PromptList(("A cat", "a cat"), "list", True)
-    with pytest.raises(ValueError, match="some file systems take it for 'A cat'"):
-        prompts.choose_naming("vbench", listed)
+def test_vbenchs_prompts_that_differ_in_case_only_meet_on_some_file_systems(tmp_path, monkeypatch):
+    listed = prompts.PromptList(("a fantasy landscape", "A fantasy landscape"), "list", True)
+    monkeypatch.setattr(prompts, "folds_case", lambda folder: False)
+    assert prompts.choose_naming("auto", listed, tmp_path) == "vbench"
+    monkeypatch.setattr(prompts, "folds_case", lambda folder: True)
+    with pytest.raises(ValueError, match="the file system takes it for 'a fantasy landscape'"):
+        prompts.choose_naming("auto", listed, tmp_path)
     assert len({prompts.file_name(text, 0, 3, "slug") for text in listed.prompts}) == 2
+
+
+def test_the_file_system_is_asked_whether_it_tells_case_apart(tmp_path):
+    (tmp_path / "Probe").touch()
+    expected = (tmp_path / "pROBE").exists()
+    assert prompts.folds_case(tmp_path) is prompts.folds_case(tmp_path / "not" / "there") is expected
+    assert [path.name for path in tmp_path.iterdir()] == ["Probe"]
 
 
 def test_methods_are_runs_presets_and_files(tmp_path):

@@ -26,15 +26,21 @@ def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
     """Counts one generation of every method that keeps branches of blocks, and one of the base, and writes
     them down. The first prompt and seed stand for all: what is computed depends on the step alone.
     """
-    chosen = {job.method.name: job.method for job in jobs if keeps_branches(root / job.method.name)}
-    known = read(root)
-    missing = {name: method for name, method in chosen.items() if name not in known}
+    known, missing = read(root), lacking(jobs, root)
     if not missing:
         return
     base = methods.Method(methods.BASE, {"cache": "none"})
     for name, method in {methods.BASE: base, **missing}.items():
         known[name] = generation(engine, jobs[0].prompt, jobs[0].seed, method.request)
     write_json(root / NAME, known)
+
+
+def lacking(jobs: Sequence[Any], root: Path) -> dict[str, Any]:
+    """The methods of the jobs that keep branches of blocks and were not counted, by name."""
+    known, chosen = read(root), {job.method.name: job.method for job in jobs}
+    return {
+        name: method for name, method in chosen.items() if name not in known and keeps_branches(root / name)
+    }
 
 
 def keeps_branches(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -90,10 +91,14 @@ def file_name(prompt: str, index: int, seed: int, naming: str) -> str:
     return f"{prompt}-{index}.mp4" if naming == VBENCH else video_name(prompt, seed)
 
 
-def choose_naming(naming: str, prompts: PromptList) -> str:
-    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are no safe names."""
+def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
+    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are no safe names.
+
+    VBench has "a fantasy landscape" and "A fantasy landscape", which is wrong only where `root`, the folder
+    of the videos, is on a file system that does not tell them apart.
+    """
     chosen = naming if naming != "auto" else VBENCH if prompts.is_vbench else "slug"
-    wrong = list(unsafe(prompts.prompts)) if chosen == VBENCH else []
+    wrong = list(unsafe(prompts.prompts, folds_case(root))) if chosen == VBENCH else []
     if wrong:
         raise ValueError(
             f"{len(wrong)} prompts of {prompts.origin} are no safe file names, which VBench needs: "
@@ -102,14 +107,22 @@ def choose_naming(naming: str, prompts: PromptList) -> str:
     return chosen
 
 
-def unsafe(prompts: Sequence[str]) -> Iterator[str]:
-    """Prompts that cannot be file names everywhere, each with the reason."""
+def folds_case(folder: Path) -> bool:
+    """Whether the file system takes capital and small letters for the same; the folder need not exist yet."""
+    there = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
+    with tempfile.NamedTemporaryFile(dir=there, prefix=".Probe") as file:
+        path = Path(file.name)
+        return path.with_name(path.name.swapcase()).exists()
+
+
+def unsafe(prompts: Sequence[str], one_case: bool) -> Iterator[str]:
+    """Prompts that cannot be file names, each with the reason. one_case: where A and a are the same."""
     seen: dict[str, str] = {}
     for prompt in prompts:
         key = unicodedata.normalize("NFC", prompt).casefold()
         reason = why_unsafe(prompt)
-        if reason is None and key in seen:
-            reason = f"some file systems take it for {seen[key][:60]!r}"
+        if reason is None and one_case and key in seen:
+            reason = f"the file system takes it for {seen[key][:60]!r}"
         seen.setdefault(key, prompt)
         if reason is not None:
             yield f"{prompt[:60]!r} ({reason})"

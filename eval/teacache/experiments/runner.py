@@ -125,7 +125,7 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     todo = pending(run)
     done = len(run.ranks.own(run.jobs)) - len(todo)
     say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
-    if todo:
+    if todo or (run.counts and counted.lacking(run.jobs, run.root)):
         work(run, todo)
     return 0
 
@@ -145,8 +145,8 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
         requested(config, method)
     listed = prompts.load_prompts(arguments.prompts, arguments.tiny)
     listed = dataclasses.replace(listed, prompts=listed.prompts[: arguments.limit])
-    naming = prompts.choose_naming(arguments.names, listed)
     root = arguments.output / run_name(study, arguments)
+    naming = prompts.choose_naming(arguments.names, listed, root)
     check_place(root, config, arguments.lossless)
     jobs = [
         Job(method, prompt, index, seed, prompts.file_name(prompt, index, seed, naming))
@@ -238,17 +238,22 @@ def described(run: Run, job: Job) -> dict[str, Any]:
 
 
 def work(run: Run, todo: Sequence[Job]) -> None:
+    """Makes the videos that are left, and counts the work that is not counted yet."""
     with VideoSysEngine(run.config, quiet=True) as engine:
-        seconds = warm_up(engine, todo[0].prompt)
-        note_run(run, engine, seconds, len(todo))
-        bar = tqdm(
-            todo, desc=run.root.name, unit="video", disable=run.arguments.quiet or not run.ranks.is_first
-        )
-        for job in bar:
-            bar.set_postfix_str(job.method.name)
-            make(run, engine, job)
+        if todo:
+            make_all(run, engine, todo)
         if run.counts:
-            counted.note(engine, todo, run.root)
+            counted.note(engine, run.jobs, run.root)
+
+
+def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> None:
+    seconds = warm_up(engine, todo[0].prompt)
+    note_run(run, engine, seconds, len(todo))
+    is_quiet = run.arguments.quiet or not run.ranks.is_first
+    bar = tqdm(todo, desc=run.root.name, unit="video", disable=is_quiet)
+    for job in bar:
+        bar.set_postfix_str(job.method.name)
+        make(run, engine, job)
 
 
 def warm_up(engine: VideoSysEngine, prompt: str) -> float:
