@@ -26,6 +26,7 @@ NONE = -1  # stands for the computed step before the first
 SMALLEST = 1e-2  # of a fit's variance, added to it: two directions that are nearly one must not cancel
 Kind = Literal["hold", "linear", "fitted", "curved"]
 KINDS: tuple[Kind, ...] = ("hold", "linear", "fitted", "curved")
+Products = tuple[float, ...]
 Cost = Callable[[int, int, int], float]  # (computed before, computed, next computed) -> to be small in sum
 # Of a segment's error: 2 is right where errors are small and independent, 1 where they all point one way,
 # and 8 nearly asks for the least largest one.
@@ -110,7 +111,7 @@ class Segments:
         self.wrong = (wrong / size[:, None, None]).numpy()
         self.times = tuple(times)
         self.window = tables.shape[2] - 1
-        self._known: dict[tuple[int, int, int], tuple[float, float, float]] = {}
+        self._known: dict[tuple[int, int], list[Products]] = {}
 
     def __len__(self) -> int:
         return len(self.times)
@@ -177,20 +178,25 @@ class Segments:
         moved = [self.schedule(computed, kind) for computed in sorted(moves(schedule.computed), key=promise)]
         return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
 
-    def _parts(self, before: int, last: int, following: int) -> tuple[float, float, float]:
+    def _parts(self, before: int, last: int, following: int) -> Products:
         """Mean squares of the held error and of the slope's change to it, and their mean product."""
-        key = (before, last, following)
-        if key not in self._known:
-            held, sloped = np.zeros_like(self.wrong[0, :, 0]), np.zeros_like(self.wrong[0, :, 0])
-            for step in range(last + 1, following):
-                held = held + self.wrong[step, :, step - last]
-                share = line(before, last, step, self.times)
-                if share and step - before <= self.window:
-                    change = self.wrong[step, :, step - last] - self.wrong[step, :, step - before]
-                    sloped = sloped + share * change
-            products = ((held * held).mean(), (held * sloped).mean(), (sloped * sloped).mean())
-            self._known[key] = tuple(map(float, products))  # type: ignore[assignment]
-        return self._known[key]
+        if (before, last) not in self._known:
+            self._known[before, last] = list(self._growing(before, last))
+        return self._known[before, last][following - last - 1]
+
+    def _growing(self, before: int, last: int) -> Iterator[Products]:
+        """The same for segments of no, one, two ... skipped steps."""
+        held, sloped = np.zeros_like(self.wrong[0, :, 0]), np.zeros_like(self.wrong[0, :, 0])
+        yield 0.0, 0.0, 0.0
+        for step in range(last + 1, len(self)):
+            if step - last > self.window:
+                return
+            held = held + self.wrong[step, :, step - last]
+            share = line(before, last, step, self.times)
+            if share and step - before <= self.window:
+                change = self.wrong[step, :, step - last] - self.wrong[step, :, step - before]
+                sloped = sloped + share * change
+            yield tuple(float((x * y).mean()) for x, y in ((held, held), (held, sloped), (sloped, sloped)))
 
 
 def dynamic_programme(

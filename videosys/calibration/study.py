@@ -62,6 +62,7 @@ class Study:
         self.scope = self.pipeline.scope(self.config)
         about = [asdict(self.scope), [asdict(job) for job in self.learnt], config_to_dict(self.config)]
         self.journal = Journal(folder, about)
+        self._programmes: dict[tuple[Kind, float], dict[int, list[int]]] = {}
         self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
         if self.num_steps < LEAST_STEPS:
             raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
@@ -120,8 +121,10 @@ class Study:
 
     def cheapest(self, budgets: Iterable[int], kind: Kind, power: float = 2.0) -> dict[int, Schedule]:
         """The schedules that dynamic programming finds for numbers of computed steps."""
-        budgets = list(budgets)
-        found = programme(self.num_steps, max(budgets), self.segments.cost(kind, power))
+        if (kind, power) not in self._programmes:
+            cost = self.segments.cost(kind, power)
+            self._programmes[kind, power] = programme(self.num_steps, self.num_steps - 1, cost)
+        found = self._programmes[kind, power]
         return {number: self.segments.schedule(found[number], kind) for number in budgets if number in found}
 
     def search(self, budget: int, most_runs: float, kinds: Sequence[Kind] = KINDS) -> dict[Kind, Found]:
