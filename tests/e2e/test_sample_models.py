@@ -22,7 +22,12 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {
     name: runpy.run_path(str(EXAMPLES / name / "sample.py"))["main"] for name in ("latte", "open_sora_plan")
 }
-CONFIGS = [path for name in SCRIPTS for path in sorted((EXAMPLES / name).glob("*.yaml"))]
+CONFIGS = [  # of published checkpoints; the tiny ones are in test_bundled.py
+    path
+    for name in SCRIPTS
+    for path in sorted((EXAMPLES / name).glob("*.yaml"))
+    if not path.stem.startswith("tiny")
+]
 SMALL = [
     "num_frames=5",
     "height=16",
@@ -111,16 +116,21 @@ def test_every_config_makes_a_video(random_model, tmp_path, capsys):
         assert read_video(line.split("  ")[0])[0].shape == (5, 16, 32, 3)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_without_a_device_and_a_tiny_checkpoint_it_says_so(name, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("latte", [], "tiny.yaml"),
+        ("open_sora_plan", [], "tiny.yaml"),
+        ("open_sora_plan", ["version=v110"], "tiny_v110.yaml"),
+    ],
+)
+def test_without_a_device_the_tiny_checkpoint_is_used(name, given, expected, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    if (EXAMPLES / name / "tiny.yaml").exists():
-        pytest.skip("a tiny checkpoint comes with the package")
-    assert SCRIPTS[name](["prompt=a cat"]) == 2
-    out, err = capsys.readouterr()
-    (line,) = err.splitlines()
-    assert line.startswith("error: there is no CUDA device, and no tiny checkpoint of this model comes with")
-    assert out == ""
+    fast = ["num_inference_steps=4", f"output={tmp_path}"]
+    assert SCRIPTS[name]([*given, *fast]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"config: {expected}, the bundled tiny checkpoint, because there is no CUDA device"
+    assert read_video(last.split("  ")[0])[0].shape[1:] == (64, 64, 3)
 
 
 @pytest.mark.parametrize(

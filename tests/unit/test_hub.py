@@ -91,6 +91,7 @@ def test_resolve_tells_why_the_hub_failed(monkeypatch, error):
 
 def test_bundled_checkpoints_come_with_the_package(tmp_path, monkeypatch):
     (tmp_path / "toy" / "tokenizer").mkdir(parents=True)
+    (tmp_path / "toy" / "tokenizer" / "config.json").touch()
     monkeypatch.setattr("videosys.utils.hub.BUNDLED_FOLDER", tmp_path)
     assert resolve("bundled:toy") == tmp_path / "toy"
     assert resolve("bundled:toy/tokenizer") == resolve("bundled:toy", subfolder="tokenizer")

@@ -15,9 +15,11 @@ from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
 from videosys.utils.typed import listing, suggest
 
 SIZE = 64
-COMMON = {"text_encoder": f"{BUNDLED}opensora", "height": SIZE, "width": SIZE, "guidance_scale": 4.0}
+COMMON = {"text_encoder": f"{BUNDLED}opensora", "height": SIZE, "width": SIZE}
+# Where a model predicts noise, strong guidance drives flat colours out of range in the first steps.
+NOISE = {**COMMON, "guidance_scale": 1.5}
 PLAN = {
-    **COMMON,
+    **NOISE,
     "vae": f"{BUNDLED}open_sora_plan/vae",
     "num_frames": 33,
     "fps": float(FPS),
@@ -35,12 +37,13 @@ SETTINGS: Mapping[str, tuple[type[PipelineConfig], Mapping[str, Any]]] = Mapping
                 "vae": f"{BUNDLED}opensora/vae",
                 "num_frames": FULL_FRAMES,
                 "fps": float(FPS),
+                "guidance_scale": 4.0,
             },
         ),
         "latte": (
             LatteConfig,
             {
-                **COMMON,
+                **NOISE,
                 "transformer": f"{BUNDLED}latte/transformer",
                 "vae": f"{BUNDLED}latte/vae",
                 "enable_vae_temporal_decoder": False,

@@ -57,7 +57,7 @@ def resolve(
 def _bundled(name: str, subfolder: str) -> Path:
     folder = BUNDLED_FOLDER / name / subfolder
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() or not folder.is_dir():
-        known = ", ".join(sorted(path.parent.name for path in BUNDLED_FOLDER.glob("*/tokenizer")))
+        known = ", ".join(sorted({path.parts[-3] for path in BUNDLED_FOLDER.glob("*/*/config.json")}))
         raise ValueError(f"no checkpoint {BUNDLED + name!r} comes with the package; there are: {known}")
     return folder
 
