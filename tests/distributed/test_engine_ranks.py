@@ -103,7 +103,7 @@ PROGRAM = """
     from dataclasses import replace
     from videosys import OpenSoraConfig, ParallelConfig, VideoSysEngine, load_config
     config = load_config(OpenSoraConfig, sys.argv[1], sys.argv[2:])
-    config = replace(config, parallel=ParallelConfig(num_gpus=2, dp=2), num_inference_steps=1, seed=None)
+    config = replace(config, parallel=ParallelConfig(dp=2), num_inference_steps=1, seed=None)
     rank = int(os.environ["RANK"])
     told = {"rank": rank}
     with VideoSysEngine(config, quiet=True) as engine:

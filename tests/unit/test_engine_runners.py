@@ -34,6 +34,10 @@ def test_num_gpus_is_short_for_the_section():
     assert config == OpenSoraConfig(parallel=ParallelConfig(num_gpus=4))
     assert load_config(LatteConfig, overrides=["num_gpus=2"]).parallel == ParallelConfig(num_gpus=2)
     assert load_config(LatteConfig, overrides=["parallel.num_gpus=4", "parallel.sp=2"]).parallel.sp == 2
+    short = load_config(LatteConfig, overrides=["num_gpus=8", "parallel.sp=2"]).parallel
+    assert short == ParallelConfig(num_gpus=8, sp=2)
+    with pytest.raises(ValueError, match="sp 3 do not multiply to num_gpus 8"):
+        load_config(LatteConfig, overrides=["num_gpus=8", "parallel.sp=3"])
     assert dataclasses.replace(config, parallel=ParallelConfig()).parallel.num_gpus == 1
     assert config_to_dict(config)["parallel"]["num_gpus"] == 4
     with pytest.raises(ValueError, match=r"num_gpus is 3, and parallel.num_gpus is 2"):
@@ -63,6 +67,7 @@ def test_several_processes_start_with_the_first_request_only(torchrun):
         ({"transformer": "no/such"}, "no/such"),
         ({"guidance_scale": 1.0, "parallel": ParallelConfig(2, cfg=2)}, "guidance_scale is 1"),
         ({"device": "cpu", "num_gpus": 2048, "height": 32, "width": 32}, "parallel.sp is 1024"),
+        ({"num_gpus": 1, "parallel": ParallelConfig(dp=2)}, "do not multiply to num_gpus 1"),
         ({"device": "cuda:0"}, "device is 'cuda:0'; for 2 processes it must be auto, cuda or cpu"),
         ({"device": "cuda"}, r"parallel.num_gpus is 2: 2 processes run here, and this machine has 1 CUDA"),
     ],

@@ -72,6 +72,13 @@ def test_impossible_meshes_are_refused(given, message):
         ParallelConfig(**given)
 
 
+@pytest.mark.parametrize("given", [{"dp": 2}, {"cfg": 1, "sp": 4}, {"dp": 2, "cfg": 1, "sp": 1}])
+def test_axes_may_be_given_before_the_number_of_devices_and_are_held_to_it(given):
+    config = ParallelConfig(**given)
+    with pytest.raises(ValueError, match=r"do not multiply to num_gpus 1$"):
+        config.resolved(is_guided=True)
+
+
 @pytest.mark.parametrize("given", [{"cfg": 2}, {"dp": 1, "cfg": 2, "sp": 1}])
 def test_a_pair_is_not_split_without_guidance(given):
     with pytest.raises(ValueError, match=r"parallel.cfg is 2 and guidance_scale is 1"):

@@ -41,6 +41,10 @@ class ParallelConfig:
             raise ValueError(f"parallel.cfg is {self.cfg}; it must be 1 or 2: guidance is a pair")
         if not 0 < self.timeout < math.inf:
             raise ValueError(f"parallel.timeout is {self.timeout}; it must be a number of seconds above 0")
+        if self.num_gpus > 1:  # 1 may not be the last word: `num_gpus` of a config and torchrun set it later
+            self._check_product()
+
+    def _check_product(self) -> None:
         given = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
         if self.num_gpus % given or (None not in (self.dp, self.cfg, self.sp) and given != self.num_gpus):
             raise ValueError(
@@ -53,7 +57,10 @@ class ParallelConfig:
         return None not in (self.dp, self.cfg, self.sp)
 
     def resolved(self, is_guided: bool) -> ParallelConfig:
-        """The same with all axes set. ValueError where cfg is 2 and there is no guidance to split."""
+        """The same with all axes set. ValueError where they do not multiply to num_gpus, and where cfg is 2
+        and there is no guidance to split.
+        """
+        self._check_product()
         if self.cfg == 2 and not is_guided:
             raise ValueError(
                 "parallel.cfg is 2 and guidance_scale is 1, which means no guidance: there is no pair to "
