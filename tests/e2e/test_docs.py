@@ -58,7 +58,8 @@ def test_shell_blocks_run_or_are_targets_of_make(code, here):
         assert program == "python", f"no test for: {line}"
         done = run([sys.executable, *arguments], here)
         assert done.returncode == 0, done.stderr
-        assert re.search(r"computed \d+ of \d+ steps(, .*)?$", done.stdout.strip())
+        if arguments[0].startswith("examples/"):
+            assert re.search(r"computed \d+ of \d+ steps(, .*)?$", done.stdout.strip())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -84,7 +84,7 @@ def test_a_schedule_comes_from_a_file_with_its_forecast(tmp_path):
         ({"computed": [0, 3], "scheduler": "rflow"}, "was made with scheduler rflow"),
         ({"computed": [0, 3], "num_inference_steps": 30}, "was made with num_inference_steps 30"),
         ({"computed": [0, 3], "evaluations": 9}, "was made with evaluations 9"),
-        ({"computed": [0, 3], "weights_hash": "abd"}, "was made with weights_hash abd"),
+        ({"computed": [0, 3], "weights_hash": "0abc"}, "was made with weights_hash 0abc"),
         ({"computed": [0, 8]}, "holds step 8; there are steps 0 to 7"),
         ({"computed": [3, 0]}, "in order"),
         ({"computed": [0, 0]}, "in order"),

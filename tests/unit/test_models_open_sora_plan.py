@@ -266,8 +266,8 @@ class Board:
 class Threads(Parallel):
     """Ranks as threads, with uneven shards."""
 
-    board: Board
-    rank: int
+    board: Board = field(default_factory=lambda: Board(1))
+    rank: int = 0
 
     def shard(self, x, dim):
         return x.tensor_split(self.board.world, dim)[self.rank]
@@ -277,8 +277,8 @@ class Threads(Parallel):
         assert whole.shape[dim] == size
         return whole
 
-    def swap(self, x, gather, scatter, size):
-        return self.shard(self.gather(x, gather, size), scatter)
+    def swap_all(self, tensors, gather, scatter, size):
+        return [self.shard(self.gather(x, gather, size), scatter) for x in tensors]
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])  # of 15 tokens per frame and 3 heads: at 4 a rank has no head

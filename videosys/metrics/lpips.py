@@ -62,7 +62,7 @@ class Lpips(nn.Module):
         """The distance at each pixel, [t, 1, H, W]."""
         total = torch.zeros_like(x[:, :1])
         for head, a, b in zip(self.heads, self.activations(x), self.activations(y)):
-            layer = torch.einsum("tchw,c->thw", (a - b).square(), head)[:, None]
+            layer = torch.einsum("nchw,c->nhw", (a - b).square(), head)[:, None]
             total += F.interpolate(layer, size=x.shape[2:], mode="bilinear", align_corners=False)
         return total
 
