@@ -49,6 +49,16 @@ def test_the_shares_are_those_of_the_published_sampler():
     assert torch.allclose(train_noise.signal_shares(), expected, rtol=1e-5)
 
 
+def test_most_timesteps_are_drawn_where_places_and_motions_are_decided():
+    shares = train_noise.signal_shares()
+    odds = train_noise.timestep_odds(shares)
+    sigma = ((1 - shares) / shares).sqrt().numpy()
+    assert odds.sum() == pytest.approx(1)
+    assert odds.min() > 0.19 / len(odds)  # none is left out
+    middle = (sigma > 3.5 / np.exp(1.1)) & (sigma < 3.5 * np.exp(1.1))  # a deviation to either side
+    assert odds[middle].sum() == pytest.approx(0.8 * 0.683 + 0.2 * middle.mean(), abs=0.01)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_training_starts_from_a_model_that_returns_its_input(name):
     recipe, model = begun(name)
@@ -104,7 +114,7 @@ def test_the_loss_weighs_the_error_by_the_share_of_the_signal(texts, cap, wrong_
 
     loss = train_noise.NoiseLoss(recipe, texts.null, 8, cap)
     found = float(loss(Oracle(torch.tensor(0.25), wrong_by), Data(), (1, 2)))
-    drawn = np.random.default_rng((1, 2)).integers(1000, size=8)
+    drawn = np.random.default_rng((1, 2)).choice(1000, size=8, p=loss.odds)
     weights = (1 / train_noise.signal_shares()[drawn]).clamp(max=cap)
     assert found == pytest.approx(float(weights.mean()) * wrong_by**2, rel=1e-3, abs=1e-3)
 

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from videosys.tiny import score
 from videosys.tiny.clips import ClipSpec, render, to_uint8
@@ -63,14 +64,19 @@ def perfect_model(monkeypatch):
     """Stands in for a checkpoint: draws what the captions say; returns the overrides it was given."""
     specs = dict(scored())
     asked: list[str] = []
-    monkeypatch.setattr(score, "tiny_config", lambda model, overrides: asked.extend(overrides))
+
+    def tiny_config(model, overrides):
+        asked.extend(overrides)
+        return SimpleNamespace(fps=10)
+
+    monkeypatch.setattr(score, "tiny_config", tiny_config)
     monkeypatch.setattr(score, "generate", lambda config, captions: drawn(specs[c] for c in captions))
     return asked
 
 
 def test_the_command_prints_a_table_and_writes_json(perfect_model, tmp_path, capsys):
-    out, sheet = tmp_path / "score.json", tmp_path / "sheet.png"
-    options = ["--set", "num_frames=34", "--out", str(out), "--sheet", str(sheet)]
+    out, sheet, gif = (tmp_path / name for name in ("score.json", "sheet.png", "clips.gif"))
+    options = ["--set", "num_frames=34", "--out", str(out), "--sheet", str(sheet), "--gif", str(gif)]
     assert main(["--limit", "10", *options]) == 0
     assert perfect_model == ["num_frames=34"]
     report = json.loads(out.read_text())
@@ -78,7 +84,9 @@ def test_the_command_prints_a_table_and_writes_json(perfect_model, tmp_path, cap
     assert report["clips"][0]["caption"] == scored()[0][0]
     assert report["clips"][0]["right"]["all"]
     assert capsys.readouterr().out.splitlines()[1].split() == ["seen", "8", *["1.00"] * len(COLUMNS)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["score.json", "sheet.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clips.gif", "score.json", "sheet.png"]
+    with Image.open(gif) as image:
+        assert (image.n_frames, image.info["duration"]) == (34, 100)
 
 
 @pytest.mark.parametrize("argv", [["--limit", "0"], ["--limit", "x"], ["--unknown"]])

@@ -22,9 +22,10 @@ from torch import Tensor
 from videosys.tiny.clips import ATTRIBUTES, ClipSpec
 from videosys.tiny.detect import Detection, detect
 from videosys.tiny.scored import scored
-from videosys.tiny.sheet import contact_sheet
+from videosys.tiny.sheet import contact_sheet, save_gif
 
 NEEDED = ("background", "colour", "shape", "motion")  # what "all" asks for; size is told beside them
+GIF_CLIPS = 6
 COLUMNS = (*NEEDED, "all", "size")
 
 
@@ -108,6 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{len(captions)} clips in {seconds} s")
     if args.sheet:
         contact_sheet(videos, captions, args.sheet)
+    if args.gif:
+        save_gif(videos[:GIF_CLIPS], args.gif, fps=config.fps)
     if args.out:
         _write({"model": args.model, "overrides": args.overrides, **report}, args.out)
     return 0
@@ -118,6 +121,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="opensora", help="name of the bundled checkpoint")
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
     parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
+    parser.add_argument("--gif", type=Path, help=f"GIF of the first {GIF_CLIPS} clips side by side")
     parser.add_argument(
         "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
     )
