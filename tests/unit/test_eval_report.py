@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -141,6 +142,13 @@ def test_the_papers_table_is_quoted_whole():
     teacache = quoted["models"]["opensora"][5]
     assert teacache["method"] == "TeaCache-slow"
     assert [teacache[key] for key in sections.PAPER_KEYS] == [2.40, 1.55, 28.78, 79.28, 0.1316, 0.8415, 23.62]
+
+
+@pytest.mark.parametrize(("study", "remarked"), [("opensora_v1_2", False), ("open_sora_plan_v110", True)])
+def test_a_remark_stands_only_where_it_belongs(study, remarked):
+    said, _ = sections.paper(SimpleNamespace(study=study))
+    assert said.text.startswith("Quoted, not measured here")
+    assert ("T-GATE" in said.text) == remarked
 
 
 def test_a_counted_run_finds_all_the_work_that_is_known():

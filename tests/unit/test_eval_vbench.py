@@ -93,6 +93,11 @@ def test_other_files_are_refused(tmp_path, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path, capsys):
+    assert cal_vbench.main(["--score_dir", str(tmp_path / "none")]) == 2
+    assert "none: no such folder" in capsys.readouterr().err
+
+
 def test_a_dimension_in_two_files_is_refused(tmp_path, capsys):
     fill(tmp_path, {"color": 0.5})
     (tmp_path / "more_eval_results.json").write_text('{"color": [0.5, []], "scene": [0.1, []]}')

@@ -144,7 +144,8 @@ def side_by_side(made: Model, folder: Path) -> Iterator[page.Block]:
 def paper(made: Model) -> list[page.Block]:
     """The paper's own table of this model, quoted."""
     quoted = read_json(PAPER)
-    rows = quoted["models"].get(made.study.removesuffix("_v1_2"))
+    name = made.study.removesuffix("_v1_2")
+    rows = quoted["models"].get(name)
     if rows is None:
         return []
     cells = [
@@ -152,7 +153,8 @@ def paper(made: Model) -> list[page.Block]:
         for row in rows
     ]
     said = f"Quoted, not measured here, and against the paper's own full runs: {quoted['source']}"
-    return [page.Text(said), page.Table(PAPER_HEAD, cells)]
+    remark = quoted["remarks"].get(name, "")
+    return [page.Text(f"{said} {remark}".rstrip()), page.Table(PAPER_HEAD, cells)]
 
 
 def projection(models: Sequence[Model], gpu: work.Gpu) -> list[page.Block]:

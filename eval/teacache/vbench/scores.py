@@ -25,6 +25,8 @@ def dimensions() -> list[str]:
 
 def read_scores(folder: Path) -> dict[str, float]:
     """The result of each dimension in a folder, 0 to 1. ValueError for what is none, or is there twice."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
         raise ValueError(f"{folder}: holds no *{SUFFIX}; run_vbench.py makes them")
