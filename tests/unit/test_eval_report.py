@@ -147,8 +147,8 @@ def test_the_papers_table_is_quoted_whole():
 @pytest.mark.parametrize(("study", "remarked"), [("opensora_v1_2", False), ("open_sora_plan_v110", True)])
 def test_a_remark_stands_only_where_it_belongs(study, remarked):
     said, _ = sections.paper(SimpleNamespace(study=study))
-    assert said.text.startswith("Quoted, not measured here")
-    assert ("T-GATE" in said.text) == remarked
+    assert said.words.startswith("Quoted, not measured here")
+    assert ("T-GATE" in said.words) == remarked
 
 
 def test_a_counted_run_finds_all_the_work_that_is_known():
