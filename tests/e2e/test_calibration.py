@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from videosys import OpenSoraConfig, VideoSysEngine, load_config, tiny
-from videosys.cache import ScheduleConfig, TeaCacheConfig, read_calibration
+from videosys.cache import MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
 from videosys.calibration import compare
 from videosys.calibration.__main__ import budgets, main, split
 
@@ -49,7 +49,9 @@ def test_a_calibration_leaves_a_file_a_table_and_plots(made):
     assert {path.name for path in made.iterdir()} == names
     calibration = read_calibration(made / "made.json")
     assert (calibration.scope.model, calibration.scope.num_inference_steps) == ("opensora", 5)
-    assert {type(row.policy) for row in calibration.settings} == {TeaCacheConfig, ScheduleConfig}
+    kinds = {type(row.policy) for row in calibration.settings}
+    assert kinds - {MagCacheConfig} == {TeaCacheConfig, ScheduleConfig}
+    assert len(calibration.ratios) == 5
     assert calibration.details["held_out_prompts"] == PROMPTS[-1:]
     text = (made / "made.md").read_text()
     assert "| schedule hold | 2.0 of 5 |" in text
@@ -116,13 +118,14 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     assert compare.main(arguments) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "comparison.md").read_text() == text.rstrip("\n") + "\n"
-    for name in ("PAB slow", "fewer steps, cosine", "TeaCache, hold", "searched, fitted", "**calibrated**"):
+    for name in ("PAB slow", "fewer steps, cosine", "TeaCache, hold", "searched, curved", "**calibrated**"):
         assert f"| {name}" in text
     assert "computed steps: " in text
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert set(content["chosen"]) == {"2", "3"}
     settings = read_calibration(tmp_path / "calibration.json").settings
-    assert {type(row.policy) for row in settings} == {TeaCacheConfig, ScheduleConfig}
+    assert {type(row.policy) for row in settings} >= {TeaCacheConfig, ScheduleConfig}
+    assert len({(row.policy, row.computed) for row in settings}) == len(settings)
     assert Image.open(tmp_path / "quality.png").size[0] > 500
     (tmp_path / "quality.png").unlink()
     assert compare.main(arguments) == 0  # from what it kept

@@ -15,6 +15,7 @@ from videosys.cache import (
     Calibration,
     IntervalConfig,
     Linear,
+    MagCacheConfig,
     NoCacheConfig,
     PABConfig,
     ScheduleConfig,
@@ -87,9 +88,9 @@ def test_a_goal_that_nothing_reaches_is_an_error(goal, message, tmp_path):
 
 
 def test_what_is_written_is_read_back(tmp_path):
-    path = write(tmp_path / "c.json", coefficients=(2.0, 0.5), details={"prompts": ["a"], "R2": 0.9})
-    read = read_calibration(path)
-    assert read == Calibration(RUN, SETTINGS, (2.0, 0.5), {"prompts": ["a"], "R2": 0.9})
+    learnt = {"coefficients": (2.0, 0.5), "ratios": (1.0, 0.9), "details": {"prompts": ["a"], "R2": 0.9}}
+    path = write(tmp_path / "c.json", **learnt)
+    assert read_calibration(path) == Calibration(RUN, SETTINGS, **learnt)
     keys = json.loads((tmp_path / "c.json").read_text())
     assert {
         "model",
@@ -180,6 +181,37 @@ def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
     assert settle(given, lambda: RUN) == given
     with pytest.raises(ValueError, match="has no coefficients"):
         settle(TeaCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+
+
+def test_ratios_come_from_a_calibration(tmp_path):
+    ratios = (1.0, *(0.9 + step / 1000 for step in range(29)))
+    path = write(tmp_path / "calibration.json", ratios=ratios)
+    named, found = MagCacheConfig(threshold=0.3, calibration=path), MagCacheConfig(threshold=0.3)
+    for config in (named, found, replace(found, calibration="beside")):
+        made = settle(config, lambda: RUN, tmp_path)
+        assert made == replace(config, ratios=ratios)
+        assert len(made.computed_steps(30)) < 30
+    own = MagCacheConfig((1.0,) * 30)
+    assert settle(own, lambda: RUN, tmp_path) is own
+    with pytest.raises(ValueError, match=r"cache MagCache needs a calibration, and there is no calib"):
+        settle(found, lambda: RUN)
+    with pytest.raises(ValueError, match="has no ratios"):
+        settle(MagCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+
+
+def test_coefficients_beside_the_weights_are_taken_where_asked_for(tmp_path):
+    write(tmp_path / "calibration.json", coefficients=(2.0, 0.5))
+    made = settle(TeaCacheConfig(0.3, calibration="beside"), lambda: RUN, tmp_path)
+    assert made.coefficients == (2.0, 0.5)
+    published = TeaCacheConfig(0.3)
+    assert settle(published, lambda: RUN, tmp_path) is published
+
+
+def test_what_could_be_had_is_said_without_what_is_beaten(tmp_path):
+    path = write(tmp_path / "c.json")
+    with pytest.raises(ValueError, match="has speedup 9; there are ") as caught:
+        settle(BestConfig(speedup=9.0, calibration=path), lambda: RUN)
+    assert str(caught.value).endswith("1.00x at inf dB, 1.40x at 35.0 dB, 2.40x at 31.0 dB, 2.90x at 20.0 dB")
 
 
 def test_without_a_name_the_calibration_beside_the_weights_is_taken(tmp_path):

@@ -135,7 +135,10 @@ def test_what_is_no_json_is_refused(text, tmp_path):
         (lambda: ScheduleConfig(computed=(0,), file="a.json"), "give one of them"),
         (lambda: ScheduleConfig(file="a.json", forecast=Linear()), "which says the forecast"),
         (lambda: ScheduleConfig(computed=(2, 1)), "in order"),
-        (lambda: MagCacheConfig(), "cache.ratios is missing"),
+        (
+            lambda: start(MagCacheConfig(), [0.0] * 8, Parallel().gather_rows),
+            "cache.ratios is missing",
+        ),
         (lambda: MagCacheConfig(ratios=(1.0, 0.0)), "above 0"),
         (lambda: MagCacheConfig(ratios=(1.0,), threshold=-1.0), "cache.threshold is -1.0"),
         (lambda: MagCacheConfig(ratios=(1.0,), max_skips=0), "max_skips 0"),

@@ -16,7 +16,7 @@ from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, fini
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
-from videosys.calibration.thresholds import computed_steps, threshold_for
+from videosys.calibration.thresholds import computed_steps, magcache_for, threshold_for
 
 PROMPTS = ["one", "three", "four 4", "seventh"]
 TRUE = (30.0, -2.0, 0.5, 0.03)  # change of the output by change of the signal
@@ -49,6 +49,7 @@ def test_the_traces_know_what_reuse_gives(study):
     output = [abs(b - a) / a for a, b in pairwise(residuals)]
     assert trace.distances["output"] == pytest.approx(output, rel=1e-5)
     assert trace.distances["residual"] == pytest.approx(output, rel=1e-5)
+    assert trace.ratios == pytest.approx([b / a for a, b in pairwise(residuals)], rel=1e-4)
     change = [abs(b - a) / a for a, b in pairwise(signals)]
     assert trace.distances["modulated_input"] == pytest.approx(change, rel=1e-4)
     assert len(trace.distances["noisy_input"]) == 9
@@ -140,8 +141,10 @@ def test_the_file_is_read_back(study, tmp_path):
     made = read_calibration(path)
     assert made.scope == Scope("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
     assert made.coefficients == report.chosen.coefficients
+    residuals, _ = related()
+    assert made.ratios == pytest.approx([1.0, *(b / a for a, b in pairwise(residuals))], rel=1e-4)
     names = {type(row.policy).__name__ for row in made.settings}
-    assert names == {"TeaCacheConfig", "ScheduleConfig"}
+    assert names == {"TeaCacheConfig", "ScheduleConfig", "MagCacheConfig"}
     assert made.details["held_out_prompts"] == PROMPTS[-1:]
     with pytest.raises(ValueError, match="num_inference_steps"):
         made.scope.check(replace(made.scope, num_inference_steps=20), path)
@@ -171,6 +174,21 @@ def test_thresholds_simulate_the_cache(study):
         policy = TeaCacheConfig(threshold=threshold, coefficients=TRUE)
         clips, _ = made.searched[0]
         assert [step.step for step in clips.run(policy).steps if step.computed] == expected
+
+
+@pytest.mark.parametrize("budget", [3, 5, 8])
+def test_magcache_keeps_to_a_budget(budget):
+    ratios = (1.0, 0.3, 0.8, 0.95, 1.0, 1.0, 0.99, 0.9, 0.8, 0.5)
+    made = magcache_for(budget, ratios)
+    computed = made.computed_steps(10)
+    assert {0, 9} <= computed
+    assert budget - 1 <= len(computed) <= budget
+    stricter = replace(made, threshold=made.threshold * 0.9)
+    assert len(stricter.computed_steps(10)) > budget or len(computed) == budget
+
+
+def test_magcache_has_no_setting_below_its_first_and_last_step():
+    assert magcache_for(1, (1.0,) * 10) is None
 
 
 def test_a_threshold_is_as_low_as_the_budget_allows():

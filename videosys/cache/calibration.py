@@ -48,6 +48,7 @@ class Calibration:
     """What a calibration found.
 
     scope: what it holds for. coefficients: of TeaCache's polynomial fitted here, highest power first.
+    ratios: MagCache's, one for each evaluation.
     details: whatever else it wants to tell, for people.
     """
 
@@ -55,12 +56,14 @@ class Calibration:
     settings: tuple[Setting, ...]
     coefficients: tuple[float, ...] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    ratios: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON can hold, and that `read_calibration` reads back."""
         scope = {item.name: asdict(self.scope)[item.name] for item in fields(Scope)}
         settings = [config_to_dict(setting) for setting in self.settings]
-        return {**scope, "coefficients": self.coefficients, "settings": settings, "details": self.details}
+        learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
+        return {**scope, **learnt, "settings": settings, "details": self.details}
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class _File(Scope):
 
     settings: tuple[dict[str, Any], ...] = ()
     coefficients: tuple[float, ...] | None = None
+    ratios: tuple[float, ...] | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ def read_calibration(path: str | Path) -> Calibration:
     content = read_json(_File, path)
     scope = Scope(**{item.name: getattr(content, item.name) for item in fields(Scope)})
     settings = _settings(content.settings, path)
-    return Calibration(scope, settings, content.coefficients, content.details)
+    return Calibration(scope, settings, content.coefficients, content.details, content.ratios)
 
 
 def _settings(rows: Sequence[dict[str, Any]], path: str | Path) -> tuple[Setting, ...]:

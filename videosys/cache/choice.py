@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from videosys.cache.calibration import Calibration, Setting, read_calibration
-from videosys.cache.goal import Goal
+from videosys.cache.goal import BESIDE, Goal
+from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.registry import BestConfig, CacheConfig
 from videosys.cache.schedule import ScheduleConfig
 from videosys.cache.scope import Scope
@@ -22,8 +25,8 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
 
     run: gives what is about to be generated, with which every file is compared.
     folder: of the transformer, where calibration files are looked for when the config names none.
-    TeaCache with a calibration and no goal takes its coefficients from there. ValueError where a file is
-    missing, damaged or for another run, and where no setting reaches the goal.
+    TeaCache with a calibration and no goal takes its coefficients from there, and MagCache its ratios.
+    ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
     """
     if isinstance(config, Goal) and config.has_goal:
         calibration, where = find(config, run(), folder)
@@ -31,24 +34,32 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
     if isinstance(config, ScheduleConfig):
         return config.for_run(run())
     if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        calibration, where = find(config, run(), folder)
-        if calibration.coefficients is None:
-            raise ValueError(f"{where}: has no coefficients")
-        return replace(config, coefficients=calibration.coefficients)
+        return _completed(config, "coefficients", run(), folder)
+    if isinstance(config, MagCacheConfig) and not config.ratios:
+        return _completed(config, "ratios", run(), folder)
     return config
+
+
+def _completed(config: Goal, name: str, run: Scope, folder: str | Path | None) -> Any:
+    """The config with a field of a calibration's."""
+    calibration, where = find(config, run, folder)
+    value = getattr(calibration, name)
+    if value is None:
+        raise ValueError(f"{where}: has no {name}")
+    return replace(config, **{name: value})
 
 
 def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
     """The calibration that the config names, or the fitting one beside the weights; and its name."""
-    if config.calibration is not None:
+    if config.calibration not in (None, BESIDE):
         calibration = read_calibration(config.calibration)
         calibration.scope.check(run, config.calibration)
         return calibration, config.calibration
     paths = sorted(Path(folder).glob(PATTERN)) if folder else []
     if not paths:
         raise ValueError(
-            f"cache has a goal, and there is no {PATTERN} in {folder or 'the transformer'}; name a file with "
-            f"cache.calibration ({ADVICE})"
+            f"cache {_name(config)} needs a calibration, and there is no {PATTERN} in "
+            f"{folder or 'the transformer'}; name a file with cache.calibration ({ADVICE})"
         )
     return _fitting(paths, run)
 
@@ -64,17 +75,22 @@ def _fitting(paths: Iterable[Path], run: Scope) -> tuple[Calibration, str]:
 def choose(config: Goal, settings: Iterable[Setting], where: str) -> CacheConfig:
     """The policy that reaches the goal: with a speed-up asked for the best picture, else the fastest."""
     same = [row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)]
-    name = type(config).__name__.removesuffix("Config")
     if not same:
-        raise ValueError(f"{where}: has no settings of {name}")
+        raise ValueError(f"{where}: has no settings of {_name(config)}")
     fitting = [
         row for row in same if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
     ]
     if not fitting:
-        raise ValueError(f"{where}: no setting of {name} has {_goal(config)}; there are {_listed(same)}")
+        raise ValueError(
+            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(same)}"
+        )
     if config.speedup is None:
         return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
     return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
+
+
+def _name(config: Goal) -> str:
+    return type(config).__name__.removesuffix("Config")
 
 
 def _goal(config: Goal) -> str:
@@ -83,5 +99,11 @@ def _goal(config: Goal) -> str:
 
 
 def _listed(settings: Iterable[Setting]) -> str:
-    ordered = sorted(settings, key=lambda row: row.speedup)
-    return ", ".join(f"{row.speedup:.2f}x at {row.quality:.1f} dB" for row in ordered)
+    """Those that nothing else beats in both, the slowest first."""
+    best = -math.inf
+    kept = []
+    for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
+        if row.quality > best:
+            best = row.quality
+            kept.append(f"{row.speedup:.2f}x at {row.quality:.1f} dB")
+    return ", ".join(reversed(kept))

@@ -6,13 +6,16 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+BESIDE = "beside"  # as `calibration`: the file that lies beside the weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
     """What every policy may be asked to reach, instead of its own settings.
 
-    calibration: the file that `python -m videosys.calibration` wrote; None looks for calibration*.json beside
-        the transformer's weights.
+    calibration: the file that `python -m videosys.calibration` wrote; None and `beside` look for
+        calibration*.json beside the transformer's weights. Without a goal TeaCache takes its coefficients
+        from there if it is named, or `beside`, and MagCache its ratios.
     speedup: at least so many times faster than without a cache, with the best picture there is for it.
     min_psnr: at least so many dB against the full run, as fast as that can be had.
     """

@@ -12,8 +12,8 @@ from videosys.utils.typed import check_types
 
 @dataclass(frozen=True)
 class MagCacheConfig(Goal):
-    """ratios: for each step the mean size of its residual over that of the step before, as a full run gives
-        them (the first entry is not read).
+    """ratios: for each step the mean length of its residual over that of the step before, as a full run gives
+        them (the first entry is not read); empty takes those of the calibration.
     threshold: the sum of errors up to which steps are skipped. The error of a skipped step is
         |1 - the product of the ratios since the last computed step|.
     max_skips: steps skipped in a row at most. retention: share of the steps, from the first, that compute.
@@ -29,8 +29,6 @@ class MagCacheConfig(Goal):
     def __post_init__(self) -> None:
         check_types(self)
         self.check_goal()
-        if not self.has_goal and not self.ratios:
-            raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a full run")
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
             raise ValueError(f"cache.ratios are {list(self.ratios)}; they must be numbers above 0")
         if not self.threshold >= 0 or self.max_skips < 1 or not 0 <= self.retention <= 1:
@@ -41,6 +39,8 @@ class MagCacheConfig(Goal):
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The steps that compute out of `count`. ValueError unless there is a ratio for each."""
+        if not self.ratios:
+            raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a calibration")
         if len(self.ratios) != count:
             raise ValueError(f"cache.ratios has {len(self.ratios)} entries; there are {count} steps")
         computed, product, error, skips = {0, count - 1}, 1.0, 0.0, 0

@@ -16,7 +16,8 @@ class Recorder(RecordedCache):
 
     kinds: of signals, as a model's `signal` knows them. window: how many residuals are kept.
     distances: per kind, and for `residual`, the relative L1 change (paper, equation 4) to the step before,
-        from the second step on. residuals: (step, residual), newest first.
+        from the second step on. ratios: likewise the mean over tokens of a residual's length over that of the
+        step before (what MagCache goes by). residuals: (step, residual), newest first.
     """
 
     def __init__(self, kinds: Sequence[str] = ("timestep", "modulated"), window: int = 1):
@@ -24,6 +25,7 @@ class Recorder(RecordedCache):
         self.kinds = tuple(kinds)
         self.distances: dict[str, list[float]] = {kind: [] for kind in (*kinds, "residual")}
         self.residuals: deque[tuple[int, torch.Tensor]] = deque(maxlen=window)
+        self.ratios: list[float] = []
         self._previous: dict[str, torch.Tensor] = {}
 
     def should_compute(self, signal: Signal) -> bool:
@@ -33,6 +35,8 @@ class Recorder(RecordedCache):
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         residual = after - before
+        if "residual" in self._previous:
+            self.ratios.append(length_ratio(residual, self._previous["residual"]))
         self._measure("residual", residual)
         self.residuals.appendleft((self.step, residual))
         return after
@@ -54,6 +58,15 @@ class Given(Cache):
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.residual
+
+
+def length_ratio(current: torch.Tensor, previous: torch.Tensor) -> float:
+    """The mean over tokens of |current| / |previous|, with the length over channels; tokens of no length are
+    left out.
+    """
+    lengths, before = (tensor.float().norm(dim=-1).double() for tensor in (current, previous))
+    seen = before > 0
+    return float((lengths[seen] / before[seen]).mean())
 
 
 def relative_change(current: torch.Tensor, previous: torch.Tensor) -> float:

@@ -14,7 +14,7 @@ from videosys.calibration.fit import DEGREES, Fit, choose, fit
 from videosys.calibration.measure import FULL, Summary, quality_of, summary
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
-from videosys.calibration.thresholds import NAIVE, threshold_for
+from videosys.calibration.thresholds import NAIVE, magcache_for, threshold_for
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("calibration")
@@ -65,7 +65,7 @@ class Report:
         }
         settings = tuple(row.setting() for row in self.rows)
         coefficients = self.chosen.coefficients if self.chosen else NAIVE
-        return Calibration(self.study.scope, settings, coefficients, finite(details))
+        return Calibration(self.study.scope, settings, coefficients, finite(details), self.study.ratios)
 
 
 def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
@@ -76,6 +76,8 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
     found: dict[int, dict[str, Any]] = {}
     for budget in budgets:
         candidates += [("teacache", budget, teacache(study, budget, chosen))]
+        magcache = magcache_for(budget, study.ratios)
+        candidates += [("magcache", budget, magcache)] if magcache else []
         for kind, best in study.search(budget, most_runs).items():
             candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
             found.setdefault(budget, {})[kind] = told(best)

@@ -30,24 +30,27 @@ class Trace:
     """The full run of one prompt.
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
-        prediction of the guidance pair). reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided
-        prediction with the residual of so many steps ago; at 0 its own. Where there was none, nan.
+        prediction of the guidance pair). ratios: of residual lengths, see `Recorder`.
+    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of so many
+        steps ago; at 0 its own. Where there was none, nan.
     """
 
     distances: dict[str, list[float]]
     reused: torch.Tensor
     latents: torch.Tensor
+    ratios: list[float]
 
     def save(self, path: Path) -> None:
         tensors = {"reused": self.reused.contiguous(), "latents": self.latents.cpu().contiguous()}
         with replacing(path) as temporary:
-            save_file(tensors, temporary, {"distances": json.dumps(self.distances)})
+            about = {name: json.dumps(getattr(self, name)) for name in ("distances", "ratios")}
+            save_file(tensors, temporary, about)
 
     @classmethod
     def load(cls, path: Path) -> Trace:
         with safe_open(path, framework="pt") as file:
-            distances = json.loads(file.metadata()["distances"])
-            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"))
+            distances, ratios = (json.loads(file.metadata()[name]) for name in ("distances", "ratios"))
+            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios)
 
 
 def trace(clip: Clips) -> Trace:
@@ -58,7 +61,7 @@ def trace(clip: Clips) -> Trace:
     probe = Probe(recorder, given.sampling, given.latents.shape[1])
     run = clip.run(lambda times: recorder, observer=watch, around=probe.around)
     distances = {KINDS.get(kind, kind): values for kind, values in recorder.distances.items()}
-    return Trace({**distances, **watch.distances}, probe.stacked(), run.latents)
+    return Trace({**distances, **watch.distances}, probe.stacked(), run.latents, recorder.ratios)
 
 
 class Watch:

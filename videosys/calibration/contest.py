@@ -13,6 +13,7 @@ from videosys.calibration.report import CALIBRATED, PAB, TEACACHE, Entry
 from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
 from videosys.calibration.search import KINDS
 from videosys.calibration.study import Study
+from videosys.calibration.thresholds import magcache_for
 from videosys.calibration.work import Work
 
 # Between holding and following the line, on the schedule that was made for the line.
@@ -20,7 +21,9 @@ BETWEEN: dict[str, Forecast] = {
     "schedule, damped": Linear(damping=0.5),
     "schedule, gap-limited": Linear(max_gap=2),
 }
-OFFERED = ("TeaCache, ", "schedule, ", "searched, ")
+# Of the schedules; for the others, and for what BETWEEN says, the score on the learnt prompts has to do.
+MEASURED = ("schedule, hold", "schedule, linear", "schedule, fitted", "searched, hold")
+OFFERED = ("TeaCache, ", "MagCache, ", "schedule, ", "searched, ", CALIBRATED)
 BROADCASTS = {"pab_slow": f"{PAB} slow", "pab_fast": f"{PAB} fast"}
 
 
@@ -48,13 +51,13 @@ class Contest:
                 yield Entry(label, None, rows, self.work.of_policy(policy), policy)
 
     def report(self, entries: Sequence[Entry]) -> Report:
-        """What a calibration would have reported: TeaCache and the schedules."""
-        rows = [
-            Row(one.name, one.budget, one.policy, summary(one.rows))
-            for one in entries
+        """What a calibration would have reported: TeaCache, MagCache and the schedules, none twice."""
+        rows = {
+            (one.budget, one.policy): Row(one.name, one.budget, one.policy, summary(one.rows))
+            for one in reversed(entries)
             if one.policy is not None and one.budget is not None and one.name.startswith(OFFERED)
-        ]
-        return Report(self.study, tuple(self.fits), self.fit, tuple(rows), self.found)
+        }
+        return Report(self.study, tuple(self.fits), self.fit, tuple(reversed(rows.values())), self.found)
 
     def at(self, budget: int) -> list[Entry]:
         """All that compute about so many steps, after `learn`."""
@@ -88,8 +91,11 @@ class Contest:
         yield "TeaCache naive, linear", teacache(study, budget, None, forecast=Linear())
         yield TEACACHE, teacache(study, budget, self.fit)
         yield "TeaCache, linear", teacache(study, budget, self.fit, forecast=Linear())
+        magcache = magcache_for(budget, study.ratios)
+        if magcache is not None:
+            yield "MagCache, hold", magcache
         schedules = self.schedules[budget]
-        yield from ((name, policy) for name, policy in schedules.items() if name not in BETWEEN)
+        yield from ((name, schedules[name]) for name in MEASURED)
         yield CALIBRATED, schedules[self.chosen[budget]]
 
     def learn(self, budget: int) -> None:

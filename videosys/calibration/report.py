@@ -108,6 +108,11 @@ def comparison_text(made: Comparison) -> str:
             "",
             *verdicts(made),
             "",
+            "What was tried: dB of the final latents against the full runs, means over the prompts of the "
+            "search. The highest of each column is the calibrated policy.",
+            "",
+            tried(made),
+            "",
         )
     )
 
@@ -130,6 +135,14 @@ def _row(one: Entry, made: Comparison) -> tuple[str, ...]:
         cells[1],
         f"{result.ssim[MANY]:.4f}",
     )
+
+
+def tried(made: Comparison) -> str:
+    """A table of the scores by which the calibrated policies were chosen."""
+    scores = {budget: found["scores"] for budget, found in sorted(made.found.items())}
+    names = list(dict.fromkeys(name for column in scores.values() for name in column))
+    rows = [(name, *(f"{column[name]:.1f}" for column in scores.values())) for name in names]
+    return markdown(("schedule, forecast", *(f"{budget} computed" for budget in scores)), rows)
 
 
 def verdicts(made: Comparison) -> Iterator[str]:

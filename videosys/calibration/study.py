@@ -80,6 +80,12 @@ class Study:
             for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet))
         ]
 
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """MagCache's, one for each evaluation: means over the prompts."""
+        means = [statistics.fmean(row) for row in zip(*(item.ratios for item in self.traces))]
+        return (1.0, *(round(value, 5) for value in means))
+
     def _kept_trace(self, place: int, job: base.Job) -> Trace:
         path = self.folder / f"trace-{place:03d}.safetensors"
         if not path.exists():

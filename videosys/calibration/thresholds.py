@@ -1,14 +1,18 @@
-"""TeaCache's thresholds: which one computes how many steps, by the changes that full runs had."""
+"""Thresholds of TeaCache and MagCache: which one computes how many steps, by what full runs measured."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from videosys.cache import MagCacheConfig
 from videosys.cache.teacache import polynomial
 
 NAIVE = (1.0, 0.0)  # the coefficients that leave a change as it is
 _HALVINGS = 60
+RETENTION = 0.2  # MagCache's published share of first steps that compute
 
 
 def computed_steps(
@@ -35,10 +39,37 @@ def threshold_for(
     def mean(threshold: float) -> float:
         return statistics.fmean(len(computed_steps(row, coefficients, threshold, last)) for row in changes)
 
+    return least_threshold(budget, mean)
+
+
+def least_threshold(budget: int, computed: Callable[[float], float]) -> float:
+    """The least threshold with which `computed` steps are no more than the budget, by halving."""
     low, high = 0.0, 1.0
-    while mean(high) > budget and high < 1e6:
+    while computed(high) > budget and high < 1e6:
         low, high = high, high * 2
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean(middle) > budget else (low, middle)
-    return float(f"{high:.6g}") if mean(float(f"{high:.6g}")) <= budget else high
+        low, high = (middle, high) if computed(middle) > budget else (low, middle)
+    short = float(f"{high:.6g}")
+    return short if computed(short) <= budget else high
+
+
+def magcache_for(budget: int, ratios: Sequence[float]) -> MagCacheConfig | None:
+    """MagCache with such ratios that computes `budget` steps, or fewer; None where its rule cannot.
+
+    The first fifth of the steps computes, as published, but no more than a third of the budget; as few are
+    skipped in a row as can be.
+    """
+    count = len(ratios)
+    retention = min(RETENTION, round(budget / 3 / count, 4))
+    for most in range(1, count):
+        loose = MagCacheConfig(tuple(ratios), threshold=math.inf, max_skips=most, retention=retention)
+        if len(loose.computed_steps(count)) <= budget:
+            break
+    else:
+        return None
+
+    def computed(threshold: float) -> float:
+        return len(dataclasses.replace(loose, threshold=threshold).computed_steps(count))
+
+    return dataclasses.replace(loose, threshold=least_threshold(budget, computed))
