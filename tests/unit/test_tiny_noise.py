@@ -55,8 +55,15 @@ def test_most_timesteps_are_drawn_where_places_and_motions_are_decided():
     sigma = ((1 - shares) / shares).sqrt().numpy()
     assert odds.sum() == pytest.approx(1)
     assert odds.min() > 0.19 / len(odds)  # none is left out
+    assert train_noise.timestep_odds(shares, 0.0) == pytest.approx(np.full(1000, 0.001))
     middle = (sigma > 3.5 / np.exp(1.1)) & (sigma < 3.5 * np.exp(1.1))  # a deviation to either side
     assert odds[middle].sum() == pytest.approx(0.8 * 0.683 + 0.2 * middle.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("focused", [-0.1, 1.1])
+def test_a_share_of_timesteps_is_from_0_to_1(focused):
+    with pytest.raises(ValueError, match=rf"focused={focused}.*0 to 1"):
+        train_noise.timestep_odds(train_noise.signal_shares(), focused)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -59,6 +59,22 @@ def test_state_with_code_is_refused(tmp_path):
         load_state(tmp_path / "state.pt")
 
 
+def test_a_stage_of_steps_ends_after_them_whatever_the_clock_says(tmp_path):
+    run = StageRun(Trainer(nn.Linear(3, 1), tmp_path), toy_stage(minutes=0.0, steps=7))
+    rates = []
+    advance = run.advance
+
+    def watched():
+        loss = advance()
+        rates.append(run.optimizer.param_groups[0]["lr"])
+        return loss
+
+    run.advance = watched
+    run.train()
+    assert run.step == 7
+    assert rates == [learning_rate(1e-2, step / 7, step) for step in range(7)]
+
+
 def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
     whole = toy_run(tmp_path / "whole")
     for _ in range(5):

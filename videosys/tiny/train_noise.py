@@ -35,6 +35,8 @@ from videosys.utils.checkpoint import load_model, resolve, save_model
 TRAIN_TIMESTEPS = 1000
 MAX_TOKENS = 40  # more than any caption has
 CONTENT = 1.2  # of the first tokens, beside positions of about one
+VELOCITY = 1000.0  # cap of a weight that is a velocity's but where nothing is left of the clip
+FOCUSED = 0.8
 FOCUS, FOCUS_WIDTH = 3.5, 1.1  # median, and deviation of the logarithm, of noise against clip
 P_NULL = 0.1  # share of captions replaced by the empty prompt
 TEXT_DTYPE = torch.float16  # of the texts kept in memory
@@ -46,13 +48,15 @@ def signal_shares(beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
     return (1 - betas).cumprod(0).float()
 
 
-def timestep_odds(shares: Tensor) -> np.ndarray:
-    """How likely training draws each timestep: a fifth evenly, the rest where noise is some FOCUS times the
-    clip. There places and motions are decided; before, a loss is mostly what nobody could know.
+def timestep_odds(shares: Tensor, focused: float = FOCUSED) -> np.ndarray:
+    """How likely training draws each timestep: a share `focused` where noise is some FOCUS times the clip,
+    the rest evenly. There places and motions are decided; before, a loss is mostly what nobody could know.
     """
+    if not 0 <= focused <= 1:
+        raise ValueError(f"focused={focused} is no share; it must be from 0 to 1")
     log_sigma = ((1 - shares) / shares).log().div(2).double().numpy()
-    focused = np.exp(-0.5 * ((log_sigma - np.log(FOCUS)) / FOCUS_WIDTH) ** 2) * np.gradient(log_sigma)
-    return 0.2 / len(shares) + 0.8 * focused / focused.sum()
+    bell = np.exp(-0.5 * ((log_sigma - np.log(FOCUS)) / FOCUS_WIDTH) ** 2) * np.gradient(log_sigma)
+    return (1 - focused) / len(shares) + focused * bell / bell.sum()
 
 
 class Texts:
@@ -150,12 +154,15 @@ def predict(model: Any, noisy: Tensor, timesteps: Tensor, condition: Any) -> Ten
 
 
 class NoiseLoss:
-    """The loss of a batch: mean squared error of the noise, weighted by min(1 / signal share, cap)."""
+    """The loss of a batch: mean squared error of the noise, weighted by min(1 / signal share, cap).
 
-    def __init__(self, recipe: Recipe, null: Tensor, batch_size: int, cap: float):
+    focused: see `timestep_odds`.
+    """
+
+    def __init__(self, recipe: Recipe, null: Tensor, batch_size: int, cap: float, focused: float = FOCUSED):
         self.recipe, self.null, self.batch_size, self.cap = recipe, null, batch_size, cap
         self.shares = signal_shares()
-        self.odds = timestep_odds(self.shares)
+        self.odds = timestep_odds(self.shares, focused)
 
     def __call__(self, model: Any, data: CaptionedLatents, seed: tuple[int, int]) -> Tensor:
         rng = np.random.default_rng(seed)
@@ -195,11 +202,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.start:
         model.load_state_dict(load_model(recipe.model, recipe.config, args.start).state_dict())
     say(f"parameters: {sum(p.numel() for p in model.parameters())}; clips: {len(data.latents)}")
-    batch_loss = NoiseLoss(recipe, texts.null, args.batch_size, args.cap)
+    batch_loss = NoiseLoss(recipe, texts.null, args.batch_size, args.cap, args.focused)
+    judge = NoiseLoss(recipe, texts.null, args.batch_size, VELOCITY)  # the same whatever was minimised
 
     def figure(model: nn.Module) -> float:
         with torch.no_grad():
-            losses = [float(batch_loss(model, held_out, (7, i))) for i in range(2 * HELD_OUT_BATCHES)]
+            losses = [float(judge(model, held_out, (7, i))) for i in range(2 * HELD_OUT_BATCHES)]
         return -sum(losses) / len(losses)
 
     stage = Stage(
@@ -211,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figure,
         improved=partial(export, args.out / "export", recipe),
         optimizer=Optimizers,
+        steps=args.steps,
     )
     Trainer(model, args.out, decay=0.999, every=240.0).run(stage)
     return 0
@@ -224,6 +233,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--minutes", type=float, default=90.0)
+    parser.add_argument("--steps", type=int, help="end after so many steps instead")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--cap", type=float, default=1000.0, help="largest weight of a step's loss")
+    parser.add_argument("--cap", type=float, default=VELOCITY, help="largest weight of a step's loss")
+    parser.add_argument(
+        "--focused", type=float, default=FOCUSED, help="share of timesteps drawn where places are decided"
+    )
     return parser.parse_args(argv)

@@ -59,7 +59,8 @@ def learning_rate(peak: float, progress: float, step: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training: which parameters move, for how long, by which loss.
+    """One part of a training: which parameters move, for how long (minutes, or `steps` where given), by
+    which loss.
 
     loss(model, step): a scalar, random only through `step`, so that a resumed run draws nothing twice.
     evaluate(model): a figure to maximise, on the averaged weights; improved(model, figure) hears of a best.
@@ -75,6 +76,11 @@ class Stage:
     optimizer: Callable[[nn.Module], Any] | None = (
         None  # of the parameters that require gradients; AdamW if None
     )
+    steps: int | None = None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The share that is done; 1 at the end."""
+        return step / self.steps if self.steps else seconds / (60 * self.minutes)
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -134,12 +140,12 @@ class StageRun:
         save_state(self.path, state)
 
     def train(self) -> nn.Module:
-        """The model with averaged weights, after the stage's minutes."""
+        """The model with averaged weights, after the stage's minutes or steps."""
         if self.step == 0:
             self.evaluate()  # a best figure to beat
         log, check = Timer(20.0), Timer(self.trainer.every)
         losses: list[float] = []
-        while self.seconds < 60 * self.stage.minutes:
+        while self.progress < 1:
             start = time.monotonic()
             losses.append(self.advance())
             self.seconds += time.monotonic() - start
@@ -152,8 +158,12 @@ class StageRun:
         self.evaluate()
         return self.average
 
+    @property
+    def progress(self) -> float:
+        return self.stage.progress(self.step, self.seconds)
+
     def advance(self) -> float:
-        rate = learning_rate(self.stage.peak, self.seconds / (60 * self.stage.minutes), self.step)
+        rate = learning_rate(self.stage.peak, self.progress, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("scale", 1.0)
         loss = self.stage.loss(self.model, self.step)
