@@ -182,6 +182,21 @@ def published_vaes(rank: int, world_size: int) -> list[bool]:
     return same
 
 
+def grouped_blocks(rank: int, world_size: int) -> list[bool]:
+    """Whether blocks that come one after the other give the very same; needs diffusers, as above."""
+    if world_size != 3:
+        return []
+    from videosys.pipelines.offload import Groups
+
+    parallel, same = mesh(world_size), []
+    for model in ("opensora", "plan_v120"):
+        options = {"parallel": parallel, "cache": CACHES["naive"]}
+        whole, steps = loop(Request(model), **options)
+        made, decided = loop(Request(model), **options, change=lambda m: Groups(m, torch.device("cpu")))
+        same += [torch.equal(whole, made), steps == decided]
+    return same
+
+
 def colossalai(rank: int, world_size: int) -> Any:
     """The groups of both backends, and how far their results are apart."""
     if world_size != 4:
@@ -214,6 +229,7 @@ CHECKS: Mapping[str, Check] = MappingProxyType(
             wrong_meshes,
             causal_vae,
             published_vaes,
+            grouped_blocks,
             colossalai,
             patience,
         )

@@ -137,10 +137,15 @@ def forward(request: Request, parallel: Parallel) -> Tensor:
 
 
 def loop(
-    request: Request, cache: CacheConfig, parallel: Parallel, steps: int = 6
+    request: Request,
+    cache: CacheConfig,
+    parallel: Parallel,
+    steps: int = 6,
+    change: Callable[[nn.Module], object] = lambda model: None,
 ) -> tuple[Tensor, list[StepRecord]]:
-    """Denoised latents, and what was computed."""
+    """Denoised latents, and what was computed. `change` is done to the model first."""
     model, scheduler = build(request, parallel), RFlowScheduler(use_timestep_transform=False)
+    change(model)
     scheduler.set_timesteps(steps)
     made = start(cache, scheduler.times(), parallel.gather_rows, 7)
     sampling = Sampling(

@@ -95,6 +95,7 @@ def check_seen(seen: dict[str, Any], rank: int, world_size: int) -> None:
     ]
     assert seen["causal_vae"] == [True] * 6
     assert seen["published_vaes"] == [True] * (9 if world_size == 3 else 0)
+    assert seen["grouped_blocks"] == [True] * (4 if world_size == 3 else 0)
     assert set(seen["patience"]) == {ranks.PATIENCE.total_seconds()}
 
 

@@ -23,7 +23,7 @@ def generate(checkpoint, changes, **request):
         return output
 
 
-@pytest.mark.parametrize("offload", ["none", "stage"])
+@pytest.mark.parametrize("offload", ["none", "stage", "group"])
 def test_a_video_is_near_the_one_of_the_cpu(checkpoint, offload):
     request = {"loops": 2, "cache": TeaCacheConfig(0.3, (1.0, 0.0))}
     expected = generate(checkpoint, {"device": "cpu"}, **request)
@@ -40,8 +40,9 @@ def test_the_same_seed_gives_the_same_bytes_in_half_precision(checkpoint, dtype)
     assert first.video[0].float().std() > 20
 
 
-def test_staging_leaves_the_device_empty(checkpoint):
+@pytest.mark.parametrize("offload", ["stage", "group"])
+def test_offloading_leaves_the_device_empty(checkpoint, offload):
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    generate(checkpoint, {"device": "cuda", "offload": "stage"})
+    generate(checkpoint, {"device": "cuda", "offload": offload})
     assert torch.cuda.memory_allocated() <= before

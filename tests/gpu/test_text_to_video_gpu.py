@@ -20,7 +20,7 @@ def generate(random_model, **changes):
         return engine.generate("a small red circle spins", cache=CACHE)
 
 
-@pytest.mark.parametrize("offload", ["none", "stage"])
+@pytest.mark.parametrize("offload", ["none", "stage", "group"])
 def test_a_video_is_near_the_one_of_the_cpu(random_model, offload):
     expected = generate(random_model)
     output = generate(random_model, device="cuda", dtype="float32", offload=offload)

@@ -62,7 +62,7 @@ SMALL = {"height": 64, "width": 96}
         ({"cache": "teacache"}, "cache must be NoCacheConfig or .* or BestConfig, got 'teacache'"),
         ({"cache": None}, "cache must be NoCacheConfig or TeaCacheConfig"),
         ({"cache": TeaCacheConfig}, "cache must be NoCacheConfig or TeaCacheConfig"),
-        ({"offload": "disk"}, "offload must be one of 'none', 'stage'"),
+        ({"offload": "disk"}, "offload must be one of 'none', 'stage', 'group'"),
         ({"dtype": "float8"}, "dtype must be one of 'auto', 'float32', 'bfloat16', 'float16'"),
         ({"camera_motion": 3}, "camera_motion must be text or null"),
         ({"transformer": None}, "transformer must be text"),

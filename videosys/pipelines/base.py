@@ -27,7 +27,8 @@ class PipelineConfig:
 
     revision: of the hub ids. offline: take only what was downloaded before.
     device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
-    offload: none keeps all parts in memory, stage only the one at work.
+    offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
+        transformer and text encoder in the host's memory, from where each comes for its own work.
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
 

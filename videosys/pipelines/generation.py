@@ -17,7 +17,7 @@ from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.compiling import check_compiler, compile_blocks
 from videosys.pipelines.denoise import Sampling, denoise
-from videosys.pipelines.offload import Component
+from videosys.pipelines.offload import HOST, Component, check_offload
 from videosys.utils.checkpoint import load_model, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
 from videosys.utils.progress import progress
@@ -38,6 +38,8 @@ class Loader:
         self.config, self.quiet, self.parallel = config, quiet, parallel
         self.device = base.resolve_device(config.device)
         self.dtype = base.resolve_dtype(config.dtype, self.device)
+        check_offload(config.offload, self.device)
+        self.has_groups = config.offload == "group"
 
     def find(self, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS) -> Path:
         """The folder of a part, which in a repository of all parts is `subfolder`. A folder on this computer
@@ -60,24 +62,39 @@ class Loader:
         if not (folder / "text_encoder").is_dir():
             folder = self.find(source, patterns=PATTERNS)
         load = functools.partial(T5Encoder.from_pretrained, max_length=max_length, dtype=self.dtype)
-        return self._part(lambda: load(folder, device=self.device))
+        home, offload = self.home, self.config.offload
+        return Component(
+            lambda: load(folder, device=home), self.device, offload, root=lambda made: made.blocks_owner
+        )
+
+    @property
+    def home(self) -> torch.device:
+        """Where parts that are moved in groups lie, or all parts where none is."""
+        return HOST if self.has_groups else self.device
 
     def model(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Component[M]:
+        """A part that is moved as a whole."""
         load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
-        return self._part(lambda: load(model_cls, config, folder, parallel=self.parallel, **options), folder)
+        offload = "stage" if self.has_groups else self.config.offload
+        return Component(
+            lambda: load(model_cls, config, folder, parallel=self.parallel, **options),
+            self.device,
+            offload,
+            folder,
+        )
 
     def transformer(self, model_cls: type[M], config: Any, folder: Path) -> Component[M]:
         """A model, its blocks compiled where the config says so; ValueError where nothing can compile."""
-        if self.config.compile == "none":
-            return self.model(model_cls, config, folder)
-        check_compiler(self.device)
-        load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
-        return self._part(
-            lambda: compile_blocks(load(model_cls, config, folder, parallel=self.parallel)), folder
-        )
+        is_compiled = self.config.compile != "none"
+        if is_compiled:
+            check_compiler(self.device)
+        load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
 
-    def _part(self, load: Callable[[], M], folder: Path | None = None) -> Component[M]:
-        return Component(load, self.device, self.config.offload, folder)
+        def load_transformer() -> M:
+            made = load(model_cls, config, folder, parallel=self.parallel)
+            return compile_blocks(made) if is_compiled else made
+
+        return Component(load_transformer, self.device, self.config.offload, folder)
 
 
 @dataclass(frozen=True)
@@ -199,10 +216,12 @@ class Pipeline(Generic[M]):
     ) -> Texts:
         """The embeddings and masks of texts, each cleaned by `prepare` and encoded once."""
         with self.text_encoder.use() as encoder:
-            return {
+            made = {
                 text: encoder([prepare(text)], **options)
                 for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
             }
+        device = self.text_encoder.device
+        return {text: (embeds.to(device), mask.to(device)) for text, (embeds, mask) in made.items()}
 
     def denoise(
         self, given: Denoising[M], cache: CacheConfig, quiet: bool

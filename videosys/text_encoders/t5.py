@@ -60,6 +60,11 @@ class T5Encoder(nn.Module):
             model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
         return cls(model.to(device), tokenizer, max_length).eval()
 
+    @property
+    def blocks_owner(self) -> nn.Module:
+        """The part that has the list of blocks."""
+        return self.model.encoder
+
     @torch.no_grad()
     def forward(self, prompts: Sequence[str], padded: bool = False) -> tuple[Tensor, Tensor]:
         """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
