@@ -12,6 +12,7 @@ from tests.distributed.models import MODELS, SIZE, Request, forward, loop
 from videosys.cache import (
     CacheConfig,
     Fitted,
+    IntervalConfig,
     Linear,
     MagCacheConfig,
     NoCacheConfig,
@@ -34,6 +35,7 @@ CACHES: MappingProxyType[str, CacheConfig] = MappingProxyType(
         "teacache": TeaCacheConfig(0.2, (4.0, 1.0, 0.02)),
         "naive": TeaCacheConfig(0.15, (1.0, 0.0)),
         "linear": TeaCacheConfig(0.2, (4.0, 1.0, 0.02), Linear()),
+        "interval": IntervalConfig(2, Linear(damping=0.5)),
         "schedule": ScheduleConfig(computed=(0, 1, 3), forecast=Fitted(((1.5, -0.5),) * 6)),
         "magcache": MagCacheConfig(ratios=(0.95,) * 6, threshold=0.1, retention=0.0),
         "pab": PABConfig(mlp_spatial=((0.3, 2, (0, 1)),), mlp_joint=((0.3, 2, (1,)),)),
@@ -41,7 +43,8 @@ CACHES: MappingProxyType[str, CacheConfig] = MappingProxyType(
 )
 
 PUBLISHED = ("none", "teacache", "naive")
-EVERY_CACHE = ((1, 1, 3), (1, 2, 2))  # for the others three are enough: caches know of shards, not of meshes
+# Of the others three are enough: caches know of shards, not of meshes.
+EVERY_CACHE = ((1, 1, 2), (1, 1, 3), (1, 2, 2))
 
 
 @dataclass(frozen=True)
