@@ -53,6 +53,9 @@ PUBLISHED = {
     "open_sora_plan/v120_pab": OpenSoraPlanConfig(
         transformer_type="93x480p", cache=open_sora_plan.PLAN_CACHES["pab"]
     ),
+    "open_sora_plan/v120_teacache": OpenSoraPlanConfig(
+        transformer_type="93x480p", cache=open_sora_plan.PLAN_CACHES["teacache_naive"]
+    ),
     "open_sora_plan/v110_221x512x512": OpenSoraPlanConfig(version="v110", transformer_type="221x512x512"),
     **{
         f"open_sora_plan/v120_{name}": OpenSoraPlanConfig(transformer_type=name)

@@ -1,0 +1,33 @@
+"""Every example says where the settings of its cache come from, and what it says holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from videosys import TeaCacheConfig
+from videosys.cache import Goal, NoCacheConfig, PABConfig
+from videosys.estimate import read
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+ORIGIN = re.compile(r"^cache:.*\n  name: \w+ +# (published|calibrated by us on [^:]+|not calibrated): ", re.M)
+IDENTITY = (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_an_example_says_where_its_settings_come_from(path):
+    cache = read(str(path), None, []).cache
+    found = ORIGIN.search(path.read_text("utf-8"))
+    if isinstance(cache, NoCacheConfig):
+        assert found is None
+        return
+    origin = found[1].split()[0]
+    is_naive = isinstance(cache, TeaCacheConfig) and cache.coefficients == IDENTITY
+    assert (origin == "not") == is_naive
+    assert (origin == "calibrated") == (isinstance(cache, Goal) and cache.has_goal)
+    if origin == "published":
+        assert isinstance(cache, PABConfig) or cache.threshold in (0.1, 0.2)
