@@ -138,13 +138,14 @@ def test_every_model_gives_the_same_video(random_model, away):
     assert away.most > 0
 
 
-def test_compiled_blocks_give_the_same_video(checkpoint, away, monkeypatch):
+@pytest.mark.parametrize("storage_dtype", ["auto", "float8_e4m3fn"])
+def test_compiled_blocks_give_the_same_video(checkpoint, away, monkeypatch, storage_dtype):
     monkeypatch.setattr(compiling.torch, "compile", functools.partial(torch.compile, backend="eager"))
     monkeypatch.setattr(compiling, "check_compiler", lambda device: None)
-    small = {"num_frames": 1, "num_inference_steps": 3, "cache": TEACACHE, "compile": "blocks"}
+    small = {"num_frames": 1, "num_inference_steps": 3, "cache": TEACACHE, "storage_dtype": storage_dtype}
     before = compiling.compile_report()
-    want = videos(config_of(checkpoint, **{**small, "compile": "none"}))
-    made = videos(config_of(checkpoint, **small, offload="group"))
+    want = videos(config_of(checkpoint, **small))
+    made = videos(config_of(checkpoint, **small, compile="blocks", offload="group"))
     after = compiling.compile_report()
     assert (made.video[0].int() - want.video[0].int()).abs().max() <= 1
     assert (after.graphs - before.graphs, after.graph_breaks - before.graph_breaks) == (2, 0)

@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
+from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.pipelines.compiling import Compile
 from videosys.pipelines.offload import Offload
@@ -27,6 +28,8 @@ class PipelineConfig:
 
     revision: of the hub ids. offline: take only what was downloaded before.
     device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
+    storage_dtype: of the weights of the blocks of transformer and text encoder while they wait: float8_e4m3fn
+        takes half of bfloat16 and rounds them (they are made `dtype` again when used); auto is `dtype`.
     offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
         transformer and text encoder in the host's memory, from where each comes for its own work.
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
@@ -42,6 +45,7 @@ class PipelineConfig:
     offline: bool = False
     device: str = "auto"
     dtype: DType = "auto"
+    storage_dtype: StorageDType = "auto"
     offload: Offload = "none"
     compile: Compile = "none"
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
+from videosys.layers.storage import keep_narrow
 from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.compiling import check_compiler, compile_blocks
@@ -40,6 +41,7 @@ class Loader:
         self.dtype = base.resolve_dtype(config.dtype, self.device)
         check_offload(config.offload, self.device)
         self.has_groups = config.offload == "group"
+        self.keep = keep_narrow if config.storage_dtype != "auto" else None
 
     def find(self, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS) -> Path:
         """The folder of a part, which in a repository of all parts is `subfolder`. A folder on this computer
@@ -61,7 +63,12 @@ class Loader:
         folder = self.find(source, patterns=PARTS)  # not all that a repository of a whole model has
         if not (folder / "text_encoder").is_dir():
             folder = self.find(source, patterns=PATTERNS)
-        load = functools.partial(T5Encoder.from_pretrained, max_length=max_length, dtype=self.dtype)
+        load = functools.partial(
+            T5Encoder.from_pretrained,
+            max_length=max_length,
+            dtype=self.dtype,
+            storage_dtype=self.config.storage_dtype,
+        )
         home, offload = self.home, self.config.offload
         return Component(
             lambda: load(folder, device=home), self.device, offload, root=lambda made: made.blocks_owner
@@ -91,7 +98,7 @@ class Loader:
         load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
 
         def load_transformer() -> M:
-            made = load(model_cls, config, folder, parallel=self.parallel)
+            made = load(model_cls, config, folder, parallel=self.parallel, keep=self.keep)
             return compile_blocks(made) if is_compiled else made
 
         return Component(load_transformer, self.device, self.config.offload, folder)
@@ -123,6 +130,7 @@ class Pipeline(Generic[M]):
             "offline",
             "device",
             "dtype",
+            "storage_dtype",
             "offload",
             "compile",
             "parallel",

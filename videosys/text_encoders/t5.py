@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from videosys.layers.storage import StorageDType, keep_narrow
 from videosys.utils.checkpoint import load_state_dict, resolve
 from videosys.utils.weights import shortened
 
@@ -44,6 +45,7 @@ class T5Encoder(nn.Module):
         *,
         max_length: int = 300,
         dtype: torch.dtype = torch.float32,
+        storage_dtype: StorageDType = "auto",
         device: str | torch.device = "cpu",
         offline: bool = False,
         revision: str | None = None,
@@ -52,12 +54,15 @@ class T5Encoder(nn.Module):
 
         The folder holds weights and tokenizer together, or in `text_encoder` and `tokenizer` below it.
         Weights are safetensors or .bin files, whole or in shards; no code in a file is ever run. ValueError
-        for whatever is missing or damaged.
+        for whatever is missing or damaged. storage_dtype: of the blocks' weights once they have been read;
+        `auto` is `dtype`.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
         with LOADING:
             tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
             model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
+        if storage_dtype != "auto":
+            keep_narrow(model.get_submodule("encoder"))
         return cls(model.to(device), tokenizer, max_length).eval()
 
     @property

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ __all__ = ["load_model", "load_state_dict", "read_config", "resolve", "save_mode
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
+Split = Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
 
 _LOG = logging.getLogger("videosys.checkpoint")
 
@@ -72,6 +73,7 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     quiet: bool = True,
+    keep: Callable[[nn.Module], Split] | None = None,
     **kwargs: Any,
 ) -> M:
     """Return `model_cls(config, **kwargs)` with a folder's weights, in eval mode and without gradients.
@@ -81,6 +83,8 @@ def load_model(
     leave out in `ignored_keys`, in `float32_parameters` those that stay float32, and with
     `current_key(key)` say what a key of an older file is called now. Missing, unexpected and mis-shaped keys
     are one ValueError that lists them, raised before any weight is read. So is a config that makes no model.
+    keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
+    tensor of the file, by name.
     """
     model = _built(model_cls, config, folder, **kwargs)
     ignored = getattr(model_cls, "ignored_keys", ())
@@ -92,14 +96,19 @@ def load_model(
     }
     _check_keys(model, mapped, folder)
     exact = getattr(model_cls, "float32_parameters", ())
-    weights = {}
+    split = keep(model) if keep else as_it_is
+    weights: dict[str, torch.Tensor] = {}
     for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
         # Popped, so that the mapping of a part ends when its last tensor has been copied.
-        weights[key] = _placed(mapped.pop(key), torch.float32 if key in exact else dtype, device)
+        weights |= split(key, _placed(mapped.pop(key), torch.float32 if key in exact else dtype, device))
     model.load_state_dict(weights, strict=True, assign=True)
     left = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
     assert not left, f"{model_cls.__name__} has buffers that no checkpoint fills: {left}"
     return model.eval().requires_grad_(False)
+
+
+def as_it_is(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {key: tensor}
 
 
 def _built(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:

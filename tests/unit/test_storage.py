@@ -1,0 +1,117 @@
+"""Weights kept in eight bits: how far they are off, which ones they are, and what they do to a video."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tests.house.test_stateless import EXAMPLES
+from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
+from videosys import OpenSoraConfig, VideoSysEngine, load_config
+from videosys.layers.linear import GeluLinear, Linear
+from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow
+from videosys.metrics import psnr
+from videosys.models.opensora import STDiT3
+from videosys.text_encoders.t5 import T5Encoder
+from videosys.utils.checkpoint import load_model
+
+FP8 = {"storage_dtype": "float8_e4m3fn"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-3, 0.02, 3000.0])
+def test_a_weight_comes_back_with_four_digits(dtype, size):
+    weight = (torch.randn(40, 100, generator=torch.Generator().manual_seed(0)) * size).to(dtype)
+    weight[3] = 0
+    kept, scale = narrow(weight)
+    assert (kept.dtype, scale.dtype) == (STORAGE, dtype)
+    assert torch.equal(torch.frexp(scale.float()).mantissa, torch.full((40, 1), 0.5))  # powers of two
+    back = kept.to(dtype) * scale
+    assert back.isfinite().all()
+    step = torch.maximum(weight.abs().amax(dim=1, keepdim=True).float() / 2**15, torch.tensor(2.0**-23))
+    error = (back.float() - weight.float()).abs()
+    assert (error <= torch.maximum(weight.abs().float() / 16, step)).all()
+    assert torch.equal(back[3], torch.zeros(100, dtype=dtype))
+
+
+@pytest.mark.parametrize("linear_cls", [nn.Linear, Linear, GeluLinear])
+def test_a_narrow_layer_computes_as_its_wide_one(linear_cls):
+    torch.manual_seed(0)
+    wide = linear_cls(24, 8).requires_grad_(False)
+    made = NARROW[linear_cls](wide)
+    kept, scale = narrow(wide.weight)
+    wide.weight.copy_(kept.float() * scale)
+    x = torch.randn(5, 24)
+    with torch.no_grad():
+        assert torch.equal(made(x), wide(x))
+    assert made.weight.dtype == torch.float32
+    assert not any(item.requires_grad for name, item in made.named_parameters() if name != "bias")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_layers_of_blocks_are_narrow_and_nothing_else(name):
+    model, _ = EXAMPLES[name]()
+    parts = dict(model.named_parameters())
+    keep_narrow(model)
+    after = dict(model.named_parameters())
+    changed = {key for key in parts if key not in after}
+    lists = [key for key, child in model.named_children() if isinstance(child, nn.ModuleList)]
+    assert changed == {
+        key
+        for key, item in parts.items()
+        if key.split(".")[0] in lists and item.ndim == 2 and not key.endswith("scale_shift_table")
+    }
+    assert {item.dtype for key, item in after.items() if key.endswith(".kept")} == {STORAGE}
+    assert len([key for key in after if key.endswith(".kept")]) == len(changed) > 0
+
+
+def test_a_checkpoint_is_read_narrow(checkpoint):
+    config, folder = build_model().config, checkpoint / "transformer"
+    made = load_model(STDiT3, config, folder, keep=keep_narrow)
+    want = load_model(STDiT3, config, folder)
+    keep_narrow(want)
+    assert list(made.state_dict()) == list(want.state_dict())
+    assert all(torch.equal(a.float(), b.float()) for a, b in zip(made.parameters(), want.parameters()))
+    with pytest.raises(ValueError, match="the weights do not fit"):
+        load_model(STDiT3, config, checkpoint / "vae", keep=keep_narrow)
+
+
+def test_the_text_encoder_is_narrow_and_near(checkpoint):
+    wide, made = T5Encoder.from_pretrained(checkpoint), T5Encoder.from_pretrained(checkpoint, **FP8)
+    dtypes = {name: item.dtype for name, item in made.model.named_parameters()}
+    assert {dtype for name, dtype in dtypes.items() if name.endswith(".kept")} == {STORAGE}
+    assert dtypes["shared.weight"] == torch.float32
+    (one, _), (other, _) = wide(["a red circle"]), made(["a red circle"])
+    assert 0 < (one - other).norm() / one.norm() < 0.05
+
+
+def video(config):
+    with VideoSysEngine(config, quiet=True) as engine:
+        return engine.generate("a small red circle moves rightward on a white background").video[0]
+
+
+def test_the_clip_of_a_trained_model_stays_near():
+    """docs/performance.md tells what more clips say."""
+    tiny = "examples/opensora/tiny.yaml"
+    changes = ["num_inference_steps=10", "seed=1", "cache=none"]
+    full, made = (
+        video(load_config(OpenSoraConfig, tiny, [*changes, f"storage_dtype={dtype}"]))
+        for dtype in ("auto", "float8_e4m3fn")
+    )
+    assert 25 < psnr(full, made).mean() < 60
+
+
+def test_every_model_takes_it(random_model):
+    full, made = (video(text_to_video_config(*random_model, **more)) for more in ({}, FP8))
+    assert 20 < psnr(full, made).mean() < 60
+
+
+def test_a_request_cannot_change_it_and_wrong_values_are_refused(checkpoint):
+    with pytest.raises(ValueError, match="storage_dtype must be one of 'auto', 'float8_e4m3fn', got 'int8'"):
+        config_of(checkpoint, storage_dtype="int8")
+    with (
+        VideoSysEngine(config_of(checkpoint), quiet=True) as engine,
+        pytest.raises(ValueError, match="unknown"),
+    ):
+        engine.generate("a red circle", **FP8)

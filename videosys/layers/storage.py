@@ -1,0 +1,89 @@
+"""Linear layers whose weights are kept as eight-bit floating-point numbers and made wider when they are used.
+
+What diffusers does with hooks (layerwise casting), without a module that changes while it is used: several
+threads may use one at once, and a compiler sees an ordinary multiplication. A scale for each row makes the
+numbers fit: cast as they are, weights below 1/64 lose their digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import nn
+
+from videosys.layers.linear import GeluLinear, Linear
+
+StorageDType = Literal["auto", "float8_e4m3fn"]
+Tensors = dict[str, torch.Tensor]
+STORAGE = torch.float8_e4m3fn
+LARGEST = torch.finfo(STORAGE).max
+
+
+def narrow(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight [out, in] in eight bits, and what its rows are to be multiplied with, [out, 1]: powers of two,
+    so that nothing but the eight bits rounds.
+    """
+    size = weight.detach().float().abs().amax(dim=1, keepdim=True) / LARGEST
+    least = math.frexp(torch.finfo(weight.dtype).tiny)[1]
+    scale = torch.ldexp(torch.ones_like(size), torch.frexp(size).exponent.clamp(min=least))
+    return (weight.detach().float() / scale).to(STORAGE), scale.to(weight.dtype)
+
+
+class NarrowLinear(nn.Linear):
+    """nn.Linear; its weight is made anew, in the dtype of the scale, whenever it is read."""
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        kept, scale = narrow(linear.weight)
+        self.kept = nn.Parameter(kept, requires_grad=False)
+        self.scale = nn.Parameter(scale, requires_grad=False)
+        self.register_parameter("bias", linear.bias)
+
+    @property
+    def weight(self) -> torch.Tensor:  # type: ignore[override]
+        return self.kept.to(self.scale.dtype) * self.scale
+
+
+class NarrowFastLinear(NarrowLinear, Linear):
+    """Linear with such a weight."""
+
+
+class NarrowGeluLinear(NarrowLinear, GeluLinear):
+    """GeluLinear with such a weight."""
+
+
+NARROW = MappingProxyType({nn.Linear: NarrowLinear, Linear: NarrowFastLinear, GeluLinear: NarrowGeluLinear})
+
+
+def keep_narrow(module: nn.Module) -> Callable[[str, torch.Tensor], Tensors]:
+    """What the tensor of a checkpoint is called in the module from now on, and made into.
+
+    The linear layers in the module's lists, its blocks, are replaced by narrow ones with the same weights, or
+    with none on the meta device. Embeddings, norms, tables and the head stay as they are: they are small.
+    """
+    names = {name: linear for name, linear in linears(module) if type(linear) in NARROW}
+    for name, linear in names.items():
+        parent, _, own = name.rpartition(".")
+        setattr(module.get_submodule(parent), own, NARROW[type(linear)](linear))
+
+    def split(key: str, tensor: torch.Tensor) -> Tensors:
+        owner = key.removesuffix(".weight")
+        if owner == key or owner not in names:
+            return {key: tensor}
+        return dict(zip((f"{owner}.kept", f"{owner}.scale"), narrow(tensor)))
+
+    return split
+
+
+def linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """The linear layers in the module's lists, with their names."""
+    for child, blocks in module.named_children():
+        if isinstance(blocks, nn.ModuleList):
+            for name, part in blocks.named_modules(prefix=child):
+                if isinstance(part, nn.Linear):
+                    yield name, part
