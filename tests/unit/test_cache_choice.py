@@ -13,6 +13,7 @@ from videosys import LatteConfig, VideoSysEngine, load_config
 from videosys.cache import (
     BestConfig,
     Calibration,
+    Fitted,
     IntervalConfig,
     Linear,
     MagCacheConfig,
@@ -22,6 +23,7 @@ from videosys.cache import (
     Scope,
     Setting,
     TeaCacheConfig,
+    calibration_text,
     read_calibration,
     settle,
     start,
@@ -42,8 +44,7 @@ SETTINGS = (
 
 
 def write(path, scope=RUN, settings=SETTINGS, **more):
-    content = Calibration(scope, settings, **more).to_json()
-    path.write_text(json.dumps(content))
+    path.write_text(calibration_text(Calibration(scope, settings, **more)))
     return str(path)
 
 
@@ -102,6 +103,15 @@ def test_what_is_written_is_read_back(tmp_path):
     } <= keys.keys()
     assert {"weights_hash", "coefficients", "settings"} <= keys.keys()
     assert keys["settings"][1]["policy"]["name"] == "teacache"
+
+
+def test_a_file_is_short():
+    weights = tuple((1.123456789012345, -0.123456789012345) for _ in range(30))
+    row = Setting(ScheduleConfig(computed=(0, 29), forecast=Fitted(weights)), 2, 9.0, 20.123456789012345, 0.9)
+    text = calibration_text(Calibration(RUN, (row, row)))
+    assert "1.123456789, -0.123456789" in text
+    assert sum('"policy"' in line for line in text.splitlines()) == 2
+    assert len(text) < 2500
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Caches: which steps compute, and what a skipped step uses instead. A new cache is one row in `registry`."""
 
 from videosys.cache.base import NO_CACHE, Branch, Cache, GatherRows, RecordedCache, ResidualCache, StepRecord
-from videosys.cache.calibration import Calibration, Setting, read_calibration
+from videosys.cache.calibration import Calibration, Setting, calibration_text, read_calibration
 from videosys.cache.choice import choose, settle
 from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hold, Linear
 from videosys.cache.goal import Goal
@@ -45,6 +45,7 @@ __all__ = [
     "TeaCache",
     "TeaCacheConfig",
     "cache_statistics",
+    "calibration_text",
     "choose",
     "plot_steps",
     "read_calibration",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -64,6 +65,24 @@ class Calibration:
         settings = [config_to_dict(setting) for setting in self.settings]
         learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
         return {**scope, **learnt, "settings": settings, "details": self.details}
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """The calibration as a small JSON file, one line for each setting, numbers with ten digits."""
+    content = _rounded(calibration.to_json())
+    settings = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("settings"))
+    lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
+    inner = ",\n ".join([*lines, f'"settings": [\n  {settings}\n ]'])
+    return f"{{\n {inner}\n}}\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Plain values whose fractions have ten digits: no threshold and no weight means more."""
+    if isinstance(value, float):
+        return float(f"{value:.10g}")
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)

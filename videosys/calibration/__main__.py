@@ -9,11 +9,11 @@ goes on where it stopped; what it needs for that lies in FILE.work.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from videosys.cache import calibration_text
 from videosys.calibration.calibrate import Report, calibrate
 from videosys.calibration.fit import DEGREES
 from videosys.calibration.plot import plot_fits, plot_signals
@@ -117,7 +117,7 @@ def write(report: Report, text: str, out: Path) -> None:
     fits = [item for item in report.fits if item.signal == shown.signal]
     plot_fits(report.study.traces, fits, out.with_name(f"{out.stem}-fits.png"))
     write_text(out.with_suffix(".md"), text)
-    write_text(out, json.dumps(report.calibration().to_json(), indent=1, allow_nan=False) + "\n")
+    write_text(out, calibration_text(report.calibration()))
 
 
 if __name__ == "__main__":

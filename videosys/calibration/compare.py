@@ -14,12 +14,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from videosys import tiny
-from videosys.cache import NoCacheConfig
+from videosys.cache import NoCacheConfig, calibration_text
 from videosys.calibration.calibrate import Report, finite
 from videosys.calibration.contest import Contest
 from videosys.calibration.plot import plot_quality
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     text = comparison_text(made)
     write(made, text, args.out)
-    write_json(report.calibration().to_json(), args.out / "calibration.json")
+    write_text(args.out / "calibration.json", calibration_text(report.calibration()))
     print(text)
     return 0
 
@@ -134,11 +133,8 @@ def write(made: Comparison, text: str, folder: Path) -> None:
     """The table, the plot (the paper's figure 1) and all figures."""
     plot_quality(curves(made, SHOWN), "seconds of the loop", folder / "quality.png")
     write_text(folder / "comparison.md", text)
-    write_json(finite(asdict(made)), folder / "comparison.json")
-
-
-def write_json(content: Any, path: Path) -> None:
-    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = json.dumps(finite(asdict(made)), indent=1, allow_nan=False)
+    write_text(folder / "comparison.json", content + "\n")
 
 
 if __name__ == "__main__":
