@@ -82,8 +82,8 @@ def keep_narrow(module: nn.Module) -> Callable[[str, torch.Tensor], Tensors]:
 
 def linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
     """The linear layers in the module's lists, with their names."""
-    for child, blocks in module.named_children():
-        if isinstance(blocks, nn.ModuleList):
-            for name, part in blocks.named_modules(prefix=child):
-                if isinstance(part, nn.Linear):
-                    yield name, part
+    lists = [(name, child) for name, child in module.named_children() if isinstance(child, nn.ModuleList)]
+    for child, blocks in lists:
+        for name, part in blocks.named_modules(prefix=child):
+            if isinstance(part, nn.Linear):
+                yield name, part
