@@ -128,8 +128,12 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     assert len({(row.policy, row.computed) for row in settings}) == len(settings)
     assert Image.open(tmp_path / "quality.png").size[0] > 500
     (tmp_path / "quality.png").unlink()
-    assert compare.main(arguments) == 0  # from what it kept
+    monkeypatch.setattr(compare, "planned", lambda args: compare.QUICK)
+    monkeypatch.setattr(compare, "resolve", lambda source: tmp_path / "weights")
+    (tmp_path / "weights").mkdir()
+    assert compare.main([*arguments[:-2], "--bundle", "--quiet"]) == 0  # from what it kept
     assert capsys.readouterr().out == text
+    assert read_calibration(tmp_path / "weights" / "calibration.json").settings == settings
 
 
 def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
@@ -137,3 +141,6 @@ def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
     assert "must begin with tiny/" in capsys.readouterr().err
     assert compare.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
     assert "--held-out is 0" in capsys.readouterr().err
+    quick = ["--model", "tiny/opensora", "--quick", "--bundle", "--out", str(tmp_path)]
+    assert compare.main(quick) == 2
+    assert "--bundle is given" in capsys.readouterr().err

@@ -36,6 +36,7 @@ from videosys.calibration.work import Work
 from videosys.tiny.captions import caption
 from videosys.tiny.scored import scored, training_spec
 from videosys.utils.files import write_text
+from videosys.utils.hub import resolve
 from videosys.utils.logging import configure_logging
 
 PREFIX = "tiny/"
@@ -74,7 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     text = comparison_text(made)
     write(made, text, args.out)
-    write_text(args.out / "calibration.json", calibration_text(report.calibration()))
+    learnt = calibration_text(report.calibration())
+    write_text(args.out / "calibration.json", learnt)
+    if args.bundle:
+        write_text(resolve(report.study.config.transformer) / "calibration.json", learnt)
     print(text)
     return 0
 
@@ -85,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", type=Path, required=True, help="folder to write to")
     made.add_argument("--held-out", type=int, help="prompts to judge on: 32, or 12 for the Plans")
     made.add_argument("--search", type=float, help="full runs the search may take per budget: 200")
+    made.add_argument("--bundle", action="store_true", help="put the calibration beside the model's weights")
     made.add_argument("--quick", action="store_true", help="few steps and prompts, to see that it works")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     return made
@@ -92,6 +97,8 @@ def parser() -> argparse.ArgumentParser:
 
 def planned(args: argparse.Namespace) -> Plan:
     """The plan of some arguments. ValueError for numbers that mean nothing."""
+    if args.quick and args.bundle:
+        raise ValueError("--bundle is given, and so is --quick, whose settings are no good; leave one out")
     plan = QUICK if args.quick else Plan(held_out=12 if "plan" in args.model else Plan.held_out)
     most = len(scored())
     if args.held_out is not None and not 1 <= args.held_out <= most:

@@ -22,7 +22,7 @@ BETWEEN: dict[str, Forecast] = {
     "schedule, gap-limited": Linear(max_gap=2),
 }
 # Of the schedules; for the others, and for what BETWEEN says, the score on the learnt prompts has to do.
-MEASURED = ("schedule, hold", "schedule, linear", "schedule, fitted", "searched, hold")
+MEASURED = ("schedule, hold", "schedule, linear", "searched, hold")
 OFFERED = ("TeaCache, ", "MagCache, ", "schedule, ", "searched, ", CALIBRATED)
 BROADCASTS = {"pab_slow": f"{PAB} slow", "pab_fast": f"{PAB} fast"}
 
@@ -86,7 +86,6 @@ class Contest:
         study, last = self.study, self.study.num_steps - 1
         even = tuple(round(place * last / (budget - 1)) for place in range(budget))
         yield "interval, hold", ScheduleConfig(computed=even)
-        yield "interval, linear", ScheduleConfig(computed=even, forecast=Linear())
         yield "TeaCache naive, hold", teacache(study, budget, None)
         yield "TeaCache naive, linear", teacache(study, budget, None, forecast=Linear())
         yield TEACACHE, teacache(study, budget, self.fit)
