@@ -162,6 +162,7 @@ def test_settings_are_what_the_policies_give(study):
     assert "| schedule hold | 5 | 0 2 5 7 9 |" in text
     assert "| teacache, threshold " in text
     assert "modulated input" in text
+    assert "| residual | 1.000 | 1.000 |" in text
 
 
 def test_thresholds_simulate_the_cache(study):

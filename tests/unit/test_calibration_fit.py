@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from videosys.cache.teacache import polynomial
-from videosys.calibration.fit import choose, fit
+from videosys.calibration.fit import choose, correlation, fit
 
 TRUE = (40.0, -6.0, 1.5, 0.02)
 
@@ -77,3 +77,12 @@ def test_values_that_are_not_numbers_are_left_out():
 def test_too_few_points_are_refused():
     with pytest.raises(ValueError, match="too few for degree 2"):
         fit("modulated_input", 2, [[0.1, 0.1, 0.2]], [[1.0, 1.0, 2.0]], None)
+
+
+def test_correlation_is_pearsons():
+    rng = np.random.default_rng(5)
+    changes, outputs = rng.random((2, 3, 7))
+    expected = np.corrcoef(changes.ravel(), outputs.ravel())[0, 1]
+    assert correlation(changes, outputs) == pytest.approx(expected)
+    assert correlation(changes, 3 - 2 * changes) == pytest.approx(-1)
+    assert math.isnan(correlation([[1.0, 1.0]], [[1.0, 2.0]]))

@@ -13,15 +13,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys.cache import calibration_text
 from videosys.calibration.calibrate import Report, calibrate
-from videosys.calibration.fit import DEGREES
-from videosys.calibration.plot import plot_fits, plot_signals
+from videosys.calibration.output import write_report
 from videosys.calibration.study import Study
-from videosys.calibration.tables import report_text
 from videosys.estimate import MODELS, read
 from videosys.pipelines.base import check_prompts
-from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
@@ -40,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 130
-    text = report_text(report)
-    write(report, text, args.out)
-    print(text)
+    print(write_report(report, args.out))
     return 0
 
 
@@ -108,16 +102,6 @@ def budgets(wanted: Sequence[int] | None, steps: int) -> list[int]:
     if not 2 <= chosen[0] <= chosen[-1] < steps:
         raise ValueError(f"--budgets are {chosen}; they must be 2 to {steps - 1}, of {steps} steps")
     return chosen
-
-
-def write(report: Report, text: str, out: Path) -> None:
-    """The JSON file, the report and the plots."""
-    plot_signals(report.study.traces, out.with_name(f"{out.stem}-signals.png"))
-    shown = report.chosen or report.fits[-len(DEGREES)]
-    fits = [item for item in report.fits if item.signal == shown.signal]
-    plot_fits(report.study.traces, fits, out.with_name(f"{out.stem}-fits.png"))
-    write_text(out.with_suffix(".md"), text)
-    write_text(out, calibration_text(report.calibration()))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
 from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
-from videosys.calibration.fit import DEGREES, Fit, choose, fit
+from videosys.calibration.fit import DEGREES, Fit, choose, correlation, fit
 from videosys.calibration.measure import FULL, Summary, quality_of, summary
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
@@ -112,6 +112,19 @@ def all_fits(traces: Sequence[Trace]) -> list[Fit]:
         for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # as many as there are steps for
             fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), held_out))
     return fits
+
+
+def correlations(traces: Sequence[Trace]) -> dict[str, tuple[float, float]]:
+    """For each signal the correlation of its change with the output's: over all changes from step to step,
+    and over those between the first and the last.
+    """
+
+    def over(name: str, part: slice) -> float:
+        pairs = [(item.distances[name][part], item.distances["output"][part]) for item in traces]
+        return correlation([change for change, _ in pairs], [output for _, output in pairs])
+
+    everything, inner = slice(None), slice(1, -1)
+    return {name: (over(name, everything), over(name, inner)) for name in (*SIGNALS, "residual")}
 
 
 def chosen_fit(fits: Sequence[Fit]) -> Fit | None:

@@ -2,8 +2,8 @@
 
 All is learnt from some prompts (polynomial, thresholds, schedules, and which of them to take) and measured on
 others: fewer steps, interval, PAB, TeaCache, schedules by dynamic programming, and schedules searched on true
-errors. Prints a Markdown table, and writes it with a plot and all figures to the folder. Started again after
-an interruption it goes on where it stopped.
+errors. Prints a Markdown table, and writes it with a plot, all figures and the calibration to the folder.
+Started again after an interruption it goes on where it stopped, also with more prompts to judge on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from videosys import tiny
 from videosys.cache import NoCacheConfig, calibration_text
 from videosys.calibration.calibrate import Report, finite
 from videosys.calibration.contest import Contest
+from videosys.calibration.output import write_report
 from videosys.calibration.plot import plot_quality
 from videosys.calibration.report import (
     CALIBRATED,
@@ -40,6 +41,7 @@ from videosys.utils.hub import resolve
 from videosys.utils.logging import configure_logging
 
 PREFIX = "tiny/"
+CALIBRATION = "calibration.json"
 SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed, of all steps
 MANY_TIMES = 4  # as many steps has the run that stands for the exact one
 MOST_STEPS = 1000
@@ -75,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     text = comparison_text(made)
     write(made, text, args.out)
-    learnt = calibration_text(report.calibration())
-    write_text(args.out / "calibration.json", learnt)
+    write_report(report, args.out / CALIBRATION)
     if args.bundle:
-        write_text(resolve(report.study.config.transformer) / "calibration.json", learnt)
+        text = calibration_text(report.calibration())
+        write_text(resolve(report.study.config.transformer) / CALIBRATION, text)
     print(text)
     return 0
 

@@ -71,6 +71,14 @@ def fit(signal: str, degree: int, changes: Rows, outputs: Rows, held_out: tuple[
     return Fit(signal, degree, coefficients, _explained(coefficients, x, y), other, lowest, domain)
 
 
+def correlation(changes: Rows, outputs: Rows) -> float:
+    """Pearson's, between the changes of a signal and of the output over all steps of all prompts."""
+    x, y = _points(changes, outputs)
+    x, y = x - x.mean(), y - y.mean()
+    spread = math.sqrt((x @ x) * (y @ y))
+    return float(x @ y / spread) if spread else math.nan
+
+
 def choose(fits: Sequence[Fit]) -> Fit | None:
     """The fit without a problem that explains most; None where all have one."""
     return max((item for item in fits if item.problem() is None), key=lambda item: item.score, default=None)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from videosys.cache import ScheduleConfig
-from videosys.calibration.calibrate import Report, Row
+from videosys.calibration.calibrate import Report, Row, correlations
+from videosys.calibration.collect import Trace
 from videosys.calibration.fit import Fit
 from videosys.calibration.measure import FULL
 
@@ -34,6 +35,15 @@ def _fit_row(item: Fit) -> tuple[str, ...]:
         f"{item.lowest:.3g}",
         verdict,
     )
+
+
+def correlations_table(traces: Sequence[Trace]) -> str:
+    """How each signal's change goes with the output's."""
+    rows = [
+        (name.replace("_", " "), *(f"{value:.3f}" for value in pair))
+        for name, pair in correlations(traces).items()
+    ]
+    return markdown(("signal", "correlation", "without the first and the last change"), rows)
 
 
 def policies_table(rows: Sequence[Row], steps: int) -> str:
@@ -82,6 +92,8 @@ def report_text(report: Report) -> str:
             "full runs with the same seeds. The speed-up is of loop and autoencoder together.",
             "",
             "## From a signal's change to the output's",
+            "",
+            correlations_table(study.traces),
             "",
             fits_table(report.fits),
             "",
