@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write(made, text, args.out)
     write_report(report, args.out / CALIBRATION)
     if args.bundle:
-        text = calibration_text(report.calibration())
-        write_text(resolve(report.study.config.transformer) / CALIBRATION, text)
+        place = resolve(report.study.config.transformer) / CALIBRATION
+        write_text(place, calibration_text(report.calibration()))
     print(text)
     return 0
 
