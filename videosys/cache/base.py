@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from videosys.cache.forecast import HELD, HOLD, Forecast
+from videosys.cache.place import WITH_MODEL, put
 
 Signal = Callable[[str], torch.Tensor]
 Compute = Callable[[], torch.Tensor]
@@ -79,6 +80,7 @@ class RecordedCache(Cache):
         self._records: list[StepRecord] = []
         self.step = -1
         self.timestep = 0.0
+        self.bytes_held = 0  # when the step began
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -86,6 +88,7 @@ class RecordedCache(Cache):
 
     def begin_step(self, step: int, timestep: float) -> None:
         self.step, self.timestep = step, timestep
+        self.bytes_held = sum(tensor.nbytes for tensor in self.held())
 
     def should_compute(self, signal: Signal) -> bool:
         self.record(computed=True)
@@ -99,11 +102,8 @@ class RecordedCache(Cache):
         rescaled: float | None = None,
         accumulated: float | None = None,
     ) -> None:
-        held = sum(tensor.nbytes for tensor in self.held())
-        record = StepRecord(
-            self.step, self.timestep, distance, rescaled, accumulated, computed, bytes_held=held
-        )
-        self._records.append(record)
+        decision = (self.step, self.timestep, distance, rescaled, accumulated, computed)
+        self._records.append(StepRecord(*decision, bytes_held=self.bytes_held))
 
     def held(self) -> Iterable[torch.Tensor]:
         """The tensors that are kept from one step to another."""
@@ -113,12 +113,12 @@ class RecordedCache(Cache):
 class ResidualCache(RecordedCache):
     """Keeps what all blocks together added to their input, and adds its forecast in a step that is skipped.
 
-    times: the sampler's own time at each step, one per model evaluation.
+    times: the sampler's own time at each step, one per model evaluation. device: where residuals are kept.
     """
 
-    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD):
+    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = WITH_MODEL):
         super().__init__()
-        self.times, self.forecast = tuple(times), forecast
+        self.times, self.forecast, self.device = tuple(times), forecast, device
         self.kept: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
 
     @property
@@ -136,7 +136,7 @@ class ResidualCache(RecordedCache):
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         self.kept = self.kept[: self.forecast.num_residuals - 1]  # the oldest goes before the newest comes
-        self.kept = ((self.step, after - before), *self.kept)
+        self.kept = ((self.step, put(after - before, self.device)), *self.kept)
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
@@ -150,7 +150,7 @@ class ResidualCache(RecordedCache):
             )
         weights = self.forecast.weights(self.step, steps, self.times)
         if weights == HELD:
-            return x + residuals[0]
+            return x + residuals[0].to(x.device)
         for weight, residual in zip(weights, residuals):
-            x = torch.add(x, residual, alpha=weight)
+            x = torch.add(x, residual.to(x.device), alpha=weight)
         return x

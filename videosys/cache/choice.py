@@ -30,7 +30,8 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
     """
     if isinstance(config, Goal) and config.has_goal:
         calibration, where = find(config, run(), folder)
-        config = choose(config, calibration.settings, where)
+        found = choose(config, calibration.settings, where)
+        config = replace(found, device=config.device) if isinstance(found, Goal) else found
     if isinstance(config, ScheduleConfig):
         return config.for_run(run())
     if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:

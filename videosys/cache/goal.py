@@ -6,23 +6,28 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from videosys.cache.place import WITH_MODEL, check_place
+
 BESIDE = "beside"  # as `calibration`: the file that lies beside the weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What every policy may be asked to reach, instead of its own settings.
+    """What every policy may be told: where to keep things, and what to reach instead of its own settings.
 
     calibration: the file that `python -m videosys.calibration` wrote; None and `beside` look for
         calibration*.json beside the transformer's weights. Without a goal TeaCache takes its coefficients
         from there if it is named, or `beside`, and MagCache its ratios.
     speedup: at least so many times faster than without a cache, with the best picture there is for it.
     min_psnr: at least so many dB against the full run, as fast as that can be had.
+    device: where that lies which is kept from step to step: auto is where the model is; cpu takes nothing of
+        an accelerator's memory, and each use costs a copy.
     """
 
     calibration: str | None = None
     speedup: float | None = None
     min_psnr: float | None = None
+    device: str = WITH_MODEL
 
     @property
     def has_goal(self) -> bool:
@@ -30,8 +35,9 @@ class Goal:
 
     def check_goal(self, replaces_fields: bool = False) -> None:
         """ValueError for a goal that means nothing, or that stands beside settings it would replace (unless
-        that is meant).
+        that is meant), and for a device that is none.
         """
+        check_place(self.device)
         if self.speedup is not None and not self.speedup >= 1:
             raise ValueError(f"cache.speedup is {self.speedup}; it must be 1 or more")
         if self.min_psnr is not None and not self.min_psnr > 0:

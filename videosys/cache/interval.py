@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from videosys.cache.base import ResidualCache, Signal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.goal import Goal
+from videosys.cache.place import WITH_MODEL
 from videosys.utils.typed import check_types
 
 
@@ -35,8 +36,10 @@ class IntervalConfig(Goal):
 class FixedCache(ResidualCache):
     """Computes the steps of a list that is known beforehand: no signal, no exchange between ranks."""
 
-    def __init__(self, computed: frozenset[int], times: Sequence[float], forecast: Forecast):
-        super().__init__(times, forecast)
+    def __init__(
+        self, computed: frozenset[int], times: Sequence[float], forecast: Forecast, device: str = WITH_MODEL
+    ):
+        super().__init__(times, forecast, device)
         self.computed = computed
 
     def should_compute(self, signal: Signal) -> bool:

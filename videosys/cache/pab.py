@@ -11,6 +11,7 @@ import torch
 
 from videosys.cache.base import Branch, Compute, RecordedCache, StepRecord
 from videosys.cache.goal import Goal
+from videosys.cache.place import put
 from videosys.utils.typed import check_types
 
 Keys = tuple[tuple[float, int, tuple[int, ...]], ...]
@@ -95,6 +96,7 @@ class PAB(RecordedCache):
         super().__init__()
         self.config, self.places = config, places(times, config.unit)
         self.kept: dict[tuple[str, int, str], torch.Tensor] = {}
+        self.home: torch.device | None = None  # the model's
         self.reused: Counter[int] = Counter()
         self._reuse: dict[tuple[str, int, str], frozenset[int]] = {}
 
@@ -117,11 +119,13 @@ class PAB(RecordedCache):
         reuse = self._reuse[key]
         if self.step in reuse:
             self.reused[self.step] += 1
-            result = self.kept.pop(key)
+            kept = self.kept.pop(key)
+            result = kept.to(self.home)
         else:
             result = compute()
+            self.home, kept = result.device, result
         if self.step + 1 in reuse:
-            self.kept[key] = result
+            self.kept[key] = put(kept, self.config.device)
         return result
 
 

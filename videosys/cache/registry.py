@@ -54,7 +54,7 @@ def _recorded(config: NoCacheConfig, times: Sequence[float], *_: Any) -> Cache:
 
 
 def _fixed(config: FixedConfig, times: Sequence[float], *_: Any) -> Cache:
-    return FixedCache(config.computed_steps(len(times)), times, config.forecast)
+    return FixedCache(config.computed_steps(len(times)), times, config.forecast, config.device)
 
 
 def _pab(config: PABConfig, times: Sequence[float], *_: Any) -> Cache:

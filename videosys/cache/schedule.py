@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
 from videosys.cache.goal import Goal
@@ -41,7 +41,8 @@ class ScheduleConfig(Goal):
         if self.file is not None:
             content = read_json(ScheduleFile, self.file)
             content.check(run, self.file)
-            return ScheduleConfig(computed=content.computed, forecast=content.forecast).for_run(run)
+            read = replace(self, file=None, computed=content.computed, forecast=content.forecast)
+            return read.for_run(run)
         check_steps("cache.computed", self.computed or (), run.evaluations)
         if isinstance(self.forecast, Fitted):
             check_fitted(self.forecast, run.evaluations)

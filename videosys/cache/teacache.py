@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Literal
 
@@ -13,6 +13,7 @@ import torch
 from videosys.cache.base import GatherRows, ResidualCache, Signal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.goal import Goal
+from videosys.cache.place import put
 from videosys.utils.typed import check_types
 
 IDENTITY = (1.0, 0.0)
@@ -63,7 +64,7 @@ class TeaCache(ResidualCache):
     def __init__(
         self, config: TeaCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
-        super().__init__(times, config.forecast)
+        super().__init__(times, config.forecast, config.device)
         self.config = config
         self.coefficients = config.coefficients or IDENTITY
         self.gather_rows = gather_rows
@@ -72,9 +73,13 @@ class TeaCache(ResidualCache):
         self.accumulated = 0.0
         self.skips_in_a_row = 0
 
+    def held(self) -> Iterable[torch.Tensor]:
+        return [*super().held(), *([] if self.previous is None else [self.previous])]
+
     def should_compute(self, signal: Signal) -> bool:
         current = signal(self.config.signal)
-        previous, self.previous = self.previous, current
+        previous = None if self.previous is None else self.previous.to(current.device)
+        self.previous = put(current, self.device)
         computed = self.is_forced or previous is None or self._accumulate(current, previous)
         if self.is_forced or previous is None:
             self.record(computed=True)

@@ -182,8 +182,8 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     return replace(parallel, num_gpus=num_gpus)
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` is the first CUDA device, or the CPU where there is none."""
+def resolve_device(device: str, name: str = "device") -> torch.device:
+    """`auto` is the first CUDA device, or the CPU where there is none. name: of the field, for errors."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -191,10 +191,10 @@ def resolve_device(device: str) -> torch.device:
     except RuntimeError:
         chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; allowed: auto, cpu, cuda, cuda:N")
+        raise ValueError(f"{name} is {device!r}; allowed: auto, cpu, cuda, cuda:N")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
+            f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return chosen
 

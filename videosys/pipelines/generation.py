@@ -213,8 +213,9 @@ class Pipeline(Generic[M]):
     def settled(self, config: C) -> C:
         """The config with the settings of its cache looked up: in calibration files, and what was published.
 
-        ValueError, before anything is loaded, where there are none for it.
+        ValueError, before anything is loaded, where there are none for it, and for a device that is not here.
         """
+        base.resolve_device(getattr(config.cache, "device", "auto"), "cache.device")
         found = settle(config.cache, lambda: self.scope(config), self.transformer.folder)
         config = replace(config, cache=found)
         return replace(config, cache=config.settled_cache())
