@@ -6,48 +6,54 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Not torch.library.custom_op nor torch.compiler's decorators: they import the compiler, which takes seconds.
+OPERATORS = torch.library.Library("videosys", "FRAGMENT")
+OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
+
 
 class Linear(nn.Linear):
     """nn.Linear, with oneDNN's kernel where it can serve."""
 
+    activation = "none"
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not has_kernel(x, self.weight):
-            return super().forward(x)
-        return multiply(x, self.weight, self.bias, "none")
+        weight = self.weight  # read once: some make it anew each time
+        # A compiler must not look into the kernel: it would want weights that were packed for it.
+        is_opaque = torch.compiler.is_compiling() and is_inference_on_cpu(x, weight)
+        run = torch.ops.videosys.multiply if is_opaque else multiply
+        return run(x, weight, self.bias, self.activation)
 
 
 class GeluLinear(Linear):
     """A linear layer and GELU in its tanh form, in one kernel where there is one."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not has_kernel(x, self.weight):
-            return F.gelu(super().forward(x), approximate="tanh")
-        return multiply(x, self.weight, self.bias, "gelu")
+    activation = "gelu"
 
 
 def multiply(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
-    """x weight^T + bias [..., out] by oneDNN, with the activation `none` or `gelu`."""
-    # A compiler must not look into the kernel: it would want weights that were packed for it.
-    run = torch.ops.videosys.multiply if torch.compiler.is_compiling() else kernel
-    return run(x, weight, bias, activation)
+    """x weight^T + bias [..., out], with the activation `none` or `gelu`, by oneDNN where it can serve."""
+    if has_kernel(x, weight):
+        algorithm = "tanh" if activation == "gelu" else ""
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+    made = F.linear(x, weight, bias)
+    return F.gelu(made, approximate="tanh") if activation == "gelu" else made
 
 
-def kernel(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str) -> torch.Tensor:
-    algorithm = "tanh" if activation == "gelu" else ""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
-
-
-SCHEMA = "(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor"
-opaque = torch.library.custom_op("videosys::multiply", kernel, mutates_args=(), schema=SCHEMA)
-
-
-@opaque.register_fake
 def shape_of(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
 ) -> torch.Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+OPERATORS.impl("multiply", multiply, "CPU")
+OPERATORS.impl("multiply", shape_of, "Meta")
+
+
+def is_inference_on_cpu(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    return x.device.type == "cpu" and not is_training
 
 
 def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
@@ -56,14 +62,11 @@ def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
     torch gives float32 products to MKL, which on processors of other makers is half as fast, and knows no
     product with an activation.
     """
-    if x.device.type != "cpu" or x.dtype != weight.dtype or not weight.is_contiguous() or not x.numel():
+    if not is_inference_on_cpu(x, weight) or not weight.is_contiguous() or not x.numel():
         return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return False
-    return x.dtype in kernel_dtypes()
+    return x.dtype == weight.dtype and x.dtype in kernel_dtypes()
 
 
-@torch.compiler.assume_constant_result
 def kernel_dtypes() -> tuple[torch.dtype, ...]:
     """The dtypes that oneDNN takes here; none where torch comes without it, or it is switched off."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
