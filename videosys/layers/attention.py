@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from videosys.layers.backends import attend, heads_first
 from videosys.layers.linear import Linear
 from videosys.layers.rope import rotate
 
@@ -26,17 +27,12 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """softmax(q k^T / sqrt(d)) v of [batch, heads, tokens, d], heads joined: [batch, tokens, heads * d]."""
-    return rearrange(F.scaled_dot_product_attention(q, k, v), "b h n d -> b n (h d)")
-
-
 class SelfAttention(nn.Module):
-    """Multi-head attention of tokens [batch, tokens, C] among themselves."""
+    """Multi-head attention of tokens among themselves."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.attention_backend = num_heads, "auto"
         self.qkv = Linear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
@@ -45,12 +41,19 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """`rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms."""
-        q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.num_heads)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
-        return self.proj(attention(q, k, v))
+        """x [batch, tokens, ..., C]: what stands between is attended each for itself.
+
+        `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
+        """
+        made = attend(*self._project(x, rotary), None, self.attention_backend)
+        return self.proj(made.reshape(x.shape))
+
+    def _project(
+        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        q, k, v = heads_first(self.q_norm(q)), heads_first(self.k_norm(k)), heads_first(v)
+        return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
 
 
 class TextRun(NamedTuple):
@@ -69,7 +72,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.attention_backend = num_heads, "auto"
         self.q_linear = Linear(dim, dim)
         self.kv_linear = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
@@ -82,5 +85,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: torch.Tensor, text: Sequence[TextRun]) -> torch.Tensor:
         """x [B, T, S, C]; the runs of `text` cover the batch in order."""
         q = rearrange(self.q_linear(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        out = torch.cat([attention(q[run.rows], run.k, run.v) for run in text])
-        return self.proj(out).view_as(x)
+        out = [attend(q[run.rows], run.k, run.v, backend=self.attention_backend) for run in text]
+        return self.proj((out[0] if len(out) == 1 else torch.cat(out)).flatten(2)).view_as(x)

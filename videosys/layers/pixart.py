@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import in_chunks
 from videosys.layers.linear import GeluLinear, Linear
@@ -140,7 +141,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.attention_backend = num_heads, "auto"
         self.to_q = Linear(dim, dim, bias=bias)
         self.to_k = Linear(dim, dim, bias=bias)
         self.to_v = Linear(dim, dim, bias=bias)
@@ -159,12 +160,15 @@ class Attention(nn.Module):
 
 
 class SelfAttention(Attention):
-    """Attention of tokens [batch, tokens, C] among themselves."""
+    """Attention of tokens among themselves."""
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """`bias` [batch or 1, 1, 1, tokens] is added to the scores."""
-        q, k, v = (part.transpose(1, 2) for part in self.project(x))
-        return self.output(F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2))
+        """x [batch, tokens, ..., C]: what stands between is attended each for itself.
+
+        `bias` [batch or 1, 1, 1, tokens] is added to the scores.
+        """
+        q, k, v = (heads_first(part) for part in self.project(x))
+        return self.to_out[0](attend(q, k, v, bias, self.attention_backend).reshape(x.shape))
 
 
 class CrossAttention(Attention):
@@ -180,5 +184,4 @@ class CrossAttention(Attention):
     def forward(self, x: torch.Tensor, text: Text) -> torch.Tensor:
         """x [B, T, S, C]."""
         q = rearrange(self.to_q(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        rows = F.scaled_dot_product_attention(q, text.k, text.v, text.bias)
-        return self.output(rows.transpose(1, 2)).view_as(x)
+        return self.output(attend(q, text.k, text.v, text.bias, self.attention_backend)).view_as(x)

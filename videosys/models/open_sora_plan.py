@@ -7,10 +7,10 @@ from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.layers.backends import attend
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import modulate, modulation
 from videosys.layers.pixart import (
@@ -150,8 +150,7 @@ class JointAttention(Attention):
         q, k, v = (part.flatten(1, 2) for part in parts)  # all tokens of some heads: [B, T * S, heads/n, d]
         q, k = rotate_3d(q, layout.rotary), rotate_3d(k, layout.rotary)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, layout.bias)
-        out = rearrange(out, "b h (t s) d -> b t s h d", s=size)
+        out = attend(q, k, v, layout.bias, self.attention_backend).unflatten(1, (-1, size))
         return self.output(self.parallel.swap(out, gather=3, scatter=2, size=self.num_heads))
 
 

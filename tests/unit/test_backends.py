@@ -1,0 +1,117 @@
+"""Every kernel of attention gives the same numbers, and a choice that cannot be met is refused at once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.house.test_stateless import EXAMPLES
+from videosys.layers import attention, backends, frames, pixart
+from videosys.layers.backends import ON_CPU, attend, best, check_attention, pieces, use_attention
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+# batch, heads, queries, keys, width; the last is larger than a piece of three rows
+SHAPES = [(2, 3, 5, 7, 8), (5, 2, 16, 16, 24), (1, 2, 40, 40, 6)]
+
+
+def heads(batch: int, count: int, tokens: int, width: int) -> torch.Tensor:
+    """[batch, heads, tokens, width] as a projection lays them: by token first."""
+    return torch.randn(batch, tokens, count, width).transpose(1, 2)
+
+
+def plain(q, k, v, bias) -> torch.Tensor:
+    scores = q.double() @ k.double().transpose(2, 3) / q.shape[-1] ** 0.5
+    scores = scores if bias is None else scores + bias.double()
+    return (scores.softmax(-1) @ v.double()).transpose(1, 2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biased", [None, "shared", "own"])
+@pytest.mark.parametrize("backend", ON_CPU)
+def test_every_kernel_gives_the_same_numbers(backend, biased, shape, dtype, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(backends, "SCORE_BYTES", 3 * shape[3] * dtype.itemsize)
+    batch, count, queries, keys, width = shape
+    q, k, v = (heads(batch, count, n, width).to(dtype) for n in (queries, keys, keys))
+    bias = None
+    if biased:
+        masked = torch.rand(batch if biased == "own" else 1, 1, 1, keys) < 0.3
+        bias = torch.where(masked, -10000.0, 0.0).to(dtype)
+    made = attend(q, k, v, bias, backend)
+    assert made.shape == (batch, queries, count, width)
+    torch.testing.assert_close(made.double(), plain(q, k, v, bias), atol=TOLERANCE[dtype], rtol=0)
+
+
+@torch.no_grad()
+def test_the_operator_for_compilers_is_sound():
+    q, k, v = (heads(2, 3, n, 8).bfloat16() for n in (5, 7, 7))
+    bias = torch.zeros(1, 1, 1, 7).bfloat16()
+    for given in (None, bias):
+        torch.library.opcheck(torch.ops.videosys.attend.default, (q, k, v, given))
+        assert torch.equal(torch.ops.videosys.attend(q, k, v, given), attend(q, k, v, given, "products"))
+
+
+def test_pieces_cover_all_scores_once_and_stay_small(monkeypatch):
+    monkeypatch.setattr(backends, "SCORE_BYTES", 100)
+    for shape in [(3, 4, 5), (1, 1, 300), (7, 2, 3), (50, 1, 1), (0, 2, 3), (2, 2, 0)]:
+        seen = torch.zeros(shape)
+        for rows, head, query in pieces(*shape, row_bytes=10):
+            piece = seen[rows, head, query]
+            assert 10 * piece.numel() <= 100
+            piece += 1
+        assert (seen == 1).all()
+
+
+def test_what_auto_takes():
+    q = torch.randn(1, 1, 2, 4)
+    assert best(q) == best(q.half()) == "torch"
+    assert best(q.bfloat16()) == "products"
+    assert best(q.bfloat16().requires_grad_()) == "torch"
+    assert best(q.bfloat16().to("meta")) == "torch"
+
+
+def test_training_goes_through_torch():
+    q = torch.randn(1, 2, 3, 4).bfloat16().requires_grad_()
+    attend(q, q, q).sum().backward()
+    assert q.grad is not None
+
+
+@pytest.mark.parametrize("backend", ["efficient", "cudnn", "flash_attn"])
+def test_what_needs_a_gpu_is_refused_on_a_cpu(backend):
+    with pytest.raises(ValueError, match=rf"attention is '{backend}', which needs a GPU; on a CPU: auto"):
+        check_attention(backend, CPU, torch.bfloat16)
+
+
+def test_a_missing_package_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'videosys\[flash-attn\]'"):
+        check_attention("flash_attn", CUDA, torch.bfloat16)
+    with pytest.raises(ValueError, match="dtype is float32"):
+        check_attention("flash_attn", CUDA, torch.float32)
+    check_attention("auto", CUDA, torch.float32)
+
+
+def test_a_model_takes_the_backend_in_every_attention():
+    for make in EXAMPLES.values():
+        model = use_attention(make()[0], "math")
+        chosen = [m.attention_backend for m in model.modules() if hasattr(m, "attention_backend")]
+        assert len(chosen) >= 4
+        assert set(chosen) == {"math"}
+    with pytest.raises(ValueError, match=r"'fast'; it must be auto, torch, flash"):
+        use_attention(model, "fast")
+
+
+@torch.no_grad()
+def test_frames_are_attended_alike_however_they_lie(monkeypatch):
+    """GPUs get tokens of a position side by side, CPUs get them as they lie."""
+    torch.manual_seed(0)
+    x, layers = torch.randn(2, 3, 5, 8), [attention.SelfAttention(8, 2), pixart.SelfAttention(8, 2)]
+    near = [frames.over_frames(layer, x) for layer in layers]
+    monkeypatch.setattr(frames, "reads_from_anywhere", lambda tokens: False)
+    far = [frames.over_frames(layer, x) for layer in layers]
+    for made, same, layer in zip(near, far, layers):
+        torch.testing.assert_close(made, same)
+        torch.testing.assert_close(made[1, :, 4], layer(x[1:, :, 4])[0])
