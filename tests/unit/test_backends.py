@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from tests.house.test_stateless import EXAMPLES
+from tests.tiny_checkpoint import config_of
+from videosys import VideoSysEngine
 from videosys.layers import attention, backends, frames, pixart
 from videosys.layers.backends import ON_CPU, attend, best, check_attention, pieces, use_attention
 
@@ -102,6 +104,18 @@ def test_a_model_takes_the_backend_in_every_attention():
         assert set(chosen) == {"math"}
     with pytest.raises(ValueError, match=r"'fast'; it must be auto, torch, flash"):
         use_attention(model, "fast")
+
+
+def test_a_config_chooses_the_backend(checkpoint):
+    with pytest.raises(ValueError, match="attention is 'efficient', which needs a GPU"):
+        VideoSysEngine(config_of(checkpoint, attention="efficient", device="cpu"))
+    with VideoSysEngine(config_of(checkpoint, attention="math"), quiet=True) as engine:
+        want = engine.generate("a red circle", seed=1, cache="none").video[0]
+        with engine.pipeline.transformer.use() as model:
+            assert {block.attn.attention_backend for block in model.spatial_blocks} == {"math"}
+    with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
+        made = engine.generate("a red circle", seed=1, cache="none").video[0]
+    assert (want.int() - made.int()).abs().max() <= 1
 
 
 @torch.no_grad()

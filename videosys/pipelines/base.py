@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
+from videosys.layers.backends import AttentionBackend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.pipelines.compiling import Compile
@@ -33,6 +34,8 @@ class PipelineConfig:
     offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
         transformer and text encoder in the host's memory, from where each comes for its own work.
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
+    attention: the kernel of softmax attention; auto takes what suits device and dtype, torch what torch
+        chooses, flash_attn the package of the extra flash-attn.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
 
     The rest can be given anew with each request:
@@ -48,6 +51,7 @@ class PipelineConfig:
     storage_dtype: StorageDType = "auto"
     offload: Offload = "none"
     compile: Compile = "none"
+    attention: AttentionBackend = "auto"
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     num_gpus: int | None = None
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
+from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.storage import keep_narrow
 from videosys.parallel import Parallel
 from videosys.pipelines import base
@@ -91,14 +92,19 @@ class Loader:
         )
 
     def transformer(self, model_cls: type[M], config: Any, folder: Path) -> Component[M]:
-        """A model, its blocks compiled where the config says so; ValueError where nothing can compile."""
-        is_compiled = self.config.compile != "none"
+        """A model with its kernel of attention, its blocks compiled where the config says so.
+
+        ValueError where device or packages cannot do it.
+        """
+        is_compiled, backend = self.config.compile != "none", self.config.attention
+        check_attention(backend, self.device, self.dtype)
         if is_compiled:
             check_compiler(self.device)
         load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
 
         def load_transformer() -> M:
             made = load(model_cls, config, folder, parallel=self.parallel, keep=self.keep)
+            use_attention(made, backend)
             return compile_blocks(made) if is_compiled else made
 
         return Component(load_transformer, self.device, self.config.offload, folder)
@@ -133,6 +139,7 @@ class Pipeline(Generic[M]):
             "storage_dtype",
             "offload",
             "compile",
+            "attention",
             "parallel",
             "fps",  # not of the weights, but `engine.save_video` goes by the engine's
         }
