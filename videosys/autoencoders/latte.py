@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videosys.autoencoders.posterior import posterior
+from videosys.autoencoders.tiling import FrameTiling
 from videosys.parallel import Parallel
 
 if TYPE_CHECKING:
@@ -87,9 +88,13 @@ def build(config: LatteVAEConfig) -> AutoencoderKL | AutoencoderKLTemporalDecode
 class LatteVAE(nn.Module):
     """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, 4, T, h, w], the transformer's, and back."""
 
-    def __init__(self, config: LatteVAEConfig, parallel: Parallel = Parallel()):
+    def __init__(
+        self, config: LatteVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
+    ):
+        """tiling: of the frames that are decoded; None leaves them whole."""
         super().__init__()
         self.config, self.parallel = config, parallel
+        self.tiles = None if tiling is None else tiling.latent_tiles(config.spatial_factor)
         model = build(config)
         self.encoder, self.decoder, self.quant_conv = model.encoder, model.decoder, model.quant_conv
         self.post_quant_conv = nn.Identity() if config.is_temporal else model.post_quant_conv
@@ -137,9 +142,19 @@ class LatteVAE(nn.Module):
         size = self.config.decode_chunk_size if self.config.is_temporal else 1
         chunks = [chunk for video in latents.transpose(1, 2) for chunk in video.split(size)]
         frames = self.parallel.map(
-            self._decode_chunk, chunks, progress and (lambda number: progress(len(chunks[number])))
+            self._decode_in_tiles, chunks, progress and (lambda number: progress(len(chunks[number])))
         )
         return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(latents))
+
+    def _decode_in_tiles(self, latents: Tensor) -> Tensor:
+        """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w], in one piece where one tile holds them."""
+        x = latents[None].transpose(1, 2)  # time is a dimension of its own where tiles are cut
+        if self.tiles is None or not self.tiles.are_needed(x):
+            return self._decode_chunk(latents)
+        frames = self.tiles.run(
+            x, lambda tile: self._decode_chunk(tile[0].transpose(0, 1)).transpose(0, 1)[None]
+        )
+        return frames[0].transpose(0, 1)
 
     def _decode_chunk(self, latents: Tensor) -> Tensor:
         """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w] that are decoded together."""

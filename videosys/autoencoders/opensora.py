@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from videosys.autoencoders.opensora_temporal import TemporalVAE
 from videosys.autoencoders.posterior import posterior
+from videosys.autoencoders.tiling import FrameTiling
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_multiple, check_positive
 
@@ -111,11 +112,19 @@ class OpenSoraVAE(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel()):
+    def __init__(
+        self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
+    ):
+        """tiling: of the frames in the spatial stage, by diffusers' own; None leaves them whole."""
         super().__init__()
         self.config = config
         self.parallel = parallel
         self.spatial_vae = nn.ModuleDict({"module": build_spatial(config)})
+        if tiling is not None:
+            self.spatial.enable_tiling()
+            self.spatial.tile_sample_min_size = tiling.sample_min_size
+            self.spatial.tile_latent_min_size = tiling.latent_tiles(config.spatial_factor).size
+            self.spatial.tile_overlap_factor = tiling.overlap_factor
         self.temporal_vae = TemporalVAE(config)
         self.register_buffer("shift", torch.zeros(1, config.latent_channels, 1, 1, 1))
         self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1, 1))

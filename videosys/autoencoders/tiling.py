@@ -119,6 +119,32 @@ class Tiles:
         return torch.cat(made, dim=3)
 
 
+LATENT_PIXELS = 8  # of all published autoencoders
+ALL_FRAMES = 1 << 30
+
+
+@dataclass(frozen=True)
+class FrameTiling:
+    """Tiles of frames that are decoded one by one: the side in pixels, and the share of it that overlaps."""
+
+    sample_min_size: int = 256
+    overlap_factor: float = 0.25
+
+    def __post_init__(self) -> None:
+        size = self.sample_min_size
+        if size < LATENT_PIXELS or size % LATENT_PIXELS:
+            raise ValueError(f"vae_tile_sample_min_size is {size}; it must be a multiple of {LATENT_PIXELS}")
+        if not 0 <= self.overlap_factor < 1 or self.latent_tiles(LATENT_PIXELS).step < 1:
+            raise ValueError(
+                f"vae_tile_overlap_factor is {self.overlap_factor}; it must be 0 or more, and leave tiles of "
+                f"{size // LATENT_PIXELS} latents a step of 1 or more"
+            )
+
+    def latent_tiles(self, factor: int) -> Tiles:
+        """How to cut latents, each of `factor` pixels a side, into tiles that become frames."""
+        return Tiles(self.sample_min_size // factor, self.sample_min_size, ALL_FRAMES, self.overlap_factor)
+
+
 PRESETS = MappingProxyType(
     {
         "v110": Tiling(256, 32, 65, 17, 0.25),  # v1.1.0, its class and its sampling script

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.generation import Loader, Pipeline
 from videosys.pipelines.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
+from videosys.pipelines.tiles import TiledFrames, field_names
 from videosys.schedulers import Sampler, ddim
 from videosys.utils.checkpoint import read_config
 
@@ -40,12 +41,13 @@ MAX_TOKENS = 120
 
 
 @dataclass(frozen=True)
-class LatteConfig(TextToVideoConfig):
-    """Everything a user chooses; the defaults are the published ones.
+class LatteConfig(TextToVideoConfig, TiledFrames):
+    """Everything a user chooses, with the fields of TiledFrames; the defaults are the published ones.
 
     transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts in
         `transformer`, `vae` and `vae_temporal_decoder`, `text_encoder` and `tokenizer`.
-    enable_vae_temporal_decoder: decode fourteen frames together; false decodes each frame alone.
+    enable_vae_temporal_decoder: decode frames together; false decodes each frame alone.
+    decode_chunk_size: how many frames together; fewer need less memory, and flicker where chunks meet.
 
     The rest can be given anew with each request:
     mask_feature: cut prompts to their tokens; false shows the model their padding too.
@@ -57,6 +59,7 @@ class LatteConfig(TextToVideoConfig):
     vae: str = REPOSITORY
     text_encoder: str = REPOSITORY
     enable_vae_temporal_decoder: bool = True
+    decode_chunk_size: int = 14
 
     num_frames: int = 16
     height: int = 512
@@ -74,6 +77,8 @@ class LatteConfig(TextToVideoConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_counts("decode_chunk_size")
+        self.frame_tiling()
         if not 0 < self.beta_start <= self.beta_end < 1:
             raise ValueError(
                 f"beta_start is {self.beta_start} and beta_end {self.beta_end}; they must be above 0, below "
@@ -109,7 +114,11 @@ class LatteConfig(TextToVideoConfig):
 class LattePipeline(TextToVideoPipeline[LatteT2V]):
     """Prompts to videos with Latte-1."""
 
-    loading_fields = Pipeline.loading_fields | {"enable_vae_temporal_decoder"}
+    loading_fields = (
+        Pipeline.loading_fields
+        | {"enable_vae_temporal_decoder", "decode_chunk_size"}
+        | field_names(TiledFrames)
+    )
 
     @classmethod
     def from_config(
@@ -122,11 +131,13 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
         vae_name = "vae_temporal_decoder" if config.enable_vae_temporal_decoder else "vae"
         vae_folder = loader.find(config.vae, vae_name)
         model_config = read_config(LatteT2VConfig, model_folder)
-        vae_config = read_config(LatteVAEConfig, vae_folder)
+        vae_config = replace(
+            read_config(LatteVAEConfig, vae_folder), decode_chunk_size=config.decode_chunk_size
+        )
         made = cls(
             loader.text_encoder(config.text_encoder, MAX_TOKENS),
             loader.transformer(LatteT2V, model_config, model_folder),
-            loader.model(LatteVAE, vae_config, vae_folder),
+            loader.model(LatteVAE, vae_config, vae_folder, tiling=config.frame_tiling()),
             model_config,
             vae_config,
             parallel,

@@ -26,6 +26,7 @@ from videosys.pipelines.opensora_conditioning import (
 )
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.pipelines.opensora_prompt import text_of_loop
+from videosys.pipelines.tiles import TiledFrames, field_names
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.checkpoint import read_config
 from videosys.utils.logging import get_logger
@@ -39,7 +40,7 @@ __all__ = ["OpenSoraConfig", "OpenSoraPipeline"]
 class OpenSoraPipeline(Pipeline[STDiT3]):
     """Text encoder, transformer and VAE, loaded when first used, and the order of their work."""
 
-    loading_fields = Pipeline.loading_fields | {"vae_micro_batch_size"}
+    loading_fields = Pipeline.loading_fields | {"vae_micro_batch_size"} | field_names(TiledFrames)
     inputs = frozenset({"references"})
 
     @classmethod
@@ -62,7 +63,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         made = cls(
             loader.text_encoder(config.text_encoder, model_config.model_max_length),
             loader.transformer(STDiT3, model_config, model_folder),
-            loader.model(OpenSoraVAE, vae_config, vae_folder),
+            loader.model(OpenSoraVAE, vae_config, vae_folder, tiling=config.frame_tiling()),
             model_config,
             vae_config,
             parallel,
@@ -240,9 +241,13 @@ class MicroBatch:
         """The clips, uint8 [B, T, H, W, 3], and the latents of their ends if another loop continues them."""
         config = self.config
         total = latents.shape[0] * config.clip_frames
+        slices = latents.split(1 if config.enable_vae_slicing else len(latents))
+        made = []
         with self.pipeline.vae.use() as vae, progress(None, "decode", total=total, quiet=self.quiet) as bar:
-            frames = vae.decode(latents, config.clip_frames, bar.update).float().clamp(-1, 1)
-            if not continues:
-                return base.to_uint8(frames), None
-            end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
-            return base.to_uint8(frames), vae.encode(end).float().cpu()
+            for rows in slices:
+                frames = vae.decode(rows, config.clip_frames, bar.update).float().clamp(-1, 1)
+                end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
+                tail = [vae.encode(end).float().cpu()] if continues else []
+                made.append((base.to_uint8(frames), *tail))
+        clips, *tails = (torch.cat(parts) for parts in zip(*made))
+        return clips, tails[0] if tails else None

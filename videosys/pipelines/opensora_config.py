@@ -15,6 +15,7 @@ from videosys.pipelines.opensora_conditioning import (
     references_from_strategy,
 )
 from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
+from videosys.pipelines.tiles import TiledFrames
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
@@ -36,13 +37,15 @@ DEFAULT_SIZE = ("480p", "9:16")
 
 
 @dataclass(frozen=True)
-class OpenSoraConfig(base.PipelineConfig):
-    """Everything a user chooses, with the fields of PipelineConfig; the defaults are the published ones.
+class OpenSoraConfig(base.PipelineConfig, TiledFrames):
+    """Everything a user chooses, with the fields of PipelineConfig and TiledFrames; the defaults are the
+    published ones.
 
     transformer, vae, text_encoder: local folders or hub ids.
     vae_micro_batch_size: frames that the VAE takes at once; memory only.
 
     The rest can be given anew with each request:
+    enable_vae_slicing: decode the videos of a batch one after the other; memory only.
     resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH) if null; or give height and width in pixels.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
@@ -57,6 +60,7 @@ class OpenSoraConfig(base.PipelineConfig):
     text_encoder: str = "DeepFloyd/t5-v1_1-xxl"
     vae_micro_batch_size: int = 4
 
+    enable_vae_slicing: bool = False
     resolution: str | None = None
     aspect_ratio: str | None = None
     height: int | None = None
@@ -86,6 +90,7 @@ class OpenSoraConfig(base.PipelineConfig):
 
     def _check_numbers(self) -> None:
         self.check_counts("vae_micro_batch_size")
+        self.frame_tiling()
         if not 0 <= self.condition_frame_edit <= 1:
             raise ValueError(
                 f"condition_frame_edit is {self.condition_frame_edit}; it must be between 0 and 1"

@@ -83,7 +83,7 @@ def opensora(config: OpenSoraConfig) -> Shapes:
         max_tokens=model.model_max_length,
         model=lambda depth: STDiT3(replace(model, depth=depth)),
         depth=model.depth,
-        vae=lambda: OpenSoraVAE(vae),
+        vae=lambda: OpenSoraVAE(vae, tiling=config.frame_tiling()),
         latent_size=size,
         latent_channels=vae.latent_channels,
         text_channels=model.caption_channels,
@@ -106,6 +106,7 @@ def latte(config: LatteConfig) -> Shapes:
     name = "vae_temporal_decoder" if is_temporal else "vae"
     published = LatteVAEConfig(_class_name=TEMPORAL if is_temporal else IMAGES)
     vae = finder.read(LatteVAEConfig, finder.folder("vae", config.vae, name), published)
+    vae = replace(vae, decode_chunk_size=config.decode_chunk_size)
     size = vae.latent_size(config.output_frames, *config.size)
     temporal = config.enable_temporal_attentions
     return Shapes(
@@ -114,7 +115,7 @@ def latte(config: LatteConfig) -> Shapes:
         max_tokens=MAX_TOKENS,
         model=lambda depth: LatteT2V(replace(model, num_layers=depth)),
         depth=model.num_layers,
-        vae=lambda: LatteVAE(vae),
+        vae=lambda: LatteVAE(vae, tiling=config.frame_tiling()),
         latent_size=size,
         latent_channels=vae.latent_channels,
         text_channels=model.caption_channels,
