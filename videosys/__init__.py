@@ -31,10 +31,13 @@ if TYPE_CHECKING:
     from videosys.cache import TeaCacheConfig as TeaCacheConfig
     from videosys.cache import cache_statistics as cache_statistics
     from videosys.cache import plot_steps as plot_steps
+    from videosys.cache import start as start
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
     from videosys.engine import is_main_process as is_main_process
+    from videosys.layers.backends import attend as attend
+    from videosys.layers.backends import use_attention as use_attention
     from videosys.metrics import load_lpips as load_lpips
     from videosys.metrics import psnr as psnr
     from videosys.metrics import ssim as ssim
@@ -106,6 +109,7 @@ _HOMES = MappingProxyType(
         "TeaCacheConfig": "videosys.cache",
         "VideoOutput": "videosys.pipelines.base",
         "VideoSysEngine": "videosys.engine",
+        "attend": "videosys.layers.backends",
         "cache_statistics": "videosys.cache",
         "check_writable": "videosys.utils.video",
         "compile_blocks": "videosys.pipelines.compiling",
@@ -122,7 +126,9 @@ _HOMES = MappingProxyType(
         "reserved_path": "videosys.utils.names",
         "save_video": "videosys.utils.video",
         "ssim": "videosys.metrics",
+        "start": "videosys.cache",
         "unique_path": "videosys.utils.names",
+        "use_attention": "videosys.layers.backends",
         "video_name": "videosys.utils.names",
         "write_sidecar": "videosys.utils.sidecar",
     }

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from eval.performance import cases, needs
+from eval.performance import cases, graphs, needs
 
 Case = Callable[..., Iterator[cases.Row]]
 
@@ -27,6 +27,8 @@ CASES: Mapping[str, Case] = MappingProxyType(
     {
         "steps": cases.steps,
         "caches": cases.caches,
+        "real": cases.real,
+        "graphs": graphs.graphs,
         "decoding": needs.decoding,
         "memory": needs.memory,
         "scaling": cases.scaling,
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)

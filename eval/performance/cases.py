@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from eval.performance.floor import Floor, record, total_flops
-from eval.performance.models import BUILDERS, Setting, Subject, diffusers_latte
+from eval.performance.floor import Floor, total_flops
+from eval.performance.models import BUILDERS, Setting, Size, Subject, diffusers_latte
 from eval.performance.timing import Run, alternate, once, ratio
 from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
 
@@ -38,7 +38,7 @@ def steps(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
 
 def step_row(setting: Setting, rounds: int, compile: bool) -> Row:
     subject = setting.subject()
-    calls = record(subject.step)
+    calls = subject.calls()
     floor = Floor(calls, setting.dtype, setting.device)
     runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.size.tokens}
@@ -139,6 +139,25 @@ def shares(row: Row, depth: int, published: int) -> Row:
     }
 
 
+def real(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+    """The same of a model as deep and wide as published, at a size that is: Open-Sora's 144p, 51 frames.
+
+    Nothing is scaled. The computed step, cache and all, runs once: a CPU takes half a minute for it.
+    """
+    setting = Setting("STDiT3", torch.bfloat16, device, REAL_SIZE, depth=28, width=1152, heads=16)
+    subject, made = setting.subject(), []
+    with torch.no_grad():
+        spent = once(lambda: made.append(forced(subject)))
+        runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
+    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
+    row |= {"width": setting.width, "tokens": setting.size.tokens}
+    row |= {"computed_s": spent[device.type == "cuda"]}
+    row |= {f"{name}_s": sample.seconds for name, sample in alternate(runs, rounds).items()}
+    yield row | {f"{name}_share": row[f"{name}_s"] / row["computed_s"] for name in runs}
+
+
+REAL_SIZE = Size(latents=(15, 18, 32))
+
 SCALES: tuple[tuple[str, Sequence[dict[str, Any]]], ...] = (
     ("tokens", [{"latents": (4, side, side)} for side in (16, 32, 64)]),
     ("frames", [{"latents": (frames, 16, 16)} for frames in (1, 4, 16, 64)]),
@@ -158,7 +177,7 @@ def scaling_rows(setting: Setting, axis: str, sizes: Sequence[dict[str, Any]], r
     samples = alternate(runs, rounds)
     for latents, subject in subjects.items():
         size = replace(setting.size, latents=latents)
-        gflop = total_flops(record(subject.step)) / 1e9
+        gflop = total_flops(subject.calls()) / 1e9
         seconds = samples[str(latents)].seconds
         yield {
             "model": setting.model,

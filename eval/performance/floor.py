@@ -7,6 +7,7 @@ norms, modulation, activations, copies, and the way from call to call.
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -17,12 +18,13 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from eval.performance.timing import once
+from videosys import attend
 
 Shape = tuple[Any, ...]  # ("linear", rows, in, out, bias) or ("attention", batch, heads, queries, keys, d)
 
 
 class Recorder(TorchDispatchMode):
-    """Counts the shapes of matrix products and attentions that run inside it."""
+    """Counts the shapes of matrix products and of torch's attentions that run inside it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +76,8 @@ def replays(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Call
         _, batch, heads, queries, keys, width = shape
         q = torch.randn(batch, heads, queries, width, **make)
         k, v = (torch.randn(batch, heads, keys, width, **make) for _ in range(2))
-        return [lambda: F.scaled_dot_product_attention(q, k, v)]
+        backends = ("torch", "products") if device.type == "cpu" else ("torch",)
+        return [functools.partial(attend, q, k, v, None, name) for name in backends]
     _, rows, inputs, outputs, has_bias = shape
     x, weight = torch.randn(rows, inputs, **make), torch.randn(outputs, inputs, **make)
     bias = torch.randn(outputs, **make) if has_bias else None

@@ -4,6 +4,7 @@ Latte on the same weights.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from eval.performance.floor import Shape, record
 from videosys import (
     LatteT2V,
     LatteT2VConfig,
@@ -19,9 +21,11 @@ from videosys import (
     OpenSoraT2VConfig,
     STDiT3,
     STDiT3Config,
+    use_attention,
 )
 
 CAPTION_CHANNELS = 4096
+NOISE = 1_000_003  # random numbers, taken again and again: a prime, so that no two rows are alike
 TIMESTEP = 500.0
 
 
@@ -57,6 +61,13 @@ class Subject:
         """One forward."""
         cached = () if cache is None else (cache,)
         return self.model(self.latents, self.timesteps, self.condition, *cached)
+
+    def calls(self) -> Counter[Shape]:
+        """The matrix products and attentions of a step, by shape."""
+        use_attention(self.model, "torch")  # whose attention is one call
+        calls = record(self.step)
+        use_attention(self.model, "auto")
+        return calls
 
 
 def stdit3(depth: int, width: int, heads: int) -> nn.Module:
@@ -107,11 +118,15 @@ class Setting:
 
     def built(self) -> nn.Module:
         """The model with random weights."""
+        with torch.device("meta"):
+            model = BUILDERS[self.model](self.depth, self.width, self.heads)
+        model = model.to(self.dtype).to_empty(device=self.device).eval().requires_grad_(False)
         torch.manual_seed(0)
-        model = BUILDERS[self.model](self.depth, self.width, self.heads)
+        noise = (0.02 * torch.randn(NOISE)).to(self.device, self.dtype)
         for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.02)
-        return model.to(self.device, self.dtype).eval().requires_grad_(False)
+            for part in parameter.view(-1).split(NOISE):
+                part.copy_(noise[: len(part)])
+        return model
 
     def subject(self) -> Subject:
         model = self.built()

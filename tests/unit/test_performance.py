@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from eval.performance import __main__ as command
-from eval.performance import cases, needs
+from eval.performance import cases, graphs, needs
 from eval.performance.floor import Floor, flops, record, total_flops
 from eval.performance.models import BUILDERS, Setting, Size, diffusers_latte
 from eval.performance.timing import Sample, alternate, ratio
@@ -36,7 +37,7 @@ def test_calls_are_counted_by_shape():
 def test_the_floor_of_a_model_is_all_its_products(model):
     setting = small(model)
     subject = setting.subject()
-    calls = record(subject.step)
+    calls = subject.calls()
     tokens, width = setting.size.tokens, setting.width
     blocks = {"STDiT3": 2, "LatteT2V": 2, "OpenSoraT2V": 1}[model]
     perceptrons = sum(
@@ -75,6 +76,25 @@ def test_a_reused_step_and_the_cache_alone(monkeypatch):
     (row,) = cases.caches(CPU, 1, compile=False)
     assert 0 < row["reused_share_published_depth"] < row["reused_share"]
     assert row["overhead_s"] > 0
+
+
+def test_a_real_size_is_measured_and_not_scaled(monkeypatch):
+    monkeypatch.setattr(cases, "Setting", lambda *given, **_: replace(small("STDiT3"), dtype=given[1]))
+    (row,) = cases.real(CPU, 1, compile=False)
+    assert (cases.REAL_SIZE.tokens, row["dtype"]) == (2 * 15 * 9 * 16, "bfloat16")
+    assert row["reused_share"] == row["reused_s"] / row["computed_s"]
+
+
+def test_graphs_say_that_they_need_a_gpu():
+    (row,) = graphs.graphs(CPU, 1, compile=False)
+    assert "needs CUDA" in str(row)
+
+
+def test_the_floor_counts_attentions_whatever_kernel_serves():
+    calls = replace(small("LatteT2V"), dtype=torch.bfloat16).subject().calls()
+    assert sum(count for shape, count in calls.items() if shape[0] == "attention") == 3
+    floor = Floor(calls, torch.bfloat16, CPU)
+    assert {len(runs) for shape, runs in floor._runs.items() if shape[0] == "attention"} == {2}
 
 
 def test_the_autoencoders_have_the_published_layouts():

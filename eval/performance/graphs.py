@@ -1,0 +1,69 @@
+"""A fixed schedule as two CUDA graphs: a computed step and a reused one, each started by one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from eval.performance.models import BUILDERS, Setting, Subject
+from eval.performance.timing import Run, alternate, ratio
+from videosys import ScheduleConfig, compile_blocks, start
+
+COMPUTED, REUSED, LAST = range(3)
+KINDS: Mapping[str, int] = MappingProxyType({"computed": COMPUTED, "reused": REUSED})
+WARM_UP = 3  # calls before a graph is captured, as torch advises: libraries settle their memory in them
+
+
+def graphs(device: torch.device, rounds: int, compile: bool) -> Iterator[dict[str, Any]]:
+    """Seconds of a step as it is and as a graph. Such a schedule reads no number from the GPU."""
+    if device.type != "cuda":
+        yield {"fixed schedule as CUDA graphs": "needs CUDA: there is no such device here, nothing was run"}
+        return
+    for model in BUILDERS:
+        subject = Setting(model, torch.bfloat16, device).subject()
+        if compile:
+            compile_blocks(subject.model)
+        runs = steps(subject)
+        samples = alternate(runs, rounds)
+        for kind in KINDS:
+            row = {"model": model, "dtype": "bfloat16", "compiled": compile, "step": kind}
+            row |= {f"{way}_s": samples[f"{kind} {way}"].seconds for way in ("eager", "graph")}
+            yield row | {"ratio": ratio(samples, f"{kind} eager", f"{kind} graph")}
+
+
+@torch.no_grad()
+def steps(subject: Subject) -> dict[str, Run]:
+    """Each kind of step, as it is and captured. ArithmeticError where a graph gives other numbers."""
+    runs: dict[str, Run] = {}
+    cache = start(ScheduleConfig(computed=(COMPUTED, LAST)), range(LAST + 1), lambda row: row[None])
+    pool = torch.cuda.graph_pool_handle()  # one for both: the reused step reads what the computed one left
+    for kind, step in KINDS.items():
+
+        def eager(step: int = step) -> torch.Tensor:
+            cache.begin_step(step, float(step))
+            return subject.step(cache)
+
+        want = eager().clone()
+        graph, made = capture(eager, pool)
+        graph.replay()
+        if not torch.allclose(made, want, atol=1e-2, rtol=1e-2):
+            raise ArithmeticError(f"the graph of a {kind} step of {type(subject.model).__name__} differs")
+        runs |= {f"{kind} eager": eager, f"{kind} graph": graph.replay}
+    return runs
+
+
+def capture(run: Run, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
+    """A graph of a call, and the tensor that it writes to."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        made = run()
+    return graph, made
