@@ -11,6 +11,7 @@ from einops import rearrange
 
 from tests.goldens.fill import fill_module, fill_tensor
 from videosys.models.latte import LatteT2V, LatteT2VConfig
+from videosys.pipelines.open_sora_plan import with_frame_scale
 
 LATTE, PLAN = "latte", "open_sora_plan"
 ATOL = RTOL = 1e-5  # RTOL is relative to the largest absolute value
@@ -21,7 +22,9 @@ def build(case: dict[str, Any]) -> LatteT2V:
     config = {key: value for key, value in case["config"].items() if key in names}
     if isinstance(config["sample_size"], list):
         config["sample_size"] = tuple(config["sample_size"])
-    model = fill_module(LatteT2V(LatteT2VConfig(**config)), salt=case["salt"]).requires_grad_(False)
+    made = LatteT2VConfig(**config)
+    made = with_frame_scale(made) if "interpolation_scale_1d" in config else made  # Open-Sora-Plan's
+    model = fill_module(LatteT2V(made), salt=case["salt"]).requires_grad_(False)
     for entry in case.get("weights_except", ()):
         assert entry["rule"] == "fill(...) times 0.1"
         model.get_parameter(entry["key"]).mul_(0.1)

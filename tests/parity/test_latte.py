@@ -108,11 +108,12 @@ def test_keys_and_shapes_are_those_of_the_published_checkpoint(config, family, n
 
 
 SHAPES = [
-    # heads, head width, sample size, latent size
+    # heads, head width, sample size, latent size; a video_length of 32 must not squeeze the frames
     (2, 8, 8, (4, 8, 8)),
     (3, 12, 16, (4, 6, 10)),
     (2, 8, 128, (4, 4, 6)),
     (2, 8, 8, (1, 8, 8)),
+    (2, 8, 8, (32, 4, 4)),
 ]
 
 
@@ -130,7 +131,7 @@ def test_equal_to_diffusers_on_random_weights(heads, width, sample_size, latent_
         "out_channels": 8,
         "patch_size": 2,
         "sample_size": sample_size,
-        "video_length": 4,
+        "video_length": max(latent_size[0], 4),
         "caption_channels": 12,
         "cross_attention_dim": heads * width,
         "attention_bias": True,

@@ -234,8 +234,9 @@ def test_other_networks_are_refused(changes, message):
         ({"mask": torch.ones(2, 8)}, r"prompt_mask \[2, 8\] does not fit prompt_embeds \[2, 9, 10\]"),
         ({"mask": torch.ones(1, 9)}, r"prompt_mask \[1, 9\] does not fit"),
         ({"embeds": EMBEDS[:, None]}, r"prompt_embeds must be \[B, L, D\]"),
-        ({"visible_mask": torch.ones(2, 3, 6, 9)}, r"visible_mask \[2, 3, 6, 9\] must be"),
-        ({"visible_mask": torch.ones(3, 6, 10)}, r"visible_mask \[3, 6, 10\] must be"),
+        ({"visible_mask": torch.ones(2, 3, 6, 9)}, r"visible_mask is \(2, 3, 6, 9\); it must be"),
+        ({"visible_mask": torch.ones(3, 6, 10)}, r"visible_mask is \(3, 6, 10\); it must be"),
+        ({"visible_mask": torch.ones(3, *SIZE)}, "B a divisor of 2"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(inputs, message):

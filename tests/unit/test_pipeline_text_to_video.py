@@ -21,13 +21,13 @@ from videosys import (
     read_video,
 )
 from videosys.autoencoders.causal_vae import V110
-from videosys.models.latte import LatteT2V
+from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V
 from videosys.pipelines import generation
 from videosys.pipelines.base import to_uint8
 from videosys.pipelines.latte import COEFFICIENTS as LATTE_COEFFICIENTS
 from videosys.pipelines.offload import Component
-from videosys.pipelines.open_sora_plan import RELEASES, read_model_config
+from videosys.pipelines.open_sora_plan import RELEASES, read_model_config, with_frame_scale
 from videosys.pipelines.text_to_video import cut_pair, masked_pair
 
 PROMPTS = ["a small red circle spins", "a large blue square moves rightward on a white background"]
@@ -207,6 +207,13 @@ def test_templates_and_cleaning(engine, random_model, monkeypatch):
     seen.clear()
     engine.generate("A RED (Circle) ", clean_caption=False, negative_prompt="", guidance_scale=1.0)
     assert "(circle)" in seen[0]
+
+
+@pytest.mark.parametrize(("video_length", "scale"), [(16, 1), (17, 1), (5, 1), (56, 3), (33, 2)])
+def test_v110_divides_frames_by_the_multiples_of_16(video_length, scale):
+    assert with_frame_scale(LatteT2VConfig(video_length=video_length)).frame_scale == scale
+    told = LatteT2VConfig(video_length=video_length, interpolation_scale_1d=1.5)
+    assert with_frame_scale(told).frame_scale == 1.5
 
 
 def test_a_length_that_a_config_does_not_say(tmp_path):

@@ -40,6 +40,14 @@ class Grid:
                 f"a frame has ({rows} x {columns})"
             )
 
+    def check_mask(self, mask: torch.Tensor, batch: int) -> None:
+        """ValueError where a visible_mask is not [B, T, H, W] for these latents, B a divisor of `batch`."""
+        if mask.ndim != 4 or tuple(mask.shape[1:]) != tuple(self.latent_size) or batch % len(mask):
+            raise ValueError(
+                f"visible_mask is {tuple(mask.shape)}; it must be [B, T, H, W] with B a divisor of {batch} "
+                f"and T, H, W {tuple(self.latent_size)}"
+            )
+
     def patchify(self, latents: torch.Tensor) -> torch.Tensor:
         """Flattened patches [B, T, S, c*pt*ph*pw] of latents [B, c, T, H, W], zero-padded at the far ends."""
         if tuple(latents.shape[2:]) != tuple(self.latent_size):

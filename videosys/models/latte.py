@@ -29,17 +29,16 @@ from videosys.layers.pixart import (
 from videosys.parallel import Parallel
 
 NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not squeezed
-NATIVE_VIDEO_LENGTH = 16
 
 
 @dataclass(frozen=True)
 class LatteT2VConfig:
     """Fields of the published config.json; the defaults are Latte-1.
 
-    sample_size and video_length: the latent size that the model was trained on, which sets the scale of the
-        positions; another size may be given to `prepare`.
-    interpolation_scale_1d: what frame numbers are divided by; None for the whole multiples of 16 in
-        video_length.
+    sample_size and video_length: the latent size that the model was trained on; rows and columns set the
+        scale of the positions. Another size may be given to `prepare`.
+    interpolation_scale_1d: what frame numbers are divided by; None for 1. (Open-Sora-Plan v1.1.0 has a rule
+        of its own where its file says nothing: see its pipeline.)
     Fields with one allowed value name what no published checkpoint has otherwise.
     """
 
@@ -92,9 +91,7 @@ class LatteT2VConfig:
 
     @property
     def frame_scale(self) -> float:
-        if self.interpolation_scale_1d is not None:
-            return self.interpolation_scale_1d
-        return max((self.video_length - self.video_length % 2) // NATIVE_VIDEO_LENGTH, 1)
+        return 1.0 if self.interpolation_scale_1d is None else self.interpolation_scale_1d
 
 
 @dataclass(frozen=True)
@@ -259,11 +256,7 @@ class LatteT2V(nn.Module):
     def _visible(self, mask: torch.Tensor | None, grid: Grid, batch: int) -> torch.Tensor | None:
         if mask is None:
             return None
-        if tuple(mask.shape[1:]) != grid.latent_size or batch % len(mask):
-            raise ValueError(
-                f"visible_mask is {tuple(mask.shape)}; it must be [B, T, H, W] with B a divisor of {batch} "
-                f"and T, H, W {grid.latent_size}"
-            )
+        grid.check_mask(mask, batch)
         patches = grid.patchify((mask != 0).to(self.device, torch.float32)[:, None]).amax(dim=-1)
         bias = mask_bias(patches.repeat(batch // len(mask), 1, 1).flatten(0, 1), self.dtype)
         return None if bias is None else self.parallel.shard(bias, dim=0)

@@ -218,9 +218,9 @@ class OpenSoraT2V(nn.Module):
     ) -> OpenSoraT2VCondition:
         """The condition of one generation.
 
-        prompt_embeds [B, L, D]; prompt_mask [B, L], 1 = keep; visible_mask [B or 1, T, H, W], 1 where a
-        latent is part of the clip, 0 where it is padding that no token shall see. ValueError for masks of
-        other shapes.
+        prompt_embeds [B, L, D]; prompt_mask [B, L], 1 = keep; visible_mask [B or a divisor of B, T, H, W], 1
+        where a latent is part of the clip, 0 where it is padding that no token shall see. ValueError for
+        masks of other shapes.
         """
         patch, device = self.config.patch_size, self.proj_out.weight.device
         frames, rows, columns = latent_size
@@ -228,7 +228,7 @@ class OpenSoraT2V(nn.Module):
         cos, sin = rotary_table_3d(
             grid.size, self.config.interpolation_scales, self.config.attention_head_dim
         )
-        bias = mask_bias(visible_tokens(visible_mask, grid), self.dtype)
+        bias = mask_bias(visible_tokens(visible_mask, grid, len(prompt_embeds)), self.dtype)
         layout = Layout(
             rotary=(cos.to(device), sin.to(device)),
             bias=None if bias is None else bias.to(device),
@@ -285,12 +285,10 @@ class OpenSoraT2V(nn.Module):
         return condition.grid.unpatchify(patches).float()
 
 
-def visible_tokens(visible_mask: torch.Tensor | None, grid: Grid) -> torch.Tensor | None:
-    """Which tokens [B, T * S] are visible: those with a visible latent in their patch."""
+def visible_tokens(visible_mask: torch.Tensor | None, grid: Grid, batch: int) -> torch.Tensor | None:
+    """Which tokens [batch, T * S] are visible: those with a visible latent in their patch."""
     if visible_mask is None:
         return None
-    if visible_mask.ndim != 4 or tuple(visible_mask.shape[1:]) != grid.latent_size:
-        raise ValueError(
-            f"visible_mask {list(visible_mask.shape)} must be [B, *{list(grid.latent_size)}] as the latents"
-        )
-    return F.max_pool3d((visible_mask != 0).float(), grid.patch_size, ceil_mode=True).flatten(1)
+    grid.check_mask(visible_mask, batch)
+    tokens = F.max_pool3d((visible_mask != 0).float(), grid.patch_size, ceil_mode=True).flatten(1)
+    return tokens.repeat(batch // len(tokens), 1)

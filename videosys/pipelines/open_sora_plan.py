@@ -93,6 +93,7 @@ RELEASES: Mapping[Version, Release] = MappingProxyType(
         ),
     }
 )
+NATIVE_VIDEO_LENGTH = 16  # latent frames of v1.1.0 up to which positions are not squeezed
 NAIVE = (1.0, 0.0)
 # Published with PAB; v1.2.0 has joint blocks only, and reuses no MLP. The places are for 150 steps.
 PAB_WINDOW = (100.0, 850.0)
@@ -248,7 +249,7 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
         model_cls = LatteT2V if config.version == "v110" else OpenSoraT2V
         model_config = read_model_config(config, model_folder, vae_config)
         made = cls(
-            loader.text_encoder(text_encoder, release.max_tokens),
+            loader.text_encoder(text_encoder, release.max_tokens, model_config.caption_channels),
             loader.transformer(model_cls, model_config, model_folder),
             loader.model(CausalVAE, vae_config, vae_folder, tiling=config.tiles()),
             model_config,
@@ -285,7 +286,17 @@ def read_model_config(
     if config.version == "v120":
         return read_config(OpenSoraT2VConfig, folder)
     model_config = read_config(LatteT2VConfig, folder)
-    if read_config(TrainedLength, folder).video_length is not None:
+    if read_config(TrainedLength, folder).video_length is None:
+        frames = config.release.types[config.checkpoint]
+        model_config = replace(model_config, video_length=vae_config.latent_size(*frames)[0])
+    return with_frame_scale(model_config)
+
+
+def with_frame_scale(model_config: LatteT2VConfig) -> LatteT2VConfig:
+    """The config of a v1.1.0 transformer, which divides frame numbers by the whole multiples of 16 in its
+    trained length (1 for 65 frames, 3 for 221) unless its file says otherwise.
+    """
+    if model_config.interpolation_scale_1d is not None:
         return model_config
-    frames = config.release.types[config.checkpoint]
-    return replace(model_config, video_length=vae_config.latent_size(*frames)[0])
+    even = model_config.video_length - model_config.video_length % 2
+    return replace(model_config, interpolation_scale_1d=float(max(even // NATIVE_VIDEO_LENGTH, 1)))

@@ -15,7 +15,7 @@ from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora import STDiT3, STDiT3Config
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.latte import MAX_TOKENS, LatteConfig
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, read_model_config
+from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, read_model_config, with_frame_scale
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.utils.checkpoint import read_config, resolve
 
@@ -135,7 +135,7 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
     is_v110 = config.version == "v110"
     vae = finder.read(CausalVAEConfig, vae_folder, V110 if is_v110 else V120)
     size = vae.latent_size(config.output_frames, *config.size)
-    model = published_plan(config) if folder is None else read_model_config(config, folder, vae)
+    model = published_plan(config, vae) if folder is None else read_model_config(config, folder, vae)
     return Shapes(
         text_folder=finder.folder("text_encoder", config.text_encoder or release.text_encoder),
         is_mt5=not is_v110,
@@ -160,8 +160,11 @@ def build_plan(model: LatteT2VConfig | OpenSoraT2VConfig) -> LatteT2V | OpenSora
     return LatteT2V(model) if isinstance(model, LatteT2VConfig) else OpenSoraT2V(model)
 
 
-def published_plan(config: OpenSoraPlanConfig) -> LatteT2VConfig | OpenSoraT2VConfig:
-    return LatteT2VConfig() if config.version == "v110" else OpenSoraT2VConfig()
+def published_plan(config: OpenSoraPlanConfig, vae: Any) -> LatteT2VConfig | OpenSoraT2VConfig:
+    if config.version == "v120":
+        return OpenSoraT2VConfig()
+    frames = vae.latent_size(*config.release.types[config.checkpoint])[0]
+    return with_frame_scale(LatteT2VConfig(video_length=frames))
 
 
 SHAPES: Mapping[type[PipelineConfig], Callable[[Any], Shapes]] = MappingProxyType(
