@@ -46,8 +46,14 @@ def images() -> LatteVAE:
 def test_one_video_is_decoded_as_published(temporal):
     frames = temporal.decode(latents(), 16)
     torch.testing.assert_close(frames[0].transpose(0, 1), GOLDEN["frames_float"], **TOLERANCE)
-    difference = to_uint8(frames.clamp(-1, 1)).int() - GOLDEN["video_uint8"].int()
-    assert difference.abs().max() <= 1  # the published figures are cut off, ours are rounded
+    wanted = GOLDEN["frames_float"]
+    exact = (wanted / 2 + 0.5) * 255
+    # Where a value is so near to a whole number that the last bits decide, nothing can be asked.
+    is_clear = ((exact - exact.round()).abs() > 2e-3) | (wanted.abs() > 1)
+    assert is_clear.float().mean() > 0.99
+    is_clear = is_clear.permute(0, 2, 3, 1)
+    made = to_uint8(frames.clamp(-1, 1), "down")[0]
+    assert torch.equal(made[is_clear], GOLDEN["video_uint8"].view_as(made)[is_clear])
 
 
 def test_chunks_do_not_cross_from_one_video_into_the_next(temporal):

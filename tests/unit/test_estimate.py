@@ -155,7 +155,7 @@ def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
         warnings.simplefilter("error")
         memory.warn_if_too_large(config)  # a small video
     monkeypatch.setattr(memory, "SMALL", 1)
-    with pytest.warns(ResourceWarning, match="needs about"):
+    with pytest.warns(UserWarning, match="needs about"):
         memory.warn_if_too_large(config)
     monkeypatch.setattr(memory, "available_bytes", lambda config: 1 << 60)
     with warnings.catch_warnings():
@@ -168,7 +168,7 @@ def test_the_engine_warns_once_before_it_works(checkpoint, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
     monkeypatch.setattr(memory, "SMALL", 1)
     with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
-        with pytest.warns(ResourceWarning, match="needs about"):
+        with pytest.warns(UserWarning, match="needs about"):
             engine.stream("a red circle")
         with warnings.catch_warnings():
             warnings.simplefilter("error")

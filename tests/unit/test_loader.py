@@ -28,6 +28,9 @@ def asked(monkeypatch, tmp_path):
 
     monkeypatch.setattr(generation, "resolve", resolve)
     monkeypatch.setattr(Loader, "model", lambda *args, **more: None)
+    monkeypatch.setattr(Loader, "transformer", lambda *args, **more: None)
+    monkeypatch.setattr("videosys.text_encoders.t5.check_width", lambda folder, width: None)
+    monkeypatch.setattr("videosys.pipelines.latte.check_decoder", lambda *args: None)
     for module in ("latte", "open_sora_plan", "opensora"):
         monkeypatch.setattr(f"videosys.pipelines.{module}.read_config", lambda cls, folder: cls_of(cls))
     return seen
@@ -67,11 +70,11 @@ def test_choices_name_the_folder(asked):
 def test_of_a_repository_with_all_parts_only_the_text_encoder_is_fetched(asked, tmp_path):
     (tmp_path / "text_encoder").mkdir()
     loader = Loader(LatteConfig(revision="main", offline=True))
-    loader.text_encoder(LATTE, 120)
+    loader.text_encoder(LATTE, 120, 4096)
     assert asked == [(LATTE, "", ("text_encoder/*", "tokenizer/*", "config.json"))]
     (tmp_path / "text_encoder").rmdir()
     asked.clear()
-    loader.text_encoder("DeepFloyd/t5-v1_1-xxl", 300)
+    loader.text_encoder("DeepFloyd/t5-v1_1-xxl", 300, 4096)
     assert [set(patterns) >= {"*.safetensors"} for _, _, patterns in asked] == [False, True]
 
 

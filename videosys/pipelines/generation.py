@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -20,7 +20,7 @@ from videosys.pipelines import base
 from videosys.pipelines.compiling import check_compiler, compile_blocks
 from videosys.pipelines.denoise import Sampling, denoise
 from videosys.pipelines.offload import HOST, Component, check_offload
-from videosys.utils.checkpoint import load_model, resolve
+from videosys.utils.checkpoint import check_model, load_model, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
 from videosys.utils.progress import progress
 from videosys.utils.weights_hash import weights_hash
@@ -57,13 +57,17 @@ class Loader:
         folder = fetch()
         return folder / subfolder if (folder / subfolder).is_dir() else folder
 
-    def text_encoder(self, source: str, max_length: int) -> Component[T5Encoder]:
-        """The text encoder of a folder that has `text_encoder` and `tokenizer`, or holds both itself."""
-        from videosys.text_encoders.t5 import PARTS, PATTERNS, T5Encoder
+    def text_encoder(self, source: str, max_length: int, width: int) -> Component[T5Encoder]:
+        """The text encoder of a folder that has `text_encoder` and `tokenizer`, or holds both itself.
+
+        width: of the embeddings that the transformer reads; ValueError where the folder's have another.
+        """
+        from videosys.text_encoders.t5 import PARTS, PATTERNS, T5Encoder, check_width
 
         folder = self.find(source, patterns=PARTS)  # not all that a repository of a whole model has
         if not (folder / "text_encoder").is_dir():
             folder = self.find(source, patterns=PATTERNS)
+        check_width(folder, width)
         load = functools.partial(
             T5Encoder.from_pretrained,
             max_length=max_length,
@@ -81,7 +85,10 @@ class Loader:
         return HOST if self.has_groups else self.device
 
     def model(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Component[M]:
-        """A part that is moved as a whole."""
+        """A part that is moved as a whole. ValueError where its weights are not there or not its own: a part
+        that is used last must not fail after all the work.
+        """
+        check_model(model_cls, config, folder, parallel=self.parallel, **options)
         load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
         offload = "stage" if self.has_groups else self.config.offload
         return Component(
@@ -100,6 +107,7 @@ class Loader:
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
             check_compiler(self.device)
+        check_model(model_cls, config, folder, parallel=self.parallel)
         load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
 
         def load_transformer() -> M:
@@ -228,12 +236,19 @@ class Pipeline(Generic[M]):
         return replace(config, cache=config.settled_cache())
 
     def encode(
-        self, texts: Iterable[str], prepare: Callable[[str], str], quiet: bool, **options: Any
+        self,
+        texts: Iterable[str],
+        prepare: Callable[[str], str],
+        quiet: bool,
+        padded: Collection[str] = (),
     ) -> Texts:
-        """The embeddings and masks of texts, each cleaned by `prepare` and encoded once."""
+        """The embeddings and masks of texts, each cleaned by `prepare` and encoded once.
+
+        padded: the texts whose padding is read; the encoder need not look at that of the others.
+        """
         with self.text_encoder.use() as encoder:
             made = {
-                text: encoder([prepare(text)], **options)
+                text: encoder([prepare(text)], padded=text in padded)
                 for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
             }
         device = self.text_encoder.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -92,6 +93,10 @@ class LatteConfig(TextToVideoConfig, TiledFrames):
         return "latte"
 
     @property
+    def reads_prompt_padding(self) -> bool:
+        return not self.mask_feature
+
+    @property
     def scheduler_name(self) -> str:
         return "ddim"
 
@@ -134,8 +139,9 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
         vae_config = replace(
             read_config(LatteVAEConfig, vae_folder), decode_chunk_size=config.decode_chunk_size
         )
+        check_decoder(vae_config, config, vae_folder)
         made = cls(
-            loader.text_encoder(config.text_encoder, MAX_TOKENS),
+            loader.text_encoder(config.text_encoder, MAX_TOKENS, model_config.caption_channels),
             loader.transformer(LatteT2V, model_config, model_folder),
             loader.model(LatteVAE, vae_config, vae_folder, tiling=config.frame_tiling()),
             model_config,
@@ -168,3 +174,13 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
         embeds, mask = encoded
         temporal = config.enable_temporal_attentions
         return model.prepare(embeds, mask, latent_size=size, enable_temporal_attentions=temporal)
+
+
+def check_decoder(vae_config: Any, config: LatteConfig, folder: Path) -> None:
+    """ValueError where a folder holds the decoder that was not asked for."""
+    if vae_config.is_temporal != config.enable_vae_temporal_decoder:
+        held = "clips" if vae_config.is_temporal else "single frames"
+        raise ValueError(
+            f"enable_vae_temporal_decoder is {config.enable_vae_temporal_decoder}, but {folder} holds a "
+            f"decoder of {held}"
+        )

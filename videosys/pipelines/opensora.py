@@ -60,8 +60,9 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
                 f"{model_folder} makes {model_config.in_channels} latent channels, "
                 f"{vae_folder} decodes {vae_config.latent_channels}"
             )
+        longest, width = model_config.model_max_length, model_config.caption_channels
         made = cls(
-            loader.text_encoder(config.text_encoder, model_config.model_max_length),
+            loader.text_encoder(config.text_encoder, longest, width),
             loader.transformer(STDiT3, model_config, model_folder),
             loader.model(OpenSoraVAE, vae_config, vae_folder, tiling=config.frame_tiling()),
             model_config,

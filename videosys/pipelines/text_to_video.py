@@ -64,8 +64,13 @@ class TextToVideoConfig(base.PipelineConfig):
 
     @property
     def reads_padding(self) -> bool:
-        """Whether the model sees rows of a text's padding."""
+        """Whether the model sees padding of the negative prompt, as far as the longest prompt reaches."""
         return True
+
+    @property
+    def reads_prompt_padding(self) -> bool:
+        """Whether the model sees padding of the prompts."""
+        return False
 
     def positive(self, prompt: str) -> str:
         """The prompt with the words that the model wants around it."""
@@ -119,8 +124,12 @@ class TextToVideoPipeline(Pipeline[M]):
             return clean_prompt(text, config.clean_caption, config.keeps_chinese)
 
         written = [config.positive(prompt) for prompt in prompts]
-        written += [config.negative] if config.is_guided else []
-        return self.encode(written, prepare, quiet, padded=config.reads_padding)
+        negative = [config.negative] if config.is_guided else []
+        padded = {
+            *(negative if config.reads_padding else []),
+            *(written if config.reads_prompt_padding else []),
+        }
+        return self.encode([*written, *negative], prepare, quiet, padded)
 
     def denoising(self, jobs: Sequence[base.Job], texts: Texts, config: Any) -> Denoising[M]:
         sources = base.generators(jobs)

@@ -152,7 +152,13 @@ def clean_prompt(prompt: str, clean: bool = True, keep_chinese: bool = False) ->
     """
     if not clean:
         return prompt.lower().strip()
-    return clean_caption(clean_caption(prompt, keep_chinese), keep_chinese)
+    cleaned = clean_caption(clean_caption(prompt, keep_chinese), keep_chinese)
+    if prompt.strip() and not cleaned:
+        warnings.warn(
+            f"nothing is left of the prompt {prompt[:40]!r} after cleaning; clean_caption=false keeps it",
+            stacklevel=2,
+        )
+    return cleaned
 
 
 def add_scores(

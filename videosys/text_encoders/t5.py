@@ -7,6 +7,7 @@ import importlib.util
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from videosys.layers.storage import StorageDType, keep_narrow
-from videosys.utils.checkpoint import load_state_dict, resolve
+from videosys.utils.checkpoint import load_state_dict, read_config, resolve
 from videosys.utils.weights import shortened
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
@@ -125,6 +126,21 @@ def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
         if any((candidate / file).is_file() for file in files):
             return candidate
     raise ValueError(f"{folder} has no {' or '.join(files)}, neither itself nor in {name}/")
+
+
+def check_width(folder: Path, width: int) -> None:
+    """ValueError where the encoder of a folder makes embeddings of another width, or is not there."""
+    path = find_folder(folder, "text_encoder", ("config.json",)) / "config.json"
+    found = read_config(Width, path.parent).d_model
+    if found != width:
+        raise ValueError(f"{path}: d_model is {found}; the transformer reads embeddings of {width}")
+
+
+@dataclass(frozen=True)
+class Width:
+    """The field of a T5's config.json that a transformer depends on; the default is transformers'."""
+
+    d_model: int = 512
 
 
 def load_tokenizer(folder: Path) -> Any:

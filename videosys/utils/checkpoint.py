@@ -20,7 +20,7 @@ from videosys.utils.progress import progress
 from videosys.utils.typed import convert
 from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
 
-__all__ = ["load_model", "load_state_dict", "read_config", "resolve", "save_model"]
+__all__ = ["check_model", "load_model", "load_state_dict", "read_config", "resolve", "save_model"]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -86,15 +86,7 @@ def load_model(
     keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
     tensor of the file, by name.
     """
-    model = _built(model_cls, config, folder, **kwargs)
-    ignored = getattr(model_cls, "ignored_keys", ())
-    current = getattr(model_cls, "current_key", str)
-    mapped = {
-        current(key): item
-        for key, item in load_state_dict(folder).items()
-        if not key.startswith(tuple(ignored))
-    }
-    _check_keys(model, mapped, folder)
+    model, mapped = _opened(model_cls, config, folder, **kwargs)
     exact = getattr(model_cls, "float32_parameters", ())
     split = keep(model) if keep else as_it_is
     weights: dict[str, torch.Tensor] = {}
@@ -109,6 +101,29 @@ def load_model(
 
 def as_it_is(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
     return {key: tensor}
+
+
+def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **kwargs: Any) -> None:
+    """ValueError where `load_model` would raise one. No weight is read: files are mapped, the model is built
+    without memory.
+    """
+    _opened(model_cls, config, folder, **kwargs)
+
+
+def _opened(
+    model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
+) -> tuple[M, dict[str, torch.Tensor]]:
+    """The model without memory, and the weights of a folder by its keys, all there and none besides."""
+    model = _built(model_cls, config, folder, **kwargs)
+    ignored = getattr(model_cls, "ignored_keys", ())
+    current = getattr(model_cls, "current_key", str)
+    mapped = {
+        current(key): item
+        for key, item in load_state_dict(folder).items()
+        if not key.startswith(tuple(ignored))
+    }
+    _check_keys(model, mapped, folder)
+    return model, mapped
 
 
 def _built(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
