@@ -6,9 +6,10 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from videosys import (
@@ -42,13 +43,17 @@ LOG = logging.getLogger("videosys.sample")
 
 @dataclass(frozen=True)
 class Example:
-    """A script: its model's config, the folder of its YAML files (base.yaml, and tiny.yaml where the package
-    brings a tiny checkpoint), and what it says for --help.
+    """A script: its model's config, the folder of its YAML files, and what it says for --help.
+
+    Files: base.yaml, and tiny.yaml where the package brings a tiny checkpoint. Of a model with versions,
+    `published` names each version's file, the usual one first; its tiny checkpoint has tiny_VERSION.yaml,
+    or else tiny.yaml.
     """
 
     config: type
     folder: Path
     description: str
+    published: Mapping[str, str] = MappingProxyType({"": "base.yaml"})
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
     if not is_main_process():
         options = replace(options, quiet=True, verbose=False)
     configure_logging(quiet=options.quiet, verbose=options.verbose, json_lines=options.json_logs)
-    path = arguments.config or default_config(example.folder, overrides, options.quiet)
+    path = arguments.config or default_config(example, overrides, options.quiet)
     config = load_config(example.config, path, overrides)
     prompts = prompts or [PROMPTS["tiny" if "bundled:" in str(config.transformer) else "published"]]
     if is_main_process():
@@ -148,27 +153,32 @@ def read_prompts(path: Path) -> list[str]:
     return prompts
 
 
-def default_config(folder: Path, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
-    """The YAML file for this machine, named and explained in one line (unless quiet).
-
-    With version=v110 among the overrides, the tiny checkpoint is that of tiny_v110.yaml where there is one.
+def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
+    """The YAML file for this machine, and the version that the overrides ask for, named and explained in one
+    line (unless quiet).
     """
     import torch
 
     say = (lambda line: None) if quiet else print
+    folder, versions = example.folder, asked_versions(overrides)
+    published = next((example.published[v] for v in versions if v in example.published), None)
+    published = published or next(iter(example.published.values()))
     if torch.cuda.is_available():
-        say("config: base.yaml, the published checkpoint, because there is a CUDA device")
-        return folder / "base.yaml"
-    versions = [setting.partition("=")[2] for setting in overrides if setting.startswith("version=")]
+        say(f"config: {published}, the published checkpoint, because there is a CUDA device")
+        return folder / published
     names = [*(f"tiny_{version}.yaml" for version in versions), "tiny.yaml"]
     name = next((name for name in names if name in {path.name for path in folder.glob("*.yaml")}), None)
     if name is None:
         raise ValueError(
             "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
-            f"the published one runs without a device too, slowly: --config {folder / 'base.yaml'}"
+            f"the published one runs without a device too, slowly: --config {folder / published}"
         )
     say(f"config: {name}, the bundled tiny checkpoint, because there is no CUDA device")
     return folder / name
+
+
+def asked_versions(overrides: Sequence[str]) -> list[str]:
+    return [setting.partition("=")[2] for setting in overrides if setting.startswith("version=")]
 
 
 def check_output(options: Options, config: Any, count: int) -> None:

@@ -1,7 +1,7 @@
 """Makes videos with Open-Sora-Plan: python examples/open_sora_plan/sample.py [--config FILE] [key=value ...]
 
-Without --config, the published v1.1.0 for 65x512x512 is used where there is a CUDA device, else the bundled
-tiny one.
+Without --config, the published v1.2.0 for 29x480p is used where there is a CUDA device (v1.1.0 for 65x512x512
+with version=v110), else the bundled tiny one.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from pathlib import Path
 from videosys import OpenSoraPlanConfig
 
 HERE = Path(__file__).resolve().parent
+PUBLISHED = {"v120": "v120_29x480p.yaml", "v110": "base.yaml"}
 sys.path.insert(0, str(HERE.parent))
 
 import common  # noqa: E402 (the scripts of all models share it)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return common.main(common.Example(OpenSoraPlanConfig, HERE, __doc__), argv)
+    return common.main(common.Example(OpenSoraPlanConfig, HERE, __doc__, PUBLISHED), argv)
 
 
 if __name__ == "__main__":

@@ -137,6 +137,36 @@ def test_without_a_device_the_tiny_checkpoint_is_used(name, given, expected, cap
 
 
 @pytest.mark.parametrize(
+    ("given", "has_cuda", "expected"),
+    [
+        ([], True, "v120_29x480p.yaml"),
+        (["version=v110"], True, "base.yaml"),
+        (["version=v120"], True, "v120_29x480p.yaml"),
+        (["version=v120"], False, "tiny.yaml"),
+        (["version=v110"], False, "tiny_v110.yaml"),
+    ],
+)
+def test_a_version_brings_its_own_config(given, has_cuda, expected, monkeypatch):
+    sample = runpy.run_path(str(EXAMPLES / "open_sora_plan" / "sample.py"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    example = sample["common"].Example(
+        OpenSoraPlanConfig, EXAMPLES / "open_sora_plan", "", sample["PUBLISHED"]
+    )
+    path = sample["common"].default_config(example, given, quiet=True)
+    assert path.name == expected
+    asked = given[0].removeprefix("version=") if given else OpenSoraPlanConfig().version
+    assert load_config(OpenSoraPlanConfig, path).version == asked
+
+
+@pytest.mark.parametrize("path", [path for path in CONFIGS if "open_sora_plan" in str(path)], ids=name_of)
+def test_another_checkpoint_brings_its_own_size(path):
+    types = load_config(OpenSoraPlanConfig, path).release.types
+    for name, size in types.items():
+        config = load_config(OpenSoraPlanConfig, path, [f"transformer_type={name}"])
+        assert (config.output_frames, *config.size) == size
+
+
+@pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
         ("latte", ["heigth=64"], "heigth"),
