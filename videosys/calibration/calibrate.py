@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
@@ -18,6 +18,8 @@ from videosys.calibration.thresholds import NAIVE, magcache_for, threshold_for
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("calibration")
+SLACK = 0.25  # steps by which the mean of TeaCache's runs may miss its budget
+TRIES, STRIDE = 6, 1.5  # how often its threshold is raised, and how far: by this power of what is too much
 
 
 @dataclass(frozen=True)
@@ -144,12 +146,23 @@ def chosen_fit(fits: Sequence[Fit]) -> Fit | None:
 
 
 def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> TeaCacheConfig:
-    """TeaCache with the threshold that computes about so many steps."""
+    """TeaCache with the threshold that computes about so many steps.
+
+    It begins with the one that would do on the changes of full runs; a run that skips sees larger changes, so
+    the threshold is raised until real runs keep to the budget.
+    """
     coefficients = chosen.coefficients if chosen else NAIVE
     name = KINDS[options.get("signal", "modulated")]
     changes = [item.distances[name] for item in study.traces]
     threshold = threshold_for(budget, changes, coefficients, study.num_steps - 1)
-    return TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
+    policy = TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
+    for _ in range(TRIES):
+        computed, _ = study.tried(policy)
+        if computed <= budget + SLACK:
+            break
+        raised = policy.threshold * (computed / budget) ** STRIDE
+        policy = replace(policy, threshold=float(f"{raised:.6g}"))
+    return policy
 
 
 def finite(value: Any) -> Any:

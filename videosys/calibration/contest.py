@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from videosys.cache import CacheConfig, Forecast, Linear, PABConfig, ScheduleConfig
-from videosys.calibration.calibrate import Report, Row, all_fits, chosen_fit, teacache, told
+from videosys.calibration.calibrate import SLACK, Report, Row, all_fits, chosen_fit, teacache, told
 from videosys.calibration.measure import Bench, summary
 from videosys.calibration.report import CALIBRATED, PAB, TEACACHE, Entry
 from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
-from videosys.calibration.search import KINDS
+from videosys.calibration.search import KINDS, Found, Kind
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import magcache_for
 from videosys.calibration.work import Work
@@ -23,22 +23,24 @@ BETWEEN: dict[str, Forecast] = {
 }
 # Of the schedules; for the others, and for what BETWEEN says, the score on the learnt prompts has to do.
 MEASURED = ("schedule, hold", "schedule, linear", "searched, hold")
+RULES = ("TeaCache", "MagCache")
 OFFERED = ("TeaCache, ", "MagCache, ", "schedule, ", "searched, ", CALIBRATED)
+TRIED = 3  # schedules of which frames are looked at before one is chosen
 BROADCASTS = {"pab_slow": f"{PAB} slow", "pab_fast": f"{PAB} fast"}
 
 
 class Contest:
     """The runs of one comparison.
 
-    chosen: for each budget the name of what the calibration took, by the score on the prompts it learnt from.
-    found: for each budget the scores, and what the search found.
+    offered: for each budget the policies there are, by name. chosen: the name of what the calibration took,
+    by the frames on prompts that it learnt from. found: the scores, and what the search found.
     """
 
     def __init__(self, study: Study, bench: Bench, work: Work, most_runs: float):
         self.study, self.bench, self.work, self.most_runs = study, bench, work, most_runs
         self.fits = all_fits(study.traces)
         self.fit = chosen_fit(self.fits)
-        self.schedules: dict[int, dict[str, ScheduleConfig]] = {}
+        self.offered: dict[int, dict[str, CacheConfig]] = {}
         self.chosen: dict[int, str] = {}
         self.found: dict[int, dict[str, Any]] = {}
 
@@ -83,23 +85,44 @@ class Contest:
             yield Entry("fewer steps, cosine", budget, rows, work)
 
     def _policies(self, budget: int) -> Iterator[tuple[str, CacheConfig]]:
-        study, last = self.study, self.study.num_steps - 1
+        last, offered = self.study.num_steps - 1, self.offered[budget]
         even = tuple(round(place * last / (budget - 1)) for place in range(budget))
         yield "interval, hold", ScheduleConfig(computed=even)
-        yield "TeaCache naive, hold", teacache(study, budget, None)
-        yield "TeaCache naive, linear", teacache(study, budget, None, forecast=Linear())
-        yield TEACACHE, teacache(study, budget, self.fit)
-        yield "TeaCache, linear", teacache(study, budget, self.fit, forecast=Linear())
-        magcache = magcache_for(budget, study.ratios)
-        if magcache is not None:
-            yield "MagCache, hold", magcache
-        schedules = self.schedules[budget]
-        yield from ((name, schedules[name]) for name in MEASURED)
-        yield CALIBRATED, schedules[self.chosen[budget]]
+        yield from ((name, offered[name]) for name in offered if name.startswith(RULES) or name in MEASURED)
+        yield CALIBRATED, offered[self.chosen[budget]]
 
     def learn(self, budget: int) -> None:
-        """Finds the schedules by dynamic programming and by search, and chooses among them."""
-        study, made = self.study, self.schedules.setdefault(budget, {})
+        """Finds what can be had at a budget, and chooses: by the frames, among the schedules whose latents
+        come nearest and the rules that decide as they go.
+        """
+        rules, (schedules, found) = self._rules(budget), self._schedules(budget)
+        scores = {name: self.study.score(policy) for name, policy in schedules.items()}
+        nearest = {schedules[name]: name for name in sorted(scores, key=lambda name: scores[name])[-TRIED:]}
+        self.offered[budget] = {**rules, **schedules}
+        quality = {}
+        for policy, name in [*nearest.items(), *((policy, name) for name, policy in rules.items())]:
+            computed, psnr = self.study.tried(policy)
+            if computed <= budget + SLACK:
+                quality[name] = psnr
+        self.chosen[budget] = max(quality, key=lambda name: quality[name])
+        told_of = {str(kind): told(best) for kind, best in found.items()}
+        self.found[budget] = {"scores": scores, "quality": quality, **told_of}
+
+    def _rules(self, budget: int) -> dict[str, CacheConfig]:
+        """Policies that decide by a threshold."""
+        study = self.study
+        made: dict[str, CacheConfig] = {
+            "TeaCache naive, hold": teacache(study, budget, None),
+            "TeaCache naive, linear": teacache(study, budget, None, forecast=Linear()),
+            TEACACHE: teacache(study, budget, self.fit),
+            "TeaCache, linear": teacache(study, budget, self.fit, forecast=Linear()),
+        }
+        magcache = magcache_for(budget, study.ratios)
+        return made if magcache is None else {**made, "MagCache, hold": magcache}
+
+    def _schedules(self, budget: int) -> tuple[dict[str, ScheduleConfig], dict[Kind, Found]]:
+        """Schedules by dynamic programming and by search, and what the search says of its own."""
+        study, made = self.study, {}
         for kind in KINDS:
             made[f"schedule, {kind}"] = study.cheapest([budget], kind)[budget].policy(study.times)
         for name, forecast in BETWEEN.items():
@@ -107,9 +130,7 @@ class Contest:
         found = study.search(budget, self.most_runs)
         for kind, best in found.items():
             made[f"searched, {kind}"] = best.schedule.policy(study.times)
-        scores = {name: study.score(policy) for name, policy in made.items()}
-        self.chosen[budget] = max(scores, key=lambda name: scores[name])
-        self.found[budget] = {"scores": scores, **{kind: told(best) for kind, best in found.items()}}
+        return made, found
 
 
 def presets(config: Any) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Bench:
     """Held-out prompts with their full runs, which are kept in a folder.
 
     references: name -> changes of the config, for other runs to compare with, such as one with more steps.
+    timed: prompts whose full run is timed beside each policy.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Bench:
         journal: Journal,
         references: dict[str, dict[str, Any]] | None = None,
         quiet: bool = False,
+        timed: int = TIMED,
     ):
-        self.journal, self.quiet = journal, quiet
+        self.timed, self.journal, self.quiet = timed, journal, quiet
         self.references = {FULL: {}, **(references or {})}
         self.clips = [Clips(pipeline, config, [job]) for job in jobs]
 
@@ -97,7 +99,7 @@ class Bench:
 
     def _one(self, place: int, make: Callable[[Clips], Run]) -> dict[str, Any]:
         clip = self.clips[place]
-        full = clip.run(NoCacheConfig()).seconds if place < TIMED else None
+        full = clip.run(NoCacheConfig()).seconds if place < self.timed else None
         run = make(clip)
         clock = Clock(clip.pipeline.vae.device)
         video = clip.frames(run.latents)

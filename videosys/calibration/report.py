@@ -108,10 +108,14 @@ def comparison_text(made: Comparison) -> str:
             "",
             *verdicts(made),
             "",
-            "What was tried: dB of the final latents against the full runs, means over the prompts of the "
-            "search. The highest of each column is the calibrated policy.",
+            "What was tried on the prompts of the search: dB of the final latents against the full runs.",
             "",
-            tried(made),
+            tried(made, "scores"),
+            "",
+            "PSNR of the frames, for the three nearest of these and for the rules that keep to the budget. "
+            "The highest of each column is the calibrated policy.",
+            "",
+            tried(made, "quality"),
             "",
         )
     )
@@ -137,12 +141,15 @@ def _row(one: Entry, made: Comparison) -> tuple[str, ...]:
     )
 
 
-def tried(made: Comparison) -> str:
-    """A table of the scores by which the calibrated policies were chosen."""
-    scores = {budget: found["scores"] for budget, found in sorted(made.found.items())}
-    names = list(dict.fromkeys(name for column in scores.values() for name in column))
-    rows = [(name, *(f"{column[name]:.1f}" for column in scores.values())) for name in names]
-    return markdown(("schedule, forecast", *(f"{budget} computed" for budget in scores)), rows)
+def tried(made: Comparison, kind: str) -> str:
+    """A table of what was found on the prompts of the search: `scores` or `quality`."""
+    columns = {budget: found[kind] for budget, found in sorted(made.found.items())}
+    names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    rows = [
+        (name, *(f"{column[name]:.1f}" if name in column else "-" for column in columns.values()))
+        for name in names
+    ]
+    return markdown(("policy", *(f"{budget} computed" for budget in columns)), rows)
 
 
 def verdicts(made: Comparison) -> Iterator[str]:

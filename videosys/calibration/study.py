@@ -14,7 +14,7 @@ import torch
 from videosys.cache import CacheConfig
 from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
 from videosys.calibration.journal import Journal, fingerprint
-from videosys.calibration.measure import Bench
+from videosys.calibration.measure import FULL, Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
 from videosys.calibration.search import (
     KINDS,
@@ -60,7 +60,7 @@ class Study:
         self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
         self.scope = self.pipeline.scope(self.config)
-        about = [asdict(self.scope), [asdict(job) for job in self.learnt], config_to_dict(self.config)]
+        about = [asdict(self.scope), [asdict(job) for job in self.learnt], given(self.config)]
         self.journal = Journal(folder, about)
         self._programmes: dict[tuple[Kind, float], dict[int, list[int]]] = {}
         self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
@@ -174,9 +174,28 @@ class Study:
             )
             return replace(found, tried=found.tried + start.tried)
 
+    @functools.cached_property
+    def trial(self) -> Bench:
+        """Where policies are tried on the prompts of the search, one by one."""
+        jobs = self.learnt[: self.search_size]
+        return Bench(self.pipeline, self.config, jobs, self.journal, quiet=self.quiet, timed=0)
+
+    def tried(self, policy: CacheConfig) -> tuple[float, float]:
+        """The mean number of steps that a policy computes in real runs, and the mean PSNR of their frames."""
+        rows = self.trial.measure("trial", policy)
+        return statistics.fmean(row.computed for row in rows), statistics.fmean(
+            row.psnr[FULL] for row in rows
+        )
+
     def bench(self, references: dict[str, dict[str, Any]] | None = None) -> Bench:
         """Where policies are measured on the held-out prompts."""
         return Bench(self.pipeline, self.config, self.held_out, self.journal, references, self.quiet)
+
+
+def given(config: Any) -> dict[str, Any]:
+    """What a config says beyond its defaults, as plain values: the same where there are new fields."""
+    default = config_to_dict(type(config)())
+    return {name: value for name, value in config_to_dict(config).items() if value != default[name]}
 
 
 def descended(found: dict[Kind, Found]) -> list[Kind]:

@@ -1,0 +1,71 @@
+"""What a comparison takes for its own at a number of computed steps."""
+
+from __future__ import annotations
+
+import pytest
+
+import videosys.calibration.study as studies
+from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
+from videosys.cache import TeaCacheConfig
+from videosys.calibration.calibrate import teacache
+from videosys.calibration.contest import Contest
+from videosys.calibration.study import Study, given
+
+STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "open_pipeline", opened(SyntheticPipeline(STAIRCASE)))
+    return Study(SyntheticConfig(), ["one", "three"], ["four 4"], tmp_path, quiet=True)
+
+
+def learnt(study, budget=5):
+    made = Contest(study, bench=None, work=None, most_runs=20)
+    made.learn(budget)
+    return made, made.found[budget]["quality"]
+
+
+def test_the_best_frames_are_chosen(study):
+    made, quality = learnt(study)
+    assert quality[made.chosen[5]] == max(quality.values()) > 60
+    assert made.offered[5][made.chosen[5]].computed == (0, 2, 5, 7, 9)
+    assert set(made.found[5]["scores"]) >= {"schedule, hold", "schedule, damped", "searched, curved"}
+    assert quality.keys() <= made.offered[5].keys()
+    assert {"TeaCache, hold", "MagCache, hold"} <= made.offered[5].keys()
+
+
+def test_a_rule_is_chosen_where_it_is_better(study, monkeypatch):
+    def tried(policy):
+        return 5.0, 99.0 if isinstance(policy, TeaCacheConfig) else 20.0
+
+    monkeypatch.setattr(study, "tried", tried)
+    assert learnt(study)[0].chosen[5].startswith("TeaCache")
+
+
+def test_what_computes_more_than_the_budget_is_not_chosen(study, monkeypatch):
+    def tried(policy):
+        return (6.0, 99.0) if isinstance(policy, TeaCacheConfig) else (5.0, 20.0)
+
+    monkeypatch.setattr(study, "tried", tried)
+    made, quality = learnt(study)
+    assert not any(name.startswith("TeaCache") for name in quality)
+    assert not made.chosen[5].startswith("TeaCache")
+
+
+def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeypatch):
+    seen, counts = [], iter([6.0, 5.0, 4.2])
+
+    def tried(policy):
+        seen.append(policy)
+        return next(counts), 0.0
+
+    monkeypatch.setattr(study, "tried", tried)
+    assert teacache(study, 4, None) is seen[-1]
+    assert len(seen) == 3
+    assert seen[0].threshold < seen[1].threshold < seen[2].threshold
+
+
+def test_new_fields_of_a_config_are_no_other_run():
+    assert given(SyntheticConfig()) == {}
+    assert given(SyntheticConfig(guidance_scale=2.0, seed=3)) == {"guidance_scale": 2.0, "seed": 3}
