@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -53,7 +53,7 @@ class Example:
     config: type
     folder: Path
     description: str
-    published: Mapping[str, str] = MappingProxyType({"": "base.yaml"})
+    published: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({"": "base.yaml"}))
 
 
 @dataclass(frozen=True)
