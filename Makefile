@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+MODEL  ?= opensora
 PYTEST_ARGS ?=
 
 # The pinned versions need Python 3.11; on 3.10 the resolver chooses by itself.
@@ -13,12 +14,13 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample eval-tiny bench bench-parallel test lint format clean
+.PHONY: help install dev sample eval-tiny compare-tiny bench bench-parallel test lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
+	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: about an hour; ARGS are passed on)"
 	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
 	@echo "make lint     ruff, mypy and codespell"
@@ -46,6 +48,9 @@ sample: $(VENV)/.installed
 
 eval-tiny: $(VENV)/.installed
 	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)
+
+compare-tiny: $(VENV)/.installed
+	$(TEST_ENV) $(BIN)/python -m videosys.calibration.compare --model tiny/$(MODEL) --out outputs/compare_$(MODEL) --bundle $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)

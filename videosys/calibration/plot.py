@@ -23,7 +23,9 @@ def plot_signals(traces: Sequence[Trace], path: Path) -> Path:
     curves = {}
     for name in (*SIGNALS, "residual", OUTPUT):
         rows = zip(*(item.distances[name] for item in traces))
-        curves[name] = [(step, statistics.fmean(row)) for step, row in enumerate(rows, start=1)]
+        curves[name.replace("_", " ")] = [
+            (step, statistics.fmean(row)) for step, row in enumerate(rows, start=1)
+        ]
     return Chart("change from step to step", "step", "relative L1", curves).save(path)
 
 
@@ -36,7 +38,9 @@ def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> Path:
         places = np.linspace(*fit.domain, _SAMPLES).tolist()
         curves[f"degree {fit.degree}"] = [(x, polynomial(fit.coefficients, x)) for x in places]
     label = signal.replace("_", " ")
-    return Chart(f"output against {label}", f"relative L1 of the {label}", "of the output", curves).save(path)
+    return Chart(
+        f"output against {label}", f"relative L1 of the {label}", "relative L1 of the output", curves
+    ).save(path)
 
 
 def plot_quality(rows: Mapping[str, Sequence[tuple[float, float]]], label: str, path: Path) -> Path:

@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 from videosys.utils.files import replacing
 
 SIZE = (960, 420)
-LEFT, RIGHT, TOP, BOTTOM = 84, 24, 64, 64
+LEFT, RIGHT, TOP, BOTTOM = 84, 24, 80, 64
+MOST_DOTS = 45  # points of a curve beyond which only its line is drawn
 COLORS = ("#1f5fa8", "#c4432b", "#2f8f4e", "#8a4fa3", "#b07a13", "#4d4d4d", "#17a2b8", "#d6498f")
 INK, GRID, PAPER = "#222222", "#e2e2e2", "#ffffff"
 TICKS = 5
@@ -56,7 +57,7 @@ class Chart:
         _axes(draw, font, x_axis, y_axis)
         draw.text((LEFT, 8), self.title, fill=INK, font=ImageFont.load_default(size=17))
         draw.text((SIZE[0] // 2, SIZE[1] - 22), self.x_label, fill=INK, font=font, anchor="mm")
-        draw.text((LEFT, TOP - 10), self.y_label, fill=INK, font=font, anchor="rb")
+        draw.text((8, TOP - 8), self.y_label, fill=INK, font=font, anchor="lb")
         for x in self.marks:
             draw.line([(x_axis(x), y_axis.start - 10), (x_axis(x), y_axis.start)], fill=INK, width=4)
         self._curves(draw, font, x_axis, y_axis)
@@ -69,11 +70,16 @@ class Chart:
             for one, other in pairwise(points):
                 if math.isfinite(one[1]) and math.isfinite(other[1]):
                     draw.line([(x(one[0]), y(one[1])), (x(other[0]), y(other[1]))], fill=color, width=2)
-            for px, py in points if name in self.curves else ():
+            for px, py in points if name in self.curves and is_dotted(points) else ():
                 if math.isfinite(py):
                     draw.ellipse([x(px) - 3, y(py) - 3, x(px) + 3, y(py) + 3], fill=color)
             draw.text((at, 34), name, fill=color, font=font)
             at += int(font.getlength(name)) + 22
+
+
+def is_dotted(points: Points) -> bool:
+    """Whether points are to be seen: those of a short curve, and those that no line joins."""
+    return len(points) <= MOST_DOTS or not all(math.isfinite(y) for _, y in points)
 
 
 @dataclass(frozen=True)
