@@ -22,10 +22,8 @@ def plot_signals(traces: Sequence[Trace], path: Path) -> Path:
     """The relative L1 change of each signal and of the output over the steps, means over the prompts."""
     curves = {}
     for name in (*SIGNALS, "residual", OUTPUT):
-        rows = zip(*(item.distances[name] for item in traces))
-        curves[name.replace("_", " ")] = [
-            (step, statistics.fmean(row)) for step, row in enumerate(rows, start=1)
-        ]
+        means = (statistics.fmean(row) for row in zip(*(item.distances[name] for item in traces)))
+        curves[name.replace("_", " ")] = list(enumerate(means, start=1))
     return Chart("change from step to step", "step", "relative L1", curves).save(path)
 
 
@@ -37,10 +35,9 @@ def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> Path:
     for fit in fits:
         places = np.linspace(*fit.domain, _SAMPLES).tolist()
         curves[f"degree {fit.degree}"] = [(x, polynomial(fit.coefficients, x)) for x in places]
+    change = "relative L1 of the {}".format
     label = signal.replace("_", " ")
-    return Chart(
-        f"output against {label}", f"relative L1 of the {label}", "relative L1 of the output", curves
-    ).save(path)
+    return Chart(f"output against {label}", change(label), change("output"), curves).save(path)
 
 
 def plot_quality(rows: Mapping[str, Sequence[tuple[float, float]]], label: str, path: Path) -> Path:
