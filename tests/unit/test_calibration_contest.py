@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
-from videosys.cache import TeaCacheConfig
+from videosys.cache import Hold, IntervalConfig, Linear, ScheduleConfig, TeaCacheConfig
 from videosys.calibration.calibrate import teacache
 from videosys.calibration.contest import Contest
+from videosys.calibration.journal import name_of
 from videosys.calibration.study import Study, given
 
 STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
@@ -69,3 +72,11 @@ def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeyp
 def test_new_fields_of_a_config_are_no_other_run():
     assert given(SyntheticConfig()) == {}
     assert given(SyntheticConfig(guidance_scale=2.0, seed=3)) == {"guidance_scale": 2.0, "seed": 3}
+
+
+def test_a_policys_name_tells_what_it_says_beyond_its_defaults():
+    plain = ScheduleConfig(computed=(0, 4, 9))
+    assert name_of(plain) == name_of(ScheduleConfig(computed=(0, 4, 9), forecast=Hold(), device="auto"))
+    others = [ScheduleConfig(computed=(0, 5, 9)), replace(plain, forecast=Linear()), IntervalConfig(3)]
+    assert len({name_of(policy) for policy in (plain, *others)}) == 4
+    assert name_of(TeaCacheConfig(0.1)).startswith("TeaCacheConfig ")

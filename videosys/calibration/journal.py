@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -56,6 +57,16 @@ class Journal:
             return dict(json.loads(line) for line in lines)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it") from error
+
+
+def name_of(policy: Any) -> str:
+    """A short name for a policy with all its settings; a field that a class gets later changes none."""
+    chosen = {}
+    for field in dataclasses.fields(policy):
+        value = getattr(policy, field.name)
+        if value != field.default:
+            chosen[field.name] = repr(value)
+    return f"{type(policy).__name__} {fingerprint(chosen)}"
 
 
 def fingerprint(value: Any) -> str:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videosys.cache import CacheConfig, NoCacheConfig
-from videosys.calibration.journal import Journal, fingerprint
+from videosys.calibration.journal import Journal, fingerprint, name_of
 from videosys.calibration.runs import Clips, Clock, Run
 from videosys.metrics import psnr, ssim
 from videosys.metrics.psnr import CAP
@@ -83,8 +83,7 @@ class Bench:
 
     def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
         """One result per prompt."""
-        key = f"{type(policy).__name__} {fingerprint(repr(policy))}"
-        return self.measure_runs(name, key, lambda clip: clip.run(policy))
+        return self.measure_runs(name, name_of(policy), lambda clip: clip.run(policy))
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], Run]) -> list[Measured]:
         """The same for whatever makes latents of a prompt."""

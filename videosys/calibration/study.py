@@ -13,7 +13,7 @@ import torch
 
 from videosys.cache import CacheConfig
 from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
-from videosys.calibration.journal import Journal, fingerprint
+from videosys.calibration.journal import Journal, name_of
 from videosys.calibration.measure import FULL, Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
 from videosys.calibration.search import (
@@ -202,8 +202,3 @@ def descended(found: dict[Kind, Found]) -> list[Kind]:
     """The forecasts worth a descent: the best one so far, and holding, which every sampler can take."""
     best = max(found, key=lambda kind: found[kind].score)
     return list(dict.fromkeys([best, *(kind for kind in found if kind == "hold")]))
-
-
-def name_of(policy: CacheConfig) -> str:
-    """A short name for a policy with all its settings."""
-    return f"{type(policy).__name__} {fingerprint(repr(policy))}"
