@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from videosys.tiny.sheet import GAP, MARGIN, contact_sheet, save_gif
 
@@ -40,6 +40,16 @@ def test_gif_has_all_frames_side_by_side(tmp_path):
         assert gif.size == (2 * 8 + GAP, 6)
         assert gif.info["duration"] == 100
         assert gif.info["loop"] == 0
+
+
+def test_pages_of_a_gif_share_their_colours_and_have_no_dots(tmp_path):
+    path, colours = tmp_path / "clips.gif", torch.tensor([[215, 15, 30], [20, 165, 40], [40, 80, 250]])
+    save_gif([colours[:, None, None].expand(3, 6, 8, 3).to(torch.uint8)], path, scale=1)
+    with Image.open(path) as gif:
+        for page, colour in zip(ImageSequence.Iterator(gif), colours.tolist(), strict=True):
+            ((count, found),) = page.convert("RGB").getcolors()
+            assert count == 48
+            assert max(abs(a - b) for a, b in zip(found, colour, strict=True)) <= 4
 
 
 def test_gif_needs_equal_shapes(tmp_path):

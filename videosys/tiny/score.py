@@ -25,7 +25,7 @@ from videosys.tiny.scored import scored
 from videosys.tiny.sheet import contact_sheet, save_gif
 
 NEEDED = ("background", "colour", "shape", "motion")  # what "all" asks for; size is told beside them
-GIF_CLIPS = 6
+GIF_CLIPS = 4
 COLUMNS = (*NEEDED, "all", "size")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 GAP = 4  # pixels between frames
+GIF_COLOURS = 128
 MARGIN = 12  # pixels around the sheet and above each caption
 
 
@@ -41,14 +42,27 @@ def contact_sheet(
 
 
 def save_gif(videos: Sequence[Tensor], path: str | Path, *, fps: int = 12, scale: int = 2) -> None:
-    """Write an endless GIF of uint8 videos [T, H, W, 3] of one size and length, side by side."""
+    """Write an endless GIF of uint8 videos [T, H, W, 3] of one size and length, side by side.
+
+    All pages share one palette and none is dithered: that would flicker, and files be twice as large.
+    """
     if not videos or len({tuple(video.shape) for video in videos}) != 1:
         raise ValueError(f"videos must have one shape, got {[tuple(video.shape) for video in videos]}")
     arrays = [np.asarray(video) for video in videos]
-    pages = [_row([array[i] for array in arrays], scale) for i in range(len(arrays[0]))]
+    pages = _indexed([_row([array[i] for array in arrays], scale) for i in range(len(arrays[0]))])
     # GIF counts hundredths of a second.
     duration = round(100 / fps) * 10
     _save(pages[0], path, format="GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0)
+
+
+def _indexed(pages: Sequence[Image.Image]) -> list[Image.Image]:
+    """The pages in the colours that suit all of them together."""
+    width, height = pages[0].size
+    whole = Image.new("RGB", (width, height * len(pages)))
+    for i, page in enumerate(pages):
+        whole.paste(page, (0, i * height))
+    palette = whole.quantize(GIF_COLOURS, dither=Image.Dither.NONE)
+    return [page.quantize(palette=palette, dither=Image.Dither.NONE) for page in pages]
 
 
 def _strip(video: np.ndarray, columns: int, scale: int) -> Image.Image:
