@@ -23,7 +23,7 @@ from videosys.config import load_config
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.cost import Cost, cost
 from videosys.pipelines.latte import LatteConfig
-from videosys.pipelines.memory import available_bytes, shortage
+from videosys.pipelines.memory import first_shortage
 from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
 from videosys.pipelines.opensora_config import OpenSoraConfig
 
@@ -31,7 +31,7 @@ MODELS = MappingProxyType(
     {"opensora": OpenSoraConfig, "latte": LatteConfig, "open_sora_plan": OpenSoraPlanConfig}
 )
 GIB = 2**30
-HEAD = ("stage", "weights", "text K/V", "cache", "activations", "total", "TFLOP")
+HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 
 def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Cost:
@@ -67,17 +67,19 @@ def table(made: Cost) -> str:
     """The stages as lines of text: GiB, and operations of all evaluations."""
     rows: list[tuple[str, ...]] = [HEAD]
     for stage in made.stages:
-        sizes = (stage.weights, stage.text, stage.cache, stage.activations, stage.total)
+        kept = (stage.weights, stage.resident, stage.text, stage.cache)
+        sizes = (*kept, stage.activations, stage.total, stage.host)
         rows.append((stage.name, *(f"{size / GIB:.3f}" for size in sizes), f"{stage.flops / 1e12:.3f}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join([*lines, f"peak with offload {made.offload}: {made.peak / GIB:.3f} GiB"])
+    host = f", and {made.host / GIB:.3f} GiB in the host's memory" if made.host else ""
+    return "\n".join([*lines, f"peak with offload {made.offload}: {made.peak / GIB:.3f} GiB{host}"])
 
 
 def as_json(made: Cost) -> dict[str, Any]:
     derived = [{"activations": stage.activations, "total": stage.total} for stage in made.stages]
     stages = [dataclasses.asdict(stage) | more for stage, more in zip(made.stages, derived)]
-    return dataclasses.asdict(made) | {"stages": stages, "peak": made.peak}
+    return dataclasses.asdict(made) | {"stages": stages, "peak": made.peak, "host": made.host}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,11 +98,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(as_json(made), indent=2))
         return 0
-    print(f"{made.evaluations} evaluations, sizes in GiB, one device")
+    ranks = config.parallel.num_gpus
+    print(
+        f"{made.evaluations} evaluations, sizes in GiB, {'one' if ranks == 1 else f'each of {ranks}'} device"
+    )
     print(table(made))
     for part in made.assumed:
         print(f"not on this computer, published shape taken: {part}")
-    warning = shortage(made.peak, available_bytes(config))
+    warning = first_shortage(config, made, ranks)
     if warning:
         print(f"warning: {warning}")
     return 0

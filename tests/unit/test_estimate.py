@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from dataclasses import replace
@@ -11,11 +12,12 @@ import torch
 from torch import nn
 
 from tests.measured import measured_peak
-from tests.tiny_checkpoint import config_of, text_to_video_config
+from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, STDiT3, STDiT3Config, VideoSysEngine
 from videosys.cache import PABConfig, TeaCacheConfig
 from videosys.estimate import estimate, main, read
 from videosys.layers import frames as layers_frames
+from videosys.parallel import ParallelConfig
 from videosys.pipelines import base, memory
 from videosys.pipelines.cost import shallow_cost, transformer_cost
 from videosys.pipelines.shapes import shapes
@@ -146,6 +148,146 @@ def test_the_published_sizes_are_known_without_a_file():
     assert transformer.flops == pytest.approx(30 * 113e12, rel=0.01)
     assert vae.flops == pytest.approx(242e12, rel=0.03)
     assert made.peak > text.weights + transformer.weights + vae.weights
+
+
+CONVOLUTIONS = {  # channels in and out, [T,] H and W, kernel
+    "columns": (32, 32, (5, 16, 16), 3),
+    "columns of few channels": (4, 32, (3, 6, 6), 3),
+    "no columns": (32, 64, (5, 16, 16), 1),
+    "large": (64, 64, (9, 48, 48), 3),
+    "frames": (64, 64, (64, 64), 3),
+    "small frames": (32, 32, (16, 16), 3),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+@torch.no_grad()
+def test_what_kernels_of_a_cpu_copy_is_known(name, dtype):
+    """oneDNN's 1 x 1 x 1 in bfloat16 needs more, but is nowhere near a peak."""
+    channels, out, size, kernel = CONVOLUTIONS[name]
+    if kernel == 1 and dtype != torch.float32:
+        pytest.skip("not modelled")
+    made = {2: nn.Conv2d, 3: nn.Conv3d}[len(size)](channels, out, kernel, padding=kernel // 2, dtype=dtype)
+    x = torch.randn(1, channels, *size, dtype=dtype)
+    made(x)
+    empty, nothing = copy.deepcopy(made).to("meta"), x.to("meta")
+    with Meter(is_cpu=True) as meter:
+        empty(nothing)
+    assert meter.peak == near(measured_peak(lambda: made(x)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@torch.no_grad()
+def test_small_clips_decode_in_what_is_said(random_model, dtype):
+    name, folder = random_model
+    config = text_to_video_config(name, folder, height=64, width=64, num_frames=5, dtype=dtype)
+    check_decoding(config)
+
+
+@torch.no_grad()
+def test_tiles_are_counted(checkpoint):
+    check_decoding(config_of(checkpoint, **LARGE, enable_vae_tiling=True, vae_tile_sample_min_size=64))
+
+
+def check_decoding(config):
+    """The decoding of one video against the allocator."""
+    pipeline, want = VideoSysEngine(config, quiet=True).pipeline, stages(config)["autoencoder"]
+    size = pipeline.latent_size(config)
+    with pipeline.vae.use() as vae:
+        z = torch.randn(1, 4, *size)
+        vae.decode(z, frames(config))  # kernels that are made once
+        assert want.peak == near(measured_peak(lambda: vae.decode(z.clone(), frames(config))))
+
+
+def test_slices_need_what_one_video_needs(checkpoint):
+    one, two, sliced = (
+        stages(config_of(checkpoint, **LARGE, **more))["autoencoder"].peak
+        for more in ({}, {"batch_size": 2}, {"batch_size": 2, "enable_vae_slicing": True})
+    )
+    assert sliced == one < two
+
+
+def test_weights_in_eight_bits_are_counted(checkpoint):
+    config = config_of(checkpoint, **LARGE, storage_dtype="float8_e4m3fn", cache=base_cache("interval"))
+    check_measured(config)
+    text, transformer, _ = estimate(config).stages
+    wide, whole, _ = estimate(replace(config, storage_dtype="auto")).stages
+    assert transformer.weights < 0.6 * whole.weights
+    assert text.total >= wide.weights  # it is read whole, and then made narrow
+
+
+def test_groups_and_stages_leave_weights_in_the_host(checkpoint):
+    on_gpu = {"device": "cuda", "dtype": "float32"}
+    none, stage, group = (
+        estimate(config_of(checkpoint, **on_gpu, offload=how)) for how in ("none", "stage", "group")
+    )
+    weights = {made.name: made.weights for made in none.stages}
+    assert (none.host, stage.host, group.host) == (0, sum(weights.values()), sum(weights.values()))
+    assert stage.peak == max(made.weights + made.peak for made in none.stages)
+    model = on_meta(lambda: STDiT3(build_model().config), torch.float32)
+    layers = sum(
+        item.nbytes for name, item in model.spatial_blocks[0].named_parameters() if "table" not in name
+    )
+    resident = {made.name: made.resident for made in group.stages}
+    assert resident["transformer"] == weights["transformer"] - 2 * layers  # two of four blocks are away
+    assert resident["text encoder"] == weights["text encoder"]  # which has one block
+    assert resident["autoencoder"] == weights["autoencoder"]
+    assert estimate(config_of(checkpoint, device="cpu", offload="stage")).host == 0
+
+
+@pytest.mark.parametrize("cache", ["teacache", "interval", "pab"])
+def test_a_cache_on_another_device_is_counted_there(checkpoint, cache):
+    policy = PABConfig() if cache == "pab" else base_cache(cache)
+    on_gpu = {**LARGE, "device": "cuda", "dtype": "float32", "num_inference_steps": 30}
+    near_by, far = (
+        stages(config_of(checkpoint, **on_gpu, cache=replace(policy, device=device)))["transformer"]
+        for device in ("auto", "cpu")
+    )
+    assert (far.cache, far.host) == (0, near_by.cache)
+    assert near_by.host == 0
+    assert far.peak < near_by.peak
+    here = stages(config_of(checkpoint, **{**on_gpu, "device": "cpu"}, cache=replace(policy, device="cpu")))
+    assert here["transformer"].cache == near_by.cache
+
+
+def test_devices_that_share_a_video_need_less_each(checkpoint):
+    def peak(**changes):
+        return stages(config_of(checkpoint, **LARGE, **changes))["transformer"].peak
+
+    alone, halves, tokens = (
+        peak(parallel=ParallelConfig(count, dp=1, cfg=cfg, sp=sp))
+        for count, cfg, sp in ((1, 1, 1), (2, 2, 1), (4, 1, 4))
+    )
+    assert halves == pytest.approx(peak(guidance_scale=1.0), rel=0.02)
+    assert 0.2 * alone < tokens < 0.45 * alone
+
+
+def test_all_processes_of_a_computer_are_counted(checkpoint, monkeypatch):
+    config = config_of(checkpoint, device="cpu")
+    made = estimate(config)
+    monkeypatch.setattr(memory, "available_bytes", lambda config: int(1.5 * made.peak))
+    assert memory.first_shortage(config, made) is None
+    assert "in 2 processes together" in memory.first_shortage(config, made, 2)
+    on_gpu = replace(config, device="cuda", offload="stage")
+    made = estimate(on_gpu)
+    room = {"cuda": 2 * made.peak, "cpu": int(1.5 * made.host)}
+    monkeypatch.setattr(memory, "available_bytes", lambda config: room[config.device])
+    assert memory.first_shortage(on_gpu, made) is None
+    assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2)
+
+
+def test_an_engine_of_processes_counts_them(checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr(memory, "warn_if_too_large", lambda config, ranks: seen.append((config, ranks)))
+    monkeypatch.setattr("videosys.engine.pool.Pool._open", lambda *given: 1 / 0)
+    with VideoSysEngine(config_of(checkpoint, num_gpus=2, device="cpu"), quiet=True) as engine:
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError):
+                engine.generate("a red circle")
+    ((config, ranks),) = seen
+    assert ranks == 2
+    assert config.parallel.is_resolved
 
 
 def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):

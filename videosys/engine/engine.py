@@ -18,7 +18,7 @@ from videosys.engine.pool import Pool
 from videosys.engine.torchrun import Member, is_main_process, world_size
 from videosys.pipelines.base import PipelineConfig, VideoOutput, check_prompts
 from videosys.pipelines.generation import Pipeline
-from videosys.pipelines.memory import warn_if_too_large
+from videosys.pipelines.memory import Watch
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
@@ -125,15 +125,12 @@ class Single:
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         self.pipeline, self.quiet = PIPELINES[type(config)].from_config(config, quiet), quiet
-        self.sizes_seen: set[tuple[Any, ...]] = set()
+        self.watch = Watch()
 
     def stream(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
-        size = (config.size, config.output_frames, config.batch_size, config.is_guided, config.cache)
-        if size not in self.sizes_seen:  # an estimate takes seconds
-            self.sizes_seen.add(size)
-            warn_if_too_large(config)
+        self.watch.look(config)
         return self.pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
 
     def close(self) -> None:

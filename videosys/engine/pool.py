@@ -17,6 +17,7 @@ from videosys.engine.messages import Message
 from videosys.engine.order import Order
 from videosys.engine.processes import Processes, threads_of
 from videosys.pipelines.base import PipelineConfig, VideoOutput
+from videosys.pipelines.memory import Watch
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
@@ -73,6 +74,7 @@ class Pool:
         dp = parallel.dp or 1
         self.size = parallel.num_gpus // dp  # ranks of a replica
         self.replicas = [range(first, first + self.size) for first in range(0, parallel.num_gpus, self.size)]
+        self.watch = Watch(len(self.devices))
         # Finds and fetches the folders once, and tells at once of mistakes. It never loads a weight.
         self.pipeline = PIPELINES[type(config)].from_config(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
@@ -89,6 +91,7 @@ class Pool:
         TimeoutError where nothing was heard for `parallel.timeout` seconds, or the ValueError of a request
         that all ranks refuse (they go on with the next).
         """
+        self.watch.look(replace(config, parallel=self.config.parallel))
         request = self._open(prompts, seeded(config), inputs)
         try:
             while (output := self._next(request)) is not None:

@@ -17,6 +17,7 @@ from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.messages import pack
 from videosys.engine.order import Order
 from videosys.pipelines.base import PipelineConfig, VideoOutput
+from videosys.pipelines.memory import Watch
 from videosys.utils.seed import draw_seed
 
 END = object()
@@ -45,6 +46,7 @@ class Member:
         self.config, self.quiet = replace(config, parallel=parallel), quiet or not is_main_process()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         self.device = rank_device(self.config, int(os.environ.get("LOCAL_RANK", os.environ["RANK"])), here)
+        self.watch = Watch(here)
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
             group.join(self.device, parallel.timeout)
@@ -56,6 +58,8 @@ class Member:
     ) -> Iterator[VideoOutput]:
         """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
         config = replace(config, parallel=self.config.parallel)
+        if int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) == 0:  # for all on this computer
+            self.watch.look(config)
         check_alike(group.exchange(described(prompts, config, inputs)))
         if config.seed is None:
             config = replace(config, seed=group.exchange(draw_seed())[0])

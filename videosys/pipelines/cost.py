@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from videosys.cache import (
     BestConfig,
@@ -22,6 +24,9 @@ from videosys.cache import (
     start,
 )
 from videosys.cache.pab import reuse_steps
+from videosys.cache.place import WITH_MODEL
+from videosys.layers.storage import keep_narrow
+from videosys.parallel.absent import Absent
 from videosys.pipelines import base
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.pipelines.shapes import Shapes, shapes
@@ -33,7 +38,9 @@ from videosys.utils.metering import Meter, on_meta, weight_bytes
 class StageCost:
     """One stage: bytes of its weights, bytes that it needs besides at its peak, and operations in all.
 
-    kept: of the peak, what stays from step to step: text keys and values (`text`) and the cache (`cache`).
+    Of the peak, what stays from step to step: text keys and values (`text`) and the cache (`cache`).
+    resident: of the weights, what is on the device at once. host: what lies in the host's memory beside the
+        accelerator that works: parked weights, and a cache that is kept there.
     """
 
     name: str
@@ -42,6 +49,8 @@ class StageCost:
     flops: int
     text: int = 0
     cache: int = 0
+    resident: int = 0
+    host: int = 0
 
     @property
     def activations(self) -> int:
@@ -50,12 +59,15 @@ class StageCost:
 
     @property
     def total(self) -> int:
-        return self.weights + self.peak
+        return self.resident + self.peak
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one micro-batch needs. evaluations: of the transformer, all computed. assumed: as in `Shapes`."""
+    """What one micro-batch needs on one device; of several, on the one with the largest share.
+
+    evaluations: of the transformer, all computed. assumed: as in `Shapes`.
+    """
 
     stages: tuple[StageCost, ...]
     offload: str
@@ -69,18 +81,20 @@ class Cost:
             return sum(stage.weights for stage in self.stages) + max(stage.peak for stage in self.stages)
         return max(stage.total for stage in self.stages)
 
+    @property
+    def host(self) -> int:
+        """Bytes in the host's memory for one accelerator."""
+        return sum(stage.host for stage in self.stages)
+
 
 @torch.no_grad()
 def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
-    """What a micro-batch of this config needs. Texts are as long as the model allows if not given.
-
-    On one device: tokens that are shared among several need less on each.
-    """
+    """What a micro-batch of this config needs. Texts are as long as the model allows if not given."""
     shape = shapes(config)
     dtype = base.resolve_dtype(config.dtype, device_of(config))
     length = min(text_tokens or shape.max_tokens, shape.max_tokens)
     stages = (
-        text_cost(shape, dtype, length),
+        text_cost(shape, dtype, length, config),
         transformer_cost(shape, dtype, length, config),
         vae_cost(shape, dtype, config),
     )
@@ -92,17 +106,47 @@ def device_of(config: base.PipelineConfig) -> torch.device:
     return base.resolve_device("auto") if config.device == "auto" else torch.device(config.device)
 
 
+def is_parked(config: base.PipelineConfig) -> bool:
+    """Whether weights lie in the host's memory while an accelerator does without them."""
+    return config.offload != "none" and device_of(config).type != "cpu"
+
+
+def resident_bytes(module: nn.Module, blocks_owner: nn.Module, config: base.PipelineConfig) -> int:
+    """Of a module's weights what is on the device at once: with groups of blocks two of them, the one at work
+    and the next.
+    """
+    whole = weight_bytes(module)
+    if config.offload != "group":
+        return whole
+    lists = [child for child in blocks_owner.children() if isinstance(child, nn.ModuleList)]
+    blocks = [block for members in lists for block in members]
+    # Without what a block holds itself, which stays.
+    sizes = [sum(weight_bytes(layer) for layer in block.children()) for block in blocks]
+    return whole - sum(sizes) + 2 * max(sizes)
+
+
 def metered(run: Callable[[], Any], is_cpu: bool = False) -> tuple[Any, Meter]:
-    with Meter(convolutions_copy=is_cpu) as meter:
+    with Meter(is_cpu) as meter:
         made = run()
     return made, meter
 
 
-def text_cost(shape: Shapes, dtype: torch.dtype, length: int) -> StageCost:
+def text_cost(shape: Shapes, dtype: torch.dtype, length: int, config: base.PipelineConfig) -> StageCost:
     """One prompt after the other is encoded, and the negative one."""
     encoder = on_meta(lambda: encoder_shape(shape.text_folder, shape.is_mt5), dtype)
-    _, meter = metered(lambda: encode_shape(encoder, 1, length))
-    return StageCost("text encoder", weight_bytes(encoder), meter.peak, meter.flops)
+    stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
+    if config.storage_dtype != "auto":
+        keep_narrow(stack)
+    weights, is_cpu = weight_bytes(encoder), device_of(config).type == "cpu"
+    _, meter = metered(lambda: encode_shape(encoder, 1, length), is_cpu)
+    return StageCost(
+        "text encoder",
+        weights,
+        max(meter.peak, wide - weights if is_cpu else 0),  # it is read before its weights are made narrow
+        meter.flops,
+        resident=min(weights, resident_bytes(encoder, stack, config)),
+        host=weights if is_parked(config) else 0,
+    )
 
 
 def transformer_cost(
@@ -117,31 +161,47 @@ def transformer_cost(
         low, high = getattr(first, name), getattr(second, name)
         return low + (high - low) * more
 
-    return StageCost("transformer", *(deep(name) for name in ("weights", "peak", "flops", "text", "cache")))
+    names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
+    made = StageCost("transformer", *map(deep, names))
+    return replace(made, resident=min(made.resident, made.weights))
 
 
 def shallow_cost(
     shape: Shapes, depth: int, dtype: torch.dtype, length: int, config: base.PipelineConfig
 ) -> StageCost:
     """The transformer with so many blocks, or pairs of blocks."""
-    model = on_meta(lambda: shape.model(depth), dtype)
-    batch = config.batch_size * (2 if config.is_guided else 1)
+    axes = config.parallel.resolved(config.is_guided)
+    model = on_meta(lambda: shape.model(depth, Absent.of(axes)), dtype)
+    if config.storage_dtype != "auto":
+        keep_narrow(model)
+    batch = config.batch_size * (2 if config.is_guided else 1) // (axes.cfg or 1)
     text = torch.empty(batch, length, shape.text_channels, dtype=dtype, device="meta")
     latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device="meta")
     condition, prepared = metered(lambda: shape.prepare(model, text))
     cache = small_cache(config.cache)
     _, meter = metered(lambda: evaluate(model, latents, condition, cache))
-    held = meter.live  # by the cache: nothing else is left
-    branches = branch_bytes(config, shape, model, latents)
+    held = meter.live + branch_bytes(config, shape, model, latents)  # nothing else is left
+    if is_elsewhere(config):
+        _, meter = metered(lambda: evaluate(model, latents, condition, RecordedCache()))
     around = latents.nbytes + text.nbytes
+    weights, here = weight_bytes(model), 0 if is_elsewhere(config) else held
+    is_far = here < held and device_of(config).type != "cpu"
     return StageCost(
         "transformer",
-        weight_bytes(model),
-        prepared.live + meter.peak + branches + around,
+        weights,
+        prepared.live + meter.peak + around + max(here - meter.live, 0),
         prepared.flops + meter.flops // STEPS * shape.evaluations,
         text=prepared.live,
-        cache=held + branches,
+        cache=here,
+        resident=resident_bytes(model, model, config),
+        host=(weights if is_parked(config) else 0) + (held if is_far else 0),
     )
+
+
+def is_elsewhere(config: base.PipelineConfig) -> bool:
+    """Whether the cache is kept on another device than the model's."""
+    place = getattr(config.cache, "device", WITH_MODEL)
+    return place != WITH_MODEL and torch.device(place).type != device_of(config).type
 
 
 STEPS = 2  # enough that a forecast holds all the residuals it wants
@@ -156,7 +216,8 @@ def small_cache(config: CacheConfig) -> RecordedCache:
         return RecordedCache()
     if isinstance(config, ScheduleConfig | IntervalConfig | BestConfig) or has_goal(config):
         return ResidualCache(range(STEPS), Linear())
-    made = start(config, range(STEPS), lambda row: row[None])
+    here = replace(config, device=WITH_MODEL) if isinstance(config, Goal) else config
+    made = start(here, range(STEPS), lambda row: row[None])
     assert isinstance(made, RecordedCache)
     return made
 
@@ -190,7 +251,9 @@ def branch_bytes(config: base.PipelineConfig, shape: Shapes, model: Any, latents
     ]
     reused = sum(bool(reuse_steps(config.cache, where, *branch)) for branch in branches)
     frames, rows, columns = shape.latent_size
-    tokens = len(latents) * frames * (-(-rows // 2)) * (-(-columns // 2))
+    share = config.parallel.resolved(config.is_guided).sp or 1
+    per_frame = math.ceil(math.ceil(rows / 2) * math.ceil(columns / 2) / share)
+    tokens = len(latents) * frames * per_frame
     return reused * tokens * model.config.hidden_size * model.dtype.itemsize
 
 
@@ -207,8 +270,12 @@ def has_cross(block: Any) -> bool:
 
 def vae_cost(shape: Shapes, dtype: torch.dtype, config: base.PipelineConfig) -> StageCost:
     """Whole batches are decoded by Open-Sora's, one video after the other by the others."""
-    batch = config.batch_size if isinstance(config, OpenSoraConfig) else 1
+    is_whole = isinstance(config, OpenSoraConfig) and not config.enable_vae_slicing
+    batch = config.batch_size if is_whole else 1
     vae = on_meta(shape.vae, dtype)
     latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device="meta")
     _, meter = metered(lambda: shape.decode(vae, latents), is_cpu=device_of(config).type == "cpu")
-    return StageCost("autoencoder", weight_bytes(vae), meter.peak + latents.nbytes, meter.flops)
+    weights = weight_bytes(vae)
+    host = weights if is_parked(config) else 0
+    peak = meter.peak + latents.nbytes
+    return StageCost("autoencoder", weights, peak, meter.flops, resident=weights, host=host)

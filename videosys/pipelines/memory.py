@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from videosys.pipelines.base import PipelineConfig
-from videosys.pipelines.cost import cost, device_of
+from videosys.pipelines.cost import Cost, cost, device_of
 from videosys.pipelines.shapes import SHAPES
 
 GIB = 2**30
@@ -29,26 +31,55 @@ def available_bytes(config: PipelineConfig) -> int | None:
     return None if kib is None else 1024 * int(kib)
 
 
-def shortage(needed: int, available: int | None) -> str | None:
+def shortage(needed: int, available: int | None, where: str = "") -> str | None:
     """What to say where a run needs more than there is, and what helps."""
     if available is None or needed <= available:
         return None
     return (
-        f"this run needs about {needed / GIB:.1f} GiB at its peak, and {available / GIB:.1f} GiB are free; "
-        "fewer frames, a smaller size, dtype bfloat16 or offload stage need less "
-        "(python -m videosys.estimate shows each part)"
+        f"this run needs about {needed / GIB:.1f} GiB at its peak{where}, and {available / GIB:.1f} GiB are "
+        "free; fewer frames, a smaller size, dtype bfloat16, storage_dtype float8_e4m3fn or offload need "
+        "less (python -m videosys.estimate shows each part)"
     )
 
 
-def warn_if_too_large(config: PipelineConfig) -> None:
+def warn_if_too_large(config: PipelineConfig, ranks: int = 1) -> None:
     """Warns before a run that will not fit. Small videos are not looked at, and what cannot be known is no
-    reason to stop.
+    reason to stop. ranks: processes on this computer, which share the host's memory and have a device each.
     """
     height, width = config.size
     available = available_bytes(config)
     is_known = type(config) in SHAPES  # a model added from outside has no entry there
     if available is None or not is_known or config.batch_size * config.output_frames * height * width < SMALL:
         return
-    message = shortage(cost(config).peak, available)
+    message = first_shortage(config, cost(config), ranks)
     if message is not None:
         warnings.warn(message, stacklevel=3)
+
+
+def first_shortage(config: PipelineConfig, made: Cost, ranks: int = 1) -> str | None:
+    """What to say where the devices, or the memory of their computer, are too small for all ranks."""
+    if device_of(config).type == "cpu":
+        return shortage(ranks * made.peak, available_bytes(config), of_ranks(ranks))
+    host = shortage(
+        ranks * made.host, available_bytes(replace(config, device="cpu")), " in the host's memory"
+    )
+    return shortage(made.peak, available_bytes(config)) or host
+
+
+def of_ranks(ranks: int) -> str:
+    return f" in {ranks} processes together" if ranks > 1 else ""
+
+
+class Watch:
+    """Looks at each size of video once: an estimate takes seconds."""
+
+    def __init__(self, ranks: int = 1):
+        self.ranks = ranks
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def look(self, config: PipelineConfig) -> None:
+        """Warns of a size that will not fit, the first time."""
+        size = (config.size, config.output_frames, config.batch_size, config.is_guided, config.cache)
+        if size not in self.seen:
+            self.seen.add(size)
+            warn_if_too_large(config, self.ranks)

@@ -13,6 +13,7 @@ import torch
 from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.parallel import Parallel
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.latte import MAX_TOKENS, LatteConfig
 from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, read_model_config, with_frame_scale
@@ -28,7 +29,7 @@ class Shapes:
     """What a request needs of each part.
 
     text_folder: of the text encoder, or None for the published XXL. latent_size: frames, rows and columns.
-    model: a transformer of so many blocks, or pairs of blocks; `depth` is the real number.
+    model: a transformer of so many blocks, or pairs of blocks, on a rank; `depth` is the real number.
     prepare: the condition of a transformer for embeddings. decode: frames of a VAE for latents.
     assumed: the parts that are not on this computer, for which the published shapes stand.
     """
@@ -36,7 +37,7 @@ class Shapes:
     text_folder: Path | None
     is_mt5: bool
     max_tokens: int
-    model: Callable[[int], Any]
+    model: Callable[[int, Parallel], Any]
     depth: int
     vae: Callable[[], Any]
     latent_size: Size
@@ -81,7 +82,7 @@ def opensora(config: OpenSoraConfig) -> Shapes:
         text_folder=finder.folder("text_encoder", config.text_encoder),
         is_mt5=False,
         max_tokens=model.model_max_length,
-        model=lambda depth: STDiT3(replace(model, depth=depth)),
+        model=lambda depth, parallel: STDiT3(replace(model, depth=depth), parallel),
         depth=model.depth,
         vae=lambda: OpenSoraVAE(vae, tiling=config.frame_tiling()),
         latent_size=size,
@@ -113,7 +114,7 @@ def latte(config: LatteConfig) -> Shapes:
         text_folder=finder.folder("text_encoder", config.text_encoder),
         is_mt5=False,
         max_tokens=MAX_TOKENS,
-        model=lambda depth: LatteT2V(replace(model, num_layers=depth)),
+        model=lambda depth, parallel: LatteT2V(replace(model, num_layers=depth), parallel),
         depth=model.num_layers,
         vae=lambda: LatteVAE(vae, tiling=config.frame_tiling()),
         latent_size=size,
@@ -140,7 +141,7 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
         text_folder=finder.folder("text_encoder", config.text_encoder or release.text_encoder),
         is_mt5=not is_v110,
         max_tokens=release.max_tokens,
-        model=lambda depth: build_plan(replace(model, num_layers=depth)),
+        model=lambda depth, parallel: build_plan(replace(model, num_layers=depth), parallel),
         depth=model.num_layers,
         vae=lambda: CausalVAE(vae, tiling=config.tiles()),
         latent_size=size,
@@ -156,8 +157,8 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
 PNDM_EXTRA = 9  # evaluations of its Runge-Kutta steps
 
 
-def build_plan(model: LatteT2VConfig | OpenSoraT2VConfig) -> LatteT2V | OpenSoraT2V:
-    return LatteT2V(model) if isinstance(model, LatteT2VConfig) else OpenSoraT2V(model)
+def build_plan(model: LatteT2VConfig | OpenSoraT2VConfig, parallel: Parallel) -> LatteT2V | OpenSoraT2V:
+    return LatteT2V(model, parallel) if isinstance(model, LatteT2VConfig) else OpenSoraT2V(model, parallel)
 
 
 def published_plan(config: OpenSoraPlanConfig, vae: Any) -> LatteT2VConfig | OpenSoraT2VConfig:

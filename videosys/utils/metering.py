@@ -7,7 +7,7 @@ are known without it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -25,12 +25,11 @@ class Meter:
     """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
 
     Attention counts as one kernel that keeps no scores, as it does on CPUs and GPUs.
-    convolutions_copy: each convolution has a copy of its input beside it, as on CPUs, where oneDNN orders the
-        channels anew.
+    is_cpu: each convolution has beside it what the kernel copies that a CPU would take, see `copied`.
     """
 
-    def __init__(self, convolutions_copy: bool = False) -> None:
-        self.convolutions_copy = convolutions_copy
+    def __init__(self, is_cpu: bool = False) -> None:
+        self.is_cpu = is_cpu
         self.live = self.peak = self.attention_flops = 0
         self._counter = FlopCounterMode(display=False)
         self._stack = ExitStack()
@@ -70,9 +69,25 @@ class Storages(TorchDispatchMode):
                 self.seen.add(storage)
                 self.meter.add(storage.nbytes())
                 weakref.finalize(storage, self.meter.add, -storage.nbytes())
-        if self.meter.convolutions_copy and func is torch.ops.aten.convolution.default:
-            self.meter.peak = max(self.meter.peak, self.meter.live + args[0].nbytes)
+        if self.meter.is_cpu and func is torch.ops.aten.convolution.default:
+            self.meter.peak = max(self.meter.peak, self.meter.live + copied(args, made))
         return made
+
+
+def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
+    """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
+
+    oneDNN orders the channels of input and weight anew. torch's own, which small inputs get, write every
+    window as a column: of 27 values for each one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
+    """
+    x, weight, _, *options = convolution
+    # Tensors of these shapes on the CPU, each of one number.
+    small = [item.new_empty(1, device="cpu").expand(item.shape) for item in (x, weight)]
+    kernel = torch._C._select_conv_backend(*small, None, *options)
+    if not kernel.name.startswith("Slow"):
+        return x.nbytes + weight.nbytes
+    window = weight[0].numel()
+    return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
 
 
 def storages(tree: Any) -> Iterable[Any]:
