@@ -85,6 +85,14 @@ def test_a_real_size_is_measured_and_not_scaled(monkeypatch):
     assert row["reused_share"] == row["reused_s"] / row["computed_s"]
 
 
+def test_memory_is_what_lives_at_once():
+    def run() -> None:
+        for _ in range(3):
+            torch.zeros(1000) + 1  # two of these live at once
+
+    assert 8000 <= needs.peak_on_cpu(run) < 9000
+
+
 def test_graphs_say_that_they_need_a_gpu():
     (row,) = graphs.graphs(CPU, 1, compile=False)
     assert "needs CUDA" in str(row)
