@@ -9,14 +9,19 @@ import pytest
 
 import videosys
 from videosys import NoCacheConfig, VideoSysEngine, load_config
+from videosys.cache import BestConfig, MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
+from videosys.estimate import read
 from videosys.tiny import bundled, config
 from videosys.tiny.score import score_videos
 from videosys.tiny.scored import scored
 from videosys.utils.checkpoint import resolve
+from videosys.utils.weights_hash import weights_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(videosys.__file__).parent / "tiny"
 LARGEST = 8_000_000  # bytes of a checkpoint; the text encoder is counted with Open-Sora, where it lies
+LARGEST_CALIBRATION = 200_000
+CALIBRATED = sorted((ROOT / "examples").glob("*/*calibrated*.yaml"))
 EXAMPLES = {
     "opensora": "opensora/tiny.yaml",
     "latte": "latte/tiny.yaml",
@@ -67,6 +72,34 @@ def test_the_parts_of_each_fit_and_make_a_clip(name):
     video = output.video[0]
     assert video.shape == (settings.output_frames, 64, 64, 3)
     assert video.float().std() > 4
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_calibration_is_of_the_weights_beside_it(name):
+    folder = resolve(config(name).transformer)
+    paths = list(folder.glob("calibration*.json"))
+    assert paths or name != "opensora"
+    for path in paths:
+        scope = read_calibration(path).scope
+        assert scope.weights_hash == weights_hash(folder)
+        assert (scope.model, scope.num_inference_steps) == (config(name).model_name, config(name).steps)
+        assert path.stat().st_size < LARGEST_CALIBRATION
+
+
+@pytest.mark.parametrize("path", CALIBRATED, ids=lambda path: path.parent.name)
+def test_a_goal_is_reached_with_what_comes_with_the_checkpoint(path):
+    prompt = "a small green ring grows on a grey background"
+    with VideoSysEngine(read(str(path), None, []), quiet=True) as engine:
+        steps = engine.generate(prompt, seed=1).steps
+        assert 2 < sum(step.computed for step in steps) <= len(steps) / 2
+        for cache in (TeaCacheConfig(speedup=1.1), ScheduleConfig(speedup=1.2), MagCacheConfig()):
+            steps = engine.generate(prompt, seed=1, cache=cache).steps
+            assert 2 < sum(step.computed for step in steps) < len(steps)
+        for cache in (BestConfig(speedup=50.0), TeaCacheConfig(min_psnr=95.0)):
+            with pytest.raises(ValueError, match=r"calibration\.json: no setting of .* has .*; there are \d"):
+                engine.generate(prompt, seed=1, cache=cache)
+        with pytest.raises(ValueError, match="was made with num_inference_steps"):
+            engine.generate(prompt, seed=1, num_inference_steps=20)
 
 
 def test_unknown_names_are_refused():

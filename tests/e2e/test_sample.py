@@ -52,7 +52,9 @@ def files(folder):
     return sorted(path.name for path in folder.rglob("*"))
 
 
-CONFIGS = sorted([*EXAMPLES.glob("*.yaml"), EXAMPLES / "custom.py"])
+CONFIGS = sorted(  # the calibrated one holds for its own steps and weights only: test_bundled.py
+    path for path in [*EXAMPLES.glob("*.yaml"), EXAMPLES / "custom.py"] if path.stem != "tiny_calibrated"
+)
 
 
 def test_the_configs_are_the_ones_that_are_described():
