@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stage = Stage(
         "noise",
         args.minutes,
-        ADAM_LR,
+        ADAM_LR * args.rate,
         nn.Module.parameters,
         lambda m, step: batch_loss(m, data, (1, step)),
         figure,
@@ -234,6 +234,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--minutes", type=float, default=90.0)
     parser.add_argument("--steps", type=int, help="end after so many steps instead")
+    parser.add_argument("--rate", type=float, default=1.0, help="of the usual learning rate; less to go on")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cap", type=float, default=VELOCITY, help="largest weight of a step's loss")
     parser.add_argument(
