@@ -87,6 +87,20 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(backend):
         check_attention(backend, CPU, torch.bfloat16)
 
 
+@pytest.mark.parametrize(
+    ("backend", "dtype", "message"),
+    [
+        ("products", torch.bfloat16, "'products', which is for a CPU"),
+        ("flash", torch.float32, "dtype is float32; it knows bfloat16"),
+        ("cudnn", torch.float32, "dtype is float32; it knows bfloat16"),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_refused_before_loading(backend, dtype, message):
+    with pytest.raises(ValueError, match=message):
+        check_attention(backend, torch.device("cuda"), dtype)
+    check_attention("auto", torch.device("cuda"), dtype)
+
+
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'videosys\[flash-attn\]'"):

@@ -10,7 +10,7 @@ from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.cache import PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.models.opensora import STDiT3
-from videosys.pipelines import compiling
+from videosys.pipelines import compiling, generation
 from videosys.pipelines.compiling import blocks, check_compiler, compile_report, run_block, separate
 
 CPU = torch.device("cpu")
@@ -39,6 +39,12 @@ def test_no_triton_is_said_at_once(monkeypatch):
     monkeypatch.setattr(compiling, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="triton"):
         check_compiler(torch.device("cuda"))
+
+
+def test_a_model_that_would_be_compiled_for_each_use_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    with pytest.raises(ValueError, match="compiled each time"):
+        VideoSysEngine(config_of(checkpoint, compile="blocks", offload="stage", device="cpu"))
 
 
 def test_no_model_uses_up_the_graphs_of_another():

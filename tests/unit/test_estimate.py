@@ -306,6 +306,26 @@ def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
     assert memory.shortage(10, None) is None
 
 
+def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch):
+    def fail(config):
+        raise RuntimeError("a private function of torch is gone")
+
+    monkeypatch.setattr(memory, "cost", fail)
+    monkeypatch.setattr(memory, "SMALL", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        memory.warn_if_too_large(config_of(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["device=foo"], "device is 'foo'"), (["--text-tokens", "0"], "text_tokens is 0; it must be 1 or more")],
+)
+def test_the_command_refuses_what_cannot_be(arguments, message, capsys):
+    assert main(["--config", "examples/opensora/tiny.yaml", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_the_engine_warns_once_before_it_works(checkpoint, monkeypatch):
     monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
     monkeypatch.setattr(memory, "SMALL", 1)

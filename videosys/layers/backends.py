@@ -55,10 +55,14 @@ def by_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> t
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
-def only(kernel: SDPBackend) -> Kernel:
-    """One of torch's kernels; a RuntimeError where it cannot serve."""
+def only(kernel: SDPBackend, knows_bias: bool = True) -> Kernel:
+    """One of torch's kernels; a RuntimeError where it cannot serve. Torch chooses where there is a bias that
+    it does not know: prompts of several lengths bring one.
+    """
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+        if bias is not None and not knows_bias and q.device.type != "cpu":
+            return by_torch(q, k, v, bias)
         with sdpa_kernel(kernel):
             return by_torch(q, k, v, bias)
 
@@ -129,7 +133,7 @@ def by_flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias)
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {
         "torch": by_torch,
-        "flash": only(SDPBackend.FLASH_ATTENTION),
+        "flash": only(SDPBackend.FLASH_ATTENTION, knows_bias=False),
         "efficient": only(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": only(SDPBackend.CUDNN_ATTENTION),
         "math": only(SDPBackend.MATH),
@@ -137,6 +141,7 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
         "flash_attn": by_flash_attn,
     }
 )
+HALF_ONLY = ("flash", "cudnn", "flash_attn")
 ON_CPU = ("auto", "torch", "flash", "math", "products")
 
 
@@ -144,11 +149,11 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
     """ValueError where the device, the dtype or the packages installed are not for a backend."""
     if device.type == "cpu" and backend not in ON_CPU:
         raise ValueError(f"attention is {backend!r}, which needs a GPU; on a CPU: {', '.join(ON_CPU)}")
-    if backend != "flash_attn":
-        return
-    if dtype == torch.float32:
-        raise ValueError("attention is 'flash_attn', and dtype is float32; it knows bfloat16 and float16")
-    if find_spec("flash_attn") is None:
+    if device.type != "cpu" and backend == "products":
+        raise ValueError(f"attention is 'products', which is for a CPU; on {device.type}: auto or torch")
+    if device.type != "cpu" and backend in HALF_ONLY and dtype == torch.float32:
+        raise ValueError(f"attention is {backend!r}, and dtype is float32; it knows bfloat16 and float16")
+    if backend == "flash_attn" and find_spec("flash_attn") is None:
         raise ValueError(
             "attention is 'flash_attn', and the package flash-attn is missing: "
             "pip install 'videosys[flash-attn]', or set attention to auto"

@@ -52,6 +52,15 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from child
 
 
+def check_kept(offload: str, device: torch.device) -> None:
+    """ValueError where a compiled model would be forgotten after each use: on a CPU, stages are dropped."""
+    if offload == "stage" and device.type == "cpu":
+        raise ValueError(
+            "compile is 'blocks', and offload is 'stage', which drops the model after each use on a CPU: it "
+            "would be compiled each time; set offload to none, or compile to none"
+        )
+
+
 def compile_blocks(model: M) -> M:
     """The model itself, whose blocks run compiled from now on; compiling happens in the first steps.
 

@@ -92,6 +92,8 @@ def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
     """What a micro-batch of this config needs. Texts are as long as the model allows if not given."""
     shape = shapes(config)
     dtype = base.resolve_dtype(config.dtype, device_of(config))
+    if text_tokens is not None and text_tokens < 1:
+        raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
     length = min(text_tokens or shape.max_tokens, shape.max_tokens)
     stages = (
         text_cost(shape, dtype, length, config),
@@ -103,7 +105,12 @@ def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
 
 def device_of(config: base.PipelineConfig) -> torch.device:
     """The device of a config, whether this computer has it or not."""
-    return base.resolve_device("auto") if config.device == "auto" else torch.device(config.device)
+    if config.device == "auto":
+        return base.resolve_device("auto")
+    try:
+        return torch.device(config.device)
+    except RuntimeError as error:
+        raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda, cuda:N") from error
 
 
 def is_parked(config: base.PipelineConfig) -> bool:

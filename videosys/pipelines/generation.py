@@ -17,7 +17,7 @@ from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.storage import keep_narrow
 from videosys.parallel import Parallel
 from videosys.pipelines import base
-from videosys.pipelines.compiling import check_compiler, compile_blocks
+from videosys.pipelines.compiling import check_compiler, check_kept, compile_blocks
 from videosys.pipelines.denoise import Sampling, denoise
 from videosys.pipelines.offload import HOST, Component, check_offload
 from videosys.utils.checkpoint import check_model, load_model, resolve
@@ -107,6 +107,7 @@ class Loader:
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
             check_compiler(self.device)
+            check_kept(self.config.offload, self.device)
         check_model(model_cls, config, folder, parallel=self.parallel)
         load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
 

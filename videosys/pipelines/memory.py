@@ -12,7 +12,9 @@ import torch
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.cost import Cost, cost, device_of
 from videosys.pipelines.shapes import SHAPES
+from videosys.utils.logging import get_logger
 
+LOG = get_logger("memory")
 GIB = 2**30
 SMALL = 1 << 20  # pixels of all frames: the bundled checkpoint makes 70 thousand
 MEMINFO = Path("/proc/meminfo")
@@ -51,7 +53,11 @@ def warn_if_too_large(config: PipelineConfig, ranks: int = 1) -> None:
     is_known = type(config) in SHAPES  # a model added from outside has no entry there
     if available is None or not is_known or config.batch_size * config.output_frames * height * width < SMALL:
         return
-    message = first_shortage(config, cost(config), ranks)
+    try:
+        message = first_shortage(config, cost(config), ranks)
+    except Exception as error:  # an estimate that fails must not stop a run that may well succeed
+        LOG.debug("memory of this run could not be estimated: %s: %s", type(error).__name__, error)
+        return
     if message is not None:
         warnings.warn(message, stacklevel=3)
 
