@@ -115,6 +115,22 @@ def test_videos_follow_their_prompts(engine):
     assert min(report["colour"], report["shape"], report["motion"]) >= 0.75
 
 
+@pytest.mark.parametrize(
+    ("name", "moving"),
+    [("latte", 4), ("open_sora_plan_v110", 4), ("open_sora_plan_v120", 3)],
+)
+def test_noise_models_follow_their_prompts(name, moving):
+    """Fewer steps than published, so that it takes seconds; blobs without motion had one of six right."""
+    chosen = [pair for pair in scored() if not pair[1].is_held_out][:6]
+    with VideoSysEngine(config(name, num_inference_steps=40), quiet=True) as engine:
+        output = engine.generate([caption for caption, _ in chosen], seed=0)
+    report = score_videos(output.video, [spec for _, spec in chosen])["seen"]
+    right = {attribute: round(6 * report[attribute]) for attribute in ("background", "colour", "motion")}
+    assert right["background"] >= 5, right
+    assert right["colour"] >= 5, right
+    assert right["motion"] >= moving, right
+
+
 def test_the_same_seed_gives_the_same_bytes(engine):
     request = {"seed": 11, "num_frames": 17, "num_inference_steps": 6, "cache": config().cache}
     first, second = (engine.generate("a small red circle spins", **request) for _ in range(2))
