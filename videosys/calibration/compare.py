@@ -140,7 +140,7 @@ def compare(study: Study, most_runs: float) -> tuple[Comparison, Report]:
 
 def write(made: Comparison, text: str, folder: Path) -> None:
     """The table, the plot (the paper's figure 1) and all figures."""
-    plot_quality(curves(made, SHOWN), "seconds of the loop", folder / "quality.png")
+    plot_quality(curves(made, SHOWN), "time of the loop, share of the full run's", folder / "quality.png")
     write_text(folder / "comparison.md", text)
     content = json.dumps(finite(asdict(made)), indent=1, allow_nan=False)
     write_text(folder / "comparison.json", content + "\n")

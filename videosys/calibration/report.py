@@ -170,11 +170,13 @@ def _against(one: Entry, made: Comparison) -> str:
 
 
 def curves(made: Comparison, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of the loop and PSNR of some policies, by name, for a plot."""
+    """Time of the loop as a share of the full run's, and PSNR, of some policies, by name, for a plot.
+
+    Each speed-up is taken beside full runs, so shares compare where seconds of different hours do not.
+    """
     chosen: dict[str, list[tuple[float, float]]] = {}
     for one in made.entries:
         if one.name in names or one.name.startswith(PAB):
             name = PAB if one.name.startswith(PAB) else one.name
-            seconds = statistics.median(row.seconds for row in one.rows)
-            chosen.setdefault(name, []).append((seconds, one.psnr()))
+            chosen.setdefault(name, []).append((1 / summary(one.rows).loop_speedup, one.psnr()))
     return chosen
