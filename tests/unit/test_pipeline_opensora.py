@@ -145,7 +145,9 @@ def test_timesteps_follow_size_and_length_of_a_clip(make, changes):
 def test_prompts_get_their_suffixes_and_are_cleaned_twice(make, monkeypatch):
     seen = []
     forward = T5Encoder.forward
-    monkeypatch.setattr(T5Encoder, "forward", lambda self, texts: seen.extend(texts) or forward(self, texts))
+    monkeypatch.setattr(
+        T5Encoder, "forward", lambda self, texts, padded: seen.extend(texts) or forward(self, texts)
+    )
     make("A <b>RED</b> Circle", num_frames=1, aes=6.5, flow=2.0, camera_motion="pan left")
     assert seen == ["a red circle aesthetic score: 6.5. motion score: 2.0. camera motion: pan left."]
     make("A RED circle", num_frames=1, aes=None)
@@ -155,7 +157,9 @@ def test_prompts_get_their_suffixes_and_are_cleaned_twice(make, monkeypatch):
 def test_each_text_is_encoded_once(make, monkeypatch):
     seen = []
     forward = T5Encoder.forward
-    monkeypatch.setattr(T5Encoder, "forward", lambda self, texts: seen.append(texts) or forward(self, texts))
+    monkeypatch.setattr(
+        T5Encoder, "forward", lambda self, texts, padded: seen.append(texts) or forward(self, texts)
+    )
     make([*PROMPTS[:2], PROMPTS[0]], num_videos_per_prompt=2, loops=2, aes=None)
     assert seen == [[prompt] for prompt in PROMPTS[:2]]
 
