@@ -9,7 +9,7 @@ from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.layers import attention, backends, frames, pixart
-from videosys.layers.backends import ON_CPU, attend, best, check_attention, pieces, use_attention
+from videosys.layers.backends import ON_CPU, attend, best, check_attention, knows_bias, pieces, use_attention
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -73,6 +73,14 @@ def test_what_auto_takes():
     assert best(q.bfloat16()) == "products"
     assert best(q.bfloat16().requires_grad_()) == "torch"
     assert best(q.bfloat16().to("meta")) == "torch"
+
+
+@pytest.mark.parametrize("backend", ["flash_attn", "flash"])
+def test_a_bias_that_a_kernel_does_not_know_goes_through_torch(backend):
+    q, k, v = (torch.empty(1, 2, n, 8, device="meta") for n in (5, 7, 7))  # where neither kernel can run
+    bias = torch.zeros(1, 1, 1, 7, device="meta")
+    assert attend(q, k, v, bias, backend).shape == (1, 5, 2, 8)
+    assert not knows_bias(backend, CUDA)
 
 
 def test_training_goes_through_torch():

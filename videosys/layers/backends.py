@@ -29,9 +29,17 @@ def attend(
 ) -> torch.Tensor:
     """softmax(q k^T / sqrt(d) + bias) v of q [B, heads, n, d], k and v [B, heads, m, d]: [B, n, heads, d].
 
-    bias: [B or 1, 1, 1, m]. backend: a key of KERNELS, or `auto`, which takes what `best` says.
+    bias: [B or 1, 1, 1, m]. backend: a key of KERNELS, or `auto`, which takes what `best` says. Torch chooses
+    where there is a bias that the backend does not know: prompts of several lengths bring one.
     """
-    return KERNELS[best(q) if backend == "auto" else backend](q, k, v, bias)
+    kernel = best(q) if backend == "auto" else backend
+    if bias is not None and not knows_bias(kernel, q.device):
+        kernel = "torch"
+    return KERNELS[kernel](q, k, v, bias)
+
+
+def knows_bias(kernel: str, device: torch.device) -> bool:
+    return kernel != "flash_attn" and (kernel != "flash" or device.type == "cpu")
 
 
 def heads_first(part: torch.Tensor) -> torch.Tensor:
@@ -55,14 +63,10 @@ def by_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> t
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
-def only(kernel: SDPBackend, knows_bias: bool = True) -> Kernel:
-    """One of torch's kernels; a RuntimeError where it cannot serve. Torch chooses where there is a bias that
-    it does not know: prompts of several lengths bring one.
-    """
+def only(kernel: SDPBackend) -> Kernel:
+    """One of torch's kernels; a RuntimeError where it cannot serve."""
 
     def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
-        if bias is not None and not knows_bias and q.device.type != "cpu":
-            return by_torch(q, k, v, bias)
         with sdpa_kernel(kernel):
             return by_torch(q, k, v, bias)
 
@@ -122,9 +126,7 @@ def fitting(room: int, size: int, most: int) -> int:
 
 
 def by_flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
-    """The package flash-attn; torch's kernels where there is a bias, which it does not know."""
-    if bias is not None:
-        return by_torch(q, k, v, bias)
+    """The package flash-attn, which knows no bias."""
     from flash_attn import flash_attn_func
 
     return flash_attn_func(*(part.transpose(1, 2) for part in (q, k, v)))
@@ -133,7 +135,7 @@ def by_flash_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias)
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {
         "torch": by_torch,
-        "flash": only(SDPBackend.FLASH_ATTENTION, knows_bias=False),
+        "flash": only(SDPBackend.FLASH_ATTENTION),
         "efficient": only(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": only(SDPBackend.CUDNN_ATTENTION),
         "math": only(SDPBackend.MATH),
