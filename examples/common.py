@@ -160,14 +160,13 @@ def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool 
     import torch
 
     say = (lambda line: None) if quiet else print
-    folder, versions = example.folder, asked_versions(overrides)
-    published = next((example.published[v] for v in versions if v in example.published), None)
-    published = published or next(iter(example.published.values()))
+    folder, version = example.folder, dict(part.partition("=")[::2] for part in overrides).get("version")
+    published = example.published.get(version or "", next(iter(example.published.values())))
     if torch.cuda.is_available():
         say(f"config: {published}, the published checkpoint, because there is a CUDA device")
         return folder / published
-    names = [*(f"tiny_{version}.yaml" for version in versions), "tiny.yaml"]
-    name = next((name for name in names if name in {path.name for path in folder.glob("*.yaml")}), None)
+    kept = {path.name for path in folder.glob("*.yaml")}
+    name = next((name for name in (f"tiny_{version}.yaml", "tiny.yaml") if name in kept), None)
     if name is None:
         raise ValueError(
             "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
@@ -175,10 +174,6 @@ def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool 
         )
     say(f"config: {name}, the bundled tiny checkpoint, because there is no CUDA device")
     return folder / name
-
-
-def asked_versions(overrides: Sequence[str]) -> list[str]:
-    return [setting.partition("=")[2] for setting in overrides if setting.startswith("version=")]
 
 
 def check_output(options: Options, config: Any, count: int) -> None:
