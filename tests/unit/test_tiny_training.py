@@ -28,6 +28,12 @@ def toy_run(folder: Path) -> StageRun:
     return StageRun(Trainer(nn.Linear(3, 1), folder), toy_stage())
 
 
+@pytest.mark.parametrize("budget", [{"minutes": 0.0}, {"steps": 0}, {"minutes": 0.0, "steps": 0}])
+def test_a_stage_of_nothing_is_done_at_once(budget):
+    assert toy_stage(**budget).progress(0, 0.0) == 1
+    assert toy_stage(minutes=0.0, steps=4).progress(1, 9.0) == 0.25
+
+
 def test_state_comes_back(tmp_path):
     path = tmp_path / "new" / "state.pt"
     assert load_state(path) is None

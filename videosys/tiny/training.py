@@ -80,7 +80,8 @@ class Stage:
 
     def progress(self, step: int, seconds: float) -> float:
         """The share that is done; 1 at the end."""
-        return step / self.steps if self.steps else seconds / (60 * self.minutes)
+        done, whole = (seconds, 60 * self.minutes) if self.steps is None else (step, self.steps)
+        return done / whole if whole > 0 else 1.0
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
