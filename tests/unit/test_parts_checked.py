@@ -61,6 +61,18 @@ def test_a_text_encoder_of_another_width(broken):
         pass
 
 
+def test_a_vae_of_other_channels(broken):
+    name, folder = broken
+    path = folder / PARTS[name][1] / "config.json"
+    channels = {"latent_channels": 8} if name == "latte" else {"embed_dim": 8}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **channels}))
+    with (
+        pytest.raises(ValueError, match=r"makes 4 latent channels, .* decodes 8"),
+        VideoSysEngine(text_to_video_config(name, folder)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("random_model", ["latte"], indirect=True)
 def test_a_decoder_of_the_other_kind(broken):
     name, folder = broken

@@ -113,6 +113,10 @@ class CausalVAEConfig:
         return tuple(self.hidden_size * factor for factor in self.hidden_size_mult)
 
     @property
+    def latent_channels(self) -> int:
+        return self.embed_dim
+
+    @property
     def spatial_factor(self) -> int:
         """Pixels per latent row and column: 8 as published."""
         return _factor(self.encoder_spatial_downsample)

@@ -88,15 +88,9 @@ class Loader:
         """A part that is moved as a whole. ValueError where its weights are not there or not its own: a part
         that is used last must not fail after all the work.
         """
-        check_model(model_cls, config, folder, parallel=self.parallel, **options)
-        load = functools.partial(load_model, dtype=self.dtype, device=self.device, quiet=self.quiet)
+        load = self.checked(model_cls, config, folder, **options)
         offload = "stage" if self.has_groups else self.config.offload
-        return Component(
-            lambda: load(model_cls, config, folder, parallel=self.parallel, **options),
-            self.device,
-            offload,
-            folder,
-        )
+        return Component(lambda: load(device=self.device), self.device, offload, folder)
 
     def transformer(self, model_cls: type[M], config: Any, folder: Path) -> Component[M]:
         """A model with its kernel of attention, its blocks compiled where the config says so.
@@ -108,15 +102,27 @@ class Loader:
         if is_compiled:
             check_compiler(self.device)
             check_kept(self.config.offload, self.device)
-        check_model(model_cls, config, folder, parallel=self.parallel)
-        load = functools.partial(load_model, dtype=self.dtype, device=self.home, quiet=self.quiet)
+        load = self.checked(model_cls, config, folder)
 
         def load_transformer() -> M:
-            made = load(model_cls, config, folder, parallel=self.parallel, keep=self.keep)
-            use_attention(made, backend)
+            made = use_attention(load(device=self.home, keep=self.keep), backend)
             return compile_blocks(made) if is_compiled else made
 
         return Component(load_transformer, self.device, self.config.offload, folder)
+
+    def checked(self, model_cls: type[M], config: Any, folder: Path, **options: Any) -> Callable[..., M]:
+        """What loads a model; the names and shapes of its weights are compared with the files now."""
+        check_model(model_cls, config, folder, parallel=self.parallel, **options)
+        return functools.partial(
+            load_model,
+            model_cls,
+            config,
+            folder,
+            dtype=self.dtype,
+            quiet=self.quiet,
+            parallel=self.parallel,
+            **options,
+        )
 
 
 @dataclass(frozen=True)
@@ -281,6 +287,15 @@ class Pipeline(Generic[M]):
         """Forgets all weights."""
         for part in (self.text_encoder, self.transformer, self.vae):
             part.close()
+
+
+def check_channels(model_config: Any, model_folder: Path, vae_config: Any, vae_folder: Path) -> None:
+    """ValueError where a transformer and an autoencoder are not of one model."""
+    if model_config.in_channels != vae_config.latent_channels:
+        raise ValueError(
+            f"{model_folder} makes {model_config.in_channels} latent channels, "
+            f"{vae_folder} decodes {vae_config.latent_channels}"
+        )
 
 
 def output(

@@ -14,7 +14,7 @@ from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCac
 from videosys.models.latte import LatteCondition, LatteT2V, LatteT2VConfig
 from videosys.parallel import Parallel
 from videosys.pipelines import base
-from videosys.pipelines.generation import Loader, Pipeline
+from videosys.pipelines.generation import Loader, Pipeline, check_channels
 from videosys.pipelines.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
 from videosys.pipelines.tiles import TiledFrames, field_names
 from videosys.schedulers import Sampler, ddim
@@ -140,6 +140,7 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
             read_config(LatteVAEConfig, vae_folder), decode_chunk_size=config.decode_chunk_size
         )
         check_decoder(vae_config, config, vae_folder)
+        check_channels(model_config, model_folder, vae_config, vae_folder)
         made = cls(
             loader.text_encoder(config.text_encoder, MAX_TOKENS, model_config.caption_channels),
             loader.transformer(LatteT2V, model_config, model_folder),
@@ -150,10 +151,6 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
         )
         made.check_parallel(config)
         return made
-
-    @property
-    def latent_channels(self) -> int:
-        return self.vae_config.latent_channels
 
     def sampler(self, config: LatteConfig, sources: Sequence[torch.Generator]) -> Sampler:
         return ddim(

@@ -17,7 +17,7 @@ from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.parallel import Parallel
 from videosys.pipelines import base
-from videosys.pipelines.generation import Loader, Pipeline
+from videosys.pipelines.generation import Loader, Pipeline, check_channels
 from videosys.pipelines.text_to_video import (
     Encoded,
     Text,
@@ -248,6 +248,7 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
         text_encoder = config.text_encoder or release.text_encoder
         model_cls = LatteT2V if config.version == "v110" else OpenSoraT2V
         model_config = read_model_config(config, model_folder, vae_config)
+        check_channels(model_config, model_folder, vae_config, vae_folder)
         made = cls(
             loader.text_encoder(text_encoder, release.max_tokens, model_config.caption_channels),
             loader.transformer(model_cls, model_config, model_folder),
@@ -258,10 +259,6 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
         )
         made.check_parallel(config)
         return made
-
-    @property
-    def latent_channels(self) -> int:
-        return self.vae_config.embed_dim
 
     def to_vae(self, latents: torch.Tensor) -> torch.Tensor:
         return latents / self.vae_config.scaling_factor

@@ -12,7 +12,7 @@ from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
 from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Denoising, Loader, Pipeline, Texts, output
+from videosys.pipelines.generation import Denoising, Loader, Pipeline, Texts, check_channels, output
 from videosys.pipelines.opensora_conditioning import (
     Condition,
     Reference,
@@ -55,11 +55,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
             read_config(OpenSoraVAEConfig, vae_folder), micro_batch_size=config.vae_micro_batch_size
         )
         model_config = read_config(STDiT3Config, model_folder)
-        if model_config.in_channels != vae_config.latent_channels:
-            raise ValueError(
-                f"{model_folder} makes {model_config.in_channels} latent channels, "
-                f"{vae_folder} decodes {vae_config.latent_channels}"
-            )
+        check_channels(model_config, model_folder, vae_config, vae_folder)
         longest, width = model_config.model_max_length, model_config.caption_channels
         made = cls(
             loader.text_encoder(config.text_encoder, longest, width),

@@ -92,10 +92,6 @@ class TextToVideoPipeline(Pipeline[M]):
         embeds, mask = encoded
         return model.prepare(embeds, mask, latent_size=size)  # type: ignore[operator]
 
-    @property
-    def latent_channels(self) -> int:
-        raise NotImplementedError
-
     def to_vae(self, latents: torch.Tensor) -> torch.Tensor:
         """The autoencoder's latents of the transformer's."""
         return latents
@@ -135,7 +131,7 @@ class TextToVideoPipeline(Pipeline[M]):
         sources = base.generators(jobs)
         sampler = self.sampler(config, sources)
         size = self.latent_size(config)
-        noise = base.initial_noise((self.latent_channels, *size), sources)
+        noise = base.initial_noise((self.vae_config.latent_channels, *size), sources)
         prompts = [texts[config.positive(job.prompt)] for job in jobs]
         embeds, mask = self.pair(prompts, texts[config.negative] if config.is_guided else None, config)
         cut = self.parallel.cfg_shard
