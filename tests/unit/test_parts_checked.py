@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny_checkpoint import text_to_video_config
-from videosys import LatteConfig, VideoSysEngine
+from videosys import LatteConfig, VideoSysEngine, tiny
 from videosys.pipelines import memory
 from videosys.pipelines.latte import LattePipeline
+from videosys.pipelines.open_sora_plan import OpenSoraPlanPipeline
 from videosys.text_encoders.cleaning import clean_prompt
 from videosys.text_encoders.t5 import T5Encoder
 
@@ -71,6 +72,15 @@ def test_a_vae_of_other_channels(broken):
         VideoSysEngine(text_to_video_config(name, folder)),
     ):
         pass
+
+
+@pytest.mark.parametrize(("asked", "held"), [("v110", "v120"), ("v120", "v110")])
+def test_a_transformer_of_the_other_version(asked, held):
+    config = replace(tiny.config(f"open_sora_plan_{held}"), version=asked)
+    with pytest.raises(
+        ValueError, match=f"version is '{asked}', but .*{held} holds a transformer of '{held}'"
+    ):
+        OpenSoraPlanPipeline.from_config(config)
 
 
 @pytest.mark.parametrize("random_model", ["latte"], indirect=True)

@@ -223,10 +223,13 @@ class OpenSoraPlanConfig(TextToVideoConfig):
 
 
 @dataclass(frozen=True)
-class TrainedLength:
-    """The one field of a v1.1.0 config.json that may be missing."""
+class Told:
+    """Fields of a transformer's config.json that may be missing: the trained length is v1.1.0's, and only
+    v1.2.0 has rotary positions.
+    """
 
     video_length: int | None = None
+    use_rope: bool | None = None
 
 
 class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
@@ -280,10 +283,14 @@ def read_model_config(
     """The transformer's config; where v1.1.0's does not say how many latent frames it was trained on, as
     many as its published videos have.
     """
+    told = read_config(Told, folder)
+    if told.use_rope is not None and told.use_rope != (config.version == "v120"):
+        held = "v120" if told.use_rope else "v110"
+        raise ValueError(f"version is {config.version!r}, but {folder} holds a transformer of {held!r}")
     if config.version == "v120":
         return read_config(OpenSoraT2VConfig, folder)
     model_config = read_config(LatteT2VConfig, folder)
-    if read_config(TrainedLength, folder).video_length is None:
+    if told.video_length is None:
         frames = config.release.types[config.checkpoint]
         model_config = replace(model_config, video_length=vae_config.latent_size(*frames)[0])
     return with_frame_scale(model_config)
