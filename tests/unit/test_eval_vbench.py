@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -111,6 +112,10 @@ class VBench:
     def __init__(self, device, full_info, output):
         self.output = output
     def evaluate(self, videos_path, name, dimension_list, mode, **options):
+        # As the real one: whatever file comes first says how videos end.
+        first, *_ = pathlib.Path(videos_path).iterdir()
+        suffixes = {path.suffix for path in pathlib.Path(videos_path).iterdir() if path.stat()}
+        assert suffixes == {".mp4"}, (first, suffixes)
         log = pathlib.Path(__file__).parent / "calls.txt"
         with log.open("a") as file:
             file.write(f"{name} {mode} {options['imaging_quality_preprocessing_mode']}\\n")
@@ -146,6 +151,7 @@ def site(tmp_path, monkeypatch) -> Path:
 def videos(tmp_path) -> Path:
     folder = tmp_path / "videos"
     folder.mkdir()
+    (folder / "manifest.jsonl").touch()  # as experiments/*.py leave it
     for name in [f"{prompt}-{index}.mp4" for prompt in ("a cup", "b") for index in range(5)]:
         (folder / name).touch()
     return folder
@@ -186,13 +192,25 @@ def test_missing_videos_are_an_error_unless_allowed(site, videos, tmp_path, caps
     assert start(videos, "--dimensions", "scene") == 2
     assert "1 of 10 videos are missing, such as ['b-3.mp4']; --partial" in capsys.readouterr().err
     assert start(videos, "--dimensions", "scene", "--partial") == 0
-    for path in videos.iterdir():
+    for path in videos.glob("*.mp4"):
         path.unlink()
     (tmp_path / "save" / "scene_eval_results.json").unlink()
     assert start(videos, "--dimensions", "scene", "--partial") == 2
     assert "holds none of the 10 videos" in capsys.readouterr().err
     assert start(videos, "--dimensions", "temporal_style") == 2
     assert "VBench_full_info.json: has no prompts of temporal_style" in capsys.readouterr().err
+
+
+def test_videos_that_came_after_a_result_are_evaluated(site, videos, tmp_path):
+    late = videos / "b-3.mp4"
+    late.unlink()
+    assert start(videos, "--dimensions", "scene", "--partial") == 0
+    assert start(videos, "--dimensions", "scene", "--partial") == 0
+    late.touch()
+    soon = (tmp_path / "save" / "scene_eval_results.json").stat().st_mtime + 5
+    os.utime(late, (soon, soon))
+    assert start(videos, "--dimensions", "scene") == 0
+    assert len((site / "vbench" / "calls.txt").read_text().splitlines()) == 2
 
 
 def test_what_is_not_installed_is_named(site, videos, capsys):

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 SAMPLES = 5  # videos of each prompt
+VIDEO = ".mp4"
 DETECTOR = ("object_class", "multiple_objects", "color", "spatial_relationship")  # need detectron2
 ADVICE = (
     "vbench pins old versions, so make an environment for it (python -m venv FOLDER; FOLDER/bin/pip install "
@@ -53,23 +54,33 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     wanted = arguments.dimensions or scores.dimensions()
-    todo = [name for name in wanted if not is_done(arguments.save_path, name)]
+    newest = newest_video(arguments.video_path)
+    todo = [name for name in wanted if not is_done(arguments.save_path, name, newest)]
     if todo:
         installed = probe(arguments.vbench_python)
         full_info = check(installed, todo, arguments)
-        check_videos(arguments.video_path, full_info, todo, arguments.partial)
+        videos = check_videos(arguments.video_path, full_info, todo, arguments.partial)
         arguments.save_path.mkdir(parents=True, exist_ok=True)
     for name in tqdm(todo, desc="vbench", unit="dimension", disable=arguments.quiet or not todo):
-        evaluate(arguments, full_info, name)
+        evaluate(arguments, full_info, videos, name)
     print(f"{len(wanted)} dimensions in {arguments.save_path}, {len(todo)} of them new")
     return 0
 
 
-def is_done(folder: Path, dimension: str) -> bool:
-    """Whether a dimension has a result that can be read."""
+def newest_video(folder: Path) -> float:
+    """When the youngest video of a folder was written. ValueError where there is no folder."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder")
+    return max((path.stat().st_mtime for path in folder.glob(f"*{VIDEO}")), default=0.0)
+
+
+def is_done(folder: Path, dimension: str, newest: float) -> bool:
+    """Whether a dimension has a result that can be read, and no video came after it, as those do that an
+    evaluation of an incomplete set was made without.
+    """
     path = folder / f"{dimension}{scores.SUFFIX}"
     try:
-        return dimension in scores.results(path)
+        return dimension in scores.results(path) and path.stat().st_mtime >= newest
     except ValueError:
         return False
 
@@ -103,12 +114,12 @@ def check(installed: Mapping[str, Any], todo: Sequence[str], arguments: argparse
     return Path(full_info)
 
 
-def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bool) -> None:
-    """ValueError where videos are missing, which vbench would pass over without a word."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder")
+def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bool) -> list[str]:
+    """The names of the videos that are needed and there. ValueError where some are missing, which vbench
+    would pass over without a word.
+    """
     rows = [row for row in read_json(full_info) if {*row["dimension"]} & {*todo}]
-    names = {f"{row['prompt_en']}-{index}.mp4" for row in rows for index in range(SAMPLES)}
+    names = {f"{row['prompt_en']}-{index}{VIDEO}" for row in rows for index in range(SAMPLES)}
     if not names:
         raise ValueError(f"{full_info}: has no prompts of {', '.join(todo)}")
     missing = sorted(names - {path.name for path in folder.iterdir()})
@@ -119,13 +130,14 @@ def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bo
             f"{folder}: {len(missing)} of {len(names)} videos are missing, such as {missing[:3]}; --partial "
             "evaluates nevertheless"
         )
+    return sorted(names - {*missing})
 
 
-def evaluate(arguments: argparse.Namespace, full_info: Path, dimension: str) -> None:
+def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[str], dimension: str) -> None:
     """Runs one dimension in a folder of its own, so that a result is there whole or not at all."""
     with tempfile.TemporaryDirectory(dir=arguments.save_path, prefix=".") as folder:
         options = {
-            "--videos": arguments.video_path.resolve(),
+            "--videos": linked(videos, arguments.video_path.resolve(), Path(folder) / "videos"),
             "--output": folder,
             "--dimension": dimension,
             "--full-info": full_info.resolve(),
@@ -139,6 +151,16 @@ def evaluate(arguments: argparse.Namespace, full_info: Path, dimension: str) -> 
                 f"vbench failed on {dimension} (exit status {done.returncode}): {done.stderr.strip()[-600:]}"
             )
         os.replace(Path(folder) / name, arguments.save_path / name)
+
+
+def linked(names: Sequence[str], source: Path, folder: Path) -> Path:
+    """A folder of links to the videos and to nothing else: vbench takes the first file that it sees for a
+    video and looks for others of the same ending, but there are manifests beside ours.
+    """
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(source / name)
+    return folder
 
 
 if __name__ == "__main__":
