@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from tests.house.test_stateless import EXAMPLES
-from tests.tiny_checkpoint import config_of
-from videosys import VideoSysEngine
-from videosys.cache import PABConfig, ScheduleConfig, TeaCacheConfig
-from videosys.models.opensora import STDiT3
+from tests.tiny_checkpoint import WRITERS, config_of, text_to_video_config
+from videosys import VideoOutput, VideoSysEngine
+from videosys.cache import (
+    CACHES as CACHE_CONFIGS,
+)
+from videosys.cache import (
+    IntervalConfig,
+    Linear,
+    MagCacheConfig,
+    PABConfig,
+    ScheduleConfig,
+    TeaCacheConfig,
+)
 from videosys.pipelines import compiling, generation
-from videosys.pipelines.compiling import blocks, check_compiler, compile_report, run_block, separate
+from videosys.pipelines.compiling import (
+    blocks,
+    check_compiler,
+    compile_blocks,
+    compile_report,
+    run_block,
+    separate,
+)
 
 CPU = torch.device("cpu")
 
@@ -54,29 +75,93 @@ def test_no_model_uses_up_the_graphs_of_another():
     assert all(code is not run_block.__code__ for code in kept)
 
 
+@pytest.fixture
+def graphs(monkeypatch) -> Callable[[], int]:
+    """How many graphs were made so far. They are run as they are: that needs no C++ compiler and no time."""
+    monkeypatch.setattr(compiling.torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    before = compile_report().graphs
+    return lambda: compile_report().graphs - before
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+@torch.no_grad()
+def test_texts_of_any_length_share_their_graphs(name, graphs):
+    torch.manual_seed(0)
+    model, latents = EXAMPLES[name]()[0].requires_grad_(False), torch.randn(2, 4, 3, 4, 6)
+    more = {"fps": 12.0, "height": 32, "width": 48} if name == "STDiT3" else {}
+    made: dict[bool, list[torch.Tensor]] = {}
+    for is_compiled in (False, True):
+        model = compile_blocks(model) if is_compiled else model
+        made[is_compiled] = []
+        for length in range(2, 13):  # torch makes eight graphs of a function at most
+            torch.manual_seed(length)
+            embeds, mask = torch.randn(2, length, 8), torch.ones(2, length)
+            mask[1, 1:] = name == "STDiT3"  # the others show shorter texts by a bias
+            condition = model.prepare(embeds, mask, latent_size=(3, 4, 6), **more)
+            made[is_compiled].append(model(latents, torch.tensor([500.0, 500.0]), condition))
+    assert graphs() == len({type(block) for block in blocks(model)})
+    for eager, compiled in zip(made[False], made[True]):
+        torch.testing.assert_close(compiled, eager)
+
+
+@torch.no_grad()
+def test_each_size_has_graphs_of_its_own(monkeypatch):
+    """One function for each: of any function torch makes eight graphs at most."""
+    made: list[Any] = []
+    monkeypatch.setattr(compiling.torch, "compile", lambda run, **_: made.append(run.__code__) or run)
+    model = compile_blocks(EXAMPLES["OpenSoraT2V"]()[0])
+    for frames in (1, 2, 3, 2, 1):
+        condition = model.prepare(torch.randn(2, 3, 8), latent_size=(frames, 2, 2))
+        model(torch.randn(2, 4, frames, 2, 2), torch.tensor([500.0, 500.0]), condition)
+    assert len({id(code) for code in made}) == len(made) == 3
+
+
+CACHES: dict[str, Any] = {
+    "none": "none",
+    "teacache": TeaCacheConfig(threshold=0.5, coefficients=(1.0, 0.0)),
+    "interval": IntervalConfig(every=2),
+    "schedule": ScheduleConfig(computed=(0, 2, 3), forecast=Linear()),
+    "magcache": MagCacheConfig(ratios=(1.0,) * 4),
+    "pab": PABConfig(),
+    "pab_mlp": PABConfig(
+        mlp_spatial=((0.3, 1, (0,)),), mlp_temporal=((0.3, 1, (0,)),), mlp_joint=((0.3, 1, (0,)),)
+    ),
+}
+PROMPTS = ("a red circle", "a small green circle and a blue square turn")
+
+
+@pytest.fixture(scope="module", params=["opensora", "latte", "v120"])
+def config(request, checkpoint, tmp_path_factory):
+    if request.param == "opensora":
+        return config_of(checkpoint, device="cpu")
+    folder = tmp_path_factory.mktemp(request.param)
+    WRITERS[request.param](folder)
+    return text_to_video_config(request.param, folder)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler")
-def test_every_cache_gives_the_same_numbers_compiled(checkpoint):
-    caches = {
-        "none": "none",
-        "teacache": TeaCacheConfig(threshold=0.5, coefficients=(1.0, 0.0)),
-        "schedule": ScheduleConfig(computed=(0, 2, 3)),
-        "pab": PABConfig(),
-    }
+def test_every_cache_gives_the_same_numbers_compiled(config):
+    assert {*CACHE_CONFIGS} - {*CACHES} == {"best"}  # which is one of the others
     before = compile_report()
     with (
-        VideoSysEngine(config_of(checkpoint), quiet=True) as eager,
-        VideoSysEngine(config_of(checkpoint, compile="blocks"), quiet=True) as compiled,
+        VideoSysEngine(config, quiet=True) as eager,
+        VideoSysEngine(replace(config, compile="blocks"), quiet=True) as compiled,
     ):
-        for cache in caches.values():
-            want, made = (engine.generate("a red circle", cache=cache) for engine in (eager, compiled))
+        for index, cache in enumerate(CACHES.values()):
+            prompt = PROMPTS[index % 2]
+            want, made = (engine.generate(prompt, cache=cache) for engine in (eager, compiled))
             difference = (want.video[0].int() - made.video[0].int()).abs().max()
             assert difference <= 1
-            assert [step.computed for step in want.steps] == [step.computed for step in made.steps]
+            assert decisions(want) == decisions(made)
         with compiled.pipeline.transformer.use() as model:
-            assert isinstance(model, STDiT3)
+            kinds = {type(block) for block in blocks(model)}
     after = compile_report()
     assert after.graph_breaks == before.graph_breaks
-    assert after.graphs - before.graphs == 2  # one for all spatial blocks, one for all temporal ones
+    assert after.graphs - before.graphs == len(kinds)
     assert after.seconds > before.seconds
+
+
+def decisions(output: VideoOutput) -> list[tuple[bool, int]]:
+    return [(step.computed, step.reused) for step in output.steps]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import FunctionType
@@ -14,9 +15,13 @@ import torch
 from torch import nn
 
 from videosys.cache.base import compute_branch
+from videosys.layers.attention import TextRun
+from videosys.layers.pixart import Text
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]
+Run = Callable[..., torch.Tensor]
+Layout = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
@@ -64,20 +69,25 @@ def check_kept(offload: str, device: torch.device) -> None:
 def compile_blocks(model: M) -> M:
     """The model itself, whose blocks run compiled from now on; compiling happens in the first steps.
 
-    Blocks of one class share their graphs. Under a cache that keeps single branches (PAB) they run as they
-    are: what such a cache decides changes from step to step and would be compiled anew each time.
+    Blocks of one class share their graphs, which serve texts of every length. Under a cache that keeps single
+    branches (PAB) they run as they are: what such a cache decides changes from step to step and would be
+    compiled anew each time.
     """
-    kinds = {type(block) for block in blocks(model)}
-    compiled = {kind: torch.compile(separate(cast(FunctionType, run_block)), dynamic=False) for kind in kinds}
+    compiled = {type(block): functools.cache(compiled_for) for block in blocks(model)}
     for block in blocks(model):
         block.forward = CompiledForward(block, compiled[type(block)])  # type: ignore[method-assign]
     return model
 
 
-def separate(function: FunctionType) -> FunctionType:
-    """The same function anew: of one function the compiler makes only a few graphs (sizes, models) and runs
-    all others as they are.
+def compiled_for(layout: Layout) -> Run:
+    """A compiled block for inputs of one layout, with graphs of its own: of one function torch makes only a
+    few (sizes, models) and runs all others as they are.
     """
+    return torch.compile(separate(cast(FunctionType, run_block)), dynamic=False)
+
+
+def separate(function: FunctionType) -> FunctionType:
+    """The same function anew, which the compiler takes for another one."""
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
@@ -88,14 +98,42 @@ def run_block(block: nn.Module, *inputs: Any) -> torch.Tensor:
 class CompiledForward:
     """A block's forward: compiled where the cache keeps whole steps, as it is where it keeps branches."""
 
-    def __init__(self, block: nn.Module, compiled: Callable[..., torch.Tensor]):
+    def __init__(self, block: nn.Module, compiled: Callable[[Layout], Run]):
         self.block, self.compiled = block, compiled
 
     def __call__(self, *inputs: Any) -> torch.Tensor:
         *inputs, branch = inputs  # type: ignore[assignment]
         if branch is compute_branch:
-            return self.compiled(self.block, *inputs)
+            texts = list(texts_in(inputs))
+            free_lengths(texts)
+            return self.compiled(layout_of(inputs, texts))(self.block, *inputs)
         return type(self.block).forward(self.block, *inputs, branch)
+
+
+def texts_in(inputs: Iterable[Any]) -> Iterator[Text | TextRun]:
+    """The texts among a block's inputs: one for all samples, or runs of samples."""
+    for item in inputs:
+        if isinstance(item, (Text, TextRun)):
+            yield item
+        elif isinstance(item, tuple):
+            yield from (part for part in item if isinstance(part, TextRun))
+
+
+def free_lengths(texts: Iterable[Text | TextRun]) -> None:
+    """Lets a graph serve texts of any length. Tensors keep the mark, which their numbers know nothing of."""
+    from torch._dynamo import maybe_mark_dynamic  # takes seconds to import
+
+    for text in texts:
+        maybe_mark_dynamic(text.k, 2)
+        maybe_mark_dynamic(text.v, 2)
+        if isinstance(text, Text) and text.bias is not None:
+            maybe_mark_dynamic(text.bias, 3)
+
+
+def layout_of(inputs: Iterable[Any], texts: Iterable[Text | TextRun]) -> Layout:
+    """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
+    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, torch.Tensor))
+    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts if isinstance(text, TextRun))
 
 
 def compile_report() -> CompileReport:
