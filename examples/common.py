@@ -212,6 +212,7 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
             seed=output.seeds[index],
             config=config_to_dict(engine.config),
             statistics=cache_statistics(output.steps_per_video[index]),
+            compiled=output.compiled,
             steps=output.steps_per_video[index],
         )
     except OSError as error:
@@ -220,8 +221,9 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
 
 def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:
     frames, height, width, _ = output.video[index].shape
+    compiled = "" if output.compiled is None else f", {output.compiled}"
     print(
         f"{path}  {width}x{height}  {frames} frames at {output.fps:g} fps  {seconds:.1f} s"
-        f"  {cache_statistics(output.steps_per_video[index])}",
+        f"  {cache_statistics(output.steps_per_video[index])}{compiled}",
         flush=True,
     )

@@ -43,7 +43,8 @@ def step_row(setting: Setting, rounds: int, compile: bool) -> Row:
     runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.size.tokens}
     if compile:
-        runs["compiled"], row["compile_s"], row["graph_breaks"] = compiled_step(setting)
+        runs["compiled"], compiling = compiled_step(setting)
+        row |= compiling
     if setting.model == "LatteT2V":
         runs["diffusers"] = diffusers_latte(setting, subject)
     samples = alternate(runs, rounds)
@@ -58,13 +59,15 @@ def step_row(setting: Setting, rounds: int, compile: bool) -> Row:
     return row
 
 
-def compiled_step(setting: Setting) -> tuple[Run, float, int]:
+def compiled_step(setting: Setting) -> tuple[Run, Row]:
     """A step with each block compiled, the seconds that compiling took, and the breaks in its graphs."""
     subject, before = setting.subject(), compile_report()
     compile_blocks(subject.model)
     with torch.no_grad():
         _, seconds = once(subject.step)
-    return subject.step, seconds, compile_report().graph_breaks - before.graph_breaks
+    after = compile_report()
+    breaks = after.graph_breaks - before.graph_breaks if before and after else "unknown"
+    return subject.step, {"compile_s": seconds, "graph_breaks": breaks}
 
 
 def forced(subject: Subject) -> TeaCache:

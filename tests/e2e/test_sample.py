@@ -19,6 +19,7 @@ import torch
 from tests.tiny_checkpoint import MODEL, build_vae, places
 from videosys import OpenSoraConfig, TeaCacheConfig, load_config, read_video
 from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.pipelines import generation
 from videosys.pipelines.offload import Component
 from videosys.pipelines.opensora_config import COEFFICIENTS, OPENSORA_CACHES
 from videosys.utils.checkpoint import save_model
@@ -121,9 +122,21 @@ def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings,
     assert [step["step"] for step in about["steps"]] == list(range(5))
     assert about["statistics"]["computed"] == int(line["computed"])
     assert about["statistics"]["bytes_held"] > 0
+    assert about["compiled"] is None
     assert Path(line["path"] + ".steps.png").stat().st_size > 1000
     frames, _ = read_video(line["path"])
     assert len(frames) == int(line["frames"])
+
+
+def test_what_compiling_took_is_told(settings, capsys, monkeypatch):
+    # Graphs that run as they are: that needs no C++ compiler, and counts alike.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    assert main([f"prompt={PROMPT}", *settings, "device=cpu", "compile=blocks"]) == 0
+    (line,) = lines(capsys)
+    about = json.loads(Path(line["path"] + ".json").read_text())["compiled"]
+    assert (about["graphs"] >= 2, about["graph_breaks"], about["seconds"] > 0) == (True, 0, True)
+    assert f"compiled {about['graphs']} graphs in {about['seconds']:.1f} s, 0 graph breaks" in line[0]
 
 
 def test_a_drawn_seed_is_in_name_and_sidecar(settings, capsys):

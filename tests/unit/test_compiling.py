@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -137,6 +138,11 @@ def config(request, checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     WRITERS[request.param](folder)
     return text_to_video_config(request.param, folder)
+
+
+def test_a_torch_that_does_not_count_is_asked_in_vain(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", None)
+    assert compile_report() is None
 
 
 @pytest.mark.slow

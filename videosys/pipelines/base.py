@@ -14,7 +14,7 @@ from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfi
 from videosys.layers.backends import AttentionBackend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
-from videosys.pipelines.compiling import Compile
+from videosys.pipelines.compiling import Compile, CompileReport
 from videosys.pipelines.offload import Offload
 from videosys.utils.seed import LARGEST_SEED, generator
 from videosys.utils.typed import check_types
@@ -121,7 +121,8 @@ class VideoOutput:
     """Finished videos, with what made them.
 
     video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it, bit
-    for bit on a CPU. steps_per_video: the model evaluations of each.
+    for bit on a CPU. steps_per_video: the model evaluations of each. compiled: what compiling has taken so
+    far in the process that made them; None where nothing is compiled.
     """
 
     video: list[torch.Tensor]
@@ -129,6 +130,7 @@ class VideoOutput:
     seeds: list[int]
     steps_per_video: list[list[StepRecord]] = field(repr=False)
     fps: float = 24.0
+    compiled: CompileReport | None = None
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -142,6 +144,7 @@ class VideoOutput:
             self.seeds + other.seeds,
             self.steps_per_video + other.steps_per_video,
             self.fps,
+            other.compiled,
         )
 
 

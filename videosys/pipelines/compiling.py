@@ -33,6 +33,9 @@ class CompileReport:
     graphs: int
     graph_breaks: int
 
+    def __str__(self) -> str:
+        return f"compiled {self.graphs} graphs in {self.seconds:.1f} s, {self.graph_breaks} graph breaks"
+
 
 def check_compiler(device: torch.device) -> None:
     """ValueError where nothing is at hand that could compile for the device."""
@@ -136,10 +139,12 @@ def layout_of(inputs: Iterable[Any], texts: Iterable[Text | TextRun]) -> Layout:
     return shapes, tuple((text.rows.start, text.rows.stop) for text in texts if isinstance(text, TextRun))
 
 
-def compile_report() -> CompileReport:
-    """What compiling has taken in this process."""
-    from torch._dynamo.utils import compilation_time_metrics, counters
-
+def compile_report() -> CompileReport | None:
+    """What compiling has taken in this process; None where this version of torch does not count it."""
+    try:
+        from torch._dynamo.utils import compilation_time_metrics, counters
+    except ImportError:  # torch has no public name for them
+        return None
     return CompileReport(
         seconds=sum(compilation_time_metrics.get("_compile.compile_inner", [])),
         graphs=counters["stats"]["unique_graphs"],

@@ -17,7 +17,7 @@ from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.storage import keep_narrow
 from videosys.parallel import Parallel
 from videosys.pipelines import base
-from videosys.pipelines.compiling import check_compiler, check_kept, compile_blocks
+from videosys.pipelines.compiling import check_compiler, check_kept, compile_blocks, compile_report
 from videosys.pipelines.denoise import Sampling, denoise
 from videosys.pipelines.offload import HOST, Component, check_offload
 from videosys.utils.checkpoint import check_model, load_model, resolve
@@ -299,8 +299,12 @@ def check_channels(model_config: Any, model_folder: Path, vae_config: Any, vae_f
 
 
 def output(
-    videos: Sequence[torch.Tensor], jobs: Sequence[base.Job], steps: Sequence[StepRecord], fps: float
+    videos: Sequence[torch.Tensor],
+    jobs: Sequence[base.Job],
+    steps: Sequence[StepRecord],
+    config: base.PipelineConfig,
 ) -> base.VideoOutput:
     """The output of a micro-batch, whose videos share their model evaluations."""
     prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
-    return base.VideoOutput(list(videos), prompts, seeds, [list(steps) for _ in videos], fps)
+    compiled = None if config.compile == "none" else compile_report()
+    return base.VideoOutput(list(videos), prompts, seeds, [list(steps) for _ in videos], config.fps, compiled)

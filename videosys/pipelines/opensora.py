@@ -195,7 +195,7 @@ class MicroBatch:
                 conditions.append(self.continuation(loop + 1, len(given)))
                 given.append(tail)
         videos = [join_clips(rows, self.config.condition_frame_length) for rows in zip(*clips)]
-        return output(videos, self.jobs, steps, self.config.fps)
+        return output(videos, self.jobs, steps, self.config)
 
     def continuation(self, loop: int, reference: int) -> Condition:
         return continuation(

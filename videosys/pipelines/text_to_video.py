@@ -110,7 +110,7 @@ class TextToVideoPipeline(Pipeline[M]):
         texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
         for batch in batches:
             latents, steps = self.denoise(self.denoising(batch, texts, config), config.cache, quiet)
-            yield output(self.decode(latents, config, quiet), batch, steps, config.fps)
+            yield output(self.decode(latents, config, quiet), batch, steps, config)
 
     def encode_texts(self, prompts: Sequence[str], config: TextToVideoConfig, quiet: bool) -> Texts:
         """The texts of all prompts and of the negative one, each encoded once."""
