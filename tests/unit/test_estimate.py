@@ -319,7 +319,11 @@ def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["device=foo"], "device is 'foo'"), (["--text-tokens", "0"], "text_tokens is 0; it must be 1 or more")],
+    [
+        (["device=foo"], "device is 'foo'"),
+        (["device=meta"], "device is 'meta'"),
+        (["--text-tokens", "0"], "text_tokens is 0; it must be 1 or more"),
+    ],
 )
 def test_the_command_refuses_what_cannot_be(arguments, message, capsys):
     assert main(["--config", "examples/opensora/tiny.yaml", *arguments]) == 2

@@ -16,6 +16,7 @@ from videosys.pipelines.base import (
     checksum,
     initial_noise,
     make_jobs,
+    parse_device,
     resolve_device,
     resolve_dtype,
     to_uint8,
@@ -80,6 +81,8 @@ def test_prompts_are_a_list():
 def test_devices_and_dtypes():
     assert resolve_device("cpu") == CPU
     assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert parse_device("auto") == resolve_device("auto")
+    assert parse_device("cuda:99") == torch.device("cuda:99")  # which no machine has
     assert resolve_dtype("auto", CPU) == torch.float32
     assert resolve_dtype("auto", torch.device("cuda")) == torch.bfloat16
     assert resolve_dtype("float16", CPU) == torch.float16

@@ -21,6 +21,7 @@ from videosys.utils.typed import check_types
 
 T = TypeVar("T")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Rounding = Literal["nearest", "down"]
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,10 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     return replace(parallel, num_gpus=num_gpus)
 
 
-def resolve_device(device: str, name: str = "device") -> torch.device:
-    """`auto` is the first CUDA device, or the CPU where there is none. name: of the field, for errors."""
+def parse_device(device: str, name: str = "device") -> torch.device:
+    """The device of a name, whether this machine has it or not. `auto` is the first CUDA device, or the CPU
+    where there is none. name: of the field, for errors.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -199,6 +202,12 @@ def resolve_device(device: str, name: str = "device") -> torch.device:
         chosen = torch.device("meta")
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"{name} is {device!r}; allowed: auto, cpu, cuda, cuda:N")
+    return chosen
+
+
+def resolve_device(device: str, name: str = "device") -> torch.device:
+    """The same, of a device that this machine has."""
+    chosen = parse_device(device, name)
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
@@ -234,11 +243,16 @@ def checksum(latents: torch.Tensor) -> int:
     return zlib.crc32(latents.cpu().numpy().tobytes())
 
 
-def to_uint8(frames: torch.Tensor, rounding: Literal["nearest", "down"] = "nearest") -> torch.Tensor:
+def to_uint8(frames: torch.Tensor, rounding: Rounding = "nearest") -> torch.Tensor:
+    """uint8 [B, T, H, W, 3] on the CPU, as `as_bytes` makes them."""
+    return as_bytes(frames, rounding).cpu()
+
+
+def as_bytes(frames: torch.Tensor, rounding: Rounding = "nearest") -> torch.Tensor:
     """uint8 [B, T, H, W, 3] of frames [B, 3, T, H, W] in [-1, 1]: clamped, and rounded in float32 half up,
     or down as some models' published code does.
 
     In bfloat16, as published code does it, a quarter of the values comes out one too high.
     """
     values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + (0.5 if rounding == "nearest" else 0.0)
-    return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous().cpu()
+    return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()

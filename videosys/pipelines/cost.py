@@ -105,12 +105,7 @@ def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
 
 def device_of(config: base.PipelineConfig) -> torch.device:
     """The device of a config, whether this computer has it or not."""
-    if config.device == "auto":
-        return base.resolve_device("auto")
-    try:
-        return torch.device(config.device)
-    except RuntimeError as error:
-        raise ValueError(f"device is {config.device!r}; allowed: auto, cpu, cuda, cuda:N") from error
+    return base.parse_device(config.device)
 
 
 def is_parked(config: base.PipelineConfig) -> bool:
