@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.evaluation import counting, draw, page, results, sections, work
+from tests.evaluation import costs, counting, draw, page, results, sections, work
 from videosys import LatteT2VConfig, OpenSoraT2VConfig, OpenSoraVAEConfig, STDiT3Config
 
 SMALL = {
@@ -76,9 +76,9 @@ def test_published_sizes_have_their_known_work():
 @pytest.mark.parametrize("frames", [1, 16, 17, 18, 34, 51, 52])
 def test_latents_are_those_of_the_autoencoder(frames):
     config = {"vae_micro_batch_size": 4, "transformer": "x"}
-    assert work.latent_size(config, frames, 64, 96) == OpenSoraVAEConfig().latent_size(frames, 64, 96)
-    assert work.latent_size({"version": "v110"}, 65, 64, 96) == (17, 8, 12)
-    assert work.latent_size({"transformer": "x"}, 16, 64, 96) == (16, 8, 12)
+    assert costs.latent_size(config, frames, 64, 96) == OpenSoraVAEConfig().latent_size(frames, 64, 96)
+    assert costs.latent_size({"version": "v110"}, 65, 64, 96) == (17, 8, 12)
+    assert costs.latent_size({"transformer": "x"}, 16, 64, 96) == (16, 8, 12)
 
 
 def test_a_plot_is_a_picture_with_every_point_inside():

@@ -1,7 +1,10 @@
-"""FLOPs of a whole generation, counted while it runs: for caches that skip parts of a step."""
+"""What a report needs to count the work of videos: the transformer, the tokens of each prompt, and the FLOPs
+of whole generations, counted while they run, for caches that skip parts of a step.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,27 +14,55 @@ import torch
 from toolbox import read_json, write_json
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
 
-from experiments import manifest, methods
+from experiments import manifest
 
 NAME = "flops.json"
 
 
-def read(root: Path) -> dict[str, int]:
-    """FLOPs by method, of those that were counted."""
+def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
+    """The transformer of a run in words that JSON knows: enough to count its work without weights."""
+    made = pipeline.model_config
+    return {
+        "kind": type(made).__name__,
+        "config": dataclasses.asdict(made),
+        "latents": list(pipeline.latent_size(config)),
+        "batch": 2 if config.is_guided else 1,
+        "temporal": getattr(config, "enable_temporal_attentions", True),
+    }
+
+
+def text_tokens(pipeline: Any, prompt: str, config: Any) -> int:
+    """Tokens of text that the transformer reads for a prompt, padding among them only where it sees it."""
+    texts = pipeline.encode_texts([prompt], config, quiet=True)
+    if not hasattr(pipeline, "pair"):  # no negative prompt; of several loops the longest text
+        return max(int(mask.sum()) for _, mask in texts.values())
+    negative = texts[config.negative] if config.is_guided else None
+    embeds, mask = pipeline.pair([texts[config.positive(prompt)]], negative, config)
+    return embeds.shape[1] if mask is None else int(mask.any(dim=0).sum())
+
+
+def read(root: Path) -> dict[str, dict[str, Any]]:
+    """What was counted, by method: FLOPs of a generation by it (`flops`) and of one that computes all
+    (`base`), of the same prompt. Counts of another form, which older versions wrote, are left out.
+    """
     path = root / NAME
-    return read_json(path) if path.is_file() else {}
+    found = read_json(path) if path.is_file() else {}
+    return {name: counts for name, counts in found.items() if isinstance(counts, dict)}
 
 
 def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
-    """Counts one generation of every method that keeps branches of blocks, and one of the base, and writes
-    them down. The first prompt and seed stand for all: what is computed depends on the step alone.
+    """Counts one generation of every method that keeps branches of blocks, and one that computes all, and
+    writes them down. The first prompt and seed stand for all: what is computed depends on the step alone.
     """
     known, missing = read(root), lacking(jobs, root)
     if not missing:
         return
-    base = methods.Method(methods.BASE, {"cache": "none"})
-    for name, method in {methods.BASE: base, **missing}.items():
-        known[name] = generation(engine, jobs[0].prompt, jobs[0].seed, method.request)
+    job = jobs[0]
+    tokens = text_tokens(engine.pipeline, job.prompt, engine.config)
+    base = generation(engine, job.prompt, job.seed, {"cache": "none"})
+    for name, method in missing.items():
+        flops = generation(engine, job.prompt, job.seed, method.request)
+        known[name] = {"prompt": job.prompt, "text_tokens": tokens, "base": base, "flops": flops}
     write_json(root / NAME, known)
 
 

@@ -79,6 +79,11 @@ class Run:
         return self.ranks.is_first and not self.ranks.together and self.config.parallel.num_gpus == 1
 
     @property
+    def encodes(self) -> bool:
+        """Whether this process has the text encoder, and not others that the engine starts."""
+        return self.ranks.together or self.config.parallel.num_gpus == 1
+
+    @property
     def rank_file(self) -> str:
         return manifest.rank_name(self.ranks.share, self.ranks.shares)
 
@@ -251,9 +256,12 @@ def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> None:
     note_run(run, engine, seconds, len(todo))
     is_quiet = run.arguments.quiet or not run.ranks.is_first
     bar = tqdm(todo, desc=run.root.name, unit="video", disable=is_quiet)
+    tokens: dict[str, int] = {}
     for job in bar:
         bar.set_postfix_str(job.method.name)
-        make(run, engine, job)
+        if job.prompt not in tokens and run.encodes:
+            tokens = {job.prompt: counted.text_tokens(engine.pipeline, job.prompt, run.config)}
+        make(run, engine, job, tokens.get(job.prompt))
 
 
 def warm_up(engine: VideoSysEngine, prompt: str) -> float:
@@ -263,7 +271,7 @@ def warm_up(engine: VideoSysEngine, prompt: str) -> float:
     return time.perf_counter() - begin
 
 
-def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
+def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) -> None:
     begin, begin_cpu = time.perf_counter(), time.process_time()
     output = engine.generate(job.prompt, seed=job.seed, **job.method.request)
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
@@ -283,6 +291,7 @@ def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
         "computed": decisions.count("1"),
         "decisions": decisions,
         "reused_branches": sum(step.reused for step in output.steps),
+        "text_tokens": text_tokens,
         "frames": frames,
         "height": height,
         "width": width,
@@ -292,7 +301,7 @@ def make(run: Run, engine: VideoSysEngine, job: Job) -> None:
 
 
 def note_run(run: Run, engine: VideoSysEngine, seconds: float, count: int) -> None:
-    """Adds a line about this process: where the seconds in the manifests were measured."""
+    """Adds a line about this process: where the seconds in the manifests were measured, and on what model."""
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "rank": run.ranks.rank,
@@ -300,6 +309,7 @@ def note_run(run: Run, engine: VideoSysEngine, seconds: float, count: int) -> No
         "videos": count,
         "loading_and_warm_up_seconds": round(seconds, 3),
         **machine(run.config.device),
+        "transformer": counted.transformer(engine.pipeline, run.config),
     }
     if run.ranks.is_first or not run.ranks.together:
         manifest.append(run.root / RUNS, record)

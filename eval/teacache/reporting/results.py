@@ -12,7 +12,7 @@ from common_metrics import compare
 from experiments import counted, manifest, methods, runner
 from toolbox import read_json, write_json
 
-from reporting import work
+from reporting import costs
 
 METRICS_FOLDER = "metrics"
 YARDSTICKS = (methods.BASE, methods.REFERENCE)  # what videos are compared with
@@ -24,7 +24,7 @@ class Result:
 
     name: str
     records: Mapping[str, Mapping[str, Any]]
-    work: work.Work | None
+    costs: costs.Costs | None
     uses_cpu: bool
     vbench: Mapping[str, Any] | None = None
     likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -59,10 +59,15 @@ class Result:
 
     @property
     def flops(self) -> float | None:
-        """Of one video's denoising; None where they were not counted."""
-        if self.work is None or self.saved is None:
+        """Of one video's denoising, the mean; None where they were not counted."""
+        if self.costs is None or self.saved is None:
             return None
-        return self.work.total(self.computed, int(self.evaluations)) - self.saved
+        return statistics.fmean(map(self.costs.total, self.records.values())) - self.saved
+
+    @property
+    def num_assumed(self) -> int:
+        """Videos of which it is not known how many tokens of text they took."""
+        return sum(record.get("text_tokens") is None for record in self.records.values())
 
     def value(self, yardstick: str, metric: str) -> float | None:
         """The mean over videos of a metric, against one of the yardsticks."""
@@ -113,7 +118,8 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
     device = runs[-1]["device"] if runs else "unknown device"
     names = [path.name for path in sorted(folder.iterdir()) if manifest.read(path)]
     loaded = {name: manifest.finished(folder / name) for name in names}
-    made, totals = work_of(loaded[methods.BASE]), counted.read(folder)
+    loaded = {name: with_tokens(records, loaded) for name, records in loaded.items()}
+    made, totals = costs_of(loaded[methods.BASE], runs), counted.read(folder)
     results = [
         Result(
             name,
@@ -139,16 +145,34 @@ def rank(result: Result) -> tuple[int, float]:
     return (first.index(result.name) if result.name in first else len(first), -result.computed)
 
 
-def work_of(records: Mapping[str, Mapping[str, Any]]) -> work.Work | None:
+def with_tokens(
+    records: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Records with the number of text tokens, where it stands with any video of the same prompt."""
+    known = {
+        record["prompt"]: record["text_tokens"]
+        for others in loaded.values()
+        for record in others.values()
+        if record.get("text_tokens") is not None
+    }
+    return {name: {**record, "text_tokens": known.get(record["prompt"])} for name, record in records.items()}
+
+
+def costs_of(
+    records: Mapping[str, Mapping[str, Any]], runs: Sequence[Mapping[str, Any]]
+) -> costs.Costs | None:
     record = next(iter(records.values()))
-    return work.count_run(record["config"], record["frames"], record["height"], record["width"])
+    described = [run["transformer"] for run in runs if "transformer" in run]
+    if described:
+        return costs.of_run(described[-1], record["config"])
+    return costs.of_config(record["config"], record["frames"], record["height"], record["width"])
 
 
 def saved(
     name: str,
     records: Mapping[str, Mapping[str, Any]],
-    totals: Mapping[str, int],
-    made: work.Work | None,
+    totals: Mapping[str, Mapping[str, Any]],
+    made: costs.Costs | None,
 ) -> int | None:
     """FLOPs that a method saves within its computed steps.
 
@@ -158,10 +182,11 @@ def saved(
     record = next(iter(records.values()))
     if not record["reused_branches"]:
         return 0
-    known = made is not None and totals.get(methods.BASE, 0) >= 0.98 * made.total(
-        record["steps"], record["steps"]
-    )
-    return totals[methods.BASE] - totals[name] if known and name in totals else None
+    if made is None or name not in totals:
+        return None
+    found, steps = totals[name], record["steps"]
+    known = made.work(found["text_tokens"]).total(steps, steps)
+    return found["base"] - found["flops"] if found["base"] >= 0.98 * known else None
 
 
 def vbench_scores(folder: Path) -> Mapping[str, Any] | None:

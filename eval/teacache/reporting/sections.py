@@ -28,12 +28,12 @@ METRIC_HEAD = (("lpips", "LPIPS", 4), ("ssim", "SSIM", 4), ("psnr", "PSNR dB", 2
 
 def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
     lines = [
-        "PSNR (dB, 100 where frames are equal), SSIM and LPIPS are means over frames, then over videos. Each "
-        "is said against what: against base it tells what the cache changed, against reference how far a "
-        "video is from what the sampler tends to. FLOPs are the transformer's, counted; two per "
-        "multiplication with addition. Latency is the median over videos of a whole generation, loading and "
-        "a first one left out; on a CPU it is the process's own seconds. Speed-up is base's seconds over the "
-        "method's, for the same videos."
+        "PSNR (dB, 100 where frames are equal), SSIM and LPIPS are means over frames, then over videos. "
+        "Each is said against what: against base it tells what the cache changed, against reference how far "
+        "a video is from what the sampler tends to. FLOPs are the transformer's, counted for the text of "
+        "each prompt; two per multiplication with addition. Latency is the median over videos of a whole "
+        "generation, loading and a first one left out; on a CPU it is the process's own seconds. Speed-up "
+        "is base's seconds over the method's, for the same videos."
     ]
     lines += [f"Made with `{command}`."] if command else []
     return [page.Text(line) for line in lines]
@@ -48,6 +48,7 @@ def model(made: Model, folder: Path) -> list[page.Block]:
         page.Text(f"{made.num_videos} videos of {size}, {record['steps']} model evaluations; {made.device}."),
         main_table(made),
         page.Text(said_against(made)),
+        *doubts(made),
         *plot(made, folder),
         *side_by_side(made, folder),
         *paper(made),
@@ -109,6 +110,26 @@ def said_against(made: Model) -> str:
         if all(result.value(name, metric) is None for result in made.results for name in YARDSTICKS)
     ]
     return "; ".join([" and ".join(parts) + more, "± is the standard error over videos", *missing]) + "."
+
+
+def doubts(made: Model) -> Iterator[page.Block]:
+    """What of the table is not as it should be, if anything."""
+    assumed = [result.name for result in made.results if result.num_assumed and result.costs is not None]
+    if assumed:
+        yield page.Text(
+            f"How many tokens of text their videos took is not in the manifests of {', '.join(assumed)}: "
+            "FLOPs are those of the longest prompt there, which is too much."
+        )
+    if any(result.costs is None for result in made.results):
+        yield page.Text(
+            "FLOPs are missing: runs.jsonl does not say what the transformer is, and its checkpoint is not "
+            "on this computer."
+        )
+    elif uncounted := [result.name for result in made.results if result.saved is None]:
+        yield page.Text(
+            f"FLOPs of {', '.join(uncounted)} are missing: no count of a run is in flops.json that finds all "
+            "the work of a full one; experiments/*.py make one when they run again."
+        )
 
 
 def plot(made: Model, folder: Path) -> Iterator[page.Block]:

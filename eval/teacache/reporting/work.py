@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import videosys
 from videosys import LatteT2V, LatteT2VConfig, OpenSoraT2V, OpenSoraT2VConfig, STDiT3, STDiT3Config
 
 PAIR = 2  # prompts under guidance: with and without the text
@@ -92,7 +88,7 @@ SETTINGS = (
 class Work:
     """FLOPs (two per multiplication with addition) of one generation's transformer, guidance pair included.
 
-    prepare: once, for the text. step: with the blocks. reused: without. tokens and width: of the pair.
+    prepare: once, for the text. step: with the blocks. reused: without. tokens and width: of all latents.
     """
 
     prepare: int
@@ -129,17 +125,24 @@ class Skipped:
 
 
 def count(
-    architecture: Architecture, config: Any, latents: tuple[int, int, int], text: int | None = None
+    architecture: Architecture,
+    config: Any,
+    latents: tuple[int, int, int],
+    text: int | None = None,
+    batch: int = PAIR,
+    **options: Any,
 ) -> Work:
-    """The work of a transformer at a size of its latents, for a guided generation with a prompt of `text`
-    tokens (None for the longest). The model holds no weights, so this takes seconds and no memory.
+    """The work of a transformer at a size of its latents, for a prompt of `text` tokens (None for the
+    longest). The model holds no weights, so this takes seconds and no memory.
+
+    batch: 2 with guidance, 1 without. options: of the model's `prepare`.
     """
     with torch.device("meta"):
         model = architecture.model(config).eval()
-        embeds = torch.empty(PAIR, text or architecture.text, config.caption_channels)
-        inputs = torch.empty(PAIR, config.in_channels, *latents), torch.empty(PAIR)
+        embeds = torch.empty(batch, text or architecture.text, config.caption_channels)
+        inputs = torch.empty(batch, config.in_channels, *latents), torch.empty(batch)
     size = {"fps": 24.0, "height": 8.0 * latents[1], "width": 8.0 * latents[2]}
-    more = size if architecture.model is STDiT3 else {}
+    more = size if architecture.model is STDiT3 else options
     with torch.no_grad():
         with FlopCounterMode(display=False) as prepare:
             condition = model.prepare(embeds, None, latent_size=latents, **more)
@@ -152,7 +155,7 @@ def count(
         prepare.get_total_flops(),
         step.get_total_flops(),
         reused.get_total_flops(),
-        PAIR * frames * -(-rows // 2) * -(-columns // 2),
+        batch * frames * -(-rows // 2) * -(-columns // 2),
         width(config),
         getattr(config, architecture.layers),
         architecture,
@@ -168,49 +171,3 @@ def width(config: Any) -> int:
 def count_setting(setting: Setting) -> Work:
     architecture = ARCHITECTURES[setting.architecture]
     return count(architecture, architecture.config(**dict(setting.options)), setting.latents, setting.text)
-
-
-def count_run(config: Mapping[str, Any], frames: int, height: int, width: int) -> Work | None:
-    """The work of videos in a manifest, from their config; None where the transformer's size is not known
-    here (a checkpoint on the hub that is not the published one).
-    """
-    folder = checkpoint(str(config["transformer"]), config)
-    if folder is None:
-        return None
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = ARCHITECTURES[kind(config)]
-    names = {field.name for field in dataclasses.fields(architecture.config)}
-    given = {name: hashable(value) for name, value in content.items() if name in names}
-    latents = latent_size(config, frames, height, width)
-    text = content.get("model_max_length")
-    return count(architecture, architecture.config(**given), latents, text)
-
-
-def checkpoint(source: str, config: Mapping[str, Any]) -> Path | None:
-    """The folder of a transformer on this computer."""
-    bundled = source.removeprefix("bundled:")
-    root = Path(videosys.__file__).parent / "tiny" / bundled if bundled != source else Path(source)
-    places = [root, root / "transformer", root / str(config.get("transformer_type"))]
-    return next((place for place in places if (place / "config.json").is_file()), None)
-
-
-def hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def kind(config: Mapping[str, Any]) -> str:
-    """Which transformer a config runs."""
-    if "version" in config:
-        return "LatteT2V" if config["version"] == "v110" else "OpenSoraT2V"
-    return "STDiT3" if "vae_micro_batch_size" in config else "LatteT2V"
-
-
-def latent_size(config: Mapping[str, Any], frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """Latents of a video: eight pixels to one; in time by the model's autoencoder."""
-    rows, columns = height // 8, width // 8
-    if "version" in config:
-        return (frames - 1) // 4 + 1, rows, columns
-    if kind(config) == "LatteT2V":
-        return frames, rows, columns
-    chunks, rest = divmod(frames, 17)  # of which five latents are made
-    return 5 * chunks + -(-rest // 4), rows, columns
