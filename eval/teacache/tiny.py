@@ -7,8 +7,10 @@ full run and against a run of four times the steps, and the report. What was mad
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import report
 from experiments import latte, methods, open_sora_plan, opensora, runner
 from toolbox import command
 
-from videosys import load_config
+from videosys import config_to_dict, load_config
 from videosys.tiny import config as tiny_config
 
 STUDIES = (opensora.STUDY, latte.STUDY, open_sora_plan.STUDY)
@@ -79,20 +81,46 @@ def usual(study: runner.Study, version: str) -> list[str]:
     presets = methods.cache_presets(config)
     steps = methods.num_steps(config)
     fewer = [f"steps_{max(runner.WARM_UP_STEPS, steps * share // 6)}" for share in (4, 3)]
-    ready = [name for name, preset in presets.items() if not isinstance(preset, type) and name != SAME]
+    made = {name: preset for name, preset in presets.items() if not isinstance(preset, type) and name != SAME}
+    ready = distinct(config, made)
     return [*PLAIN, *fewer, *ready, *calibrated(study, config, list(presets.values()))]
 
 
+def distinct(config: Any, presets: Mapping[str, Any]) -> list[str]:
+    """The names of presets without those that are an earlier one with this config: without published
+    coefficients teacache_naive is teacache_slow.
+    """
+    found: dict[str, Any] = {}
+    for name, preset in presets.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no coefficients; the report says it
+            cache = dataclasses.replace(config, cache=preset).settled_cache()
+        same = next((other for other, settled in found.items() if settled == cache), None)
+        if same is None:
+            found[name] = cache
+        else:
+            print(f"left out: {name} is {same} with {config.model_name}", flush=True)
+    return list(found)
+
+
 def calibrated(study: runner.Study, config: Any, presets: Sequence[Any]) -> list[str]:
-    """The YAML files of this tiny checkpoint that set a cache which is no preset."""
+    """The YAML files of this tiny checkpoint that set a cache which is no preset, as --methods takes them."""
     folder = Path(runner.EXAMPLES) / study.name
-    loaded = {str(path): load_config(study.config, path) for path in sorted(folder.glob("tiny*.yaml"))}
+    loaded = {path: load_config(study.config, path) for path in sorted(folder.glob("tiny*.yaml"))}
     plain = [config.cache, *presets]
     return [
-        path
+        called(path, other)
         for path, other in loaded.items()
         if other.transformer == config.transformer and other.cache not in plain
     ]
+
+
+def called(path: Path, config: Any) -> str:
+    """A file with its method's name: the file's own, if it says more than which checkpoint it is of."""
+    if path.stem.endswith("calibrated"):
+        return str(path)
+    cache = config_to_dict(config)["cache"]
+    return f"{cache['name']}_{'calibrated' if cache.get('calibration') else path.stem}={path}"
 
 
 if __name__ == "__main__":

@@ -64,6 +64,8 @@ def test_every_method_has_the_same_videos_and_a_full_record(made):
     (run,) = manifest.lines(made / "opensora_tiny" / "runs.jsonl")
     assert run["loading_and_warm_up_seconds"] > 0
     assert run["videos"] == 8
+    assert run["transformer"]["kind"] == "STDiT3Config"
+    assert len(run["caches"]["teacache_slow"]["coefficients"]) == 5  # the published ones, looked up
 
 
 def test_a_second_run_makes_nothing(made, capsys, monkeypatch):

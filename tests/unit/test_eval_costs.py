@@ -74,7 +74,15 @@ def test_a_manifest_of_a_run_that_said_nothing_is_read_by_its_checkpoint():
 
 
 def result(name, made, saved=0, **record):
-    whole = {"prompt": "x", "steps": 10, "computed": 5, "seconds": 1.0, "reused_branches": 0, **record}
+    whole = {
+        "prompt": "x",
+        "steps": 10,
+        "computed": 5,
+        "seconds": 1.0,
+        "reused_branches": 0,
+        "cache": {},
+        **record,
+    }
     return results.Result(name, {"x.mp4": whole}, made, False, saved=saved)
 
 

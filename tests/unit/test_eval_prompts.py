@@ -137,11 +137,23 @@ def test_the_methods_of_the_paper_are_known_for_every_model(config):
         (" , ", "names no method"),
         ("base,base", "names a method twice"),
         ("nowhere.yaml", "no such config file"),
+        ("base=nowhere.yaml", "'base' cannot be a method's name; NAME=FILE names it"),
+        ("-x y.yaml", "'-x y' cannot be a method's name"),
     ],
 )
 def test_unknown_methods_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
         methods_of.parse_methods(text, OpenSoraConfig())
+
+
+def test_a_file_of_settings_is_a_method_by_its_name_or_a_given_one(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    path = tmp_path / "a=b" / "mine.yaml"
+    path.write_text("cache: {name: interval, every: 3}")
+    plain, named = methods_of.parse_methods(f"{path},better={path}", OpenSoraConfig())
+    assert (plain.name, named.name) == ("mine", "better")
+    assert plain.request == named.request
+    assert plain.request["cache"].every == 3
 
 
 @pytest.mark.parametrize(
@@ -170,4 +182,5 @@ def test_a_study_of_several_devices_keeps_what_was_chosen(tmp_path):
     run = runner.plan(opensora.STUDY, arguments)
     assert run.ranks.together
     assert not run.counts
+    assert not run.encodes
     assert run.config.parallel.num_gpus == 2

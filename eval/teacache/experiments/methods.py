@@ -30,8 +30,8 @@ def parse_methods(text: str, config: Any, reference_factor: int = REFERENCE_FACT
     """The methods named in a list with commas.
 
     base: every step computed. reference: `reference_factor` times as many steps. steps_N: N steps.
-    Anything else is a preset of the config's caches, or a YAML file of settings whose `cache` is taken, which
-    gives the method its name. ValueError for what is none of these.
+    Anything else is a preset of the config's caches, or a YAML file of settings whose `cache` is taken: FILE,
+    whose name is the method's, or NAME=FILE. ValueError for what is none of these.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -57,18 +57,24 @@ def _method(name: str, config: Any, reference_factor: int) -> Method:
     if name in presets:
         return Method(name, {"cache": name})
     if name.endswith((".yaml", ".yml")):
-        return Method(_stem(name), {"cache": load_config(type(config), Path(name)).cache})
+        given, file = _named(name)
+        return Method(given, {"cache": load_config(type(config), Path(file)).cache})
     raise ValueError(
-        f"method {name!r} is unknown; allowed: {BASE}, {REFERENCE}, steps_N, a YAML file with a cache, "
-        f"and of the caches {', '.join(presets)}"
+        f"method {name!r} is unknown; allowed: {BASE}, {REFERENCE}, steps_N, a YAML file with a cache "
+        f"(FILE or NAME=FILE), and of the caches {', '.join(presets)}"
     )
 
 
-def _stem(name: str) -> str:
-    stem = Path(name).stem
-    if not _WORD.fullmatch(stem):
-        raise ValueError(f"{name}: a method's file must be named by letters, digits, - and _")
-    return stem
+def _named(text: str) -> tuple[str, str]:
+    """The name of a method and its file, of FILE or NAME=FILE."""
+    name, mark, file = text.partition("=")
+    if not mark or not _WORD.fullmatch(name):
+        name, file = Path(text).stem, text
+    if not _WORD.fullmatch(name) or name in (BASE, REFERENCE):
+        raise ValueError(
+            f"{text}: {name!r} cannot be a method's name; NAME=FILE names it, by letters, digits, - and _"
+        )
+    return name, file
 
 
 def cache_presets(config: Any) -> Mapping[str, Any]:

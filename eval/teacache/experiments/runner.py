@@ -81,7 +81,7 @@ class Run:
     @property
     def encodes(self) -> bool:
         """Whether this process has the text encoder, and not others that the engine starts."""
-        return self.ranks.together or self.config.parallel.num_gpus == 1
+        return self.ranks.count > 1 or self.config.parallel.num_gpus == 1
 
     @property
     def rank_file(self) -> str:
@@ -120,7 +120,7 @@ def parser(study: Study, description: str | None = None) -> argparse.ArgumentPar
 
 METHODS_HELP = (
     "base, reference (--reference-factor times the steps), steps_N, names of caches such as teacache_slow or "
-    "pab_fast, YAML files with a cache"
+    "pab_fast, YAML files with a cache (FILE or NAME=FILE)"
 )
 
 
@@ -252,8 +252,9 @@ def work(run: Run, todo: Sequence[Job]) -> None:
 
 
 def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> None:
+    caches = settled_caches(run, engine)  # before weights are loaded: a calibration may be missing
     seconds = warm_up(engine, todo[0].prompt)
-    note_run(run, engine, seconds, len(todo))
+    note_run(run, engine, {"videos": len(todo), "loading_and_warm_up_seconds": seconds, "caches": caches})
     is_quiet = run.arguments.quiet or not run.ranks.is_first
     bar = tqdm(todo, desc=run.root.name, unit="video", disable=is_quiet)
     tokens: dict[str, int] = {}
@@ -268,7 +269,7 @@ def warm_up(engine: VideoSysEngine, prompt: str) -> float:
     """Seconds until the engine is loaded and has made a video of few steps."""
     begin = time.perf_counter()
     engine.generate(prompt, num_inference_steps=WARM_UP_STEPS, cache="none", seed=0)
-    return time.perf_counter() - begin
+    return round(time.perf_counter() - begin, 3)
 
 
 def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) -> None:
@@ -300,19 +301,27 @@ def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) ->
     manifest.complete(folder, run.rank_file, {**described(run, job), **results})
 
 
-def note_run(run: Run, engine: VideoSysEngine, seconds: float, count: int) -> None:
+def note_run(run: Run, engine: VideoSysEngine, known: Mapping[str, Any]) -> None:
     """Adds a line about this process: where the seconds in the manifests were measured, and on what model."""
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "rank": run.ranks.rank,
         "ranks": run.ranks.count,
-        "videos": count,
-        "loading_and_warm_up_seconds": round(seconds, 3),
         **machine(run.config.device),
         "transformer": counted.transformer(engine.pipeline, run.config),
+        **known,
     }
     if run.ranks.is_first or not run.ranks.together:
         manifest.append(run.root / RUNS, record)
+
+
+def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
+    """The cache of each method with nothing left to look up: published coefficients and calibrations."""
+    chosen = {job.method.name: job.method for job in run.jobs}
+    configs = {
+        name: engine.pipeline.settled(requested(run.config, method)) for name, method in chosen.items()
+    }
+    return {name: config_to_dict(config)["cache"] for name, config in configs.items()}
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ class Result:
     vbench: Mapping[str, Any] | None = None
     likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     saved: int | None = 0  # FLOPs less than the base's, counted in a run, where steps are computed in part
+    cache: Mapping[str, Any] | None = None  # with nothing left to look up, where the run wrote it down
 
     def mean(self, key: str) -> float:
         return statistics.fmean(record[key] for record in self.records.values())
@@ -69,9 +71,29 @@ class Result:
         """Videos of which it is not known how many tokens of text they took."""
         return sum(record.get("text_tokens") is None for record in self.records.values())
 
+    @property
+    def is_uncalibrated(self) -> bool:
+        """Whether it is a TeaCache that found no coefficients for its model."""
+        cache = self.cache or {}
+        asked = next(iter(self.records.values()))["cache"].get("coefficients", ())
+        return asked is None and cache.get("coefficients") == [1.0, 0.0]
+
     def value(self, yardstick: str, metric: str) -> float | None:
         """The mean over videos of a metric, against one of the yardsticks."""
         return self.likeness.get(yardstick, {}).get(metric, {}).get("per_video")
+
+
+def twins(folder: Path, results: Sequence[Result]) -> list[tuple[str, str]]:
+    """Pairs of methods whose videos are the same, byte for byte."""
+    found: list[tuple[str, str]] = []
+    for number, result in enumerate(results):
+        for other in results[:number]:
+            if result.records.keys() == other.records.keys() and all(
+                filecmp.cmp(folder / result.name / file, folder / other.name / file, shallow=False)
+                for file in result.records
+            ):
+                found.append((other.name, result.name))
+    return found
 
 
 @dataclass(frozen=True)
@@ -119,6 +141,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
     names = [path.name for path in sorted(folder.iterdir()) if manifest.read(path)]
     loaded = {name: manifest.finished(folder / name) for name in names}
     loaded = {name: with_tokens(records, loaded) for name, records in loaded.items()}
+    caches = {name: cache for run in runs for name, cache in run.get("caches", {}).items()}
     made, totals = costs_of(loaded[methods.BASE], runs), counted.read(folder)
     results = [
         Result(
@@ -133,6 +156,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
                 if other in loaded and other != name
             },
             saved(name, records, totals, made),
+            caches.get(name),
         )
         for name, records in loaded.items()
     ]

@@ -10,7 +10,7 @@ from experiments import methods
 from toolbox import read_json, write_text
 
 from reporting import draw, page, work
-from reporting.results import YARDSTICKS, Model, Result
+from reporting.results import YARDSTICKS, Model, Result, twins
 from videosys import read_video
 
 HERE = Path(__file__).resolve().parent
@@ -113,7 +113,14 @@ def said_against(made: Model) -> str:
 
 
 def doubts(made: Model) -> Iterator[page.Block]:
-    """What of the table is not as it should be, if anything."""
+    """What of the table is not as one would think, if anything."""
+    for one, other in twins(made.folder, made.results):
+        yield page.Text(f"{one} and {other} made the same videos, byte for byte.")
+    if naive := [result.name for result in made.results if result.is_uncalibrated]:
+        yield page.Text(
+            f"No coefficients are published for this model: {', '.join(naive)} compares distances with the "
+            "threshold as they are."
+        )
     assumed = [result.name for result in made.results if result.num_assumed and result.costs is not None]
     if assumed:
         yield page.Text(
