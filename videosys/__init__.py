@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from videosys.parallel import Parallel as Parallel
     from videosys.parallel import ParallelConfig as ParallelConfig
     from videosys.pipelines.base import VideoOutput as VideoOutput
+    from videosys.pipelines.compiling import check_compiler as check_compiler
     from videosys.pipelines.compiling import compile_blocks as compile_blocks
     from videosys.pipelines.compiling import compile_report as compile_report
     from videosys.pipelines.latte import LatteConfig as LatteConfig
@@ -111,6 +112,7 @@ _HOMES = MappingProxyType(
         "VideoSysEngine": "videosys.engine",
         "attend": "videosys.layers.backends",
         "cache_statistics": "videosys.cache",
+        "check_compiler": "videosys.pipelines.compiling",
         "check_writable": "videosys.utils.video",
         "compile_blocks": "videosys.pipelines.compiling",
         "compile_report": "videosys.pipelines.compiling",

@@ -1,7 +1,8 @@
 """Measures speed and memory: python -m eval.performance [--cases ...] [--rounds N] [--output FOLDER]
 
 Times are processor seconds at one thread, medians of rounds in which all that is compared takes turns; with a
-GPU they are seconds by the clock. The report is performance.json and performance.md in the output folder.
+GPU they are seconds between its events. The cases published, kernels and teacache take published sizes
+(--sizes) and need a GPU. The report is performance.json and performance.md in the output folder.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import Any
 
 import torch
 
-from eval.performance import cases, graphs, needs
+from eval.performance import cases, graphs, needs, published
+from eval.performance.models import BUILDERS
+from eval.performance.plan import Plan, Row
 
-Case = Callable[..., Iterator[cases.Row]]
+Case = Callable[[Plan], Iterator[Row]]
 
 CASES: Mapping[str, Case] = MappingProxyType(
     {
@@ -32,6 +35,9 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "decoding": needs.decoding,
         "memory": needs.memory,
         "scaling": cases.scaling,
+        "published": published.published,
+        "kernels": published.kernels,
+        "teacache": published.teacache,
     }
 )
 
@@ -43,17 +49,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--models", nargs="+", choices=list(BUILDERS), default=list(BUILDERS))
+    parser.add_argument("--sizes", nargs="+", choices=list(published.SIZES), default=list(published.SIZES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    plan = Plan(device, args.rounds, not args.no_compile, tuple(args.models), tuple(args.sizes))
     args.output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
     for name in args.cases:
         report[name] = []
-        for row in CASES[name](device, args.rounds, not args.no_compile):
+        for row in CASES[name](plan):
             print(line(row), flush=True)
             report[name].append(row)
             write(args.output, report)
@@ -65,23 +74,25 @@ def machine() -> dict[str, str]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "date": datetime.date.today().isoformat(),
-        "processor": processor(),
-        "bfloat16": str(torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+        **processor(),
         "gpu": gpu,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def processor() -> str:
+def processor(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
+    """Its name, and its instructions for bfloat16."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return platform.processor()
-    return next((text.split(":")[1].strip() for text in lines if text.startswith("model name")), "unknown")
+        return {"processor": platform.processor()}
+    told = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in lines)}
+    flags = [flag for flag in told.get("flags", "").split() if flag.endswith("_bf16")]
+    return {"processor": told.get("model name", "unknown"), "bfloat16": " ".join(flags) or "none"}
 
 
-def line(row: cases.Row) -> str:
+def line(row: Row) -> str:
     return "  ".join(f"{name} {shown(value)}" for name, value in row.items())
 
 
@@ -89,7 +100,7 @@ def shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def table(rows: Sequence[cases.Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Rows as a Markdown table; a row without a column leaves it empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names)]

@@ -10,44 +10,32 @@ from typing import Any
 import torch
 
 from eval.performance.floor import Floor, total_flops
-from eval.performance.models import BUILDERS, Setting, Size, Subject, diffusers_latte
+from eval.performance.models import Setting, Size, Subject, diffusers_latte
+from eval.performance.plan import NO_COMPILER, Plan, Row, name_of
 from eval.performance.timing import Run, alternate, once, ratio
 from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
 
-Row = dict[str, Any]
-DTYPES = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
 NUM_STEPS = 10_000  # of a cache that is asked more often than any video has steps
 
 
-def settings(device: torch.device) -> Iterator[Setting]:
-    """Every model in every dtype."""
-    for model in BUILDERS:
-        for dtype in DTYPES.values():
-            yield Setting(model, dtype, device)
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def steps(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+def steps(plan: Plan) -> Iterator[Row]:
     """A step of each model: eager, compiled, its floor, and diffusers' on the same weights."""
-    for setting in settings(device):
-        yield step_row(setting, rounds, compile)
+    for setting in plan.settings():
+        yield step_row(setting, setting.subject(), plan)
 
 
-def step_row(setting: Setting, rounds: int, compile: bool) -> Row:
-    subject = setting.subject()
+def step_row(setting: Setting, subject: Subject, plan: Plan) -> Row:
     calls = subject.calls()
     floor = Floor(calls, setting.dtype, setting.device)
     runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.size.tokens}
-    if compile:
+    if plan.compile and plan.can_compile:
         runs["compiled"], compiling = compiled_step(setting)
         row |= compiling
     if setting.model == "LatteT2V":
         runs["diffusers"] = diffusers_latte(setting, subject)
-    samples = alternate(runs, rounds)
+    samples = alternate(runs, plan.rounds)
+    row |= {} if plan.can_compile or not plan.compile else {"compiled_s": NO_COMPILER}
     row |= {f"{name}_s": samples[name].seconds for name in runs if name != "floor"}
     row |= {"floor_s": floor.seconds, "spread": max(sample.spread for sample in samples.values())}
     row |= {"gflop": total_flops(calls) / 1e9}
@@ -106,18 +94,17 @@ def overhead(subject: Subject, cache: TeaCache) -> Run:
     return run
 
 
-def caches(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+@torch.no_grad()
+def cached(subject: Subject) -> dict[str, Run]:
+    """A reused step, and what the cache does in a computed one."""
+    return {"reused": reuse(subject, forced(subject)), "overhead": overhead(subject, forced(subject))}
+
+
+def caches(plan: Plan) -> Iterator[Row]:
     """A computed step, a reused one, and what the cache costs in a computed one."""
-    for setting in settings(device):
+    for setting in plan.settings():
         subject = setting.subject()
-        with torch.no_grad():
-            first, second = forced(subject), forced(subject)
-            runs = {
-                "computed": subject.step,
-                "reused": reuse(subject, first),
-                "overhead": overhead(subject, second),
-            }
-        samples = alternate(runs, rounds)
+        samples = alternate({"computed": subject.step, **cached(subject)}, plan.rounds)
         row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
         row |= {f"{name}_s": sample.seconds for name, sample in samples.items()}
         yield row | shares(row, setting.depth, PUBLISHED_DEPTH[setting.model])
@@ -142,20 +129,20 @@ def shares(row: Row, depth: int, published: int) -> Row:
     }
 
 
-def real(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+def real(plan: Plan) -> Iterator[Row]:
     """The same of a model as deep and wide as published, at a size that is: Open-Sora's 144p, 51 frames.
 
     Nothing is scaled. The computed step, cache and all, runs once: a CPU takes half a minute for it.
     """
-    setting = Setting("STDiT3", torch.bfloat16, device, REAL_SIZE, depth=28, width=1152, heads=16)
+    setting = Setting("STDiT3", torch.bfloat16, plan.device, REAL_SIZE, depth=28, width=1152, heads=16)
     subject, made = setting.subject(), []
     with torch.no_grad():
         spent = once(lambda: made.append(forced(subject)))
         runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
     row |= {"width": setting.width, "tokens": setting.size.tokens}
-    row |= {"computed_s": spent[device.type == "cuda"]}
-    row |= {f"{name}_s": sample.seconds for name, sample in alternate(runs, rounds).items()}
+    row |= {"computed_s": spent[plan.device.type == "cuda"]}
+    row |= {f"{name}_s": sample.seconds for name, sample in alternate(runs, plan.rounds).items()}
     yield row | {f"{name}_share": row[f"{name}_s"] / row["computed_s"] for name in runs}
 
 
@@ -167,11 +154,12 @@ SCALES: tuple[tuple[str, Sequence[dict[str, Any]]], ...] = (
 )
 
 
-def scaling(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+def scaling(plan: Plan) -> Iterator[Row]:
     """Seconds per step as a frame gets more tokens, and as there are more frames."""
-    for model in BUILDERS:
+    for model in plan.models:
         for axis, sizes in SCALES:
-            yield from scaling_rows(Setting(model, torch.float32, device), axis, sizes, rounds)
+            setting = Setting(model, torch.float32, plan.device)
+            yield from scaling_rows(setting, axis, sizes, plan.rounds)
 
 
 def scaling_rows(setting: Setting, axis: str, sizes: Sequence[dict[str, Any]], rounds: int) -> Iterator[Row]:

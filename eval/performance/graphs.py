@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from eval.performance.models import BUILDERS, Setting, Subject
+from eval.performance.models import Setting, Subject
+from eval.performance.plan import NO_COMPILER, Plan, Row
 from eval.performance.timing import Run, alternate, ratio
 from videosys import ScheduleConfig, compile_blocks, start
 
@@ -17,19 +18,20 @@ KINDS: Mapping[str, int] = MappingProxyType({"computed": COMPUTED, "reused": REU
 WARM_UP = 3  # calls before a graph is captured, as torch advises: libraries settle their memory in them
 
 
-def graphs(device: torch.device, rounds: int, compile: bool) -> Iterator[dict[str, Any]]:
+def graphs(plan: Plan) -> Iterator[Row]:
     """Seconds of a step as it is and as a graph. Such a schedule reads no number from the GPU."""
-    if device.type != "cuda":
-        yield {"fixed schedule as CUDA graphs": "needs CUDA: there is no such device here, nothing was run"}
+    if missing := plan.needs_cuda("fixed schedule as CUDA graphs"):
+        yield missing
         return
-    for model in BUILDERS:
-        subject = Setting(model, torch.bfloat16, device).subject()
-        if compile:
+    is_compiled: bool | str = plan.compile and (plan.can_compile or NO_COMPILER)
+    for model in plan.models:
+        subject = Setting(model, torch.bfloat16, plan.device).subject()
+        if is_compiled is True:
             compile_blocks(subject.model)
         runs = steps(subject)
-        samples = alternate(runs, rounds)
+        samples = alternate(runs, plan.rounds)
         for kind in KINDS:
-            row = {"model": model, "dtype": "bfloat16", "compiled": compile, "step": kind}
+            row: Row = {"model": model, "dtype": "bfloat16", "compiled": is_compiled, "step": kind}
             row |= {f"{way}_s": samples[f"{kind} {way}"].seconds for way in ("eager", "graph")}
             yield row | {"ratio": ratio(samples, f"{kind} eager", f"{kind} graph")}
 

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from eval.performance.cases import DTYPES, Row, name_of
-from eval.performance.models import BUILDERS, Setting
-from eval.performance.timing import Run, alternate
+from eval.performance.models import Setting
+from eval.performance.plan import DTYPES, Plan, Row, name_of
+from eval.performance.timing import Run, alternate, synchronize
 from videosys import (
     CausalVAE,
     CausalVAEConfig,
     LatteVAE,
     LatteVAEConfig,
+    OpenSoraPlanConfig,
     OpenSoraVAE,
     OpenSoraVAEConfig,
 )
 
 MIB = 2**20
-FRAMES, SIDE = 5, 8  # latent rows and columns; pixels are eight times as many
+Video = tuple[int, int, int]  # frames, rows and columns of pixels
+SMALL = (5, 64, 64)
 
 
-def plan_vae(version: str) -> nn.Module:
-    """The autoencoder of Open-Sora-Plan, in the published layout of its version."""
+def plan_vae(version: Literal["v110", "v120"]) -> nn.Module:
+    """The autoencoder of Open-Sora-Plan, in the published layout and with the tiles of its version."""
     plain, joint = ("",) * 4, "Spatial2xTime2x3D"
     is_v110 = version == "v110"
     down, up = ("Downsample", f"{joint}Downsample"), ("SpatialUpsample2x", f"{joint}Upsample")
@@ -45,7 +48,7 @@ def plan_vae(version: str) -> nn.Module:
         decoder_temporal_upsample=("", "", *times[1]) if is_v110 else plain,
         decoder_resnet_blocks=("ResnetBlock3D",) * 4,
     )
-    return CausalVAE(config)
+    return CausalVAE(config, tiling=OpenSoraPlanConfig(version=version).tiles())
 
 
 AUTOENCODERS: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(
@@ -59,27 +62,29 @@ AUTOENCODERS: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(
 )
 
 
-def decoding(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+def decoding(plan: Plan) -> Iterator[Row]:
     """Seconds to decode 5 frames of 64 x 64, published shapes and random weights."""
-    for name, build in AUTOENCODERS.items():
-        runs: dict[str, Run] = {key: decoder(build, dtype, device) for key, dtype in DTYPES.items()}
-        samples = alternate(runs, max(rounds // 2, 1))
+    for name in AUTOENCODERS:
+        runs: dict[str, Run] = {
+            key: decoder(name, SMALL, dtype, plan.device) for key, dtype in DTYPES.items()
+        }
+        samples = alternate(runs, max(plan.rounds // 2, 1))
         for key, sample in samples.items():
-            megapixels = FRAMES * (8 * SIDE) ** 2 / 1e6
-            seconds = sample.seconds
+            seconds, megapixels = sample.seconds, math.prod(SMALL) / 1e6
             yield {"autoencoder": name, "dtype": key, "decode_s": seconds, "s_per_mpx": seconds / megapixels}
 
 
-def decoder(build: Callable[[], nn.Module], dtype: torch.dtype, device: torch.device) -> Run:
+def decoder(name: str, video: Video, dtype: torch.dtype, device: torch.device) -> Run:
+    """Decodes a video of random latents."""
     torch.manual_seed(0)
-    vae: Any = build().to(device, dtype).eval().requires_grad_(False)
-    latents = torch.randn(1, 4, *vae.latent_size(FRAMES, 8 * SIDE, 8 * SIDE), device=device)
-    return lambda: vae.decode(latents, FRAMES)
+    vae: Any = AUTOENCODERS[name]().to(device, dtype).eval().requires_grad_(False)
+    latents = torch.randn(1, 4, *vae.latent_size(*video), device=device)
+    return lambda: vae.decode(latents, video[0])
 
 
-def memory(device: torch.device, rounds: int, compile: bool) -> Iterator[Row]:
+def memory(plan: Plan) -> Iterator[Row]:
     """Peak memory of a step beyond weights and inputs."""
-    for model in BUILDERS:
+    for model in plan.models:
         for dtype in DTYPES.values():
             yield {"model": model, "dtype": name_of(dtype), "step_mib": peak_of(model, name_of(dtype))}
 
@@ -96,13 +101,21 @@ def main(model: str, dtype: str) -> None:
     torch.set_num_threads(1)
     subject = Setting(model, DTYPES[dtype], device).subject()
     with torch.no_grad():
-        peak = peak_on_gpu(subject.step) if device.type == "cuda" else peak_on_cpu(subject.step)
-    print(peak / MIB)
+        print(peak(subject.step, device) / MIB)
+
+
+def peak(run: Run, device: torch.device) -> int:
+    """Bytes that a call allocates at its worst moment, beyond what was there."""
+    return peak_on_gpu(run) if device.type == "cuda" else peak_on_cpu(run)
 
 
 def peak_on_gpu(run: Run) -> int:
+    run()  # libraries take their memory for good
+    synchronize()
+    torch.cuda.reset_peak_memory_stats()  # weights may have needed more while they were made
     before = torch.cuda.memory_allocated()
     run()
+    synchronize()
     return torch.cuda.max_memory_allocated() - before
 
 

@@ -14,20 +14,25 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of one callable, one entry per round: of the processor, and by the clock."""
+    """Seconds of one callable, one entry per round: of the processor, and of the device."""
 
     cpu: tuple[float, ...]
-    wall: tuple[float, ...]
+    device: tuple[float, ...]
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Those that count: of the processor, or of a GPU where there is one."""
+        return self.device if torch.cuda.is_available() else self.cpu
 
     @property
     def seconds(self) -> float:
-        """The median: of processor seconds, or of the clock's where a GPU does the work."""
-        return statistics.median(self.wall if torch.cuda.is_available() else self.cpu)
+        """The median."""
+        return statistics.median(self.values)
 
     @property
     def spread(self) -> float:
         """Half the range of the middle half of the rounds, as a share of the median."""
-        values = sorted(self.wall if torch.cuda.is_available() else self.cpu)
+        values = sorted(self.values)
         if len(values) < 4:
             return (values[-1] - values[0]) / 2 / self.seconds
         low, _, high = statistics.quantiles(values, n=4)
@@ -39,13 +44,34 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def once(run: Run) -> tuple[float, float]:
-    """Processor seconds and clock seconds of one call."""
+def once(run: Run, calls: int = 1) -> tuple[float, float]:
+    """Processor seconds and the device's seconds of one call, of so many in a row.
+
+    A GPU's are those between two of its own events; a CPU's are the clock's. Several calls in a row hide
+    what the processor takes to start a short one.
+    """
     synchronize()
-    cpu, wall = time.process_time(), time.perf_counter()
-    run()
-    synchronize()
-    return time.process_time() - cpu, time.perf_counter() - wall
+    cpu, stop = time.process_time(), stop_watch()
+    for _ in range(calls):
+        run()
+    seconds = stop()
+    return (time.process_time() - cpu) / calls, seconds / calls
+
+
+def stop_watch() -> Callable[[], float]:
+    """Gives the seconds since now, when it is called."""
+    if not torch.cuda.is_available():
+        begin = time.perf_counter()
+        return lambda: time.perf_counter() - begin
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+
+    def stop() -> float:
+        last.record()
+        last.synchronize()
+        return first.elapsed_time(last) / 1e3
+
+    return stop
 
 
 @torch.no_grad()
@@ -64,8 +90,4 @@ def alternate(runs: Mapping[str, Run], rounds: int) -> dict[str, Sample]:
 
 def ratio(samples: Mapping[str, Sample], over: str, under: str) -> float:
     """The median over the rounds of the seconds of `over` divided by those of `under`."""
-    is_gpu = torch.cuda.is_available()
-    pairs = zip(
-        *((samples[name].wall if is_gpu else samples[name].cpu) for name in (over, under)),
-    )
-    return statistics.median(a / b for a, b in pairs)
+    return statistics.median(a / b for a, b in zip(samples[over].values, samples[under].values))

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from eval.performance import __main__ as command
-from eval.performance import cases, graphs, needs
+from eval.performance import cases, floor, graphs, needs, published, timing
 from eval.performance.floor import Floor, flops, record, total_flops
 from eval.performance.models import BUILDERS, Setting, Size, diffusers_latte
+from eval.performance.plan import Plan
+from eval.performance.published import Published
 from eval.performance.timing import Sample, alternate, ratio
+from videosys.pipelines import compiling
 
 CPU = torch.device("cpu")
 SMALL = Size(latents=(2, 4, 4), text=3)
+ONCE = Plan(rounds=1, compile=False)
 
 
 def small(model: str) -> Setting:
@@ -72,15 +77,15 @@ def test_a_ratio_is_that_of_each_round():
 
 
 def test_a_reused_step_and_the_cache_alone(monkeypatch):
-    monkeypatch.setattr(cases, "settings", lambda device: [small("STDiT3")])
-    (row,) = cases.caches(CPU, 1, compile=False)
+    monkeypatch.setattr(Plan, "settings", lambda plan: [small("STDiT3")])
+    (row,) = cases.caches(ONCE)
     assert 0 < row["reused_share_published_depth"] < row["reused_share"]
     assert row["overhead_s"] > 0
 
 
 def test_a_real_size_is_measured_and_not_scaled(monkeypatch):
     monkeypatch.setattr(cases, "Setting", lambda *given, **_: replace(small("STDiT3"), dtype=given[1]))
-    (row,) = cases.real(CPU, 1, compile=False)
+    (row,) = cases.real(ONCE)
     assert (cases.REAL_SIZE.tokens, row["dtype"]) == (2 * 15 * 9 * 16, "bfloat16")
     assert row["reused_share"] == row["reused_s"] / row["computed_s"]
 
@@ -93,9 +98,10 @@ def test_memory_is_what_lives_at_once():
     assert 8000 <= needs.peak_on_cpu(run) < 9000
 
 
-def test_graphs_say_that_they_need_a_gpu():
-    (row,) = graphs.graphs(CPU, 1, compile=False)
-    assert "needs CUDA" in str(row)
+def test_what_needs_a_gpu_says_so():
+    for case in (graphs.graphs, published.published, published.kernels, published.teacache):
+        (row,) = case(ONCE)
+        assert "needs CUDA" in str(row)
 
 
 def test_the_floor_counts_attentions_whatever_kernel_serves():
@@ -113,10 +119,176 @@ def test_the_autoencoders_have_the_published_layouts():
 
 
 def test_the_report_is_written(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command, "CASES", {"steps": lambda *_: iter([{"model": "m", "eager_s": 0.12345}])})
+    monkeypatch.setattr(command, "CASES", {"steps": lambda _: iter([{"model": "m", "eager_s": 0.12345}])})
     assert command.main(["--output", str(tmp_path), "--rounds", "1", "--cases", "steps"]) == 0
     assert json.loads((tmp_path / "performance.json").read_text())["steps"] == [
         {"model": "m", "eager_s": 0.12345}
     ]
     assert "| m | 0.1235 |" in (tmp_path / "performance.md").read_text()
     assert "eager_s 0.1235" in capsys.readouterr().out
+
+
+class Card:
+    """What stands in for torch.cuda: a clock that its events read, and memory that a call takes."""
+
+    def __init__(self) -> None:
+        self.now, self.allocated, self.most, self.log = 0.0, 100, 100, []
+
+    def is_available(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    def Event(self, enable_timing: bool) -> Event:
+        return Event(self)
+
+    def reset_peak_memory_stats(self) -> None:
+        self.most = self.allocated
+
+    def memory_allocated(self) -> int:
+        return self.allocated
+
+    def max_memory_allocated(self) -> int:
+        return self.most
+
+    def work(self) -> None:
+        """5 ms, and 30 bytes for a while."""
+        self.now += 5.0
+        self.most = max(self.most, self.allocated + 30)
+
+
+class Event:
+    def __init__(self, card: Card):
+        self.card, self.at = card, -1.0
+
+    def record(self) -> None:
+        self.at = self.card.now
+
+    def synchronize(self) -> None:
+        self.card.log.append("event")
+
+    def elapsed_time(self, later: Event) -> float:
+        return later.at - self.at
+
+
+@pytest.fixture
+def card(monkeypatch) -> Card:
+    made = Card()
+    monkeypatch.setattr(timing.torch, "cuda", made)
+    return made
+
+
+def test_a_gpu_is_timed_by_its_own_events(card):
+    _, seconds = timing.once(card.work, 10)
+    assert seconds == pytest.approx(0.005)
+    assert card.log == ["synchronize", "event"]
+    samples = alternate({"a": card.work}, 3)
+    assert samples["a"].seconds == pytest.approx(0.005)
+    assert ratio(samples, "a", "a") == 1.0
+
+
+def test_a_floor_is_timed_by_calls_in_a_row_on_a_gpu(monkeypatch):
+    seen: list[int] = []
+    monkeypatch.setattr(floor, "replays", lambda *_: [lambda: None])
+    monkeypatch.setattr(floor, "once", lambda run, calls: seen.append(calls) or (1.0, 1.0))
+    for device in (CPU, torch.device("cuda")):
+        Floor({("linear", 2, 2, 2, False): 3}, torch.float32, device).measure()
+    assert seen == [1, floor.GPU_CALLS]
+
+
+def test_the_peak_of_a_gpu_forgets_what_was_before(card):
+    card.most = 10_000  # while weights were made
+    assert needs.peak(card.work, torch.device("cuda")) == 30
+    assert card.log == ["synchronize", "synchronize"]
+
+
+def test_without_a_compiler_rows_say_so(monkeypatch):
+    monkeypatch.setattr(Plan, "settings", lambda plan: [small("STDiT3")])
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    (row,) = cases.steps(Plan(rounds=1))
+    assert row["compiled_s"] == "no compiler"
+    assert row["eager_share"] > 0
+
+
+TOY = {"OpenSoraT2V": ("Open-Sora-Plan v1.2.0", (5, 32, 32)), "STDiT3": ("Open-Sora v1.2", (5, 32, 32))}
+
+
+def toy(model: str) -> Published:
+    return Published(small(model), *TOY[model], 6, {"slow": 4, "fast": 2})
+
+
+@pytest.fixture
+def no_autoencoder(monkeypatch):
+    monkeypatch.setattr(published, "decoder", lambda *_: lambda: torch.zeros(1000) + 1)
+
+
+@pytest.mark.parametrize("model", TOY)
+def test_a_published_size_tells_all_that_a_step_needs(model, no_autoencoder):
+    (row,) = published.needs_of("toy", toy(model), ONCE)
+    assert row["size"] == "toy"
+    for name in ("eager_s", "floor_s", "reused_s", "overhead_s", "decode_s", "weights_mib", "step_mib"):
+        assert row[name] > 0
+    assert row["eager_over_ideal"] == row["eager_s"] / row["ideal_s"]
+    assert row["ideal_s"] == pytest.approx(row["gflop"] / 790e3)
+    assert 4000 <= row["decode_mib"] * needs.MIB < 9000
+
+
+def test_a_video_that_does_not_fit_costs_one_figure(monkeypatch):
+    def fail() -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(published, "decoder", lambda *_: fail)
+    assert published.decode_row(toy("STDiT3"), ONCE) == {"decode_s": "out of memory"}
+
+
+def test_kernels_are_sorted_by_time():
+    rows = list(published.kernels_of("toy", toy("OpenSoraT2V"), ONCE))
+    times = [row["ms"] for row in rows]
+    assert times == sorted(times, reverse=True)
+    assert len(rows) == published.MOST_KERNELS
+    assert 0 < sum(row["share"] for row in rows) <= 1.001
+
+
+def test_generations_compute_as_many_steps_as_published(no_autoencoder, monkeypatch):
+    stored: list[int] = []
+    monkeypatch.setattr(published.Paced, "store", lambda cache, x, y: stored.append(cache.step) or y)
+    monkeypatch.setattr(published.Paced, "reuse", lambda cache, x: x)
+    rows = list(published.generations("toy", toy("STDiT3"), ONCE))
+    assert [(row["teacache"], row["computed"]) for row in rows] == [("all", 6), ("slow", 4), ("fast", 2)]
+    assert stored == [0, 2, 3, 5, 0, 5]
+    assert rows[0]["speedup"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("computed", "evaluations"), [(19, 30), (12, 30), (27, 50), (15, 50), (37, 150), (24, 150)]
+)
+def test_computed_steps_are_spread_evenly(computed, evaluations):
+    steps = sorted(published.spread(computed, evaluations))
+    assert (len(steps), steps[0], steps[-1]) == (computed, 0, evaluations - 1)
+    gaps = {after - before for before, after in pairwise(steps)}
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_published_sizes_are_those_of_the_models():
+    tokens = {name: size.setting.size.tokens for name, size in published.SIZES.items()}
+    assert list(tokens.values()) == [47700, 32768, 34816, 19200, 57600]
+    for size in published.SIZES.values():
+        with torch.device("meta"):
+            vae = needs.AUTOENCODERS[size.autoencoder]()
+        assert vae.latent_size(*size.video) == size.setting.size.latents
+
+
+def test_one_size_can_be_asked_for(monkeypatch, tmp_path):
+    seen: list[Plan] = []
+    monkeypatch.setattr(command, "CASES", {"published": lambda plan: seen.append(plan) or iter(())})
+    sizes = ["latte-16x512x512", "v120-29x480x640"]
+    argv = ["--cases", "published", "--models", "LatteT2V", "--output", str(tmp_path), "--sizes", *sizes]
+    assert command.main(argv) == 0
+    assert (seen[0].models, seen[0].sizes) == (("LatteT2V",), tuple(sizes))
+
+
+def test_the_processor_is_described(tmp_path):
+    file = tmp_path / "cpuinfo"
+    file.write_text("model name\t: A: b\nflags\t\t: fpu avx512_bf16 amx_bf16 sse\n\n")
+    assert command.processor(file) == {"processor": "A: b", "bfloat16": "avx512_bf16 amx_bf16"}

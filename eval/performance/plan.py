@@ -1,0 +1,55 @@
+"""What a command measures, and what it gives: rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from eval.performance.models import BUILDERS, Setting
+from videosys import check_compiler
+
+Row = dict[str, Any]  # a line of a table
+DTYPES = MappingProxyType({"float32": torch.float32, "bfloat16": torch.bfloat16})
+NO_COMPILER = "no compiler"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where it runs, how often all that is compared takes turns, which models and published sizes, and
+    whether blocks are compiled too.
+    """
+
+    device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
+    rounds: int = 5
+    compile: bool = True
+    models: tuple[str, ...] = tuple(BUILDERS)
+    sizes: tuple[str, ...] = ()
+
+    def settings(self) -> Iterator[Setting]:
+        """Every model in every dtype."""
+        for model in self.models:
+            for dtype in DTYPES.values():
+                yield Setting(model, dtype, self.device)
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether the compiler is here that the device needs."""
+        try:
+            check_compiler(self.device)
+        except ValueError:
+            return False
+        return True
+
+    def needs_cuda(self, what: str) -> Row | None:
+        """What is said instead where there is no GPU."""
+        if self.device.type == "cuda":
+            return None
+        return {what: "needs CUDA: there is no such device here, nothing was run"}
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
