@@ -21,7 +21,7 @@ from common_metrics import compare
 from common_metrics import eval as metrics_script
 from experiments import counted as counting
 from experiments import latte, manifest, methods, open_sora_plan, opensora, prompts, ranks, runner
-from reporting import costs, draw, page, results, sections, work
+from reporting import costs, draw, gpus, page, results, sections, work
 
 TEACACHE = Path(report.__file__).parent
 
@@ -32,6 +32,7 @@ __all__ = [
     "costs",
     "counting",
     "draw",
+    "gpus",
     "latte",
     "manifest",
     "methods",

@@ -14,7 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common_metrics import compare
-from reporting import page, results, sections, work
+from reporting import gpus, page, results, sections
 from toolbox import command, write_text
 
 TITLE = "Quality and speed of caches"
@@ -32,7 +32,11 @@ def parser() -> argparse.ArgumentParser:
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
     made.add_argument("--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N")
-    made.add_argument("--gpu", choices=list(work.GPUS), default="H200", help="of the projection")
+    made.add_argument(
+        "--gpu",
+        default=gpus.DEFAULT,
+        help=f"of the projection: {', '.join(gpus.known())}, or NAME=TFLOPS,TBS",
+    )
     made.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
     made.add_argument("--command", default="", help="what the page says it was made with")
     made.add_argument("--page", type=Path, help="a Markdown file whose part between the marks is replaced")
@@ -41,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    output = arguments.output or arguments.root
+    output, gpu = arguments.output or arguments.root, gpus.find(arguments.gpu)
     if arguments.page is not None:
         page.parts(arguments.page)
     folders = results.find_models(arguments.root)
@@ -52,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     for model in models:
         blocks += sections.model(model, output)
     if not arguments.no_projection:
-        blocks += sections.projection(models, work.GPUS[arguments.gpu])
+        blocks += sections.projection(models, gpu)
     write_text(output / "report.md", page.to_markdown(blocks))
     write_text(output / "report.html", page.to_html(blocks, output, TITLE))
     if arguments.page is not None:

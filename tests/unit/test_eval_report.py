@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.evaluation import costs, counting, draw, page, results, sections, work
+from tests.evaluation import costs, counting, draw, gpus, page, report, results, sections, work
 from videosys import LatteT2VConfig, OpenSoraT2VConfig, OpenSoraVAEConfig, STDiT3Config
 
 SMALL = {
@@ -59,10 +59,39 @@ def test_the_count_of_latte_is_the_sum_by_hand():
 def test_the_work_of_a_run_adds_up():
     made = work.Work(7, 100, 3, 1000, 64, 2, work.ARCHITECTURES["LatteT2V"])
     assert made.total(20, 50) == 7 + 20 * 100 + 30 * 3
-    gpu = work.Gpu("x", flops=10.0, bandwidth=1000.0)
+    gpu = gpus.Gpu("x", 10.0 / gpus.PRODUCTS, 1000.0 / gpus.COPIES)
     crossing = 1000 * 64 * 2 / 1000
     assert made.seconds(20, 50, gpu, fused=True) == pytest.approx(209.7 + crossing * (20 * 2 * 8 + 30 * 10))
     assert made.seconds(20, 50, gpu, fused=False) > made.seconds(20, 50, gpu, fused=True)
+
+
+def test_cards_are_found_by_name_or_given_by_numbers():
+    assert list(gpus.known()) == ["A100-80GB", "H100-SXM", "H200", "L40S", "RTX-4090"]
+    for name, card in gpus.known().items():
+        assert gpus.find(name.lower()) == card
+        assert "NVIDIA" in card.source
+        assert 150e12 < card.peak_flops < 1000e12  # without sparsity, which would double it
+        assert 0.8e12 < card.peak_bandwidth < 5e12
+    given = gpus.find("A800 = 312,2.039")
+    assert (given.name, given.source) == ("A800", "as given")
+    assert given.flops == pytest.approx(gpus.find("A100-80GB").flops)
+    assert given.bandwidth == pytest.approx(0.9 * 2.039e12)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A1000", "--gpu 'A1000' is unknown; allowed: A100-80GB, H100-SXM, H200, L40S, RTX-4090, or NAME="),
+        ("x=312", "--gpu 'x=312' must be NAME=TFLOPS,TBS, with two numbers above 0"),
+        ("x=312,0", "must be NAME=TFLOPS,TBS"),
+        ("x=nan,1", "must be NAME=TFLOPS,TBS"),
+        ("=312,2", "must be NAME=TFLOPS,TBS"),
+        ("note", "--gpu 'note' is unknown"),
+    ],
+)
+def test_other_cards_are_refused_before_anything_is_read(text, message, tmp_path, capsys):
+    assert report.main(["--root", str(tmp_path), f"--gpu={text}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 from experiments import methods
 from toolbox import read_json, write_text
 
-from reporting import draw, page, work
+from reporting import draw, gpus, page, work
 from reporting.results import YARDSTICKS, Model, Result, twins
 from videosys import read_video
 
@@ -185,24 +185,24 @@ def paper(made: Model) -> list[page.Block]:
     return [page.Text(f"{said} {remark}".rstrip()), page.Table(PAPER_HEAD, cells)]
 
 
-def projection(models: Sequence[Model], gpu: work.Gpu) -> list[page.Block]:
+def projection(models: Sequence[Model], gpu: gpus.Gpu) -> list[page.Block]:
     """What shares of computed steps bring at the published sizes."""
     head = ("size", "method", "computed", "PFLOPs", "speed-up", "loop s, fused", "loop s, eager")
     rows = [row for setting in work.SETTINGS for row in projected(setting, models, gpu)]
     text = (
-        f"The published sizes on one {gpu.name} ({gpu.flops / 1e12:.0f} TFLOP/s in bfloat16, "
-        f"{gpu.bandwidth / 1e12:.1f} TB/s), calculated, not run: FLOPs are counted from the models at these "
-        "sizes with the longest prompt; the loop's time is those FLOPs at the card's peak, and the rest of "
-        "the traffic at its bandwidth, a floor that good code exceeds by 1.35 to 1.6. Text encoder and "
-        "autoencoder are left out. Rows marked 'paper' take the computed steps that the paper's latencies "
-        "imply; rows marked 'tiny' the share of computed steps that the tiny checkpoint needed above, and "
-        "beside TeaCache's own that of the cheapest method there whose PSNR "
-        "to base is at least TeaCache's. Whether a large model needs the same share is not known."
+        f"The published sizes on one {gpu.name} (peaks of {gpu.peak_flops / 1e12:g} TFLOP/s in bfloat16 and "
+        f"{gpu.peak_bandwidth / 1e12:g} TB/s: {gpu.source}), calculated, not run: FLOPs are counted from the "
+        f"models at these sizes with the longest prompt; the loop's time is those FLOPs at {gpus.PRODUCTS:g} "
+        f"of the one peak, and the rest of the traffic at {gpus.COPIES:g} of the other: a floor that good code "
+        "exceeds by 1.35 to 1.6. Text encoder and autoencoder are left out. Rows marked 'paper' take the "
+        "computed steps that the paper's latencies imply; rows marked 'tiny' the share of computed steps that "
+        "the tiny checkpoint needed above, and beside TeaCache's own that of the cheapest method there whose "
+        "PSNR to base is at least TeaCache's. Whether a large model needs the same share is not known."
     )
     return [page.Heading("Published sizes"), page.Text(text), page.Table(head, rows)]
 
 
-def projected(setting: work.Setting, models: Sequence[Model], gpu: work.Gpu) -> Iterator[list[str]]:
+def projected(setting: work.Setting, models: Sequence[Model], gpu: gpus.Gpu) -> Iterator[list[str]]:
     counted, every = work.count_setting(setting), setting.evaluations
     base = counted.seconds(every, every, gpu, fused=True)
     for name, computed in {"base": float(every), **shares(setting, models)}.items():

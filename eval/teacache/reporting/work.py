@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from reporting.gpus import Gpu
 from videosys import LatteT2V, LatteT2VConfig, OpenSoraT2V, OpenSoraT2VConfig, STDiT3, STDiT3Config
 
 PAIR = 2  # prompts under guidance: with and without the text
@@ -39,18 +40,6 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "OpenSoraT2V": Architecture(OpenSoraT2V, OpenSoraT2VConfig, "num_layers", 33, 8, 512),
     }
 )
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What a device reaches: FLOPs per second in bfloat16 products, bytes per second of its memory."""
-
-    name: str
-    flops: float
-    bandwidth: float
-
-
-GPUS: Mapping[str, Gpu] = MappingProxyType({"H200": Gpu("H200", 790e12, 4.3e12)})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""GPUs by name, with the peaks of their data sheets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolbox import read_json
+
+CARDS = Path(__file__).resolve().parent / "gpus.json"
+DEFAULT = "H200"
+# What large matrix products and copies reach of the peaks: assumed, the same for all cards.
+PRODUCTS, COPIES = 0.8, 0.9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks of a device: FLOPs per second in bfloat16 products, bytes per second of its memory."""
+
+    name: str
+    peak_flops: float
+    peak_bandwidth: float
+    source: str = "as given"
+
+    @property
+    def flops(self) -> float:
+        """FLOPs per second that large products reach."""
+        return PRODUCTS * self.peak_flops
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second that large copies reach."""
+        return COPIES * self.peak_bandwidth
+
+
+def known() -> dict[str, Gpu]:
+    """The cards of the table."""
+    return {
+        name: Gpu(name, card["tflops"] * 1e12, card["bandwidth"] * 1e12, card["source"])
+        for name, card in read_json(CARDS).items()
+        if name != "note"
+    }
+
+
+def find(text: str) -> Gpu:
+    """The card of a name, or of NAME=TFLOPS,TBS: its peaks in TFLOP/s (bfloat16, without sparsity) and TB/s.
+
+    ValueError that names the known ones.
+    """
+    name, is_given, numbers = text.partition("=")
+    cards = known()
+    if is_given:
+        return Gpu(name.strip(), *(number * 1e12 for number in peaks(text, numbers)))
+    found = next((card for key, card in cards.items() if key.lower() == name.strip().lower()), None)
+    if found is None:
+        raise ValueError(
+            f"--gpu {text!r} is unknown; allowed: {', '.join(cards)}, or NAME=TFLOPS,TBS with the peaks of "
+            "another (bfloat16 without sparsity, memory), such as A800=312,2.039"
+        )
+    return found
+
+
+def peaks(text: str, numbers: str) -> tuple[float, float]:
+    try:
+        flops, bandwidth = (float(number) for number in numbers.split(","))
+    except ValueError:
+        flops = bandwidth = math.nan
+    if not (0 < flops < math.inf and 0 < bandwidth < math.inf and text.partition("=")[0].strip()):
+        raise ValueError(
+            f"--gpu {text!r} must be NAME=TFLOPS,TBS, with two numbers above 0, such as A800=312,2.039"
+        )
+    return flops, bandwidth
