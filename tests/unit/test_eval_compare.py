@@ -75,11 +75,31 @@ def test_what_cannot_be_compared_is_listed(tmp_path, capsys, videos, message):
     assert not (tmp_path / "made" / "metrics.json").exists()
 
 
+def test_every_video_is_read_once_and_none_is_measured_after_one_that_does_not_fit(tmp_path, monkeypatch):
+    folders(tmp_path, a=(SIZE, SIZE), b=(SIZE, (4, 24, 32)), c=(SIZE, SIZE), d=(SIZE, (2, 24, 32)))
+    read, measured = [], []
+    original = compare.read_video
+    monkeypatch.setattr(compare, "read_video", lambda path: read.append(path) or original(path))
+
+    def metric(video, reference):
+        measured.append(len(video))
+        return (video == reference).flatten(1).double().mean(dim=1)
+
+    pairs = compare.find_pairs(tmp_path / "gt", tmp_path / "made")
+    with pytest.raises(ValueError, match=r"2 of 4 pairs cannot be compared: b.mp4: .*; d.mp4: 2 frames"):
+        compare.measure(pairs, {"same": metric}, quiet=True)
+    assert measured == [3]
+    assert len(read) == len({*read}) == 8
+    (row,) = compare.measure(pairs[2:3], {"same": metric}, quiet=True)
+    assert row == {"name": "c.mp4", "frames": 3, "same": 1.0, "same_per_frame": [1.0] * 3}
+
+
 def test_a_damaged_video_is_named(tmp_path, capsys):
     arguments = folders(tmp_path, a=(SIZE, SIZE))
     (tmp_path / "made" / "a.mp4").write_bytes(b"no video")
     assert metrics_script.main(arguments) == 2
-    assert "a.mp4: cannot be read as a video" in capsys.readouterr().err
+    assert "1 of 1 pairs cannot be compared" in (said := capsys.readouterr().err)
+    assert "a.mp4: cannot be read as a video" in said
 
 
 def test_lpips_asked_for_needs_its_weights(tmp_path, capsys):

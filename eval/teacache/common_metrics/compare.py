@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -62,20 +63,6 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
-def check_sizes(pairs: Sequence[Pair], quiet: bool = False) -> None:
-    """ValueError that lists the pairs whose videos differ in length or size, or cannot be read."""
-    wrong = []
-    for pair in tqdm(pairs, desc="check", unit="pair", disable=quiet):
-        try:
-            ours, theirs = ("{} frames of {} x {}".format(*video.shape[:3]) for video in pair.read())
-        except ValueError as error:
-            wrong.append(str(error))
-        else:
-            wrong += [f"{pair.name}: {ours} against {theirs}"] if ours != theirs else []
-    if wrong:
-        raise ValueError(f"{len(wrong)} of {len(pairs)} pairs cannot be compared: {listed(wrong, '; ')}")
-
-
 def listed(items: Iterable[str], separator: str = ", ") -> str:
     items = list(items)
     more = f"{separator}and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
@@ -120,19 +107,37 @@ def choose_device(name: str) -> str:
 
 
 def measure(pairs: Sequence[Pair], metrics: Mapping[str, Metric], quiet: bool = False) -> list[dict]:
-    """For each pair its name, and for each metric the values of its frames and their mean."""
-    return list(measured(tqdm(pairs, desc="compare", unit="video", disable=quiet), metrics))
+    """For each pair its name, and for each metric the values of its frames and their mean.
+
+    Each video is read once. ValueError that lists the pairs whose videos differ in length or size, or cannot
+    be read; from the first of them on nothing is measured, only looked for others.
+    """
+    rows, wrong = [], []
+    for pair in tqdm(pairs, desc="compare", unit="video", disable=quiet):
+        try:
+            video, reference = pair.read()
+        except ValueError as error:
+            wrong.append(str(error))
+            continue
+        ours, theirs = ("{} frames of {} x {}".format(*each.shape[:3]) for each in (video, reference))
+        if ours != theirs:
+            wrong.append(f"{pair.name}: {ours} against {theirs}")
+        elif not wrong:
+            rows.append(measured(pair.name, video, reference, metrics))
+    if wrong:
+        raise ValueError(f"{len(wrong)} of {len(pairs)} pairs cannot be compared: {listed(wrong, '; ')}")
+    return rows
 
 
-def measured(pairs: Iterable[Pair], metrics: Mapping[str, Metric]) -> Iterator[dict]:
-    for pair in pairs:
-        video, reference = pair.read()
-        row: dict = {"name": pair.name, "frames": len(video)}
-        for name, metric in metrics.items():
-            values = metric(video, reference)
-            row[name] = float(values.mean())
-            row[f"{name}_per_frame"] = values.tolist()
-        yield row
+def measured(
+    name: str, video: torch.Tensor, reference: torch.Tensor, metrics: Mapping[str, Metric]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "frames": len(video)}
+    for metric, function in metrics.items():
+        values = function(video, reference)
+        row[metric] = float(values.mean())
+        row[f"{metric}_per_frame"] = values.tolist()
+    return row
 
 
 def summary(

@@ -62,7 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
     metrics = compare.choose_metrics(
         arguments.metrics, arguments.device, arguments.batch_size, arguments.alexnet_weights
     )
-    compare.check_sizes(pairs, arguments.quiet)
     rows = compare.measure(pairs, metrics, arguments.quiet)
     made = compare.summary(rows, metrics, arguments.public_batch_size)
     output = arguments.output or arguments.generated_video_dir / "metrics.json"

@@ -193,11 +193,11 @@ def projection(models: Sequence[Model], gpu: gpus.Gpu) -> list[page.Block]:
         f"The published sizes on one {gpu.name} (peaks of {gpu.peak_flops / 1e12:g} TFLOP/s in bfloat16 and "
         f"{gpu.peak_bandwidth / 1e12:g} TB/s: {gpu.source}), calculated, not run: FLOPs are counted from the "
         f"models at these sizes with the longest prompt; the loop's time is those FLOPs at {gpus.PRODUCTS:g} "
-        f"of the one peak, and the rest of the traffic at {gpus.COPIES:g} of the other: a floor that good code "
-        "exceeds by 1.35 to 1.6. Text encoder and autoencoder are left out. Rows marked 'paper' take the "
-        "computed steps that the paper's latencies imply; rows marked 'tiny' the share of computed steps that "
-        "the tiny checkpoint needed above, and beside TeaCache's own that of the cheapest method there whose "
-        "PSNR to base is at least TeaCache's. Whether a large model needs the same share is not known."
+        f"of the one peak, and the rest of the traffic at {gpus.COPIES:g} of the other: a floor that good "
+        "code exceeds by 1.35 to 1.6. Text encoder and autoencoder are left out. Rows marked 'paper' take "
+        "the computed steps that the paper's latencies imply; rows marked 'tiny' the share of computed steps "
+        "that the tiny checkpoint needed above, and beside TeaCache's own that of the cheapest method there "
+        "whose PSNR to base is at least TeaCache's. Whether a large model needs the same share is not known."
     )
     return [page.Heading("Published sizes"), page.Text(text), page.Table(head, rows)]
 
