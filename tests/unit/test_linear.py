@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -64,6 +65,21 @@ def test_switching_onednn_off_switches_the_kernel_off():
     layer = Linear(4, 3).requires_grad_(False)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not has_kernel(torch.randn(2, 4), layer.weight)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "names", [(), ("_linear_pointwise",), ("_linear_pointwise", "_is_mkldnn_bf16_supported")]
+)
+def test_a_torch_without_the_names_serves_too(monkeypatch, names):
+    """They are not public: another version of torch may have other ones."""
+    own = {name: getattr(torch.ops.mkldnn, name) for name in names if hasattr(torch.ops.mkldnn, name)}
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**own))
+    for dtype in (torch.float32, torch.bfloat16):
+        layer, x = GeluLinear(16, 8).to(dtype), torch.randn(3, 16, dtype=dtype)
+        assert has_kernel(x, layer.weight) <= (len(names) > (dtype == torch.bfloat16))
+        want = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()), approximate="tanh")
+        torch.testing.assert_close(layer(x).double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_the_state_is_that_of_a_linear_layer():

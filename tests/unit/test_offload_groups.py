@@ -169,6 +169,13 @@ def test_an_error_leaves_a_module_that_works(away):
     assert not part.is_loaded
 
 
+def test_hooks_that_could_not_be_taken_off_are_refused(away, monkeypatch):
+    monkeypatch.setattr(offload, "HOOKS", "_hooks_of_another_version")
+    part = Component(lambda: EXAMPLES["STDiT3"]()[0], CPU, "group")
+    with pytest.raises(ValueError, match=r"this version of diffusers.*0\.35"), part.use():
+        pass
+
+
 def test_on_a_cpu_it_is_refused_before_anything_is_loaded(checkpoint):
     with pytest.raises(ValueError, match=r"offload is 'group'.*allowed on a cpu: 'none', 'stage'"):
         VideoSysEngine(config_of(checkpoint, offload="group", device="cpu"))

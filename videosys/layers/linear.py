@@ -73,5 +73,6 @@ def kernel_dtypes() -> tuple[torch.dtype, ...]:
         return ()
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return ()
-    has_bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return (torch.float32, torch.bfloat16) if has_bfloat16 else (torch.float32,)
+    # Neither of the two is a public name: a torch without them multiplies by its own choice.
+    has_bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    return (torch.float32, torch.bfloat16) if has_bfloat16() else (torch.float32,)

@@ -14,6 +14,7 @@ from torch import nn
 M = TypeVar("M", bound=nn.Module)
 Offload = Literal["none", "stage", "group"]
 HOST = torch.device("cpu")
+HOOKS = "_diffusers_hook"  # where diffusers keeps the hooks of a module: no public name
 
 
 def check_offload(offload: Offload, device: torch.device) -> None:
@@ -134,6 +135,11 @@ class Groups:
         apply_group_offloading(
             self.module, self.device, HOST, "block_level", num_blocks_per_group=1, use_stream=has_streams
         )
+        if not any(hasattr(getattr(part, HOOKS, None), "hooks") for part in self.module.modules()):
+            raise ValueError(
+                "offload is 'group', and this version of diffusers keeps its hooks where they cannot be taken "
+                "off again: install one that is known to work (0.35 to 0.42), or set offload to stage"
+            )
 
     def _prepare(self, *inputs: Any, **options: Any) -> Any:
         """The condition that the module itself would prepare on the device."""
@@ -167,11 +173,11 @@ class Groups:
 def detach(module: nn.Module) -> None:
     """Takes all hooks of diffusers off a module and its parts."""
     for part in module.modules():
-        registry = getattr(part, "_diffusers_hook", None)
+        registry = getattr(part, HOOKS, None)
         if registry is None:
             continue
         for name in list(registry.hooks):
             registry.remove_hook(name, recurse=False)
-        del part._diffusers_hook  # it refers to the module, which could not be freed at once
+        delattr(part, HOOKS)  # it refers to the module, which could not be freed at once
         if getattr(part.__dict__.get("forward"), "__func__", None) is type(part).forward:
             del part.forward  # and so does this
