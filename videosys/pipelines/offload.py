@@ -137,8 +137,8 @@ class Groups:
         )
         if not any(hasattr(getattr(part, HOOKS, None), "hooks") for part in self.module.modules()):
             raise ValueError(
-                "offload is 'group', and this version of diffusers keeps its hooks where they cannot be taken "
-                "off again: install one that is known to work (0.35 to 0.42), or set offload to stage"
+                "offload is 'group', and this version of diffusers keeps its hooks where they cannot be "
+                "taken off again: install one that is known to work (0.35 to 0.42), or set offload to stage"
             )
 
     def _prepare(self, *inputs: Any, **options: Any) -> Any:
