@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 
@@ -10,7 +11,16 @@ import torch
 from torch import nn
 
 from videosys.tiny import training
-from videosys.tiny.training import Stage, StageRun, Timer, Trainer, learning_rate, load_state, save_state
+from videosys.tiny.training import (
+    Stage,
+    StageRun,
+    Timer,
+    Trainer,
+    learning_rate,
+    load_state,
+    save_state,
+    settings_of,
+)
 
 
 def toy_stage(minutes: float = 1.0, **kwargs) -> Stage:
@@ -95,6 +105,37 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
         resumed.advance()
     assert torch.equal(resumed.model.weight, whole.model.weight)
     assert torch.equal(resumed.average.weight, whole.average.weight)
+
+
+def test_a_stage_brings_its_own_optimizer(tmp_path):
+    made: list[torch.optim.Optimizer] = []
+
+    def slow(model: nn.Module) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD([model.bias], lr=1.0))
+        made[0].param_groups[0]["scale"] = 0.5
+        return made[0]
+
+    run = StageRun(Trainer(nn.Linear(3, 1), tmp_path), toy_stage(optimizer=slow))
+    assert run.optimizer is made[0]
+    before = run.model.weight.clone()
+    run.advance()
+    assert torch.equal(run.model.weight, before)  # which this optimizer does not move
+    assert made[0].param_groups[0]["lr"] == 0.5 * learning_rate(1e-2, 0.0, 0)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_with_other_arguments_does_not_go_on(tmp_path, finished):
+    def trainer(**given) -> Trainer:
+        args = argparse.Namespace(out=tmp_path, minutes=0.002, steps=None, **given)
+        return Trainer(nn.Linear(3, 1), tmp_path, settings=settings_of(args))
+
+    if finished:
+        trainer(rate=1.0, cap=20.0).run(toy_stage(minutes=0.002))
+    else:
+        StageRun(trainer(rate=1.0, cap=20.0), toy_stage()).save()
+    trainer(rate=1.0, cap=20.0, added="later").run(toy_stage(minutes=0.002))
+    with pytest.raises(ValueError, match=r"of a run with rate 1\.0 \(now 0\.5\); give the same arguments"):
+        trainer(rate=0.5, cap=20.0).run(toy_stage())
 
 
 def test_state_of_another_stage_is_not_resumed(tmp_path):

@@ -138,11 +138,14 @@ def test_the_export_is_what_the_pipeline_loads(tmp_path, tokenizer):
     assert torch.equal(encoder.model.shared.weight, shared)
 
 
-def test_optimizers_share_out_the_parameters_and_resume(tokenizer):
+@pytest.mark.parametrize("has_muon", [True, False])
+def test_optimizers_share_out_the_parameters_and_resume(tokenizer, has_muon, monkeypatch):
+    monkeypatch.setattr(training, "HAS_MUON", has_muon and training.HAS_MUON)
     torch.manual_seed(0)
     model = training.TinyModel(len(tokenizer))
     model.transformer.rope.freqs.requires_grad_(False)
     optimizers = training.Optimizers(model)
+    assert len(optimizers.parts) == 1 + training.HAS_MUON
     given = [p for group in optimizers.param_groups for p in group["params"]]
     assert {id(p) for p in given} == {id(p) for p in model.parameters() if p.requires_grad}
     assert len(given) == len({id(p) for p in given})
@@ -151,5 +154,5 @@ def test_optimizers_share_out_the_parameters_and_resume(tokenizer):
     optimizers.step()
     other = training.Optimizers(model)
     other.load_state_dict(optimizers.state_dict())
-    first = optimizers.parts[1].state_dict()["state"][0]["exp_avg"]
-    assert torch.equal(other.parts[1].state_dict()["state"][0]["exp_avg"], first)
+    first = optimizers.parts[0].state_dict()["state"][0]["exp_avg"]
+    assert torch.equal(other.parts[0].state_dict()["state"][0]["exp_avg"], first)

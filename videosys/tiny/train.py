@@ -1,9 +1,8 @@
-"""Trains the bundled tiny checkpoint: `python -m videosys.tiny.train {vae,latents,transformer} --out FOLDER
-[...]`.
+"""Trains the bundled tiny checkpoints: `python -m videosys.tiny.train STAGE --out FOLDER [...]`.
 
-`vae` comes first; `latents` encodes clips with its export, and `transformer` trains on them. A killed run
-goes on where it stopped
-when it is started again with the same arguments.
+For Open-Sora `vae` comes first, `latents` encodes clips with its export, and `transformer` trains on them; for
+the others `latte_vae` or `causal_vae`, `latents --model NAME` and `noise --model NAME`. A killed run goes on
+where it stopped when it is started again with the same arguments.
 """
 
 from __future__ import annotations
@@ -28,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
     args = parser.parse_args(argv)
-    return importlib.import_module(STAGES[args.stage]).main(args.options)
+    try:
+        return importlib.import_module(STAGES[args.stage]).main(args.options)
+    except ValueError as error:
+        print("error:", error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

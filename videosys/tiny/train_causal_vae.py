@@ -36,7 +36,7 @@ from videosys.tiny.train_vae import (
     psnr,
     round_parameters,
 )
-from videosys.tiny.training import Stage, Trainer, say
+from videosys.tiny.training import Stage, Trainer, say, settings_of
 from videosys.utils.checkpoint import save_model
 
 CONFIG = replace(
@@ -193,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(f"parameters: {sum(p.numel() for p in vae.parameters())}")
     clips = Clips(args.clips, 41)
     evaluation = Evaluation(Clips(HELD_OUT_CLIPS, 1_000_041, held_out=None))
-    trainer = Trainer(vae, args.out, every=120.0)
+    trainer = Trainer(vae, args.out, every=120.0, settings=settings_of(args))
 
     windows = Windows(clips, *WINDOW)
 

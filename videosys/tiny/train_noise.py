@@ -29,7 +29,7 @@ from videosys.tiny.batches import CaptionedLatents
 from videosys.tiny.latents import HELD_OUT_SHARD
 from videosys.tiny.recipes import RECIPES, Recipe
 from videosys.tiny.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
-from videosys.tiny.training import Stage, Trainer, say
+from videosys.tiny.training import Stage, Trainer, say, settings_of
 from videosys.utils.checkpoint import load_model, resolve, save_model
 
 TRAIN_TIMESTEPS = 1000
@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         optimizer=Optimizers,
         steps=args.steps,
     )
-    Trainer(model, args.out, decay=0.999, every=240.0).run(stage)
+    Trainer(model, args.out, decay=0.999, every=240.0, settings=settings_of(args)).run(stage)
     return 0
 
 

@@ -25,7 +25,7 @@ from videosys.text_encoders.t5 import load_tokenizer
 from videosys.tiny.batches import CaptionedLatents
 from videosys.tiny.clips import FPS
 from videosys.tiny.latents import HELD_OUT_SHARD
-from videosys.tiny.training import Stage, Trainer, say
+from videosys.tiny.training import Stage, Trainer, say, settings_of
 from videosys.utils.checkpoint import save_model
 
 SIZE = 64
@@ -37,6 +37,7 @@ P_NULL = 0.1  # share of captions replaced by the null caption
 P_MASKED = 0.15  # share of batches with frames kept as a condition
 P_UNIFORM = 0.3  # share of uniform times; the others are logit-normal
 ADAM_LR, MUON_LR = 1e-3, 2e-3
+HAS_MUON = hasattr(torch.optim, "Muon")  # since torch 2.9; before, AdamW does all
 HELD_OUT_BATCHES = 12
 
 
@@ -148,15 +149,17 @@ class Optimizers:
 
     def __init__(self, model: nn.Module):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        is_matrix = {name: p.ndim == 2 and "_blocks." in name and "table" not in name for name, p in named}
+        is_matrix = {
+            name: HAS_MUON and p.ndim == 2 and "_blocks." in name and "table" not in name for name, p in named
+        }
         matrices = [p for name, p in named if is_matrix[name]]
         others = [p for name, p in named if not is_matrix[name]]
-        self.parts = [
-            torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=1e-4),
-        ]
-        for part, rate in zip(self.parts, (MUON_LR, ADAM_LR), strict=True):
-            part.param_groups[0]["scale"] = rate / ADAM_LR
+        self.parts = [torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=1e-4)]
+        if matrices:
+            self.parts.append(
+                torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+            )
+            self.parts[-1].param_groups[0]["scale"] = MUON_LR / ADAM_LR
 
     @property
     def param_groups(self) -> list[dict]:
@@ -215,5 +218,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         improved=partial(export, args.out / "export", args.tokenizer),
         optimizer=Optimizers,
     )
-    Trainer(model, args.out, decay=0.999, every=240.0).run(stage)
+    Trainer(model, args.out, decay=0.999, every=240.0, settings=settings_of(args)).run(stage)
     return 0

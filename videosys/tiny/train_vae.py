@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.autoencoders.posterior import posterior
 from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
-from videosys.tiny.training import Stage, Trainer, say
+from videosys.tiny.training import Stage, Trainer, say, settings_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -323,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train(vae: OpenSoraVAE, stages: VAEStages, args: argparse.Namespace) -> None:
-    trainer = Trainer(vae, args.out)
+    trainer = Trainer(vae, args.out, settings=settings_of(args))
 
     def stage(name, peak, parameters, loss, evaluate, **kwargs) -> None:
         minutes = getattr(args, f"{name}_minutes")

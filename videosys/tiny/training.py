@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,20 @@ def load_state(path: str | Path) -> dict[str, Any] | None:
     """The state that was saved last, None before the first save; no code in the file is run."""
     path = Path(path)
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, str]:
+    """What decides a run's numbers: all arguments but where it writes and how long it lasts."""
+    decides = {name: value for name, value in vars(args).items() if name not in ("out", "steps")}
+    return {name: str(value) for name, value in decides.items() if not name.endswith("minutes")}
+
+
+def check_settings(path: Path, kept: Mapping[str, str], given: Mapping[str, str]) -> None:
+    """ValueError where a state is of a run that was started with other arguments."""
+    others = [name for name in sorted(kept.keys() & given.keys()) if kept[name] != given[name]]
+    if others:
+        told = ", ".join(f"{name} {kept[name]} (now {given[name]})" for name in others)
+        raise ValueError(f"{path} is of a run with {told}; give the same arguments, or another --out")
 
 
 @dataclass
@@ -73,9 +88,7 @@ class Stage:
     loss: Callable[[nn.Module, int], Tensor]
     evaluate: Callable[[nn.Module], float]
     improved: Callable[[nn.Module, float], None] = lambda model, figure: None
-    optimizer: Callable[[nn.Module], Any] | None = (
-        None  # of the parameters that require gradients; AdamW if None
-    )
+    optimizer: Callable[[nn.Module], Any] | None = None  # of what requires gradients; AdamW if None
     steps: int | None = None
 
     def progress(self, step: int, seconds: float) -> float:
@@ -90,23 +103,45 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """Runs stages on `model`; `folder` holds one file per finished stage and one of the running stage."""
+    """Runs stages on `model`; `folder` holds one file per finished stage and one of the running stage.
 
-    def __init__(self, model: nn.Module, folder: str | Path, decay: float = 0.995, every: float = 60.0):
+    settings: as `settings_of` gives them; a ValueError where those of the folder differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        folder: str | Path,
+        decay: float = 0.995,
+        every: float = 60.0,
+        settings: Mapping[str, str] | None = None,
+    ):
         self.model = model
         self.folder = Path(folder)
         self.decay = decay
         self.every = every  # seconds between checkpoints, and between evaluations
+        self.settings = dict(settings or {})
 
     def run(self, stage: Stage) -> None:
         """Trains the stage, or loads its result if finished; the model then holds the averaged weights."""
-        finished = load_state(self.folder / f"{stage.name}.pt")
+        path = self.folder / f"{stage.name}.pt"
+        finished = self.load(path)
         if finished is not None:
+            say(f"{stage.name}: finished before, so {path} is taken; --out elsewhere trains anew")
             self.model.load_state_dict(finished["model"])
             return
         average = StageRun(self, stage).train()
         self.model.load_state_dict(average.state_dict())
-        save_state(self.folder / f"{stage.name}.pt", {"model": self.model.state_dict()})
+        self.save(path, {"model": self.model.state_dict()})
+
+    def load(self, path: Path) -> dict[str, Any] | None:
+        state = load_state(path)
+        if state is not None:
+            check_settings(path, state.get("settings", {}), self.settings)
+        return state
+
+    def save(self, path: Path, state: dict[str, Any]) -> None:
+        save_state(path, {**state, "settings": self.settings})
 
 
 class StageRun:
@@ -120,14 +155,12 @@ class StageRun:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=stage.peak, betas=(0.9, 0.99), weight_decay=1e-4
-        )
+        self.optimizer = (stage.optimizer or adamw)(self.model)
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
         self.resume()
 
     def resume(self) -> None:
-        state = load_state(self.path)
+        state = self.trainer.load(self.path)
         if state is None or state["stage"] != self.stage.name:
             return
         for name in ("model", "average", "optimizer"):
@@ -138,7 +171,7 @@ class StageRun:
     def save(self) -> None:
         state = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimizer")}
         state |= {"stage": self.stage.name, "step": self.step, "seconds": self.seconds, "best": self.best}
-        save_state(self.path, state)
+        self.trainer.save(self.path, state)
 
     def train(self) -> nn.Module:
         """The model with averaged weights, after the stage's minutes or steps."""
