@@ -1,8 +1,8 @@
 """Trains the bundled tiny checkpoints: `python -m videosys.tiny.train STAGE --out FOLDER [...]`.
 
-For Open-Sora `vae` comes first, `latents` encodes clips with its export, and `transformer` trains on them; for
-the others `latte_vae` or `causal_vae`, `latents --model NAME` and `noise --model NAME`. A killed run goes on
-where it stopped when it is started again with the same arguments.
+For Open-Sora `vae` comes first, `latents` encodes clips with its export, and `transformer` trains on them;
+for the others `latte_vae` or `causal_vae`, `latents --model NAME` and `noise --model NAME`. A killed run goes
+on where it stopped when it is started again with the same arguments.
 """
 
 from __future__ import annotations
