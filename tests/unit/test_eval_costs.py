@@ -137,7 +137,11 @@ def test_counts_of_an_older_form_are_made_anew(tmp_path):
     ],
 )
 def test_what_is_not_known_is_said_under_the_table(made, said, tmp_path):
-    model = results.Model("m", tmp_path, (made,), "a device")
+    base = result("base", MADE, text_tokens=4)
+    for item in (base, made):
+        (tmp_path / item.name).mkdir()
+        (tmp_path / item.name / "x.mp4").write_text(item.name)
+    model = results.Model("m", tmp_path, (base, made), ("a device",))
     blocks = list(sections.doubts(model))
     assert len(blocks) == len(said)
     assert all(words in block.words for words, block in zip(said, blocks))

@@ -80,7 +80,7 @@ def test_twins_and_missing_coefficients_are_said(tmp_path):
         result("slow", naive, open_),
         result("naive", naive, naive),
     )
-    blocks = sections.doubts(results.Model("m", tmp_path, made, "cpu"))
+    blocks = sections.doubts(results.Model("m", tmp_path, made, ("cpu",)))
     words = [block.words for block in blocks]
     assert words[0] == "slow and naive made the same videos, byte for byte."
     assert words[1].startswith("No coefficients are published for this model: slow compares")

@@ -67,6 +67,11 @@ class Result:
         return statistics.fmean(map(self.costs.total, self.records.values())) - self.saved
 
     @property
+    def is_partial(self) -> bool:
+        """Whether its computed steps were computed in part, as by a cache of branches."""
+        return any(record.get("reused_branches") for record in self.records.values())
+
+    @property
     def num_assumed(self) -> int:
         """Videos of which it is not known how many tokens of text they took."""
         return sum(record.get("text_tokens") is None for record in self.records.values())
@@ -103,7 +108,7 @@ class Model:
     name: str
     folder: Path
     results: tuple[Result, ...]
-    device: str
+    devices: tuple[str, ...]
 
     def result(self, name: str) -> Result | None:
         return next((result for result in self.results if result.name == name), None)
@@ -137,10 +142,8 @@ def find_models(root: Path) -> list[Path]:
 def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool = False) -> Model:
     """Everything about a model; likeness that was not measured before is measured now and kept."""
     runs = list(manifest.lines(folder / runner.RUNS))
-    device = runs[-1]["device"] if runs else "unknown device"
-    names = [path.name for path in sorted(folder.iterdir()) if manifest.read(path)]
-    loaded = {name: manifest.finished(folder / name) for name in names}
-    loaded = {name: with_tokens(records, loaded) for name, records in loaded.items()}
+    devices = tuple(dict.fromkeys(run["device"] for run in runs)) or ("unknown device",)
+    loaded = load_records(folder)
     caches = {name: cache for run in runs for name, cache in run.get("caches", {}).items()}
     made, totals = costs_of(loaded[methods.BASE], runs), counted.read(folder)
     results = [
@@ -148,7 +151,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
             name,
             records,
             made,
-            "CPU" in device,
+            "CPU" in devices[-1],
             vbench_scores(folder / name),
             {
                 other: likeness(folder, name, other, loaded, metrics, quiet)
@@ -160,7 +163,15 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
         )
         for name, records in loaded.items()
     ]
-    return Model(folder.name, folder, tuple(sorted(results, key=rank)), device)
+    return Model(folder.name, folder, tuple(sorted(results, key=rank)), devices)
+
+
+def load_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
+    """By method, the records of the videos that are there. ValueError where the base has none."""
+    found = {path.name: manifest.finished(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    if not found.get(methods.BASE):
+        raise ValueError(f"{folder / methods.BASE}: none of the videos of its manifest is there")
+    return {name: with_tokens(records, found) for name, records in found.items() if records}
 
 
 def rank(result: Result) -> tuple[int, float]:
@@ -234,7 +245,8 @@ def likeness(
         pairs = [compare.Pair(file, folder / name / file, folder / other / file) for file in shared]
         rows = compare.measure(pairs, metrics, quiet)
         write_json(path, {"method": name, "against": other, "videos": rows})
-    return compare.summary(rows, metrics) if rows else {}
+    names = [name for name in compare.METRICS if all(name in row for row in rows)]
+    return compare.summary(rows, names) if rows else {}
 
 
 def kept(
@@ -243,7 +255,7 @@ def kept(
     """What was measured before, if it is newer than all videos, and of these videos with these metrics."""
     if not path.is_file():
         return None
-    newest = max((folder / name).stat().st_mtime for folder in folders for name in names)
+    newest = max(((folder / name).stat().st_mtime for folder in folders for name in names), default=0.0)
     rows = read_json(path)["videos"]
     is_same = [row["name"] for row in rows] == list(names) and all({*metrics} <= row.keys() for row in rows)
     return rows if is_same and path.stat().st_mtime >= newest else None

@@ -31,9 +31,10 @@ def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
         "PSNR (dB, 100 where frames are equal), SSIM and LPIPS are means over frames, then over videos. "
         "Each is said against what: against base it tells what the cache changed, against reference how far "
         "a video is from what the sampler tends to. FLOPs are the transformer's, counted for the text of "
-        "each prompt; two per multiplication with addition. Latency is the median over videos of a whole "
-        "generation, loading and a first one left out; on a CPU it is the process's own seconds. Speed-up "
-        "is base's seconds over the method's, for the same videos."
+        "each prompt; two per multiplication with addition. Steps computed 'in part' took some branches of "
+        "blocks from before. Latency is the median over videos of a whole generation, loading and a first "
+        "one left out; on a CPU it is the process's own seconds. Speed-up is base's seconds over the "
+        "method's, for the same videos."
     ]
     lines += [f"Made with `{command}`."] if command else []
     return [page.Text(line) for line in lines]
@@ -43,9 +44,10 @@ def model(made: Model, folder: Path) -> list[page.Block]:
     """The section of a model; its pictures are written to `folder`."""
     record = next(iter(made.base.records.values()))
     size = f"{record['frames']} frames of {record['width']} x {record['height']}"
+    devices = " and ".join(made.devices)
     return [
         page.Heading(made.name),
-        page.Text(f"{made.num_videos} videos of {size}, {record['steps']} model evaluations; {made.device}."),
+        page.Text(f"{made.num_videos} videos of {size}, {record['steps']} model evaluations; {devices}."),
         main_table(made),
         page.Text(said_against(made)),
         *doubts(made),
@@ -79,7 +81,7 @@ def figures(result: Result, base: Result) -> list[str]:
     mark = " (incomplete)" if vbench.get("missing") else ""
     return [
         result.name,
-        f"{result.computed:.1f} of {result.evaluations:.0f}",
+        f"{result.computed:.1f} of {result.evaluations:.0f}{', in part' if result.is_partial else ''}",
         number(flops, 3),
         f"{result.speedup(base):.2f}",
         f"{result.latency:.2f}",
@@ -114,6 +116,16 @@ def said_against(made: Model) -> str:
 
 def doubts(made: Model) -> Iterator[page.Block]:
     """What of the table is not as one would think, if anything."""
+    videos = made.base.records.keys()
+    others = [result for result in made.results if result.records.keys() != videos]
+    if others:
+        counts = ", ".join(f"{item.name} ({len(item.records.keys() & videos)})" for item in others)
+        yield page.Text(
+            f"Not all methods have the same videos; of base's {len(videos)} there are: {counts}. Likeness "
+            "and speed-up are taken over those that both have, the rest over each method's own."
+        )
+    if len(made.devices) > 1:
+        yield page.Text("The videos were made on several devices: their seconds cannot be compared.")
     for one, other in twins(made.folder, made.results):
         yield page.Text(f"{one} and {other} made the same videos, byte for byte.")
     if naive := [result.name for result in made.results if result.is_uncalibrated]:
