@@ -186,7 +186,8 @@ def test_a_damaged_file_is_refused_with_its_name_and_key(change, message, tmp_pa
 
 def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
-    assert settle(TeaCacheConfig(0.3, calibration=path), lambda: RUN).coefficients == (2.0, 0.5)
+    made = settle(TeaCacheConfig(0.3, calibration=path), lambda: RUN)
+    assert (made.coefficients, made.floor) == ((2.0, 0.5), True)
     given = TeaCacheConfig(0.3, (1.0, 0.0), calibration=path)
     assert settle(given, lambda: RUN) == given
     with pytest.raises(ValueError, match="has no coefficients"):

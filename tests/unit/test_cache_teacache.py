@@ -105,6 +105,17 @@ def test_the_sum_is_of_rescaled_distances():
     assert [r.accumulated for r in cache.steps[1:4]] == pytest.approx(list(np.cumsum(rescaled)))
 
 
+def test_a_polynomial_below_zero_subtracts_as_published_unless_it_has_a_floor():
+    changes, falling = grown([0.5, 0.1, 0.5, 0.1, 0.1, 0.1]), (-1.0, 0.2)  # -0.3 at 0.5, 0.1 at 0.1
+    published, own = (run(TeaCacheConfig(0.15, falling, floor=floor), changes) for floor in (False, True))
+    sums = [[record.accumulated for record in cache.steps[1:6]] for cache in (published, own)]
+    assert sums[0] == pytest.approx([-0.3, -0.2, -0.5, -0.4, -0.3])
+    assert sums[1] == pytest.approx([0.0, 0.1, 0.1, 0.2, 0.1])
+    assert (computed(published), computed(own)) == ([0, 6], [0, 4, 6])
+    assert [polynomial(falling, x, floor=True) for x in (0.5, 0.0)] == [0.0, 0.2]
+    assert math.isnan(polynomial(falling, math.nan, floor=True))  # which computes, with a floor too
+
+
 def test_without_coefficients_the_distance_is_not_rescaled():
     plain, identity = (run(TeaCacheConfig(0.25, c), grown([0.1] * 6)) for c in (None, IDENTITY))
     assert plain.steps == identity.steps

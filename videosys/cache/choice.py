@@ -25,7 +25,8 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
 
     run: gives what is about to be generated, with which every file is compared.
     folder: of the transformer, where calibration files are looked for when the config names none.
-    TeaCache with a calibration and no goal takes its coefficients from there, and MagCache its ratios.
+    TeaCache with a calibration and no goal takes its coefficients from there, which never count below zero,
+    and MagCache its ratios.
     ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
     """
     if isinstance(config, Goal) and config.has_goal:
@@ -35,7 +36,7 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
     if isinstance(config, ScheduleConfig):
         return config.for_run(run())
     if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        return _completed(config, "coefficients", run(), folder)
+        return replace(_completed(config, "coefficients", run(), folder), floor=True)
     if isinstance(config, MagCacheConfig) and not config.ratios:
         return _completed(config, "ratios", run(), folder)
     return config

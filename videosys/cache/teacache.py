@@ -28,6 +28,7 @@ class TeaCacheConfig(Goal):
     forecast: what a skipped step takes for its residual: hold (the published rule) or linear.
     signal: what is watched: the modulated input of the first block, or the timestep embedding (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
+    floor: a polynomial that falls below zero adds nothing; false subtracts, as the published ones do.
     """
 
     threshold: float = 0.1
@@ -35,6 +36,7 @@ class TeaCacheConfig(Goal):
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
     signal: Literal["modulated", "timestep"] = "modulated"
     max_consecutive_skips: int | None = None
+    floor: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -90,7 +92,7 @@ class TeaCache(ResidualCache):
     def _accumulate(self, current: torch.Tensor, previous: torch.Tensor) -> bool:
         """Whether the sum, this step's change included, asks for a computed step; not-a-number does."""
         distance = self._distance(current, previous)
-        rescaled = polynomial(self.coefficients, distance)
+        rescaled = polynomial(self.coefficients, distance, self.config.floor)
         self.accumulated += rescaled
         enough = self.skips_in_a_row == self.config.max_consecutive_skips
         computed = enough or not self.accumulated < self.config.threshold
@@ -107,12 +109,12 @@ class TeaCache(ResidualCache):
         return relative_l1(self.gather_rows(torch.tensor(row, dtype=torch.float64)))
 
 
-def polynomial(coefficients: Sequence[float], x: float) -> float:
-    """The polynomial at x, highest power first (Horner)."""
+def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
+    """The polynomial at x, highest power first (Horner); with `floor` 0 where it is below."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient
-    return value
+    return max(value, 0.0) if floor else value  # not-a-number stays: it is what asks for a computed step
 
 
 def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
