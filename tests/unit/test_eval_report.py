@@ -126,6 +126,18 @@ def test_a_plot_is_a_picture_with_every_point_inside():
     assert float(one.get("cy")) > float(two.get("cy"))
 
 
+def test_names_of_points_do_not_cover_each_other():
+    places = {"teacache_slow": (100.0, 100.0), "teacache_naive": (100.0, 100.0), "steps_50": (110.0, 104.0)}
+    places |= {"far": (300.0, 100.0), "top": (100.0, draw.TOP + 1.0)}
+    made = draw.labels(places)
+    assert made["teacache_slow"] == (107.0, 104.0, "start")
+    assert made["far"] == (293.0, 104.0, "end")
+    near = [made[name][1] for name in ("teacache_slow", "teacache_naive", "steps_50")]
+    gaps = [abs(a - b) for number, a in enumerate(near) for b in near[:number]]
+    assert min(gaps) >= draw.LINE
+    assert all(draw.TOP < y < draw.HEIGHT - draw.BOTTOM for _, y, _ in made.values())
+
+
 def test_frames_stand_side_by_side(tmp_path):
     red = torch.zeros(9, 20, 30, 3, dtype=torch.uint8)
     red[..., 0] = 255

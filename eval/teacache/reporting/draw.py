@@ -16,6 +16,7 @@ WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 34, 48
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 TICKS = 5
+LETTER, LINE = 6.2, 11  # pixels that a name's letter takes across, and its line up
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,40 @@ def _panel(panel: Panel, colours: Mapping[str, str]) -> str:
             _text(LEFT - 5, up + 4, f"{y:.3g}", "end"),
             _text(across, bottom + 15, f"{x:.3g}", "middle"),
         ]
-    for name, point in panel.points.items():
-        across, up = place(*point)
-        anchor, shift = ("end", -7) if across > 0.6 * WIDTH else ("start", 7)
-        parts.append(f'<circle cx="{across}" cy="{up}" r="4" fill="{colours[name]}"/>')
-        parts.append(_text(across + shift, up + 4, name, anchor))
+    places = {name: place(*point) for name, point in panel.points.items()}
+    parts += [
+        f'<circle cx="{across}" cy="{up}" r="4" fill="{colours[name]}"/>'
+        for name, (across, up) in places.items()
+    ]
+    parts += [_text(x, y, name, anchor) for name, (x, y, anchor) in labels(places).items()]
     return "\n".join(parts)
+
+
+def labels(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float, str]]:
+    """Where the name of each point stands, with its anchor: beside the point, or as far above or below as
+    keeps it clear of the names before it.
+    """
+    made: dict[str, tuple[float, float, str]] = {}
+    taken: list[tuple[float, float, float]] = []  # of each name its left, right and line
+    for name, (across, up) in sorted(places.items(), key=lambda item: item[1][1]):
+        anchor, x = ("end", across - 7) if across > 0.6 * WIDTH else ("start", across + 7)
+        left = x - (LETTER * len(name) if anchor == "end" else 0)
+        right = left + LETTER * len(name)
+        lines = (up + 4 + LINE * step for step in (0, *(s for n in range(1, 9) for s in (n, -n))))
+        y = next(
+            (
+                line
+                for line in lines
+                if TOP < line < HEIGHT - BOTTOM
+                and not any(
+                    left < end and start < right and abs(line - other) < LINE for start, end, other in taken
+                )
+            ),
+            up + 4,
+        )
+        made[name] = round(x, 1), round(y, 1), anchor
+        taken.append((left, right, y))
+    return made
 
 
 def _text(x: float, y: float, words: str, anchor: str, weight: str = "normal") -> str:
