@@ -164,14 +164,16 @@ def start(videos: Path, *more: str) -> int:
 
 def test_dimensions_are_run_one_by_one_and_only_once(site, videos, tmp_path, capsys):
     (site / "vbench" / "fail").touch()
-    assert start(videos, "--dimensions", "scene", "color") == 2
-    assert "vbench failed on color (exit status 1)" in capsys.readouterr().err
+    assert start(videos, "--dimensions", "color", "scene") == 2
+    said = capsys.readouterr()
+    assert "vbench failed on color (exit status 1)" in said.err
+    assert "1 of 2 dimensions in" in said.out
     (site / "vbench" / "fail").unlink()
     assert start(videos, "--dimensions", "scene", "color") == 0
     assert start(videos, "--dimensions", "scene", "color") == 0
     calls = (site / "vbench" / "calls.txt").read_text().split("\n")[:-1]
-    assert calls == [f"{name} vbench_standard longer" for name in ("scene", "color", "color")]
-    assert "2 dimensions in" in capsys.readouterr().out
+    assert calls == [f"{name} vbench_standard longer" for name in ("color", "scene", "color")]
+    assert "2 of 2 dimensions in" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "save").iterdir()) == [
         "color_eval_results.json",
         "scene_eval_results.json",

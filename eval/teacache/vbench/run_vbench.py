@@ -61,9 +61,16 @@ def run(arguments: argparse.Namespace) -> int:
         full_info = check(installed, todo, arguments)
         videos = check_videos(arguments.video_path, full_info, todo, arguments.partial)
         arguments.save_path.mkdir(parents=True, exist_ok=True)
+    failed = []
     for name in tqdm(todo, desc="vbench", unit="dimension", disable=arguments.quiet or not todo):
-        evaluate(arguments, full_info, videos, name)
-    print(f"{len(wanted)} dimensions in {arguments.save_path}, {len(todo)} of them new")
+        try:
+            evaluate(arguments, full_info, videos, name)
+        except ValueError as error:  # the others need not wait for what this one lacks
+            failed.append(str(error))
+    done, new = len(wanted) - len(failed), len(todo) - len(failed)
+    print(f"{done} of {len(wanted)} dimensions in {arguments.save_path}, {new} of them new")
+    if failed:
+        raise ValueError("; ".join(failed))
     return 0
 
 
