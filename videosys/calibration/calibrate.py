@@ -11,7 +11,7 @@ from typing import Any
 from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
 from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
 from videosys.calibration.fit import DEGREES, Fit, choose, correlation, fit
-from videosys.calibration.measure import FULL, Summary, quality_of, summary
+from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import NAIVE, magcache_for, threshold_for
@@ -37,10 +37,11 @@ class Row:
         threshold = getattr(self.policy, "threshold", None)
         return self.name if threshold is None else f"{self.name}, threshold {threshold:.4g}"
 
-    def setting(self) -> Setting:
+    def setting(self, times: Pace) -> Setting:
+        """The speed-up has as many digits as an error tells, so that what it offers can be asked for."""
         result = self.result
         psnr, ssim = quality_of(result.psnr[FULL]), result.ssim[FULL]
-        return Setting(self.policy, result.computed, round(result.speedup, 4), psnr, ssim)
+        return Setting(self.policy, result.computed, round(times.speedup(result.computed), 2), psnr, ssim)
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,36 @@ class Report:
     rows: tuple[Row, ...]
     found: dict[int, dict[str, Any]] = field(default_factory=dict)
 
+    @property
+    def pace(self) -> Pace:
+        """The time of a run by its computed steps."""
+        return pace([row.result for row in self.rows], self.study.num_steps)
+
     def calibration(self) -> Calibration:
         """What `cache.calibration` reads. TeaCache without a good polynomial decides by what it measures."""
+        rows, times = distinct(self.rows), self.pace
         details = {
             "learnt_prompts": [job.prompt for job in self.study.learnt],
             "held_out_prompts": [job.prompt for job in self.study.held_out],
             "seed": self.study.config.seed,
             "fits": [asdict(item) for item in self.fits],
             "search": self.found,
-            "psnr_margin": [row.result.psnr_margin[FULL] for row in self.rows],
+            "psnr_margin": [row.result.psnr_margin[FULL] for row in rows],
+            "measured_speedup": [round(row.result.speedup, 4) for row in rows],
         }
-        settings = tuple(row.setting() for row in self.rows)
+        settings = tuple(row.setting(times) for row in rows)
         coefficients = self.chosen.coefficients if self.chosen else NAIVE
         return Calibration(self.study.scope, settings, coefficients, finite(details), self.study.ratios)
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """Those that differ in what they do: of one class, computing the same with the same frames, the first."""
+    kept: dict[Any, Row] = {}
+    for row in rows:
+        result = row.result
+        same = (type(row.policy), result.computed, *result.psnr.items(), *result.ssim.items())
+        kept.setdefault(same, row)
+    return list(kept.values())
 
 
 def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:

@@ -49,12 +49,14 @@ class Measured:
 class Summary:
     """Means over prompts, and half the width of the 95 % confidence interval of some.
 
-    speedup: of loop and autoencoder together; loop_speedup: of the loop alone.
+    speedup: of loop and autoencoder together, as timed; loop_speedup: of the loop alone. decode: seconds of
+    the autoencoder, as a share of the full run's loop.
     """
 
     computed: float
     speedup: float
     loop_speedup: float
+    decode: float
     psnr: dict[str, float]
     psnr_margin: dict[str, float]
     ssim: dict[str, float]
@@ -135,10 +137,42 @@ def summary(rows: Sequence[Measured]) -> Summary:
         computed=statistics.fmean(row.computed for row in rows),
         speedup=whole,
         loop_speedup=loop,
+        decode=decode / statistics.median(full for full, _ in pairs),
         psnr={name: statistics.fmean(row.psnr[name] for row in rows) for name in names},
         psnr_margin={name: margin([row.psnr[name] for row in rows]) for name in names},
         ssim={name: statistics.fmean(row.ssim[name] for row in rows) for name in names},
     )
+
+
+@dataclass(frozen=True)
+class Pace:
+    """The time of a run by the steps it computes, in loops of the full run: a line through that one.
+
+    steps: of the full run. skipped: time of a skipped step, as a share of a computed one. decode: time of the
+    autoencoder.
+    """
+
+    steps: int
+    skipped: float
+    decode: float
+
+    def speedup(self, computed: float) -> float:
+        """Of loop and autoencoder together, for a number of computed steps; the same for the same number."""
+        share = computed / self.steps
+        return (1 + self.decode) / (share + (1 - share) * self.skipped + self.decode)
+
+
+def pace(results: Sequence[Summary], steps: int) -> Pace:
+    """The line by least squares through the times of all policies that were measured.
+
+    One run alone says little: other programs change its time by more than some steps do.
+    """
+    left = [1 - one.computed / steps for one in results]
+    saved = [1 - 1 / one.loop_speedup for one in results]
+    square = sum(x * x for x in left)
+    slope = sum(x * y for x, y in zip(left, saved)) / square if square else 1.0
+    decode = statistics.median(one.decode for one in results)
+    return Pace(steps, min(max(1 - slope, 0.0), 1.0), decode)
 
 
 def margin(values: Sequence[float]) -> float:
