@@ -10,9 +10,10 @@ from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, VideoSysEngine, load_config
 from videosys.layers.linear import GeluLinear, Linear
-from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow
+from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow, widen_apart
 from videosys.metrics import psnr
 from videosys.models.opensora import STDiT3
+from videosys.pipelines import generation
 from videosys.text_encoders.t5 import T5Encoder
 from videosys.utils.checkpoint import load_model
 
@@ -47,6 +48,45 @@ def test_a_narrow_layer_computes_as_its_wide_one(linear_cls):
         assert torch.equal(made(x), wide(x))
     assert made.weight.dtype == torch.float32
     assert not any(item.requires_grad for name, item in made.named_parameters() if name != "bias")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("device", "capability", "is_opaque"),
+    [("cuda", (8, 0), True), ("cuda", (8, 9), False), ("cuda", (9, 0), False), ("cpu", (), False)],
+)
+def test_compiled_kernels_meet_no_eight_bits_where_triton_knows_none(
+    monkeypatch, device, capability, is_opaque
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    layer = NARROW[GeluLinear](GeluLinear(24, 8).requires_grad_(False)).to(torch.bfloat16)
+    x, seen = torch.randn(5, 24, dtype=torch.bfloat16), []
+
+    def backend(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op != "placeholder")
+        return graph.forward
+
+    want = layer(x)
+    compiled = torch.compile(widen_apart(nn.Sequential(layer), torch.device(device)), backend=backend)
+    assert torch.equal(compiled(x), want)
+    assert ("videosys.widen" in seen) == is_opaque
+    assert ("to" in seen) != is_opaque
+
+
+def test_the_operator_for_compilers_is_sound():
+    kept, scale = narrow(torch.randn(6, 10).bfloat16())
+    # The other checks compare eight-bit numbers, and cannot.
+    checks = ("test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(torch.ops.videosys.widen.default, (kept, scale), test_utils=checks)
+
+
+def test_a_compiled_engine_widens_apart_on_such_cards(checkpoint, monkeypatch):
+    seen = []
+    monkeypatch.setattr(generation, "widen_apart", lambda model, device: seen.append(device) or model)
+    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    config = config_of(checkpoint, device="cpu", compile="blocks", **FP8)
+    with VideoSysEngine(config, quiet=True) as engine, engine.pipeline.transformer.use():
+        assert seen == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -10,17 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
 
-from videosys.layers.linear import GeluLinear, Linear
+from videosys.layers.linear import OPERATORS, GeluLinear, Linear
 
+M = TypeVar("M", bound=nn.Module)
 StorageDType = Literal["auto", "float8_e4m3fn"]
 Tensors = dict[str, torch.Tensor]
 STORAGE = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORAGE).max
+FUSING = (8, 9)  # the capability of a GPU from which triton knows such numbers
+OPERATORS.define("widen(Tensor kept, Tensor scale) -> Tensor")
 
 
 def narrow(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +36,22 @@ def narrow(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight.detach().float() / scale).to(STORAGE), scale.to(weight.dtype)
 
 
+def widen(kept: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """The weight [out, in] again, in the dtype of the scale."""
+    return kept.to(scale.dtype) * scale
+
+
+def widen_apart(model: M, device: torch.device) -> M:
+    """The model itself, whose weights are widened beside compiled kernels where these cannot do it: on GPUs
+    before Ada and Hopper a compiler ends with an error at such numbers, and torch's own kernels do not.
+    """
+    is_apart = device.type == "cuda" and torch.cuda.get_device_capability(device) < FUSING
+    for part in model.modules():
+        if isinstance(part, NarrowLinear):
+            part.is_apart = is_apart
+    return model
+
+
 class NarrowLinear(nn.Linear):
     """nn.Linear; its weight is made anew, in the dtype of the scale, whenever it is read."""
 
@@ -43,10 +62,12 @@ class NarrowLinear(nn.Linear):
         self.kept = nn.Parameter(kept, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.register_parameter("bias", linear.bias)
+        self.is_apart = False
 
     @property
     def weight(self) -> torch.Tensor:  # type: ignore[override]
-        return self.kept.to(self.scale.dtype) * self.scale
+        is_opaque = self.is_apart and torch.compiler.is_compiling()
+        return (torch.ops.videosys.widen if is_opaque else widen)(self.kept, self.scale)
 
 
 class NarrowFastLinear(NarrowLinear, Linear):
@@ -87,3 +108,6 @@ def linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
         for name, part in blocks.named_modules(prefix=child):
             if isinstance(part, nn.Linear):
                 yield name, part
+
+
+OPERATORS.impl("widen", widen, "CompositeExplicitAutograd")

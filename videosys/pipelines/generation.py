@@ -14,7 +14,7 @@ from torch import nn
 
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
 from videosys.layers.backends import check_attention, use_attention
-from videosys.layers.storage import keep_narrow
+from videosys.layers.storage import keep_narrow, widen_apart
 from videosys.parallel import Parallel
 from videosys.pipelines import base
 from videosys.pipelines.compiling import check_compiler, check_kept, compile_blocks, compile_report
@@ -106,7 +106,7 @@ class Loader:
 
         def load_transformer() -> M:
             made = use_attention(load(device=self.home, keep=self.keep), backend)
-            return compile_blocks(made) if is_compiled else made
+            return compile_blocks(widen_apart(made, self.device)) if is_compiled else made
 
         return Component(load_transformer, self.device, self.config.offload, folder)
 
