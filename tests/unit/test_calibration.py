@@ -16,7 +16,14 @@ from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, fini
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
-from videosys.calibration.thresholds import computed_steps, magcache_for, threshold_for
+from videosys.calibration.thresholds import (
+    SLACK,
+    TRIES,
+    computed_steps,
+    magcache_for,
+    nearest_threshold,
+    threshold_for,
+)
 
 PROMPTS = ["one", "three", "four 4", "seventh"]
 TRUE = (30.0, -2.0, 0.5, 0.03)  # change of the output by change of the signal
@@ -199,6 +206,47 @@ def test_a_threshold_is_as_low_as_the_budget_allows():
     threshold = threshold_for(4, changes, (1.0, 0.0), 9)
     assert len(computed_steps(changes[0], (1.0, 0.0), threshold, 9)) == 4
     assert len(computed_steps(changes[0], (1.0, 0.0), threshold * 0.95, 9)) > 4
+
+
+def searched(counts, budget, start):
+    """(the threshold taken, all that were tried); counts: computed steps by threshold."""
+    seen = []
+
+    def computed(threshold):
+        seen.append(threshold)
+        return counts(threshold)
+
+    return nearest_threshold(budget, start, computed), seen
+
+
+@pytest.mark.parametrize("start", [0.03, 0.1, 0.4, 3.0])
+@pytest.mark.parametrize("budget", [5, 9, 15, 20])
+def test_a_threshold_is_found_from_both_sides(start, budget):
+    found, seen = searched(lambda threshold: 2 + 28 / (1 + 5 * threshold), budget, start)
+    assert abs(2 + 28 / (1 + 5 * found) - budget) <= SLACK
+    assert found == seen[-1]
+    assert len(seen) <= TRIES
+
+
+def test_a_threshold_that_computes_too_little_is_lowered():
+    found, seen = searched(lambda threshold: 14.2 if threshold > 0.09 else 15.1, 15, 0.1)
+    assert found == seen[-1] < 0.09
+
+
+def test_the_nearest_of_what_was_tried_is_taken_where_nothing_is_near():
+    found, seen = searched(lambda threshold: 17.0 if threshold < 0.25 else 14.0, 15, 0.1)
+    assert (len(seen), len(set(seen))) == (TRIES, TRIES)
+    assert found in seen
+    assert found >= 0.25
+    assert max(value for value in seen if value < 0.25) > 0.2
+    found, _ = searched(lambda threshold: 15.5 if threshold < 0.25 else 14.0, 15, 0.1)
+    assert found < 0.25
+
+
+def test_what_was_tried_last_need_not_be_the_nearest():
+    counts = iter([20.0, 16.0, 11.0, 16.4, 10.5, 11.5, 17.0, 9.0])
+    found, seen = searched(lambda threshold: next(counts), 15, 0.1)
+    assert found == seen[1]
 
 
 def test_a_full_run_measures_as_equal(study):

@@ -64,7 +64,7 @@ def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeyp
         return next(counts), 0.0
 
     monkeypatch.setattr(study, "tried", tried)
-    assert teacache(study, 4, None) is seen[-1]
+    assert teacache(study, 4, None) == seen[-1]
     assert len(seen) == 3
     assert seen[0].threshold < seen[1].threshold < seen[2].threshold
 

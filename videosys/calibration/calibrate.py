@@ -14,12 +14,10 @@ from videosys.calibration.fit import DEGREES, Fit, choose, correlation, fit
 from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
-from videosys.calibration.thresholds import NAIVE, magcache_for, threshold_for
+from videosys.calibration.thresholds import NAIVE, magcache_for, nearest_threshold, threshold_for
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("calibration")
-SLACK = 0.25  # steps by which the mean of TeaCache's runs may miss its budget
-TRIES, STRIDE = 6, 1.5  # how often its threshold is raised, and how far: by this power of what is too much
 
 
 @dataclass(frozen=True)
@@ -167,20 +165,19 @@ def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> T
     """TeaCache with the threshold that computes about so many steps.
 
     It begins with the one that would do on the changes of full runs; a run that skips sees larger changes, so
-    the threshold is raised until real runs keep to the budget.
+    others are tried, upwards and downwards, until real runs are within SLACK of the budget. The nearest one of
+    those that were tried is taken.
     """
     coefficients = chosen.coefficients if chosen else NAIVE
     name = KINDS[options.get("signal", "modulated")]
     changes = [item.distances[name] for item in study.traces]
     threshold = threshold_for(budget, changes, coefficients, study.num_steps - 1)
     policy = TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
-    for _ in range(TRIES):
-        computed, _ = study.tried(policy)
-        if computed <= budget + SLACK:
-            break
-        raised = policy.threshold * (computed / budget) ** STRIDE
-        policy = replace(policy, threshold=float(f"{raised:.6g}"))
-    return policy
+
+    def computed(value: float) -> float:
+        return study.tried(replace(policy, threshold=value))[0]
+
+    return replace(policy, threshold=nearest_threshold(budget, threshold, computed))
 
 
 def finite(value: Any) -> Any:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from videosys.cache import CacheConfig, Forecast, Linear, PABConfig, ScheduleConfig
-from videosys.calibration.calibrate import SLACK, Report, Row, all_fits, chosen_fit, teacache, told
+from videosys.calibration.calibrate import Report, Row, all_fits, chosen_fit, teacache, told
 from videosys.calibration.measure import Bench, summary
 from videosys.calibration.report import CALIBRATED, PAB, TEACACHE, Entry
 from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
 from videosys.calibration.search import KINDS, Found, Kind
 from videosys.calibration.study import Study
-from videosys.calibration.thresholds import magcache_for
+from videosys.calibration.thresholds import SLACK, magcache_for
 from videosys.calibration.work import Work
 
 # Between holding and following the line, on the schedule that was made for the line.

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from videosys.cache import MagCacheConfig
 from videosys.cache.teacache import polynomial
 
 NAIVE = (1.0, 0.0)  # the coefficients that leave a change as it is
 _HALVINGS = 60
+SLACK = 0.25  # steps by which the mean of real runs may miss a budget
+TRIES = 8  # thresholds that real runs try for one budget
+STRIDE = 1.5  # how far the next one is, with all on one side: by this power of what is too much
+INNER = 0.25  # how near it may come to one of two on both sides, as a share of the way between them
 RETENTION = 0.2  # MagCache's published share of first steps that compute
 
 
@@ -52,6 +56,34 @@ def least_threshold(budget: int, computed: Callable[[float], float]) -> float:
         low, high = (middle, high) if computed(middle) > budget else (low, middle)
     short = float(f"{high:.6g}")
     return short if computed(short) <= budget else high
+
+
+def nearest_threshold(budget: int, start: float, computed: Callable[[float], float]) -> float:
+    """Of the thresholds that were tried the one whose `computed` steps are nearest to the budget.
+
+    No more than TRIES are, `start` first; the search ends as soon as one is within SLACK.
+    """
+    tried: dict[float, float] = {}
+    threshold = start
+    while threshold not in tried and len(tried) < TRIES:
+        tried[threshold] = computed(threshold)
+        if abs(tried[threshold] - budget) <= SLACK:
+            break
+        threshold = _next_threshold(budget, tried)
+    return min(tried, key=lambda value: (abs(tried[value] - budget), tried[value]))
+
+
+def _next_threshold(budget: int, tried: Mapping[float, float]) -> float:
+    """The next one to try: between the least that keeps to the budget and the greatest below it that does
+    not, near where the line between them meets the budget; beyond them all where there is no such pair.
+    """
+    high = min((value for value, count in tried.items() if count <= budget), default=math.inf)
+    low = max((value for value, count in tried.items() if count > budget and value < high), default=0.0)
+    if not (low and high < math.inf):
+        last = low or high
+        return float(f"{last * (tried[last] / budget) ** STRIDE:.6g}")
+    share = (tried[low] - budget) / (tried[low] - tried[high])
+    return float(f"{low * (high / low) ** min(max(share, INNER), 1 - INNER):.6g}")
 
 
 def magcache_for(budget: int, ratios: Sequence[float]) -> MagCacheConfig | None:
