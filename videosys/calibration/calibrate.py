@@ -164,9 +164,9 @@ def chosen_fit(fits: Sequence[Fit]) -> Fit | None:
 def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> TeaCacheConfig:
     """TeaCache with the threshold that computes about so many steps.
 
-    It begins with the one that would do on the changes of full runs; a run that skips sees larger changes, so
-    others are tried, upwards and downwards, until real runs are within SLACK of the budget. The nearest one of
-    those that were tried is taken.
+    It begins with the one that would do on the changes of full runs; a run that skips sees larger changes,
+    so others are tried, upwards and downwards, until real runs are within SLACK of the budget. The nearest
+    one of those that were tried is taken.
     """
     coefficients = chosen.coefficients if chosen else NAIVE
     name = KINDS[options.get("signal", "modulated")]
