@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import copy
 import json
-import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from tests.measured import measured_peak
+from eval.performance.models import BUILDERS, Setting
+from eval.performance.needs import peak_on_cpu as measured_peak
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
-from videosys import OpenSoraConfig, STDiT3, STDiT3Config, VideoSysEngine
-from videosys.cache import PABConfig, TeaCacheConfig
+from videosys import OpenSoraConfig, STDiT3, VideoSysEngine
+from videosys.cache import BestConfig, IntervalConfig, Linear, PABConfig, ScheduleConfig, TeaCacheConfig
+from videosys.cache.forecast import MOST_RESIDUALS
 from videosys.estimate import estimate, main, read
-from videosys.layers import frames as layers_frames
-from videosys.parallel import ParallelConfig
-from videosys.pipelines import base, memory
+from videosys.layers.backends import attend
+from videosys.layers.scratch import score_bytes
+from videosys.parallel import Parallel, ParallelConfig
+from videosys.pipelines import base
+from videosys.pipelines.cache_cost import branch_bytes, found_cache, greediest
 from videosys.pipelines.cost import shallow_cost, transformer_cost
 from videosys.pipelines.shapes import shapes
-from videosys.utils.metering import Meter, on_meta, weight_bytes
+from videosys.utils.metering import Meter, on_meta
 
 LARGE = {"height": 128, "width": 128, "num_frames": 17}  # activations, not small change, make the peak
 SMALL_TEXT = 8
@@ -89,24 +92,47 @@ def frames(config):
     return config.clip_frames if isinstance(config, OpenSoraConfig) else config.output_frames
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", BUILDERS)
 @torch.no_grad()
-def test_a_transformer_of_middle_size_needs_what_is_measured(monkeypatch):
-    # The estimate is that of GPUs; CPUs, which attend over frames as they lie, need less.
-    monkeypatch.setattr(layers_frames, "reads_from_anywhere", lambda x: False)
-    model = STDiT3(STDiT3Config(depth=1, hidden_size=192, num_heads=3, caption_channels=64)).eval()
-    model.requires_grad_(False)
-    text, latents = torch.randn(2, 20, 64), torch.randn(2, 4, 4, 32, 32)
-    size = {"latent_size": (4, 32, 32), "fps": 24.0, "height": 256, "width": 256}
-    condition = model.prepare(text, **size)
-    peak = measured_peak(lambda: model(latents, torch.full((2,), 500.0), condition))
-    empty = on_meta(lambda: STDiT3(model.config), torch.float32)
-    assert weight_bytes(empty) == bytes_of(model)
-    condition = empty.prepare(text.to("meta"), **size)
-    with Meter() as meter:
-        empty(latents.to("meta"), torch.empty(2, device="meta"), condition)
-    assert meter.peak == near(peak)
-    linear = 2 * 2 * 4 * 256 * 192 * 192 * (12 + 4 + 4 / 1) * 1  # qkv, proj, mlp; q and proj of the text
-    assert meter.flops > linear
+def test_a_step_of_the_middle_size_needs_what_is_measured(checkpoint, model, dtype):
+    """With the feed-forward in chunks, the attention in pieces and frames read as they lie, as CPUs do."""
+    setting = Setting(model, getattr(torch, dtype), depth=1)
+    subject = setting.subject()
+    subject.step()  # kernels that are made once
+    inputs = subject.latents.nbytes + subject.prompt_embeds.nbytes
+    made = shallow_of(subject, setting, config_of(checkpoint, dtype=dtype))
+    assert made.activations == pytest.approx(measured_peak(subject.step) + inputs, rel=0.05)
+    assert made.weights == pytest.approx(bytes_of(subject.model), rel=1e-4)  # some are float32 as published
+    linear = 2 * setting.size.tokens * 384 * 384 * (12 + 4)  # q, k, v, their projection, and the feed-forward
+    assert made.flops > config_of(checkpoint).steps * linear
+
+
+def shallow_of(subject, setting, config):
+    """What the estimate says of a subject, whose batch is a guided video."""
+    options = {"latent_size": setting.size.latents}
+    if setting.model == "STDiT3":
+        options |= {"fps": 24.0, "height": 256, "width": 256}
+    shape = replace(
+        shapes(config),
+        model=lambda depth, parallel: BUILDERS[setting.model](depth, setting.width, setting.heads),
+        latent_size=setting.size.latents,
+        text_channels=subject.prompt_embeds.shape[-1],
+        prepare=lambda model, text: model.prepare(text, **options),
+    )
+    return shallow_cost(shape, 1, setting.dtype, setting.size.text, config)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["products", "math"])
+@pytest.mark.parametrize("shape", [(8, 2, 128, 128, 32), (2, 2, 512, 40, 32), (1, 2, 600, 600, 48)])
+@torch.no_grad()
+def test_what_an_attention_makes_and_drops_is_known(shape, backend, dtype):
+    batch, heads, queries, others, width = shape
+    q, k = (torch.randn(batch, n, heads, width, dtype=dtype).transpose(1, 2) for n in (queries, others))
+    made = attend(q, k, k, backend=backend)
+    peak = measured_peak(lambda: attend(q, k, k, backend=backend))
+    assert made.nbytes + score_bytes(q, k, backend) == pytest.approx(peak, rel=0.25)
 
 
 def test_operations_are_those_of_the_formula():
@@ -136,6 +162,37 @@ def test_caches_are_counted(checkpoint):
     assert tea.cache == 2 * tokens  # a residual and a signal
     assert pab.cache == 8 * tokens  # both attentions of two pairs
     assert none.peak < tea.peak < pab.peak
+
+
+def test_the_settings_of_a_goal_are_looked_up(checkpoint):
+    config = read("examples/opensora/tiny_calibrated.yaml", None, [])
+    found = found_cache(config, shapes(config))
+    assert isinstance(found, ScheduleConfig)
+    assert found.computed is not None
+    unknown = config_of(checkpoint, **LARGE, cache=BestConfig(speedup=2.0))  # no calibration is beside it
+    cache = stages(unknown)["transformer"].cache
+    assert cache == (MOST_RESIDUALS + 1) * 2 * 5 * 8 * 8 * 32 * 4  # and a signal
+    assert greediest(PABConfig(speedup=2.0)) == PABConfig()
+    assert greediest(IntervalConfig(speedup=2.0, device="cpu")).device == "cpu"
+
+
+def test_residuals_of_a_forecast_are_counted(checkpoint):
+    config = config_of(checkpoint, **LARGE, cache=IntervalConfig())
+    one, two = (
+        shallow_cost(shapes(config), 1, torch.float32, SMALL_TEXT, replace(config, cache=cache))
+        for cache in (IntervalConfig(), IntervalConfig(forecast=Linear()))
+    )
+    residual = 2 * 5 * 8 * 8 * 32 * 4
+    assert (one.cache, two.cache) == (residual, 2 * residual)
+    assert two.peak == one.peak + residual
+
+
+def test_branches_are_counted_for_the_blocks_that_keep_them(checkpoint):
+    policy = PABConfig(spatial=None, temporal=None, cross=None, mlp_spatial=((0.5, 2, (0, 1)),))
+    config = config_of(checkpoint, **LARGE, num_inference_steps=30, cache=policy)
+    shape = replace(shapes(config), depth=28)
+    model = on_meta(lambda: shape.model(1, Parallel()), torch.float32)
+    assert branch_bytes(config, shape, model, 2) == 2 * 2 * 5 * 8 * 8 * 32 * 4
 
 
 def test_the_published_sizes_are_known_without_a_file():
@@ -263,60 +320,6 @@ def test_devices_that_share_a_video_need_less_each(checkpoint):
     assert 0.2 * alone < tokens < 0.45 * alone
 
 
-def test_all_processes_of_a_computer_are_counted(checkpoint, monkeypatch):
-    config = config_of(checkpoint, device="cpu")
-    made = estimate(config)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: int(1.5 * made.peak))
-    assert memory.first_shortage(config, made) is None
-    assert "in 2 processes together" in memory.first_shortage(config, made, 2)
-    on_gpu = replace(config, device="cuda", offload="stage")
-    made = estimate(on_gpu)
-    room = {"cuda": 2 * made.peak, "cpu": int(1.5 * made.host)}
-    monkeypatch.setattr(memory, "available_bytes", lambda config: room[config.device])
-    assert memory.first_shortage(on_gpu, made) is None
-    assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2)
-
-
-def test_an_engine_of_processes_counts_them(checkpoint, monkeypatch):
-    seen = []
-    monkeypatch.setattr(memory, "warn_if_too_large", lambda config, ranks: seen.append((config, ranks)))
-    monkeypatch.setattr("videosys.engine.pool.Pool._open", lambda *given: 1 / 0)
-    with VideoSysEngine(config_of(checkpoint, num_gpus=2, device="cpu"), quiet=True) as engine:
-        for _ in range(2):
-            with pytest.raises(ZeroDivisionError):
-                engine.generate("a red circle")
-    ((config, ranks),) = seen
-    assert ranks == 2
-    assert config.parallel.is_resolved
-
-
-def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
-    config = config_of(checkpoint)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.warn_if_too_large(config)  # a small video
-    monkeypatch.setattr(memory, "SMALL", 1)
-    with pytest.warns(UserWarning, match="needs about"):
-        memory.warn_if_too_large(config)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1 << 60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.warn_if_too_large(config)
-    assert memory.shortage(10, None) is None
-
-
-def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch):
-    def fail(config):
-        raise RuntimeError("a private function of torch is gone")
-
-    monkeypatch.setattr(memory, "cost", fail)
-    monkeypatch.setattr(memory, "SMALL", 1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.warn_if_too_large(config_of(checkpoint))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -328,17 +331,6 @@ def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch):
 def test_the_command_refuses_what_cannot_be(arguments, message, capsys):
     assert main(["--config", "examples/opensora/tiny.yaml", *arguments]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_the_engine_warns_once_before_it_works(checkpoint, monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
-    monkeypatch.setattr(memory, "SMALL", 1)
-    with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
-        with pytest.warns(UserWarning, match="needs about"):
-            engine.stream("a red circle")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            engine.stream("a blue circle")
 
 
 def test_the_command_prints_a_table_and_json(capsys):

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from videosys.cache import (
-    BestConfig,
-    Cache,
-    CacheConfig,
-    Goal,
-    IntervalConfig,
-    Linear,
-    PABConfig,
-    RecordedCache,
-    ResidualCache,
-    ScheduleConfig,
-    start,
-)
-from videosys.cache.pab import reuse_steps
-from videosys.cache.place import WITH_MODEL
+from videosys.cache import Cache, RecordedCache
+from videosys.layers.backends import use_attention
+from videosys.layers.scratch import score_bytes
 from videosys.layers.storage import keep_narrow
+from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.pipelines import base
+from videosys.pipelines.cache_cost import branch_bytes, found_cache, is_elsewhere, small_cache
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.pipelines.shapes import Shapes, shapes
 from videosys.text_encoders.shapes import encode_shape, encoder_shape
-from videosys.utils.metering import Meter, on_meta, weight_bytes
+from videosys.utils.metering import Meter, on_meta, pretending, weight_bytes
 
 
 @dataclass(frozen=True)
@@ -91,6 +81,7 @@ class Cost:
 def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
     """What a micro-batch of this config needs. Texts are as long as the model allows if not given."""
     shape = shapes(config)
+    config = replace(config, cache=found_cache(config, shape))
     dtype = base.resolve_dtype(config.dtype, device_of(config))
     if text_tokens is not None and text_tokens < 1:
         raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
@@ -127,8 +118,8 @@ def resident_bytes(module: nn.Module, blocks_owner: nn.Module, config: base.Pipe
     return whole - sum(sizes) + 2 * max(sizes)
 
 
-def metered(run: Callable[[], Any], is_cpu: bool = False) -> tuple[Any, Meter]:
-    with Meter(is_cpu) as meter:
+def metered(run: Callable[[], Any], is_cpu: bool = False, **options: Any) -> tuple[Any, Meter]:
+    with Meter(is_cpu, **options) as meter:
         made = run()
     return made, meter
 
@@ -165,109 +156,76 @@ def transformer_cost(
 
     names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
     made = StageCost("transformer", *map(deep, names))
+    model = on_meta(lambda: shape.model(1, Parallel()), dtype)
+    made = with_cache(made, config, branch_bytes(config, shape, model, samples_of(config)))
     return replace(made, resident=min(made.resident, made.weights))
+
+
+def with_cache(stage: StageCost, config: base.PipelineConfig, kept: int) -> StageCost:
+    """A stage and so many bytes of a cache, which lie on the device or where the cache is."""
+    if not is_elsewhere(config):
+        return replace(stage, peak=stage.peak + kept, cache=stage.cache + kept)
+    is_host = device_of(config).type != "cpu"
+    return replace(stage, host=stage.host + kept if is_host else stage.host)
+
+
+def samples_of(config: base.PipelineConfig) -> int:
+    """Of the transformer's batch, on one device."""
+    return config.batch_size * (2 if is_pair(config) else 1)
+
+
+def is_pair(config: base.PipelineConfig) -> bool:
+    """Whether each video is two samples on a device, with and without its prompt."""
+    return config.is_guided and (config.parallel.resolved(config.is_guided).cfg or 1) == 1
 
 
 def shallow_cost(
     shape: Shapes, depth: int, dtype: torch.dtype, length: int, config: base.PipelineConfig
 ) -> StageCost:
-    """The transformer with so many blocks, or pairs of blocks."""
+    """The transformer with so many blocks, or pairs of blocks. A cache of branches is not in it."""
     axes = config.parallel.resolved(config.is_guided)
     model = on_meta(lambda: shape.model(depth, Absent.of(axes)), dtype)
     if config.storage_dtype != "auto":
         keep_narrow(model)
-    batch = config.batch_size * (2 if config.is_guided else 1) // (axes.cfg or 1)
-    text = torch.empty(batch, length, shape.text_channels, dtype=dtype, device="meta")
-    latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device="meta")
+    weights, resident = weight_bytes(model), resident_bytes(model, model, config)
+    with pretending(use_attention(model, "torch"), device_of(config)) as device:
+        samples = samples_of(config)
+        text = torch.empty(samples, length, shape.text_channels, dtype=dtype, device=device)
+        latents = torch.empty(samples, shape.latent_channels, *shape.latent_size, device=device)
+        used = evaluated(shape, model, text, latents, config)
+    host = used.host + (weights if is_parked(config) else 0)
+    return replace(used, weights=weights, resident=resident, host=host)
+
+
+def evaluated(
+    shape: Shapes, model: Any, text: torch.Tensor, latents: torch.Tensor, config: base.PipelineConfig
+) -> StageCost:
+    """What a transformer needs besides its weights."""
     condition, prepared = metered(lambda: shape.prepare(model, text))
-    cache = small_cache(config.cache)
-    _, meter = metered(lambda: evaluate(model, latents, condition, cache))
-    held = meter.live + branch_bytes(config, shape, model, latents)  # nothing else is left
+    timesteps = torch.empty(len(latents), device=latents.device)
+    scores = partial(score_bytes, backend=config.attention)
+
+    def evaluate(cache: Cache, steps: int) -> int:
+        for _ in range(steps):
+            cache.begin_step(0, 0.0)
+            size = model(latents, timesteps, condition, cache).nbytes
+        return size
+
+    cache, steps = small_cache(config.cache)
+    output, meter = metered(lambda: evaluate(cache, steps), scores=scores)
+    kept, flops = meter.live, meter.flops // steps  # nothing else is left
     if is_elsewhere(config):
-        _, meter = metered(lambda: evaluate(model, latents, condition, RecordedCache()))
-    around = latents.nbytes + text.nbytes
-    weights, here = weight_bytes(model), 0 if is_elsewhere(config) else held
-    is_far = here < held and device_of(config).type != "cpu"
-    return StageCost(
+        _, meter = metered(lambda: evaluate(RecordedCache(), 1), scores=scores)
+    one = latents.nbytes // (2 if is_pair(config) else 1)
+    around = latents.nbytes + text.nbytes + output + (1 + shape.history) * one  # output: of the step before
+    made = StageCost(
         "transformer",
-        weights,
-        prepared.live + meter.peak + around + max(here - meter.live, 0),
-        prepared.flops + meter.flops // STEPS * shape.evaluations,
+        weights=0,
+        peak=prepared.live + meter.peak - meter.live + around,
+        flops=prepared.flops + flops * shape.evaluations,
         text=prepared.live,
-        cache=here,
-        resident=resident_bytes(model, model, config),
-        host=(weights if is_parked(config) else 0) + (held if is_far else 0),
     )
-
-
-def is_elsewhere(config: base.PipelineConfig) -> bool:
-    """Whether the cache is kept on another device than the model's."""
-    place = getattr(config.cache, "device", WITH_MODEL)
-    return place != WITH_MODEL and torch.device(place).type != device_of(config).type
-
-
-STEPS = 2  # enough that a forecast holds all the residuals it wants
-
-
-def small_cache(config: CacheConfig) -> RecordedCache:
-    """The cache of a config in a generation of two steps, both of which it must compute.
-
-    One that keeps branches keeps none in so few, and settings still to be found count as a residual's.
-    """
-    if isinstance(config, PABConfig):
-        return RecordedCache()
-    if isinstance(config, ScheduleConfig | IntervalConfig | BestConfig) or has_goal(config):
-        return ResidualCache(range(STEPS), Linear())
-    here = replace(config, device=WITH_MODEL) if isinstance(config, Goal) else config
-    made = start(here, range(STEPS), lambda row: row[None])
-    assert isinstance(made, RecordedCache)
-    return made
-
-
-def has_goal(config: CacheConfig) -> bool:
-    return isinstance(config, Goal) and config.has_goal
-
-
-def evaluate(model: Any, latents: torch.Tensor, condition: Any, cache: Cache) -> None:
-    """Two computed steps of the denoise loop."""
-    timesteps = torch.empty(len(latents), device="meta")
-    for step in range(STEPS):
-        cache.begin_step(step, float(step))
-        model(latents, timesteps, condition, cache)
-
-
-def branch_bytes(config: base.PipelineConfig, shape: Shapes, model: Any, latents: torch.Tensor) -> int:
-    """What a cache of branches (PAB) keeps at most: one activation for each branch that it ever reuses."""
-    if not isinstance(config.cache, PABConfig) or has_goal(config.cache):
-        return 0
-    count = shape.evaluations
-    where = [step / max(count - 1, 1) for step in range(count)]
-    if config.cache.unit == "timestep":
-        where = [1000 * (1 - place) for place in where]
-    branches = [
-        (stack, index, kind)
-        for stack, blocks in stacks(model).items()
-        for index in range(len(blocks))
-        for kind in ("attention", "cross", "mlp")
-        if not (kind == "cross" and not has_cross(blocks[index]))
-    ]
-    reused = sum(bool(reuse_steps(config.cache, where, *branch)) for branch in branches)
-    frames, rows, columns = shape.latent_size
-    share = config.parallel.resolved(config.is_guided).sp or 1
-    per_frame = math.ceil(math.ceil(rows / 2) * math.ceil(columns / 2) / share)
-    tokens = len(latents) * frames * per_frame
-    return reused * tokens * model.config.hidden_size * model.dtype.itemsize
-
-
-def stacks(model: Any) -> dict[str, Any]:
-    """The blocks of a model by the name of their stack."""
-    if hasattr(model, "spatial_blocks"):
-        return {"spatial": model.spatial_blocks, "temporal": model.temporal_blocks}
-    return {"joint": model.blocks}
-
-
-def has_cross(block: Any) -> bool:
-    return hasattr(block, "cross_attn") or hasattr(block, "attn2")
+    return with_cache(made, config, kept)
 
 
 def vae_cost(shape: Shapes, dtype: torch.dtype, config: base.PipelineConfig) -> StageCost:

@@ -31,7 +31,8 @@ class Shapes:
     text_folder: of the text encoder, or None for the published XXL. latent_size: frames, rows and columns.
     model: a transformer of so many blocks, or pairs of blocks, on a rank; `depth` is the real number.
     prepare: the condition of a transformer for embeddings. decode: frames of a VAE for latents.
-    assumed: the parts that are not on this computer, for which the published shapes stand.
+    history: latents of a video that the sampler keeps. found: the folders of the parts. assumed: the parts
+        that are not on this computer, for which the published shapes stand.
     """
 
     text_folder: Path | None
@@ -46,14 +47,17 @@ class Shapes:
     prepare: Callable[[Any, torch.Tensor], Any]
     decode: Callable[[Any, torch.Tensor], torch.Tensor]
     evaluations: int
+    history: int
+    found: Mapping[str, Path]
     assumed: tuple[str, ...]
 
 
 class Finder:
-    """Finds folders without fetching anything, and remembers which parts are not here."""
+    """Finds folders without fetching anything, and remembers them, and which parts are not here."""
 
     def __init__(self, config: PipelineConfig):
         self.revision = config.revision
+        self.found: dict[str, Path] = {}
         self.assumed: list[str] = []
 
     def folder(self, part: str, source: str, *names: str) -> Path | None:
@@ -63,7 +67,8 @@ class Finder:
         except ValueError:
             self.assumed.append(f"{part} {source}")
             return None
-        return next((home / name for name in names if (home / name).is_dir()), home)
+        self.found[part] = next((home / name for name in names if (home / name).is_dir()), home)
+        return self.found[part]
 
     def read(self, config_cls: type[C], folder: Path | None, published: C) -> C:
         return published if folder is None else read_config(config_cls, folder)
@@ -93,6 +98,8 @@ def opensora(config: OpenSoraConfig) -> Shapes:
         ),
         decode=lambda made, latents: made.decode(latents, config.clip_frames),
         evaluations=config.num_inference_steps,
+        history=0,
+        found=finder.found,
         assumed=tuple(finder.assumed),
     )
 
@@ -123,6 +130,8 @@ def latte(config: LatteConfig) -> Shapes:
         prepare=lambda made, text: made.prepare(text, latent_size=size, enable_temporal_attentions=temporal),
         decode=lambda made, latents: made.decode(latents, config.output_frames),
         evaluations=config.steps,
+        history=0,
+        found=finder.found,
         assumed=tuple(finder.assumed),
     )
 
@@ -150,11 +159,14 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
         prepare=lambda made, text: made.prepare(text, latent_size=size),
         decode=lambda made, latents: made.decode(latents, config.output_frames),
         evaluations=config.steps + (PNDM_EXTRA if is_v110 else 0),
+        history=PNDM_HISTORY if is_v110 else 0,
+        found=finder.found,
         assumed=tuple(finder.assumed),
     )
 
 
 PNDM_EXTRA = 9  # evaluations of its Runge-Kutta steps
+PNDM_HISTORY = 4  # predictions that its multistep rule combines
 
 
 def build_plan(model: LatteT2VConfig | OpenSoraT2VConfig, parallel: Parallel) -> LatteT2V | OpenSoraT2V:

@@ -1,37 +1,46 @@
 """What a computation needs: bytes that live at once, and floating-point operations.
 
-It also counts on the meta device, where tensors have shapes and no memory, so that the needs of a computation
-are known without it.
+It also counts tensors without memory, on the meta device or `pretending` to be on a CPU, so that the needs of
+a computation are known without it.
 """
 
 from __future__ import annotations
 
+import math
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+Scores = Callable[[torch.Tensor, torch.Tensor], int]
+
+
+def no_scores(q: torch.Tensor, k: torch.Tensor) -> int:
+    """Bytes of scores that a fused attention keeps, beside its result."""
+    return 0
+
 
 class Meter:
     """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
 
-    Attention counts as one kernel that keeps no scores, as it does on CPUs and GPUs.
+    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops.
     is_cpu: each convolution has beside it what the kernel copies that a CPU would take, see `copied`.
     """
 
-    def __init__(self, is_cpu: bool = False) -> None:
-        self.is_cpu = is_cpu
+    def __init__(self, is_cpu: bool = False, scores: Scores = no_scores) -> None:
+        self.is_cpu, self.scores = is_cpu, scores
         self.live = self.peak = self.attention_flops = 0
-        self._counter = FlopCounterMode(display=False)
+        self._counter = FlopCounterMode(display=False, custom_mapping=dict(products()))
         self._stack = ExitStack()
 
     @property
@@ -90,24 +99,41 @@ def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
     return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
 
 
+def products() -> Mapping[Any, Callable[..., int]]:
+    """The operations of a product that torch's counter does not know."""
+
+    def flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # absent where torch has no oneDNN
+    return {} if linear is None else {linear: flops}
+
+
 def storages(tree: Any) -> Iterable[Any]:
     return [item.untyped_storage() for item in tree_iter(tree) if isinstance(item, torch.Tensor)]
 
 
 class Attention(TorchFunctionMode):
-    """Stands for the fused attention on the meta device, which itself would make all scores."""
+    """Stands for the fused attention of tensors without memory, which itself would make all scores."""
 
     def __init__(self, meter: Meter):
         super().__init__()
         self.meter = meter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention or args[0].device.type != "meta":
+        if func is not F.scaled_dot_product_attention or not is_empty(args[0]):
             return func(*args, **(kwargs or {}))
         q, k, v = args[:3]
         self.meter.attention_flops += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
-        # [batch, tokens, heads, d] in memory, as the kernels write it.
-        return q.new_empty(*q.shape[:-1], v.shape[-1]).transpose(1, 2).contiguous().transpose(1, 2)
+        batch, heads, tokens = q.shape[:-1]
+        made = q.new_empty(batch, tokens, heads, v.shape[-1])  # in memory, as the kernels write it
+        self.meter.peak = max(self.meter.peak, self.meter.live + self.meter.scores(q, k))
+        return made.transpose(1, 2)
+
+
+def is_empty(x: torch.Tensor) -> bool:
+    """Whether a tensor has a shape and no memory."""
+    return isinstance(x, FakeTensor) or x.is_meta
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -124,3 +150,24 @@ def on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
         if item.is_floating_point() and name not in exact:
             item.data = item.data.to(dtype)
     return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def pretending(module: nn.Module, device: torch.device) -> Iterator[torch.device]:
+    """Gives the device on which tensors have no memory: there are a module, taken from the meta device, and
+    all tensors that are made inside the `with` block.
+
+    For a CPU it is one that says it is a CPU, so that a model takes the ways it takes there; torch knows what
+    each operation gives (FakeTensorMode). For others it is `meta`.
+    """
+    if device.type != "cpu":
+        yield torch.device("meta")
+        return
+    with FakeTensorMode():
+        for part in module.modules():
+            for name, item in part.named_parameters(recurse=False):
+                empty = torch.empty(item.shape, dtype=item.dtype)
+                setattr(part, name, nn.Parameter(empty, requires_grad=False))
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+        yield torch.device("cpu")
