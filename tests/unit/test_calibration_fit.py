@@ -62,6 +62,21 @@ def test_a_dip_below_zero_is_refused():
     assert choose([made]) is None
 
 
+@pytest.mark.parametrize(
+    ("coefficients", "lowest"),
+    [((4.0, -0.02), -0.02), ((-10.0, 3.0, 0.1), -0.3), ((40.0, -20.0, 2.6), 0.1)],
+)
+def test_a_polynomial_is_judged_beyond_what_was_seen(coefficients, lowest):
+    """Good where it was fitted, from 0.01 to 0.2: negative at 0, negative at 0.4, and good to there."""
+    made = fit("modulated_input", len(coefficients) - 1, *points(coefficients), None)
+    assert min(np.polyval(coefficients, np.linspace(*made.domain, 50))) > 0
+    assert made.domain[1] == pytest.approx(0.2, abs=0.01)
+    assert made.lowest == pytest.approx(lowest, abs=0.05)
+    assert (made.problem() is None) == (lowest > 0)
+    if lowest < 0:
+        assert f"between the changes 0 and {2 * made.domain[1]:.3g}" in made.problem()
+
+
 def test_the_best_of_the_good_is_chosen():
     x, y = points(TRUE, noise=0.001)
     fits = [fit("modulated_input", degree, x, y, points(TRUE, seed=1)) for degree in (1, 2, 3)]

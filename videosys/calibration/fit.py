@@ -12,7 +12,8 @@ from videosys.cache.teacache import polynomial
 
 DEGREES = (1, 2, 3, 4)
 LEAST_EXPLAINED = 0.5  # of the variance on held-out prompts, below which a fit is not worth much
-_SAMPLES = 201
+BEYOND = 2.0  # times the largest change seen, up to where a polynomial must not be negative
+_SAMPLES = 401
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Fit:
     """A polynomial from the change of a signal to the change of the output.
 
     coefficients: highest power first. r2, r2_held_out: share of the variance that it explains on the prompts
-        it was fitted to and on others (None without others). lowest: its least value over the changes seen,
-        from `domain[0]` to `domain[1]`.
+        it was fitted to and on others (None without others). domain: the least and the largest change seen.
+        lowest: its least value from 0 to BEYOND times the largest.
     """
 
     signal: str
@@ -42,8 +43,7 @@ class Fit:
         if not all(map(math.isfinite, self.coefficients)):
             return "is not finite"
         if self.lowest < 0:
-            low, high = self.domain
-            return f"dips to {self.lowest:.3g} between the changes {low:.3g} and {high:.3g}"
+            return f"dips to {self.lowest:.3g} between the changes 0 and {BEYOND * self.domain[1]:.3g}"
         return None
 
     def warning(self) -> str | None:
@@ -67,7 +67,9 @@ def fit(signal: str, degree: int, changes: Rows, outputs: Rows, held_out: tuple[
     coefficients = _least_squares(x, y, degree)
     other = None if held_out is None else _explained(coefficients, *_points(*held_out))
     domain = (float(x.min()), float(x.max()))
-    lowest = min(polynomial(coefficients, value) for value in np.linspace(*domain, _SAMPLES).tolist())
+    # Runs that skip see larger changes than full runs, and other prompts smaller ones.
+    judged = np.linspace(0, BEYOND * domain[1], _SAMPLES).tolist()
+    lowest = min(polynomial(coefficients, value) for value in judged)
     return Fit(signal, degree, coefficients, _explained(coefficients, x, y), other, lowest, domain)
 
 
