@@ -97,6 +97,13 @@ def test_the_best_schedule_of_a_line_is_found(study):
     assert found["linear"].score > 100 > found["hold"].score
 
 
+def test_two_steps_of_thirty_are_a_budget(study):
+    report = calibrate(study(*related(30), num_inference_steps=30), [2, 3], 3)
+    schedules = [row for row in report.rows if row.name == "schedule hold"]
+    assert [row.result.computed for row in schedules] == [2, 3]
+    assert schedules[0].policy.computed == (0, 29)
+
+
 def test_the_search_keeps_to_its_bound(study):
     rng = np.random.default_rng(1)
     made = study(rng.standard_normal(10).cumsum().tolist())

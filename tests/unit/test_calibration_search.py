@@ -197,6 +197,24 @@ def test_neighbours_begin_with_the_most_promising():
     assert first.computed == (0, 2, 5, 7, 8)
 
 
+@pytest.mark.parametrize("kind", ["hold", "linear", "fitted", "curved"])
+def test_what_no_trace_tells_of_costs_too_much_and_is_held(kind):
+    """30 steps whose residuals were tried up to 20 steps later."""
+    times = [1 - i / 30 for i in range(30)]
+    rows = table_of(np.random.default_rng(7).standard_normal((30, 5)).cumsum(axis=0), window=20)
+    segments = Segments([rows], [1.0] * 30, times)
+    cost = segments.cost(kind)
+    assert cost(1, 2, 24) == float("inf")
+    assert cost(1, 2, 23) < float("inf")
+    assert segments.damping("fitted", 1, 2, 24) == 0
+    assert segments.schedule((0, 29), "fitted").damping == (0.0,)
+    for computed in ((0, 1, 20, 29), (0, 2, 22, 29)):
+        made = [one.computed for one in segments.neighbours(segments.schedule(computed, kind), kind)]
+        assert made
+        assert max(max(np.diff(one)) for one in made) <= 21
+    assert segments.neighbours(segments.schedule((0, 29), kind), "hold") == []
+
+
 def test_dampings_change_one_segment_that_skips():
     made = list(dampings(Schedule((0, 1, 3, 8), (0.0, 0.0, 0.5))))
     assert {one.damping for one in made} == {(0.0, 0.25, 0.5), (0.0, 0.0, 0.25), (0.0, 0.0, 0.75)}

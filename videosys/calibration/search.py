@@ -169,17 +169,22 @@ class Segments:
         return Schedule(tuple(computed), *zip(*pairs))
 
     def neighbours(self, schedule: Schedule, kind: Kind) -> list[Schedule]:
-        """Schedules one move away, those first that promise most."""
+        """Schedules one move away, those first that promise most; none that skips more than is known of."""
         cost = self.cost(kind)
-
-        def promise(computed: Sequence[int]) -> float:
-            return sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
-
-        moved = [self.schedule(computed, kind) for computed in sorted(moves(schedule.computed), key=promise)]
+        promise = {
+            computed: sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
+            for computed in moves(schedule.computed)
+        }
+        known = [computed for computed in promise if math.isfinite(promise[computed])]
+        moved = [self.schedule(computed, kind) for computed in sorted(known, key=lambda one: promise[one])]
         return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
 
     def _parts(self, before: int, last: int, following: int) -> Products:
-        """Mean squares of the held error and of the slope's change to it, and their mean product."""
+        """Mean squares of the held error and of the slope's change to it, and their mean product; infinite
+        where more is skipped than the traces tell of.
+        """
+        if following - last - 1 > self.window:
+            return math.inf, 0.0, 0.0
         if (before, last) not in self._known:
             self._known[before, last] = list(self._growing(before, last))
         return self._known[before, last][following - last - 1]
