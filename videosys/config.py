@@ -158,6 +158,9 @@ def _build(cls: type[T], layers: Sequence[Layer], base: T | None, place: _Place)
     """Return `cls` with the layers' settings over those of `base`, or over the defaults without one."""
     fields = {item.name: item for item in dataclasses.fields(cls) if item.init}  # type: ignore[arg-type]
     layers = [_renamed(layer, fields, place) for layer in layers]
+    adapted = getattr(base, "adapted", None)
+    if adapted is not None:  # what is given may leave no sense to other settings of the base
+        base = adapted({key: value for layer in layers for key, value in layer.items()})
     values = {} if base is None else {name: getattr(base, name) for name in fields}
     hints = typing.get_type_hints(cls)
     for name, item in fields.items():

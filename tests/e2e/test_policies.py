@@ -35,6 +35,7 @@ POLICIES = {
         "mlp_spatial: [[0.3, 1, [0]]]}",
         "all",
     ),
+    "pab of a preset's ranges": ("{name: pab, unit: fraction}", "all"),
     "best": ("{name: best, speedup: 1.5, calibration: CALIBRATION}", "ends"),
 }
 
@@ -94,5 +95,5 @@ def test_a_policy_makes_a_video(name, engine, tmp_path):
     assert found[0] == 0
     assert found[-1] == count - 1
     assert cache_statistics(output.steps).total == count
-    if name == "pab of fractions":
+    if name in ("pab of fractions", "pab of a preset's ranges"):
         assert cache_statistics(output.steps).reused > 0

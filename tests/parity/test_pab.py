@@ -74,7 +74,7 @@ def published(literal) -> PABConfig:
         f"mlp_{kind}": keys(literal[f"mlp_{kind}_broadcast_config"]) if literal["mlp_broadcast"] else ()
         for kind in ("spatial", "temporal")
     }
-    return PABConfig(**rules, **mlp, unit="timestep")
+    return PABConfig(**rules, **mlp, joint=None, unit="timestep")
 
 
 OPENSORA = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -141,6 +144,7 @@ def test_a_result_is_kept_only_while_a_step_will_use_it():
         ({"mlp_temporal": [[0.5, 1, [-1]]]}, "cache.mlp_temporal"),
         ({"mlp_temporal": [[0.5, 1]]}, "a list of 3"),
         ({"unit": "step"}, "'timestep', 'fraction'"),
+        ({"unit": ["step"]}, "'timestep', 'fraction'"),
     ],
 )
 def test_impossible_settings_are_refused(changes, message):
@@ -150,7 +154,77 @@ def test_impossible_settings_are_refused(changes, message):
         load_config(LatteConfig, overrides=["cache=pab", text])
 
 
-@pytest.mark.parametrize("cls", [LatteConfig, OpenSoraConfig, OpenSoraPlanConfig])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"spatial": Broadcast(2, (450.0, 930.0))},
+            r"cache.spatial.window has \[450.0, 930.0\], and cache.unit",
+        ),
+        ({"cross": Broadcast(2, (-0.1, 0.5))}, "cache.cross.window"),
+        ({"joint": Broadcast(2, (0.1, 1.5))}, "cache.joint.window"),
+        (
+            {"mlp_temporal": ((0.5, 2, (0,)), (864.0, 2, (0,)))},
+            "cache.mlp_temporal has 864.0, and cache.unit is",
+        ),
+        ({"mlp_spatial": ((-0.1, 2, (0,)),)}, "cache.mlp_spatial has -0.1"),
+        ({"unit": "timestep"}, r"cache.spatial.window has \[0.15, 0.85\], and cache.unit is timestep"),
+    ],
+)
+def test_what_would_never_be_reached_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PABConfig(**settings)
+
+
+CLASSES = [LatteConfig, OpenSoraConfig, OpenSoraPlanConfig]
+
+
+@pytest.mark.parametrize("name", ["pab", "pab_slow", "pab_fast"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_another_unit_keeps_the_ranges_of_a_preset_and_none_of_its_places(cls, name):
+    preset = load_config(cls, overrides=[f"cache={name}"]).cache
+    made = load_config(cls, overrides=[f"cache={name}", "cache.unit=fraction", "cache.cross.range=3"]).cache
+    assert (made.spatial.range, made.temporal.range) == (preset.spatial.range, preset.temporal.range)
+    assert made.cross == Broadcast(3)
+    assert {made.spatial.window, made.temporal.window, made.joint.window} == {(0.15, 0.85)}
+    assert made.mlp_spatial == made.mlp_temporal == made.mlp_joint == ()
+    for stack, kind in (("spatial", "attention"), ("temporal", "attention"), ("joint", "cross")):
+        assert steps_of(made, pndm(30).times(), stack, 0, kind)
+    same = load_config(cls, overrides=[f"cache={name}", "cache.unit=timestep"]).cache
+    assert same == preset
+
+
+def test_a_unit_of_timesteps_needs_windows_of_its_own(tmp_path):
+    own = tmp_path / "a.py"
+    own.write_text(
+        "from videosys import LatteConfig\nfrom videosys.cache import PABConfig\n"
+        "config = LatteConfig(cache=PABConfig(mlp_spatial=((0.3, 2, (0,)),)))\n"
+    )
+    with pytest.raises(
+        ValueError, match=r"cache.temporal.window has \[0.15, 0.85\], and cache.unit is timestep"
+    ):
+        load_config(LatteConfig, own, overrides=["cache.unit=timestep", "cache.spatial.window=[100, 800]"])
+    windows = [f"cache.{name}.window=[100, 800]" for name in ("spatial", "temporal", "joint", "cross")]
+    made = load_config(LatteConfig, own, overrides=["cache.unit=timestep", *windows]).cache
+    assert made == PABConfig.pyramid((2, 4, 6), (100.0, 800.0))
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_settings_that_the_manual_shows_do_what_they_say(cls, tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "teacache.md").read_text("utf-8")
+    (text,) = re.findall(r"^```yaml\n(cache:\n  name: pab\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "a.yaml").write_text(text)
+    config, times = load_config(cls, tmp_path / "a.yaml").cache, pndm(30).times()
+    window = [step for step in range(len(times)) if 0.15 < step / (len(times) - 1) < 0.85]
+    for stack, every in (("spatial", 2), ("temporal", 4)):
+        assert steps_of(config, times, stack) == [step for step in window if step % every]
+        assert steps_of(config, times, stack, kind="cross") == []
+    first = nearest(0.3, places(times, "fraction"))
+    assert steps_of(config, times, "spatial", 2, "mlp") == [first + 1, first + 2]
+    assert steps_of(config, times, "spatial", 3, "mlp") == steps_of(config, times, "temporal", 0, "mlp") == []
+
+
+@pytest.mark.parametrize("cls", CLASSES)
 def test_the_published_settings_have_names(cls):
     slow, fast, plain = (
         load_config(cls, overrides=[f"cache={n}"]).cache for n in ("pab_slow", "pab_fast", "pab")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +18,11 @@ from videosys.utils.typed import check_types
 
 Keys = tuple[tuple[float, int, tuple[int, ...]], ...]
 FIRST_TIMESTEP = 1000
+ATTENTIONS = ("spatial", "temporal", "joint", "cross")
+MLPS = ("mlp_spatial", "mlp_temporal", "mlp_joint")
+UNITS = MappingProxyType(
+    {"fraction": "shares of the steps, 0 to 1", "timestep": "timesteps, 1000 is noise and 0 the video"}
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,11 @@ class Broadcast:
         if not self.window[0] < self.window[1]:
             raise ValueError(f"window is {list(self.window)}; it must be [low, high]")
 
+    def holds(self, unit: str) -> bool:
+        """Whether the window means anything: shares of the steps, or one whole timestep at least."""
+        low, high = self.window
+        return low >= 0 and high <= 1 if unit == "fraction" else math.floor(low) + 1 < high
+
 
 @dataclass(frozen=True)
 class PABConfig(Goal):
@@ -46,7 +58,8 @@ class PABConfig(Goal):
         these blocks compute their MLP, and use it again in the `count` steps that follow. A place within
         the steps of an earlier one is passed over, so that a list means something for few steps too.
     unit: of windows and places: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is the
-        first, 1 the last).
+        first, 1 the last). Where a config changes that of a preset, the preset's ranges stay and its windows
+        and places do not, see `adapted`.
     """
 
     spatial: Broadcast | None = Broadcast(2)
@@ -61,13 +74,41 @@ class PABConfig(Goal):
     def __post_init__(self) -> None:
         check_types(self)
         self.check_goal(replaces_fields=True)  # a model's own settings are those of its preset
-        for name in ("mlp_spatial", "mlp_temporal", "mlp_joint"):
+        for name in MLPS:
             for place, count, blocks in getattr(self, name):
                 if count < 1 or not blocks or min(blocks) < 0:
                     raise ValueError(
                         f"cache.{name} holds [{place:g}, {count}, {list(blocks)}]; it must be [place, count "
                         "of 1 or more, block numbers of 0 or more]"
                     )
+        self._check_unit()
+
+    def _check_unit(self) -> None:
+        """ValueError for what lies nowhere in the unit, and so would do nothing."""
+        rules = [(f"{name}.window", getattr(self, name)) for name in ATTENTIONS]
+        wrong = {name: list(rule.window) for name, rule in rules if rule and not rule.holds(self.unit)}
+        if self.unit == "fraction":
+            keys = [(name, place) for name in MLPS for place, *_ in getattr(self, name)]
+            wrong |= {name: place for name, place in keys if not 0 <= place <= 1}
+        for name, value in wrong.items():
+            raise ValueError(
+                f"cache.{name} has {value}, and cache.unit is {self.unit} ({UNITS[self.unit]}): it would "
+                "never be reached"
+            )
+
+    def adapted(self, given: Mapping[str, Any]) -> PABConfig:
+        """These settings as the base of a config that gives others. Where it gives another unit, windows and
+        places of this one mean nothing: ranges stay, with the window of the defaults, and no MLP does.
+        """
+        unit = given.get("unit", self.unit)
+        if unit == self.unit or unit not in (*UNITS,):
+            return self
+        own = replace(self, mlp_spatial=(), mlp_temporal=(), mlp_joint=())
+        if unit == "timestep":  # no window is every model's: the config gives them, or is refused
+            return own
+        rules = ((name, getattr(self, name)) for name in ATTENTIONS)
+        fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}
+        return replace(own, unit=unit, **fresh)
 
     @classmethod
     def pyramid(cls, ranges: tuple[int, int, int], window: tuple[float, float], mlp: Keys = ()) -> PABConfig:
