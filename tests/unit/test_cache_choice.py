@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -233,6 +234,31 @@ def test_without_a_name_the_calibration_beside_the_weights_is_taken(tmp_path):
         settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
     write(tmp_path / "calibration_60.json")
     assert settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
+
+
+def test_a_calibration_that_fits_wins_over_one_that_does_not(tmp_path, caplog):
+    # The first differs in one thing, which forbids it; the second in two, which do not.
+    write(tmp_path / "calibration_a.json", replace(RUN, num_inference_steps=50), SETTINGS[2:3])
+    other = write(
+        tmp_path / "calibration_b.json", replace(RUN, size=(2, 8, 8), guidance_scale=1.0), SETTINGS[3:4]
+    )
+    assert settle(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[2]
+    assert f"{other} was made with size (2, 8, 8)" in caplog.text
+    write(tmp_path / "calibration_c.json", replace(RUN, size=(2, 8, 8)), SETTINGS[2:3])
+    assert settle(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[1]
+
+
+def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplog):
+    (tmp_path / "calibration_a.json").write_text('{"model": ')
+    with pytest.raises(ValueError, match=r"calibration_a\.json: cannot be read as JSON"):
+        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+    assert caplog.text == ""
+    write(tmp_path / "calibration_b.json")
+    assert settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
+    assert re.search(r"calibration_a\.json: cannot be read as JSON.*\(not taken\)", caplog.text)
+    named = TeaCacheConfig(speedup=2.0, calibration=str(tmp_path / "calibration_a.json"))
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        settle(named, lambda: RUN, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from videosys.cache.scope import Scope
 from videosys.cache.teacache import TeaCacheConfig
 
 PATTERN = "calibration*.json"
+_LOG = logging.getLogger("videosys.cache")
 ADVICE = "`python -m videosys.calibration` writes one"
 
 
@@ -66,12 +68,26 @@ def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibrati
     return _fitting(paths, run)
 
 
-def _fitting(paths: Iterable[Path], run: Scope) -> tuple[Calibration, str]:
-    """The first calibration with the fewest differences to the run."""
-    read = [(read_calibration(path), str(path)) for path in paths]
-    calibration, where = min(read, key=lambda pair: len(pair[0].scope.differences(run)))
+def _fitting(paths: Sequence[Path], run: Scope) -> tuple[Calibration, str]:
+    """The calibration that fits, else the one that is the nearest to the run; of several the first."""
+    read = list(_readable(paths))
+    calibration, where = min(read, key=lambda pair: pair[0].scope.distance(run))
     calibration.scope.check(run, where)
     return calibration, where
+
+
+def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
+    """Those that can be read, with a warning for each other; ValueError where there is none."""
+    problems = []
+    for path in paths:
+        try:
+            yield read_calibration(path), str(path)
+        except ValueError as error:
+            problems.append(error)
+    if len(problems) == len(paths):
+        raise problems[0]
+    for problem in problems:
+        _LOG.warning("%s (not taken)", problem)
 
 
 def choose(config: Goal, settings: Iterable[Setting], where: str) -> CacheConfig:

@@ -44,6 +44,11 @@ class Scope:
         pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(Scope)}
         return {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
+    def distance(self, run: Scope) -> tuple[int, int]:
+        """How far this is from a run: the differences that forbid its settings, then those that do not."""
+        names = self.differences(run).keys()
+        return len(names - {*MAY_DIFFER}), len(names & {*MAY_DIFFER})
+
     def check(self, run: Scope, where: object) -> None:
         """ValueError where settings with this scope, read from `where`, do not hold for a run."""
         for name, (own, other) in self.differences(run).items():
