@@ -175,6 +175,33 @@ def test_the_papers_commands_plan_the_published_runs(study, version, steps, tmp_
     assert [job.seed for job in run.jobs[:15:3]] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_a_process_makes_a_video_by_every_method(world, tmp_path, monkeypatch):
+    options = ["--tiny", "--output", str(tmp_path), "--methods", "base,teacache_slow,pab_slow,pab_fast"]
+    shares = []
+    for rank in range(world):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(world))
+        run = runner.plan(opensora.STUDY, runner.parser(opensora.STUDY).parse_args(options))
+        shares.append(run.own_jobs)
+    made = [(job.method.name, job.file) for share in shares for job in share]
+    assert sorted(made) == sorted((job.method.name, job.file) for job in run.jobs)
+    for share in shares:
+        files = {
+            name: {job.file for job in share if job.method.name == name} for name in ("base", "pab_fast")
+        }
+        assert files["base"] == files["pab_fast"] != set()
+    assert max(map(len, shares)) - min(map(len, shares)) <= 4
+
+
+def test_a_setting_that_does_not_fit_the_tiny_checkpoint_is_said_without_a_file(tmp_path):
+    arguments = runner.parser(opensora.STUDY).parse_intermixed_args(
+        ["--tiny", "--output", str(tmp_path), "num_frames=5"]
+    )
+    with pytest.raises(ValueError, match=r"^num_frames is 5; "):
+        runner.plan(opensora.STUDY, arguments)
+
+
 def test_a_study_of_several_devices_keeps_what_was_chosen(tmp_path):
     arguments = runner.parser(opensora.STUDY).parse_intermixed_args(
         ["--output", str(tmp_path), "parallel.num_gpus=2", "device=cpu"]

@@ -74,6 +74,12 @@ class Run:
         return self.root / job.method.name
 
     @property
+    def own_jobs(self) -> list[Job]:
+        """This process's share: every method of a video, so that their seconds are of the same device."""
+        mine = {*self.ranks.own(list(dict.fromkeys((job.prompt, job.index) for job in self.jobs)))}
+        return [job for job in self.jobs if (job.prompt, job.index) in mine]
+
+    @property
     def counts(self) -> bool:
         """Whether this process sees all the work of a generation, and is the one to count it."""
         return self.ranks.is_first and not self.ranks.together and self.config.parallel.num_gpus == 1
@@ -128,7 +134,7 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     check_counts(arguments)
     run = plan(study, arguments)
     todo = pending(run)
-    done = len(run.ranks.own(run.jobs)) - len(todo)
+    done = len(run.own_jobs) - len(todo)
     say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
         work(run, todo)
@@ -179,7 +185,10 @@ def settings(study: Study, arguments: argparse.Namespace) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tiny.yaml"
         path.write_text(json.dumps(config_to_dict(tiny_config(tiny))), encoding="utf-8")
-        return load_config(study.config, path, arguments.settings)
+        try:
+            return load_config(study.config, path, arguments.settings)
+        except ValueError as error:  # the file says nothing to who gave the settings by hand
+            raise ValueError(str(error).removeprefix(f"{path}: ")) from error
 
 
 def requested(config: Any, method: methods.Method) -> Any:
@@ -210,7 +219,7 @@ def pending(run: Run) -> list[Job]:
         record = there.get(job.method.name, {}).get(job.file)
         if record is not None:
             check_same(run, job, record)
-    return [job for job in run.ranks.own(run.jobs) if job.file not in there.get(job.method.name, {})]
+    return [job for job in run.own_jobs if job.file not in there.get(job.method.name, {})]
 
 
 def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
