@@ -82,6 +82,11 @@ def test_another_config_does_not_take_the_results(made, capsys):
     ("changes", "message"),
     [
         (["--out", "made.txt"], "must end in .json"),
+        (["--out", "prompts.txt/made.json"], "'prompts.txt/made.json', and "),
+        (["--out", "folder.json"], "'folder.json', which is a folder"),
+        (["--search", "nan"], "--search is nan; it must be above 0, and finite"),
+        (["--search", "inf"], "--search is inf"),
+        (["--search", "-5"], "--search is -5"),
         (["--budgets", "5"], "must be 2 to 4, of 5 steps"),
         (["--budgets", "1,3"], "must be 2 to 4, of 5 steps"),
         (["--held-out", "3"], "at least one must be"),
@@ -89,12 +94,15 @@ def test_another_config_does_not_take_the_results(made, capsys):
         (["--config", "nowhere.yaml"], "no such config file"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path, capsys, changes, message):
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, changes, message):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS))
+    (tmp_path / "folder.json").mkdir()
     assert main([*arguments(tmp_path), *changes, *SMALL]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"prompts.txt", "folder.json"}
 
 
 def test_budgets_are_spread_over_the_steps():
@@ -141,6 +149,14 @@ def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
     assert "must begin with tiny/" in capsys.readouterr().err
     assert compare.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
     assert "--held-out is 0" in capsys.readouterr().err
+    for search in ("nan", "-5", "inf", "0"):
+        assert compare.main(["--model", "tiny/opensora", "--search", search, "--out", str(tmp_path)]) == 2
+        assert f"--search is {search}; it must be above 0" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert compare.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file")]) == 2
+    assert "which is a file" in capsys.readouterr().err
+    assert compare.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file" / "more")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
     quick = ["--model", "tiny/opensora", "--quick", "--bundle", "--out", str(tmp_path)]
     assert compare.main(quick) == 2
     assert "--bundle is given" in capsys.readouterr().err

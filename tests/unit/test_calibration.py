@@ -150,6 +150,12 @@ def test_results_of_another_run_are_not_taken(study):
         study(STAIRCASE, guidance_scale=2.0)
 
 
+def test_a_folder_that_cannot_be_made_is_refused(study, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="work cannot be made"):
+        study(STAIRCASE, folder="file/work")
+
+
 def test_the_file_is_read_back(study, tmp_path):
     report = calibrate(study(*related()), [4, 6], 10)
     path = tmp_path / "made.json"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from videosys.calibration.calibrate import Report, calibrate
-from videosys.calibration.output import write_report
+from videosys.calibration.output import check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.estimate import MODELS, read
 from videosys.pipelines.base import check_prompts
@@ -70,9 +70,16 @@ def run(args: argparse.Namespace) -> Report:
     """The report of a run with these arguments. ValueError for what cannot be."""
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
+    check_place(args.out)
+    check_search(args.search)
     config = read(str(args.config), args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
-    study = Study(config, learnt, held_out, args.out.with_suffix(".work"), quiet=args.quiet)
+
+    def check(steps: int) -> None:
+        budgets(args.budgets, steps)
+
+    folder = args.out.with_suffix(".work")
+    study = Study(config, learnt, held_out, folder, quiet=args.quiet, check=check)
     return calibrate(study, budgets(args.budgets, study.num_steps), args.search)
 
 

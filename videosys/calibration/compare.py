@@ -21,7 +21,7 @@ from videosys import tiny
 from videosys.cache import NoCacheConfig, calibration_text
 from videosys.calibration.calibrate import Report, finite
 from videosys.calibration.contest import Contest
-from videosys.calibration.output import write_report
+from videosys.calibration.output import check_place, check_search, write_report
 from videosys.calibration.plot import plot_quality
 from videosys.calibration.report import (
     CALIBRATED,
@@ -105,8 +105,9 @@ def planned(args: argparse.Namespace) -> Plan:
     most = len(scored())
     if args.held_out is not None and not 1 <= args.held_out <= most:
         raise ValueError(f"--held-out is {args.held_out}; it must be 1 to {most}")
-    if args.search is not None and not args.search > 0:
-        raise ValueError(f"--search is {args.search:g}; it must be above 0")
+    if args.search is not None:
+        check_search(args.search)
+    check_place(args.out, is_folder=True)
     return replace(plan, held_out=args.held_out or plan.held_out, search=args.search or plan.search)
 
 

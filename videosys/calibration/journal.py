@@ -16,12 +16,16 @@ FILE = "journal.jsonl"
 class Journal:
     """A folder with one JSON line for each result, found again by its key.
 
-    about: what the results depend on besides their keys. ValueError where the folder is of something else.
+    about: what the results depend on besides their keys. ValueError where the folder is of something else,
+    or cannot be made.
     """
 
     def __init__(self, folder: str | Path, about: Any):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be made: {error}") from error
         self.path = self.folder / FILE
         self._results = self._read()
         digest = fingerprint(about)

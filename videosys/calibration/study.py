@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ class Study:
 
     config: of the model. learnt, held_out: prompts; a prompt's seed is the config's plus its place.
     search_size: how many of the learnt prompts the search runs, in micro-batches of the config's batch_size.
+    check: is given the number of evaluations before anything is written, to refuse what does not fit it.
     """
 
     def __init__(
@@ -53,19 +54,21 @@ class Study:
         folder: Path,
         search_size: int = 4,
         quiet: bool = False,
+        check: Callable[[int], None] = lambda steps: None,
     ):
         self.pipeline, self.config = open_pipeline(config, quiet)
         seeds = range(self.config.seed, self.config.seed + len(learnt) + len(held_out))
         jobs = [base.Job(prompt, seed) for prompt, seed in zip([*learnt, *held_out], seeds)]
         self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
+        self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
+        if self.num_steps < LEAST_STEPS:
+            raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
+        check(self.num_steps)
         self.scope = self.pipeline.scope(self.config)
         about = [asdict(self.scope), [asdict(job) for job in self.learnt], given(self.config)]
         self.journal = Journal(folder, about)
         self._programmes: dict[tuple[Kind, float], dict[int, list[int]]] = {}
-        self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
-        if self.num_steps < LEAST_STEPS:
-            raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
 
     @property
     def num_steps(self) -> int:
