@@ -84,19 +84,28 @@ class Storages(TorchDispatchMode):
 
 
 def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
-    """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
+    """Bytes that a convolution's kernel on a CPU copies.
 
     oneDNN orders the channels of input and weight anew. torch's own, which small inputs get, write every
     window as a column: of 27 values for each one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
     """
     x, weight, _, *options = convolution
-    # Tensors of these shapes on the CPU, each of one number.
-    small = [item.new_empty(1, device="cpu").expand(item.shape) for item in (x, weight)]
-    kernel = torch._C._select_conv_backend(*small, None, *options)
-    if not kernel.name.startswith("Slow"):
+    if goes_to_onednn(x, weight, options):
         return x.nbytes + weight.nbytes
     window = weight[0].numel()
     return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
+
+
+def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]) -> bool:
+    """Whether a convolution of such tensors would go to oneDNN on a CPU: torch itself says so, by a name that
+    is not public. A version without it is taken to send all there where it has oneDNN, as it does large ones.
+    """
+    select = getattr(torch._C, "_select_conv_backend", None)
+    if select is None:
+        return torch.backends.mkldnn.is_available()
+    # Tensors of these shapes on the CPU, each of one number.
+    small = [item.new_empty(1, device="cpu").expand(item.shape) for item in (x, weight)]
+    return not select(*small, None, *options).name.startswith("Slow")
 
 
 def products() -> Mapping[Any, Callable[..., int]]:
