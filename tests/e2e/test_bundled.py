@@ -82,7 +82,9 @@ def test_a_calibration_is_of_the_weights_beside_it(name):
     for path in paths:
         scope = read_calibration(path).scope
         assert scope.weights_hash == weights_hash(folder)
-        assert (scope.model, scope.num_inference_steps) == (config(name).model_name, config(name).steps)
+        made = config(name)
+        assert (scope.model, scope.scheduler) == (made.model_name, made.scheduler_name)
+        assert scope.num_inference_steps == made.steps
         assert path.stat().st_size < LARGEST_CALIBRATION
 
 

@@ -131,6 +131,31 @@ def test_a_calibration_of_something_else_is_refused(change, message, tmp_path):
         settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"eta": 1}, r"was made with scheduler ddim, this run has ddim\(eta=1.0\)"),
+        ({"beta_end": 0.03, "eta": 0.5}, r"this run has ddim\(beta_end=0.03, eta=0.5\)"),
+        ({"beta_start": 0.001}, r"ddim\(beta_start=0.001\)"),
+        ({"beta_schedule": "scaled_linear"}, r"ddim\(beta_schedule=scaled_linear\)"),
+        (
+            {"enable_temporal_attentions": False},
+            r"was made with model latte, this run has latte\(enable_temporal_attentions=False\)",
+        ),
+    ],
+)
+def test_settings_of_lattes_sampler_and_blocks_are_compared(changes, message, tmp_path):
+    path = write(tmp_path / "c.json")
+
+    def settled(config):
+        run = replace(RUN, model=config.model_name, scheduler=config.scheduler_name)
+        return settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: run)
+
+    assert settled(LatteConfig()) == TEA[1]
+    with pytest.raises(ValueError, match=message):
+        settled(LatteConfig(**changes))
+
+
 @pytest.mark.parametrize("change", [{"size": (2, 8, 8)}, {"guidance_scale": 1.0}])
 def test_another_size_or_guidance_warns(change, tmp_path, caplog):
     path = write(tmp_path / "c.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -90,7 +90,7 @@ class LatteConfig(TextToVideoConfig, TiledFrames):
 
     @property
     def model_name(self) -> str:
-        return "latte"
+        return _named("latte", self, "enable_temporal_attentions")
 
     @property
     def reads_prompt_padding(self) -> bool:
@@ -98,7 +98,7 @@ class LatteConfig(TextToVideoConfig, TiledFrames):
 
     @property
     def scheduler_name(self) -> str:
-        return "ddim"
+        return _named("ddim", self, "beta_start", "beta_end", "beta_schedule", "eta")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -114,6 +114,16 @@ class LatteConfig(TextToVideoConfig, TiledFrames):
 
     def settled_cache(self) -> CacheConfig:
         return base.with_coefficients(self.cache, COEFFICIENTS)
+
+
+def _named(name: str, config: LatteConfig, *keys: str) -> str:
+    """The name, with those settings that are not the published ones: what is calibrated with the others
+    does not hold for them.
+    """
+    usual = {item.name: item.default for item in fields(config)}
+    changed = {key: getattr(config, key) for key in keys if getattr(config, key) != usual[key]}
+    listed = [f"{key}={float(x) if type(x) is int else x}" for key, x in changed.items()]
+    return f"{name}({', '.join(listed)})" if listed else name
 
 
 class LattePipeline(TextToVideoPipeline[LatteT2V]):
