@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from tests.evaluation import compare, manifest, report, results, runner, sections, write
+from tests.evaluation import compare, manifest, report, results, runner, sections, work, write
 
 SIZE = {"frames": 3, "height": 24, "width": 32}
 CONFIG = {"transformer": "nobody/nothing"}
@@ -61,6 +62,24 @@ def test_a_run_that_went_on_elsewhere_is_said(samples):
     model = load(samples)
     assert model.devices == ("x86_64 CPU, 1 threads", "NVIDIA H200")
     assert "made on several devices" in [block.words for block in sections.doubts(model)][1]
+
+
+@pytest.mark.parametrize(
+    ("device", "seconds"), [("x86_64 CPU, 1 threads", 1.0), ("x86_64 CPU, 8 threads", 2.0), ("H200", 2.0)]
+)
+def test_seconds_are_the_processs_own_on_one_thread_alone(samples, device, seconds):
+    (samples / runner.RUNS).write_text(json.dumps({"device": device}) + "\n")
+    assert load(samples).base.latency == seconds
+
+
+@pytest.mark.parametrize(("name", "mark"), [("latte_tiny", "tiny"), ("latte", "run")])
+def test_what_a_model_needed_is_marked_by_whether_it_is_tiny(samples, name, mark):
+    made(samples, "teacache_slow", "ab", computed=3)
+    model = replace(load(samples), name=name)
+    setting = next(item for item in work.SETTINGS if item.study == "latte")
+    found = sections.shares(setting, [model])
+    assert found[f"teacache_slow ({mark})"] == setting.evaluations * 3 / 4
+    assert found["TeaCache-slow (paper)"] == 27
 
 
 def test_steps_of_which_branches_were_reused_count_in_part(samples):

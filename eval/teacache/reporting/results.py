@@ -16,6 +16,7 @@ from toolbox import read_json, write_json
 from reporting import costs
 
 METRICS_FOLDER = "metrics"
+ONE_THREAD = "CPU, 1 threads"  # the end of such a device's name in runs.jsonl
 YARDSTICKS = (methods.BASE, methods.REFERENCE)  # what videos are compared with
 
 
@@ -26,7 +27,7 @@ class Result:
     name: str
     records: Mapping[str, Mapping[str, Any]]
     costs: costs.Costs | None
-    uses_cpu: bool
+    uses_one_thread: bool
     vbench: Mapping[str, Any] | None = None
     likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     saved: int | None = 0  # FLOPs less than the base's, counted in a run, where steps are computed in part
@@ -45,8 +46,10 @@ class Result:
 
     @property
     def time_key(self) -> str:
-        """On a CPU, which others use too, the process's own seconds are what can be compared."""
-        return "cpu_seconds" if self.uses_cpu else "seconds"
+        """On a CPU, which others use too, the process's own seconds are what can be compared; of several
+        threads they would be a sum.
+        """
+        return "cpu_seconds" if self.uses_one_thread else "seconds"
 
     @property
     def latency(self) -> float:
@@ -151,7 +154,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
             name,
             records,
             made,
-            "CPU" in devices[-1],
+            all(device.endswith(ONE_THREAD) for device in devices),
             vbench_scores(folder / name),
             {
                 other: likeness(folder, name, other, loaded, metrics, quiet)

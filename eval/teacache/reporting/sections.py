@@ -33,8 +33,8 @@ def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
         "a video is from what the sampler tends to. FLOPs are the transformer's, counted for the text of "
         "each prompt; two per multiplication with addition. Steps computed 'in part' took some branches of "
         "blocks from before. Latency is the median over videos of a whole generation, loading and a first "
-        "one left out; on a CPU it is the process's own seconds. Speed-up is base's seconds over the "
-        "method's, for the same videos."
+        "one left out; on one thread of a CPU it is the process's own seconds. Speed-up is base's seconds "
+        "over the method's, for the same videos."
     ]
     lines += [f"Made with `{command}`."] if command else []
     return [page.Text(line) for line in lines]
@@ -208,8 +208,9 @@ def projection(models: Sequence[Model], gpu: gpus.Gpu) -> list[page.Block]:
         f"of the one peak, and the rest of the traffic at {gpus.COPIES:g} of the other: a floor that good "
         "code exceeds by 1.35 to 1.6. Text encoder and autoencoder are left out. Rows marked 'paper' take "
         "the computed steps that the paper's latencies imply; rows marked 'tiny' the share of computed steps "
-        "that the tiny checkpoint needed above, and beside TeaCache's own that of the cheapest method there "
-        "whose PSNR to base is at least TeaCache's. Whether a large model needs the same share is not known."
+        "that the tiny checkpoint needed above (rows marked 'run', a run of another checkpoint), and beside "
+        "TeaCache's own that of the cheapest method there whose PSNR to base is at least TeaCache's. Whether "
+        "a large model needs the same share as a tiny one is not known."
     )
     return [page.Heading("Published sizes"), page.Text(text), page.Table(head, rows)]
 
@@ -240,7 +241,8 @@ def shares(setting: work.Setting, models: Sequence[Model]) -> dict[str, float]:
             made[f"{name} (paper)"] = paper[name] / paper["all"] * setting.evaluations
     for model in models:
         if model.study.removesuffix("_v1_2") == setting.study:
-            made |= {f"{name} (tiny)": share * setting.evaluations for name, share in measured(model).items()}
+            found, mark = measured(model), "tiny" if model.name.endswith("_tiny") else "run"
+            made |= {f"{name} ({mark})": share * setting.evaluations for name, share in found.items()}
     return made
 
 
