@@ -23,9 +23,9 @@ class Scope:
     """A model with its sampler; what is None is not known, and not compared.
 
     model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
-    euler_ancestral, with its settings that are not the published ones. num_inference_steps: as the user says it; evaluations: of the model, which PNDM has more
-    of. size: of the latents (frames, rows, columns). weights_hash: of the transformer's files, see
-    `videosys.utils.weights_hash`.
+    euler_ancestral, with its settings that are not the published ones. num_inference_steps: as the user says
+    it; evaluations: of the model, which PNDM has more of. size: of the latents (frames, rows, columns).
+    weights_hash: of the transformer's files, see `videosys.utils.weights_hash`.
     """
 
     model: str | None = None
