@@ -22,7 +22,8 @@ from videosys.layers.scratch import score_bytes
 from videosys.parallel import Parallel, ParallelConfig
 from videosys.pipelines import base
 from videosys.pipelines.cache_cost import branch_bytes, found_cache, greediest
-from videosys.pipelines.cost import shallow_cost, transformer_cost
+from videosys.pipelines.cost import shallow_cost, transformer_cost, vae_cost
+from videosys.pipelines.opensora import MicroBatch
 from videosys.pipelines.shapes import shapes
 from videosys.utils.metering import Meter, on_meta
 
@@ -80,16 +81,15 @@ def check_measured(config):
         made: list[torch.Tensor] = []
         peak = measured_peak(lambda: made.append(pipeline.denoise(given, config.cache, quiet=True)[0]))
         assert want["transformer"].peak == near(peak)
-        peak = measured_peak(lambda: vae.decode(pipeline_latents(pipeline, made[0]), frames(config)))
+        peak = measured_peak(lambda: decoded(pipeline, made[0], config))
         assert want["autoencoder"].peak == near(peak)
 
 
-def pipeline_latents(pipeline, latents):
-    return pipeline.to_vae(latents) if hasattr(pipeline, "to_vae") else latents
-
-
-def frames(config):
-    return config.clip_frames if isinstance(config, OpenSoraConfig) else config.output_frames
+def decoded(pipeline, latents, config):
+    """The bytes of a micro-batch's frames, as a generation makes them."""
+    if not isinstance(config, OpenSoraConfig):
+        return pipeline.decode(latents, config, quiet=True)
+    return MicroBatch(pipeline, config, (), {}, quiet=True).decode(latents, continues=config.loops > 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -248,13 +248,42 @@ def test_tiles_are_counted(checkpoint):
 
 
 def check_decoding(config):
-    """The decoding of one video against the allocator."""
+    """The decoding of a micro-batch, until its frames are bytes, against the allocator."""
     pipeline, want = VideoSysEngine(config, quiet=True).pipeline, stages(config)["autoencoder"]
-    size = pipeline.latent_size(config)
-    with pipeline.vae.use() as vae:
-        z = torch.randn(1, 4, *size)
-        vae.decode(z, frames(config))  # kernels that are made once
-        assert want.peak == near(measured_peak(lambda: vae.decode(z.clone(), frames(config))))
+    z = torch.randn(config.batch_size, 4, *pipeline.latent_size(config))
+    with pipeline.vae.use():
+        decoded(pipeline, z, config)  # kernels that are made once
+        assert want.peak == near(measured_peak(lambda: decoded(pipeline, z.clone(), config)))
+
+
+class Painter(nn.Module):
+    """An autoencoder whose own work needs nothing, so that turning frames into bytes makes the peak."""
+
+    def decode(self, latents, num_frames):
+        return latents.new_zeros(len(latents), 3, num_frames, 96, 96)
+
+    def encode(self, frames):
+        return frames.new_zeros(1, 4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("model", ["opensora", "latte"])
+def test_frames_and_their_bytes_are_counted(model):
+    config = read(f"examples/{model}/tiny.yaml", None, ["num_frames=34"])
+    shape = replace(shapes(config), vae=Painter)
+    made = vae_cost(shape, torch.float32, config)
+    latents = torch.zeros(1, 4, *shape.latent_size)
+    peak = measured_peak(lambda: shape.decode(Painter(), latents))
+    assert 3 * 34 * 96 * 96 * 3 * 4 < made.peak == pytest.approx(peak, rel=0.05)
+
+
+def test_clips_that_wait_for_others_are_counted():
+    one, three = (
+        vae_cost(replace(shapes(config), vae=Painter), torch.float32, config).peak
+        for config in (
+            read("examples/opensora/tiny.yaml", None, [f"loops={loops}", "num_frames=34"]) for loops in (1, 3)
+        )
+    )
+    assert three == one + 2 * 34 * 96 * 96 * 3
 
 
 def test_slices_need_what_one_video_needs(checkpoint):
@@ -262,7 +291,7 @@ def test_slices_need_what_one_video_needs(checkpoint):
         stages(config_of(checkpoint, **LARGE, **more))["autoencoder"].peak
         for more in ({}, {"batch_size": 2}, {"batch_size": 2, "enable_vae_slicing": True})
     )
-    assert sliced == one < two
+    assert sliced == one + 17 * 128 * 128 * 3 < two  # the bytes of the first wait for the second
 
 
 def test_weights_in_eight_bits_are_counted(checkpoint):

@@ -14,9 +14,10 @@ from videosys.models.latte import LatteT2V, LatteT2VConfig
 from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora import STDiT3, STDiT3Config
 from videosys.parallel import Parallel
-from videosys.pipelines.base import PipelineConfig
+from videosys.pipelines.base import PipelineConfig, as_bytes
 from videosys.pipelines.latte import MAX_TOKENS, LatteConfig
 from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, read_model_config, with_frame_scale
+from videosys.pipelines.opensora_conditioning import latent_to_pixel_frames
 from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.utils.checkpoint import read_config, resolve
 
@@ -30,7 +31,7 @@ class Shapes:
 
     text_folder: of the text encoder, or None for the published XXL. latent_size: frames, rows and columns.
     model: a transformer of so many blocks, or pairs of blocks, on a rank; `depth` is the real number.
-    prepare: the condition of a transformer for embeddings. decode: frames of a VAE for latents.
+    prepare: the condition of a transformer for embeddings. decode: bytes of a video for latents, by a VAE.
     history: latents of a video that the sampler keeps. found: the folders of the parts. assumed: the parts
         that are not on this computer, for which the published shapes stand.
     """
@@ -96,12 +97,20 @@ def opensora(config: OpenSoraConfig) -> Shapes:
         prepare=lambda made, text: made.prepare(
             text, latent_size=size, fps=config.model_fps, height=height, width=width
         ),
-        decode=lambda made, latents: made.decode(latents, config.clip_frames),
+        decode=lambda made, latents: opensora_bytes(made, latents, config),
         evaluations=config.num_inference_steps,
         history=0,
         found=finder.found,
         assumed=tuple(finder.assumed),
     )
+
+
+def opensora_bytes(vae: Any, latents: torch.Tensor, config: OpenSoraConfig) -> torch.Tensor:
+    """Bytes of latents, of which the next clip, if there is one, gets the end."""
+    frames = vae.decode(latents, config.clip_frames).float().clamp(-1, 1)
+    if config.loops > 1:
+        vae.encode(frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :])
+    return as_bytes(frames)
 
 
 def latte(config: LatteConfig) -> Shapes:
@@ -128,7 +137,7 @@ def latte(config: LatteConfig) -> Shapes:
         latent_channels=vae.latent_channels,
         text_channels=model.caption_channels,
         prepare=lambda made, text: made.prepare(text, latent_size=size, enable_temporal_attentions=temporal),
-        decode=lambda made, latents: made.decode(latents, config.output_frames),
+        decode=lambda made, latents: as_bytes(made.decode(latents, config.output_frames), "down"),
         evaluations=config.steps,
         history=0,
         found=finder.found,
@@ -157,7 +166,7 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
         latent_channels=vae.embed_dim,
         text_channels=model.caption_channels,
         prepare=lambda made, text: made.prepare(text, latent_size=size),
-        decode=lambda made, latents: made.decode(latents, config.output_frames),
+        decode=lambda made, latents: as_bytes(made.decode(latents, config.output_frames), "down"),
         evaluations=config.steps + (PNDM_EXTRA if is_v110 else 0),
         history=PNDM_HISTORY if is_v110 else 0,
         found=finder.found,
