@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -102,6 +103,23 @@ def test_what_needs_a_gpu_says_so():
     for case in (graphs.graphs, published.published, published.kernels, published.teacache):
         (row,) = case(ONCE)
         assert "needs CUDA" in str(row)
+
+
+@pytest.mark.parametrize("error", [0.0, 1.0])
+def test_a_graph_must_give_the_numbers_of_its_step(monkeypatch, error):
+    """Where no graph can be captured, one stands in for it that is off by an error."""
+    graph = SimpleNamespace(replay=lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(graphs, "capture", lambda run, pool: (graph, run() + error))
+    monkeypatch.setattr(graphs, "Setting", lambda model, *_: small(model))
+    monkeypatch.setattr(Plan, "needs_cuda", lambda plan, what: None)
+    if error:
+        with pytest.raises(ArithmeticError, match="computed step of STDiT3 differs"):
+            list(graphs.graphs(ONCE))
+        return
+    rows = list(graphs.graphs(ONCE))
+    assert [row["step"] for row in rows] == ["computed", "reused"] * 3
+    assert {row["compiled"] for row in rows} == {False}
 
 
 def test_the_floor_counts_attentions_whatever_kernel_serves():
