@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from videosys.cache import MagCacheConfig, Scope, TeaCacheConfig
-from videosys.calibration.calibrate import Report, Row, distinct
+import videosys.calibration.study as studies
+from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
+from videosys.cache import MagCacheConfig, ScheduleConfig, Scope, TeaCacheConfig
+from videosys.calibration.calibrate import Report, Row, calibrate, distinct
 from videosys.calibration.measure import Measured, pace, summary
+from videosys.calibration.plan import Plan, planned
+from videosys.calibration.study import Study
 from videosys.calibration.tables import policies_table
+from videosys.calibration.thresholds import TRIES
 
 STEPS = 20
 FULL_SECONDS, DECODE_SECONDS = 10.0, 2.0
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    pipeline = SyntheticPipeline([5, 5, 2, 2, 2, 9, 9, 1, 1, 1])
+    monkeypatch.setattr(studies, "open_pipeline", opened(pipeline))
+    return Study(SyntheticConfig(), ["one", "three"], ["four 4"], tmp_path, quiet=True)
 
 
 def results(computed, psnr=30.0, slower=1.0):
@@ -47,7 +59,7 @@ def test_a_pace_keeps_to_what_can_be():
     assert pace([results(20)], STEPS).speedup(20) == pytest.approx(1)
 
 
-class Study:
+class Told:
     """As much of a study as a report's file asks for."""
 
     learnt = held_out = ()
@@ -62,7 +74,7 @@ def test_what_computes_the_same_is_said_to_be_as_fast():
         row(0.2, 10, psnr=31.0),
         row(0.3, 5),
     )
-    report = Report(Study(), (), None, rows)
+    report = Report(Told(), (), None, rows)
     made = report.calibration()
     assert [item.speedup for item in made.settings] == [
         round(report.pace.speedup(computed), 2) for computed in (10, 10, 5)
@@ -78,7 +90,52 @@ def test_what_does_the_same_is_kept_once():
     same, other = row(0.1, 10), row(0.12, 10, slower=1.1)
     kept = [same, row(0.1, 10, psnr=31.0), row(0.1, 9), row(0.3, 10, kind=MagCacheConfig)]
     assert distinct([same, other, *kept[1:]]) == kept
-    report = Report(Study(), (), None, (same, other, *kept[1:]))
+    report = Report(Told(), (), None, (same, other, *kept[1:]))
     made = report.calibration()
     assert len(made.settings) == len(made.details["psnr_margin"]) == 4
     assert len(made.details["measured_speedup"]) == 4
+
+
+def seconds_of(study, policies, **options):
+    """(runs that computed all steps, seconds of the full runs as the policies have them)."""
+    made = study.bench(**options)
+    made.reference(0, "full")
+    before = study.pipeline.model.computed
+    rows = [made.measure("a", ScheduleConfig(computed=(0, step, 9)))[0] for step in range(1, policies + 1)]
+    others = sum(row.computed for row in rows)
+    return (study.pipeline.model.computed - before - others) / 10, [row.full_seconds for row in rows]
+
+
+def test_one_timing_of_a_full_run_serves_some_policies(study):
+    full, seconds = seconds_of(study, 5, shared=2)
+    assert full == 3
+    assert seconds[0] == seconds[1]
+    assert seconds[2] == seconds[3]
+    assert len(set(seconds)) == 3
+
+
+def test_a_comparison_times_it_beside_each_policy(study):
+    assert seconds_of(study, 3, shared=1)[0] == 3
+    assert study.trial.timed == 0
+
+
+def test_the_plan_is_no_less_than_what_a_calibration_takes(study, caplog):
+    made = planned(study, [3, 5], 12)
+    shares = 0.3 + 0.04 * 0.7 + 0.5 + 0.04 * 0.5
+    assert made.learning == pytest.approx(1 + 2 * (1 + 20 * 0.04) + 12 * 1 + 2)
+    assert made.search == 24
+    assert made.thresholds == pytest.approx(TRIES * 2 * shares)
+    assert made.measurement == pytest.approx(1 + 2 + 6 * shares)
+    assert made.total == pytest.approx(made.learning + 24 + made.thresholds + made.measurement)
+    assert Plan(1, 1, 0.5, 0.5).lasting(1220) == "1 h 01 min"
+    assert made.lasting(0) == "0 h 01 min"
+    with caplog.at_level("INFO"):
+        calibrate(study, [3, 5], 12)
+    assert study.pipeline.model.computed / 10 <= made.total
+    told, timed, *_ = [record.getMessage() for record in caplog.records]
+    assert told == str(made)
+    assert told.startswith(f"{made.total:.0f} full runs at most: ")
+    assert (
+        timed
+        == f"a full run takes {study.full_seconds:.3g} s: {made.lasting(study.full_seconds)} in all at most"
+    )

@@ -12,6 +12,7 @@ from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
 from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
 from videosys.calibration.fit import DEGREES, Fit, choose, correlation, fit
 from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
+from videosys.calibration.plan import planned
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import NAIVE, magcache_for, nearest_threshold, threshold_for
@@ -87,7 +88,14 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
 
 
 def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
-    """Runs it all. most_runs: full runs that the search may take for each number of computed steps."""
+    """Runs it all. most_runs: full runs that the search may take for each number of computed steps.
+
+    What it will cost is logged before, in full runs, and in hours as soon as one has been timed.
+    """
+    plan = planned(study, budgets, most_runs)
+    _LOG.info("%s", plan)
+    seconds = study.full_seconds
+    _LOG.info("a full run takes %.3g s: %s in all at most", seconds, plan.lasting(seconds))
     fits = all_fits(study.traces)
     chosen = chosen_fit(fits)
     candidates: list[tuple[str, int, CacheConfig]] = []

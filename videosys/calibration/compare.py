@@ -128,7 +128,7 @@ def compare(study: Study, most_runs: float) -> tuple[Comparison, Report]:
     steps = study.num_steps
     budgets = sorted({max(round(share * steps), 2) for share in SHARES})
     many = min(MANY_TIMES * study.config.steps, MOST_STEPS)
-    bench = study.bench({MANY: {"num_inference_steps": many}})
+    bench = study.bench({MANY: {"num_inference_steps": many}}, shared=1)
     contest = Contest(study, bench, Work(bench.clips[0], steps, study.journal), most_runs)
     for budget in budgets:
         contest.learn(budget)

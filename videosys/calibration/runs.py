@@ -63,13 +63,14 @@ class Clips:
         given = self.pipeline.denoising(self.jobs, self.texts, self.config)
         sampler = sampler or given.sampler
         made = self._started(cache, sampler.times())
+        condition = self.condition
         with self.pipeline.transformer.use() as model:
             clock = Clock(self.pipeline.transformer.device)
             latents = denoise(
                 around(model) if around else model,
                 sampler,
                 given.latents.to(self.pipeline.transformer.device),
-                self.condition,
+                condition,
                 replace(given.sampling, observer=observer),
                 made,
                 self.pipeline.parallel,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import statistics
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ from typing import Any
 
 import torch
 
-from videosys.cache import CacheConfig
+from videosys.cache import CacheConfig, NoCacheConfig
 from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
 from videosys.calibration.journal import Journal, name_of
-from videosys.calibration.measure import FULL, Bench
+from videosys.calibration.measure import FULL, SHARED, Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
 from videosys.calibration.search import (
     KINDS,
@@ -82,6 +83,18 @@ class Study:
             self._kept_trace(place, job)
             for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet))
         ]
+
+    @property
+    def full_seconds(self) -> float:
+        """Seconds on the clock that a full run of the first prompt takes, without decoding."""
+
+        def run() -> float:
+            clips = Clips(self.pipeline, self.config, self.learnt[:1])
+            begin = time.perf_counter()
+            clips.run(NoCacheConfig())
+            return time.perf_counter() - begin
+
+        return self.journal.result("seconds of a full run", run)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -190,9 +203,10 @@ class Study:
             row.psnr[FULL] for row in rows
         )
 
-    def bench(self, references: dict[str, dict[str, Any]] | None = None) -> Bench:
-        """Where policies are measured on the held-out prompts."""
-        return Bench(self.pipeline, self.config, self.held_out, self.journal, references, self.quiet)
+    def bench(self, references: dict[str, dict[str, Any]] | None = None, shared: int = SHARED) -> Bench:
+        """Where policies are measured on the held-out prompts; the arguments are those of `Bench`."""
+        jobs, quiet = self.held_out, self.quiet
+        return Bench(self.pipeline, self.config, jobs, self.journal, references, quiet, shared=shared)
 
 
 def given(config: Any) -> dict[str, Any]:

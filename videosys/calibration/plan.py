@@ -1,0 +1,62 @@
+"""What a calibration will cost, before it begins: in full runs, and in hours once one has been timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+from videosys.calibration.collect import WINDOW
+from videosys.calibration.measure import SHARED, TIMED
+from videosys.calibration.search import KINDS
+from videosys.calibration.study import PROBES, REUSED_STEP, Study
+from videosys.calibration.thresholds import TRIES
+
+RULES = 2  # TeaCache and MagCache, beside a schedule of each kind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Full runs of one prompt that each part takes at most; a skipped step counts REUSED_STEP."""
+
+    learning: float
+    search: float
+    thresholds: float
+    measurement: float
+
+    @property
+    def total(self) -> float:
+        return sum(astuple(self))
+
+    def __str__(self) -> str:
+        return (
+            f"{self.total:.0f} full runs at most: {self.learning:.0f} to learn from, {self.search:.0f} for "
+            f"the search, {self.thresholds:.0f} for thresholds, {self.measurement:.0f} to measure"
+        )
+
+    def lasting(self, seconds: float) -> str:
+        """The whole in hours and minutes, with so many seconds for a full run."""
+        minutes = max(round(self.total * seconds / 60), 1)
+        return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def planned(study: Study, budgets: Sequence[int], most_runs: float) -> Plan:
+    """The plan of `calibrate` with these arguments.
+
+    The search often ends before it has used what it may, and few thresholds take all tries.
+    """
+    learnt, held_out = len(study.learnt), len(study.held_out)
+    searched = min(study.search_size, learnt)
+    probed = min(study.config.batch_size, searched)
+    shares = sum(share_of(budget, study.num_steps) for budget in budgets)
+    # One is only timed, and the frames to compare with are made of others.
+    learning = 1 + learnt * (1 + WINDOW * REUSED_STEP) + PROBES * probed + searched
+    policies = len(KINDS) + RULES
+    timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
+    measurement = held_out + timed + policies * held_out * shares
+    return Plan(learning, len(budgets) * most_runs, TRIES * searched * shares, measurement)
+
+
+def share_of(budget: int, steps: int) -> float:
+    """The time of a run that computes so many steps, of a full run's."""
+    return budget / steps + REUSED_STEP * (1 - budget / steps)
