@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tiny_checkpoint import text_to_video_config
-from videosys import LatteConfig, VideoSysEngine, load_config
+from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, VideoSysEngine, load_config
 from videosys.cache import (
     BestConfig,
     Calibration,
@@ -218,6 +218,26 @@ def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
     assert settle(given, lambda: RUN) == given
     with pytest.raises(ValueError, match="has no coefficients"):
         settle(TeaCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+
+
+@pytest.mark.parametrize("cls", [LatteConfig, OpenSoraConfig, OpenSoraPlanConfig])
+@pytest.mark.parametrize("name", ["teacache", "teacache_slow", "{name: teacache, threshold: 0.1}"])
+def test_coefficients_of_the_modulated_input_are_for_no_other_signal(cls, name, recwarn):
+    text = [f"cache={name}", "cache.signal=timestep"]
+    assert load_config(cls, overrides=text).settled_cache().coefficients == (1.0, 0.0)
+    assert not [item for item in recwarn if "coefficients" in str(item.message)]
+    given = load_config(cls, overrides=[*text, "cache.coefficients=[3, 0]"]).settled_cache()
+    assert given.coefficients == (3.0, 0.0)
+    preset = cls(cache=TeaCacheConfig(0.1)).settled_cache()
+    watched = load_config(cls, overrides=[f"cache={name}", "cache.signal=modulated"]).settled_cache()
+    assert watched == preset
+
+
+def test_calibrated_coefficients_are_for_no_other_signal_either(tmp_path, caplog):
+    path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
+    made = settle(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
+    assert made.coefficients == (1.0, 0.0)
+    assert f"{path} has coefficients of the modulated input; those of the timestep are [1, 0]" in caplog.text
 
 
 def test_ratios_come_from_a_calibration(tmp_path):

@@ -15,7 +15,7 @@ from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.registry import BestConfig, CacheConfig
 from videosys.cache.schedule import ScheduleConfig
 from videosys.cache.scope import Scope
-from videosys.cache.teacache import TeaCacheConfig
+from videosys.cache.teacache import MODULATED, TeaCacheConfig
 
 PATTERN = "calibration*.json"
 _LOG = logging.getLogger("videosys.cache")
@@ -38,19 +38,30 @@ def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | N
     if isinstance(config, ScheduleConfig):
         return config.for_run(run())
     if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        return replace(_completed(config, "coefficients", run(), folder), floor=True)
+        return _rescaled(config, run(), folder)
     if isinstance(config, MagCacheConfig) and not config.ratios:
-        return _completed(config, "ratios", run(), folder)
+        ratios, _ = _learnt(config, "ratios", run(), folder)
+        return replace(config, ratios=ratios)
     return config
 
 
-def _completed(config: Goal, name: str, run: Scope, folder: str | Path | None) -> Any:
-    """The config with a field of a calibration's."""
+def _rescaled(config: TeaCacheConfig, run: Scope, folder: str | Path | None) -> TeaCacheConfig:
+    """TeaCache with a calibration's coefficients, which count as 0 where they fall below."""
+    value, where = _learnt(config, "coefficients", run, folder)
+    if config.signal != MODULATED:
+        _LOG.warning(
+            "%s has coefficients of the %s input; those of the %s are [1, 0]", where, MODULATED, config.signal
+        )
+    return replace(config.with_coefficients(value), floor=True)
+
+
+def _learnt(config: Goal, name: str, run: Scope, folder: str | Path | None) -> tuple[Any, str]:
+    """What a field of the calibration says, and the calibration's name."""
     calibration, where = find(config, run, folder)
     value = getattr(calibration, name)
     if value is None:
         raise ValueError(f"{where}: has no {name}")
-    return replace(config, **{name: value})
+    return value, where
 
 
 def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:

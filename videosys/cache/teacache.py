@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 
@@ -17,14 +17,16 @@ from videosys.cache.place import put
 from videosys.utils.typed import check_types
 
 IDENTITY = (1.0, 0.0)
+MODULATED = "modulated"  # the signal that published and calibrated coefficients are of
 
 
 @dataclass(frozen=True)
 class TeaCacheConfig(Goal):
     """threshold: the sum of rescaled distances at which the blocks run again; 0 computes every step.
 
-    coefficients: the rescaling polynomial, highest power first. None takes those published for the model;
-        [1, 0] is the paper's variant without rescaling.
+    coefficients: the rescaling polynomial, highest power first. None takes those published for the model,
+        which are of the modulated input, and none for another signal; [1, 0] is the paper's variant without
+        rescaling.
     forecast: what a skipped step takes for its residual: hold (the published rule) or linear.
     signal: what is watched: the modulated input of the first block, or the timestep embedding (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
@@ -53,6 +55,20 @@ class TeaCacheConfig(Goal):
             raise ValueError(
                 f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"
             )
+
+    def adapted(self, given: Mapping[str, Any]) -> TeaCacheConfig:
+        """These settings as the base of a config that gives others: coefficients are of one signal."""
+        signal = given.get("signal", self.signal)
+        return self if signal == self.signal else replace(self, coefficients=None)
+
+    def with_coefficients(self, coefficients: Sequence[float]) -> TeaCacheConfig:
+        """The same with the coefficients of the modulated input, where none are given; a signal for which
+        they were not made is compared as it is.
+        """
+        if self.coefficients is not None:
+            return self
+        own = tuple(coefficients) if self.signal == MODULATED else IDENTITY
+        return replace(self, coefficients=own)
 
 
 class TeaCache(ResidualCache):

@@ -224,9 +224,7 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 def with_coefficients(config: CacheConfig, coefficients: tuple[float, ...]) -> CacheConfig:
     """The cache's settings, TeaCache's with a model's published coefficients where none are given."""
-    if isinstance(config, TeaCacheConfig) and config.coefficients is None:
-        return replace(config, coefficients=coefficients)
-    return config
+    return config.with_coefficients(coefficients) if isinstance(config, TeaCacheConfig) else config
 
 
 def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:

@@ -212,7 +212,8 @@ class OpenSoraPlanConfig(TextToVideoConfig):
 
     def settled_cache(self) -> CacheConfig:
         """TeaCache without coefficients gets the published ones; v1.2.0 has none, and says so."""
-        is_open = isinstance(self.cache, TeaCacheConfig) and self.cache.coefficients is None
+        own = self.cache if isinstance(self.cache, TeaCacheConfig) else None
+        is_open = own and own.coefficients is None and own.signal == "modulated"
         if is_open and self.release.coefficients is None:
             warnings.warn(
                 f"no TeaCache coefficients are published for Open-Sora-Plan {self.version}: distances are "
