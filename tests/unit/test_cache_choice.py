@@ -80,7 +80,10 @@ def test_the_goal_is_reached_with_the_best_picture_or_the_most_speed(goal, expec
         ),
         (TeaCacheConfig(min_psnr=40.0), "has min_psnr 40"),
         (TeaCacheConfig(min_psnr=30.0, speedup=2.0), "has speedup 2 and min_psnr 30"),
-        (IntervalConfig(speedup=2.0), "has no settings of Interval"),
+        (
+            IntervalConfig(speedup=2.0),
+            "has no settings of Interval; it has some of NoCache, PAB, Schedule, TeaCache$",
+        ),
     ],
 )
 def test_a_goal_that_nothing_reaches_is_an_error(goal, message, tmp_path):

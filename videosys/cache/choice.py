@@ -101,11 +101,12 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
         _LOG.warning("%s (not taken)", problem)
 
 
-def choose(config: Goal, settings: Iterable[Setting], where: str) -> CacheConfig:
+def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
     """The policy that reaches the goal: with a speed-up asked for the best picture, else the fastest."""
     same = [row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)]
     if not same:
-        raise ValueError(f"{where}: has no settings of {_name(config)}")
+        measured = ", ".join(sorted({_name(row.policy) for row in settings}))
+        raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {measured}")
     fitting = [
         row for row in same if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
     ]
@@ -118,7 +119,7 @@ def choose(config: Goal, settings: Iterable[Setting], where: str) -> CacheConfig
     return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
 
 
-def _name(config: Goal) -> str:
+def _name(config: CacheConfig | Goal) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
