@@ -65,6 +65,10 @@ def test_temporal_attention_that_is_left_out_costs_nothing():
     assert spatial < 0.7 * both
 
 
+def test_a_transformer_of_another_kind_has_no_costs():
+    assert costs.of_run({"kind": "NewModelConfig", "config": {}}, {}) is None
+
+
 def test_a_manifest_of_a_run_that_said_nothing_is_read_by_its_checkpoint():
     config = {"transformer": "bundled:open_sora_plan/v110", "version": "v110"}
     made = costs.of_config(config, 33, 64, 64)

@@ -146,6 +146,9 @@ def test_frames_stand_side_by_side(tmp_path):
         assert image.size == (120 + 3 * 64, 2 * 44)
         assert image.getpixel((130, 20)) == (255, 0, 0)
         assert image.getpixel((130, 64)) == (0, 255, 255)
+    draw.frames({"a" * 40: red}, tmp_path / "x.png", count=1, side=40)
+    with Image.open(tmp_path / "x.png") as image:
+        assert image.getpixel((6 * 40 + 4, 20)) == (255, 255, 255)  # room for the name
 
 
 def test_a_page_is_the_same_in_both_forms(tmp_path):

@@ -71,7 +71,7 @@ def result(name: str, cache: dict, asked: dict) -> results.Result:
 
 
 def test_twins_and_missing_coefficients_are_said(tmp_path):
-    for name, value in {"base": 1, "slow": 2, "naive": 2}.items():
+    for name, value in {"base": 1, "slow": 2, "naive": 2, "pab": 3, "late": 2}.items():
         (tmp_path / name).mkdir()
         write(tmp_path / name / "a.mp4", value=value)
     naive, open_ = {"coefficients": [1.0, 0.0]}, {"coefficients": None}
@@ -79,8 +79,10 @@ def test_twins_and_missing_coefficients_are_said(tmp_path):
         result("base", {"name": "none"}, {"name": "none"}),
         result("slow", naive, open_),
         result("naive", naive, naive),
+        result("pab", {}, {}),
+        result("late", {}, {}),
     )
     blocks = sections.doubts(results.Model("m", tmp_path, made, ("cpu",)))
     words = [block.words for block in blocks]
-    assert words[0] == "slow and naive made the same videos, byte for byte."
+    assert words[0] == "The same videos, byte for byte, are made by slow, naive, late."
     assert words[1].startswith("No coefficients are published for this model: slow compares")

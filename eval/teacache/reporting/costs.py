@@ -46,11 +46,14 @@ class Costs:
         return self.work(record.get("text_tokens")).total(record["computed"], record["steps"])
 
 
-def of_run(described: Mapping[str, Any], config: Mapping[str, Any]) -> Costs:
-    """From what runs.jsonl says of the transformer, and the config in a manifest."""
-    architecture = next(
-        item for item in work.ARCHITECTURES.values() if item.config.__name__ == described["kind"]
-    )
+def of_run(described: Mapping[str, Any], config: Mapping[str, Any]) -> Costs | None:
+    """From what runs.jsonl says of the transformer, and the config in a manifest. None for one of a kind that
+    `work.ARCHITECTURES` does not have.
+    """
+    known = {item.config.__name__: item for item in work.ARCHITECTURES.values()}
+    architecture = known.get(described["kind"])
+    if architecture is None:
+        return None
     options = {} if described["temporal"] else {"enable_temporal_attentions": False}
     made, latents = built(architecture, described["config"]), tuple(described["latents"])
     return Costs.of(

@@ -119,7 +119,7 @@ def _range(values: Sequence[float], zero: bool = False) -> tuple[float, float]:
 
 def frames(videos: Mapping[str, torch.Tensor], path: Path, count: int = 6, side: int = 128) -> None:
     """Saves a picture with a row per video, uint8 [T, H, W, 3], of `count` frames from first to last."""
-    label = 120
+    label = max(120, 8 + math.ceil(LETTER * max(map(len, videos))))
     rows = [_row(video, count, side) for video in videos.values()]
     height, width = rows[0].shape[:2]
     sheet = Image.new("RGB", (label + width, len(rows) * (height + 4)), "white")

@@ -91,17 +91,23 @@ class Result:
         return self.likeness.get(yardstick, {}).get(metric, {}).get("per_video")
 
 
-def twins(folder: Path, results: Sequence[Result]) -> list[tuple[str, str]]:
-    """Pairs of methods whose videos are the same, byte for byte."""
-    found: list[tuple[str, str]] = []
-    for number, result in enumerate(results):
-        for other in results[:number]:
-            if result.records.keys() == other.records.keys() and all(
-                filecmp.cmp(folder / result.name / file, folder / other.name / file, shallow=False)
-                for file in result.records
-            ):
-                found.append((other.name, result.name))
-    return found
+def twins(folder: Path, results: Sequence[Result]) -> list[list[str]]:
+    """The methods whose videos are the same, byte for byte: groups of two or more."""
+    groups: list[list[Result]] = []
+    for result in results:
+        group = next((group for group in groups if are_same(folder, group[0], result)), None)
+        if group is None:
+            groups.append([result])
+        else:
+            group.append(result)
+    return [[result.name for result in group] for group in groups if len(group) > 1]
+
+
+def are_same(folder: Path, one: Result, other: Result) -> bool:
+    return one.records.keys() == other.records.keys() and all(
+        filecmp.cmp(folder / one.name / file, folder / other.name / file, shallow=False)
+        for file in one.records
+    )
 
 
 @dataclass(frozen=True)

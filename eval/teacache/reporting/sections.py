@@ -126,8 +126,8 @@ def doubts(made: Model) -> Iterator[page.Block]:
         )
     if len(made.devices) > 1:
         yield page.Text("The videos were made on several devices: their seconds cannot be compared.")
-    for one, other in twins(made.folder, made.results):
-        yield page.Text(f"{one} and {other} made the same videos, byte for byte.")
+    for names in twins(made.folder, made.results):
+        yield page.Text(f"The same videos, byte for byte, are made by {', '.join(names)}.")
     if naive := [result.name for result in made.results if result.is_uncalibrated]:
         yield page.Text(
             f"No coefficients are published for this model: {', '.join(naive)} compares distances with the "
@@ -142,7 +142,7 @@ def doubts(made: Model) -> Iterator[page.Block]:
     if any(result.costs is None for result in made.results):
         yield page.Text(
             "FLOPs are missing: runs.jsonl does not say what the transformer is, and its checkpoint is not "
-            "on this computer."
+            "on this computer; or it is of a kind that this report does not know."
         )
     elif uncounted := [result.name for result in made.results if result.saved is None]:
         yield page.Text(
