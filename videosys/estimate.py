@@ -23,14 +23,13 @@ from videosys.config import load_config
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.cost import Cost, cost
 from videosys.pipelines.latte import LatteConfig
-from videosys.pipelines.memory import first_shortage
+from videosys.pipelines.memory import GIB, first_shortage
 from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
 from videosys.pipelines.opensora_config import OpenSoraConfig
 
 MODELS = MappingProxyType(
     {"opensora": OpenSoraConfig, "latte": LatteConfig, "open_sora_plan": OpenSoraPlanConfig}
 )
-GIB = 2**30
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 

@@ -9,27 +9,63 @@ import pytest
 
 from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
-from videosys.estimate import estimate
+from videosys.cache import TeaCacheConfig
+from videosys.estimate import estimate, read
 from videosys.pipelines import memory
+from videosys.pipelines.cost import Cost, StageCost
+from videosys.pipelines.memory import Free, Watch, needs_of
+from videosys.pipelines.shapes import shapes
+
+ROOMY = 1 << 60
+NEEDED = 5 * memory.GIB
+SMALL = ["height=64", "width=64", "num_frames=17"]
 
 
-def test_all_processes_of_a_computer_are_counted(checkpoint, monkeypatch):
+def is_warned_of(run) -> bool:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run()
+    return any("needs about" in str(warning.message) for warning in caught)
+
+
+@pytest.fixture
+def costs(monkeypatch):
+    """The configs that were estimated: each is said to need 4 GiB of weights and one more."""
+    seen = []
+
+    def made(config):
+        seen.append(config)
+        return Cost((StageCost("transformer", 4 * memory.GIB, memory.GIB, 0),), "none", 1, ())
+
+    monkeypatch.setattr(memory, "cost", made)
+    return seen
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """Bytes that are said to be free, by device; to be changed."""
+    room = {"cpu": ROOMY, "cuda": ROOMY}
+    monkeypatch.setattr(memory, "available_bytes", lambda config: room[config.device])
+    return room
+
+
+def test_all_processes_of_a_computer_are_counted(checkpoint):
     config = config_of(checkpoint, device="cpu")
     made = estimate(config)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: int(1.5 * made.peak))
-    assert memory.first_shortage(config, made) is None
-    assert "in 2 processes together" in memory.first_shortage(config, made, 2)
+    room = Free(int(1.5 * made.peak), int(1.5 * made.peak))
+    assert memory.first_shortage(config, made, 1, room) is None
+    assert "in 2 processes together" in memory.first_shortage(config, made, 2, room)
     on_gpu = replace(config, device="cuda", offload="stage")
     made = estimate(on_gpu)
-    room = {"cuda": 2 * made.peak, "cpu": int(1.5 * made.host)}
-    monkeypatch.setattr(memory, "available_bytes", lambda config: room[config.device])
-    assert memory.first_shortage(on_gpu, made) is None
-    assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2)
+    room = Free(2 * made.peak, int(1.5 * made.host))
+    assert memory.first_shortage(on_gpu, made, 1, room) is None
+    assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2, room)
+    assert memory.shortage(10, None) is None
 
 
 def test_an_engine_of_processes_counts_them(checkpoint, monkeypatch):
     seen = []
-    monkeypatch.setattr(memory, "warn_if_too_large", lambda config, ranks: seen.append((config, ranks)))
+    monkeypatch.setattr(memory, "warn_if_too_large", lambda config, free, ranks: seen.append((config, ranks)))
     monkeypatch.setattr("videosys.engine.pool.Pool._open", lambda *given: 1 / 0)
     with VideoSysEngine(config_of(checkpoint, num_gpus=2, device="cpu"), quiet=True) as engine:
         for _ in range(2):
@@ -40,39 +76,90 @@ def test_an_engine_of_processes_counts_them(checkpoint, monkeypatch):
     assert config.parallel.is_resolved
 
 
-def test_a_run_that_cannot_fit_is_warned_of(checkpoint, monkeypatch):
+def test_a_small_video_whose_weights_do_not_fit_is_warned_of(checkpoint, costs, free):
+    config = config_of(checkpoint, device="cpu")
+    free["cpu"] = NEEDED - 1
+    assert is_warned_of(lambda: Watch().look(config))
+    free["cpu"] = NEEDED
+    assert not is_warned_of(lambda: Watch().look(config))
+    free["cpu"] = ROOMY
+    costs.clear()
+    Watch().look(config)
+    assert costs == []  # no estimate where there is room for any small video
+    Watch().look(replace(config, height=1024, width=1024))
+    assert len(costs) == 1
+
+
+def test_what_small_videos_leave_free_is_what_weights_may_take(checkpoint, free):
+    config = config_of(checkpoint, device="cpu")
+    files = sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
+    assert files > 0
+    enough = memory.SMALL_NEEDS + 2 * memory.weights_in_files(shapes(config).found.values())
+    assert enough >= memory.SMALL_NEEDS + 2 * files
+    assert memory.is_surely_enough(config, Free(enough, enough))
+    assert not memory.is_surely_enough(config, Free(enough - 1, enough - 1))
+    assert not memory.is_surely_enough(config, Free(enough, enough), ranks=2)
+    unknown = read("examples/opensora/base.yaml", None, SMALL)  # whose weights are not here
+    assert not memory.is_surely_enough(unknown, Free(ROOMY, ROOMY))
+
+
+def test_loaded_weights_do_not_count_as_used(checkpoint, costs, free):
+    config, watch = config_of(checkpoint, device="cpu"), Watch()
+    free["cpu"] = NEEDED
+    assert not is_warned_of(lambda: watch.look(config))
+    free["cpu"] = memory.GIB  # the weights are loaded
+    assert not is_warned_of(lambda: watch.look(replace(config, num_frames=1)))
+    assert is_warned_of(lambda: Watch().look(config))  # those of another engine are used
+    assert len(costs) == 3
+
+
+def test_the_most_that_was_free_is_remembered():
+    assert Free(1, 4).most(Free(3, 2)) == Free(3, 4)
+    assert Free(None, 4).most(Free(3, None)) == Free(3, 4)
+    assert Free(None, None).most(Free(None, None)) == Free(None, None)
+
+
+def test_what_changes_the_needs_is_looked_at_anew(checkpoint):
     config = config_of(checkpoint)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.warn_if_too_large(config)  # a small video
-    monkeypatch.setattr(memory, "SMALL", 1)
-    with pytest.warns(UserWarning, match="needs about"):
-        memory.warn_if_too_large(config)
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1 << 60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        memory.warn_if_too_large(config)
-    assert memory.shortage(10, None) is None
+    same = {"seed": 3, "fps": 12.0, "guidance_scale": config.guidance_scale + 1, "num_videos_per_prompt": 2}
+    assert needs_of(replace(config, **same)) == needs_of(config)
+    others = {
+        "enable_vae_slicing": True,
+        "enable_vae_tiling": True,
+        "vae_tile_sample_min_size": 64,
+        "vae_micro_batch_size": 1,
+        "batch_size": 2,
+        "num_frames": 51,
+        "cache": TeaCacheConfig(coefficients=(1.0, 0.0)),
+        "loops": 2,
+        "num_inference_steps": 7,
+        "guidance_scale": 1.0,
+        "attention": "math",
+        "offload": "stage",
+        "storage_dtype": "float8_e4m3fn",
+        "dtype": "bfloat16",
+    }
+    base = replace(config, num_frames=34)
+    assert len({needs_of(replace(base, **{name: value})) for name, value in others.items()}) == len(others)
+    assert needs_of(base) not in {needs_of(replace(base, **{name: value})) for name, value in others.items()}
+    latte = read("examples/latte/tiny.yaml", None, [])
+    assert needs_of(replace(latte, decode_chunk_size=3)) != needs_of(latte)
 
 
-def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch):
+def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch, free):
     def fail(config):
         raise RuntimeError("a private function of torch is gone")
 
+    free["cpu"] = 1000
     monkeypatch.setattr(memory, "cost", fail)
-    monkeypatch.setattr(memory, "SMALL", 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        memory.warn_if_too_large(config_of(checkpoint))
+        Watch().look(config_of(checkpoint, device="cpu"))
 
 
-def test_the_engine_warns_once_before_it_works(checkpoint, monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
-    monkeypatch.setattr(memory, "SMALL", 1)
-    with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
-        with pytest.warns(UserWarning, match="needs about"):
-            engine.stream("a red circle")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            engine.stream("a blue circle")
+def test_the_engine_warns_once_before_it_works(checkpoint, costs, free):
+    free["cpu"] = 1000
+    with VideoSysEngine(config_of(checkpoint, device="cpu"), quiet=True) as engine:
+        assert is_warned_of(lambda: engine.stream("a red circle"))
+        assert not is_warned_of(lambda: engine.stream("a blue circle"))
+        assert is_warned_of(lambda: engine.stream("a blue circle", enable_vae_slicing=True))

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from videosys.pipelines.base import PipelineConfig
 from videosys.pipelines.cost import Cost, cost, device_of
-from videosys.pipelines.shapes import SHAPES
+from videosys.pipelines.shapes import SHAPES, shapes
 from videosys.utils.logging import get_logger
+from videosys.utils.weights_hash import SUFFIXES
 
 LOG = get_logger("memory")
 GIB = 2**30
 SMALL = 1 << 20  # pixels of all frames: the bundled checkpoint makes 70 thousand
+SMALL_NEEDS = 8 * GIB  # more than so many pixels need besides weights, in float32 and with any cache
+WIDENED = 2  # weights in files are of 16 bits or more, and become 32 at most
 MEMINFO = Path("/proc/meminfo")
+# What may be another for each request without any change of what it needs; is_guided stands for the guidance.
+NEEDLESS = frozenset({"seed", "num_videos_per_prompt", "fps", "guidance_scale", "negative_prompt"})
+
+
+@dataclass(frozen=True)
+class Free:
+    """Free bytes: of the device of a config, and of the computer's memory; None where that is not known."""
+
+    device: int | None
+    host: int | None
+
+    def most(self, other: Free) -> Free:
+        """The more of the two, of each."""
+        pairs = ((self.device, other.device), (self.host, other.host))
+        return Free(*(max((size for size in pair if size is not None), default=None) for pair in pairs))
+
+
+def free_of(config: PipelineConfig) -> Free:
+    """What is free now."""
+    host = available_bytes(replace(config, device="cpu"))
+    return Free(host if device_of(config).type == "cpu" else available_bytes(config), host)
 
 
 def available_bytes(config: PipelineConfig) -> int | None:
@@ -44,17 +69,17 @@ def shortage(needed: int, available: int | None, where: str = "") -> str | None:
     )
 
 
-def warn_if_too_large(config: PipelineConfig, ranks: int = 1) -> None:
-    """Warns before a run that will not fit. Small videos are not looked at, and what cannot be known is no
-    reason to stop. ranks: processes on this computer, which share the host's memory and have a device each.
+def warn_if_too_large(config: PipelineConfig, free: Free, ranks: int = 1) -> None:
+    """Warns before a run that will not fit. What cannot be known is no reason to stop.
+
+    ranks: processes on this computer, which share the host's memory and have a device each.
     """
-    height, width = config.size
-    available = available_bytes(config)
-    is_known = type(config) in SHAPES  # a model added from outside has no entry there
-    if available is None or not is_known or config.batch_size * config.output_frames * height * width < SMALL:
+    if free == Free(None, None) or type(config) not in SHAPES:  # as a model added from outside
         return
     try:
-        message = first_shortage(config, cost(config), ranks)
+        if is_surely_enough(config, free, ranks):
+            return
+        message = first_shortage(config, cost(config), ranks, free)
     except Exception as error:  # an estimate that fails must not stop a run that may well succeed
         LOG.debug("memory of this run could not be estimated: %s: %s", type(error).__name__, error)
         return
@@ -62,14 +87,37 @@ def warn_if_too_large(config: PipelineConfig, ranks: int = 1) -> None:
         warnings.warn(message, stacklevel=3)
 
 
-def first_shortage(config: PipelineConfig, made: Cost, ranks: int = 1) -> str | None:
-    """What to say where the devices, or the memory of their computer, are too small for all ranks."""
+def is_surely_enough(config: PipelineConfig, free: Free, ranks: int = 1) -> bool:
+    """Whether a video is small and its weights fit, judged by the lengths of their files: an estimate takes
+    seconds, and would say nothing else.
+    """
+    height, width = config.size
+    shape = shapes(config)
+    if config.batch_size * config.output_frames * height * width >= SMALL or shape.assumed:
+        return False
+    needed = SMALL_NEEDS + WIDENED * weights_in_files(shape.found.values())
+    host = None if free.host is None else free.host // ranks
+    return needed <= min(size for size in (free.device, host) if size is not None)
+
+
+def weights_in_files(folders: Iterable[Path]) -> int:
+    """Bytes of the files of weights in folders, and in the folders there; of none twice."""
+    paths = {path for folder in folders for depth in ("*", "*/*") for path in folder.glob(depth)}
+    return sum(path.stat().st_size for path in paths if path.name.endswith(SUFFIXES))
+
+
+def first_shortage(
+    config: PipelineConfig, made: Cost, ranks: int = 1, free: Free | None = None
+) -> str | None:
+    """What to say where the devices, or the memory of their computer, are too small for all ranks.
+
+    free: what is free for it, if that is not what is free now.
+    """
+    free = free or free_of(config)
     if device_of(config).type == "cpu":
-        return shortage(ranks * made.peak, available_bytes(config), of_ranks(ranks))
-    host = shortage(
-        ranks * made.host, available_bytes(replace(config, device="cpu")), " in the host's memory"
-    )
-    return shortage(made.peak, available_bytes(config)) or host
+        return shortage(ranks * made.peak, free.host, of_ranks(ranks))
+    host = shortage(ranks * made.host, free.host, " in the host's memory")
+    return shortage(made.peak, free.device) or host
 
 
 def of_ranks(ranks: int) -> str:
@@ -77,15 +125,27 @@ def of_ranks(ranks: int) -> str:
 
 
 class Watch:
-    """Looks at each size of video once: an estimate takes seconds."""
+    """Looks at each kind of request once: an estimate takes seconds.
+
+    What was free at the first look, before anything was loaded, counts as free later: of what is missing then
+    the weights that are loaded are the most, and an estimate has them.
+    """
 
     def __init__(self, ranks: int = 1):
         self.ranks = ranks
-        self.seen: set[tuple[Any, ...]] = set()
+        self.seen: set[str] = set()
+        self.free = Free(None, None)
 
     def look(self, config: PipelineConfig) -> None:
-        """Warns of a size that will not fit, the first time."""
-        size = (config.size, config.output_frames, config.batch_size, config.is_guided, config.cache)
-        if size not in self.seen:
-            self.seen.add(size)
-            warn_if_too_large(config, self.ranks)
+        """Warns of a request that will not fit, the first time."""
+        self.free = self.free.most(free_of(config))
+        needs = needs_of(config)
+        if needs not in self.seen:
+            self.seen.add(needs)
+            warn_if_too_large(config, self.free, self.ranks)
+
+
+def needs_of(config: PipelineConfig) -> str:
+    """Two configs for which it is the same need the same memory."""
+    names = [field.name for field in dataclasses.fields(config) if field.name not in NEEDLESS]
+    return repr(([(name, getattr(config, name)) for name in names], config.is_guided))
