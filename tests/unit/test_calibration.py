@@ -210,6 +210,14 @@ def test_magcache_keeps_to_a_budget(budget):
     assert len(stricter.computed_steps(10)) > budget or len(computed) == budget
 
 
+@pytest.mark.parametrize(("budget", "share", "first"), [(15, 0.2, 4), (6, 0.1, 2), (3, 0.05, 1)])
+def test_magcache_computes_its_first_steps(budget, share, first):
+    """A fifth of them as published, no more than a third of the budget: even where nothing changes."""
+    made = magcache_for(budget, (1.0,) * 20)
+    assert made.retention == share
+    assert set(range(first)) <= made.computed_steps(20)
+
+
 def test_magcache_has_no_setting_below_its_first_and_last_step():
     assert magcache_for(1, (1.0,) * 10) is None
 

@@ -6,8 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from videosys.cache.teacache import polynomial
+from videosys.calibration.calibrate import all_fits
+from videosys.calibration.collect import SIGNALS, WATCHED, Trace, Watch
 from videosys.calibration.fit import choose, correlation, fit
 
 TRUE = (40.0, -6.0, 1.5, 0.02)
@@ -101,3 +104,32 @@ def test_correlation_is_pearsons():
     assert correlation(changes, outputs) == pytest.approx(expected)
     assert correlation(changes, 3 - 2 * changes) == pytest.approx(-1)
     assert math.isnan(correlation([[1.0, 1.0]], [[1.0, 2.0]]))
+
+
+def traced(signal, output):
+    """The trace of a prompt whose three signals change alike."""
+    changes = dict.fromkeys(SIGNALS, signal)
+    return Trace({**changes, "residual": output, "output": output}, torch.zeros(1), torch.zeros(1), [])
+
+
+def test_first_and_last_step_are_left_out_of_the_fits():
+    """The last step computes in any case, however much changes there: here it follows no line."""
+    changes = [[0.1, 0.2, 0.3, 0.4, 0.9], [0.15, 0.25, 0.2, 0.35, 0.8]]
+    traces = [traced(row, [2 * x + 0.1 for x in row[:-1]] + [30.0]) for row in changes]
+    linear = next(item for item in all_fits(traces) if (item.signal, item.degree) == (WATCHED, 1))
+    assert linear.coefficients == pytest.approx((2.0, 0.1))
+    assert (linear.r2, linear.r2_held_out) == (pytest.approx(1), pytest.approx(1))
+    assert linear.domain == (0.1, 0.4)
+
+
+def test_the_output_is_that_of_the_pair():
+    """Before guidance: the half without the prompt counts as much as the one with it."""
+    watch = Watch()
+    latents, pair = torch.ones(1, 2, 1, 2, 2), torch.ones(2, 2, 1, 2, 2)
+    changed = pair.clone()
+    changed[1] = 3.0  # by 2 in one half, in which all is 1 before
+    watch(0, 1000.0, latents, pair)
+    watch(1, 900.0, 1.5 * latents, changed)
+    watch(2, 800.0, 1.5 * latents, changed.flip(0))
+    assert watch.distances["output"] == pytest.approx([1.0, 1.0])
+    assert watch.distances["noisy_input"] == pytest.approx([0.5, 0.0])
