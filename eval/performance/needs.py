@@ -37,20 +37,7 @@ SMALL = (5, 64, 64)
 
 def plan_vae(version: Literal["v110", "v120"]) -> nn.Module:
     """The autoencoder of Open-Sora-Plan, in the published layout and with the tiles of its version."""
-    plain, joint = ("",) * 4, "Spatial2xTime2x3D"
-    is_v110 = version == "v110"
-    down, up = ("Downsample", f"{joint}Downsample"), ("SpatialUpsample2x", f"{joint}Upsample")
-    later_down, later_up = (down[0], up[0]) if is_v110 else (down[1], up[1])
-    times = ("TimeDownsampleRes2x",) * 2, ("TimeUpsampleRes2x",) * 2
-    config = CausalVAEConfig(
-        encoder_spatial_downsample=(down[0], later_down, later_down, ""),
-        encoder_temporal_downsample=("", *times[0], "") if is_v110 else plain,
-        encoder_resnet_blocks=("ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"),
-        decoder_spatial_upsample=("", up[0], later_up, later_up),
-        decoder_temporal_upsample=("", "", *times[1]) if is_v110 else plain,
-        decoder_resnet_blocks=("ResnetBlock3D",) * 4,
-    )
-    return CausalVAE(config, tiling=OpenSoraPlanConfig(version=version).tiles())
+    return CausalVAE(CausalVAEConfig.published(version), tiling=OpenSoraPlanConfig(version=version).tiles())
 
 
 AUTOENCODERS: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(

@@ -57,6 +57,12 @@ def test_rows_of_a_batch_do_not_meet(config):
         torch.testing.assert_close(both[1:], alone, atol=1e-4, rtol=0)
 
 
+def test_the_layouts_of_releases_are_known_by_name():
+    assert [CausalVAEConfig.published(name) for name in ("v110", "v120")] == [V110, V120]
+    with pytest.raises(ValueError, match="version is 'v130'; allowed: v110"):
+        CausalVAEConfig.published("v130")
+
+
 def test_small_videos_are_not_cut_into_tiles():
     plain, tiled, z = build(), build(tiling=TILING), random(1, 4, 2, 2, 2)
     assert torch.equal(tiled.decode(z, 5), plain.decode(z, 5))

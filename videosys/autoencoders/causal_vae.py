@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,13 @@ class CausalVAEConfig:
                 f"{factors[1]} in time), not by {up[0]} and {up[1]}"
             )
 
+    @staticmethod
+    def published(version: str) -> CausalVAEConfig:
+        """The layout of a release of Open-Sora-Plan, v110 or v120; ValueError for another."""
+        if version not in PUBLISHED:
+            raise ValueError(f"version is {version!r}; allowed: {listing(PUBLISHED)}")
+        return PUBLISHED[version]
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Channels per level."""
@@ -169,6 +177,7 @@ V120 = replace(
     ),
     decoder_temporal_upsample=("",) * 4,
 )
+PUBLISHED: Mapping[str, CausalVAEConfig] = MappingProxyType({"v110": V110, "v120": V120})
 
 
 def build(config: CausalVAEConfig, field: str, *sizes: int, level: int | None = None) -> nn.Module:

@@ -146,13 +146,13 @@ def latte(config: LatteConfig) -> Shapes:
 
 
 def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
-    from videosys.autoencoders.causal_vae import V110, V120, CausalVAE, CausalVAEConfig
+    from videosys.autoencoders.causal_vae import CausalVAE, CausalVAEConfig
 
     finder, release = Finder(config), config.release
     folder = finder.folder("transformer", config.transformer or release.repository, config.checkpoint)
     vae_folder = finder.folder("vae", config.vae or release.repository, "vae")
     is_v110 = config.version == "v110"
-    vae = finder.read(CausalVAEConfig, vae_folder, V110 if is_v110 else V120)
+    vae = finder.read(CausalVAEConfig, vae_folder, CausalVAEConfig.published(config.version))
     size = vae.latent_size(config.output_frames, *config.size)
     model = published_plan(config, vae) if folder is None else read_model_config(config, folder, vae)
     return Shapes(
