@@ -59,7 +59,7 @@ def test_rows_of_a_batch_do_not_meet(config):
 
 def test_the_layouts_of_releases_are_known_by_name():
     assert [CausalVAEConfig.published(name) for name in ("v110", "v120")] == [V110, V120]
-    with pytest.raises(ValueError, match="version is 'v130'; allowed: v110"):
+    with pytest.raises(ValueError, match="version is 'v130'; allowed: 'v110', 'v120'"):
         CausalVAEConfig.published("v130")
 
 
