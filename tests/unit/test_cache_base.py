@@ -13,6 +13,7 @@ from videosys.cache import (
     BestConfig,
     Cache,
     IntervalConfig,
+    Linear,
     MagCacheConfig,
     NoCacheConfig,
     PABConfig,
@@ -60,6 +61,16 @@ def test_the_records_handed_out_are_a_copy():
     cache.should_compute(never)
     cache.steps.clear()
     assert len(cache.steps) == 1
+
+
+def test_a_record_tells_what_its_step_has_left():
+    cache = ResidualCache([1.0, 0.5], Linear())
+    for step in range(2):
+        cache.begin_step(step, 1000.0)
+        cache.should_compute(never)
+        assert cache.steps[step].bytes_held == 32 * step  # of the steps before, until this one stores
+        cache.store(torch.zeros(8), torch.ones(8))
+        assert [record.bytes_held for record in cache.steps] == [32, 64][: step + 1]
 
 
 def test_a_record_cannot_be_changed():

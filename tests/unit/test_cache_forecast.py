@@ -83,7 +83,6 @@ def test_no_more_residuals_are_kept_than_are_used(forecast, count):
     cache = ResidualCache(TIMES, forecast)
     follow(cache, {0, 1, 2, 3, 4, 5}, lambda t: t)
     assert [step for step, _ in cache.kept] == [5, 4, 3][:count]
-    cache.begin_step(5, 0.0)
     cache.record(computed=True)
     assert cache.steps[-1].bytes_held == count * 6 * 8
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,8 +23,8 @@ class StepRecord:
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
     compared with the threshold. All three are None where nothing was compared: in the first and last step,
     and without a cache. reused: branches of blocks that used what they had given before (PAB).
-    bytes_held: what the cache of this rank kept when the step began; no part of the decision, and so of no
-    comparison.
+    bytes_held: what the cache of this rank kept when the step was done; no part of the decision, and so of
+    no comparison.
     """
 
     step: int
@@ -80,15 +80,25 @@ class RecordedCache(Cache):
         self._records: list[StepRecord] = []
         self.step = -1
         self.timestep = 0.0
-        self.bytes_held = 0  # when the step began
 
     @property
     def steps(self) -> list[StepRecord]:
+        self._close()
         return list(self._records)
 
+    @property
+    def bytes_held(self) -> int:
+        """What is kept now."""
+        return sum(tensor.nbytes for tensor in self.held())
+
     def begin_step(self, step: int, timestep: float) -> None:
+        self._close()
         self.step, self.timestep = step, timestep
-        self.bytes_held = sum(tensor.nbytes for tensor in self.held())
+
+    def _close(self) -> None:
+        """Writes down what the last step has left."""
+        if self._records:
+            self._records[-1] = replace(self._records[-1], bytes_held=self.bytes_held)
 
     def should_compute(self, signal: Signal) -> bool:
         self.record(computed=True)
@@ -103,7 +113,7 @@ class RecordedCache(Cache):
         accumulated: float | None = None,
     ) -> None:
         decision = (self.step, self.timestep, distance, rescaled, accumulated, computed)
-        self._records.append(StepRecord(*decision, bytes_held=self.bytes_held))
+        self._records.append(StepRecord(*decision))
 
     def held(self) -> Iterable[torch.Tensor]:
         """The tensors that are kept from one step to another."""

@@ -18,7 +18,7 @@ class CacheStatistics:
 
     mean_distance, largest_distance: of the relative L1 changes that were measured; None where none was.
     digest: the same for two generations whose steps were decided alike.
-    bytes_held: the most that the cache of this rank kept from one step to another.
+    bytes_held: the most that the cache of this rank kept after a step.
     """
 
     computed: int
@@ -32,9 +32,17 @@ class CacheStatistics:
     def __str__(self) -> str:
         parts = [f"computed {self.computed} of {self.total} steps"]
         parts += [f"{self.reused} branches reused"] if self.reused else []
-        if self.bytes_held:
-            parts += [f"cache {self.bytes_held / 2**20:.1f} MiB", f"decisions {self.digest}"]
-        return ", ".join(parts)
+        if self.mean_distance is not None and self.largest_distance is not None:
+            parts += [f"distances {self.mean_distance:.3g} on average, {self.largest_distance:.3g} at most"]
+        parts += [f"cache {readable(self.bytes_held)}"] if self.bytes_held else []
+        return ", ".join([*parts, f"decisions {self.digest}"])
+
+
+def readable(count: int) -> str:
+    """So many bytes in the unit in which they are 1 to 1024."""
+    units = ("bytes", "KiB", "MiB", "GiB")
+    power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
+    return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"
 
 
 def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
@@ -60,17 +68,22 @@ def decision_digest(steps: Sequence[StepRecord]) -> str:
 def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float | None = None) -> Path:
     """The path of a PNG picture of what was measured at each step; a bar at the axis is a computed step.
 
-    threshold: a line at it. Where nothing was measured (a fixed schedule), the bars stand alone.
+    threshold: a line at it. Where nothing was measured, the branches that each step reused (PAB), or which
+    steps computed (a fixed schedule).
     """
-    curves = {
-        "relative L1 of the signal": [(step.step, _number(step.distance)) for step in steps],
-        "accumulated": [(step.step, _number(step.accumulated)) for step in steps],
-    }
-    if all(step.distance is None for step in steps):
-        curves = {"computed": [(step.step, float(step.computed)) for step in steps]}
     summary = cache_statistics(steps)
+    if summary.mean_distance is not None:
+        curves = {
+            "relative L1 of the signal": [(step.step, _number(step.distance)) for step in steps],
+            "accumulated": [(step.step, _number(step.accumulated)) for step in steps],
+        }
+    elif summary.reused:
+        curves = {"branches reused": [(step.step, float(step.reused)) for step in steps]}
+    else:
+        curves = {"computed": [(step.step, float(step.computed)) for step in steps]}
+    reused = f", {summary.reused} branches reused" if summary.reused else ""
     return Chart(
-        title=f"computed {summary.computed} of {summary.total} steps",
+        title=f"computed {summary.computed} of {summary.total} steps{reused}",
         x_label="step",
         y_label="",
         curves=curves,
