@@ -236,11 +236,12 @@ def vae_cost(shape: Shapes, dtype: torch.dtype, config: base.PipelineConfig) -> 
     batch = config.batch_size if is_whole else 1
     is_cpu = device_of(config).type == "cpu"
     vae = on_meta(shape.vae, dtype)
-    latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device="meta")
-    made, meter = metered(lambda: shape.decode(vae, latents), is_cpu)
+    weights = weight_bytes(vae)
+    with pretending(vae, device_of(config)) as device:
+        latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device=device)
+        made, meter = metered(lambda: shape.decode(vae, latents), is_cpu)
     clips = config.batch_size * getattr(config, "loops", 1)
     done = made.nbytes // batch * (clips - batch) if is_cpu else 0  # clips that wait for the last one
-    weights = weight_bytes(vae)
     host = weights if is_parked(config) else 0
     peak = meter.peak + latents.nbytes + done
     return StageCost("autoencoder", weights, peak, meter.flops, resident=weights, host=host)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
@@ -84,14 +84,17 @@ class Storages(TorchDispatchMode):
 
 
 def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
-    """Bytes that a convolution's kernel on a CPU copies.
+    """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
 
-    oneDNN orders the channels of input and weight anew. torch's own, which small inputs get, write every
-    window as a column: of 27 values for each one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
+    oneDNN orders the channels of input and weight anew, unless those of the input lie side by side (of one
+    sample alone torch does not see that). torch's own, which small inputs get, write every window as a
+    column: of 27 values for each one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
     """
     x, weight, _, *options = convolution
     if goes_to_onednn(x, weight, options):
-        return x.nbytes + weight.nbytes
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        is_ordered = len(x) > 1 and x.is_contiguous(memory_format=layout)
+        return weight.nbytes + (0 if is_ordered else x.nbytes)
     window = weight[0].numel()
     return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
 
@@ -103,9 +106,9 @@ def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]
     select = getattr(torch._C, "_select_conv_backend", None)
     if select is None:
         return torch.backends.mkldnn.is_available()
-    # Tensors of these shapes on the CPU, each of one number.
-    small = [item.new_empty(1, device="cpu").expand(item.shape) for item in (x, weight)]
-    return not select(*small, None, *options).name.startswith("Slow")
+    with unset_fake_temporarily():  # tensors of these shapes on the CPU, each of one number
+        small = [torch.empty(1, dtype=item.dtype).expand(item.shape) for item in (x, weight)]
+        return not select(*small, None, *options).name.startswith("Slow")
 
 
 def products() -> Mapping[Any, Callable[..., int]]:
