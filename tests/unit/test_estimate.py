@@ -346,7 +346,7 @@ def test_devices_that_share_a_video_need_less_each(checkpoint):
         for count, cfg, sp in ((1, 1, 1), (2, 2, 1), (4, 1, 4))
     )
     assert halves == pytest.approx(peak(guidance_scale=1.0), rel=0.02)
-    assert 0.2 * alone < tokens < 0.45 * alone
+    assert 0.2 * alone < tokens < 0.5 * alone  # text, latents and the output are whole on each
 
 
 @pytest.mark.parametrize(
