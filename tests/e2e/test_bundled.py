@@ -119,7 +119,7 @@ def test_videos_follow_their_prompts(engine):
 
 @pytest.mark.parametrize(
     ("name", "moving"),
-    [("latte", 4), ("open_sora_plan_v110", 4), ("open_sora_plan_v120", 3)],
+    [("latte", 4), ("open_sora_plan_v110", 4), ("open_sora_plan_v120", 4)],
 )
 def test_noise_models_follow_their_prompts(name, moving):
     """Fewer steps than published, so that it takes seconds; blobs without motion had one of six right."""
