@@ -154,7 +154,9 @@ class Optimizers:
         }
         matrices = [p for name, p in named if is_matrix[name]]
         others = [p for name, p in named if not is_matrix[name]]
-        self.parts = [torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=1e-4)]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, lr=ADAM_LR, betas=(0.9, 0.99), weight_decay=1e-4)
+        ]
         if matrices:
             self.parts.append(
                 torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
