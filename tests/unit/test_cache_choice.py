@@ -38,7 +38,7 @@ SETTINGS = (
     Setting(NoCacheConfig(), 30, 1.0, None, 1.0),
     Setting(TEA[0], 20.5, 1.4, 35.0, 0.98),
     Setting(TEA[1], 12, 2.3, 25.0, 0.9),
-    Setting(TEA[2], 9, 2.9, 20.0, 0.8),
+    Setting(TEA[2], 9, 2.9, 20.06, 0.8),
     Setting(SCHEDULE, 12, 2.4, 31.0, 0.95),
     Setting(PABConfig(), 30, 1.3, 33.0, 0.96),
 )

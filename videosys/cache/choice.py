@@ -135,5 +135,10 @@ def _listed(settings: Iterable[Setting]) -> str:
     for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
         if row.quality > best:
             best = row.quality
-            kept.append(f"{row.speedup:.2f}x at {row.quality:.1f} dB")
+            kept.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
     return ", ".join(reversed(kept))
+
+
+def _rounded_down(quality: float) -> float:
+    """To a tenth, so that what is listed can be asked for."""
+    return quality if math.isinf(quality) else math.floor(10 * quality) / 10
