@@ -237,7 +237,9 @@ class Pipeline(Generic[M]):
 
         ValueError, before anything is loaded, where there are none for it, and for a device that is not here.
         """
-        base.resolve_device(getattr(config.cache, "device", "auto"), "cache.device")
+        where = getattr(config.cache, "device", "auto")
+        if where != "auto":  # with the model, wherever that is
+            base.resolve_device(where, "cache.device")
         found = settle(config.cache, lambda: self.scope(config), self.transformer.folder)
         config = replace(config, cache=found)
         return replace(config, cache=config.settled_cache())
