@@ -111,14 +111,14 @@ def test_only_padding_that_is_read_is_encoded(random_model, monkeypatch):
             assert seen == {"red": True, "blue": True}
 
 
-def test_a_config_without_shapes_is_not_warned_of(monkeypatch):
+def test_a_config_without_shapes_is_not_warned_of():
     class OtherConfig(LatteConfig):
         """Of a model that was added outside the package."""
 
-    monkeypatch.setattr(memory, "available_bytes", lambda config: 1000)
-    memory.warn_if_too_large(OtherConfig())
+    little = memory.Free(1000, 1000)
+    memory.warn_if_too_large(OtherConfig(), little)
     with pytest.warns(UserWarning, match="needs about"):
-        memory.warn_if_too_large(LatteConfig())
+        memory.warn_if_too_large(LatteConfig(), little)
 
 
 def test_a_prompt_of_which_nothing_is_left_is_warned_of():
