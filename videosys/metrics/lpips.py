@@ -80,7 +80,10 @@ class Lpips(nn.Module):
                 f"{LEAST_SIDE} of 3 channels or more"
             )
         parts = pieces(pair, batch_size, self.scale.device, self.scale.dtype)
-        return torch.cat([self.maps(x, y).double().mean(dim=(1, 2, 3)).cpu() for x, y in parts])
+        own = torch.backends.cudnn
+        # TF32, torch's own choice for convolutions on a GPU, would cost three of the digits.
+        with own.flags(own.enabled, own.benchmark, deterministic=own.deterministic, allow_tf32=False):
+            return torch.cat([self.maps(x, y).double().mean(dim=(1, 2, 3)).cpu() for x, y in parts])
 
 
 def load_lpips(
