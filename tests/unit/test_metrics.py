@@ -105,6 +105,12 @@ def test_a_moved_picture_is_less_like():
     assert (ssim(near, a) > ssim(far, a)).all()
 
 
+@pytest.mark.parametrize(("error", "expected"), [(0.0, 100.0), (5e-11, 100.0), (2e-10, 97.0)])
+def test_the_psnr_of_frames_that_are_nearly_equal(error, expected):
+    a = torch.full((2, 8, 8, 3), 0.5, dtype=torch.float64)
+    assert psnr(a + error**0.5, a).tolist() == pytest.approx([expected] * 2, abs=0.02)
+
+
 @pytest.mark.parametrize("metric", [psnr, ssim])
 @pytest.mark.parametrize(
     ("video", "message"),
