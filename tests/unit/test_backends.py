@@ -83,6 +83,17 @@ def test_a_bias_that_a_kernel_does_not_know_goes_through_torch(backend):
     assert not knows_bias(backend, CUDA)
 
 
+@pytest.mark.parametrize("backend", ["flash", "cudnn"])
+def test_a_card_before_ampere_has_fewer_kernels(backend, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    with pytest.raises(ValueError, match=f"{backend}', which needs an Ampere card"):
+        check_attention(backend, CUDA, torch.float16)
+    check_attention("efficient", CUDA, torch.float16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    check_attention(backend, CUDA, torch.float16)
+
+
 def test_training_goes_through_torch():
     q = torch.randn(1, 2, 3, 4).bfloat16().requires_grad_()
     attend(q, q, q).sum().backward()

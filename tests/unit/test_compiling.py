@@ -63,6 +63,13 @@ def test_no_triton_is_said_at_once(monkeypatch):
         check_compiler(torch.device("cuda"))
 
 
+def test_no_compiler_for_a_cards_launchers_is_said_at_once(monkeypatch):
+    monkeypatch.setattr(compiling, "find_spec", lambda name: object())
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="no C compiler"):
+        check_compiler(torch.device("cuda"))
+
+
 def test_a_model_that_would_be_compiled_for_each_use_is_refused(checkpoint, monkeypatch):
     monkeypatch.setattr(generation, "check_compiler", lambda device: None)
     with pytest.raises(ValueError, match="compiled each time"):

@@ -155,11 +155,21 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
         raise ValueError(f"attention is 'products', which is for a CPU; on {device.type}: auto or torch")
     if device.type != "cpu" and backend in HALF_ONLY and dtype == torch.float32:
         raise ValueError(f"attention is {backend!r}, and dtype is float32; it knows bfloat16 and float16")
+    if backend in HALF_ONLY and is_before_ampere(device):
+        raise ValueError(
+            f"attention is {backend!r}, which needs an Ampere card or newer; here: auto or efficient"
+        )
     if backend == "flash_attn" and find_spec("flash_attn") is None:
         raise ValueError(
             "attention is 'flash_attn', and the package flash-attn is missing: "
             "pip install 'videosys[flash-attn]', or set attention to auto"
         )
+
+
+def is_before_ampere(device: torch.device) -> bool:
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) < (8, 0)
 
 
 def use_attention(model: M, backend: str) -> M:

@@ -23,6 +23,7 @@ Compile = Literal["none", "blocks"]
 Run = Callable[..., torch.Tensor]
 Layout = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
+GPU_COMPILERS = ("gcc", "clang")  # for what launches triton's kernels
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def check_compiler(device: torch.device) -> None:
             "compile is 'blocks', and the package triton is missing: pip install triton, or set compile to "
             "none"
         )
+    else:
+        wanted = os.environ.get("CC")
+        if not any(shutil.which(name) for name in ((wanted,) if wanted else GPU_COMPILERS)):
+            raise ValueError(
+                f"compile is 'blocks', and there is no C compiler ({wanted or ', '.join(GPU_COMPILERS)}): "
+                "install one (on Debian: apt install gcc), name it in CC, or set compile to none"
+            )
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
