@@ -160,6 +160,8 @@ class Groups:
     def close(self) -> None:
         """The module as it was, all of it in the host's memory."""
         self.module.__dict__.pop("prepare", None)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # a block may still be on its way when a forward failed
         detach(self.module)
         for block, tables in self.tables:
             for name, table in tables.items():
