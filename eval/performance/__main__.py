@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
+    check(parser, args)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = Plan(device, args.rounds, not args.no_compile, tuple(args.models), tuple(args.sizes))
@@ -67,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             report[name].append(row)
             write(args.output, report)
     return 0
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program where a combination has nothing to measure."""
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; it must be 1 or more")
+    of_sizes = {published.SIZES[name].setting.model for name in args.sizes}
+    if not of_sizes & set(args.models):
+        parser.error(f"--sizes are of {', '.join(sorted(of_sizes))}, and --models leaves these out")
 
 
 def machine() -> dict[str, str]:

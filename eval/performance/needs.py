@@ -81,7 +81,9 @@ def memory(plan: Plan) -> Iterator[Row]:
 def peak_of(model: str, dtype: str) -> float:
     """MiB, measured in another process."""
     command = [sys.executable, "-m", "eval.performance.needs", model, dtype]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"measuring {model} in {dtype} failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

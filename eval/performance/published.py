@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -77,7 +78,12 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
         for name in plan.sizes:
             size = SIZES[name]
             if size.setting.model in plan.models:
-                yield from rows(name, replace(size, setting=replace(size.setting, device=plan.device)), plan)
+                here = replace(size, setting=replace(size.setting, device=plan.device))
+                try:
+                    yield from rows(name, here, plan)
+                except torch.OutOfMemoryError:  # the other sizes are still worth measuring
+                    yield {"size": name, "step": OUT_OF_MEMORY}
+                gc.collect()  # compiled blocks refer to themselves
                 torch.cuda.empty_cache()
 
     return case
@@ -102,8 +108,8 @@ def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
 
 def decode_row(size: Published, plan: Plan) -> Row:
     """Seconds to decode the video, and what that takes beyond the weights."""
-    run = decoder(size.autoencoder, size.video, size.setting.dtype, plan.device)
     try:
+        run = decoder(size.autoencoder, size.video, size.setting.dtype, plan.device)
         most = peak(run, plan.device) / MIB
         samples = alternate({"decode": run}, max(plan.rounds // 2, 1))
     except torch.OutOfMemoryError:
@@ -124,6 +130,8 @@ def kernels_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
 def kernel_rows(head: Row, run: Run, device: torch.device) -> Iterator[Row]:
     run()  # compiles and warms up
     is_gpu = device.type == "cuda"
+    if is_gpu:
+        torch.cuda.synchronize(device)
     kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_gpu else [])]
     with profile(activities=kinds) as profiler:
         run()
@@ -157,7 +165,10 @@ def spread(computed: int, evaluations: int) -> frozenset[int]:
 
 
 def generations(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """Whole generations without the text encoder: every step computed, and as many as TeaCache computes."""
+    """Whole generations without the text encoder: every step computed, and as many as TeaCache computes.
+
+    Each runs once: a generation takes minutes, and lasts long enough for its noise to even out.
+    """
     if not size.computed:
         return
     subject = size.setting.subject()

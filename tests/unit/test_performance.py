@@ -310,3 +310,32 @@ def test_the_processor_is_described(tmp_path):
     file = tmp_path / "cpuinfo"
     file.write_text("model name\t: A: b\nflags\t\t: fpu avx512_bf16 amx_bf16 sse\n\n")
     assert command.processor(file) == {"processor": "A: b", "bfloat16": "avx512_bf16 amx_bf16"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "0"], "--rounds is 0; it must be 1 or more"),
+        (["--models", "LatteT2V", "--sizes", "v120-29x480x640"], "--sizes are of OpenSoraT2V"),
+    ],
+)
+def test_what_measures_nothing_is_refused(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--output", str(tmp_path / "out"), *arguments])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_does_not_fit_leaves_the_others_to_measure(monkeypatch):
+    def rows(name, size, plan):
+        if name == "latte-16x512x512":
+            raise torch.OutOfMemoryError
+        yield {"size": name}
+
+    monkeypatch.setattr(Plan, "needs_cuda", lambda self, what: None)
+    plan = Plan(torch.device("cpu"), 1, False, ("LatteT2V",), ("latte-16x512x512", "v110-65x512x512"))
+    made = list(published.on_gpu(rows, "sizes")(plan))
+    assert made == [
+        {"size": "latte-16x512x512", "step": published.OUT_OF_MEMORY},
+        {"size": "v110-65x512x512"},
+    ]
