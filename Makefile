@@ -21,7 +21,7 @@ help:
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
-	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: minutes, on a busy one an hour; ARGS are passed on)"
+	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: six minutes, on a busy one an hour; ARGS are passed on)"
 	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
 	@echo "make lint     ruff, mypy and codespell"
 	@echo "make format   let ruff mend what it can"
