@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from videosys.cache import CacheConfig, NoCacheConfig, StepRecord, TeaCacheConfig
+from videosys.cache import CacheConfig, NoCacheConfig, Scope, StepRecord, TeaCacheConfig
 from videosys.layers.backends import AttentionBackend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
@@ -188,6 +188,23 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     if parallel.num_gpus not in (1, num_gpus):
         raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
     return replace(parallel, num_gpus=num_gpus)
+
+
+def scope_of(
+    config: PipelineConfig, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None
+) -> Scope:
+    """What settings of a cache must have been found on to hold for a config, with so many model evaluations
+    and a size of the latents.
+    """
+    return Scope(
+        model=config.model_name,
+        scheduler=config.scheduler_name,
+        num_inference_steps=config.steps,
+        evaluations=evaluations,
+        size=size,
+        guidance_scale=config.guidance_scale,
+        weights_hash=weights_hash,
+    )
 
 
 def parse_device(device: str, name: str = "device") -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,6 @@ from videosys.cache import (
     RecordedCache,
     ResidualCache,
     ScheduleConfig,
-    Scope,
     TeaCacheConfig,
     settle,
     start,
@@ -33,16 +33,9 @@ def found_cache(config: base.PipelineConfig, shape: Shapes) -> CacheConfig:
     """The cache of a config with the settings that a calibration or a file on this computer says; where there
     is none, and so no run yet, the settings that keep the most.
     """
-    scope = Scope(
-        model=config.model_name,
-        scheduler=config.scheduler_name,
-        num_inference_steps=config.steps,
-        evaluations=shape.evaluations,
-        size=shape.latent_size,
-        guidance_scale=config.guidance_scale,
-    )
+    scope = partial(base.scope_of, config, shape.evaluations, shape.latent_size)
     try:
-        return settle(config.cache, lambda: scope, shape.found.get("transformer"))
+        return settle(config.cache, scope, shape.found.get("transformer"))
     except ValueError:
         return greediest(config.cache)
 

@@ -222,15 +222,9 @@ class Pipeline(Generic[M]):
     def scope(self, config: Any) -> Scope:
         """What settings of a cache must have been found on to hold for this config."""
         folder = self.transformer.folder
-        return Scope(
-            model=config.model_name,
-            scheduler=config.scheduler_name,
-            num_inference_steps=config.steps,
-            evaluations=len(self.sampler(config, ()).timesteps),
-            size=self.latent_size(config),
-            guidance_scale=config.guidance_scale,
-            weights_hash=None if folder is None else weights_hash(folder),
-        )
+        evaluations = len(self.sampler(config, ()).timesteps)
+        found = None if folder is None else weights_hash(folder)
+        return base.scope_of(config, evaluations, self.latent_size(config), found)
 
     def settled(self, config: C) -> C:
         """The config with the settings of its cache looked up: in calibration files, and what was published.

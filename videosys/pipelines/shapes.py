@@ -163,7 +163,7 @@ def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
         depth=model.num_layers,
         vae=lambda: CausalVAE(vae, tiling=config.tiles()),
         latent_size=size,
-        latent_channels=vae.embed_dim,
+        latent_channels=vae.latent_channels,
         text_channels=model.caption_channels,
         prepare=lambda made, text: made.prepare(text, latent_size=size),
         decode=lambda made, latents: as_bytes(made.decode(latents, config.output_frames), "down"),
