@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from types import FunctionType
@@ -41,24 +41,24 @@ class CompileReport:
 def check_compiler(device: torch.device) -> None:
     """ValueError where nothing is at hand that could compile for the device."""
     if device.type == "cpu":
-        wanted = os.environ.get("CXX")
-        if not any(shutil.which(name) for name in ((wanted,) if wanted else CPU_COMPILERS)):
-            raise ValueError(
-                f"compile is 'blocks', and there is no C++ compiler ({wanted or ', '.join(CPU_COMPILERS)}): "
-                "install one (on Debian: apt install g++), name it in CXX, or set compile to none"
-            )
+        check_program("C++", "CXX", CPU_COMPILERS)
     elif find_spec("triton") is None:
         raise ValueError(
             "compile is 'blocks', and the package triton is missing: pip install triton, or set compile to "
             "none"
         )
     else:
-        wanted = os.environ.get("CC")
-        if not any(shutil.which(name) for name in ((wanted,) if wanted else GPU_COMPILERS)):
-            raise ValueError(
-                f"compile is 'blocks', and there is no C compiler ({wanted or ', '.join(GPU_COMPILERS)}): "
-                "install one (on Debian: apt install gcc), name it in CC, or set compile to none"
-            )
+        check_program("C", "CC", GPU_COMPILERS)
+
+
+def check_program(language: str, variable: str, names: Sequence[str]) -> None:
+    """ValueError where neither the compiler that an environment variable names nor one of `names` is here."""
+    wanted = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ((wanted,) if wanted else names)):
+        raise ValueError(
+            f"compile is 'blocks', and there is no {language} compiler ({wanted or ', '.join(names)}): "
+            f"install one (on Debian: apt install {names[0]}), name it in {variable}, or set compile to none"
+        )
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
