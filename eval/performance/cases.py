@@ -12,7 +12,7 @@ import torch
 from eval.performance.floor import Floor, total_flops
 from eval.performance.models import Setting, Size, Subject, diffusers_latte
 from eval.performance.plan import NO_COMPILER, Plan, Row, name_of
-from eval.performance.timing import Run, alternate, once, ratio
+from eval.performance.timing import Run, alternate, counted, once, ratio
 from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
 
 NUM_STEPS = 10_000  # of a cache that is asked more often than any video has steps
@@ -139,11 +139,11 @@ def real(plan: Plan) -> Iterator[Row]:
     with torch.no_grad():
         if plan.device.type == "cuda":
             forced(subject)  # the first call on a card starts its libraries
-        spent = once(lambda: made.append(forced(subject)))
+        seconds = counted(lambda: made.append(forced(subject)))
         runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
     row |= {"width": setting.width, "tokens": setting.size.tokens}
-    row |= {"computed_s": spent[plan.device.type == "cuda"]}
+    row |= {"computed_s": seconds}
     row |= {f"{name}_s": sample.seconds for name, sample in alternate(runs, plan.rounds).items()}
     yield row | {f"{name}_share": row[f"{name}_s"] / row["computed_s"] for name in runs}
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from eval.performance.timing import once
+from eval.performance.timing import counted
 from videosys import attend
 
 GPU_CALLS = 10
@@ -106,7 +106,7 @@ class Floor:
     def measure(self) -> None:
         for shape, runs in self._runs.items():
             for run, times in zip(runs, self._times[shape]):
-                times.append(once(run, self.in_a_row)[torch.cuda.is_available()])
+                times.append(counted(run, self.in_a_row))
 
     def seconds_of(self, shape: Shape) -> float:
         return min(statistics.median(times) for times in self._times[shape])

@@ -16,7 +16,7 @@ from eval.performance.cases import cached, step_row
 from eval.performance.models import Setting, Size, Subject
 from eval.performance.needs import MIB, Video, decoder, peak
 from eval.performance.plan import Plan, Row
-from eval.performance.timing import Run, alternate, once
+from eval.performance.timing import Run, alternate, counted
 from videosys import NoCacheConfig, TeaCache, TeaCacheConfig, compile_blocks, start
 
 TFLOPS = 790.0  # of an H200 in bfloat16, measured in matrix products
@@ -204,8 +204,7 @@ def timed(subject: Subject, decode: Run, computed: int, evaluations: int) -> flo
             latents = latents - (uncond + GUIDANCE * (cond - uncond)).repeat(2, 1, 1, 1, 1) / evaluations
         decode()
 
-    seconds = once(run)
-    return seconds[torch.cuda.is_available()]
+    return counted(run)
 
 
 published = on_gpu(needs_of, "published sizes")
