@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from videosys.cache import NO_CACHE, Cache, CacheConfig, NoCacheConfig, Scope
+from videosys.generation.denoise import Sampling
+from videosys.generation.pipeline import Denoising
 from videosys.parallel import Parallel, ParallelConfig
-from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Denoising
 from videosys.schedulers import RFlowScheduler
 
 FRAMES, SIDE = 2, 16

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
-from videosys.autoencoders.causal_vae import V110, V120, CausalVAE
-from videosys.autoencoders.latte import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
-from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
+from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 from videosys.text_encoders.t5 import load_tokenizer
 from videosys.utils.checkpoint import save_model
 from videosys.utils.hub import BUNDLED_FOLDER

@@ -10,12 +10,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from videosys.autoencoders.causal_vae import CausalVAE as CausalVAE
-    from videosys.autoencoders.causal_vae import CausalVAEConfig as CausalVAEConfig
-    from videosys.autoencoders.latte import LatteVAE as LatteVAE
-    from videosys.autoencoders.latte import LatteVAEConfig as LatteVAEConfig
-    from videosys.autoencoders.opensora import OpenSoraVAE as OpenSoraVAE
-    from videosys.autoencoders.opensora import OpenSoraVAEConfig as OpenSoraVAEConfig
     from videosys.cache import BestConfig as BestConfig
     from videosys.cache import Broadcast as Broadcast
     from videosys.cache import Fitted as Fitted
@@ -36,30 +30,36 @@ if TYPE_CHECKING:
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
     from videosys.engine import is_main_process as is_main_process
+    from videosys.generation.base import VideoOutput as VideoOutput
+    from videosys.generation.compile import check_compiler as check_compiler
+    from videosys.generation.compile import compile_blocks as compile_blocks
+    from videosys.generation.compile import compile_report as compile_report
     from videosys.layers.backends import attend as attend
     from videosys.layers.backends import use_attention as use_attention
     from videosys.metrics import load_lpips as load_lpips
     from videosys.metrics import psnr as psnr
     from videosys.metrics import ssim as ssim
-    from videosys.models.latte import LatteT2V as LatteT2V
-    from videosys.models.latte import LatteT2VConfig as LatteT2VConfig
-    from videosys.models.open_sora_plan import OpenSoraT2V as OpenSoraT2V
-    from videosys.models.open_sora_plan import OpenSoraT2VConfig as OpenSoraT2VConfig
-    from videosys.models.opensora import STDiT3 as STDiT3
-    from videosys.models.opensora import STDiT3Config as STDiT3Config
+    from videosys.models.latte.autoencoder import LatteVAE as LatteVAE
+    from videosys.models.latte.autoencoder import LatteVAEConfig as LatteVAEConfig
+    from videosys.models.latte.pipeline import LatteConfig as LatteConfig
+    from videosys.models.latte.pipeline import LattePipeline as LattePipeline
+    from videosys.models.open_sora_plan.autoencoder import CausalVAE as CausalVAE
+    from videosys.models.open_sora_plan.autoencoder import CausalVAEConfig as CausalVAEConfig
+    from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig as OpenSoraPlanConfig
+    from videosys.models.open_sora_plan.pipeline import OpenSoraPlanPipeline as OpenSoraPlanPipeline
+    from videosys.models.open_sora_plan.transformer import OpenSoraT2V as OpenSoraT2V
+    from videosys.models.open_sora_plan.transformer import OpenSoraT2VConfig as OpenSoraT2VConfig
+    from videosys.models.opensora.autoencoder import OpenSoraVAE as OpenSoraVAE
+    from videosys.models.opensora.autoencoder import OpenSoraVAEConfig as OpenSoraVAEConfig
+    from videosys.models.opensora.conditioning import Reference as Reference
+    from videosys.models.opensora.config import OpenSoraConfig as OpenSoraConfig
+    from videosys.models.opensora.pipeline import OpenSoraPipeline as OpenSoraPipeline
+    from videosys.models.opensora.transformer import STDiT3 as STDiT3
+    from videosys.models.opensora.transformer import STDiT3Config as STDiT3Config
+    from videosys.models.pixart.latte_t2v import LatteT2V as LatteT2V
+    from videosys.models.pixart.latte_t2v import LatteT2VConfig as LatteT2VConfig
     from videosys.parallel import Parallel as Parallel
     from videosys.parallel import ParallelConfig as ParallelConfig
-    from videosys.pipelines.base import VideoOutput as VideoOutput
-    from videosys.pipelines.compiling import check_compiler as check_compiler
-    from videosys.pipelines.compiling import compile_blocks as compile_blocks
-    from videosys.pipelines.compiling import compile_report as compile_report
-    from videosys.pipelines.latte import LatteConfig as LatteConfig
-    from videosys.pipelines.latte import LattePipeline as LattePipeline
-    from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig as OpenSoraPlanConfig
-    from videosys.pipelines.open_sora_plan import OpenSoraPlanPipeline as OpenSoraPlanPipeline
-    from videosys.pipelines.opensora import OpenSoraPipeline as OpenSoraPipeline
-    from videosys.pipelines.opensora_conditioning import Reference as Reference
-    from videosys.pipelines.opensora_config import OpenSoraConfig as OpenSoraConfig
     from videosys.utils.files import replacing as replacing
     from videosys.utils.logging import configure_logging as configure_logging
     from videosys.utils.names import reserved_path as reserved_path
@@ -76,46 +76,46 @@ _HOMES = MappingProxyType(
     {
         "BestConfig": "videosys.cache",
         "Broadcast": "videosys.cache",
-        "CausalVAE": "videosys.autoencoders.causal_vae",
-        "CausalVAEConfig": "videosys.autoencoders.causal_vae",
+        "CausalVAE": "videosys.models.open_sora_plan.autoencoder",
+        "CausalVAEConfig": "videosys.models.open_sora_plan.autoencoder",
         "Fitted": "videosys.cache",
         "Hold": "videosys.cache",
         "IntervalConfig": "videosys.cache",
-        "LatteConfig": "videosys.pipelines.latte",
-        "LattePipeline": "videosys.pipelines.latte",
-        "LatteT2V": "videosys.models.latte",
-        "LatteT2VConfig": "videosys.models.latte",
-        "LatteVAE": "videosys.autoencoders.latte",
-        "LatteVAEConfig": "videosys.autoencoders.latte",
+        "LatteConfig": "videosys.models.latte.pipeline",
+        "LattePipeline": "videosys.models.latte.pipeline",
+        "LatteT2V": "videosys.models.pixart.latte_t2v",
+        "LatteT2VConfig": "videosys.models.pixart.latte_t2v",
+        "LatteVAE": "videosys.models.latte.autoencoder",
+        "LatteVAEConfig": "videosys.models.latte.autoencoder",
         "Linear": "videosys.cache",
         "MagCacheConfig": "videosys.cache",
         "NoCacheConfig": "videosys.cache",
-        "OpenSoraConfig": "videosys.pipelines.opensora_config",
-        "OpenSoraPipeline": "videosys.pipelines.opensora",
-        "OpenSoraPlanConfig": "videosys.pipelines.open_sora_plan",
-        "OpenSoraPlanPipeline": "videosys.pipelines.open_sora_plan",
-        "OpenSoraT2V": "videosys.models.open_sora_plan",
-        "OpenSoraT2VConfig": "videosys.models.open_sora_plan",
-        "OpenSoraVAE": "videosys.autoencoders.opensora",
-        "OpenSoraVAEConfig": "videosys.autoencoders.opensora",
+        "OpenSoraConfig": "videosys.models.opensora.config",
+        "OpenSoraPipeline": "videosys.models.opensora.pipeline",
+        "OpenSoraPlanConfig": "videosys.models.open_sora_plan.pipeline",
+        "OpenSoraPlanPipeline": "videosys.models.open_sora_plan.pipeline",
+        "OpenSoraT2V": "videosys.models.open_sora_plan.transformer",
+        "OpenSoraT2VConfig": "videosys.models.open_sora_plan.transformer",
+        "OpenSoraVAE": "videosys.models.opensora.autoencoder",
+        "OpenSoraVAEConfig": "videosys.models.opensora.autoencoder",
         "PABConfig": "videosys.cache",
         "Parallel": "videosys.parallel",
         "ParallelConfig": "videosys.parallel",
-        "Reference": "videosys.pipelines.opensora_conditioning",
-        "STDiT3": "videosys.models.opensora",
-        "STDiT3Config": "videosys.models.opensora",
+        "Reference": "videosys.models.opensora.conditioning",
+        "STDiT3": "videosys.models.opensora.transformer",
+        "STDiT3Config": "videosys.models.opensora.transformer",
         "ScheduleConfig": "videosys.cache",
         "StepRecord": "videosys.cache",
         "TeaCache": "videosys.cache",
         "TeaCacheConfig": "videosys.cache",
-        "VideoOutput": "videosys.pipelines.base",
+        "VideoOutput": "videosys.generation.base",
         "VideoSysEngine": "videosys.engine",
         "attend": "videosys.layers.backends",
         "cache_statistics": "videosys.cache",
-        "check_compiler": "videosys.pipelines.compiling",
+        "check_compiler": "videosys.generation.compile",
         "check_writable": "videosys.utils.video",
-        "compile_blocks": "videosys.pipelines.compiling",
-        "compile_report": "videosys.pipelines.compiling",
+        "compile_blocks": "videosys.generation.compile",
+        "compile_report": "videosys.generation.compile",
         "config_to_dict": "videosys.config",
         "configure_logging": "videosys.utils.logging",
         "is_main_process": "videosys.engine",

@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from tests.distributed.cases import CACHES
 from tests.distributed.models import Request, build, condition, forward, latents, loop
-from videosys.autoencoders.causal_vae import V110, V120, CausalVAE
-from videosys.autoencoders.tiling import Tiling
 from videosys.cache import NO_CACHE, start
+from videosys.generation.denoise import Sampling, denoise
+from videosys.layers.tiling import Tiling
+from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
 from videosys.parallel import Parallel, ParallelConfig
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers.rflow import RFlowScheduler
 
 Check = Callable[[int, int], Any]  # of rank and world size
@@ -158,8 +158,8 @@ def published_vaes(rank: int, world_size: int) -> list[bool]:
     if world_size != 3:
         return []
     from tests.tiny_checkpoint import FRAMES, VAE
-    from videosys.autoencoders.latte import TEMPORAL, LatteVAE
-    from videosys.autoencoders.opensora import OpenSoraVAE
+    from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE
+    from videosys.models.opensora.autoencoder import OpenSoraVAE
 
     narrow = replace(FRAMES, block_out_channels=(32, 32, 32, 32), layers_per_block=1, norm_num_groups=32)
     parallel, same = mesh(world_size), []
@@ -186,7 +186,7 @@ def grouped_blocks(rank: int, world_size: int) -> list[bool]:
     """Whether blocks that come one after the other give the very same; needs diffusers, as above."""
     if world_size != 3:
         return []
-    from videosys.pipelines.offload import Groups
+    from videosys.generation.offload import Groups
 
     parallel, same = mesh(world_size), []
     for model in ("opensora", "plan_v120"):

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from videosys.cache import StepRecord
-from videosys.pipelines.base import Job, VideoOutput, batches, make_jobs
+from videosys.generation.base import Job, VideoOutput, batches, make_jobs
 from videosys.utils.logging import get_logger, log
 from videosys.utils.progress import progress
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from videosys.cache import CacheConfig, StepRecord, start
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.generation.denoise import Sampling, denoise
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers.rflow import RFlowScheduler
 
 CAPTION, LENGTH = 16, 6

@@ -18,10 +18,10 @@ import torch
 
 from tests.tiny_checkpoint import MODEL, build_vae, places
 from videosys import OpenSoraConfig, TeaCacheConfig, load_config, read_video
-from videosys.models.opensora import STDiT3, STDiT3Config
-from videosys.pipelines import generation
-from videosys.pipelines.offload import Component
-from videosys.pipelines.opensora_config import COEFFICIENTS, OPENSORA_CACHES
+from videosys.generation import pipeline as generation
+from videosys.generation.offload import Component
+from videosys.models.opensora.config import COEFFICIENTS, OPENSORA_CACHES
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.utils.checkpoint import save_model
 
 ROOT = Path(__file__).resolve().parents[2]

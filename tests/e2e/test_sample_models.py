@@ -16,7 +16,8 @@ from videosys import (
     load_config,
     read_video,
 )
-from videosys.pipelines import latte, open_sora_plan
+from videosys.models.latte import pipeline as latte
+from videosys.models.open_sora_plan import pipeline as open_sora_plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {

@@ -13,10 +13,10 @@ from tests.gpu import card
 from tests.gpu.card import MODELS, ON_CARD, distance, small
 from tests.tiny_checkpoint import config_of, text_to_video_config
 from videosys import PABConfig, TeaCacheConfig, VideoSysEngine
+from videosys.generation.compile import blocks, check_compiler, compile_blocks, compile_report
 from videosys.layers.attention import CrossAttention
 from videosys.layers.backends import KERNELS, attend, check_attention
 from videosys.layers.storage import keep_narrow, narrow, widen, widen_apart
-from videosys.pipelines.compiling import blocks, check_compiler, compile_blocks, compile_report
 
 pytestmark = ON_CARD
 PROMPT = "a small red circle spins"

@@ -18,7 +18,7 @@ CHANGES = frozenset(
     | {"discard", "sort", "reverse", "appendleft", "popleft", "__setitem__"}
 )
 REMEMBERING = frozenset({"cache", "lru_cache", "cached"})  # decorators that keep results for ever
-MODULE_FOLDERS = ("models", "layers", "autoencoders", "text_encoders")
+MODULE_FOLDERS = ("models", "layers", "text_encoders")
 BUILDERS = frozenset({"__init__", "__post_init__", "__new__"})
 
 

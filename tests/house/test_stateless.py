@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import videosys.models
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
 Forward = Callable[[], torch.Tensor]
 
@@ -76,7 +76,7 @@ EXAMPLES: dict[str, Callable[[], tuple[nn.Module, Forward]]] = {
 def model_classes() -> set[str]:
     """Return the names of the classes in `models/` that can be prepared and called."""
     found = set()
-    for item in pkgutil.iter_modules(videosys.models.__path__, "videosys.models."):
+    for item in pkgutil.walk_packages(videosys.models.__path__, "videosys.models."):
         module = importlib.import_module(item.name)
         for name, value in vars(module).items():
             is_model = isinstance(value, type) and issubclass(value, nn.Module) and hasattr(value, "prepare")

@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 
 from tests.goldens.fill import fill_module, fill_tensor
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.pipelines.open_sora_plan import with_frame_scale
+from videosys.models.open_sora_plan.pipeline import with_frame_scale
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
 LATTE, PLAN = "latte", "open_sora_plan"
 ATOL = RTOL = 1e-5  # RTOL is relative to the largest absolute value

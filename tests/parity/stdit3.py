@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
-from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
+from videosys.models.opensora.transformer import STDiT3, STDiT3Condition, STDiT3Config
 
 FAMILY = "opensora"
 

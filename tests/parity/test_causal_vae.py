@@ -10,8 +10,8 @@ import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case, load_json
-from videosys.autoencoders.causal_vae import V110, V120, CausalVAE, CausalVAEConfig
-from videosys.autoencoders.tiling import Tiling
+from videosys.layers.tiling import Tiling
+from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE, CausalVAEConfig
 
 FAMILY = "open_sora_plan"
 VERSIONS = {"v110": V110, "v120": V120}

@@ -8,7 +8,7 @@ from einops import rearrange
 
 from tests.goldens.load import load_case, load_json
 from tests.parity.latte import LATTE, PLAN, assert_equal, build, filled, watch
-from videosys.models.latte import LatteT2V, LatteT2VConfig
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
 LATTE_CASES = ["latte_forward", "latte_forward_no_temporal"]
 PLAN_CASES = ["v110_transformer", "v110_transformer_padded_nonsquare", "v110_transformer_interp"]

@@ -8,8 +8,8 @@ import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case
-from videosys.autoencoders.latte import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig, build
-from videosys.pipelines.base import to_uint8
+from videosys.generation.base import to_uint8
+from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig, build
 from videosys.utils.checkpoint import load_model, read_config, save_model
 
 CASE, GOLDEN = load_case("latte", "latte_decode")

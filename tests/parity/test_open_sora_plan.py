@@ -11,7 +11,7 @@ import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case, load_json
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
 
 FAMILY = "open_sora_plan"
 TOLERANCE = 1e-5

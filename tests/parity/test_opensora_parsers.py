@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from tests.goldens.load import load_json
-from videosys.pipelines.opensora_conditioning import (
+from videosys.models.opensora.conditioning import (
     apply_mask_strategy,
     latent_to_pixel_frames,
     nearest_point,
     parse_mask_strategy,
 )
-from videosys.pipelines.opensora_prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
+from videosys.models.opensora.prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
 
 TEXT = load_json("opensora", "text")
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case, load_json
-from videosys.autoencoders import opensora
-from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.models.opensora import autoencoder as opensora
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 
 CASE, GOLDEN = load_case("opensora", "vae_tiny")
 TOLERANCE = {"atol": 1e-5, "rtol": 0.0}

@@ -15,8 +15,8 @@ from tests.parity import latte as small_latte
 from tests.parity import stdit3 as small_stdit3
 from tests.parity.test_rflow import TOLERANCE, scheduler_of
 from videosys.cache import Broadcast, PABConfig, pab, start
+from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers import ddim, pndm
 
 

@@ -9,8 +9,8 @@ from tests.goldens.fill import fill_tensor
 from tests.goldens.load import load_case, load_json
 from tests.parity.stdit3 import FAMILY, build, filled, pair_condition
 from videosys.cache import NO_CACHE
+from videosys.generation import denoise as loop
 from videosys.parallel import Parallel
-from videosys.pipelines import denoise as loop
 from videosys.schedulers.rflow import RFlowScheduler
 
 TOLERANCE = 2e-5  # guidance amplifies rounding over the steps

@@ -8,8 +8,8 @@ import torch
 from tests.goldens.load import load_case, load_json
 from tests.parity.latte import LATTE, PLAN, assert_equal, build, filled
 from videosys.cache import NO_CACHE
+from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers import ddim, euler_ancestral, pndm
 
 DDIM_STEPS = [50, 20, 30, 7]

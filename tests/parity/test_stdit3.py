@@ -10,7 +10,7 @@ from einops import rearrange
 
 from tests.goldens.load import load_case, load_json, load_tensors
 from tests.parity.stdit3 import FAMILY, build, filled, prefix_mask
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 
 TOLERANCE = 1e-5
 CASES = ["", "_odd", "_odd_t", "_xmask", "_image", "_cfg_layout"]

@@ -13,8 +13,8 @@ from einops import rearrange
 from tests.goldens.load import load_case
 from tests.parity.latte import LATTE, PLAN, assert_equal, build, filled
 from videosys.cache import TeaCacheConfig, start
+from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers import Sampler, ddim, pndm
 
 LATTE_CASES = ["published_slow", "published_fast", "published_stuck", "identity_035", "identity_080"]

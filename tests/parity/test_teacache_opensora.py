@@ -10,8 +10,8 @@ from tests.goldens.load import load_case
 from tests.parity.stdit3 import FAMILY, build, filled, pair_condition
 from tests.parity.test_rflow import TOLERANCE, scheduler_of
 from videosys.cache import TeaCacheConfig, start
+from videosys.generation import denoise as loop
 from videosys.parallel import Parallel
-from videosys.pipelines import denoise as loop
 
 CASES = ["t1", "t2", "identity", "conditioned"]
 

@@ -25,8 +25,8 @@ from videosys.cache import (
     TeaCacheConfig,
     start,
 )
+from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers import ddim, euler_ancestral, pndm
 from videosys.schedulers.rflow import RFlowScheduler
 

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videosys.pipelines.opensora_conditioning import Condition, apply_mask_strategy, parse_mask_strategy
-from videosys.pipelines.opensora_prompt import merge_loops, split_loops, text_of_loop
-from videosys.pipelines.opensora_references import load_reference
+from videosys.models.opensora.conditioning import Condition, apply_mask_strategy, parse_mask_strategy
+from videosys.models.opensora.prompt import merge_loops, split_loops, text_of_loop
+from videosys.models.opensora.references import load_reference
 
 FRAMES = 12
 words = st.text(st.characters(exclude_characters="|", exclude_categories=["Cs"])).map(str.strip)

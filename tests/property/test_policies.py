@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videosys.cache import NO_CACHE, NoCacheConfig, TeaCacheConfig, start
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.generation.denoise import Sampling, denoise
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.seed import generator
 

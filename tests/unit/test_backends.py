@@ -8,8 +8,9 @@ import torch
 from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
-from videosys.layers import attention, backends, frames, pixart
+from videosys.layers import attention, backends, frames
 from videosys.layers.backends import ON_CPU, attend, best, check_attention, knows_bias, pieces, use_attention
+from videosys.models.pixart import layers as pixart
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}

@@ -9,8 +9,8 @@ import torch
 
 from videosys.cache import Fitted, Hold, IntervalConfig, Linear, ResidualCache, TeaCacheConfig, start
 from videosys.config import config_to_dict, load_config
+from videosys.models.latte.pipeline import LatteConfig
 from videosys.parallel import Parallel
-from videosys.pipelines.latte import LatteConfig
 
 TIMES = [1.0, 0.9, 0.7, 0.4, 0.3, 0.1]
 

@@ -13,9 +13,9 @@ from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, load_confi
 from videosys.cache import Broadcast, PABConfig, start
 from videosys.cache.pab import mlp_steps, nearest, places, reuse_steps
 from videosys.layers.modulation import modulate, modulation
-from videosys.models.open_sora_plan import OpenSoraT2V
+from videosys.models.open_sora_plan.pipeline import PLAN_CACHES
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V
 from videosys.parallel import Parallel
-from videosys.pipelines.open_sora_plan import PLAN_CACHES
 from videosys.schedulers import euler_ancestral, pndm
 
 SIZE = (2, 4, 6)

@@ -8,7 +8,7 @@ from tests.synthetic import SyntheticConfig, SyntheticPipeline
 from videosys.cache import NoCacheConfig
 from videosys.calibration.rivals import GridDDIM, at_places, cosine_places, cosine_steps, fewer_steps
 from videosys.calibration.runs import Clips, error_db
-from videosys.pipelines.base import Job
+from videosys.generation.base import Job
 from videosys.schedulers import ddim, pndm
 
 

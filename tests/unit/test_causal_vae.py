@@ -10,9 +10,9 @@ import torch
 
 from tests.goldens.fill import fill_module
 from tests.goldens.load import load_json
-from videosys.autoencoders.causal_vae import V110, V120, CausalVAE, CausalVAEConfig
-from videosys.autoencoders.posterior import posterior
-from videosys.autoencoders.tiling import PRESETS, Tiling
+from videosys.layers.posterior import posterior
+from videosys.layers.tiling import PRESETS, Tiling
+from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE, CausalVAEConfig
 from videosys.utils.checkpoint import load_model, read_config
 
 SIZES = {"hidden_size": 32, "hidden_size_mult": (1, 1, 1, 1), "num_res_blocks": 1}

@@ -25,8 +25,9 @@ from videosys.cache import (
     ScheduleConfig,
     TeaCacheConfig,
 )
-from videosys.pipelines import compiling, generation
-from videosys.pipelines.compiling import (
+from videosys.generation import compile as compiling
+from videosys.generation import pipeline as generation
+from videosys.generation.compile import (
     blocks,
     check_compiler,
     compile_blocks,

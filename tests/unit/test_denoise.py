@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from videosys.cache import NO_CACHE, NoCacheConfig, TeaCacheConfig, start
+from videosys.generation.denoise import Sampling, denoise, fresh_noise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise, fresh_noise
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.seed import generator
 
@@ -130,7 +130,7 @@ def test_frames_join_at_the_noise_level_of_their_mask():
 
 def test_a_frame_that_joins_is_noised_once_to_that_level(monkeypatch):
     noise = random(*LATENTS.shape, seed=9)
-    monkeypatch.setattr("videosys.pipelines.denoise.fresh_noise", lambda like, generator: noise)
+    monkeypatch.setattr("videosys.generation.denoise.fresh_noise", lambda like, generator: noise)
     model = Calls()
     run(model, frame_mask=MASK, guidance_scale=1.0)
     at_600 = model.calls[2][0]  # the frame of 0.7 joins here

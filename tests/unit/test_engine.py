@@ -10,7 +10,7 @@ import torch
 from tests.tiny_checkpoint import SETTINGS, config_of
 from videosys import NoCacheConfig, Reference, TeaCacheConfig, VideoOutput, VideoSysEngine, read_video
 from videosys.engine.engine import LOADING_FIELDS
-from videosys.pipelines.offload import Component
+from videosys.generation.offload import Component
 
 PROMPT = "a red circle moves rightward"
 FRAMES, HEIGHT, WIDTH = SETTINGS["num_frames"], SETTINGS["height"], SETTINGS["width"]

@@ -14,7 +14,7 @@ from videosys.engine.failure import Report, is_shared_mistake, root_cause
 from videosys.engine.messages import pack, unpack
 from videosys.engine.order import Order
 from videosys.engine.torchrun import check_alike, described
-from videosys.pipelines.base import Job
+from videosys.generation.base import Job
 
 VALUES = [
     None,

@@ -16,16 +16,17 @@ from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, STDiT3, VideoSysEngine
 from videosys.cache import BestConfig, IntervalConfig, Linear, PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.cache.forecast import MOST_RESIDUALS
-from videosys.estimate import estimate, main, read
+from videosys.estimate import estimate
+from videosys.estimate.__main__ import main, read
+from videosys.estimate.cache import branch_bytes, found_cache, greediest
+from videosys.estimate.cost import shallow_cost, transformer_cost, vae_cost
+from videosys.estimate.meter import Meter, on_meta
+from videosys.estimate.scores import score_bytes
+from videosys.estimate.shapes import shapes
+from videosys.generation import base
 from videosys.layers.backends import attend
-from videosys.layers.scratch import score_bytes
+from videosys.models.opensora.pipeline import MicroBatch
 from videosys.parallel import Parallel, ParallelConfig
-from videosys.pipelines import base
-from videosys.pipelines.cache_cost import branch_bytes, found_cache, greediest
-from videosys.pipelines.cost import shallow_cost, transformer_cost, vae_cost
-from videosys.pipelines.opensora import MicroBatch
-from videosys.pipelines.shapes import shapes
-from videosys.utils.metering import Meter, on_meta
 
 LARGE = {"height": 128, "width": 128, "num_frames": 17}  # activations, not small change, make the peak
 SMALL_TEXT = 8

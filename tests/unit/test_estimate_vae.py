@@ -9,8 +9,8 @@ import torch
 
 from eval.performance.needs import peak_on_cpu
 from videosys import CausalVAE, CausalVAEConfig, LatteVAE, LatteVAEConfig, OpenSoraVAE, OpenSoraVAEConfig
-from videosys.pipelines.base import as_bytes
-from videosys.utils.metering import Meter, on_meta, pretending
+from videosys.estimate.meter import Meter, on_meta, pretending
+from videosys.generation.base import as_bytes
 
 NARROW = (48, 96, 192, 192)
 MIDDLE = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from videosys.layers import feedforward, pixart
+from videosys.layers import feedforward
 from videosys.layers.feedforward import CHUNK_BYTES, Mlp, in_chunks
+from videosys.models.pixart import layers as pixart
 
 
 @pytest.mark.parametrize("module", [Mlp(16, 64, 16), pixart.FeedForward(16)])

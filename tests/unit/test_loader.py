@@ -6,8 +6,8 @@ import pytest
 
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
 from videosys.engine.engine import PIPELINES
-from videosys.pipelines import generation
-from videosys.pipelines.generation import Loader
+from videosys.generation import pipeline as generation
+from videosys.generation.pipeline import Loader
 
 LATTE, V110, V120 = (
     "maxin-cn/Latte-1",
@@ -30,15 +30,15 @@ def asked(monkeypatch, tmp_path):
     monkeypatch.setattr(Loader, "model", lambda *args, **more: None)
     monkeypatch.setattr(Loader, "transformer", lambda *args, **more: None)
     monkeypatch.setattr("videosys.text_encoders.t5.check_width", lambda folder, width: None)
-    monkeypatch.setattr("videosys.pipelines.latte.check_decoder", lambda *args: None)
+    monkeypatch.setattr("videosys.models.latte.pipeline.check_decoder", lambda *args: None)
     for module in ("latte", "open_sora_plan", "opensora"):
-        monkeypatch.setattr(f"videosys.pipelines.{module}.read_config", lambda cls, folder: cls_of(cls))
+        monkeypatch.setattr(f"videosys.models.{module}.pipeline.read_config", lambda cls, folder: cls_of(cls))
     return seen
 
 
 def cls_of(cls):
-    from videosys.autoencoders.causal_vae import V110 as LAYOUT
-    from videosys.autoencoders.causal_vae import CausalVAEConfig
+    from videosys.models.open_sora_plan.autoencoder import V110 as LAYOUT
+    from videosys.models.open_sora_plan.autoencoder import CausalVAEConfig
 
     return LAYOUT if cls is CausalVAEConfig else cls()
 

@@ -29,7 +29,7 @@ def lines(**options) -> tuple[logging.Logger, io.StringIO]:
 def test_names():
     assert get_logger().name == "videosys"
     assert get_logger("hub").name == "videosys.hub"
-    assert get_logger("videosys.models.opensora").name == "videosys.models.opensora"
+    assert get_logger("videosys.models.opensora.transformer").name == "videosys.models.opensora.transformer"
 
 
 def test_lines_are_key_value():

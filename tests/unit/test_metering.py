@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videosys.utils.metering import Meter
+from videosys.estimate.meter import Meter
 
 NAME = "_select_conv_backend"
 X, WEIGHT = torch.empty(1, 8, 64, 64, device="meta"), torch.empty(8, 8, 3, 3, device="meta")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videosys.cache import Cache, TeaCacheConfig, start
-from videosys.models.latte import LatteT2V, LatteT2VConfig
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import load_model, read_config, save_model
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from videosys.cache import ResidualCache
-from videosys.layers.pixart import visible_text
 from videosys.layers.rope import rotary_frequencies, rotary_table_3d, rotate_3d
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.pixart.layers import visible_text
 from videosys.parallel import Parallel
 
 SMALL = OpenSoraT2VConfig(

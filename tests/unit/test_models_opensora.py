@@ -9,7 +9,7 @@ from tests.parity.stdit3 import prefix_mask
 from videosys.cache import NO_CACHE, NoCacheConfig, ResidualCache, TeaCacheConfig, start
 from videosys.layers.embeddings import position_embedding, sinusoid
 from videosys.layers.rope import RotaryEmbedding, rotary_frequencies, rotate
-from videosys.models.opensora import STDiT3, STDiT3Config, text_runs
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config, text_runs
 from videosys.parallel import Parallel
 
 SMALL = STDiT3Config(hidden_size=32, depth=2, num_heads=2, caption_channels=12, model_max_length=9)

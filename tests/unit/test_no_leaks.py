@@ -11,8 +11,8 @@ import torch
 from tests.tiny_checkpoint import MODEL, build_model, config_of
 from videosys import NoCacheConfig, OpenSoraPipeline, TeaCacheConfig
 from videosys.cache import start
+from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
-from videosys.pipelines.denoise import Sampling, denoise
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.seed import generator
 
@@ -207,7 +207,7 @@ def test_requests_to_one_pipeline_in_turns_are_as_alone(pipeline, checkpoint, pi
 
 def test_an_abandoned_request_leaves_nothing(pipeline, checkpoint, pipelines_alone, monkeypatch):
     next(stream(pipeline, checkpoint, "loops"))  # its second video is never asked for
-    monkeypatch.setattr("videosys.models.opensora.STDiT3.head", lambda *args: 1 / 0)
+    monkeypatch.setattr("videosys.models.opensora.transformer.STDiT3.head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(stream(pipeline, checkpoint, "larger"))
     monkeypatch.undo()

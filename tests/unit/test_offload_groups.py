@@ -16,8 +16,10 @@ from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import config_of, text_to_video_config
 from videosys import VideoSysEngine
 from videosys.cache import CACHES, PABConfig, ScheduleConfig, TeaCacheConfig
-from videosys.pipelines import compiling, generation, offload
-from videosys.pipelines.offload import Component, Groups, check_offload
+from videosys.generation import compile as compiling
+from videosys.generation import offload
+from videosys.generation import pipeline as generation
+from videosys.generation.offload import Component, Groups, check_offload
 
 CPU = torch.device("cpu")
 TEACACHE = TeaCacheConfig(threshold=0.5, coefficients=(1.0, 0.0))

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.utils.checkpoint import load_model, read_config
 
 

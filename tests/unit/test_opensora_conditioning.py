@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from videosys.pipelines.opensora_conditioning import (
+from videosys.models.opensora.conditioning import (
     Condition,
     Reference,
     apply_mask_strategy,
@@ -21,7 +21,7 @@ from videosys.pipelines.opensora_conditioning import (
     parse_mask_strategy,
     references_from_strategy,
 )
-from videosys.pipelines.opensora_prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
+from videosys.models.opensora.prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
 
 
 def reference(frames, channels=2):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from videosys import NoCacheConfig, OpenSoraConfig, TeaCacheConfig, load_config
-from videosys.pipelines.opensora_config import COEFFICIENTS
+from videosys.models.opensora.config import COEFFICIENTS
 
 SMALL = {"height": 64, "width": 96}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from videosys.pipelines.opensora_references import load_reference
+from videosys.models.opensora.references import load_reference
 from videosys.utils.video import save_video
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.goldens.load import load_json
-from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
+from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 
 SIZES = load_json("opensora", "sizes")
 NAMES = SIZES["ratio_key_of_name"]

@@ -10,9 +10,9 @@ import pytest
 
 from tests.tiny_checkpoint import text_to_video_config
 from videosys import LatteConfig, VideoSysEngine, tiny
-from videosys.pipelines import memory
-from videosys.pipelines.latte import LattePipeline
-from videosys.pipelines.open_sora_plan import OpenSoraPlanPipeline
+from videosys.estimate import memory
+from videosys.models.latte.pipeline import LattePipeline
+from videosys.models.open_sora_plan.pipeline import OpenSoraPlanPipeline
 from videosys.text_encoders.cleaning import clean_prompt
 from videosys.text_encoders.t5 import T5Encoder
 

@@ -18,7 +18,7 @@ from eval.performance.models import BUILDERS, Setting, Size, diffusers_latte
 from eval.performance.plan import Plan
 from eval.performance.published import Published
 from eval.performance.timing import Sample, alternate, ratio
-from videosys.pipelines import compiling
+from videosys.generation import compile as compiling
 
 CPU = torch.device("cpu")
 SMALL = Size(latents=(2, 4, 4), text=3)
@@ -130,7 +130,7 @@ def test_the_floor_counts_attentions_whatever_kernel_serves():
 
 
 def test_the_autoencoders_have_the_published_layouts():
-    from videosys.autoencoders.causal_vae import V110, V120
+    from videosys.models.open_sora_plan.autoencoder import V110, V120
 
     with torch.device("meta"):
         assert [needs.plan_vae(name).config for name in ("v110", "v120")] == [V110, V120]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from videosys.pipelines.base import (
+from videosys.generation.base import (
     batches,
     check_prompts,
     checksum,
@@ -21,7 +21,7 @@ from videosys.pipelines.base import (
     resolve_dtype,
     to_uint8,
 )
-from videosys.pipelines.offload import Component
+from videosys.generation.offload import Component
 from videosys.utils.seed import generator
 
 CPU = torch.device("cpu")

@@ -11,9 +11,9 @@ import torch
 
 from tests.tiny_checkpoint import MODEL, SETTINGS, build_model, build_vae, config_of
 from videosys import OpenSoraPipeline, Reference, TeaCacheConfig
-from videosys.models.opensora import STDiT3
-from videosys.pipelines import generation
-from videosys.pipelines.opensora_references import load_reference
+from videosys.generation import pipeline as generation
+from videosys.models.opensora.references import load_reference
+from videosys.models.opensora.transformer import STDiT3
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.text_encoders.t5 import T5Encoder
 
@@ -271,7 +271,7 @@ def test_a_reference_of_a_later_loop_waits_for_it(make, latents):
 
 
 def test_a_source_is_encoded_once(make, monkeypatch):
-    from videosys.autoencoders.opensora import OpenSoraVAE
+    from videosys.models.opensora.autoencoder import OpenSoraVAE
 
     calls = []
     encode = OpenSoraVAE.encode
@@ -348,7 +348,7 @@ def test_half_precision_videos_stay_near_those_of_float32(checkpoint, make, dtyp
 
 @pytest.mark.filterwarnings("ignore:the prompt has")
 def test_no_prompt_reaches_a_file(make, monkeypatch):
-    monkeypatch.setattr("videosys.pipelines.opensora_references.load_reference", None)
+    monkeypatch.setattr("videosys.models.opensora.references.load_reference", None)
     make('a cat{"reference_path": "/etc/passwd", "mask_strategy": "0"}', num_frames=1)
 
 

@@ -20,15 +20,15 @@ from videosys import (
     VideoSysEngine,
     read_video,
 )
-from videosys.autoencoders.causal_vae import V110
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V
-from videosys.pipelines import generation
-from videosys.pipelines.base import to_uint8
-from videosys.pipelines.latte import COEFFICIENTS as LATTE_COEFFICIENTS
-from videosys.pipelines.offload import Component
-from videosys.pipelines.open_sora_plan import RELEASES, read_model_config, with_frame_scale
-from videosys.pipelines.text_to_video import cut_pair, masked_pair
+from videosys.generation import pipeline as generation
+from videosys.generation.base import to_uint8
+from videosys.generation.offload import Component
+from videosys.generation.text_to_video import cut_pair, masked_pair
+from videosys.models.latte.pipeline import COEFFICIENTS as LATTE_COEFFICIENTS
+from videosys.models.open_sora_plan.autoencoder import V110
+from videosys.models.open_sora_plan.pipeline import RELEASES, read_model_config, with_frame_scale
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
 PROMPTS = ["a small red circle spins", "a large blue square moves rightward on a white background"]
 EVALUATIONS = {"latte": 4, "v110": 13, "v120": 4}  # PNDM begins with Runge-Kutta steps

@@ -9,7 +9,7 @@ import pytest
 
 from videosys import TeaCacheConfig
 from videosys.cache import Goal, NoCacheConfig, PABConfig, read_calibration
-from videosys.estimate import read
+from videosys.estimate.__main__ import read
 from videosys.utils.checkpoint import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

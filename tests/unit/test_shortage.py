@@ -10,11 +10,11 @@ import pytest
 from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.cache import TeaCacheConfig
-from videosys.estimate import estimate, read
-from videosys.pipelines import memory
-from videosys.pipelines.cost import Cost, StageCost
-from videosys.pipelines.memory import Free, Watch, needs_of
-from videosys.pipelines.shapes import shapes
+from videosys.estimate import estimate, memory
+from videosys.estimate.__main__ import read
+from videosys.estimate.cost import Cost, StageCost
+from videosys.estimate.memory import Free, Watch, needs_of
+from videosys.estimate.shapes import shapes
 
 ROOMY = 1 << 60
 NEEDED = 5 * memory.GIB

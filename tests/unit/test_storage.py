@@ -9,11 +9,11 @@ from torch import nn
 from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, VideoSysEngine, load_config
+from videosys.generation import pipeline as generation
 from videosys.layers.linear import GeluLinear, Linear
 from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow, widen_apart
 from videosys.metrics import psnr
-from videosys.models.opensora import STDiT3
-from videosys.pipelines import generation
+from videosys.models.opensora.transformer import STDiT3
 from videosys.text_encoders.t5 import T5Encoder
 from videosys.utils.checkpoint import load_model
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from videosys import LatteConfig, OpenSoraPlanConfig
-from videosys.autoencoders.tiling import PRESETS
+from videosys.layers.tiling import PRESETS
 
 
 def plan(version, **more):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from videosys.autoencoders.tiling import PRESETS, Tiles, Tiling, fade_in, tiling_preset, time_chunks
+from videosys.layers.tiling import PRESETS, Tiles, Tiling, fade_in, tiling_preset, time_chunks
 
 SMALL = Tiling(32, 4, 9, 3, 0.25)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from videosys.autoencoders.causal_vae import CausalVAE
-from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
+from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
+from videosys.models.open_sora_plan.autoencoder import CausalVAE
 from videosys.schedulers import ddim
 from videosys.tiny import latents as shards
 from videosys.tiny import train_causal_vae, train_noise

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import videosys.tiny as tiny
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import T5Encoder, load_tokenizer
 from videosys.tiny import latents as shards

@@ -9,9 +9,9 @@ import torch
 
 from tests.tiny_checkpoint import FRAMES, VAE, WRITERS, config_of, text_to_video_config
 from videosys import LatteConfig, OpenSoraConfig, VideoSysEngine
-from videosys.autoencoders.latte import TEMPORAL, LatteVAE, build
-from videosys.autoencoders.opensora import OpenSoraVAE, build_spatial
-from videosys.autoencoders.tiling import FrameTiling
+from videosys.layers.tiling import FrameTiling
+from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE, build
+from videosys.models.opensora.autoencoder import OpenSoraVAE, build_spatial
 
 TILING = FrameTiling(32, 0.25)
 NARROW = {"vae_tile_sample_min_size": 32, "vae_tile_overlap_factor": 0.25}

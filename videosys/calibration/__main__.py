@@ -16,8 +16,8 @@ from pathlib import Path
 from videosys.calibration.calibrate import Report, calibrate
 from videosys.calibration.output import check_place, check_search, write_report
 from videosys.calibration.study import Study
-from videosys.estimate import MODELS, read
-from videosys.pipelines.base import check_prompts
+from videosys.estimate.__main__ import MODELS, read
+from videosys.generation.base import check_prompts
 from videosys.utils.logging import configure_logging
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps

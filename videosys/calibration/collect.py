@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from videosys.cache.record import Given, Recorder, relative_change
 from videosys.calibration.runs import Clips, Model
-from videosys.pipelines.denoise import Sampling, guide
+from videosys.generation.denoise import Sampling, guide
 from videosys.utils.files import replacing
 
 # What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from videosys.cache import CacheConfig, NoCacheConfig
 from videosys.calibration.journal import Journal, fingerprint, name_of
 from videosys.calibration.runs import Clips, Clock, Run
+from videosys.generation import base
+from videosys.generation.pipeline import Pipeline
 from videosys.metrics import psnr, ssim
 from videosys.metrics.psnr import CAP
-from videosys.pipelines import base
-from videosys.pipelines.generation import Pipeline
 from videosys.utils.files import replacing
 from videosys.utils.progress import progress
 

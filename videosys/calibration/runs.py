@@ -12,9 +12,9 @@ import torch
 
 from videosys.cache import Cache, CacheConfig, StepRecord, start
 from videosys.engine.engine import PIPELINES
-from videosys.pipelines import base
-from videosys.pipelines.denoise import Observer, denoise
-from videosys.pipelines.generation import Pipeline
+from videosys.generation import base
+from videosys.generation.denoise import Observer, denoise
+from videosys.generation.pipeline import Pipeline
 
 MakeCache = Callable[[Sequence[float]], Cache]
 Model = Callable[..., torch.Tensor]

@@ -31,7 +31,7 @@ from videosys.calibration.search import (
 from videosys.calibration.search import dynamic_programme as programme
 from videosys.calibration.thresholds import NAIVE, computed_steps, threshold_for
 from videosys.config import config_to_dict
-from videosys.pipelines import base
+from videosys.generation import base
 from videosys.utils.progress import progress
 
 LEAST_STEPS = 4

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 import torch
 
+from videosys.generation.base import PipelineConfig, resolve_device
+from videosys.generation.pipeline import Pipeline
+from videosys.models.latte.pipeline import LatteConfig, LattePipeline
+from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig, OpenSoraPlanPipeline
+from videosys.models.opensora.pipeline import OpenSoraConfig, OpenSoraPipeline
 from videosys.parallel import Parallel
-from videosys.pipelines.base import PipelineConfig, resolve_device
-from videosys.pipelines.generation import Pipeline
-from videosys.pipelines.latte import LatteConfig, LattePipeline
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, OpenSoraPlanPipeline
-from videosys.pipelines.opensora import OpenSoraConfig, OpenSoraPipeline
 from videosys.utils.seed import draw_seed
 
 PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(

@@ -16,9 +16,9 @@ import torch
 from videosys.engine.build import LOADING_FIELDS, PIPELINES, seeded
 from videosys.engine.pool import Pool
 from videosys.engine.torchrun import Member, is_main_process, world_size
-from videosys.pipelines.base import PipelineConfig, VideoOutput, check_prompts
-from videosys.pipelines.generation import Pipeline
-from videosys.pipelines.memory import Watch
+from videosys.estimate.memory import Watch
+from videosys.generation.base import PipelineConfig, VideoOutput, check_prompts
+from videosys.generation.pipeline import Pipeline
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videosys.pipelines.base import Job, PipelineConfig, VideoOutput, batches, make_jobs
+from videosys.generation.base import Job, PipelineConfig, VideoOutput, batches, make_jobs
 
 
 class Order:

@@ -16,8 +16,8 @@ from videosys.engine.failure import RankError, Report, is_shared_mistake, root_c
 from videosys.engine.messages import Message
 from videosys.engine.order import Order
 from videosys.engine.processes import Processes, threads_of
-from videosys.pipelines.base import PipelineConfig, VideoOutput
-from videosys.pipelines.memory import Watch
+from videosys.estimate.memory import Watch
+from videosys.generation.base import PipelineConfig, VideoOutput
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"

@@ -25,8 +25,8 @@ import torch.distributed as dist
 
 from videosys.engine import group
 from videosys.engine.messages import Message, Wire
+from videosys.generation.base import VideoOutput
 from videosys.parallel import ParallelConfig
-from videosys.pipelines.base import VideoOutput
 from videosys.utils.logging import get_logger
 
 PR_SET_PDEATHSIG = 1

@@ -16,8 +16,8 @@ from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.messages import pack
 from videosys.engine.order import Order
-from videosys.pipelines.base import PipelineConfig, VideoOutput
-from videosys.pipelines.memory import Watch
+from videosys.estimate.memory import Watch
+from videosys.generation.base import PipelineConfig, VideoOutput
 from videosys.utils.seed import draw_seed
 
 END = object()

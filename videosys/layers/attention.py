@@ -56,6 +56,16 @@ class SelfAttention(nn.Module):
         return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
 
 
+class Text(NamedTuple):
+    """A block's keys and values [B, heads, L, d] of the text, and the bias [B, 1, 1, L] where some of it is
+    masked.
+    """
+
+    k: torch.Tensor
+    v: torch.Tensor
+    bias: torch.Tensor | None = None
+
+
 class TextRun(NamedTuple):
     """Keys and values [b, heads, L, d] of neighbouring samples (`rows`) whose texts are equally long."""
 

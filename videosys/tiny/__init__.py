@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from videosys.pipelines.base import PipelineConfig
-from videosys.pipelines.latte import LatteConfig
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
-from videosys.pipelines.opensora_config import OpenSoraConfig
+from videosys.generation.base import PipelineConfig
+from videosys.models.latte.pipeline import LatteConfig
+from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig
+from videosys.models.opensora.config import OpenSoraConfig
 from videosys.tiny.clips import FPS, FULL_FRAMES
 from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
 from videosys.utils.typed import listing, suggest

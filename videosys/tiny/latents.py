@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.tiny.clips import ClipSpec, render
 from videosys.tiny.recipes import RECIPES
 from videosys.tiny.scored import training_spec

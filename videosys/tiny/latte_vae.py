@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
+from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 from videosys.tiny.latents import load_vae
 from videosys.tiny.recipes import every_second, fold_statistics
 from videosys.tiny.scored import training_spec

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.autoencoders.causal_vae import CausalVAE, CausalVAEConfig
-from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
+from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfig
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 from videosys.tiny.clips import ClipSpec, render
 from videosys.utils.checkpoint import load_model, read_config
 

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.autoencoders.causal_vae import V120, CausalVAE
-from videosys.autoencoders.posterior import posterior
+from videosys.layers.posterior import posterior
+from videosys.models.open_sora_plan.autoencoder import V120, CausalVAE
 from videosys.tiny.clips import FULL_FRAMES
 from videosys.tiny.recipes import PLAN_FRAMES, RECIPES, fold_statistics
 from videosys.tiny.train_vae import (

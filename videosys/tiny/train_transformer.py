@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5Config, T5EncoderModel
 
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import load_tokenizer
 from videosys.tiny.batches import CaptionedLatents

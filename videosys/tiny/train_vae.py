@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.autoencoders.posterior import posterior
+from videosys.layers.posterior import posterior
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
 from videosys.tiny.training import Stage, Trainer, say, settings_of
 

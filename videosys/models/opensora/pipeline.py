@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from videosys.cache import StepRecord
-from videosys.models.opensora import STDiT3, STDiT3Condition, STDiT3Config
-from videosys.parallel import Parallel
-from videosys.pipelines import base
-from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Denoising, Loader, Pipeline, Texts, check_channels, output
-from videosys.pipelines.opensora_conditioning import (
+from videosys.generation import base
+from videosys.generation.denoise import Sampling
+from videosys.generation.pipeline import Denoising, Loader, Pipeline, Texts, check_channels, output
+from videosys.generation.tiles import TiledFrames, field_names
+from videosys.models.opensora.conditioning import (
     Condition,
     Reference,
     apply_mask_strategy,
@@ -24,9 +23,10 @@ from videosys.pipelines.opensora_conditioning import (
     join_clips,
     latent_to_pixel_frames,
 )
-from videosys.pipelines.opensora_config import OpenSoraConfig
-from videosys.pipelines.opensora_prompt import text_of_loop
-from videosys.pipelines.tiles import TiledFrames, field_names
+from videosys.models.opensora.config import OpenSoraConfig
+from videosys.models.opensora.prompt import text_of_loop
+from videosys.models.opensora.transformer import STDiT3, STDiT3Condition, STDiT3Config
+from videosys.parallel import Parallel
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.checkpoint import read_config
 from videosys.utils.logging import get_logger
@@ -47,7 +47,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
     def from_config(
         cls, config: OpenSoraConfig, quiet: bool = False, parallel: Parallel = Parallel()
     ) -> OpenSoraPipeline:
-        from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+        from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 
         loader = Loader(config, quiet, parallel)
         model_folder, vae_folder = loader.find(config.transformer), loader.find(config.vae)
@@ -130,7 +130,7 @@ class OpenSoraPipeline(Pipeline[STDiT3]):
         Places of `published` strategies are moved to the nearest start of a chunk, as published code does; in
         `references` such a place is a ValueError.
         """
-        from videosys.pipelines.opensora_references import load_reference
+        from videosys.models.opensora.references import load_reference
 
         sources, conditions = collect_sources([*published, *references])
         if not sources:

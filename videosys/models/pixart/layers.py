@@ -4,13 +4,12 @@ diffusers, which their checkpoints have.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from videosys.layers.attention import Text
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import in_chunks
@@ -47,16 +46,6 @@ def visible_text(
     mask = (prompt_mask != 0).to(prompt_embeds.device)
     kept = mask.any(dim=0) if bool(mask.any(dim=1).all()) else torch.ones_like(mask[0])
     return prompt_embeds[:, kept], mask[:, kept]
-
-
-class Text(NamedTuple):
-    """A block's keys and values [B, heads, L, d] of the text, and the bias [B, 1, 1, L] where some of it is
-    masked.
-    """
-
-    k: torch.Tensor
-    v: torch.Tensor
-    bias: torch.Tensor | None = None
 
 
 class PatchEmbed(nn.Module):

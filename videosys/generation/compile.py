@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from videosys.cache.base import compute_branch
-from videosys.layers.attention import TextRun
-from videosys.layers.pixart import Text
+from videosys.layers.attention import Text, TextRun
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]

@@ -11,17 +11,17 @@ import torch
 from torch import nn
 
 from videosys.cache import Cache, RecordedCache
+from videosys.estimate.cache import branch_bytes, found_cache, is_elsewhere, small_cache
+from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
+from videosys.estimate.scores import score_bytes
+from videosys.estimate.shapes import Shapes, shapes
+from videosys.generation import base
 from videosys.layers.backends import use_attention
-from videosys.layers.scratch import score_bytes
 from videosys.layers.storage import keep_narrow
+from videosys.models.opensora.config import OpenSoraConfig
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
-from videosys.pipelines import base
-from videosys.pipelines.cache_cost import branch_bytes, found_cache, is_elsewhere, small_cache
-from videosys.pipelines.opensora_config import OpenSoraConfig
-from videosys.pipelines.shapes import Shapes, shapes
-from videosys.text_encoders.shapes import encode_shape, encoder_shape
-from videosys.utils.metering import Meter, on_meta, pretending, weight_bytes
+from videosys.text_encoders.meta import encode_shape, encoder_shape
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,10 @@ from typing import Any, Literal
 
 import torch
 
-from videosys.autoencoders.tiling import Tiling, tiling_preset
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.parallel import Parallel
-from videosys.pipelines import base
-from videosys.pipelines.generation import Loader, Pipeline, check_channels
-from videosys.pipelines.text_to_video import (
+from videosys.generation import base
+from videosys.generation.pipeline import Loader, Pipeline, check_channels
+from videosys.generation.text_to_video import (
     Encoded,
     Text,
     TextToVideoConfig,
@@ -26,6 +22,10 @@ from videosys.pipelines.text_to_video import (
     cut_pair,
     masked_pair,
 )
+from videosys.layers.tiling import Tiling, tiling_preset
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
+from videosys.parallel import Parallel
 from videosys.schedulers import Sampler, euler_ancestral, pndm
 from videosys.schedulers.build import PNDM_MIN_STEPS
 from videosys.utils.checkpoint import read_config
@@ -242,7 +242,7 @@ class OpenSoraPlanPipeline(TextToVideoPipeline[Any]):
     def from_config(
         cls, config: OpenSoraPlanConfig, quiet: bool = False, parallel: Parallel = Parallel()
     ) -> OpenSoraPlanPipeline:
-        from videosys.autoencoders.causal_vae import CausalVAE, CausalVAEConfig
+        from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfig
 
         loader, release = Loader(config, quiet, parallel), config.release
         repository = release.repository

@@ -10,21 +10,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.layers.attention import Text
 from videosys.layers.backends import attend
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import modulate, modulation
-from videosys.layers.pixart import (
+from videosys.layers.rope import rotary_table_3d, rotate_3d
+from videosys.models.pixart.layers import (
     AdaLNSingle,
     Attention,
     CaptionProjection,
     CrossAttention,
     FeedForward,
     PatchEmbed,
-    Text,
     mask_bias,
     visible_text,
 )
-from videosys.layers.rope import rotary_table_3d, rotate_3d
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 import torch
 
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
-from videosys.models.latte import LatteCondition, LatteT2V, LatteT2VConfig
+from videosys.generation import base
+from videosys.generation.pipeline import Loader, Pipeline, check_channels
+from videosys.generation.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
+from videosys.generation.tiles import TiledFrames, field_names
+from videosys.models.pixart.latte_t2v import LatteCondition, LatteT2V, LatteT2VConfig
 from videosys.parallel import Parallel
-from videosys.pipelines import base
-from videosys.pipelines.generation import Loader, Pipeline, check_channels
-from videosys.pipelines.text_to_video import Encoded, Text, TextToVideoConfig, TextToVideoPipeline, cut_pair
-from videosys.pipelines.tiles import TiledFrames, field_names
 from videosys.schedulers import Sampler, ddim
 from videosys.utils.checkpoint import read_config
 
@@ -139,7 +139,7 @@ class LattePipeline(TextToVideoPipeline[LatteT2V]):
     def from_config(
         cls, config: LatteConfig, quiet: bool = False, parallel: Parallel = Parallel()
     ) -> LattePipeline:
-        from videosys.autoencoders.latte import LatteVAE, LatteVAEConfig
+        from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 
         loader = Loader(config, quiet, parallel)
         model_folder = loader.find(config.transformer, "transformer")

@@ -14,7 +14,7 @@ SQUARE_BUCKETS = ("256", "512", "1024", "2048", "2880")  # these tables have rat
 @functools.cache
 def tables() -> Any:
     """Return the published tables: ratios by name, sizes by resolution and ratio, frames by name."""
-    text = files("videosys.pipelines").joinpath("opensora_sizes.json").read_text(encoding="utf-8")
+    text = files("videosys.models.opensora").joinpath("sizes.json").read_text(encoding="utf-8")
     return json.loads(text)
 
 

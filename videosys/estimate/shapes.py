@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 
-from videosys.models.latte import LatteT2V, LatteT2VConfig
-from videosys.models.open_sora_plan import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.models.opensora import STDiT3, STDiT3Config
+from videosys.generation.base import PipelineConfig, as_bytes
+from videosys.models.latte.pipeline import MAX_TOKENS, LatteConfig
+from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig, read_model_config, with_frame_scale
+from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
+from videosys.models.opensora.conditioning import latent_to_pixel_frames
+from videosys.models.opensora.config import OpenSoraConfig
+from videosys.models.opensora.transformer import STDiT3, STDiT3Config
+from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 from videosys.parallel import Parallel
-from videosys.pipelines.base import PipelineConfig, as_bytes
-from videosys.pipelines.latte import MAX_TOKENS, LatteConfig
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig, read_model_config, with_frame_scale
-from videosys.pipelines.opensora_conditioning import latent_to_pixel_frames
-from videosys.pipelines.opensora_config import OpenSoraConfig
 from videosys.utils.checkpoint import read_config, resolve
 
 C = TypeVar("C")
@@ -76,7 +76,7 @@ class Finder:
 
 
 def opensora(config: OpenSoraConfig) -> Shapes:
-    from videosys.autoencoders.opensora import OpenSoraVAE, OpenSoraVAEConfig
+    from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 
     finder = Finder(config)
     model = finder.read(STDiT3Config, finder.folder("transformer", config.transformer), STDiT3Config())
@@ -114,7 +114,7 @@ def opensora_bytes(vae: Any, latents: torch.Tensor, config: OpenSoraConfig) -> t
 
 
 def latte(config: LatteConfig) -> Shapes:
-    from videosys.autoencoders.latte import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
+    from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 
     finder = Finder(config)
     folder = finder.folder("transformer", config.transformer, "transformer")
@@ -146,7 +146,7 @@ def latte(config: LatteConfig) -> Shapes:
 
 
 def open_sora_plan(config: OpenSoraPlanConfig) -> Shapes:
-    from videosys.autoencoders.causal_vae import CausalVAE, CausalVAEConfig
+    from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfig
 
     finder, release = Finder(config), config.release
     folder = finder.folder("transformer", config.transformer or release.repository, config.checkpoint)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from videosys.autoencoders.tiling import FrameTiling
+from videosys.layers.tiling import FrameTiling
 
 
 @dataclass(frozen=True)

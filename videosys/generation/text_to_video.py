@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from videosys.pipelines import base
-from videosys.pipelines.denoise import Sampling
-from videosys.pipelines.generation import Denoising, Pipeline, Texts, output
+from videosys.generation import base
+from videosys.generation.denoise import Sampling
+from videosys.generation.pipeline import Denoising, Pipeline, Texts, output
 from videosys.utils.progress import progress
 
 M = TypeVar("M", bound=nn.Module)

@@ -13,8 +13,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.autoencoders.posterior import posterior
-from videosys.autoencoders.tiling import FrameTiling
+from videosys.layers.posterior import posterior
+from videosys.layers.tiling import FrameTiling
 from videosys.parallel import Parallel
 
 if TYPE_CHECKING:

@@ -20,24 +20,17 @@ from types import MappingProxyType
 from typing import Any
 
 from videosys.config import load_config
-from videosys.pipelines.base import PipelineConfig
-from videosys.pipelines.cost import Cost, cost
-from videosys.pipelines.latte import LatteConfig
-from videosys.pipelines.memory import GIB, first_shortage
-from videosys.pipelines.open_sora_plan import OpenSoraPlanConfig
-from videosys.pipelines.opensora_config import OpenSoraConfig
+from videosys.estimate import Cost, estimate
+from videosys.estimate.memory import GIB, first_shortage
+from videosys.generation.base import PipelineConfig
+from videosys.models.latte.pipeline import LatteConfig
+from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig
+from videosys.models.opensora.config import OpenSoraConfig
 
 MODELS = MappingProxyType(
     {"opensora": OpenSoraConfig, "latte": LatteConfig, "open_sora_plan": OpenSoraPlanConfig}
 )
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
-
-
-def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Cost:
-    """What one micro-batch of a config needs, without loading it; ValueError for a config of no model."""
-    if type(config) not in MODELS.values():
-        raise ValueError(f"config is a {type(config).__name__}; it must be that of a pipeline")
-    return cost(config, text_tokens)
 
 
 def read(path: str, model: str | None, overrides: Sequence[str]) -> PipelineConfig:

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
-from videosys.pipelines import base
-from videosys.pipelines.opensora_conditioning import (
+from videosys.generation import base
+from videosys.generation.tiles import TiledFrames
+from videosys.models.opensora.conditioning import (
     CHUNK_LATENTS,
     Reference,
     joined_length,
     references_from_strategy,
 )
-from videosys.pipelines.opensora_sizes import resolve_num_frames, resolve_size
-from videosys.pipelines.tiles import TiledFrames
+from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 
 # Published with TeaCache for this model, highest power first.
 COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from videosys.pipelines.base import PipelineConfig
-from videosys.pipelines.cost import Cost, cost, device_of
-from videosys.pipelines.shapes import SHAPES, shapes
+from videosys.estimate.cost import Cost, cost, device_of
+from videosys.estimate.shapes import SHAPES, shapes
+from videosys.generation.base import PipelineConfig
 from videosys.utils.logging import get_logger
 from videosys.utils.weights_hash import SUFFIXES
 

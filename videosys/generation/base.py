@@ -11,11 +11,11 @@ from typing import Literal, TypeVar
 import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, Scope, StepRecord, TeaCacheConfig
+from videosys.generation.compile import Compile, CompileReport
+from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
-from videosys.pipelines.compiling import Compile, CompileReport
-from videosys.pipelines.offload import Offload
 from videosys.utils.seed import LARGEST_SEED, generator
 from videosys.utils.typed import check_types
 

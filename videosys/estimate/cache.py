@@ -25,8 +25,8 @@ from videosys.cache import (
 from videosys.cache.forecast import MOST_RESIDUALS
 from videosys.cache.pab import reuse_steps
 from videosys.cache.place import WITH_MODEL
-from videosys.pipelines import base
-from videosys.pipelines.shapes import Shapes
+from videosys.estimate.shapes import Shapes
+from videosys.generation import base
 
 
 def found_cache(config: base.PipelineConfig, shape: Shapes) -> CacheConfig:

@@ -11,9 +11,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.autoencoders.opensora_temporal import TemporalVAE
-from videosys.autoencoders.posterior import posterior
-from videosys.autoencoders.tiling import FrameTiling
+from videosys.layers.posterior import posterior
+from videosys.layers.tiling import FrameTiling
+from videosys.models.opensora.temporal_autoencoder import TemporalVAE
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_multiple, check_positive
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videosys.autoencoders import causal_layers as layers
-from videosys.autoencoders.posterior import Posterior, posterior
-from videosys.autoencoders.tiling import Progress, Tiling
+from videosys.layers.posterior import Posterior, posterior
+from videosys.layers.tiling import Progress, Tiling
+from videosys.models.open_sora_plan import autoencoder_layers as layers
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
 

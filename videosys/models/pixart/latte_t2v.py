@@ -11,18 +11,18 @@ import torch
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.layers.attention import Text
 from videosys.layers.embeddings import sine_cosine
 from videosys.layers.frames import over_frames, within_frames
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import EPS, modulate, modulation
-from videosys.layers.pixart import (
+from videosys.models.pixart.layers import (
     AdaLNSingle,
     CaptionProjection,
     CrossAttention,
     FeedForward,
     PatchEmbed,
     SelfAttention,
-    Text,
     mask_bias,
     visible_text,
 )

@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
+from videosys.generation import base
+from videosys.generation.compile import check_compiler, check_kept, compile_blocks, compile_report
+from videosys.generation.denoise import Sampling, denoise
+from videosys.generation.offload import HOST, Component, check_offload
 from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.storage import keep_narrow, widen_apart
 from videosys.parallel import Parallel
-from videosys.pipelines import base
-from videosys.pipelines.compiling import check_compiler, check_kept, compile_blocks, compile_report
-from videosys.pipelines.denoise import Sampling, denoise
-from videosys.pipelines.offload import HOST, Component, check_offload
 from videosys.utils.checkpoint import check_model, load_model, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
 from videosys.utils.progress import progress
