@@ -1,0 +1,106 @@
+"""Tables of named choices that other packages may extend: cache policies, model families."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from videosys.utils.typed import listing
+
+T = TypeVar("T")
+Check = Callable[[str, Any], None]
+_LOG = logging.getLogger("videosys.registry")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Built-in entries, entries added by `register`, and those that installed packages declare.
+
+    kind: what an entry is called in errors. group: the entry point group of installed packages; its names
+        are the entries' names. check: raises ValueError for an entry that cannot be used.
+
+    Entry points are loaded when a name is asked for that is not built in, or when all entries are listed. One
+    that cannot be loaded is logged as a warning and left out. The table lasts as long as the process; nothing
+    that a generation does changes it.
+    """
+
+    def __init__(self, kind: str, group: str, built_in: Mapping[str, T], check: Check):
+        self.kind, self.group, self._check = kind, group, check
+        self._entries = dict(built_in)
+        self._modules: dict[str, str] = {}
+        self._are_installed_loaded = False
+        for name, entry in built_in.items():
+            check(name, entry)
+
+    def register(self, name: str, entry: T, module: str) -> None:
+        """Adds an entry; `module` is the module that adds it, which other processes import to do the same.
+
+        ValueError where the entry cannot be used, and where the name belongs to another entry already.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(
+                f"{self.kind} name is {name!r}; it must be an identifier such as 'my_{self.kind}'"
+            )
+        self._check(name, entry)
+        if self._entries.get(name, entry) is not entry:
+            raise ValueError(f"{self.kind} {name!r} exists already; there are: {listing(self._entries)}")
+        self._entries[name] = entry
+        self._modules[name] = module
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that called `register`, each once."""
+        return sorted(set(self._modules.values()))
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._entries:
+            self._load_installed()
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._load_installed()
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        self._load_installed()
+        return len(self._entries)
+
+    def _load_installed(self) -> None:
+        if self._are_installed_loaded:
+            return
+        self._are_installed_loaded = True  # before loading: a package may ask for entries itself
+        for point in entry_points(group=self.group):
+            self._load(point)
+
+    def _load(self, point: EntryPoint) -> None:
+        try:
+            entry = point.load()
+            if self._entries.get(point.name) is not entry:  # it may have registered itself while loading
+                self.register(point.name, entry, point.module)
+        except Exception as error:  # a broken package must not end a run that does not use it
+            reason = f"{type(error).__name__}: {error}"
+            _LOG.warning("%s %s = %s is left out: %s", self.group, point.name, point.value, reason)
+
+
+class Extended(Mapping[str, T], Generic[T]):
+    """The entries of a table, with further ones: what the table gets later is here too."""
+
+    def __init__(self, table: Mapping[str, T], further: Mapping[str, T]):
+        self._table, self._further = table, dict(further)
+
+    def __getitem__(self, name: str) -> T:
+        return self._further[name] if name in self._further else self._table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._table
+        yield from (name for name in self._further if name not in self._table)
+
+    def __len__(self) -> int:
+        return len({*self._table, *self._further})
+
+
+def calling_module(depth: int = 2) -> str:
+    """The name of the module that called the function that calls this."""
+    return sys._getframe(depth).f_globals["__name__"]
