@@ -78,15 +78,19 @@ class SyntheticPipeline:
     def encode_texts(self, prompts: Sequence[str], config: Any, quiet: bool) -> dict[str, torch.Tensor]:
         return {text: torch.randn(4, FRAMES, SIDE, SIDE, generator=seeded(len(text))) for text in prompts}
 
-    def sampler(self, config: SyntheticConfig, sources: Any) -> RFlowScheduler:
+    def scheduler(self, config: SyntheticConfig, generators: Any) -> RFlowScheduler:
         scheduler = RFlowScheduler(use_timestep_transform=False)
         scheduler.set_timesteps(config.steps)
         return scheduler
 
+    @property
+    def family(self) -> SyntheticPipeline:
+        return self  # all that is asked of it is the scheduler
+
     def denoising(self, jobs: Sequence[Any], texts: Any, config: SyntheticConfig) -> Denoising:
         noise = torch.stack([torch.randn(4, FRAMES, SIDE, SIDE, generator=seeded(job.seed)) for job in jobs])
         pictures = torch.stack([texts[job.prompt] for job in jobs])
-        return Denoising(self.sampler(config, ()), noise, lambda model: pictures, Sampling(1.0))
+        return Denoising(self.scheduler(config, ()), noise, lambda model: pictures, Sampling(1.0))
 
     def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
         return (row[:, :3].tanh() for row in latents.split(1))

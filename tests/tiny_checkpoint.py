@@ -12,12 +12,14 @@ from typing import Any
 import torch
 
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
+from videosys.models import family_of
 from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
 from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
 from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
+from videosys.parallel import Parallel
 from videosys.text_encoders.t5 import load_tokenizer
 from videosys.utils.checkpoint import save_model
 from videosys.utils.hub import BUNDLED_FOLDER
@@ -155,3 +157,8 @@ def text_to_video_config(name: str, folder: Path, **changes: Any) -> Any:
     if name == "latte":
         return LatteConfig(**places, **small)
     return OpenSoraPlanConfig(version=name, **places, **small)
+
+
+def build_pipeline(config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Any:
+    """The pipeline of a config, as an engine builds it."""
+    return family_of(config).build(config, quiet, parallel)

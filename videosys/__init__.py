@@ -30,22 +30,27 @@ if TYPE_CHECKING:
     from videosys.config import load_config as load_config
     from videosys.engine import VideoSysEngine as VideoSysEngine
     from videosys.engine import is_main_process as is_main_process
-    from videosys.generation.base import VideoOutput as VideoOutput
     from videosys.generation.compile import check_compiler as check_compiler
     from videosys.generation.compile import compile_blocks as compile_blocks
     from videosys.generation.compile import compile_report as compile_report
+    from videosys.generation.request import VideoOutput as VideoOutput
     from videosys.layers.backends import attend as attend
     from videosys.layers.backends import use_attention as use_attention
     from videosys.metrics import load_lpips as load_lpips
     from videosys.metrics import psnr as psnr
     from videosys.metrics import ssim as ssim
+    from videosys.models import FAMILIES as FAMILIES
+    from videosys.models import Family as Family
+    from videosys.models import family_of as family_of
+    from videosys.models import load_family_config as load_family_config
+    from videosys.models import register_family as register_family
     from videosys.models.latte.autoencoder import LatteVAE as LatteVAE
     from videosys.models.latte.autoencoder import LatteVAEConfig as LatteVAEConfig
-    from videosys.models.latte.pipeline import LatteConfig as LatteConfig
+    from videosys.models.latte.config import LatteConfig as LatteConfig
     from videosys.models.latte.pipeline import LattePipeline as LattePipeline
     from videosys.models.open_sora_plan.autoencoder import CausalVAE as CausalVAE
     from videosys.models.open_sora_plan.autoencoder import CausalVAEConfig as CausalVAEConfig
-    from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig as OpenSoraPlanConfig
+    from videosys.models.open_sora_plan.config import OpenSoraPlanConfig as OpenSoraPlanConfig
     from videosys.models.open_sora_plan.pipeline import OpenSoraPlanPipeline as OpenSoraPlanPipeline
     from videosys.models.open_sora_plan.transformer import OpenSoraT2V as OpenSoraT2V
     from videosys.models.open_sora_plan.transformer import OpenSoraT2VConfig as OpenSoraT2VConfig
@@ -74,6 +79,11 @@ __version__ = "0.1.0"
 
 _HOMES = MappingProxyType(
     {
+        "FAMILIES": "videosys.models",
+        "Family": "videosys.models",
+        "family_of": "videosys.models",
+        "load_family_config": "videosys.models",
+        "register_family": "videosys.models",
         "BestConfig": "videosys.cache",
         "Broadcast": "videosys.cache",
         "CausalVAE": "videosys.models.open_sora_plan.autoencoder",
@@ -81,7 +91,7 @@ _HOMES = MappingProxyType(
         "Fitted": "videosys.cache",
         "Hold": "videosys.cache",
         "IntervalConfig": "videosys.cache",
-        "LatteConfig": "videosys.models.latte.pipeline",
+        "LatteConfig": "videosys.models.latte.config",
         "LattePipeline": "videosys.models.latte.pipeline",
         "LatteT2V": "videosys.models.pixart.latte_t2v",
         "LatteT2VConfig": "videosys.models.pixart.latte_t2v",
@@ -92,7 +102,7 @@ _HOMES = MappingProxyType(
         "NoCacheConfig": "videosys.cache",
         "OpenSoraConfig": "videosys.models.opensora.config",
         "OpenSoraPipeline": "videosys.models.opensora.pipeline",
-        "OpenSoraPlanConfig": "videosys.models.open_sora_plan.pipeline",
+        "OpenSoraPlanConfig": "videosys.models.open_sora_plan.config",
         "OpenSoraPlanPipeline": "videosys.models.open_sora_plan.pipeline",
         "OpenSoraT2V": "videosys.models.open_sora_plan.transformer",
         "OpenSoraT2VConfig": "videosys.models.open_sora_plan.transformer",
@@ -108,7 +118,7 @@ _HOMES = MappingProxyType(
         "StepRecord": "videosys.cache",
         "TeaCache": "videosys.cache",
         "TeaCacheConfig": "videosys.cache",
-        "VideoOutput": "videosys.generation.base",
+        "VideoOutput": "videosys.generation.request",
         "VideoSysEngine": "videosys.engine",
         "attend": "videosys.layers.backends",
         "cache_statistics": "videosys.cache",

@@ -94,7 +94,7 @@ def distinct(config: Any, presets: Mapping[str, Any]) -> list[str]:
     for name, preset in presets.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no coefficients; the report says it
-            cache = dataclasses.replace(config, cache=preset).settled_cache()
+            cache = dataclasses.replace(config, cache=preset).with_default_coefficients()
         same = next((other for other, settled in found.items() if settled == cache), None)
         if same is None:
             found[name] = cache

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from videosys.cache import StepRecord
-from videosys.generation.base import Job, VideoOutput, batches, make_jobs
+from videosys.generation.request import VideoJob, VideoOutput, batches, make_jobs
 from videosys.utils.logging import get_logger, log
 from videosys.utils.progress import progress
 
@@ -51,7 +51,7 @@ class Fake:
         pass
 
 
-def output(jobs: Sequence[Job], references: Any, fps: float) -> VideoOutput:
+def output(jobs: Sequence[VideoJob], references: Any, fps: float) -> VideoOutput:
     videos = [torch.full((1, 2, 2, 3), job.seed % 256, dtype=torch.uint8) for job in jobs]
     if references is not None:
         videos = [references[0].source.clone() for _ in jobs]

@@ -10,7 +10,7 @@ import pytest
 import videosys
 from videosys import NoCacheConfig, VideoSysEngine, load_config
 from videosys.cache import BestConfig, MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
-from videosys.estimate.__main__ import read
+from videosys.models import load_family_config as read
 from videosys.tiny import bundled, config
 from videosys.tiny.score import score_videos
 from videosys.tiny.scored import scored

@@ -20,7 +20,7 @@ from tests.tiny_checkpoint import MODEL, build_vae, places
 from videosys import OpenSoraConfig, TeaCacheConfig, load_config, read_video
 from videosys.generation import pipeline as generation
 from videosys.generation.offload import Component
-from videosys.models.opensora.config import COEFFICIENTS, OPENSORA_CACHES
+from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.utils.checkpoint import save_model
 
@@ -88,8 +88,8 @@ def test_every_config_makes_a_video(path, settings, tmp_path, capsys):
         ("base.yaml", None),
         ("teacache_slow.yaml", TeaCacheConfig(0.1, COEFFICIENTS)),
         ("teacache_fast.yaml", TeaCacheConfig(0.2, COEFFICIENTS)),
-        ("pab_slow.yaml", OPENSORA_CACHES["pab"]),
-        ("pab_fast.yaml", OPENSORA_CACHES["pab_fast"]),
+        ("pab_slow.yaml", PRESETS["pab"]),
+        ("pab_fast.yaml", PRESETS["pab_fast"]),
     ],
 )
 def test_the_published_configs_are_the_defaults(name, cache):

@@ -16,8 +16,8 @@ from videosys import (
     load_config,
     read_video,
 )
-from videosys.models.latte import pipeline as latte
-from videosys.models.open_sora_plan import pipeline as open_sora_plan
+from videosys.models.latte import presets as latte
+from videosys.models.open_sora_plan import presets as open_sora_plan
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SCRIPTS = {
@@ -44,18 +44,18 @@ PUBLISHED = {
     "latte/base": LatteConfig(),
     "latte/teacache_slow": LatteConfig(cache=TeaCacheConfig(0.1, latte.COEFFICIENTS)),
     "latte/teacache_fast": LatteConfig(cache=TeaCacheConfig(0.2, latte.COEFFICIENTS)),
-    "latte/pab_slow": LatteConfig(cache=latte.LATTE_CACHES["pab"]),
-    "latte/pab_fast": LatteConfig(cache=latte.LATTE_CACHES["pab_fast"]),
+    "latte/pab_slow": LatteConfig(cache=latte.PRESETS["pab"]),
+    "latte/pab_fast": LatteConfig(cache=latte.PRESETS["pab_fast"]),
     "open_sora_plan/base": OpenSoraPlanConfig(**V110),
     "open_sora_plan/teacache_slow": OpenSoraPlanConfig(**V110, cache=SLOW),
     "open_sora_plan/teacache_fast": OpenSoraPlanConfig(**V110, cache=FAST),
-    "open_sora_plan/pab_slow": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PLAN_CACHES["pab"]),
-    "open_sora_plan/pab_fast": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PLAN_CACHES["pab_fast"]),
+    "open_sora_plan/pab_slow": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PRESETS["pab"]),
+    "open_sora_plan/pab_fast": OpenSoraPlanConfig(**V110, cache=open_sora_plan.PRESETS["pab_fast"]),
     "open_sora_plan/v120_pab": OpenSoraPlanConfig(
-        transformer_type="93x480p", cache=open_sora_plan.PLAN_CACHES["pab"]
+        transformer_type="93x480p", cache=open_sora_plan.PRESETS["pab"]
     ),
     "open_sora_plan/v120_teacache": OpenSoraPlanConfig(
-        transformer_type="93x480p", cache=open_sora_plan.PLAN_CACHES["teacache_naive"]
+        transformer_type="93x480p", cache=open_sora_plan.PRESETS["teacache_naive"]
     ),
     "open_sora_plan/v110_221x512x512": OpenSoraPlanConfig(version="v110", transformer_type="221x512x512"),
     **{
@@ -77,9 +77,9 @@ def settled(config):
         config.steps,
         config.fps,
         config.guidance_scale,
-        config.negative,
-        config.positive("a cat"),
-        config.settled_cache(),
+        config.negative_text,
+        config.prompt_texts("a cat")[0],
+        config.with_default_coefficients(),
     )
 
 

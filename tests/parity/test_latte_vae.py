@@ -8,7 +8,7 @@ import torch
 
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case
-from videosys.generation.base import to_uint8
+from videosys.generation.request import to_uint8
 from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig, build
 from videosys.utils.checkpoint import load_model, read_config, save_model
 

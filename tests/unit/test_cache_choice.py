@@ -227,12 +227,14 @@ def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
 @pytest.mark.parametrize("name", ["teacache", "teacache_slow", "{name: teacache, threshold: 0.1}"])
 def test_coefficients_of_the_modulated_input_are_for_no_other_signal(cls, name, recwarn):
     text = [f"cache={name}", "cache.signal=timestep"]
-    assert load_config(cls, overrides=text).settled_cache().coefficients == (1.0, 0.0)
+    assert load_config(cls, overrides=text).with_default_coefficients().coefficients == (1.0, 0.0)
     assert not [item for item in recwarn if "coefficients" in str(item.message)]
-    given = load_config(cls, overrides=[*text, "cache.coefficients=[3, 0]"]).settled_cache()
+    given = load_config(cls, overrides=[*text, "cache.coefficients=[3, 0]"]).with_default_coefficients()
     assert given.coefficients == (3.0, 0.0)
-    preset = cls(cache=TeaCacheConfig(0.1)).settled_cache()
-    watched = load_config(cls, overrides=[f"cache={name}", "cache.signal=modulated"]).settled_cache()
+    preset = cls(cache=TeaCacheConfig(0.1)).with_default_coefficients()
+    watched = load_config(
+        cls, overrides=[f"cache={name}", "cache.signal=modulated"]
+    ).with_default_coefficients()
     assert watched == preset
 
 

@@ -13,7 +13,7 @@ from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, load_confi
 from videosys.cache import Broadcast, PABConfig, start
 from videosys.cache.pab import mlp_steps, nearest, places, reuse_steps
 from videosys.layers.modulation import modulate, modulation
-from videosys.models.open_sora_plan.pipeline import PLAN_CACHES
+from videosys.models.open_sora_plan.presets import PRESETS
 from videosys.models.open_sora_plan.transformer import OpenSoraT2V
 from videosys.parallel import Parallel
 from videosys.schedulers import euler_ancestral, pndm
@@ -43,7 +43,7 @@ def test_open_sora_plan_v120_in_closed_form():
     model = OpenSoraT2V(PLAN).eval()
     condition = model.prepare(torch.randn(1, 5, PLAN.caption_channels), latent_size=SIZE)
     sampler, kept, seen = euler_ancestral(40), {}, set()
-    cache = start(PLAN_CACHES["pab"], sampler.times(), Parallel().gather_rows)
+    cache = start(PRESETS["pab"], sampler.times(), Parallel().gather_rows)
     for step, timestep in enumerate(sampler.timesteps):
         latents = torch.randn(1, 4, *SIZE)
         cache.begin_step(step, float(timestep))

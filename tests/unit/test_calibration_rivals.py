@@ -8,7 +8,7 @@ from tests.synthetic import SyntheticConfig, SyntheticPipeline
 from videosys.cache import NoCacheConfig
 from videosys.calibration.rivals import GridDDIM, at_places, cosine_places, cosine_steps, fewer_steps
 from videosys.calibration.runs import Clips, error_db
-from videosys.generation.base import Job
+from videosys.generation.request import VideoJob
 from videosys.schedulers import ddim, pndm
 
 
@@ -47,12 +47,12 @@ def test_a_hundred_whole_timesteps_differ():
 
 
 def test_few_cosine_steps_of_a_steady_flow_arrive_at_the_same_place():
-    clip = Clips(SyntheticPipeline([2.0] * 8), SyntheticConfig(8), [Job("one", 3)])
+    clip = Clips(SyntheticPipeline([2.0] * 8), SyntheticConfig(8), [VideoJob("one", 3)])
     full, cosine = clip.run(NoCacheConfig()), cosine_steps(clip, 4)
     assert (full.computed, cosine.computed) == (8, 4)
     assert error_db(cosine.latents, full.latents)[0] > 100
 
 
 def test_fewer_steps_take_the_grid_that_the_sampler_has_for_them():
-    clip = Clips(SyntheticPipeline([2.0] * 4), SyntheticConfig(8), [Job("one", 3)])
+    clip = Clips(SyntheticPipeline([2.0] * 4), SyntheticConfig(8), [VideoJob("one", 3)])
     assert [step.timestep for step in fewer_steps(clip, 4).steps] == [1000, 750, 500, 250]

@@ -26,7 +26,7 @@ from videosys.cache import (
     TeaCacheConfig,
 )
 from videosys.generation import compile as compiling
-from videosys.generation import pipeline as generation
+from videosys.generation import loader
 from videosys.generation.compile import (
     blocks,
     check_compiler,
@@ -72,7 +72,7 @@ def test_no_compiler_for_a_cards_launchers_is_said_at_once(monkeypatch):
 
 
 def test_a_model_that_would_be_compiled_for_each_use_is_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
     with pytest.raises(ValueError, match="compiled each time"):
         VideoSysEngine(config_of(checkpoint, compile="blocks", offload="stage", device="cpu"))
 

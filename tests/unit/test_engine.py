@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from tests.tiny_checkpoint import SETTINGS, config_of
-from videosys import NoCacheConfig, Reference, TeaCacheConfig, VideoOutput, VideoSysEngine, read_video
-from videosys.engine.engine import LOADING_FIELDS
+from videosys import (
+    NoCacheConfig,
+    OpenSoraConfig,
+    Reference,
+    TeaCacheConfig,
+    VideoOutput,
+    VideoSysEngine,
+    read_video,
+)
+from videosys.generation.config import loading_fields
 from videosys.generation.offload import Component
 
 PROMPT = "a red circle moves rightward"
@@ -105,7 +113,7 @@ def test_a_request_replaces_fields_for_one_call(engine, request_, shape, steps):
         ({"loops": 2, "num_frames": 17}, "2 loops need more"),
         ({"num_frame": 3}, r"unknown request 'num_frame' \(did you mean 'num_frames'\?\); allowed: 'aes'"),
         ({"promt": "x"}, "unknown request 'promt'.*allowed: 'aes'"),
-        *(({name: "x"}, f"unknown request '{name}'") for name in sorted(LOADING_FIELDS)),
+        *(({name: "x"}, f"unknown request '{name}'") for name in sorted(loading_fields(OpenSoraConfig))),
         ({"references": ["cat.png"]}, "each of references must be a videosys.Reference, not 'cat.png'"),
         ({"references": [Reference("no/such.png")]}, "reference 'no/such.png' is not a file"),
         ({"reference_paths": ("no/such.png",)}, "reference 'no/such.png' is not a file"),

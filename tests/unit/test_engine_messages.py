@@ -14,7 +14,7 @@ from videosys.engine.failure import Report, is_shared_mistake, root_cause
 from videosys.engine.messages import pack, unpack
 from videosys.engine.order import Order
 from videosys.engine.torchrun import check_alike, described
-from videosys.generation.base import Job
+from videosys.generation.request import VideoJob
 
 VALUES = [
     None,
@@ -74,7 +74,7 @@ def output(*jobs):
     return VideoOutput([], [job.prompt for job in jobs], [job.seed for job in jobs], [])
 
 
-A, B, C = Job("a", 1), Job("b", 1), Job("c", 1)
+A, B, C = VideoJob("a", 1), VideoJob("b", 1), VideoJob("c", 1)
 
 
 @pytest.mark.parametrize(

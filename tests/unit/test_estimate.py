@@ -13,19 +13,20 @@ from torch import nn
 from eval.performance.models import BUILDERS, Setting
 from eval.performance.needs import peak_on_cpu as measured_peak
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
-from videosys import OpenSoraConfig, STDiT3, VideoSysEngine
+from videosys import STDiT3, VideoSysEngine
 from videosys.cache import BestConfig, IntervalConfig, Linear, PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.cache.forecast import MOST_RESIDUALS
 from videosys.estimate import estimate
-from videosys.estimate.__main__ import main, read
+from videosys.estimate.__main__ import main
+from videosys.estimate.blueprint import blueprint
 from videosys.estimate.cache import branch_bytes, found_cache, greediest
 from videosys.estimate.cost import shallow_cost, transformer_cost, vae_cost
 from videosys.estimate.meter import Meter, on_meta
 from videosys.estimate.scores import score_bytes
-from videosys.estimate.shapes import shapes
-from videosys.generation import base
+from videosys.generation.parts import Part
+from videosys.generation.request import make_jobs
 from videosys.layers.backends import attend
-from videosys.models.opensora.pipeline import MicroBatch
+from videosys.models import load_family_config as read
 from videosys.parallel import Parallel, ParallelConfig
 
 LARGE = {"height": 128, "width": 128, "num_frames": 17}  # activations, not small change, make the peak
@@ -70,7 +71,7 @@ def test_other_models_need_what_is_measured(made):
 def check_measured(config):
     """All weights, the denoising and the decoding of one video, against the allocator."""
     engine = VideoSysEngine(config, quiet=True)
-    pipeline, jobs = engine.pipeline, base.make_jobs(["a red circle"], 7, 1)
+    pipeline, jobs = engine.pipeline, make_jobs(["a red circle"], 7, 1)
     texts = pipeline.encode_texts(["a red circle"], config, quiet=True)
     length = max(int(mask.sum()) for _, mask in texts.values())
     want = stages(config, text_tokens=length)
@@ -88,9 +89,7 @@ def check_measured(config):
 
 def decoded(pipeline, latents, config):
     """The bytes of a micro-batch's frames, as a generation makes them."""
-    if not isinstance(config, OpenSoraConfig):
-        return pipeline.decode(latents, config, quiet=True)
-    return MicroBatch(pipeline, config, (), {}, quiet=True).decode(latents, continues=config.loops > 1)
+    return pipeline.decode(latents, config, quiet=True, continues=config.num_clips > 1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -114,14 +113,19 @@ def shallow_of(subject, setting, config):
     options = {"latent_size": setting.size.latents}
     if setting.model == "STDiT3":
         options |= {"fps": 24.0, "height": 256, "width": 256}
-    shape = replace(
-        shapes(config),
-        model=lambda depth, parallel: BUILDERS[setting.model](depth, setting.width, setting.heads),
+
+    def build(model_config, parallel):
+        return BUILDERS[setting.model](model_config.depth, setting.width, setting.heads)
+
+    plan = blueprint(config)
+    model_config = replace(plan.parts.transformer.config, caption_channels=subject.prompt_embeds.shape[-1])
+    plan = replace(
+        plan,
+        parts=replace(plan.parts, transformer=Part(build, model_config, None)),
         latent_size=setting.size.latents,
-        text_channels=subject.prompt_embeds.shape[-1],
-        prepare=lambda model, text: model.prepare(text, **options),
+        family=replace(plan.family, condition=lambda model, text, *_: model.prepare(text, **options)),
     )
-    return shallow_cost(shape, 1, setting.dtype, setting.size.text, config)
+    return shallow_cost(plan, 1, setting.dtype, setting.size.text, config)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -148,9 +152,9 @@ def test_operations_are_those_of_the_formula():
 def test_two_small_models_tell_what_a_deep_one_needs(checkpoint):
     """What is extrapolated from one and two pairs of blocks is what four pairs need."""
     config = config_of(checkpoint, **LARGE)
-    shape = replace(shapes(config), depth=4)
-    whole = shallow_cost(shape, 4, torch.float32, SMALL_TEXT, config)
-    assert transformer_cost(shape, torch.float32, SMALL_TEXT, config) == whole
+    plan = blueprint(config).with_depth(4)
+    whole = shallow_cost(plan, 4, torch.float32, SMALL_TEXT, config)
+    assert transformer_cost(plan, torch.float32, SMALL_TEXT, config) == whole
 
 
 def test_caches_are_counted(checkpoint):
@@ -167,7 +171,7 @@ def test_caches_are_counted(checkpoint):
 
 def test_the_settings_of_a_goal_are_looked_up(checkpoint):
     config = read("examples/opensora/tiny_calibrated.yaml", None, [])
-    found = found_cache(config, shapes(config))
+    found = found_cache(config, blueprint(config))
     assert isinstance(found, ScheduleConfig)
     assert found.computed is not None
     unknown = config_of(checkpoint, **LARGE, cache=BestConfig(speedup=2.0))  # no calibration is beside it
@@ -180,7 +184,7 @@ def test_the_settings_of_a_goal_are_looked_up(checkpoint):
 def test_residuals_of_a_forecast_are_counted(checkpoint):
     config = config_of(checkpoint, **LARGE, cache=IntervalConfig())
     one, two = (
-        shallow_cost(shapes(config), 1, torch.float32, SMALL_TEXT, replace(config, cache=cache))
+        shallow_cost(blueprint(config), 1, torch.float32, SMALL_TEXT, replace(config, cache=cache))
         for cache in (IntervalConfig(), IntervalConfig(forecast=Linear()))
     )
     residual = 2 * 5 * 8 * 8 * 32 * 4
@@ -191,9 +195,9 @@ def test_residuals_of_a_forecast_are_counted(checkpoint):
 def test_branches_are_counted_for_the_blocks_that_keep_them(checkpoint):
     policy = PABConfig(spatial=None, temporal=None, cross=None, mlp_spatial=((0.5, 2, (0, 1)),))
     config = config_of(checkpoint, **LARGE, num_inference_steps=30, cache=policy)
-    shape = replace(shapes(config), depth=28)
-    model = on_meta(lambda: shape.model(1, Parallel()), torch.float32)
-    assert branch_bytes(config, shape, model, 2) == 2 * 2 * 5 * 8 * 8 * 32 * 4
+    plan = blueprint(config).with_depth(28)
+    model = on_meta(lambda: plan.transformer(1, Parallel()), torch.float32)
+    assert branch_bytes(config, plan, model, 2) == 2 * 2 * 5 * 8 * 8 * 32 * 4
 
 
 def test_the_published_sizes_are_known_without_a_file():
@@ -260,31 +264,39 @@ def check_decoding(config):
 class Painter(nn.Module):
     """An autoencoder whose own work needs nothing, so that turning frames into bytes makes the peak."""
 
-    def decode(self, latents, num_frames):
+    def decode(self, latents, num_frames, progress=None):
         return latents.new_zeros(len(latents), 3, num_frames, 96, 96)
 
     def encode(self, frames):
         return frames.new_zeros(1, 4, 1, 1, 1)
 
 
+def with_painter(config):
+    """The blueprint of a config with a painter for its autoencoder."""
+    plan = blueprint(config)
+    vae = Part(lambda config, parallel: Painter(), plan.parts.vae.config, None)
+    return replace(plan, parts=replace(plan.parts, vae=vae))
+
+
 @pytest.mark.parametrize("model", ["opensora", "latte"])
 def test_frames_and_their_bytes_are_counted(model):
     config = read(f"examples/{model}/tiny.yaml", None, ["num_frames=34"])
-    shape = replace(shapes(config), vae=Painter)
-    made = vae_cost(shape, torch.float32, config)
-    latents = torch.zeros(1, 4, *shape.latent_size)
-    peak = measured_peak(lambda: shape.decode(Painter(), latents))
+    plan = with_painter(config)
+    made = vae_cost(plan, torch.float32, config)
+    latents = torch.zeros(1, 4, *plan.latent_size)
+    peak = measured_peak(lambda: plan.decode(Painter(), latents))
     assert 3 * 34 * 96 * 96 * 3 * 4 < made.peak == pytest.approx(peak, rel=0.05)
 
 
 def test_clips_that_wait_for_others_are_counted():
     one, three = (
-        vae_cost(replace(shapes(config), vae=Painter), torch.float32, config).peak
+        vae_cost(with_painter(config), torch.float32, config).peak
         for config in (
             read("examples/opensora/tiny.yaml", None, [f"loops={loops}", "num_frames=34"]) for loops in (1, 3)
         )
     )
-    assert three == one + 2 * 34 * 96 * 96 * 3
+    tail = 4 * 4  # what the painter gives the next clip to continue from
+    assert three == one + 2 * 34 * 96 * 96 * 3 + tail
 
 
 def test_slices_need_what_one_video_needs(checkpoint):

@@ -10,7 +10,7 @@ import torch
 from eval.performance.needs import peak_on_cpu
 from videosys import CausalVAE, CausalVAEConfig, LatteVAE, LatteVAEConfig, OpenSoraVAE, OpenSoraVAEConfig
 from videosys.estimate.meter import Meter, on_meta, pretending
-from videosys.generation.base import as_bytes
+from videosys.generation.request import to_uint8
 
 NARROW = (48, 96, 192, 192)
 MIDDLE = {
@@ -35,7 +35,7 @@ def test_decoding_at_a_middle_size_needs_what_is_measured(name):
     for parameter in made.parameters():
         parameter.zero_()
     latents = torch.zeros(1, 4, *config.latent_size(FRAMES, SIDE, SIDE))
-    peak = peak_on_cpu(lambda: as_bytes(made.decode(latents, FRAMES)))
+    peak = peak_on_cpu(lambda: to_uint8(made.decode(latents, FRAMES)))
     with pretending(empty, latents.device), Meter(is_cpu=True) as meter:
-        as_bytes(empty.decode(torch.empty(latents.shape), FRAMES))
+        to_uint8(empty.decode(torch.empty(latents.shape), FRAMES))
     assert meter.peak == pytest.approx(peak, rel=0.15)

@@ -46,7 +46,7 @@ def test_the_work_of_a_video_is_that_of_its_run(name, guidance_scale):
 
 def counted(pipeline, config) -> int:
     """FLOPs of the transformer in a generation with its weights."""
-    from videosys.generation.base import make_jobs
+    from videosys.generation.request import make_jobs
 
     texts = pipeline.encode_texts([PROMPT], config, quiet=True)
     given = pipeline.denoising(make_jobs([PROMPT], 0, 1), texts, config)

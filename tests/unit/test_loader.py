@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.tiny_checkpoint import build_pipeline
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
-from videosys.engine.engine import PIPELINES
-from videosys.generation import pipeline as generation
-from videosys.generation.pipeline import Loader
+from videosys.generation import parts
+from videosys.generation.loader import Loader
+from videosys.generation.parts import PartFinder
 
 LATTE, V110, V120 = (
     "maxin-cn/Latte-1",
@@ -26,13 +27,13 @@ def asked(monkeypatch, tmp_path):
         seen.append((source, subfolder, patterns))
         return tmp_path
 
-    monkeypatch.setattr(generation, "resolve", resolve)
-    monkeypatch.setattr(Loader, "model", lambda *args, **more: None)
+    monkeypatch.setattr(parts, "resolve", resolve)
+    monkeypatch.setattr(Loader, "vae", lambda *args, **more: None)
     monkeypatch.setattr(Loader, "transformer", lambda *args, **more: None)
     monkeypatch.setattr("videosys.text_encoders.t5.check_width", lambda folder, width: None)
     monkeypatch.setattr("videosys.models.latte.pipeline.check_decoder", lambda *args: None)
-    for module in ("latte", "open_sora_plan", "opensora"):
-        monkeypatch.setattr(f"videosys.models.{module}.pipeline.read_config", lambda cls, folder: cls_of(cls))
+    for module in ("generation.parts", "models.open_sora_plan.pipeline"):
+        monkeypatch.setattr(f"videosys.{module}.read_config", lambda cls, folder: cls_of(cls))
     return seen
 
 
@@ -52,37 +53,37 @@ def cls_of(cls):
     ],
 )
 def test_parts_on_the_hub(asked, config, expected):
-    PIPELINES[config].from_config(config(revision="main", offline=True))
+    build_pipeline(config(revision="main", offline=True))
     assert [place[:2] for place in asked][: len(expected)] == expected
 
 
 def test_choices_name_the_folder(asked):
     more = {"revision": "main", "offline": True}
     config = OpenSoraPlanConfig(version="v110", transformer_type="221x512x512", **more)
-    PIPELINES[OpenSoraPlanConfig].from_config(config)
+    build_pipeline(config)
     assert [place[:2] for place in asked[:2]] == [(V110, "221x512x512"), (V110, "vae")]
     assert "*.ckpt" in asked[1][2]
     asked.clear()
-    PIPELINES[LatteConfig].from_config(LatteConfig(enable_vae_temporal_decoder=False, **more))
+    build_pipeline(LatteConfig(enable_vae_temporal_decoder=False, **more))
     assert asked[1][:2] == (LATTE, "vae")
 
 
 def test_of_a_repository_with_all_parts_only_the_text_encoder_is_fetched(asked, tmp_path):
     (tmp_path / "text_encoder").mkdir()
-    loader = Loader(LatteConfig(revision="main", offline=True))
-    loader.text_encoder(LATTE, 120, 4096)
+    finder = PartFinder(LatteConfig(revision="main", offline=True))
+    finder.text_encoder(LATTE)
     assert asked == [(LATTE, "", ("text_encoder/*", "tokenizer/*", "config.json"))]
     (tmp_path / "text_encoder").rmdir()
     asked.clear()
-    loader.text_encoder("DeepFloyd/t5-v1_1-xxl", 300, 4096)
+    finder.text_encoder("DeepFloyd/t5-v1_1-xxl")
     assert [set(patterns) >= {"*.safetensors"} for _, _, patterns in asked] == [False, True]
 
 
 def test_parts_on_this_computer(tmp_path):
     (tmp_path / "all" / "vae").mkdir(parents=True)
-    loader = Loader(LatteConfig())
-    assert loader.find(str(tmp_path / "all"), "vae") == tmp_path / "all" / "vae"
-    assert loader.find(str(tmp_path / "all" / "vae"), "vae") == tmp_path / "all" / "vae"
-    assert loader.find("bundled:opensora", "vae").name == "vae"
+    finder = PartFinder(LatteConfig())
+    assert finder.folder("vae", str(tmp_path / "all"), "vae") == tmp_path / "all" / "vae"
+    assert finder.folder("vae", str(tmp_path / "all" / "vae"), "vae") == tmp_path / "all" / "vae"
+    assert finder.folder("vae", "bundled:opensora", "vae").name == "vae"
     with pytest.raises(ValueError, match="neither a folder here nor a hub id"):
-        loader.find(str(tmp_path / "none"), "vae")
+        finder.folder("vae", str(tmp_path / "none"), "vae")

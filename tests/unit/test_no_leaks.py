@@ -8,8 +8,8 @@ import threading
 import pytest
 import torch
 
-from tests.tiny_checkpoint import MODEL, build_model, config_of
-from videosys import NoCacheConfig, OpenSoraPipeline, TeaCacheConfig
+from tests.tiny_checkpoint import MODEL, build_model, build_pipeline, config_of
+from videosys import NoCacheConfig, TeaCacheConfig
 from videosys.cache import start
 from videosys.generation.denoise import Sampling, denoise
 from videosys.parallel import Parallel
@@ -163,7 +163,7 @@ REQUESTS = {
 
 
 def stream(pipeline, checkpoint, name):
-    return pipeline.generate(["a red circle", "a cross"], config_of(checkpoint, **REQUESTS[name]), (), True)
+    return pipeline.generate(["a red circle", "a cross"], config_of(checkpoint, **REQUESTS[name]), quiet=True)
 
 
 def outcome(outputs):
@@ -180,14 +180,14 @@ def pipelines_alone(checkpoint):
     """What a pipeline of its own makes of each request."""
     made = {}
     for name in REQUESTS:
-        pipeline = OpenSoraPipeline.from_config(config_of(checkpoint), quiet=True)
+        pipeline = build_pipeline(config_of(checkpoint), quiet=True)
         made[name] = outcome(stream(pipeline, checkpoint, name))
     return made
 
 
 @pytest.fixture
 def pipeline(checkpoint):
-    return OpenSoraPipeline.from_config(config_of(checkpoint), quiet=True)
+    return build_pipeline(config_of(checkpoint), quiet=True)
 
 
 def test_requests_to_one_pipeline_in_a_row_are_as_alone(pipeline, checkpoint, pipelines_alone):

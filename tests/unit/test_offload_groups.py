@@ -17,8 +17,7 @@ from tests.tiny_checkpoint import config_of, text_to_video_config
 from videosys import VideoSysEngine
 from videosys.cache import CACHES, PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.generation import compile as compiling
-from videosys.generation import offload
-from videosys.generation import pipeline as generation
+from videosys.generation import loader, offload
 from videosys.generation.offload import Component, Groups, check_offload
 
 CPU = torch.device("cpu")
@@ -78,7 +77,7 @@ def away(monkeypatch):
     monkeypatch.setattr(ModuleGroup, "onload_", lambda group: made.onload(group))
     monkeypatch.setattr(ModuleGroup, "offload_", lambda group: made.offload(group))
     monkeypatch.setattr(offload, "detach", lambda module: (made.all_back(), detach(module)))
-    monkeypatch.setattr(generation, "check_offload", lambda *given: None)
+    monkeypatch.setattr(loader, "check_offload", lambda *given: None)
     return made
 
 

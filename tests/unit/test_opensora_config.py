@@ -7,7 +7,7 @@ import math
 import pytest
 
 from videosys import NoCacheConfig, OpenSoraConfig, TeaCacheConfig, load_config
-from videosys.models.opensora.config import COEFFICIENTS
+from videosys.models.opensora.presets import COEFFICIENTS
 
 SMALL = {"height": 64, "width": 96}
 
@@ -120,15 +120,15 @@ def test_a_path_without_a_strategy_is_the_first_frame():
 def test_cache_names(name, threshold, coefficients):
     cache = load_config(OpenSoraConfig, overrides=[f"cache={name}"]).cache
     assert cache == TeaCacheConfig(threshold, coefficients)
-    assert OpenSoraConfig(cache=cache).settled_cache() == TeaCacheConfig(threshold, COEFFICIENTS)
+    assert OpenSoraConfig(cache=cache).with_default_coefficients() == TeaCacheConfig(threshold, COEFFICIENTS)
     changed = load_config(OpenSoraConfig, overrides=[f"cache={name}", "cache.threshold=0.3"]).cache
     assert changed == TeaCacheConfig(0.3, coefficients)
 
 
 def test_coefficients_that_are_given_stay():
     naive = load_config(OpenSoraConfig, overrides=["cache=teacache", "cache.coefficients=[1, 0]"]).cache
-    assert OpenSoraConfig(cache=naive).settled_cache() == TeaCacheConfig(0.1, (1.0, 0.0))
-    assert OpenSoraConfig().settled_cache() == NoCacheConfig()
+    assert OpenSoraConfig(cache=naive).with_default_coefficients() == TeaCacheConfig(0.1, (1.0, 0.0))
+    assert OpenSoraConfig().with_default_coefficients() == NoCacheConfig()
 
 
 def test_the_coefficients_are_the_published_ones():

@@ -10,18 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from videosys.generation.base import (
-    batches,
-    check_prompts,
-    checksum,
-    initial_noise,
-    make_jobs,
-    parse_device,
-    resolve_device,
-    resolve_dtype,
-    to_uint8,
-)
+from videosys.generation.config import parse_device, resolve_device, resolve_dtype
 from videosys.generation.offload import Component
+from videosys.generation.request import batches, check_prompts, checksum, initial_noise, make_jobs, to_uint8
 from videosys.utils.seed import generator
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import dataclasses
 import pytest
 import torch
 
-from tests.tiny_checkpoint import VAE, build_vae, config_of
+from tests.tiny_checkpoint import VAE, build_pipeline, build_vae, config_of
 from tests.unit.test_pipeline_opensora import latents, make, pipeline  # noqa: F401 (fixtures)
-from videosys import OpenSoraPipeline, Reference
+from videosys import Reference
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.checkpoint import save_model
 
@@ -52,7 +52,7 @@ def test_a_size_that_the_video_cannot_have_is_warned_of(make, caplog):
 
 
 def test_damaged_weights_make_no_video(checkpoint):
-    pipeline = OpenSoraPipeline.from_config(config_of(checkpoint), quiet=True)
+    pipeline = build_pipeline(config_of(checkpoint), quiet=True)
     with pipeline.transformer.use() as model:
         model.x_embedder.proj.bias.data.fill_(torch.nan)
     with pytest.raises(ValueError, match="latents are not finite"):
@@ -63,7 +63,7 @@ def test_a_transformer_and_a_vae_of_different_models_are_refused(checkpoint, tmp
     config = dataclasses.replace(VAE, latent_channels=8)
     save_model(build_vae().state_dict(), config, tmp_path / "vae")
     with pytest.raises(ValueError, match=r"makes 4 latent channels, .* decodes 8"):
-        OpenSoraPipeline.from_config(config_of(checkpoint, vae=str(tmp_path / "vae")), quiet=True)
+        build_pipeline(config_of(checkpoint, vae=str(tmp_path / "vae")), quiet=True)
 
 
 def test_loops_continue_at_sizes_whose_first_timestep_rounds_up(make, latents):

@@ -9,8 +9,8 @@ import weakref
 import pytest
 import torch
 
-from tests.tiny_checkpoint import MODEL, SETTINGS, build_model, build_vae, config_of
-from videosys import OpenSoraPipeline, Reference, TeaCacheConfig
+from tests.tiny_checkpoint import MODEL, SETTINGS, build_model, build_pipeline, build_vae, config_of
+from videosys import Reference, TeaCacheConfig
 from videosys.generation import pipeline as generation
 from videosys.models.opensora.references import load_reference
 from videosys.models.opensora.transformer import STDiT3
@@ -24,7 +24,7 @@ PROMPTS = ["a small red circle spins", "a large blue square moves rightward on a
 
 @pytest.fixture(scope="module")
 def pipeline(checkpoint):
-    return OpenSoraPipeline.from_config(config_of(checkpoint), quiet=True)
+    return build_pipeline(config_of(checkpoint), quiet=True)
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def make(pipeline, checkpoint):
 
     def run(prompts, references=(), pipeline=pipeline, **changes):
         prompts = [prompts] if isinstance(prompts, str) else prompts
-        return list(pipeline.generate(prompts, config_of(checkpoint, **changes), references, quiet=True))
+        return list(
+            pipeline.generate(prompts, config_of(checkpoint, **changes), references=references, quiet=True)
+        )
 
     return run
 
@@ -126,7 +128,7 @@ def test_the_model_is_told_what_it_makes(make, monkeypatch):
     assert embeds.shape == (4, MODEL.model_max_length, MODEL.caption_channels)
     null = build_model().y_embedder.y_embedding
     assert torch.equal(embeds[2:], null.expand_as(embeds[2:]))  # [cond, cond, null, null]
-    assert mask.shape == (2, MODEL.model_max_length)
+    assert mask.shape == (4, MODEL.model_max_length)  # of the pair
     make(PROMPTS[:1], num_frames=1, guidance_scale=1.0)
     embeds, mask, about = told.pop()
     assert (len(embeds), len(mask), about["fps"]) == (1, 1, 120.0)  # a single image, without guidance
@@ -289,7 +291,7 @@ def test_a_source_is_encoded_once(make, monkeypatch):
 def test_staged_parts_give_the_same_bytes_and_are_never_in_memory_together(checkpoint, make):
     settings = {"loops": 2, "cache": SKIPPING, "reference_paths": ()}
     plain = make(PROMPTS[:2], [Reference(picture())], **settings)
-    staged = OpenSoraPipeline.from_config(config_of(checkpoint, offload="stage"), quiet=True)
+    staged = build_pipeline(config_of(checkpoint, offload="stage"), quiet=True)
     parts = {name: getattr(staged, name) for name in ("text_encoder", "transformer", "vae")}
     order, made = [], []
     for name, part in parts.items():
@@ -316,7 +318,7 @@ def watched(name, load, order, made):
 
 
 def test_staged_parts_are_cleared_after_an_error(checkpoint, make, monkeypatch):
-    staged = OpenSoraPipeline.from_config(config_of(checkpoint, offload="stage"), quiet=True)
+    staged = build_pipeline(config_of(checkpoint, offload="stage"), quiet=True)
     monkeypatch.setattr(STDiT3, "head", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make(PROMPTS[0], pipeline=staged)
@@ -327,8 +329,8 @@ def test_the_vaes_micro_batch_changes_only_rounding(checkpoint, make):
     plain = videos(make(PROMPTS[0]))[0]
     for size in (1, 3, 100):
         config = config_of(checkpoint, vae_micro_batch_size=size)
-        other = OpenSoraPipeline.from_config(config, quiet=True)
-        assert other.vae_config.micro_batch_size == size
+        other = build_pipeline(config, quiet=True)
+        assert other.parts.vae.config.micro_batch_size == size
         # A convolution may be computed in another order for another number of frames.
         assert (videos(make(PROMPTS[0], pipeline=other))[0].int() - plain.int()).abs().max() <= 1
 
@@ -336,7 +338,7 @@ def test_the_vaes_micro_batch_changes_only_rounding(checkpoint, make):
 # Mean difference in levels of 255, from the same noise; measured are 2.2 and 0.28.
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 4.0), ("float16", 0.5)])
 def test_half_precision_videos_stay_near_those_of_float32(checkpoint, make, dtype, bound):
-    half = OpenSoraPipeline.from_config(config_of(checkpoint, dtype=dtype), quiet=True)
+    half = build_pipeline(config_of(checkpoint, dtype=dtype), quiet=True)
     (output,) = make(PROMPTS[0], pipeline=half)
     (plain,) = make(PROMPTS[0])
     difference = (output.video[0].int() - plain.video[0].int()).abs().float()
@@ -355,5 +357,5 @@ def test_no_prompt_reaches_a_file(make, monkeypatch):
 def test_configs_are_not_changed(pipeline, checkpoint):
     config = config_of(checkpoint, loops=2, cache=SKIPPING)
     before = dataclasses.asdict(config)
-    list(pipeline.generate(PROMPTS[:1], config, [Reference(picture())], quiet=True))
+    list(pipeline.generate(PROMPTS[:1], config, references=[Reference(picture())], quiet=True))
     assert dataclasses.asdict(config) == before

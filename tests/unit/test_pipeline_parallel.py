@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.tiny_checkpoint import config_of, text_to_video_config
-from videosys import OpenSoraPipeline, ParallelConfig
-from videosys.engine.build import PIPELINES
+from tests.tiny_checkpoint import build_pipeline, config_of, text_to_video_config
+from videosys import ParallelConfig
 from videosys.parallel import Parallel
 from videosys.parallel.mesh import Axis
 
@@ -26,22 +25,21 @@ def shared(config, num_gpus=1, **axes):
 
 
 def test_more_devices_than_tokens_are_refused_at_once(config):
-    OpenSoraPipeline.from_config(shared(config, TOKENS, cfg=1, sp=TOKENS), quiet=True)
+    build_pipeline(shared(config, TOKENS, cfg=1, sp=TOKENS), quiet=True)
     with pytest.raises(ValueError, match=r"parallel.sp is 7; it must be 6 or less"):
-        OpenSoraPipeline.from_config(shared(config, TOKENS + 1, cfg=1), quiet=True)
+        build_pipeline(shared(config, TOKENS + 1, cfg=1), quiet=True)
 
 
 def test_heads_that_cannot_be_shared_are_refused_at_once(random_model):
     config = text_to_video_config(*random_model)
     config = replace(shared(config, 3, cfg=1), height=32, width=32)  # 4 tokens of a frame, 2 heads
-    pipeline = PIPELINES[type(config)]
     if random_model[0] != "v120":
-        pipeline.from_config(config, quiet=True)
+        build_pipeline(config, quiet=True)
         return
     with pytest.raises(
         ValueError, match=r"sp is 3, which does not divide the 2 attention heads; allowed: 1, 2"
     ):
-        pipeline.from_config(config, quiet=True)
+        build_pipeline(config, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +59,7 @@ def test_heads_that_cannot_be_shared_are_refused_at_once(random_model):
 )
 def test_a_request_that_cannot_be_shared_loads_nothing(config, axes, request_, message):
     config = shared(config, **axes)
-    pipeline = OpenSoraPipeline.from_config(config, quiet=True)
+    pipeline = build_pipeline(config, quiet=True)
     with pytest.raises(ValueError, match=message):
         next(pipeline.generate(["a cross"], replace(config, **request_), quiet=True))
     assert not pipeline.text_encoder.is_loaded
@@ -71,8 +69,8 @@ def test_a_request_that_cannot_be_shared_loads_nothing(config, axes, request_, m
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_replica_makes_every_other_micro_batch_as_one_device_does(config, batch_size, monkeypatch):
     config, prompts = replace(config, batch_size=batch_size), ["a cross", "a ring", "a star"]
-    alone = list(OpenSoraPipeline.from_config(config, quiet=True).generate(prompts, config, quiet=True))
-    pipeline = OpenSoraPipeline.from_config(config, True, Parallel(dp=Axis(rank=1, size=2)))
+    alone = list(build_pipeline(config, quiet=True).generate(prompts, config, quiet=True))
+    pipeline = build_pipeline(config, True, Parallel(dp=Axis(rank=1, size=2)))
     read = []
     with pipeline.text_encoder.use() as encoder:
         tokenize = encoder.tokenize
@@ -86,7 +84,7 @@ def test_a_replica_makes_every_other_micro_batch_as_one_device_does(config, batc
 
 def test_a_replica_without_work_makes_nothing(random_model):
     config = text_to_video_config(*random_model)
-    pipeline = PIPELINES[type(config)].from_config(config, True, Parallel(dp=Axis(rank=1, size=2)))
+    pipeline = build_pipeline(config, True, Parallel(dp=Axis(rank=1, size=2)))
     assert list(pipeline.generate(["a cross"], config, quiet=True)) == []
     assert not pipeline.text_encoder.is_loaded
     assert not pipeline.transformer.is_loaded

@@ -21,12 +21,13 @@ from videosys import (
     read_video,
 )
 from videosys.generation import pipeline as generation
-from videosys.generation.base import to_uint8
+from videosys.generation.guidance import cut_pair, masked_pair
 from videosys.generation.offload import Component
-from videosys.generation.text_to_video import cut_pair, masked_pair
-from videosys.models.latte.pipeline import COEFFICIENTS as LATTE_COEFFICIENTS
+from videosys.generation.request import to_uint8
+from videosys.models.latte.presets import COEFFICIENTS as LATTE_COEFFICIENTS
 from videosys.models.open_sora_plan.autoencoder import V110
-from videosys.models.open_sora_plan.pipeline import RELEASES, read_model_config, with_frame_scale
+from videosys.models.open_sora_plan.pipeline import transformer_config, with_frame_scale
+from videosys.models.open_sora_plan.presets import RELEASES
 from videosys.models.open_sora_plan.transformer import OpenSoraT2V
 from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
@@ -101,7 +102,7 @@ def test_presets_have_the_coefficients_of_their_model(engine, random_model):
         config = engine.requested({"cache": preset})
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            assert config.settled_cache() == TeaCacheConfig(threshold, coefficients[name])
+            assert config.with_default_coefficients() == TeaCacheConfig(threshold, coefficients[name])
         assert len(caught) == (1 if name == "v120" else 0)
         assert all("no TeaCache coefficients are published" in str(item.message) for item in caught)
 
@@ -220,7 +221,7 @@ def test_a_length_that_a_config_does_not_say(tmp_path):
     config = OpenSoraPlanConfig(version="v110", transformer_type="221x512x512")
     for content, length, scale in (({"video_length": 5}, 5, 1), ({}, 56, 3)):
         (tmp_path / "config.json").write_text(json.dumps(content))
-        model_config = read_model_config(config, tmp_path, V110)
+        model_config = transformer_config(config, tmp_path, V110)
         assert (model_config.video_length, model_config.frame_scale) == (length, scale)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from videosys import TeaCacheConfig
 from videosys.cache import Goal, NoCacheConfig, PABConfig, read_calibration
-from videosys.estimate.__main__ import read
+from videosys.models import load_family_config as read
 from videosys.utils.checkpoint import resolve
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

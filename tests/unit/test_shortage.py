@@ -11,10 +11,10 @@ from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.cache import TeaCacheConfig
 from videosys.estimate import estimate, memory
-from videosys.estimate.__main__ import read
+from videosys.estimate.blueprint import blueprint
 from videosys.estimate.cost import Cost, StageCost
 from videosys.estimate.memory import Free, Watch, needs_of
-from videosys.estimate.shapes import shapes
+from videosys.models import load_family_config as read
 
 ROOMY = 1 << 60
 NEEDED = 5 * memory.GIB
@@ -37,7 +37,7 @@ def costs(monkeypatch):
         seen.append(config)
         return Cost((StageCost("transformer", 4 * memory.GIB, memory.GIB, 0),), "none", 1, ())
 
-    monkeypatch.setattr(memory, "cost", made)
+    monkeypatch.setattr(memory, "estimate", made)
     return seen
 
 
@@ -94,7 +94,7 @@ def test_what_small_videos_leave_free_is_what_weights_may_take(checkpoint, free)
     config = config_of(checkpoint, device="cpu")
     files = sum(path.stat().st_size for path in checkpoint.glob("*/*.safetensors"))
     assert files > 0
-    enough = memory.SMALL_NEEDS + 2 * memory.weights_in_files(shapes(config).found.values())
+    enough = memory.SMALL_NEEDS + 2 * memory.weights_in_files(blueprint(config).folders.values())
     assert enough >= memory.SMALL_NEEDS + 2 * files
     assert memory.is_surely_enough(config, Free(enough, enough))
     assert not memory.is_surely_enough(config, Free(enough - 1, enough - 1))
@@ -151,7 +151,7 @@ def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch, free):
         raise RuntimeError("a private function of torch is gone")
 
     free["cpu"] = 1000
-    monkeypatch.setattr(memory, "cost", fail)
+    monkeypatch.setattr(memory, "estimate", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Watch().look(config_of(checkpoint, device="cpu"))

@@ -9,7 +9,7 @@ from torch import nn
 from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, VideoSysEngine, load_config
-from videosys.generation import pipeline as generation
+from videosys.generation import loader
 from videosys.layers.linear import GeluLinear, Linear
 from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow, widen_apart
 from videosys.metrics import psnr
@@ -82,8 +82,8 @@ def test_the_operator_for_compilers_is_sound():
 
 def test_a_compiled_engine_widens_apart_on_such_cards(checkpoint, monkeypatch):
     seen = []
-    monkeypatch.setattr(generation, "widen_apart", lambda model, device: seen.append(device) or model)
-    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "widen_apart", lambda model, device: seen.append(device) or model)
+    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
     config = config_of(checkpoint, device="cpu", compile="blocks", **FP8)
     with VideoSysEngine(config, quiet=True) as engine, engine.pipeline.transformer.use():
         assert seen == [torch.device("cpu")]

@@ -17,7 +17,7 @@ def plan(version, **more):
 def test_the_defaults_of_latte():
     config = LatteConfig()
     assert (config.output_frames, config.size, config.steps, config.fps) == (16, (512, 512), 50, 8.0)
-    assert (config.guidance_scale, config.negative, config.eta) == (7.5, "", 0.0)
+    assert (config.guidance_scale, config.negative_text, config.eta) == (7.5, "", 0.0)
     assert config.transformer == config.vae == config.text_encoder == "maxin-cn/Latte-1"
     assert config.enable_vae_temporal_decoder
 
@@ -43,11 +43,11 @@ def test_types_set_the_size(version, type_, frames, size):
 
 def test_words_around_prompts():
     config = plan("v120")
-    assert config.positive("A cat.") == "(masterpiece), (best quality), (ultra-detailed), A cat.."
-    assert config.negative.startswith("nsfw, lowres")
-    assert plan("v120", negative_prompt="").negative == ""
-    assert plan("v120", prompt_template="{prompt}").positive("{a} cat") == "{a} cat"
-    assert (plan("v110").positive("A cat."), plan("v110").negative) == ("A cat.", "")
+    assert config.prompt_texts("A cat.")[0] == "(masterpiece), (best quality), (ultra-detailed), A cat.."
+    assert config.negative_text.startswith("nsfw, lowres")
+    assert plan("v120", negative_prompt="").negative_text == ""
+    assert plan("v120", prompt_template="{prompt}").prompt_texts("{a} cat")[0] == "{a} cat"
+    assert (plan("v110").prompt_texts("A cat.")[0], plan("v110").negative_text) == ("A cat.", "")
 
 
 def test_tilings():

@@ -105,7 +105,7 @@ def test_configs_reach_the_autoencoders(checkpoint, tmp_path):
         whole, tiled = (videos(replace(config, enable_vae_tiling=on)) for on in (False, True))
         assert not torch.equal(whole[0], tiled[0])
     with VideoSysEngine(replace(latte, decode_chunk_size=3), quiet=True) as engine:
-        assert engine.pipeline.vae_config.decode_chunk_size == 3
+        assert engine.pipeline.parts.vae.config.decode_chunk_size == 3
 
 
 @pytest.mark.parametrize("config_cls", [OpenSoraConfig, LatteConfig])

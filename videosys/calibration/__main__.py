@@ -16,8 +16,8 @@ from pathlib import Path
 from videosys.calibration.calibrate import Report, calibrate
 from videosys.calibration.output import check_place, check_search, write_report
 from videosys.calibration.study import Study
-from videosys.estimate.__main__ import MODELS, read
-from videosys.generation.base import check_prompts
+from videosys.generation.request import check_prompts
+from videosys.models import FAMILIES, load_family_config
 from videosys.utils.logging import configure_logging
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice")
     made.add_argument("--out", type=Path, required=True, help="JSON file to write")
     made.add_argument(
-        "--model", choices=list(MODELS), help="whose config it is, where the file could be of several"
+        "--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several"
     )
     made.add_argument("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
     made.add_argument("--search", type=float, default=60.0, help="full runs the search may take per budget")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> Report:
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
     check_place(args.out)
     check_search(args.search)
-    config = read(str(args.config), args.model, args.overrides)
+    config = load_family_config(args.config, args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
 
     def check(steps: int) -> None:

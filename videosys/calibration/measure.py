@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from videosys.cache import CacheConfig, NoCacheConfig
 from videosys.calibration.journal import Journal, fingerprint, name_of
 from videosys.calibration.runs import Clips, Clock, Run
-from videosys.generation import base
 from videosys.generation.pipeline import Pipeline
+from videosys.generation.request import VideoJob
 from videosys.metrics import psnr, ssim
 from videosys.metrics.psnr import CAP
 from videosys.utils.files import replacing
@@ -75,7 +75,7 @@ class Bench:
         self,
         pipeline: Pipeline,
         config: Any,
-        jobs: Sequence[base.Job],
+        jobs: Sequence[VideoJob],
         journal: Journal,
         references: dict[str, dict[str, Any]] | None = None,
         quiet: bool = False,

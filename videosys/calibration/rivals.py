@@ -32,7 +32,7 @@ def has_cosine(clip: Clips) -> bool:
 
 def cosine_sampler(clip: Clips, steps: int) -> Any:
     """The config's own sampler for rectified flow, and DDIM for models that predict noise."""
-    own = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config).sampler
+    own = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config).scheduler
     if isinstance(own, RFlowScheduler):
         own.timesteps = at_places(own.timesteps, cosine_places(steps))
         return own

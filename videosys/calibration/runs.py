@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from videosys.cache import Cache, CacheConfig, StepRecord, start
-from videosys.engine.engine import PIPELINES
-from videosys.generation import base
+from videosys.cache import Cache, CacheConfig, NoCacheConfig, StepRecord, start
 from videosys.generation.denoise import Observer, denoise
 from videosys.generation.pipeline import Pipeline
+from videosys.generation.request import VideoJob
+from videosys.models import family_of
 
 MakeCache = Callable[[Sequence[float]], Cache]
 Model = Callable[..., torch.Tensor]
@@ -40,7 +40,7 @@ class Clips:
     """Some prompts with their seeds, ready to be denoised together as often as one likes."""
 
     @torch.no_grad()
-    def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[base.Job]):
+    def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[VideoJob]):
         self.pipeline, self.config, self.jobs = pipeline, config, list(jobs)
         self.texts = pipeline.encode_texts([job.prompt for job in jobs], config, quiet=True)
 
@@ -48,7 +48,7 @@ class Clips:
     @torch.no_grad()
     def condition(self) -> Any:
         with self.pipeline.transformer.use() as model:
-            return self.pipeline.denoising(self.jobs, self.texts, self.config).prepare(model)
+            return self.pipeline.denoising(self.jobs, self.texts, self.config).condition(model)
 
     @torch.no_grad()
     def run(
@@ -61,7 +61,7 @@ class Clips:
     ) -> Run:
         """One generation. around: what to put around the model. sampler: instead of the config's."""
         given = self.pipeline.denoising(self.jobs, self.texts, self.config)
-        sampler = sampler or given.sampler
+        sampler = sampler or given.scheduler
         made = self._started(cache, sampler.times())
         condition = self.condition
         with self.pipeline.transformer.use() as model:
@@ -117,10 +117,9 @@ def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
     """
     if config.parallel.num_gpus != 1:
         raise ValueError(f"parallel.num_gpus is {config.parallel.num_gpus}; a calibration runs on one device")
-    if getattr(config, "loops", 1) != 1 or getattr(config, "references", ()):
-        raise ValueError("loops and references cannot be calibrated; leave them out of the config")
-    config = replace(config, cache=base.NoCacheConfig(), seed=config.seed or 0)
-    return PIPELINES[type(config)].from_config(config, quiet), config
+    config.check_calibratable()
+    config = replace(config, cache=NoCacheConfig(), seed=config.seed or 0)
+    return family_of(config).build(config, quiet), config
 
 
 def error_db(latents: torch.Tensor, reference: torch.Tensor) -> list[float]:

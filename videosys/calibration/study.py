@@ -31,7 +31,7 @@ from videosys.calibration.search import (
 from videosys.calibration.search import dynamic_programme as programme
 from videosys.calibration.thresholds import NAIVE, computed_steps, threshold_for
 from videosys.config import config_to_dict
-from videosys.generation import base
+from videosys.generation.request import VideoJob, batches, generators
 from videosys.utils.progress import progress
 
 LEAST_STEPS = 4
@@ -59,10 +59,10 @@ class Study:
     ):
         self.pipeline, self.config = open_pipeline(config, quiet)
         seeds = range(self.config.seed, self.config.seed + len(learnt) + len(held_out))
-        jobs = [base.Job(prompt, seed) for prompt, seed in zip([*learnt, *held_out], seeds)]
+        jobs = [VideoJob(prompt, seed) for prompt, seed in zip([*learnt, *held_out], seeds)]
         self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
-        self.times = self.pipeline.sampler(self.config, base.generators(jobs[:1])).times()
+        self.times = self.pipeline.family.scheduler(self.config, generators(jobs[:1])).times()
         if self.num_steps < LEAST_STEPS:
             raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
         check(self.num_steps)
@@ -102,7 +102,7 @@ class Study:
         means = [statistics.fmean(row) for row in zip(*(item.ratios for item in self.traces))]
         return (1.0, *(round(value, 5) for value in means))
 
-    def _kept_trace(self, place: int, job: base.Job) -> Trace:
+    def _kept_trace(self, place: int, job: VideoJob) -> Trace:
         path = self.folder / f"trace-{place:03d}.safetensors"
         if not path.exists():
             trace(Clips(self.pipeline, self.config, [job])).save(path)
@@ -112,9 +112,9 @@ class Study:
     def searched(self) -> list[tuple[Clips, torch.Tensor]]:
         """Micro-batches of prompts for the search, with their full runs' latents."""
         size = self.config.batch_size
-        batches = list(base.batches(self.learnt[: self.search_size], size))
+        runs = list(batches(self.learnt[: self.search_size], size))
         latents = torch.cat([item.latents for item in self.traces[: self.search_size]]).split(size)
-        return [(Clips(self.pipeline, self.config, jobs), rows) for jobs, rows in zip(batches, latents)]
+        return [(Clips(self.pipeline, self.config, jobs), rows) for jobs, rows in zip(runs, latents)]
 
     @functools.cached_property
     def segments(self) -> Segments:

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from types import MappingProxyType
 
 import torch
 
-from videosys.generation.base import PipelineConfig, resolve_device
+from videosys.generation.config import PipelineConfig, resolve_device
 from videosys.generation.pipeline import Pipeline
-from videosys.models.latte.pipeline import LatteConfig, LattePipeline
-from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig, OpenSoraPlanPipeline
-from videosys.models.opensora.pipeline import OpenSoraConfig, OpenSoraPipeline
+from videosys.models import family_of
 from videosys.parallel import Parallel
 from videosys.utils.seed import draw_seed
-
-PIPELINES: Mapping[type[PipelineConfig], type[Pipeline]] = MappingProxyType(
-    {
-        OpenSoraConfig: OpenSoraPipeline,
-        LatteConfig: LattePipeline,
-        OpenSoraPlanConfig: OpenSoraPlanPipeline,
-    }
-)
-LOADING_FIELDS = frozenset({"num_gpus"}).union(*(pipeline.loading_fields for pipeline in PIPELINES.values()))
 
 
 def rank_device(config: PipelineConfig, rank: int, num_ranks: int) -> torch.device:
@@ -55,4 +42,4 @@ def build_pipeline(config: PipelineConfig, quiet: bool, device: torch.device) ->
     """This process's pipeline, whose process group is there."""
     config = dataclasses.replace(config, device=str(device))
     parallel = Parallel.from_config(config.parallel, device)
-    return PIPELINES[type(config)].from_config(config, quiet, parallel)
+    return family_of(config).build(config, quiet, parallel)

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 import torch
 
-from videosys.engine.build import LOADING_FIELDS, PIPELINES, seeded
+from videosys.engine.build import seeded
 from videosys.engine.pool import Pool
 from videosys.engine.torchrun import Member, is_main_process, world_size
 from videosys.estimate.memory import Watch
-from videosys.generation.base import PipelineConfig, VideoOutput, check_prompts
+from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
+from videosys.generation.request import VideoOutput, check_prompts
+from videosys.models import family_of
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
@@ -58,9 +60,7 @@ class VideoSysEngine:
         """ValueError for a config without a pipeline, for folders that are no checkpoints, and for more
         devices than there are.
         """
-        if type(config) not in PIPELINES:
-            names = ", ".join(cls.__name__ for cls in PIPELINES)
-            raise ValueError(f"config is a {type(config).__name__}; allowed: {names}")
+        self.family = family_of(config)
         self.config, self.quiet = config, quiet
         self.runner = runner_of(config, quiet)
 
@@ -79,7 +79,7 @@ class VideoSysEngine:
 
     def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
         """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
-        inputs = {name: request.pop(name) for name in self.pipeline.inputs if name in request}
+        inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
         config = self.requested(request)
         prompts = check_prompts(prompt)
         return logged(self.runner.stream(prompts, config, inputs))
@@ -87,7 +87,7 @@ class VideoSysEngine:
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields."""
         fields = {field.name: field for field in dataclasses.fields(self.config)}
-        allowed = sorted(fields.keys() - LOADING_FIELDS)
+        allowed = sorted(fields.keys() - loading_fields(type(self.config)))
         for name in request:
             if name not in allowed:
                 raise ValueError(
@@ -124,7 +124,7 @@ class Single:
     """This process alone."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
-        self.pipeline, self.quiet = PIPELINES[type(config)].from_config(config, quiet), quiet
+        self.pipeline, self.quiet = family_of(config).build(config, quiet), quiet
         self.watch = Watch()
 
     def stream(

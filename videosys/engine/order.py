@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from videosys.generation.base import Job, PipelineConfig, VideoOutput, batches, make_jobs
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoJob, VideoOutput, batches, make_jobs
 
 
 class Order:
     """Holds the output of a micro-batch back until those before it are there."""
 
-    def __init__(self, made: Sequence[Sequence[Job]]):
+    def __init__(self, made: Sequence[Sequence[VideoJob]]):
         """made: the micro-batches in order; the same one may stand at several places."""
-        self._open: list[list[Job] | None] = [list(jobs) for jobs in made]  # None: it is there
+        self._open: list[list[VideoJob] | None] = [list(jobs) for jobs in made]  # None: it is there
         self._next = 0
         self._held: dict[int, VideoOutput] = {}
 
@@ -24,7 +25,7 @@ class Order:
         return cls(list(batches(jobs, config.batch_size)))
 
     def add(self, output: VideoOutput) -> None:
-        place = self._open.index([Job(*pair) for pair in zip(output.prompts, output.seeds)])
+        place = self._open.index([VideoJob(*pair) for pair in zip(output.prompts, output.seeds)])
         self._open[place] = None
         self._held[place] = output
 

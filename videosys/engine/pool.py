@@ -11,13 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from videosys.engine.build import PIPELINES, rank_device, seeded
+from videosys.engine.build import rank_device, seeded
 from videosys.engine.failure import RankError, Report, is_shared_mistake, root_cause, silence
 from videosys.engine.messages import Message
 from videosys.engine.order import Order
 from videosys.engine.processes import Processes, threads_of
 from videosys.estimate.memory import Watch
-from videosys.generation.base import PipelineConfig, VideoOutput
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoOutput
+from videosys.models import family_of
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
@@ -76,7 +78,7 @@ class Pool:
         self.replicas = [range(first, first + self.size) for first in range(0, parallel.num_gpus, self.size)]
         self.watch = Watch(len(self.devices))
         # Finds and fetches the folders once, and tells at once of mistakes. It never loads a weight.
-        self.pipeline = PIPELINES[type(config)].from_config(self.config, quiet)
+        self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
         self._processes: Processes | None = None
         self._requests: dict[int, Request] = {}

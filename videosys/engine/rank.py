@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from videosys.engine import group
 from videosys.engine.messages import Message, Wire
-from videosys.generation.base import VideoOutput
+from videosys.generation.request import VideoOutput
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
 

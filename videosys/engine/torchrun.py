@@ -17,7 +17,8 @@ from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.messages import pack
 from videosys.engine.order import Order
 from videosys.estimate.memory import Watch
-from videosys.generation.base import PipelineConfig, VideoOutput
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoOutput
 from videosys.utils.seed import draw_seed
 
 END = object()

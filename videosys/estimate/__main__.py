@@ -15,44 +15,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from videosys.config import load_config
 from videosys.estimate import Cost, estimate
 from videosys.estimate.memory import GIB, first_shortage
-from videosys.generation.base import PipelineConfig
-from videosys.models.latte.pipeline import LatteConfig
-from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig
-from videosys.models.opensora.config import OpenSoraConfig
+from videosys.models import FAMILIES, load_family_config
 
-MODELS = MappingProxyType(
-    {"opensora": OpenSoraConfig, "latte": LatteConfig, "open_sora_plan": OpenSoraPlanConfig}
-)
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
-
-
-def read(path: str, model: str | None, overrides: Sequence[str]) -> PipelineConfig:
-    """The config of a file. Without `model` it is that of the pipeline that a folder above the file is named
-    after, or of the only one that accepts the file.
-    """
-    model = model or next((part for part in reversed(Path(path).parts) if part in MODELS), None)
-    if model is not None:
-        return load_config(MODELS[model], path, overrides)
-    found: dict[str, PipelineConfig] = {}
-    errors: dict[str, str] = {}
-    for name, config_cls in MODELS.items():
-        try:
-            found[name] = load_config(config_cls, path, overrides)
-        except ValueError as error:
-            errors[name] = str(error)
-    if len(found) == 1:
-        return next(iter(found.values()))
-    reason = f"fits {', '.join(found)}" if found else "; ".join(f"{k}: {v}" for k, v in errors.items())
-    raise ValueError(
-        f"{path}: which model is it? Name it with --model, one of {', '.join(MODELS)} ({reason})"
-    )
 
 
 def table(made: Cost) -> str:
@@ -77,13 +46,13 @@ def as_json(made: Cost) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument("--model", choices=list(MODELS))
+    parser.add_argument("--model", choices=list(FAMILIES))
     parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
     parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
     try:
-        config = read(args.config, args.model, args.overrides)
+        config = load_family_config(args.config, args.model, args.overrides)
         made = estimate(config, args.text_tokens)
     except ValueError as error:
         return fail(error)

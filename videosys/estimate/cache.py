@@ -25,17 +25,17 @@ from videosys.cache import (
 from videosys.cache.forecast import MOST_RESIDUALS
 from videosys.cache.pab import reuse_steps
 from videosys.cache.place import WITH_MODEL
-from videosys.estimate.shapes import Shapes
-from videosys.generation import base
+from videosys.estimate.blueprint import Blueprint
+from videosys.generation.config import PipelineConfig, parse_device
 
 
-def found_cache(config: base.PipelineConfig, shape: Shapes) -> CacheConfig:
+def found_cache(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
     """The cache of a config with the settings that a calibration or a file on this computer says; where there
     is none, and so no run yet, the settings that keep the most.
     """
-    scope = partial(base.scope_of, config, shape.evaluations, shape.latent_size)
+    scope = partial(config.scope, plan.evaluations, plan.latent_size)
     try:
-        return settle(config.cache, scope, shape.found.get("transformer"))
+        return settle(config.cache, scope, plan.folders.get("transformer"))
     except ValueError:
         return greediest(config.cache)
 
@@ -65,33 +65,33 @@ def small_cache(config: CacheConfig) -> tuple[RecordedCache, int]:
     return made, steps
 
 
-def is_elsewhere(config: base.PipelineConfig) -> bool:
+def is_elsewhere(config: PipelineConfig) -> bool:
     """Whether the cache is kept on another device than the model's."""
     place = getattr(config.cache, "device", WITH_MODEL)
-    return place != WITH_MODEL and torch.device(place).type != base.parse_device(config.device).type
+    return place != WITH_MODEL and torch.device(place).type != parse_device(config.device).type
 
 
-def branch_bytes(config: base.PipelineConfig, shape: Shapes, model: Any, samples: int) -> int:
+def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
     """What a cache of branches (PAB) keeps at the step after which most of them are used again: an activation
-    of so many samples each. model: with one block, or pair of blocks, of `shape.depth`.
+    of so many samples each. model: with one block, or pair of blocks, of `plan.depth`.
     """
     if not isinstance(config.cache, PABConfig):
         return 0
-    count = shape.evaluations
+    count = plan.evaluations
     where = [step / max(count - 1, 1) for step in range(count)]
     if config.cache.unit == "timestep":
         where = [1000 * (1 - place) for place in where]
     uses = Counter(
         step
         for stack, block in stacks(model).items()
-        for index in range(shape.depth)
+        for index in range(plan.depth)
         for kind in (("attention", "cross", "mlp") if has_cross(block) else ("attention", "mlp"))
         for step in reuse_steps(config.cache, where, stack, index, kind)
     )
-    frames, rows, columns = shape.latent_size
+    grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
-    per_frame = math.ceil(math.ceil(rows / 2) * math.ceil(columns / 2) / share)
-    activation = samples * frames * per_frame * model.config.hidden_size * model.dtype.itemsize
+    per_frame = math.ceil(grid.tokens_per_frame / share)
+    activation = samples * grid.num_frames * per_frame * model.config.hidden_size * model.dtype.itemsize
     return max(uses.values(), default=0) * activation
 
 

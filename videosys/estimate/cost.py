@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from videosys.cache import Cache, RecordedCache
+from videosys.estimate.blueprint import Blueprint, blueprint
 from videosys.estimate.cache import branch_bytes, found_cache, is_elsewhere, small_cache
 from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
-from videosys.estimate.shapes import Shapes, shapes
-from videosys.generation import base
+from videosys.generation.config import PipelineConfig, parse_device, resolve_dtype
 from videosys.layers.backends import use_attention
 from videosys.layers.storage import keep_narrow
-from videosys.models.opensora.config import OpenSoraConfig
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.text_encoders.meta import encode_shape, encoder_shape
@@ -56,7 +55,8 @@ class StageCost:
 class Cost:
     """What one micro-batch needs on one device; of several, on the one with the largest share.
 
-    evaluations: of the transformer, all computed. assumed: as in `Shapes`.
+    evaluations: of the transformer, all computed. assumed: the parts that are
+    not on this computer, for which the published shapes stand.
     """
 
     stages: tuple[StageCost, ...]
@@ -78,33 +78,35 @@ class Cost:
 
 
 @torch.no_grad()
-def cost(config: base.PipelineConfig, text_tokens: int | None = None) -> Cost:
-    """What a micro-batch of this config needs. Texts are as long as the model allows if not given."""
-    shape = shapes(config)
-    config = replace(config, cache=found_cache(config, shape))
-    dtype = base.resolve_dtype(config.dtype, device_of(config))
+def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Cost:
+    """What one micro-batch of a config needs, without loading it. Texts are as long as the model allows if
+    not given. ValueError for a config of no family.
+    """
+    plan = blueprint(config)
+    config = replace(config, cache=found_cache(config, plan))
+    dtype = resolve_dtype(config.dtype, device_of(config))
     if text_tokens is not None and text_tokens < 1:
         raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
-    length = min(text_tokens or shape.max_tokens, shape.max_tokens)
+    length = min(text_tokens or plan.parts.text_encoder.max_length, plan.parts.text_encoder.max_length)
     stages = (
-        text_cost(shape, dtype, length, config),
-        transformer_cost(shape, dtype, length, config),
-        vae_cost(shape, dtype, config),
+        text_cost(plan, dtype, length, config),
+        transformer_cost(plan, dtype, length, config),
+        vae_cost(plan, dtype, config),
     )
-    return Cost(stages, config.offload, shape.evaluations, shape.assumed)
+    return Cost(stages, config.offload, plan.evaluations, plan.missing)
 
 
-def device_of(config: base.PipelineConfig) -> torch.device:
+def device_of(config: PipelineConfig) -> torch.device:
     """The device of a config, whether this computer has it or not."""
-    return base.parse_device(config.device)
+    return parse_device(config.device)
 
 
-def is_parked(config: base.PipelineConfig) -> bool:
+def is_parked(config: PipelineConfig) -> bool:
     """Whether weights lie in the host's memory while an accelerator does without them."""
     return config.offload != "none" and device_of(config).type != "cpu"
 
 
-def resident_bytes(module: nn.Module, blocks_owner: nn.Module, config: base.PipelineConfig) -> int:
+def resident_bytes(module: nn.Module, blocks_owner: nn.Module, config: PipelineConfig) -> int:
     """Of a module's weights what is on the device at once: with groups of blocks two of them, the one at work
     and the next.
     """
@@ -124,9 +126,10 @@ def metered(run: Callable[[], Any], is_cpu: bool = False, **options: Any) -> tup
     return made, meter
 
 
-def text_cost(shape: Shapes, dtype: torch.dtype, length: int, config: base.PipelineConfig) -> StageCost:
+def text_cost(plan: Blueprint, dtype: torch.dtype, length: int, config: PipelineConfig) -> StageCost:
     """One prompt after the other is encoded, and the negative one."""
-    encoder = on_meta(lambda: encoder_shape(shape.text_folder, shape.is_mt5), dtype)
+    text = plan.parts.text_encoder
+    encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), dtype)
     stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
     if config.storage_dtype != "auto":
         keep_narrow(stack)
@@ -142,13 +145,11 @@ def text_cost(shape: Shapes, dtype: torch.dtype, length: int, config: base.Pipel
     )
 
 
-def transformer_cost(
-    shape: Shapes, dtype: torch.dtype, length: int, config: base.PipelineConfig
-) -> StageCost:
+def transformer_cost(plan: Blueprint, dtype: torch.dtype, length: int, config: PipelineConfig) -> StageCost:
     """Blocks are all alike, so two small models tell what each more of them adds."""
-    few = min(shape.depth, 2)
-    first, second = (shallow_cost(shape, depth, dtype, length, config) for depth in (1, few))
-    more = shape.depth - 1
+    few = min(plan.depth, 2)
+    first, second = (shallow_cost(plan, depth, dtype, length, config) for depth in (1, few))
+    more = plan.depth - 1
 
     def deep(name: str) -> int:
         low, high = getattr(first, name), getattr(second, name)
@@ -156,12 +157,12 @@ def transformer_cost(
 
     names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
     made = StageCost("transformer", *map(deep, names))
-    model = on_meta(lambda: shape.model(1, Parallel()), dtype)
-    made = with_cache(made, config, branch_bytes(config, shape, model, samples_of(config)))
+    model = on_meta(lambda: plan.transformer(1, Parallel()), dtype)
+    made = with_cache(made, config, branch_bytes(config, plan, model, samples_of(config)))
     return replace(made, resident=min(made.resident, made.weights))
 
 
-def with_cache(stage: StageCost, config: base.PipelineConfig, kept: int) -> StageCost:
+def with_cache(stage: StageCost, config: PipelineConfig, kept: int) -> StageCost:
     """A stage and so many bytes of a cache, which lie on the device or where the cache is."""
     if not is_elsewhere(config):
         return replace(stage, peak=stage.peak + kept, cache=stage.cache + kept)
@@ -169,39 +170,41 @@ def with_cache(stage: StageCost, config: base.PipelineConfig, kept: int) -> Stag
     return replace(stage, host=stage.host + kept if is_host else stage.host)
 
 
-def samples_of(config: base.PipelineConfig) -> int:
+def samples_of(config: PipelineConfig) -> int:
     """Of the transformer's batch, on one device."""
     return config.batch_size * (2 if is_pair(config) else 1)
 
 
-def is_pair(config: base.PipelineConfig) -> bool:
+def is_pair(config: PipelineConfig) -> bool:
     """Whether each video is two samples on a device, with and without its prompt."""
     return config.is_guided and (config.parallel.resolved(config.is_guided).cfg or 1) == 1
 
 
 def shallow_cost(
-    shape: Shapes, depth: int, dtype: torch.dtype, length: int, config: base.PipelineConfig
+    plan: Blueprint, depth: int, dtype: torch.dtype, length: int, config: PipelineConfig
 ) -> StageCost:
     """The transformer with so many blocks, or pairs of blocks. A cache of branches is not in it."""
     axes = config.parallel.resolved(config.is_guided)
-    model = on_meta(lambda: shape.model(depth, Absent.of(axes)), dtype)
+    model = on_meta(lambda: plan.transformer(depth, Absent.of(axes)), dtype)
     if config.storage_dtype != "auto":
         keep_narrow(model)
     weights, resident = weight_bytes(model), resident_bytes(model, model, config)
     with pretending(use_attention(model, "torch"), device_of(config)) as device:
         samples = samples_of(config)
-        text = torch.empty(samples, length, shape.text_channels, dtype=dtype, device=device)
-        latents = torch.empty(samples, shape.latent_channels, *shape.latent_size, device=device)
-        used = evaluated(shape, model, text, latents, config)
+        text = torch.empty(
+            samples, length, plan.parts.transformer.config.caption_channels, dtype=dtype, device=device
+        )
+        latents = torch.empty(samples, plan.latent_channels, *plan.latent_size, device=device)
+        used = evaluated(plan, model, text, latents, config)
     host = used.host + (weights if is_parked(config) else 0)
     return replace(used, weights=weights, resident=resident, host=host)
 
 
 def evaluated(
-    shape: Shapes, model: Any, text: torch.Tensor, latents: torch.Tensor, config: base.PipelineConfig
+    plan: Blueprint, model: Any, text: torch.Tensor, latents: torch.Tensor, config: PipelineConfig
 ) -> StageCost:
     """What a transformer needs besides its weights."""
-    condition, prepared = metered(lambda: shape.prepare(model, text))
+    condition, prepared = metered(lambda: plan.condition(model, text))
     timesteps = torch.empty(len(latents), device=latents.device)
     scores = partial(score_bytes, backend=config.attention)
 
@@ -217,30 +220,27 @@ def evaluated(
     if is_elsewhere(config):
         _, meter = metered(lambda: evaluate(RecordedCache(), 1), scores=scores)
     one = latents.nbytes // (2 if is_pair(config) else 1)
-    around = latents.nbytes + text.nbytes + output + (1 + shape.history) * one  # output: of the step before
+    around = latents.nbytes + text.nbytes + output + (1 + plan.history) * one  # output: of the step before
     made = StageCost(
         "transformer",
         weights=0,
         peak=prepared.live + meter.peak - meter.live + around,
-        flops=prepared.flops + flops * shape.evaluations,
+        flops=prepared.flops + flops * plan.evaluations,
         text=prepared.live,
     )
     return with_cache(made, config, kept)
 
 
-def vae_cost(shape: Shapes, dtype: torch.dtype, config: base.PipelineConfig) -> StageCost:
-    """From latents to the bytes of frames. Open-Sora decodes whole batches, the others one video after the
-    other.
-    """
-    is_whole = isinstance(config, OpenSoraConfig) and not config.enable_vae_slicing
-    batch = config.batch_size if is_whole else 1
+def vae_cost(plan: Blueprint, dtype: torch.dtype, config: PipelineConfig) -> StageCost:
+    """From latents to the bytes of frames, as many videos at once as the config says."""
+    batch = config.decode_batch_size
     is_cpu = device_of(config).type == "cpu"
-    vae = on_meta(shape.vae, dtype)
+    vae = on_meta(lambda: plan.parts.vae.build(Parallel()), dtype)
     weights = weight_bytes(vae)
     with pretending(vae, device_of(config)) as device:
-        latents = torch.empty(batch, shape.latent_channels, *shape.latent_size, device=device)
-        made, meter = metered(lambda: shape.decode(vae, latents), is_cpu)
-    clips = config.batch_size * getattr(config, "loops", 1)
+        latents = torch.empty(batch, plan.latent_channels, *plan.latent_size, device=device)
+        made, meter = metered(lambda: plan.decode(vae, latents), is_cpu)
+    clips = config.batch_size * config.num_clips
     done = made.nbytes // batch * (clips - batch) if is_cpu else 0  # clips that wait for the last one
     host = weights if is_parked(config) else 0
     peak = meter.peak + latents.nbytes + done

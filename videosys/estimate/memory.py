@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from videosys.estimate.cost import Cost, cost, device_of
-from videosys.estimate.shapes import SHAPES, shapes
-from videosys.generation.base import PipelineConfig
+from videosys.estimate.blueprint import blueprint
+from videosys.estimate.cost import Cost, device_of, estimate
+from videosys.generation.config import PipelineConfig
 from videosys.utils.logging import get_logger
 from videosys.utils.weights_hash import SUFFIXES
 
@@ -74,12 +74,12 @@ def warn_if_too_large(config: PipelineConfig, free: Free, ranks: int = 1) -> Non
 
     ranks: processes on this computer, which share the host's memory and have a device each.
     """
-    if free == Free(None, None) or type(config) not in SHAPES:  # as a model added from outside
+    if free == Free(None, None):
         return
     try:
         if is_surely_enough(config, free, ranks):
             return
-        message = first_shortage(config, cost(config), ranks, free)
+        message = first_shortage(config, estimate(config), ranks, free)
     except Exception as error:  # an estimate that fails must not stop a run that may well succeed
         LOG.debug("memory of this run could not be estimated: %s: %s", type(error).__name__, error)
         return
@@ -92,10 +92,10 @@ def is_surely_enough(config: PipelineConfig, free: Free, ranks: int = 1) -> bool
     seconds, and would say nothing else.
     """
     height, width = config.size
-    shape = shapes(config)
-    if config.batch_size * config.output_frames * height * width >= SMALL or shape.assumed:
+    plan = blueprint(config)
+    if config.batch_size * config.output_frames * height * width >= SMALL or plan.missing:
         return False
-    needed = SMALL_NEEDS + WIDENED * weights_in_files(shape.found.values())
+    needed = SMALL_NEEDS + WIDENED * weights_in_files(plan.folders.values())
     host = None if free.host is None else free.host // ranks
     return needed <= min(size for size in (free.device, host) if size is not None)
 

@@ -1,1 +1,75 @@
-"""The transformers: plain modules, pure functions of their arguments."""
+"""The model families. A new one is a folder here and a line in `FAMILIES`, or `register_family`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from videosys.config import load_config
+from videosys.generation.config import PipelineConfig
+from videosys.models.family import Family
+from videosys.models.latte import FAMILY as LATTE
+from videosys.models.open_sora_plan import FAMILY as OPEN_SORA_PLAN
+from videosys.models.opensora import FAMILY as OPENSORA
+from videosys.utils.registry import Registry, calling_module
+from videosys.utils.typed import listing
+
+__all__ = ["FAMILIES", "Family", "family_of", "load_family_config", "register_family"]
+
+
+def _check(name: str, family: Any) -> None:
+    if not isinstance(family, Family) or family.name != name:
+        raise ValueError(f"family {name!r} is {family!r}; it must be a videosys.Family of this name")
+
+
+FAMILIES: Registry[Family] = Registry(
+    kind="family",
+    group="videosys.families",
+    built_in={family.name: family for family in (OPENSORA, LATTE, OPEN_SORA_PLAN)},
+    check=_check,
+)
+
+
+def register_family(family: Family) -> None:
+    """Adds a family to those of the library, for this process and for the ones that its engines start.
+
+    Call it in a module that can be imported, or name the family in the entry point group `videosys.families`
+    of a package. ValueError where another family has its name.
+    """
+    FAMILIES.register(family.name, family, calling_module())
+
+
+def family_of(config: PipelineConfig) -> Family:
+    """The family whose config this is; ValueError for a config of none."""
+    for family in FAMILIES.values():
+        if type(config) is family.config:
+            return family
+    names = ", ".join(family.config.__name__ for family in FAMILIES.values())
+    raise ValueError(f"config is a {type(config).__name__}; allowed: {names}")
+
+
+def load_family_config(path: str | Path, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
+    """The config of a YAML or Python file.
+
+    Without a family's name it is that of the family that a folder above the file is named after, or of the
+    only one that accepts the file. ValueError where there is none.
+    """
+    name = name or next((part for part in reversed(Path(path).parts) if part in FAMILIES), None)
+    if name is not None and name not in FAMILIES:
+        raise ValueError(f"there is no model family {name!r}; there are: {listing(FAMILIES)}")
+    if name is not None:
+        return load_config(FAMILIES[name].config, path, overrides)
+    configs: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    for family in FAMILIES.values():
+        try:
+            configs[family.name] = load_config(family.config, path, overrides)
+        except ValueError as error:
+            errors[family.name] = str(error)
+    if len(configs) == 1:
+        return next(iter(configs.values()))
+    reason = f"fits {', '.join(configs)}" if configs else "; ".join(f"{k}: {v}" for k, v in errors.items())
+    raise ValueError(
+        f"{path}: which model is it? Name it with --model, one of {', '.join(FAMILIES)} ({reason})"
+    )

@@ -10,6 +10,7 @@ from videosys.utils.seed import Generators
 
 NUM_TRAIN_TIMESTEPS = 1000
 PNDM_MIN_STEPS = 4  # the order of its multistep formula
+PNDM_HISTORY = 4  # predictions that it combines
 
 
 class Sampler:
@@ -17,12 +18,13 @@ class Sampler:
     generation, because some keep a history.
 
     timesteps: one entry per model evaluation, on the CPU. init_noise_sigma: the standard deviation that the
-    first latents must have. alphas_cumprod: the signal's share of the variance at each of 1000 timesteps.
+    first latents must have. history: predictions that it keeps from step to step. alphas_cumprod: the
+    signal's share of the variance at each of 1000 timesteps.
     """
 
-    def __init__(self, scheduler: Any, num_inference_steps: int, **options: Any):
+    def __init__(self, scheduler: Any, num_inference_steps: int, history: int = 0, **options: Any):
         scheduler.set_timesteps(num_inference_steps)
-        self._scheduler, self._options = scheduler, options
+        self._scheduler, self._options, self.history = scheduler, options, history
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = float(scheduler.init_noise_sigma)
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
@@ -90,7 +92,7 @@ def pndm(num_inference_steps: int) -> Sampler:
         steps_offset=0,
         timestep_spacing="leading",
     )
-    return Sampler(scheduler, num_inference_steps)
+    return Sampler(scheduler, num_inference_steps, history=PNDM_HISTORY)
 
 
 def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:

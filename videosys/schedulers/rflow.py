@@ -32,6 +32,9 @@ def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
 class RFlowScheduler:
     """Euler steps along the velocity from noise (timestep 1000) to data (0), for one generation."""
 
+    init_noise_sigma = 1.0  # standard deviation of the first latents
+    history = 0  # predictions kept from step to step
+
     def __init__(self, use_timestep_transform: bool = True):
         self.use_timestep_transform = use_timestep_transform
         self.timesteps = torch.empty(0)

@@ -21,7 +21,7 @@ NAME = "flops.json"
 
 def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
     """The transformer of a run in words that JSON knows: enough to count its work without weights."""
-    made = pipeline.model_config
+    made = pipeline.parts.transformer.config
     return {
         "kind": type(made).__name__,
         "config": dataclasses.asdict(made),
@@ -34,10 +34,12 @@ def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
 def text_tokens(pipeline: Any, prompt: str, config: Any) -> int:
     """Tokens of text that the transformer reads for a prompt, padding among them only where it sees it."""
     texts = pipeline.encode_texts([prompt], config, quiet=True)
-    if not hasattr(pipeline, "pair"):  # no negative prompt; of several loops the longest text
+    if config.negative_text is None:  # of several clips the longest text
         return max(int(mask.sum()) for _, mask in texts.values())
-    negative = texts[config.negative] if config.is_guided else None
-    embeds, mask = pipeline.pair([texts[config.positive(prompt)]], negative, config)
+    negative = texts[config.negative_text] if config.is_guided else None
+    embeds, mask = pipeline.family.guidance_pair(
+        None, [texts[config.prompt_texts(prompt)[0]]], negative, config
+    )
     return embeds.shape[1] if mask is None else int(mask.any(dim=0).sum())
 
 

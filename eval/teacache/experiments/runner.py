@@ -328,7 +328,7 @@ def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
     """The cache of each method with nothing left to look up: published coefficients and calibrations."""
     chosen = {job.method.name: job.method for job in run.jobs}
     configs = {
-        name: engine.pipeline.settled(requested(run.config, method)) for name, method in chosen.items()
+        name: engine.pipeline.resolved(requested(run.config, method)) for name, method in chosen.items()
     }
     return {name: config_to_dict(config)["cache"] for name, config in configs.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, cast
 
 import torch
@@ -88,6 +88,19 @@ class OpenSoraT2VConfig:
     @property
     def hidden_size(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return self.num_layers
+
+    def with_depth(self, depth: int) -> OpenSoraT2VConfig:
+        """The same with so many blocks."""
+        return replace(self, num_layers=depth)
+
+    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
+        """The tokens of latents (frames, rows, columns)."""
+        return Grid(latent_size, (1, self.patch_size, self.patch_size))
 
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
         """ValueError where `sp` devices cannot share the tokens of such latents, and the heads."""

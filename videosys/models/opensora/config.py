@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig, PABConfig, TeaCacheConfig
-from videosys.generation import base
-from videosys.generation.tiles import TiledFrames
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig
+from videosys.generation.config import PipelineConfig, loading
+from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.opensora.conditioning import (
     CHUNK_LATENTS,
     Reference,
     joined_length,
     references_from_strategy,
 )
+from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
+from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
+from videosys.utils.registry import Extended
 
-# Published with TeaCache for this model, highest power first.
-COEFFICIENTS = (2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02)
-# Published with PAB for 480p, 51 frames and 30 steps: which blocks reuse their MLP for two steps.
-PAB_WINDOW = (450.0, 930.0)
-PAB_MLP = tuple((place, 2, (0, 1, 2, 3, 4)) for place in (864.0, 788.0, 676.0))
-OPENSORA_CACHES = MappingProxyType(
-    {
-        **CACHES,
-        "teacache_slow": TeaCacheConfig(threshold=0.1, coefficients=COEFFICIENTS),
-        "teacache_fast": TeaCacheConfig(threshold=0.2, coefficients=COEFFICIENTS),
-        "pab": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
-        "pab_slow": PABConfig.pyramid((2, 4, 6), PAB_WINDOW, PAB_MLP),
-        "pab_fast": PABConfig.pyramid((5, 7, 9), PAB_WINDOW, PAB_MLP),
-    }
-)
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
 
 
 @dataclass(frozen=True)
-class OpenSoraConfig(base.PipelineConfig, TiledFrames):
-    """Everything a user chooses, with the fields of PipelineConfig and TiledFrames; the defaults are the
-    published ones.
+class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
+    """Everything a user chooses, with the fields of PipelineConfig and FrameTilingConfig; the defaults are
+    the published ones.
 
     transformer, vae, text_encoder: local folders or hub ids.
     vae_micro_batch_size: frames that the VAE takes at once; memory only.
@@ -55,10 +42,10 @@ class OpenSoraConfig(base.PipelineConfig, TiledFrames):
     align: conditions start at multiples of this; null lets them start anywhere.
     """
 
-    transformer: str = "hpcai-tech/OpenSora-STDiT-v3"
-    vae: str = "hpcai-tech/OpenSora-VAE-v1.2"
-    text_encoder: str = "DeepFloyd/t5-v1_1-xxl"
-    vae_micro_batch_size: int = 4
+    transformer: str = loading("hpcai-tech/OpenSora-STDiT-v3")
+    vae: str = loading("hpcai-tech/OpenSora-VAE-v1.2")
+    text_encoder: str = loading("DeepFloyd/t5-v1_1-xxl")
+    vae_micro_batch_size: int = loading(4)
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
@@ -77,7 +64,7 @@ class OpenSoraConfig(base.PipelineConfig, TiledFrames):
     condition_frame_length: int = CHUNK_LATENTS
     condition_frame_edit: float = 0.0
     align: int | None = CHUNK_LATENTS
-    cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": OPENSORA_CACHES})
+    cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": Extended(CACHES, PRESETS)})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,8 +114,29 @@ class OpenSoraConfig(base.PipelineConfig, TiledFrames):
     def steps(self) -> int:
         return self.num_inference_steps
 
-    def settled_cache(self) -> CacheConfig:
-        return base.with_coefficients(self.cache, COEFFICIENTS)
+    @property
+    def teacache_coefficients(self) -> tuple[float, ...]:
+        return COEFFICIENTS
+
+    @property
+    def decode_batch_size(self) -> int:
+        return 1 if self.enable_vae_slicing else self.batch_size
+
+    @property
+    def num_clips(self) -> int:
+        return self.loops
+
+    def prompt_texts(self, prompt: str) -> list[str]:
+        return [text_of_loop(prompt, loop) for loop in range(self.loops)]
+
+    def clean(self, text: str) -> str:
+        from videosys.text_encoders.cleaning import prepare_prompt
+
+        return prepare_prompt(text, self.aes, self.flow, self.camera_motion)
+
+    def check_calibratable(self) -> None:
+        if self.loops != 1 or self.references:
+            raise ValueError("loops and references cannot be calibrated; leave them out of the config")
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -64,6 +64,14 @@ class STDiT3Config:
             )
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
+
+    def with_depth(self, depth: int) -> STDiT3Config:
+        """The same with so many pairs of blocks."""
+        return replace(self, depth=depth)
+
+    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
+        """The tokens of latents (frames, rows, columns)."""
+        return Grid(latent_size, self.patch_size)
 
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
         """ValueError where `sp` devices cannot share the tokens of such latents."""

@@ -4,7 +4,7 @@ and temporal blocks on tokens [B, T, S, C].
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
@@ -80,9 +80,22 @@ class LatteT2VConfig:
     def hidden_size(self) -> int:
         return self.num_attention_heads * self.attention_head_dim
 
+    @property
+    def depth(self) -> int:
+        """Pairs of a spatial and a temporal block."""
+        return self.num_layers
+
+    def with_depth(self, depth: int) -> LatteT2VConfig:
+        """The same with so many pairs of blocks."""
+        return replace(self, num_layers=depth)
+
+    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
+        """The tokens of latents (frames, rows, columns)."""
+        return Grid(latent_size, (1, self.patch_size, self.patch_size))
+
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
         """ValueError where `sp` devices cannot share the tokens of such latents."""
-        Grid(latent_size, (1, self.patch_size, self.patch_size)).check_shards(sp)
+        self.grid(latent_size).check_shards(sp)
 
     @property
     def native_size(self) -> int:

@@ -1,0 +1,88 @@
+"""The parts of a config without their weights: what its family says about them. Nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from videosys.generation.config import PipelineConfig
+from videosys.generation.loader import Components
+from videosys.generation.parts import PartFinder, Parts
+from videosys.generation.pipeline import Pipeline
+from videosys.models import Family, family_of
+from videosys.parallel import Parallel
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What an estimate needs to know of a config.
+
+    history: predictions of a video that the scheduler keeps. folders: of the parts on this computer. missing:
+    the parts that are not, for which the published configs stand.
+    """
+
+    config: Any
+    family: Family
+    parts: Parts
+    latent_size: tuple[int, int, int]
+    evaluations: int
+    history: int
+    folders: Mapping[str, Path]
+    missing: tuple[str, ...]
+
+    @property
+    def depth(self) -> int:
+        """Blocks of the transformer, or pairs of blocks."""
+        return self.parts.transformer.config.depth
+
+    @property
+    def latent_channels(self) -> int:
+        return self.parts.vae.config.latent_channels
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The family's pipeline without components: its methods take the modules that they are given."""
+        nothing: Any = None
+        return self.family.pipeline(self.family, self.parts, Components(nothing, nothing, nothing))
+
+    def transformer(self, depth: int, parallel: Parallel) -> nn.Module:
+        """The transformer with so many blocks, or pairs of blocks, on a rank."""
+        part = self.parts.transformer
+        return part.build(parallel, part.config.with_depth(depth))
+
+    def condition(self, model: Any, prompt_embeds: torch.Tensor) -> Any:
+        """What the transformer's forward takes as condition."""
+        return self.family.condition(model, prompt_embeds, None, self.latent_size, self.config)
+
+    def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        """The bytes of latents' frames; where another clip follows, what it continues from is encoded too."""
+        return self.pipeline.decode_rows(vae, latents, self.config, self.config.num_clips > 1).frames
+
+    def with_depth(self, depth: int) -> Blueprint:
+        """The same with another number of blocks."""
+        part = self.parts.transformer
+        return replace(
+            self, parts=replace(self.parts, transformer=replace(part, config=part.config.with_depth(depth)))
+        )
+
+
+def blueprint(config: PipelineConfig) -> Blueprint:
+    """The blueprint of a config: of folders on this computer, else of what was published."""
+    family, finder = family_of(config), PartFinder(config, may_be_missing=True)
+    parts = family.parts(config, finder)
+    scheduler = family.scheduler(config, ())
+    return Blueprint(
+        config=config,
+        family=family,
+        parts=parts,
+        latent_size=parts.latent_size(config),
+        evaluations=len(scheduler.timesteps),
+        history=scheduler.history,
+        folders=finder.folders,
+        missing=tuple(finder.missing),
+    )

@@ -1,0 +1,312 @@
+"""What a user chooses: the settings that every model has, and those of models with a negative prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+
+from videosys.cache import CacheConfig, NoCacheConfig, Scope, TeaCacheConfig
+from videosys.generation.compile import Compile
+from videosys.generation.offload import Offload
+from videosys.layers.backends import AttentionBackend
+from videosys.layers.storage import StorageDType
+from videosys.parallel import ParallelConfig
+from videosys.utils.seed import LARGEST_SEED
+from videosys.utils.typed import check_types
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+NAIVE_COEFFICIENTS = (1.0, 0.0)  # distances as they are
+
+
+def loading(default: Any, **metadata: Any) -> Any:
+    """A dataclass field that decides which weights are loaded, and where: a request cannot change it."""
+    return field(default=default, metadata={"loading": True, **metadata})
+
+
+def loading_fields(config_cls: type) -> frozenset[str]:
+    """The names of a config's fields that were declared with `loading`."""
+    return frozenset(item.name for item in dataclasses.fields(config_cls) if item.metadata.get("loading"))
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """The settings that every model has. Bad values are a ValueError at once.
+
+    transformer, vae, text_encoder: hub ids or local folders of the three parts; None for the published ones.
+    revision: of the hub ids. offline: take only what was downloaded before.
+    device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
+    storage_dtype: of the weights of the blocks of transformer and text encoder while they wait: float8_e4m3fn
+        takes half of bfloat16 and rounds them (they are made `dtype` again when used); auto is `dtype`.
+    offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
+        transformer and text encoder in the host's memory, from where each comes for its own work.
+    compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
+    attention: the kernel of softmax attention; auto takes what suits device and dtype, torch what torch
+        chooses, flash_attn the package of the extra flash-attn.
+    parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
+    fps: of the file.
+
+    The rest can be given anew with each request:
+    num_inference_steps: None for the number published for the model.
+    num_videos_per_prompt: video j uses seed + j.
+    batch_size: videos made together; at 1 no video depends on another.
+    """
+
+    transformer: str | None = loading(None)
+    vae: str | None = loading(None)
+    text_encoder: str | None = loading(None)
+    revision: str | None = loading(None)
+    offline: bool = loading(False)
+    device: str = loading("auto")
+    dtype: DType = loading("auto")
+    storage_dtype: StorageDType = loading("auto")
+    offload: Offload = loading("none")
+    compile: Compile = loading("none")
+    attention: AttentionBackend = loading("auto")
+    parallel: ParallelConfig = loading(ParallelConfig())
+    num_gpus: int | None = loading(None)
+    fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's
+
+    num_inference_steps: int | None = None
+    guidance_scale: float = 7.5
+    seed: int | None = None
+    num_videos_per_prompt: int = 1
+    batch_size: int = 1
+    cache: CacheConfig = field(default_factory=NoCacheConfig)
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.num_gpus is not None:
+            object.__setattr__(self, "parallel", with_num_gpus(self.parallel, self.num_gpus))
+            object.__setattr__(self, "num_gpus", None)
+        check_seed(self.seed, self.num_videos_per_prompt)
+        self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
+        if not 0 < self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
+        if not 1 <= self.guidance_scale < math.inf:
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 1 (no guidance) or more")
+
+    def check_counts(self, *names: str) -> None:
+        """ValueError for a field of these that is below 1."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more")
+
+    # What a family's config must say. `Family` refuses a config class that leaves one of these out.
+
+    @property
+    def model_name(self) -> str:
+        """The model's name in calibration files, with settings that make it another model."""
+        raise NotImplementedError
+
+    @property
+    def scheduler_name(self) -> str:
+        """The scheduler's name in calibration files, with settings that are not the published ones."""
+        raise NotImplementedError
+
+    @property
+    def steps(self) -> int:
+        """Number of scheduler steps."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the video in pixels."""
+        raise NotImplementedError
+
+    @property
+    def output_frames(self) -> int:
+        """Number of frames of the video."""
+        raise NotImplementedError
+
+    # What it may say.
+
+    @property
+    def clip_frames(self) -> int:
+        """Number of frames that are denoised together; a video may be several clips, one after another."""
+        return self.output_frames
+
+    @property
+    def num_clips(self) -> int:
+        """Number of clips of one video."""
+        return 1
+
+    @property
+    def decode_batch_size(self) -> int:
+        """Number of videos that the autoencoder decodes together."""
+        return 1
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether each step evaluates the guidance pair."""
+        return self.guidance_scale > 1
+
+    @property
+    def negative_text(self) -> str | None:
+        """The negative prompt as the text encoder gets it; None where the model does without one."""
+        return None
+
+    def prompt_texts(self, prompt: str) -> list[str]:
+        """The texts that the text encoder gets for a prompt: one for each clip."""
+        return [prompt]
+
+    def clean(self, text: str) -> str:
+        """A text as the tokenizer gets it."""
+        return text
+
+    def reads_padding(self, text: str) -> bool:
+        """Whether the transformer attends to the padding behind a text."""
+        return False
+
+    @property
+    def teacache_coefficients(self) -> tuple[float, ...] | None:
+        """The polynomial published with TeaCache for this model, highest power first."""
+        return None
+
+    def with_default_coefficients(self) -> CacheConfig:
+        """The cache settings; TeaCache without coefficients gets the published ones. Where none are
+        published, it compares distances as they are, with a warning.
+        """
+        if not isinstance(self.cache, TeaCacheConfig):
+            return self.cache
+        published = self.teacache_coefficients
+        if published is None and self.cache.coefficients is None and self.cache.signal == "modulated":
+            warnings.warn(
+                f"no TeaCache coefficients are published for {self.model_name}: distances are compared with "
+                "the threshold as they are (coefficients [1, 0])",
+                stacklevel=2,
+            )
+        return self.cache.with_coefficients(published or NAIVE_COEFFICIENTS)
+
+    def check_calibratable(self) -> None:
+        """ValueError where a calibration cannot run this config."""
+
+    def scope(self, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None) -> Scope:
+        """What cache settings must have been calibrated on to hold for this config.
+
+        evaluations: of the transformer. size: latent frames, rows and columns.
+        """
+        return Scope(
+            model=self.model_name,
+            scheduler=self.scheduler_name,
+            num_inference_steps=self.steps,
+            evaluations=evaluations,
+            size=size,
+            guidance_scale=self.guidance_scale,
+            weights_hash=weights_hash,
+        )
+
+
+@dataclass(frozen=True)
+class NegativePromptConfig(PipelineConfig):
+    """The settings of models that are guided by a negative prompt, besides those of PipelineConfig.
+
+    num_frames, height, width: of the video, in pixels; None for what the checkpoint was trained on.
+    negative_prompt: what the video shall not show; None for the published one.
+    clean_caption: clean prompts twice, as captions were for training; false only lower-cases and strips.
+    """
+
+    num_frames: int | None = None
+    height: int | None = None
+    width: int | None = None
+    negative_prompt: str | None = None
+    clean_caption: bool = True
+
+    size_multiple: ClassVar[int] = 1  # of height and width in pixels
+    steps_range: ClassVar[tuple[int, int]] = (1, 1000)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("num_frames", "height", "width")
+        height, width = self.size
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ValueError(
+                f"the video would be {height} x {width}; height and width must be multiples of "
+                f"{self.size_multiple}"
+            )
+        least, most = self.steps_range
+        if not least <= self.steps <= most:
+            raise ValueError(f"num_inference_steps is {self.steps}; it must be {least} to {most}")
+
+    @property
+    def steps(self) -> int:
+        return self._value("num_inference_steps")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._value("height"), self._value("width")
+
+    @property
+    def output_frames(self) -> int:
+        return self._value("num_frames")
+
+    def _value(self, name: str) -> int:
+        value = getattr(self, name)
+        if value is None:
+            raise ValueError(f"{name} is missing")
+        return value
+
+    @property
+    def negative_text(self) -> str | None:
+        return self.negative_prompt or ""
+
+    keeps_chinese: ClassVar[bool] = False
+
+    def clean(self, text: str) -> str:
+        from videosys.text_encoders.cleaning import clean_prompt
+
+        return clean_prompt(text, self.clean_caption, self.keeps_chinese)
+
+    def reads_padding(self, text: str) -> bool:
+        return self.is_guided and text == self.negative_text
+
+
+def check_seed(seed: int | None, num_videos: int = 1) -> None:
+    """ValueError for a seed that no generator takes."""
+    last = LARGEST_SEED - num_videos + 1
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last):
+        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {last}, or none to draw one")
+
+
+def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
+    """The settings for so many devices; ValueError where they are for another number."""
+    if parallel.num_gpus not in (1, num_gpus):
+        raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
+    return replace(parallel, num_gpus=num_gpus)
+
+
+def parse_device(device: str, name: str = "device") -> torch.device:
+    """The device of a name, whether this machine has it or not. `auto` is the first CUDA device, or the CPU
+    where there is none. name: of the field, for errors.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = torch.device("meta")
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} is {device!r}; allowed: auto, cpu, cuda, cuda:N")
+    return chosen
+
+
+def resolve_device(device: str, name: str = "device") -> torch.device:
+    """The same, of a device that this machine has."""
+    chosen = parse_device(device, name)
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return chosen
+
+
+def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on an accelerator, where it is fast, and float32 on a CPU."""
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]

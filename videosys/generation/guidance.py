@@ -1,0 +1,47 @@
+"""What a transformer reads under classifier-free guidance: prompts, and the negative prompt as often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+
+
+class PromptEmbeds(NamedTuple):
+    """One encoded text."""
+
+    embeds: torch.Tensor  # [1, L, D]
+    mask: torch.Tensor  # [1, L], 1 = a token
+
+
+Texts = Mapping[str, PromptEmbeds]  # encoded texts by what was encoded
+Pair = tuple[
+    torch.Tensor, torch.Tensor | None
+]  # [B or 2B, L, D] as [cond, uncond], and the mask of its tokens
+
+
+def masked_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None) -> Pair:
+    """Prompts and, as often, the negative prompt, with the masks of their own tokens."""
+    rows = [*prompts, *([] if negative is None else [negative] * len(prompts))]
+    embeds, masks = zip(*rows)
+    return torch.cat(embeds), torch.cat(masks)
+
+
+def cut_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, cut: bool = True) -> Pair:
+    """Prompts without their padding, and as many rows of the negative prompt, padding or not.
+
+    That is what the published pipelines do for one prompt. Prompts of several lengths get a mask that hides
+    from each what a generation of its own would cut off. cut: false leaves all padding, for all to see.
+    """
+    embeds, masks = (torch.cat(parts) for parts in zip(*prompts))
+    lengths = masks.sum(dim=1)
+    if not cut:
+        lengths = torch.full_like(lengths, embeds.shape[1])
+    longest = int(lengths.max())
+    seen = torch.arange(longest, device=lengths.device) < lengths[:, None]
+    embeds, mask = embeds[:, :longest], None if bool(seen.all()) else seen
+    if negative is None:
+        return embeds, mask
+    other = negative[0][:, :longest].expand_as(embeds)
+    return torch.cat((embeds, other)), None if mask is None else mask.repeat(2, 1)

@@ -1,0 +1,122 @@
+"""Loads the parts of a checkpoint, each when it is first used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from videosys.generation.compile import check_compiler, check_kept, compile_blocks
+from videosys.generation.config import PipelineConfig, resolve_device, resolve_dtype
+from videosys.generation.offload import HOST, Component, check_offload
+from videosys.generation.parts import Part, Parts, TextEncoderPart
+from videosys.layers.backends import check_attention, use_attention
+from videosys.layers.storage import keep_narrow, widen_apart
+from videosys.parallel import Parallel
+from videosys.utils.checkpoint import check_model, load_model
+
+if TYPE_CHECKING:
+    from videosys.text_encoders.t5 import T5Encoder
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Components:
+    """The parts as modules that are loaded when first used."""
+
+    text_encoder: Component[T5Encoder]
+    transformer: Component[Any]
+    vae: Component[Any]
+
+    def close(self) -> None:
+        """Forgets all weights."""
+        for component in (self.text_encoder, self.transformer, self.vae):
+            component.close()
+
+
+class Loader:
+    """Makes the components of a checkpoint. What its files, the device or the packages cannot do is a
+    ValueError now; weights are read when they are first used.
+    """
+
+    def __init__(self, config: PipelineConfig, quiet: bool = False, parallel: Parallel = Parallel()):
+        self.config, self.quiet, self.parallel = config, quiet, parallel
+        self.device = resolve_device(config.device)
+        self.dtype = resolve_dtype(config.dtype, self.device)
+        check_offload(config.offload, self.device)
+
+    def components(self, parts: Parts) -> Components:
+        """The components of all parts."""
+        width = parts.transformer.config.caption_channels
+        return Components(
+            self.text_encoder(parts.text_encoder, width),
+            self.transformer(parts.transformer),
+            self.vae(parts.vae),
+        )
+
+    @property
+    def has_groups(self) -> bool:
+        return self.config.offload == "group"
+
+    @property
+    def home(self) -> torch.device:
+        """Where modules lie whose blocks are moved in groups; the device where none are."""
+        return HOST if self.has_groups else self.device
+
+    def text_encoder(self, part: TextEncoderPart, width: int) -> Component[T5Encoder]:
+        """A T5 encoder. width: of the embeddings that the transformer reads; ValueError for another one."""
+        from videosys.text_encoders.t5 import T5Encoder, check_width
+
+        folder = existing(part.folder)
+        check_width(folder, width)
+
+        def load() -> T5Encoder:
+            return T5Encoder.from_pretrained(
+                folder,
+                max_length=part.max_length,
+                dtype=self.dtype,
+                storage_dtype=self.config.storage_dtype,
+                device=self.home,
+            )
+
+        return Component(load, self.device, self.config.offload, root=lambda encoder: encoder.blocks_owner)
+
+    def vae(self, part: Part) -> Component[Any]:
+        load = self._checked(part)
+        offload = "stage" if self.has_groups else self.config.offload
+        return Component(lambda: load(device=self.device), self.device, offload, part.folder)
+
+    def transformer(self, part: Part) -> Component[Any]:
+        """A transformer with its attention kernel, its blocks compiled where the config says so."""
+        is_compiled, backend = self.config.compile != "none", self.config.attention
+        check_attention(backend, self.device, self.dtype)
+        if is_compiled:
+            check_compiler(self.device)
+            check_kept(self.config.offload, self.device)
+        load = self._checked(part)
+        keep = keep_narrow if self.config.storage_dtype != "auto" else None
+
+        def load_transformer() -> nn.Module:
+            model = use_attention(load(device=self.home, keep=keep), backend)
+            return compile_blocks(widen_apart(model, self.device)) if is_compiled else model
+
+        return Component(load_transformer, self.device, self.config.offload, part.folder)
+
+    def _checked(self, part: Part) -> Callable[..., nn.Module]:
+        """What loads a part; the names and shapes of its weights are compared with the files now."""
+        folder, options = existing(part.folder), {"parallel": self.parallel, **part.options}
+        check_model(part.module_cls, part.config, folder, **options)
+        return functools.partial(
+            load_model, part.module_cls, part.config, folder, dtype=self.dtype, quiet=self.quiet, **options
+        )
+
+
+def existing(folder: Path | None) -> Path:
+    assert folder is not None, "only an estimate does without folders"
+    return folder

@@ -1,0 +1,123 @@
+"""The parts of a checkpoint: where they are, and what they are built of, before any weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from torch import nn
+
+from videosys.generation.config import PipelineConfig
+from videosys.parallel import Parallel
+from videosys.utils.checkpoint import read_config, resolve
+from videosys.utils.hub import BUNDLED, PATTERNS
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A transformer or an autoencoder.
+
+    module_cls: its class, called with config, parallel and options. config: of its config.json. folder: of
+    its files; None where they are not on this computer, and the published config stands for it.
+    """
+
+    module_cls: type[nn.Module]
+    config: Any
+    folder: Path | None
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def build(self, parallel: Parallel, config: Any = None) -> nn.Module:
+        """The module with random weights; `config` stands for the part's own."""
+        return self.module_cls(config or self.config, parallel=parallel, **self.options)
+
+
+@dataclass(frozen=True)
+class TextEncoderPart:
+    """A T5 or mT5 encoder with its tokenizer.
+
+    folder: it has `text_encoder` and `tokenizer`, or holds both itself; None as in `Part`.
+    max_length: tokens of a prompt. is_mt5: of what is published, for an estimate without the folder.
+    """
+
+    folder: Path | None
+    max_length: int
+    is_mt5: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The three parts that make a video."""
+
+    transformer: Part
+    vae: Part
+    text_encoder: TextEncoderPart
+
+    def latent_size(self, config: PipelineConfig) -> tuple[int, int, int]:
+        """Latent frames, rows and columns of one clip."""
+        return self.vae.config.latent_size(config.clip_frames, *config.size)
+
+    def check(self) -> None:
+        """ValueError where transformer and autoencoder are not of one model."""
+        made, decoded = self.transformer.config.in_channels, self.vae.config.latent_channels
+        if made != decoded:
+            raise ValueError(
+                f"{self.transformer.folder} makes {made} latent channels, {self.vae.folder} decodes {decoded}"
+            )
+
+
+class PartFinder:
+    """Finds the folders of a checkpoint's parts.
+
+    may_be_missing: nothing is fetched, and a part that is not on this computer has no folder.
+    folders: what was found, by part. missing: the parts that were not, with their sources.
+    """
+
+    def __init__(self, config: PipelineConfig, may_be_missing: bool = False):
+        self.revision = config.revision
+        self.offline = config.offline or may_be_missing
+        self.may_be_missing = may_be_missing
+        self.folders: dict[str, Path] = {}
+        self.missing: list[str] = []
+
+    def folder(
+        self, part: str, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS
+    ) -> Path | None:
+        """The folder of a part, which in a repository of all parts is `subfolder`.
+
+        A folder on this computer may be the part itself. ValueError where it cannot be had.
+        """
+        try:
+            self.folders[part] = self._folder(source, subfolder, patterns)
+        except ValueError:
+            if not self.may_be_missing:
+                raise
+            self.missing.append(f"{part} {source}")
+        return self.folders.get(part)
+
+    def text_encoder(self, source: str) -> Path | None:
+        """The folder of a text encoder; of a whole model's repository no other part is fetched."""
+        from videosys.text_encoders.t5 import PARTS
+        from videosys.text_encoders.t5 import PATTERNS as WHOLE
+
+        folder = self.folder("text_encoder", source, patterns=PARTS)
+        if folder is None or self.may_be_missing or (folder / "text_encoder").is_dir():
+            return folder
+        return self.folder("text_encoder", source, patterns=WHOLE)
+
+    def _folder(self, source: str, subfolder: str, patterns: Sequence[str]) -> Path:
+        options: dict[str, Any] = {"revision": self.revision, "offline": self.offline, "patterns": patterns}
+        is_local = source.startswith(BUNDLED) or Path(source).expanduser().is_dir()
+        if not is_local and not self.may_be_missing:
+            return resolve(source, subfolder=subfolder, **options)
+        folder = resolve(source, **options)
+        return folder / subfolder if (folder / subfolder).is_dir() else folder
+
+
+def config_of(config_cls: type[C], folder: Path | None, published: C) -> C:
+    """The config in a part's folder, or the published one where there is no folder."""
+    return published if folder is None else read_config(config_cls, folder)

@@ -1,0 +1,104 @@
+"""A request as videos to make: prompts, seeds, noise, and the output with what made it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+
+from videosys.cache import StepRecord
+from videosys.generation.compile import CompileReport
+from videosys.utils.seed import generator
+
+T = TypeVar("T")
+Rounding = Literal["nearest", "down"]
+
+
+@dataclass(frozen=True)
+class VideoOutput:
+    """Finished videos, with what made them.
+
+    video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it, bit
+    for bit on a CPU. steps_per_video: the model evaluations of each. compiled: what compiling has taken so
+    far in the process that made them; None where nothing is compiled.
+    """
+
+    video: list[torch.Tensor]
+    prompts: list[str]
+    seeds: list[int]
+    steps_per_video: list[list[StepRecord]] = field(repr=False)
+    fps: float = 24.0
+    compiled: CompileReport | None = None
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """The model evaluations of the first video."""
+        return self.steps_per_video[0]
+
+    def joined(self, other: VideoOutput) -> VideoOutput:
+        """The videos of both."""
+        return VideoOutput(
+            self.video + other.video,
+            self.prompts + other.prompts,
+            self.seeds + other.seeds,
+            self.steps_per_video + other.steps_per_video,
+            self.fps,
+            other.compiled,
+        )
+
+
+@dataclass(frozen=True)
+class VideoJob:
+    """One video to make."""
+
+    prompt: str
+    seed: int
+
+
+def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[VideoJob]:
+    """The videos of a request: video j of every prompt uses seed + j."""
+    return [VideoJob(prompt, seed + j) for prompt in prompts for j in range(num_videos_per_prompt)]
+
+
+def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """`items` in runs of `size`; the last may be shorter."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def check_prompts(prompt: str | Sequence[str]) -> list[str]:
+    """The prompts as a list; ValueError where there is none, or one is not text or is blank."""
+    prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
+    if not prompts:
+        raise ValueError("no prompt was given: the list is empty")
+    for text in prompts:
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"prompt is {text!r}; it must be text that is not blank")
+    return prompts
+
+
+def generators(jobs: Sequence[VideoJob]) -> list[torch.Generator]:
+    """A CPU generator for each video, from its seed."""
+    return [generator(job.seed) for job in jobs]
+
+
+def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
+    """Normal latents [B, *size], float32, each sample from its own CPU generator: the same everywhere."""
+    return torch.stack([torch.randn(tuple(size), generator=source) for source in generators])
+
+
+def checksum(latents: torch.Tensor) -> int:
+    """32 bits that tell one generation from another."""
+    return zlib.crc32(latents.cpu().numpy().tobytes())
+
+
+def to_uint8(frames: torch.Tensor, rounding: Rounding = "nearest") -> torch.Tensor:
+    """Frames [B, 3, T, H, W] in [-1, 1] as uint8 [B, T, H, W, 3], on the same device.
+
+    They are clamped, and rounded in float32: half up, or down as some models' published code does. (In
+    bfloat16, as published code does it, a quarter of the values comes out one too high.)
+    """
+    values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + (0.5 if rounding == "nearest" else 0.0)
+    return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()

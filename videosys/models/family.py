@@ -1,0 +1,105 @@
+"""What a model family says about itself. Whoever needs to know something of a family asks this record."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from videosys.generation.config import PipelineConfig
+from videosys.generation.guidance import Pair, PromptEmbeds, masked_pair
+from videosys.generation.loader import Loader
+from videosys.generation.parts import PartFinder, Parts
+from videosys.generation.pipeline import Pipeline
+from videosys.parallel import Parallel
+
+# Properties that PipelineConfig leaves to the config of a family.
+CONFIG_PROPERTIES = ("model_name", "scheduler_name", "steps", "size", "output_frames")
+
+
+def masked_prompts(
+    model: Any, prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, config: Any
+) -> Pair:
+    """Prompts and negative prompt with the masks of their own tokens."""
+    return masked_pair(prompts, negative)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: transformer, autoencoder, text encoder and scheduler that make videos together.
+
+    name: on the command line, of its folder in examples/, in the evaluation.
+    config: what a user chooses, a frozen dataclass derived from PipelineConfig.
+    parts(config, finder) -> Parts: where the parts are, and what they are built of.
+    scheduler(config, generators) -> a new scheduler with its timesteps set. It answers to diffusers' words,
+        and to `times()` (its own time at each model evaluation), `init_noise_sigma` and `history` (see
+        videosys/schedulers). Noise that a step adds to a video is drawn from the video's own generator.
+    condition(model, prompt_embeds, prompt_mask, latent_size, config) -> what the transformer's forward takes
+        as `condition`: all that stays the same over the steps.
+    guidance_pair(model, prompts, negative, config) -> embeds [2B, L, D] as [cond, uncond] and mask [2B, L] or
+        None; [B, ...] without guidance.
+    pipeline: the order of the work, where a family has more to do than the base class.
+    presets: cache settings published for the model, by name; YAML and requests take them as they take caches.
+    tiny: settings of the bundled checkpoints, by the checkpoint's name; empty where there are none.
+    inputs: what a request may bring besides fields of the config, with the class of each.
+
+    ValueError for a member that cannot work.
+    """
+
+    name: str
+    config: type[PipelineConfig]
+    parts: Callable[[Any, PartFinder], Parts]
+    scheduler: Callable[[Any, Sequence[Any]], Any]
+    condition: Callable[..., Any]
+    guidance_pair: Callable[..., Pair] = masked_prompts
+    pipeline: type[Pipeline] = Pipeline
+    presets: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    inputs: Mapping[str, type] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise ValueError(f"family name is {self.name!r}; it must be an identifier such as 'my_model'")
+        for name in ("parts", "scheduler", "condition", "guidance_pair"):
+            self._require(name, callable(getattr(self, name)), "be a function")
+        self._require("pipeline", is_subclass(self.pipeline, Pipeline), "derive from Pipeline")
+        self._require("config", is_subclass(self.config, PipelineConfig), "derive from PipelineConfig")
+        absent = [name for name in CONFIG_PROPERTIES if not is_overridden(self.config, name)]
+        self._require("config", not absent, f"have the properties {', '.join(absent)}")
+        unknown = [name for name in self.presets if name not in self.caches]
+        how = "metadata={'registry': Extended(CACHES, PRESETS)}"
+        self._require("config", not unknown, f"take {', '.join(unknown)} in its field `cache`: give it {how}")
+
+    def _require(self, member: str, is_fine: bool, demand: str) -> None:
+        if not is_fine:
+            raise ValueError(f"family {self.name!r}: {member} is {getattr(self, member)!r}; it must {demand}")
+
+    @property
+    def caches(self) -> Mapping[str, Any]:
+        """The caches that the config knows by name: policies (classes) and presets (instances)."""
+        (cache,) = [item for item in dataclasses.fields(self.config) if item.name == "cache"]
+        return cache.metadata.get("registry", {})
+
+    def build(self, config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Pipeline:
+        """The pipeline of a config. Folders are found and their configs read now, weights when first used.
+
+        parallel: this device's place among those that work together; each of them has its pipeline.
+        ValueError for folders that are no checkpoints or not of one model, and for devices that cannot share
+        the work.
+        """
+        parts = self.parts(config, PartFinder(config))
+        parts.check()
+        pipeline = self.pipeline(self, parts, Loader(config, quiet, parallel).components(parts), parallel)
+        pipeline.check_parallel(config)
+        return pipeline
+
+
+def is_subclass(value: Any, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base)
+
+
+def is_overridden(config_cls: type, name: str) -> bool:
+    """Whether a config class has its own property of this name."""
+    return getattr(config_cls, name) is not getattr(PipelineConfig, name)

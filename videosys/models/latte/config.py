@@ -1,0 +1,89 @@
+"""What a user chooses for Latte-1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig
+from videosys.generation.config import NegativePromptConfig, loading
+from videosys.generation.tiling import FrameTilingConfig
+from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
+from videosys.utils.registry import Extended
+
+
+@dataclass(frozen=True)
+class LatteConfig(NegativePromptConfig, FrameTilingConfig):
+    """Everything a user chooses, with the fields of NegativePromptConfig and FrameTilingConfig; the defaults
+    are the published ones.
+
+    transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts in
+        `transformer`, `vae` and `vae_temporal_decoder`, `text_encoder` and `tokenizer`.
+    enable_vae_temporal_decoder: decode frames together; false decodes each frame alone.
+    decode_chunk_size: how many frames together; fewer need less memory, and flicker where chunks meet.
+
+    The rest can be given anew with each request:
+    mask_feature: cut prompts to their tokens; false shows the model their padding too.
+    enable_temporal_attentions: false makes each frame a picture of its own.
+    beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of fresh noise per step.
+    """
+
+    transformer: str = loading(REPOSITORY)
+    vae: str = loading(REPOSITORY)
+    text_encoder: str = loading(REPOSITORY)
+    enable_vae_temporal_decoder: bool = loading(True)
+    decode_chunk_size: int = loading(14)
+    fps: float = loading(8.0)
+
+    num_frames: int = 16
+    height: int = 512
+    width: int = 512
+    num_inference_steps: int = 50
+    negative_prompt: str = ""
+    mask_feature: bool = True
+    enable_temporal_attentions: bool = True
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    eta: float = 0.0
+    cache: CacheConfig = field(
+        default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, PRESETS)}
+    )
+
+    size_multiple = 16  # a patch of two latents, of eight pixels each
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_counts("decode_chunk_size")
+        self.frame_tiling()
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"beta_start is {self.beta_start} and beta_end {self.beta_end}; they must be above 0, below "
+                "1, and in this order"
+            )
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
+
+    @property
+    def model_name(self) -> str:
+        return self._named("latte", "enable_temporal_attentions")
+
+    @property
+    def scheduler_name(self) -> str:
+        return self._named("ddim", "beta_start", "beta_end", "beta_schedule", "eta")
+
+    def _named(self, name: str, *keys: str) -> str:
+        """The name, with those settings that are not the published ones: what is calibrated with the others
+        does not hold for them.
+        """
+        defaults = {item.name: item.default for item in fields(self)}
+        changed = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        listed = [f"{key}={float(x) if type(x) is int else x}" for key, x in changed.items()]
+        return f"{name}({', '.join(listed)})" if listed else name
+
+    def reads_padding(self, text: str) -> bool:
+        return not self.mask_feature or super().reads_padding(text)
+
+    @property
+    def teacache_coefficients(self) -> tuple[float, ...]:
+        return COEFFICIENTS

@@ -1,0 +1,120 @@
+"""What a user chooses for Open-Sora-Plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig
+from videosys.generation.config import NegativePromptConfig, loading
+from videosys.layers.tiling import Tiling, tiling_preset
+from videosys.models.open_sora_plan.presets import PLACEHOLDER, PRESETS, RELEASES, Release, Version
+from videosys.utils.registry import Extended
+from videosys.utils.typed import check_types, listing, suggest
+
+
+@dataclass(frozen=True)
+class OpenSoraPlanConfig(NegativePromptConfig):
+    """Everything a user chooses; the defaults are those published with the version.
+
+    version: v110 or v120. transformer_type: one of its checkpoints, such as 65x512x512 or 93x480p, which
+        also sets the size of the video; None for the smallest.
+    transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts, the
+        transformer in a folder named by its type; None for the published ones.
+    tiling: how the autoencoder cuts what it decodes: none, or a preset such as v110, v120, v120_save_memory
+        or videosys; auto is the one of the version's own script.
+
+    The rest can be given anew with each request:
+    prompt_template: words around each prompt, which stands at {prompt}; None for the published ones.
+    """
+
+    version: Version = loading("v120")
+    transformer_type: str | None = loading(None)
+    tiling: str = loading("auto")
+
+    prompt_template: str | None = None
+    cache: CacheConfig = field(
+        default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, PRESETS)}
+    )
+
+    size_multiple = 16  # a patch of two latents, of eight pixels each
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        if self.transformer_type is not None and self.transformer_type not in self.release.types:
+            types = self.release.types
+            raise ValueError(
+                f"transformer_type is {self.transformer_type!r}{suggest(self.transformer_type, types)}; "
+                f"allowed with {self.version}: {listing(types)}"
+            )
+        super().__post_init__()
+        if PLACEHOLDER not in self.template:
+            raise ValueError(f"prompt_template is {self.template!r}; it must hold {PLACEHOLDER}")
+        self.tiles()
+
+    @property
+    def release(self) -> Release:
+        """What was published with the version."""
+        return RELEASES[self.version]
+
+    @property
+    def is_v110(self) -> bool:
+        return self.version == "v110"
+
+    @property
+    def checkpoint(self) -> str:
+        """The name of the transformer's checkpoint."""
+        return self.transformer_type or next(iter(self.release.types))
+
+    @property
+    def model_name(self) -> str:
+        return f"open_sora_plan_{self.version}"
+
+    @property
+    def scheduler_name(self) -> str:
+        return "pndm" if self.is_v110 else "euler_ancestral"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        _, height, width = self.release.types[self.checkpoint]
+        return self.height or height, self.width or width
+
+    @property
+    def output_frames(self) -> int:
+        return self.num_frames or self.release.types[self.checkpoint][0]
+
+    @property
+    def steps(self) -> int:
+        return self.num_inference_steps or self.release.steps
+
+    @property
+    def steps_range(self) -> tuple[int, int]:  # type: ignore[override]
+        return self.release.least_steps, 1000
+
+    @property
+    def template(self) -> str:
+        """Words around each prompt."""
+        return self.release.template if self.prompt_template is None else self.prompt_template
+
+    @property
+    def negative_text(self) -> str:
+        return self.release.negative if self.negative_prompt is None else self.negative_prompt
+
+    @property
+    def keeps_chinese(self) -> bool:  # type: ignore[override]
+        return self.release.keeps_chinese
+
+    def prompt_texts(self, prompt: str) -> list[str]:
+        return [self.template.replace(PLACEHOLDER, prompt)]
+
+    def reads_padding(self, text: str) -> bool:
+        return self.is_v110 and super().reads_padding(text)  # v1.2.0 is given the masks
+
+    @property
+    def teacache_coefficients(self) -> tuple[float, ...] | None:
+        return self.release.coefficients
+
+    def tiles(self) -> Tiling | None:
+        """How the autoencoder cuts what it decodes."""
+        if self.tiling == "none":
+            return None
+        return tiling_preset(self.version if self.tiling == "auto" else self.tiling)
