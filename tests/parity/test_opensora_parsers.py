@@ -12,7 +12,7 @@ from videosys.models.opensora.conditioning import (
     nearest_point,
     parse_mask_strategy,
 )
-from videosys.models.opensora.prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
+from videosys.models.opensora.prompt import split_loops, text_of_loop
 
 TEXT = load_json("opensora", "text")
 
@@ -21,13 +21,7 @@ TEXT = load_json("opensora", "text")
 def test_loops(case):
     texts, starts = split_loops(case["prompt"])
     assert [texts, starts] == case["split"]
-    assert merge_loops(texts, starts) == case["merged"]
     assert [text_of_loop(case["prompt"], loop) for loop in range(len(case["per_loop"]))] == case["per_loop"]
-
-
-@pytest.mark.parametrize("case", TEXT["json_in_prompt"], ids=lambda case: case["prompt"])
-def test_json_behind_a_prompt(case):
-    assert split_json_prompt(case["prompt"]) == case["result"]
 
 
 @pytest.mark.parametrize("case", TEXT["mask_strategy"], ids=lambda case: case["mask_strategy"])

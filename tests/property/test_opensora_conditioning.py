@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from videosys.models.opensora.conditioning import Condition, apply_mask_strategy, parse_mask_strategy
-from videosys.models.opensora.prompt import merge_loops, split_loops, text_of_loop
+from videosys.models.opensora.prompt import split_loops, text_of_loop
 from videosys.models.opensora.references import load_reference
 
 FRAMES = 12
@@ -48,7 +48,7 @@ def test_strategies_as_text(given_conditions):
 @given(st.lists(words, min_size=1, max_size=4), st.integers(0, 9))
 def test_loops_as_text(texts, gap):
     starts = [number * (gap + 1) for number in range(len(texts))]
-    prompt = merge_loops(texts, starts)
+    prompt = "".join(f"|{start}|{text}" for start, text in zip(starts, texts))
     assert split_loops(prompt) == (texts, starts)
     assert [text_of_loop(prompt, start) for start in starts] == texts
     assert text_of_loop(prompt, gap) == texts[0]

@@ -21,7 +21,7 @@ from videosys.models.opensora.conditioning import (
     parse_mask_strategy,
     references_from_strategy,
 )
-from videosys.models.opensora.prompt import merge_loops, split_json_prompt, split_loops, text_of_loop
+from videosys.models.opensora.prompt import split_loops, text_of_loop
 
 
 def reference(frames, channels=2):
@@ -204,25 +204,3 @@ def test_malformed_loops(prompt):
 def test_bars_elsewhere_are_words():
     assert split_loops("a |1| b") == (["a |1| b"], None)
     assert text_of_loop("a |1| b", 7) == "a |1| b"
-    assert merge_loops(["a |1| b"], None) == "a |1| b"
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "a {b}",
-        'a{"x": "y"}',
-        'a{"mask_strategy": 3}',
-        'a{"reference_path": "b"} {}',
-        "a{",
-        "a{" + "[" * 99999,
-    ],
-)
-def test_what_is_no_json_behind_a_prompt(prompt):
-    with pytest.raises(ValueError, match=r"behind the prompt|follows the prompt"):
-        split_json_prompt(prompt)
-
-
-def test_json_in_a_prompt_opens_nothing(tmp_path):
-    missing = str(tmp_path / "missing.png")
-    assert split_json_prompt(f'a{{"reference_path": "{missing}"}}')["reference_path"] == missing
