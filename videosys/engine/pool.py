@@ -191,9 +191,7 @@ class Pool:
         if failures and self._processes is processes:
             self._handle_failures(processes, failures)
 
-    def _handle(
-        self, messages: Sequence[tuple[int, m.Message | None]]
-    ) -> list[tuple[int, m.Failed | None]]:
+    def _handle(self, messages: Sequence[tuple[int, m.Message | None]]) -> list[tuple[int, m.Failed | None]]:
         """Handles logs and replies; the failures are returned."""
         failures: list[tuple[int, m.Failed | None]] = []
         for rank, message in messages:
@@ -228,9 +226,7 @@ class Pool:
                 RankError(f"replica {replica}: some ranks are at the end of a request, others are not")
             )
 
-    def _handle_failures(
-        self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]
-    ) -> None:
+    def _handle_failures(self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]) -> None:
         """Waits a little for the failures of other ranks, and ends the ranks.
 
         They stay where all ranks of the replica refuse a request in the same words.

@@ -82,25 +82,25 @@ class Processes:
     def receive(self, seconds: float) -> list[tuple[int, Message | None]]:
         """(rank, message) pairs, None for a process that has ended; nothing after so many seconds.
 
-        A message that cannot be read is a failure of its rank.
+        A message that cannot be read is a failure of its rank, which is not listened to any more.
         """
         messages: list[tuple[int, Message | None]] = []
         if not self.end.alive:
             return messages
         for connection in wait(list(self.open), seconds):
             rank = self.open[connection]
-            message = self._receive(rank)
-            if message is None:
-                del self.open[connection]
+            message = self._receive(connection, rank)
             messages.append((rank, message))
         return messages
 
-    def _receive(self, rank: int) -> Message | None:
+    def _receive(self, connection: Any, rank: int) -> Message | None:
         try:
             message = self.wires[rank].receive(FROM_RANK)
         except (EOFError, OSError):
+            del self.open[connection]
             return None
         except ValueError as error:
+            del self.open[connection]
             return Failed(None, "MessageError", str(error), trace="")
         self.pending_replies[rank] -= isinstance(message, (Output, End, Failed))
         return message
