@@ -39,8 +39,10 @@ class Fake:
         self, prompts: Sequence[str], config: Any, quiet: bool, references: Any = None
     ) -> Iterator[VideoOutput | None]:
         assert quiet == self.quiet
-        made = list(batches(make_jobs(prompts, config.seed, config.num_videos_per_prompt), config.batch_size))
-        for jobs in made[dist.get_rank() // self.size :: self.dp]:
+        micro_batches = list(
+            batches(make_jobs(prompts, config.seed, config.num_videos_per_prompt), config.batch_size)
+        )
+        for jobs in micro_batches[dist.get_rank() // self.size :: self.dp]:
             for job in jobs:
                 obey(job.prompt, quiet)
             total = torch.ones(())

@@ -69,6 +69,21 @@ def test_a_class_of_the_same_name_is_another():
     assert codec.unpack(data) == Other(3)
 
 
+@dataclass(frozen=True)
+class Raising:
+    value: int
+
+    def __post_init__(self):
+        raise {3: KeyError, 4: RecursionError}[self.value]("no")
+
+
+@pytest.mark.parametrize(("value", "error"), [(3, "KeyError"), (4, "RecursionError"), (5, "KeyError")])
+def test_any_error_of_a_dataclass_is_one_error_that_names_it(value, error):
+    name = f"{__name__}:Raising"
+    with pytest.raises(ValueError, match=f"{name} cannot have these values: {error}"):
+        Codec([Raising]).unpack(call(name, value=value))
+
+
 def test_the_table_holds_what_requests_and_outputs_can_hold_and_no_more():
     names = {cls.__name__ for cls in m.value_types()}
     assert names >= {"OpenSoraConfig", "LatteConfig", "OpenSoraPlanConfig", "ParallelConfig", "Reference"}

@@ -138,7 +138,7 @@ END = RankFailure(2, "the process was ended by SIGKILL", "", is_exit=True)
         ([ERROR, replace(ERROR, rank=3, text="later")], "rank 1 of 4: KeyError: 'x'\ntrace 1"),
         (
             [PEER, replace(PEER, rank=3)],
-            "rank 0 of 4: RuntimeError: Connection closed by peer; nothing was heard of ranks 1, 2\ntrace 0\n"
+            "rank 0 of 4: RuntimeError: Connection closed by peer; no message from ranks 1, 2\ntrace 0\n"
             "rank 1 stood here:\nstack 1\nrank 2 stood here:\nstack 2",
         ),
     ],

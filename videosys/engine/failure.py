@@ -71,7 +71,7 @@ def root_cause(failures: Mapping[int, RankFailure], processes: Processes) -> Ran
     first = min(failures.values(), key=lambda failure: (failure.is_lost_peer, not failure.is_exit))
     silent = [rank for rank in range(len(processes)) if rank not in failures]
     stacks = processes.stacks(silent) if first.is_lost_peer else {}
-    others = f"; nothing was heard of {name_ranks(silent)}" if stacks else ""
+    others = f"; no message from {name_ranks(silent)}" if stacks else ""
     lines = [f"rank {first.rank} of {len(processes)}: {first.text}{others}", first.trace]
     return RankError("\n".join(line.rstrip() for line in [*lines, *stack_lines(stacks)] if line))
 

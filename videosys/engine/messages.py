@@ -1,4 +1,4 @@
-"""What an engine and its ranks say to each other, and the types that may occur in it."""
+"""The messages between an engine and its ranks, and the types that may occur in them."""
 
 from __future__ import annotations
 
@@ -197,10 +197,10 @@ def value_types() -> tuple[type, ...]:
 
 
 def value_codec() -> Codec:
-    """The codec of what ranks give each other, made anew: it knows what is registered now."""
+    """A codec for the values that ranks exchange; it knows the caches and families registered so far."""
     return Codec(value_types())
 
 
 def message_codec() -> Codec:
-    """The codec of messages between an engine and its ranks, made anew."""
+    """A codec for the messages between an engine and its ranks; it knows what is registered so far."""
     return Codec((*FIRST, *TO_RANK, *FROM_RANK, *value_types()))

@@ -64,8 +64,8 @@ class RequestState:
 class Pool:
     """A process for each device; started with the first request, and anew with the next after a failure.
 
-    The processes compute a micro-batch ahead of what was taken. Requests may be read in turns, also by
-    several threads; their micro-batches are computed in the order in which they were asked for.
+    The processes compute one micro-batch ahead of the reader. Requests may be read in turns, also by several
+    threads; their micro-batches are computed in the order of the requests to the ranks.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Pool:
             while (output := self._next(request)) is not None:
                 yield output
         finally:
-            # The ranks are not told here: a forgotten generator may be closed anywhere.
+            # No message to the ranks from here: a forgotten generator may be closed anywhere.
             self._abandoned.append(request.number)
 
     def close(self) -> None:

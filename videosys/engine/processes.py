@@ -24,7 +24,7 @@ from videosys.engine.codec import Codec
 from videosys.engine.messages import FROM_RANK, Close, End, Failed, Message, Next, Output, Wire
 
 # Before any import: from here on Ctrl-C is the parent's to hear. The caller's own script is not imported.
-# What is imported and called here is said by the command line, never by a message.
+# The command line decides what is imported and called here, a message never does.
 START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import json, sys; "
     "options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
@@ -74,7 +74,7 @@ class Processes:
         return len(self.popens)
 
     def send(self, rank: int, message: Message) -> None:
-        """Sends a message. That a process is gone is told by `receive`."""
+        """Sends a message. `receive` reports a process that has ended."""
         self.pending_replies[rank] += isinstance(message, Next)
         with contextlib.suppress(OSError):
             self.wires[rank].send(message)
@@ -112,7 +112,7 @@ class Processes:
         return None
 
     def stack(self, rank: int) -> str:
-        """What a process wrote of its stack: when it crashed, or when `stacks` asked for it."""
+        """The stack that a process wrote when it crashed, or when `stacks` signalled it."""
         self.stack_files[rank].seek(0)
         return self.stack_files[rank].read().decode(errors="replace").strip()
 

@@ -31,7 +31,7 @@ from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
 
 PR_SET_PDEATHSIG = 1
-# What a rank says that has lost another: it is not the cause.
+# Errors of a rank that has lost another one: they are not the cause.
 LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|timed out", re.IGNORECASE)
 
 
@@ -81,7 +81,7 @@ def leave(status: int) -> None:
 
 
 def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
-    """Joins the group as the first message says, and answers the next ones until the last."""
+    """Joins the group that the first message describes, and answers the next ones until the last."""
     start = wire.receive(m.FIRST)
     inbox: queue.SimpleQueue[m.Message] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(wire, inbox), name="listen", daemon=True).start()

@@ -36,7 +36,7 @@ def is_main_process() -> bool:
 
 @dataclass(frozen=True)
 class Description(Message):
-    """What a rank asks for: short texts by name, equal where the values are equal."""
+    """The request of a rank, as `describe` returns it."""
 
     values: dict[str, str]
 
@@ -55,7 +55,7 @@ class Turn(Message):
 
 
 class TorchrunRunner:
-    """This process's share of the work. Every process gets all videos, from the ranks that made them."""
+    """This process's share of the work. Every process gets all videos, from the ranks that computed them."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         """ValueError where `parallel.num_gpus` is neither 1 nor the number of processes."""
@@ -132,7 +132,7 @@ def leave_if_done(running: Sequence[object]) -> None:
 def describe(
     prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], codec: Codec
 ) -> dict[str, str]:
-    """Short texts by name of what is asked for, equal where the values are equal."""
+    """The fields of a request as short texts, equal where the values are equal."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     values |= {"prompt": list(prompts), **inputs}
     return {name: short_text(value, codec) for name, value in values.items()}
