@@ -113,8 +113,10 @@ class Processes:
 
     def stack(self, rank: int) -> str:
         """The stack that a process wrote when it crashed, or when `stacks` signalled it."""
-        self.stack_files[rank].seek(0)
-        return self.stack_files[rank].read().decode(errors="replace").strip()
+        descriptor = self.stack_files[rank].fileno()
+        # Not `read`: it moves the position in the file, which the writing process shares.
+        content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return content.decode(errors="replace").strip()
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
         """The stack of each of these processes, as it is now; empty where it does not answer."""
