@@ -42,13 +42,13 @@ def exchanges(rank: int, world_size: int) -> list[str]:
     parallel, wrong = mesh(world_size), []
     x = torch.arange(2.0 * 7 * 5 * 3).view(2, 7, 5, 3)
     for dim, other in ((1, 2), (2, 1), (0, 1), (1, 0), (2, 3), (3, 2)):
-        mine, size = parallel.shard(x, dim), x.shape[dim]
-        swapped = parallel.swap_all((mine, -mine), dim, other, size)
-        if not torch.equal(parallel.swap(mine, dim, other, size), parallel.shard(x, other)):
+        shard, size = parallel.shard(x, dim), x.shape[dim]
+        swapped = parallel.swap_all((shard, -shard), dim, other, size)
+        if not torch.equal(parallel.swap(shard, dim, other, size), parallel.shard(x, other)):
             wrong.append(f"swap {dim} {other}")
         if not all(map(torch.equal, swapped, (parallel.shard(x, other), -parallel.shard(x, other)))):
             wrong.append(f"swap_all {dim} {other}")
-        if not torch.equal(parallel.gather(mine, dim, size), x):
+        if not torch.equal(parallel.gather(shard, dim, size), x):
             wrong.append(f"gather {dim}")
     for dtype in (torch.bfloat16, torch.float64, torch.int64):
         if not torch.equal(parallel.gather(parallel.shard(x.to(dtype), 1), 1, 7), x.to(dtype)):
@@ -66,10 +66,10 @@ def shared_work(rank: int, world_size: int) -> list[str]:
             ran.append(len(item))
             return torch.cat((item, item)) * 2
 
-        made = list(parallel.map(double, items, done.append))
+        results = list(parallel.map(double, items, done.append))
         if sorted(done) != list(range(count)) or len(ran) > -(-count // world_size) + 1:
             wrong.append(f"{count} items: {done} were reported, {ran} computed")
-        if not all(torch.equal(x, torch.cat((item, item)) * 2) for x, item in zip(made, items)):
+        if not all(torch.equal(x, torch.cat((item, item)) * 2) for x, item in zip(results, items)):
             wrong.append(f"{count} items: other results")
     return wrong
 
@@ -97,8 +97,10 @@ def other_request(rank: int, world_size: int) -> str:
     model, scheduler = build(request, parallel), RFlowScheduler(use_timestep_transform=False)
     scheduler.set_timesteps(6)
     cache = start(CACHES["naive"], scheduler.times(), parallel.gather_rows, 1 if rank == 0 else 2)
-    given = condition(model, request, parallel)
-    return raised(lambda: denoise(model, scheduler, latents(request), given, Sampling(5.0), cache, parallel))
+    prepared = condition(model, request, parallel)
+    return raised(
+        lambda: denoise(model, scheduler, latents(request), prepared, Sampling(5.0), cache, parallel)
+    )
 
 
 def no_guidance(rank: int, world_size: int) -> str:
@@ -106,10 +108,10 @@ def no_guidance(rank: int, world_size: int) -> str:
     if world_size % 2:
         return "guidance_scale"
     request, parallel = Request("latte"), mesh(world_size, cfg=2)
-    model, given = build(request, parallel), condition(build(request, parallel), request, parallel)
+    model, prepared = build(request, parallel), condition(build(request, parallel), request, parallel)
     sampling = Sampling(guidance_scale=1.0)
     return raised(
-        lambda: denoise(model, RFlowScheduler(), latents(request), given, sampling, NO_CACHE, parallel)
+        lambda: denoise(model, RFlowScheduler(), latents(request), prepared, sampling, NO_CACHE, parallel)
     )
 
 
@@ -192,8 +194,10 @@ def grouped_blocks(rank: int, world_size: int) -> list[bool]:
     for model in ("opensora", "plan_v120"):
         options = {"parallel": parallel, "cache": CACHES["naive"]}
         whole, steps = loop(Request(model), **options)
-        made, decided = loop(Request(model), **options, change=lambda m: Groups(m, torch.device("cpu")))
-        same += [torch.equal(whole, made), steps == decided]
+        grouped, grouped_steps = loop(
+            Request(model), **options, change=lambda m: Groups(m, torch.device("cpu"))
+        )
+        same += [torch.equal(whole, grouped), steps == grouped_steps]
     return same
 
 
@@ -210,8 +214,8 @@ def colossalai(rank: int, world_size: int) -> Any:
         [list(map(int, dist.get_process_group_ranks(axis.group))) for axis in (m.dp, m.cfg, m.sp, m.replica)]
         for m in meshes
     ]
-    made = [forward(Request("opensora", prompts=2), m) for m in meshes]
-    return {"torch": groups[0], "colossalai": groups[1], "equal": torch.equal(*made)}
+    outputs = [forward(Request("opensora", prompts=2), m) for m in meshes]
+    return {"torch": groups[0], "colossalai": groups[1], "equal": torch.equal(*outputs)}
 
 
 CHECKS: Mapping[str, Check] = MappingProxyType(

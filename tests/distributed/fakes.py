@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from tests.hostile import hostile
 from videosys.cache import StepRecord
+from videosys.engine.rank import LogSender
 from videosys.generation.request import VideoJob, VideoOutput, batches, make_jobs
 from videosys.utils.logging import get_logger, log
 from videosys.utils.progress import progress
@@ -37,8 +39,10 @@ class Fake:
         self, prompts: Sequence[str], config: Any, quiet: bool, references: Any = None
     ) -> Iterator[VideoOutput | None]:
         assert quiet == self.quiet
-        made = list(batches(make_jobs(prompts, config.seed, config.num_videos_per_prompt), config.batch_size))
-        for jobs in made[dist.get_rank() // self.size :: self.dp]:
+        micro_batches = list(
+            batches(make_jobs(prompts, config.seed, config.num_videos_per_prompt), config.batch_size)
+        )
+        for jobs in micro_batches[dist.get_rank() // self.size :: self.dp]:
             for job in jobs:
                 obey(job.prompt, quiet)
             total = torch.ones(())
@@ -71,6 +75,8 @@ def obey(prompt: str, quiet: bool) -> None:
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "abort": signal.SIGABRT, "stop": signal.SIGSTOP}[word])
     if word == "leave":
         os._exit(3)
+    if word == "forge" and dist.get_rank() == 1:
+        forge(f"touch {rank}")
     if word == "hang":
         stand_still()
     if word == "hold":  # as C code does that never lets go of the interpreter
@@ -83,6 +89,17 @@ def obey(prompt: str, quiet: bool) -> None:
 
 def stand_still() -> None:
     time.sleep(600)
+
+
+def forge(command: str) -> None:
+    """Sends the parent a message that asks for a shell."""
+    (sender,) = (handler for handler in get_logger().handlers if isinstance(handler, LogSender))
+    sender.wire.connection.send_bytes(hostile(command)["shell"][0])
+
+
+def build_with_plugin(config: Any, quiet: bool, device: torch.device) -> Fake:
+    assert os.environ["THEIR_PLUGIN"] == "imported"
+    return Fake(config, quiet, device)
 
 
 def build(config: Any, quiet: bool, device: torch.device) -> Fake:

@@ -107,8 +107,8 @@ def condition(model: Any, request: Request, parallel: Parallel) -> Any:
     mask = parallel.cfg_shard(kept.repeat(rows // request.prompts, 1)) if request.text_masks else None
     visible = torch.ones(1, *request.size)
     visible[:, :, -3:] = 0
-    given = visible if request.visible else None
-    return model.prepare(text, mask, latent_size=request.size, visible_mask=given)
+    visible_mask = visible if request.visible else None
+    return model.prepare(text, mask, latent_size=request.size, visible_mask=visible_mask)
 
 
 def latents(request: Request) -> Tensor:
@@ -132,8 +132,8 @@ def forward(request: Request, parallel: Parallel) -> Tensor:
     mask = frame_mask(request)
     inputs = {} if mask is None else {"frame_mask": parallel.cfg_shard((mask == 1).repeat(2, 1))}
     timesteps = parallel.cfg_shard(torch.linspace(900, 700, len(pair)))
-    made = model(parallel.cfg_shard(pair), timesteps, condition(model, request, parallel), **inputs)
-    return parallel.cfg_gather(made)
+    noise_pred = model(parallel.cfg_shard(pair), timesteps, condition(model, request, parallel), **inputs)
+    return parallel.cfg_gather(noise_pred)
 
 
 def loop(
@@ -147,9 +147,10 @@ def loop(
     model, scheduler = build(request, parallel), RFlowScheduler(use_timestep_transform=False)
     change(model)
     scheduler.set_timesteps(steps)
-    made = start(cache, scheduler.times(), parallel.gather_rows, 7)
+    running = start(cache, scheduler.times(), parallel.gather_rows, 7)
     sampling = Sampling(
         request.guidance_scale, torch.Generator().manual_seed(4), frame_mask=frame_mask(request)
     )
-    given = condition(model, request, parallel)
-    return denoise(model, scheduler, latents(request), given, sampling, made, parallel), made.steps
+    prepared = condition(model, request, parallel)
+    output = denoise(model, scheduler, latents(request), prepared, sampling, running, parallel)
+    return output, running.steps

@@ -24,7 +24,7 @@ PATIENCE = timedelta(seconds=120)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one rank has made: a tensor and the decisions of every case, and what it saw in every check."""
+    """The results of one rank: tensor and decisions of every case, and the observation of every check."""
 
     tensors: dict[str, torch.Tensor]
     steps: dict[str, list[dict[str, Any]]]
@@ -33,7 +33,7 @@ class Outcome:
 
 @contextmanager
 def started(world_size: int, folder: Path) -> Iterator[Callable[[float], list[Outcome]]]:
-    """Ranks at work; what it gives waits so many seconds for them and returns what each has made."""
+    """Ranks at work; the function waits so many seconds for them and returns the outcome of each."""
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=work, args=(rank, world_size, folder), daemon=True)
@@ -49,7 +49,7 @@ def started(world_size: int, folder: Path) -> Iterator[Callable[[float], list[Ou
 
 
 def outcomes(processes: list[Any], folder: Path, seconds: float) -> list[Outcome]:
-    """What each rank has made. AssertionError where one failed, or is not done in time."""
+    """The outcome of each rank. AssertionError where one failed, or is not done in time."""
     for process in processes:
         process.join(seconds)
     codes = [process.exitcode for process in processes]
@@ -69,8 +69,8 @@ def work(rank: int, world_size: int, folder: Path) -> None:
     meshes = {axes: mesh(world_size, axes) for axes in MESHES[world_size]}
     tensors, steps = {}, {}
     for case in cases(world_size):
-        made, records = case.run(meshes[case.axes])
-        tensors[case.name] = made.contiguous()
+        output, records = case.run(meshes[case.axes])
+        tensors[case.name] = output.contiguous()
         steps[case.name] = [asdict(record) for record in records]
     seen = {name: check(rank, world_size) for name, check in CHECKS.items()}
     save_file(tensors, folder / f"{rank}.safetensors")

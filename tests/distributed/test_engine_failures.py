@@ -24,7 +24,7 @@ from videosys.engine.pool import Pool
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = 240.0  # seconds that ranks may need to start on a busy machine; about 3 on an idle one
-SOON = 60.0  # seconds in which a failure must be told; they are printed, and about 1 on an idle machine
+SOON = 60.0  # seconds in which a failure must be reported; they are printed, and about 1 on an idle machine
 PARTS = {part: f"bundled:opensora{folder}" for part, folder in
          (("transformer", "/transformer"), ("vae", "/vae"), ("text_encoder", ""))}  # fmt: skip
 
@@ -50,12 +50,12 @@ def stream(pool, *prompts, references=None, **request):
     return pool.stream(prompts, config, inputs)
 
 
-def made(outputs):
+def jobs_of(outputs):
     return [job for output in outputs for job in zip(output.prompts, output.seeds)]
 
 
 @contextmanager
-def told_within(seconds, what, capsys):
+def raised_within(seconds, what, capsys):
     begin = time.monotonic()
     yield
     took = time.monotonic() - begin
@@ -84,7 +84,7 @@ def wait_gone(pids, seconds=SOON):
 
 def test_videos_come_in_order_and_unharmed(pool):
     outputs = list(stream(pool, "a", "b", num_videos_per_prompt=2, fps=8.0))
-    assert made(outputs) == [("a", 5), ("a", 6), ("b", 5), ("b", 6)]
+    assert jobs_of(outputs) == [("a", 5), ("a", 6), ("b", 5), ("b", 6)]
     assert [int(output.video[0][0, 0, 0, 0]) for output in outputs] == [5, 6, 5, 6]
     step = outputs[0].steps[0]
     assert (step.step, step.timestep, step.distance, step.accumulated, step.computed) == (
@@ -107,18 +107,18 @@ def test_references_reach_the_ranks(pool):
 
 def test_requests_are_read_in_turns_and_left_unread(pool):
     one, two = stream(pool, "a", "b", "c"), stream(pool, "d", "e", seed=9)
-    assert made([next(one)]) == [("a", 5)]
-    assert made([next(two), next(one)]) == [("d", 9), ("b", 5)]
+    assert jobs_of([next(one)]) == [("a", 5)]
+    assert jobs_of([next(two), next(one)]) == [("d", 9), ("b", 5)]
     two.close()
-    assert made(stream(pool, "f")) == [("f", 5)]
-    assert made(one) == [("c", 5)]
+    assert jobs_of(stream(pool, "f")) == [("f", 5)]
+    assert jobs_of(one) == [("c", 5)]
 
 
 def test_threads_may_ask_at_once(pool):
     results = {}
 
     def ask(number):
-        results[number] = made(stream(pool, "a", "b", seed=number))
+        results[number] = jobs_of(stream(pool, "a", "b", seed=number))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -132,14 +132,14 @@ def test_what_all_ranks_refuse_is_a_mistake_and_they_go_on(pool, capsys):
     list(stream(pool, "a"))
     before = ids(pool)
     outputs = stream(pool, "a", "refuse", "b")
-    assert made([next(outputs)]) == [("a", 5)]
+    assert jobs_of([next(outputs)]) == [("a", 5)]
     with (
-        told_within(SOON, "refused", capsys),
+        raised_within(SOON, "refused", capsys),
         pytest.raises(ValueError, match=r"^prompt is 'refuse'; it must") as info,
     ):
         next(outputs)
     assert "obey" in str(info.value.__cause__)  # the rank's traceback
-    assert made(stream(pool, "b")) == [("b", 5)]
+    assert jobs_of(stream(pool, "b")) == [("b", 5)]
     assert ids(pool) == before
 
 
@@ -153,24 +153,24 @@ CAUSES = {
 @pytest.mark.parametrize("prompt", CAUSES)
 def test_a_failure_names_its_cause_and_the_next_request_is_answered(pool, prompt, capsys):
     other, outputs = stream(pool, *"uvwxyzuvwxyz"), stream(pool, "a", "b", prompt, "c")
-    assert made([next(other), next(outputs), next(outputs)]) == [("u", 5), ("a", 5), ("b", 5)]
+    assert jobs_of([next(other), next(outputs), next(outputs)]) == [("u", 5), ("a", 5), ("b", 5)]
     before = ids(pool)
-    with told_within(SOON, prompt, capsys), pytest.raises(RankError, match=CAUSES[prompt]):
+    with raised_within(SOON, prompt, capsys), pytest.raises(RankError, match=CAUSES[prompt]):
         next(outputs)
     assert all(map(is_gone, before))
     with pytest.raises(RankError, match=CAUSES[prompt]):
         list(other)
-    assert made(stream(pool, "c")) == [("c", 5)]
+    assert jobs_of(stream(pool, "c")) == [("c", 5)]
 
 
 def test_a_rank_that_hangs_is_named_with_where_it_stands(pool, capsys, monkeypatch):
-    assert made(stream(pool, "a")) == [("a", 5)]
+    assert jobs_of(stream(pool, "a")) == [("a", 5)]
     before = ids(pool)
     quick = replace(pool.config, parallel=replace(pool.config.parallel, timeout=4.0))
     monkeypatch.setattr(pool, "config", quick)
     outputs = stream(pool, "a", "hang 1")
-    assert made([next(outputs)]) == [("a", 5)]
-    with told_within(4 + SOON, "hang, timeout 4 s", capsys), pytest.raises(TimeoutError) as info:
+    assert jobs_of([next(outputs)]) == [("a", 5)]
+    with raised_within(4 + SOON, "hang, timeout 4 s", capsys), pytest.raises(TimeoutError) as info:
         next(outputs)
     message = str(info.value)
     assert message.startswith("ranks 0, 1 of 2 said nothing for 4 s (parallel.timeout)")
@@ -181,14 +181,14 @@ def test_a_rank_that_hangs_is_named_with_where_it_stands(pool, capsys, monkeypat
 
 
 def test_a_rank_that_fails_while_loading_is_named(capsys):
-    with told_within(FIRST + SOON, "raises while loading", capsys):
+    with raised_within(FIRST + SOON, "raises while loading", capsys):
         with pytest.raises(RankError, match=r"^rank 1 of 2: FileNotFoundError: no weights\nTraceback"):
             next(stream(make_pool("build_raising"), "a"))
 
 
 def test_what_all_ranks_refuse_to_load_is_a_mistake(capsys):
     pool = make_pool("build_refusing")
-    with told_within(FIRST + SOON, "refuse to load", capsys):
+    with raised_within(FIRST + SOON, "refuse to load", capsys):
         with pytest.raises(ValueError, match=r"^the checkpoint does not fit$"):
             next(stream(pool, "a"))
     assert pool._processes is None
@@ -220,7 +220,7 @@ def test_no_rank_outlives_its_parent(end, count, prompt, capsys):
     program = start_program(PROGRAM.format(count=count, prompt=prompt))
     ranks = [int(word) for word in program.stdout.readline().split()]
     assert len(set(ranks)) == 2 * count, program.communicate()
-    with told_within(SOON, f"parent: {end}", capsys):
+    with raised_within(SOON, f"parent: {end}", capsys):
         if end == "interrupt":
             os.killpg(program.pid, signal.SIGINT)  # as a terminal does: all processes hear it
         else:
@@ -242,19 +242,19 @@ def replicas():
 def test_replicas_share_the_videos_which_come_in_order(replicas):
     prompts = ["a", "b", "a", "c", "d"]
     outputs = list(stream(replicas, *prompts, num_videos_per_prompt=2))
-    assert made(outputs) == [(prompt, seed) for prompt in prompts for seed in (5, 6)]
+    assert jobs_of(outputs) == [(prompt, seed) for prompt in prompts for seed in (5, 6)]
     outputs = list(stream(replicas, *prompts, batch_size=2))
     assert [output.prompts for output in outputs] == [["a", "b"], ["a", "c"], ["d"]]
 
 
 def test_one_replica_may_refuse_and_what_the_other_made_is_given(replicas):
-    before = made(stream(replicas, "a")) and ids(replicas)
-    outputs, given = stream(replicas, "a", "refuse", "b", "c", "d"), []
+    before = jobs_of(stream(replicas, "a")) and ids(replicas)
+    outputs, received = stream(replicas, "a", "refuse", "b", "c", "d"), []
     with pytest.raises(ValueError, match=r"^prompt is 'refuse'"):
-        given.extend(outputs)
-    assert made(given)[:1] == [("a", 5)]  # though the other may be quicker to refuse
-    assert {*made(given)[1:]} <= {("b", 5), ("d", 5)}
-    assert made(stream(replicas, "c", "d")) == [("c", 5), ("d", 5)]
+        received.extend(outputs)
+    assert jobs_of(received)[:1] == [("a", 5)]  # though the other may be quicker to refuse
+    assert {*jobs_of(received)[1:]} <= {("b", 5), ("d", 5)}
+    assert jobs_of(stream(replicas, "c", "d")) == [("c", 5), ("d", 5)]
     assert ids(replicas) == before
 
 

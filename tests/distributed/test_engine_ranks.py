@@ -88,12 +88,12 @@ def test_the_sample_script_runs_under_torchrun(alone, tmp_path):
     arguments = ["--config", str(TINY), *SMALL, *prompts, f"output={tmp_path}", "lossless=true"]
     done = torchrun(SCRIPT, *arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
-    told = done.stdout.decode().splitlines()
-    assert len(told) == 2
-    for line, expected in zip(told, alone.video, strict=True):
+    saved = done.stdout.decode().splitlines()
+    assert len(saved) == 2
+    for line, expected in zip(saved, alone.video, strict=True):
         assert_alike(read_video(line.split()[0])[0], expected)
     assert len(list(tmp_path.iterdir())) == 4  # two videos, and a JSON file beside each
-    side = json.loads(Path(told[0].split()[0] + ".json").read_text())
+    side = json.loads(Path(saved[0].split()[0] + ".json").read_text())
     assert (side["prompt"], side["seed"]) == (PROMPTS[0], 3)
     assert len(lines(done.stderr.decode(), "denoise.* 6/6")) == 2
 
@@ -105,18 +105,18 @@ PROGRAM = """
     config = load_config(OpenSoraConfig, sys.argv[1], sys.argv[2:])
     config = replace(config, parallel=ParallelConfig(dp=2), num_inference_steps=1, seed=None)
     rank = int(os.environ["RANK"])
-    told = {"rank": rank}
+    report = {"rank": rank}
     with VideoSysEngine(config, quiet=True) as engine:
         for name, request in (("prompt", {}), ("num_frames", {"num_frames": 17 + rank})):
             try:
                 engine.generate(f"prompt {rank if name == 'prompt' else 0}", **request)
             except ValueError as error:
-                told[name] = str(error)
+                report[name] = str(error)
         output = engine.generate(["a", "b", "c"])
-        told["videos"] = [zlib.crc32(video.numpy().tobytes()) for video in output.video]
-        told["prompts"], told["seeds"] = output.prompts, output.seeds
+        report["videos"] = [zlib.crc32(video.numpy().tobytes()) for video in output.video]
+        report["prompts"], report["seeds"] = output.prompts, output.seeds
         engine.save_video(output.video[0], f"{rank}.gif")
-    print(json.dumps(told))
+    print(json.dumps(report))
 """
 
 
@@ -125,7 +125,7 @@ def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(tmp_path):
     program.write_text(textwrap.dedent(PROGRAM))
     done = torchrun(program, str(TINY), *SMALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr.decode()
-    one, other = sorted(map(json.loads, done.stdout.splitlines()), key=lambda told: told.pop("rank"))
+    one, other = sorted(map(json.loads, done.stdout.splitlines()), key=lambda report: report.pop("rank"))
     assert one == other
     assert one["prompt"].startswith("rank 1 asks for something else than rank 0: prompt is ")
     assert one["num_frames"].endswith("num_frames is 18 and 17")

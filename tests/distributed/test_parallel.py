@@ -56,12 +56,12 @@ def key(case: Case) -> tuple:
 def compared(case: Case, outcome: ranks.Outcome, first: ranks.Outcome, truth: Truth) -> Iterator[str]:
     """What differs from one process, and from the first rank of the same replica."""
     expected, records = truth
-    made, steps = outcome.tensors[case.name], outcome.steps[case.name]
+    output, steps = outcome.tensors[case.name], outcome.steps[case.name]
     limit = (FORWARD if case.cache is None else LOOP) * float(expected.abs().max())
-    off = float((made - expected).abs().max()) if made.shape == expected.shape else float("inf")
+    off = float((output - expected).abs().max()) if output.shape == expected.shape else float("inf")
     if not off <= limit:
         yield f"{off:.2e} off, {limit:.2e} allowed"
-    if not torch.equal(made, first.tensors[case.name]):
+    if not torch.equal(output, first.tensors[case.name]):
         yield "differs from the first rank of its replica"
     if [(step["computed"], step["reused"]) for step in steps] != [(r.computed, r.reused) for r in records]:
         yield f"computes other steps: {steps}"

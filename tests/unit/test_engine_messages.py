@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from videosys import LatteConfig, OpenSoraConfig, ParallelConfig, Reference, TeaCacheConfig, VideoOutput
-from videosys.engine.failure import Report, is_shared_mistake, root_cause
-from videosys.engine.messages import pack, unpack
-from videosys.engine.order import Order
-from videosys.engine.torchrun import check_alike, described
+from videosys.engine.failure import RankFailure, is_shared_refusal, root_cause
+from videosys.engine.messages import value_codec
+from videosys.engine.reorder import ReorderBuffer
+from videosys.engine.torchrun import check_same_request, describe
 from videosys.generation.request import VideoJob
 
+CODEC = value_codec()
 VALUES = [
     None,
     True,
@@ -34,9 +35,10 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_values_arrive_as_they_were(value):
-    assert unpack(pack(value)) == value
-    assert type(unpack(pack(value))) is type(value)
-    assert pack(value) == pack(value)
+    copy = CODEC.unpack(CODEC.pack(value))
+    assert copy == value
+    assert type(copy) is type(value)
+    assert CODEC.pack(value) == CODEC.pack(value)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bool, torch.int64, torch.float32, torch.bfloat16])
@@ -44,20 +46,20 @@ def test_values_arrive_as_they_were(value):
 def test_tensors_arrive_as_they_were_and_may_be_changed(dtype, shape):
     tensor = torch.arange(6).reshape(2, 3).to(dtype)[: shape[0] if shape else 0].reshape(shape or (0, 3))
     tensor = tensor if shape else torch.tensor(3).to(dtype)
-    made = unpack(pack({"x": [tensor]}))["x"][0]
-    assert (made.dtype, made.shape) == (dtype, tensor.shape)
-    assert torch.equal(made, tensor)
-    made.zero_()
+    copy = CODEC.unpack(CODEC.pack({"x": [tensor]}))["x"][0]
+    assert (copy.dtype, copy.shape) == (dtype, tensor.shape)
+    assert torch.equal(copy, tensor)
+    copy.zero_()
 
 
 def test_a_tensor_that_is_not_contiguous_arrives():
     tensor = torch.arange(24.0).reshape(2, 3, 4).permute(2, 0, 1)[1:]
-    assert torch.equal(unpack(pack(tensor)), tensor)
+    assert torch.equal(CODEC.unpack(CODEC.pack(tensor)), tensor)
 
 
 def test_a_tensor_that_is_used_twice_stays_one():
     frames = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-    one, two = unpack(pack([Reference(frames), Reference(frames, target=5)]))
+    one, two = CODEC.unpack(CODEC.pack([Reference(frames), Reference(frames, target=5)]))
     assert one.source is two.source
     assert (two.target, two.source.shape) == (5, frames.shape)
 
@@ -67,7 +69,7 @@ def test_what_cannot_be_sent_is_named(value):
     if value is VALUES:
         value = [len, *VALUES]
     with pytest.raises(TypeError, match=r"cannot be sent to another process"):
-        pack(value)
+        CODEC.pack(value)
 
 
 def output(*jobs):
@@ -78,7 +80,7 @@ A, B, C = VideoJob("a", 1), VideoJob("b", 1), VideoJob("c", 1)
 
 
 @pytest.mark.parametrize(
-    ("arriving", "given"),
+    ("arriving", "expected"),
     [
         ("ABC", [[0], [1], [2]]),
         ("BAC", [[], [1, 0], [2]]),
@@ -86,31 +88,31 @@ A, B, C = VideoJob("a", 1), VideoJob("b", 1), VideoJob("c", 1)
         ("CAB", [[], [1], [2, 0]]),
     ],
 )
-def test_outputs_are_given_in_order(arriving, given):
+def test_outputs_are_popped_in_order(arriving, expected):
     jobs = {"A": [A], "B": [B], "C": [C]}
-    order, outputs = Order([*jobs.values()]), [output(*jobs[name]) for name in arriving]
-    for one, expected in zip(outputs, given, strict=True):
-        order.add(one)
-        assert [outputs.index(ready) for ready in iter(order.next, None)] == expected
-    assert order.next(anyway=True) is None
+    buffer, outputs = ReorderBuffer([*jobs.values()]), [output(*jobs[name]) for name in arriving]
+    for output_, ready in zip(outputs, expected, strict=True):
+        buffer.put(output_)
+        assert [outputs.index(popped) for popped in iter(buffer.pop, None)] == ready
+    assert buffer.pop(skip_missing=True) is None
 
 
-def test_what_was_made_is_given_even_if_something_before_it_never_comes():
-    order = Order([[A], [B], [C]])
-    order.add(output(C))
-    order.add(output(B))
-    assert order.next() is None
-    assert [order.next(anyway=True).prompts for _ in range(2)] == [["b"], ["c"]]
-    assert order.next(anyway=True) is None
+def test_what_has_arrived_is_popped_even_if_an_output_before_it_never_comes():
+    buffer = ReorderBuffer([[A], [B], [C]])
+    buffer.put(output(C))
+    buffer.put(output(B))
+    assert buffer.pop() is None
+    assert [buffer.pop(skip_missing=True).prompts for _ in range(2)] == [["b"], ["c"]]
+    assert buffer.pop(skip_missing=True) is None
 
 
 def test_the_same_prompt_may_be_asked_for_twice():
-    order = Order.of(["a", "b", "a", "c", "a", "b"], OpenSoraConfig(seed=1, batch_size=2))
-    order.add(output(A, C))
-    assert order.next() is None
+    buffer = ReorderBuffer.for_request(["a", "b", "a", "c", "a", "b"], OpenSoraConfig(seed=1, batch_size=2))
+    buffer.put(output(A, C))
+    assert buffer.pop() is None
     for _ in range(2):
-        order.add(output(A, B))
-    assert [ready.prompts for ready in iter(order.next, None)] == [["a", "b"], ["a", "c"], ["a", "b"]]
+        buffer.put(output(A, B))
+    assert [ready.prompts for ready in iter(buffer.pop, None)] == [["a", "b"], ["a", "c"], ["a", "b"]]
 
 
 class Silent:
@@ -123,50 +125,50 @@ class Silent:
         return {rank: f"stack {rank}" for rank in ranks}
 
 
-PEER = Report(0, "RuntimeError: Connection closed by peer", "trace 0", is_peer=True)
-ERROR = Report(1, "KeyError: 'x'", "trace 1")
-END = Report(2, "the process was ended by SIGKILL", "", is_end=True)
+PEER = RankFailure(0, "RuntimeError: Connection closed by peer", "trace 0", is_lost_peer=True)
+ERROR = RankFailure(1, "KeyError: 'x'", "trace 1")
+END = RankFailure(2, "the process was ended by SIGKILL", "", is_exit=True)
 
 
 @pytest.mark.parametrize(
-    ("reports", "message"),
+    ("failures", "message"),
     [
         ([PEER, ERROR, END], "rank 2 of 4: the process was ended by SIGKILL"),
         ([PEER, ERROR], "rank 1 of 4: KeyError: 'x'\ntrace 1"),
         ([ERROR, replace(ERROR, rank=3, text="later")], "rank 1 of 4: KeyError: 'x'\ntrace 1"),
         (
             [PEER, replace(PEER, rank=3)],
-            "rank 0 of 4: RuntimeError: Connection closed by peer; nothing was heard of ranks 1, 2\ntrace 0\n"
+            "rank 0 of 4: RuntimeError: Connection closed by peer; no message from ranks 1, 2\ntrace 0\n"
             "rank 1 stood here:\nstack 1\nrank 2 stood here:\nstack 2",
         ),
     ],
 )
-def test_the_cause_is_the_rank_that_complains_of_no_other(reports, message):
-    assert str(root_cause({report.rank: report for report in reports}, Silent())) == message
+def test_the_cause_is_the_rank_that_complains_of_no_other(failures, message):
+    assert str(root_cause({failure.rank: failure for failure in failures}, Silent())) == message
 
 
-def test_a_mistake_is_what_all_ranks_of_a_replica_say_alike():
-    mistake = Report(0, "num_frames is 3", "", is_mistake=True)
-    both = {0: mistake, 1: replace(mistake, rank=1)}
-    assert is_shared_mistake(both, range(2))
-    assert not is_shared_mistake(both, range(3))
-    assert not is_shared_mistake({**both, 1: replace(mistake, text="other")}, range(2))
-    assert not is_shared_mistake({**both, 1: replace(mistake, is_mistake=False)}, range(2))
+def test_a_refusal_is_shared_if_all_ranks_of_a_replica_use_the_same_words():
+    refusal = RankFailure(0, "num_frames is 3", "", is_refusal=True)
+    both = {0: refusal, 1: replace(refusal, rank=1)}
+    assert is_shared_refusal(both, range(2))
+    assert not is_shared_refusal(both, range(3))
+    assert not is_shared_refusal({**both, 1: replace(refusal, text="other")}, range(2))
+    assert not is_shared_refusal({**both, 1: replace(refusal, is_refusal=False)}, range(2))
 
 
 def test_requests_that_differ_are_told_apart_by_name():
     config = OpenSoraConfig(num_frames=34)
     frames = torch.zeros(1, 4, 4, 3, dtype=torch.uint8)
-    row = described(["a"], config, {"references": [Reference(frames)]})
-    check_alike([row, described(["a"], config, {"references": [Reference(frames.clone())]})])
+    row = describe(["a"], config, {"references": [Reference(frames)]}, CODEC)
+    check_same_request([row, describe(["a"], config, {"references": [Reference(frames.clone())]}, CODEC)])
     others = {
-        "rank 1 .* num_frames is 17 and 34$": described(["a"], replace(config, num_frames=17), {}),
-        "rank 1 .* seed is 3 and null$": described(["a"], replace(config, seed=3), {}),
-        "rank 1 .* prompt is ": described(["a", "b"], config, {}),
-        "rank 1 .* references is ": described(["a"], config, {"references": [Reference(frames + 1)]}),
-        "rank 1 .* cache is ": described(["a"], replace(config, cache=TeaCacheConfig(0.2)), {}),
+        "rank 1 .* num_frames is 17 and 34$": describe(["a"], replace(config, num_frames=17), {}, CODEC),
+        "rank 1 .* seed is 3 and null$": describe(["a"], replace(config, seed=3), {}, CODEC),
+        "rank 1 .* prompt is ": describe(["a", "b"], config, {}, CODEC),
+        "rank 1 .* references is ": describe(["a"], config, {"references": [Reference(frames + 1)]}, CODEC),
+        "rank 1 .* cache is ": describe(["a"], replace(config, cache=TeaCacheConfig(0.2)), {}, CODEC),
     }
     for message, other in others.items():
         base = row if "references" in other else {k: v for k, v in row.items() if k != "references"}
         with pytest.raises(ValueError, match=message):
-            check_alike([base, other])
+            check_same_request([base, other])

@@ -10,7 +10,7 @@ import torch
 from videosys import LatteConfig, OpenSoraConfig, ParallelConfig, VideoSysEngine, config_to_dict, load_config
 from videosys.engine.build import rank_device
 from videosys.engine.pool import Pool
-from videosys.engine.torchrun import NEEDED, is_main_process, world_size
+from videosys.engine.torchrun import VARIABLES, is_main_process, world_size
 
 PARTS = {"transformer": "bundled:opensora/transformer", "vae": "bundled:opensora/vae"}
 PARTS |= {"text_encoder": "bundled:opensora", "device": "cpu"}
@@ -21,10 +21,10 @@ def torchrun(monkeypatch):
     """Says that this is a rank of some that torchrun started."""
 
     def say(rank, world):
-        for name, value in zip(NEEDED, (rank, world, "127.0.0.1", 29500), strict=True):
+        for name, value in zip(VARIABLES, (rank, world, "127.0.0.1", 29500), strict=True):
             monkeypatch.setenv(name, str(value))
 
-    for name in NEEDED:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return say
 
@@ -98,7 +98,7 @@ def test_torchrun_is_what_sets_all_of_its_variables(torchrun, monkeypatch):
     assert (world_size(), is_main_process()) == (1, True)
     torchrun(0, 1)
     with VideoSysEngine(OpenSoraConfig(**PARTS), quiet=True) as engine:
-        assert type(engine.runner).__name__ == "Single"
+        assert type(engine.runner).__name__ == "SingleProcessRunner"
 
 
 def test_torchrun_with_another_number_of_processes_is_refused(torchrun):

@@ -18,7 +18,7 @@ def axes(config):
 
 
 @pytest.mark.parametrize(
-    ("given", "is_guided", "expected"),
+    ("fields", "is_guided", "expected"),
     [
         ({"num_gpus": 1}, True, (1, 1, 1)),
         ({"num_gpus": 2}, True, (1, 2, 1)),
@@ -33,20 +33,20 @@ def axes(config):
         ({"num_gpus": 4, "dp": 4}, True, (4, 1, 1)),
     ],
 )
-def test_open_axes_are_chosen(given, is_guided, expected):
-    assert axes(ParallelConfig(**given).resolved(is_guided)) == expected
+def test_open_axes_are_chosen(fields, is_guided, expected):
+    assert axes(ParallelConfig(**fields).resolved(is_guided)) == expected
 
 
 def test_what_is_chosen_always_multiplies_and_keeps_what_was_given():
     for num_gpus, dp, cfg, sp, is_guided in product(range(1, 13), AXES, (None, 1, 2), AXES, (True, False)):
         try:
-            made = ParallelConfig(num_gpus, dp, cfg, sp).resolved(is_guided)
+            config = ParallelConfig(num_gpus, dp, cfg, sp).resolved(is_guided)
         except ValueError:
             continue
-        assert made.dp * made.cfg * made.sp == num_gpus
-        assert axes(made) == (dp or made.dp, cfg or made.cfg, sp or made.sp)
-        assert is_guided or made.cfg == 1
-        assert made.resolved(is_guided) is made
+        assert config.dp * config.cfg * config.sp == num_gpus
+        assert axes(config) == (dp or config.dp, cfg or config.cfg, sp or config.sp)
+        assert is_guided or config.cfg == 1
+        assert config.resolved(is_guided) is config
 
 
 def test_what_is_chosen_is_written_down(caplog):
@@ -56,7 +56,7 @@ def test_what_is_chosen_is_written_down(caplog):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("fields", "message"),
     [
         ({"num_gpus": 0}, r"parallel.num_gpus is 0; it must be 1 or more"),
         ({"num_gpus": 4, "sp": 3}, r"dp None, cfg None and sp 3 do not multiply to num_gpus 4"),
@@ -67,29 +67,29 @@ def test_what_is_chosen_is_written_down(caplog):
         ({"mesh_backend": "mpi"}, r"mesh_backend must be one of 'torch', 'colossalai', got 'mpi'"),
     ],
 )
-def test_impossible_meshes_are_refused(given, message):
+def test_impossible_meshes_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        ParallelConfig(**given)
+        ParallelConfig(**fields)
 
 
-@pytest.mark.parametrize("given", [{"dp": 2}, {"cfg": 1, "sp": 4}, {"dp": 2, "cfg": 1, "sp": 1}])
-def test_axes_may_be_given_before_the_number_of_devices_and_are_held_to_it(given):
-    config = ParallelConfig(**given)
+@pytest.mark.parametrize("fields", [{"dp": 2}, {"cfg": 1, "sp": 4}, {"dp": 2, "cfg": 1, "sp": 1}])
+def test_axes_may_be_given_before_the_number_of_devices_and_are_held_to_it(fields):
+    config = ParallelConfig(**fields)
     with pytest.raises(ValueError, match=r"do not multiply to num_gpus 1$"):
         config.resolved(is_guided=True)
 
 
-@pytest.mark.parametrize("given", [{"cfg": 2}, {"dp": 1, "cfg": 2, "sp": 1}])
-def test_a_pair_is_not_split_without_guidance(given):
+@pytest.mark.parametrize("fields", [{"cfg": 2}, {"dp": 1, "cfg": 2, "sp": 1}])
+def test_a_pair_is_not_split_without_guidance(fields):
     with pytest.raises(ValueError, match=r"parallel.cfg is 2 and guidance_scale is 1"):
-        ParallelConfig(2, **given).resolved(is_guided=False)
+        ParallelConfig(2, **fields).resolved(is_guided=False)
 
 
 def test_axes_come_from_a_file_and_from_overrides(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text("parallel: {num_gpus: 4, sp: 4}\n")
-    made = load_config(LatteConfig, file, ["parallel.cfg=1", "parallel.timeout=60"])
-    assert made.parallel == ParallelConfig(4, cfg=1, sp=4, timeout=60.0)
+    config = load_config(LatteConfig, file, ["parallel.cfg=1", "parallel.timeout=60"])
+    assert config.parallel == ParallelConfig(4, cfg=1, sp=4, timeout=60.0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_models_take_uneven_shards():
 def test_one_device_gets_its_input_back():
     parallel, x = Parallel.from_config(ParallelConfig(), "cpu"), torch.randn(2, 3, 4)
     assert parallel == Parallel()
-    for made in (
+    for output in (
         parallel.shard(x, 1),
         parallel.gather(x, 1, 3),
         parallel.swap(x, gather=1, scatter=2, size=3),
@@ -129,9 +129,9 @@ def test_one_device_gets_its_input_back():
         parallel.cfg_gather(x),
         parallel.gather_rows(x[0, 0])[0],
     ):
-        assert made.data_ptr() == x.data_ptr()
+        assert output.data_ptr() == x.data_ptr()
     assert list(parallel.own(range(5))) == list(range(5))
-    assert (parallel.dp_rank, parallel.rank_in_replica) == (0, 0)
+    assert (parallel.dp.rank, parallel.replica.rank) == (0, 0)
     parallel.agree("anything", 1, 2)
 
 

@@ -15,12 +15,12 @@ import torch
 
 from videosys.engine.build import seeded
 from videosys.engine.pool import Pool
-from videosys.engine.torchrun import Member, is_main_process, world_size
+from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
 from videosys.estimate.memory import Watch
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoOutput, check_prompts
-from videosys.models import family_of
+from videosys.models import FAMILIES, family_of
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
@@ -82,7 +82,7 @@ class VideoSysEngine:
         inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
         config = self.requested(request)
         prompts = check_prompts(prompt)
-        return logged(self.runner.stream(prompts, config, inputs))
+        return log_outputs(self.runner.stream(prompts, config, inputs))
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields."""
@@ -93,7 +93,7 @@ class VideoSysEngine:
                 raise ValueError(
                     f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
                 )
-        changes = {name: chosen(fields[name], value) for name, value in request.items()}
+        changes = {name: resolve_choice(fields[name], value) for name, value in request.items()}
         return dataclasses.replace(self.config, **changes)
 
     def save_video(
@@ -120,7 +120,7 @@ class VideoSysEngine:
         self.close()
 
 
-class Single:
+class SingleProcessRunner:
     """This process alone."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
@@ -140,13 +140,13 @@ class Single:
 def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     """Who makes the videos of a config here."""
     if world_size() > 1:
-        return Member(config, quiet)
+        return TorchrunRunner(config, quiet)
     if config.parallel.num_gpus > 1:
-        return Pool(config, quiet)
-    return Single(config, quiet)
+        return Pool(config, quiet, plugins=FAMILIES.modules)
+    return SingleProcessRunner(config, quiet)
 
 
-def chosen(field: dataclasses.Field, value: Any) -> Any:
+def resolve_choice(field: dataclasses.Field, value: Any) -> Any:
     """`value`, or what it names in the field's registry: "teacache_slow" is that preset."""
     registry = field.metadata.get("registry")
     if registry is None or not isinstance(value, str):
@@ -157,7 +157,7 @@ def chosen(field: dataclasses.Field, value: Any) -> Any:
     return choice() if isinstance(choice, type) else choice
 
 
-def logged(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:
+def log_outputs(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:
     """The same outputs, each written down (at level debug) with the seconds it took."""
     begin = time.perf_counter()
     for output in outputs:

@@ -1,4 +1,4 @@
-"""What went wrong in which rank, told as one error."""
+"""The one error that failures of several ranks amount to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from videosys.engine.messages import Message
+from videosys.engine.messages import Failed
 from videosys.engine.processes import Processes
 
 
@@ -15,28 +15,38 @@ class RankError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Report:
-    """An error of a rank, or (without a message) its end. The text says what, the trace where."""
+class RankFailure:
+    """An error of a rank, or the end of its process.
+
+    text: what happened. trace: where. The rest as in `Failed`.
+    """
 
     rank: int
     text: str
     trace: str
     request: int | None = None
-    is_end: bool = False
-    is_mistake: bool = False
-    is_peer: bool = False
+    is_exit: bool = False
+    is_refusal: bool = False
+    is_lost_peer: bool = False
 
     @classmethod
-    def of(cls, processes: Processes, rank: int, message: Message | None) -> Report:
+    def from_message(cls, processes: Processes, rank: int, message: Failed | None) -> RankFailure:
+        """The failure that a message reports; None stands for the end of the process."""
         if message is None:
-            return cls(rank, ending(processes.status(rank)), processes.crash(rank), is_end=True)
-        name, text = message["error"], message["text"]
-        text = text if message["is_mistake"] else f"{name}: {text}" if text else name
-        kinds = {name: message[name] for name in ("request", "is_mistake", "is_peer")}
-        return cls(rank, text, message["trace"], **kinds)
+            text, trace = describe_exit(processes.exit_status(rank)), processes.stack(rank)
+            return cls(rank, text, trace, is_exit=True)
+        text = f"{message.error}: {message.text}" if message.text else message.error
+        return cls(
+            rank,
+            message.text if message.is_refusal else text,
+            message.trace,
+            message.request,
+            is_refusal=message.is_refusal,
+            is_lost_peer=message.is_lost_peer,
+        )
 
 
-def ending(status: int | None) -> str:
+def describe_exit(status: int | None) -> str:
     """How a process ended, in words."""
     if status is None:
         return "it closed its pipe"
@@ -47,30 +57,34 @@ def ending(status: int | None) -> str:
     return f"the process was ended by {names.get(-status, f'signal {-status}')}{reason}"
 
 
-def is_shared_mistake(reports: Mapping[int, Report], ranks: Sequence[int]) -> bool:
-    """Whether all of these ranks refuse what was asked, in the same words: they are at the same place."""
-    own = [reports[rank] for rank in ranks if rank in reports and reports[rank].is_mistake]
-    return len(own) == len(ranks) and len({report.text for report in own}) == 1
+def is_shared_refusal(failures: Mapping[int, RankFailure], ranks: Sequence[int]) -> bool:
+    """Whether all of these ranks refuse a request in the same words, which leaves them in the same state."""
+    refusals = [failures[rank] for rank in ranks if rank in failures and failures[rank].is_refusal]
+    return len(refusals) == len(ranks) and len({failure.text for failure in refusals}) == 1
 
 
-def root_cause(reports: Mapping[int, Report], processes: Processes) -> Exception:
-    """The error of the rank that began it: one that ended, else the first that complains of no other rank."""
-    first = min(reports.values(), key=lambda report: (report.is_peer, not report.is_end))
-    silent = [rank for rank in range(len(processes)) if rank not in reports]
-    where = processes.stacks(silent) if first.is_peer else {}
-    others = f"; nothing was heard of {ranks_named(silent)}" if where else ""
+def root_cause(failures: Mapping[int, RankFailure], processes: Processes) -> RankError:
+    """The error of the rank that failed first: one that ended, else the first that has not lost a peer.
+
+    Where all have lost a peer, the stacks of the ranks that did not report are part of the message.
+    """
+    first = min(failures.values(), key=lambda failure: (failure.is_lost_peer, not failure.is_exit))
+    silent = [rank for rank in range(len(processes)) if rank not in failures]
+    stacks = processes.stacks(silent) if first.is_lost_peer else {}
+    others = f"; no message from {name_ranks(silent)}" if stacks else ""
     lines = [f"rank {first.rank} of {len(processes)}: {first.text}{others}", first.trace]
-    lines += [f"rank {rank} stood here:\n{stack}" for rank, stack in where.items()]
-    return RankError("\n".join(line.rstrip() for line in lines if line))
+    return RankError("\n".join(line.rstrip() for line in [*lines, *stack_lines(stacks)] if line))
 
 
-def silence(ranks: Sequence[int], seconds: float, processes: Processes) -> TimeoutError:
-    """The error of a request that nobody answers."""
-    stacks = processes.stacks(ranks)
-    lines = [f"{ranks_named(ranks)} of {len(processes)} said nothing for {seconds:g} s (parallel.timeout)"]
-    lines += [f"rank {rank} stood here:\n{stack}" for rank, stack in stacks.items()]
-    return TimeoutError("\n".join(lines))
+def timeout_error(ranks: Sequence[int], seconds: float, processes: Processes) -> TimeoutError:
+    """The error of a request that no rank has answered for so many seconds, with their stacks."""
+    text = f"{name_ranks(ranks)} of {len(processes)} said nothing for {seconds:g} s (parallel.timeout)"
+    return TimeoutError("\n".join([text, *stack_lines(processes.stacks(ranks))]))
 
 
-def ranks_named(ranks: Sequence[int]) -> str:
+def stack_lines(stacks: Mapping[int, str]) -> list[str]:
+    return [f"rank {rank} stood here:\n{stack}" for rank, stack in stacks.items()]
+
+
+def name_ranks(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -1,22 +1,24 @@
-"""The process group of several ranks: joined, compared, shared among, left."""
+"""The default process group of several ranks: joined, left, and values exchanged in it."""
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from videosys.engine.messages import pack, unpack
+from videosys.engine.codec import MAX_MESSAGE_BYTES, Codec
+
+T = TypeVar("T")
 
 
-def join(device: torch.device, timeout: float, **place: Any) -> None:
-    """Makes this process a member of the default group, which is left to whoever calls `leave`.
+def join(device: torch.device, timeout: float, **membership: Any) -> None:
+    """Makes this process a member of the default group, until `leave`.
 
-    place: `rank`, `world_size` and `store`; without them they are what torchrun says.
+    timeout: seconds. membership: `rank`, `world_size` and `store`; without them they are torchrun's.
     """
-    options: dict[str, Any] = {"timeout": timedelta(seconds=timeout), **place}
+    options: dict[str, Any] = {"timeout": timedelta(seconds=timeout), **membership}
     if device.type == "cuda":
         torch.cuda.set_device(device)
         # gloo too: decisions, requests and finished videos are in the host's memory.
@@ -30,16 +32,39 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def exchange(value: Any) -> list[Any]:
-    """What each rank gave, in rank order, on every rank. All ranks must call it."""
-    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64)
-    data = torch.frombuffer(bytearray(pack(value)), dtype=torch.uint8)
-    sizes[dist.get_rank()] = len(data)
-    dist.all_reduce(sizes)
-    values = []
-    for rank, size in enumerate(sizes.tolist()):
-        mine = rank == dist.get_rank()
-        buffer = data if mine else torch.empty(size, dtype=torch.uint8)
-        dist.broadcast(buffer, src=rank)
-        values.append(unpack(bytes(buffer.numpy())))
-    return values
+def exchange(value: T, codec: Codec) -> list[T]:
+    """The value of each rank, in rank order, on every rank. All ranks must call it, with one type of value.
+
+    ValueError on every rank, naming the first rank whose bytes are too many, cannot be unpacked or hold
+    another type.
+    """
+    own = torch.frombuffer(bytearray(codec.pack(value)), dtype=torch.uint8)
+    # All collectives come before any check of content: a rank that stopped earlier would let others wait.
+    packed = [_broadcast(own, rank, size) for rank, size in enumerate(_sizes(len(own)))]
+    return [_unpack(codec, type(value), rank, bytes(data.numpy())) for rank, data in enumerate(packed)]
+
+
+def _sizes(size: int) -> list[int]:
+    """The bytes that each rank has. ValueError where they are impossible, on every rank."""
+    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, torch.tensor([size]))
+    for rank, number in enumerate(map(int, sizes)):
+        if not 0 < number <= MAX_MESSAGE_BYTES:
+            raise ValueError(f"rank {rank} sends {number} bytes; it must be 1 to {MAX_MESSAGE_BYTES}")
+    return list(map(int, sizes))
+
+
+def _broadcast(own: torch.Tensor, rank: int, size: int) -> torch.Tensor:
+    data = own if rank == dist.get_rank() else torch.empty(size, dtype=torch.uint8)
+    dist.broadcast(data, src=rank)
+    return data
+
+
+def _unpack(codec: Codec, cls: type[T], rank: int, data: bytes) -> T:
+    try:
+        value = codec.unpack(data)
+    except ValueError as error:
+        raise ValueError(f"rank {rank}: {error}") from error
+    if not isinstance(value, cls):
+        raise ValueError(f"rank {rank} sends a {type(value).__name__}; expected: {cls.__name__}")
+    return value

@@ -1,119 +1,208 @@
-"""What passes between an engine's processes: plain values, dataclasses and tensors, as JSON and bytes."""
+"""The messages between an engine and its ranks, and the types that may occur in them."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import json
 import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, is_dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args, get_type_hints
 
-import torch
+from videosys.cache import StepRecord
+from videosys.engine.codec import MAX_MESSAGE_BYTES, Codec
+from videosys.generation.compile import CompileReport
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoOutput
+from videosys.models import FAMILIES
+from videosys.utils.typed import check_types
 
-LIBRARY = __name__.partition(".")[0]
-LENGTH = 8  # bytes of a length
-Message = dict[str, Any]
+M = TypeVar("M", bound="Message")
+
+
+@dataclass(frozen=True)
+class Message:
+    """A ValueError for fields of wrong types, on both ends."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+@dataclass(frozen=True)
+class ConfiguredMessage(Message):
+    config: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.config, PipelineConfig):
+            raise ValueError(f"config must be a PipelineConfig, got {type(self.config).__name__}")
+
+
+@dataclass(frozen=True)
+class Start(ConfiguredMessage):
+    """The first message to a rank. port: of the store through which all ranks meet."""
+
+    rank: int
+    port: int
+    device: str
+    quiet: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Open(ConfiguredMessage):
+    """A new request. inputs: as the pipeline's `generate` takes them. log_level: of what is sent back."""
+
+    request: int
+    prompts: list[str]
+    inputs: dict[str, Any]
+    log_level: int
+
+
+@dataclass(frozen=True)
+class Next(Message):
+    """Asks for the next micro-batch of a request. needs_output: whether this rank sends it."""
+
+    request: int
+    needs_output: bool
+
+
+@dataclass(frozen=True)
+class Drop(Message):
+    """A request is not continued."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Resume(Message):
+    """All ranks of the replica had the same error: go on with the next message."""
+
+
+@dataclass(frozen=True)
+class Close(Message):
+    """The last message to a rank."""
+
+
+@dataclass(frozen=True)
+class Output(Message):
+    """The answer to `Next`: a micro-batch is done."""
+
+    request: int
+    output: VideoOutput | None
+
+
+@dataclass(frozen=True)
+class End(Message):
+    """The answer to `Next`: no micro-batch is left."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """An error, as the answer to `Next` or (without a request) at any time.
+
+    error: name of its class. is_refusal: it is a ValueError. is_lost_peer: another rank cannot be reached.
+    """
+
+    request: int | None
+    error: str
+    text: str
+    trace: str
+    is_refusal: bool = False
+    is_lost_peer: bool = False
+
+
+@dataclass(frozen=True)
+class Log(Message):
+    """A log record, with `logging.LogRecord`'s names."""
+
+    name: str
+    levelno: int
+    levelname: str
+    msg: str
+    created: float
+    fields: dict[str, Any]
+
+
+FIRST = (Start,)
+TO_RANK = (Open, Next, Drop, Resume, Close)
+FROM_RANK = (Output, End, Failed, Log)
 
 
 class Wire:
     """One end of a pipe between two processes. Several threads may send."""
 
-    def __init__(self, connection: Connection):
-        self.connection, self._lock = connection, threading.Lock()
+    def __init__(self, connection: Connection, codec: Codec):
+        self.connection, self.codec, self._lock = connection, codec, threading.Lock()
 
-    def send(self, kind: str, **fields: Any) -> None:
+    def send(self, message: Message) -> None:
         """Sends a message; OSError where the other end is closed."""
-        data = pack({"kind": kind, **fields})
+        data = self.codec.pack(message)
         with self._lock:
             self.connection.send_bytes(data)
 
-    def receive(self) -> Message:
-        """The next message, waited for; EOFError or OSError where the other end is closed."""
-        return unpack(self.connection.recv_bytes())
+    def receive(self, types: tuple[type[M], ...]) -> M:
+        """The next message, waited for.
+
+        EOFError or OSError where the other end is closed. ValueError for a message that cannot be unpacked,
+        has more than `MAX_MESSAGE_BYTES`, or is none of `types`.
+        """
+        message = self.codec.unpack(self._receive_bytes())
+        if not isinstance(message, types):
+            names = ", ".join(cls.__name__ for cls in types)
+            raise ValueError(f"a message is a {type(message).__name__}; expected: {names}")
+        return message
+
+    def _receive_bytes(self) -> bytes:
+        try:
+            return self.connection.recv_bytes(MAX_MESSAGE_BYTES)
+        except OSError as error:
+            # This error has no number: the connection only stops to be readable.
+            if self.connection.closed or self.connection.readable:
+                raise
+            raise ValueError(f"a message has more than {MAX_MESSAGE_BYTES} bytes") from error
 
     def close(self) -> None:
         self.connection.close()
 
 
-def pack(value: Any) -> bytes:
-    """The bytes of a value: the length of some JSON, the JSON, and the bytes of each tensor in it, once.
+def message_types(configs: Iterable[type], inputs: Iterable[type] = ()) -> tuple[type, ...]:
+    """The dataclasses that requests with these configs and inputs, and their outputs, can hold.
 
-    Equal values have equal bytes. TypeError for what is neither plain, nor a tensor, nor a dataclass of this
-    library.
+    They are those that the annotations of fields lead to, and the choices of a field's registry.
     """
-    tensors: list[torch.Tensor] = []
-    plain = to_plain(value, tensors)
-    about = [[str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for tensor in tensors]
-    header = json.dumps([plain, about]).encode()
-    return b"".join([len(header).to_bytes(LENGTH, "big"), header, *map(as_bytes, tensors)])
+    types: dict[type, None] = {}
+    for cls in (*configs, *inputs, VideoOutput, StepRecord, CompileReport):
+        _collect(cls, types)
+    return tuple(types)
 
 
-def unpack(data: bytes) -> Any:
-    """The value of bytes that `pack` made."""
-    rest = memoryview(data)
-    end = LENGTH + int.from_bytes(rest[:LENGTH], "big")
-    plain, about = json.loads(bytes(rest[LENGTH:end]))
-    tensors, rest = [], rest[end:]
-    for dtype, shape in about:
-        tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-        as_bytes(tensor)[:] = rest[: tensor.nbytes]
-        tensors.append(tensor)
-        rest = rest[tensor.nbytes :]
-    return from_plain(plain, tensors)
+def _collect(hint: Any, types: dict[type, None]) -> None:
+    for argument in get_args(hint):
+        _collect(argument, types)
+    if not isinstance(hint, type) or not is_dataclass(hint) or hint in types:
+        return
+    types[hint] = None
+    hints = get_type_hints(hint)
+    for field in fields(hint):
+        _collect(hints[field.name], types)
+        for choice in field.metadata.get("registry", {}).values():
+            _collect(choice if isinstance(choice, type) else type(choice), types)
 
 
-def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor, shared with it where it is contiguous and on the CPU."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+def value_types() -> tuple[type, ...]:
+    """The dataclasses that pass between ranks: those of all known pipelines."""
+    families = FAMILIES.values()
+    inputs = [item for family in families for item in family.inputs.values()]
+    return message_types([family.config for family in families], inputs)
 
 
-def to_plain(value: Any, tensors: list[torch.Tensor]) -> Any:
-    """What JSON can hold of a value; its tensors are appended to `tensors`, each once."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, list):
-        return [to_plain(item, tensors) for item in value]
-    if isinstance(value, tuple):
-        return {"tuple": to_plain(list(value), tensors)}
-    if isinstance(value, dict):
-        return {"dict": [to_plain(list(item), tensors) for item in value.items()]}
-    if isinstance(value, torch.Tensor):
-        return {"tensor": place(value, tensors)}
-    if isinstance(value, Path):
-        return {"path": str(value)}
-    cls = type(value)
-    if not dataclasses.is_dataclass(cls) or not cls.__module__.startswith(f"{LIBRARY}."):
-        raise TypeError(f"a {cls.__module__}.{cls.__qualname__} cannot be sent to another process")
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
-    fields = {name: to_plain(getattr(value, name), tensors) for name in names}
-    return {"class": [cls.__module__, cls.__qualname__, fields]}
+def value_codec() -> Codec:
+    """A codec for the values that ranks exchange; it knows the caches and families registered so far."""
+    return Codec(value_types())
 
 
-def place(tensor: torch.Tensor, tensors: list[torch.Tensor]) -> int:
-    """The number of a tensor in the list: one that is used twice stays one tensor at the other end."""
-    for number, known in enumerate(tensors):
-        if known is tensor:
-            return number
-    tensors.append(tensor)
-    return len(tensors) - 1
-
-
-def from_plain(plain: Any, tensors: list[torch.Tensor]) -> Any:
-    """The value that `to_plain` took apart."""
-    if isinstance(plain, list):
-        return [from_plain(item, tensors) for item in plain]
-    if not isinstance(plain, dict):
-        return plain
-    ((kind, content),) = plain.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "path":
-        return Path(content)
-    if kind == "class":
-        module, name, fields = content
-        cls = getattr(importlib.import_module(module), name)
-        return cls(**{key: from_plain(item, tensors) for key, item in fields.items()})
-    return {"tuple": tuple, "dict": dict}[kind](from_plain(content, tensors))
+def message_codec() -> Codec:
+    """A codec for the messages between an engine and its ranks; it knows what is registered so far."""
+    return Codec((*FIRST, *TO_RANK, *FROM_RANK, *value_types()))

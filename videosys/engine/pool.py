@@ -1,4 +1,4 @@
-"""A request to several processes: every rank works on it, their parent collects what comes out."""
+"""A request to several processes: every rank works on it, their parent collects the outputs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from videosys.engine import messages as m
 from videosys.engine.build import rank_device, seeded
-from videosys.engine.failure import RankError, Report, is_shared_mistake, root_cause, silence
-from videosys.engine.messages import Message
-from videosys.engine.order import Order
-from videosys.engine.processes import Processes, threads_of
+from videosys.engine.failure import RankError, RankFailure, is_shared_refusal, root_cause, timeout_error
+from videosys.engine.processes import Processes, threads_per_rank
+from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import Watch
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
@@ -23,74 +23,84 @@ from videosys.models import family_of
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
-SILENT = logging.CRITICAL + 1
-SETTLE = 0.5  # seconds in which other ranks may say more about an error
-PATIENCE = 5.0  # the same where they must: all refuse what one refuses, and a lost connection has a cause
+LOG_NOTHING = logging.CRITICAL + 1
+# Seconds in which other ranks may report more about a failure.
+MORE_FAILURES_SECONDS = 0.5
+# The same where they must: all refuse what one refuses, and a lost connection has a cause.
+NEEDED_FAILURES_SECONDS = 5.0
 
 
 @dataclass
-class Request:
-    """What is known of one request. answers: of each replica's ranks to the last `next`."""
+class RequestState:
+    """What is known of one request.
+
+    replies: of each replica's ranks to the last `Next`. active: replicas that are not at the end.
+    """
 
     number: int
-    order: Order
-    answers: list[dict[int, str]]
-    working: set[int] = field(default_factory=set)  # replicas that are not at the end
-    failure: Exception | None = None
+    outputs: ReorderBuffer
+    replies: list[dict[int, type[m.Message]]]
+    active: set[int] = field(default_factory=set)
+    error: Exception | None = None
 
     @property
     def is_over(self) -> bool:
-        return not self.working
+        return not self.active
 
     def fail(self, error: Exception) -> None:
         """Ends with an error, unless it has ended or is to end with another."""
-        if self.working:
-            self.failure = self.failure or error
+        if self.active:
+            self.error = self.error or error
 
-    def take(self) -> VideoOutput | None:
+    def pop(self) -> VideoOutput | None:
         """The next output; None where it is still to come, and at the end.
 
-        After a failure first all that was made before it, then the error.
+        After a failure first all outputs that had arrived, then the error.
         """
-        output = self.order.next(anyway=self.is_over)
-        if output is None and self.is_over and self.failure is not None:
-            raise self.failure
+        output = self.outputs.pop(skip_missing=self.is_over)
+        if output is None and self.is_over and self.error is not None:
+            raise self.error
         return output
 
 
 class Pool:
     """A process for each device; started with the first request, and anew with the next after a failure.
 
-    The processes compute a micro-batch ahead of what was taken. Requests may be read in turns, also by
-    several threads; what one of them asks for is done before the other's.
+    The processes compute one micro-batch ahead of the reader. Requests may be read in turns, also by several
+    threads; their micro-batches are computed in the order of the requests to the ranks.
     """
 
-    def __init__(self, config: PipelineConfig, quiet: bool = False, build: str = BUILD):
-        """build: `module:function` that makes each rank's pipeline of config, quiet and device.
+    def __init__(
+        self, config: PipelineConfig, quiet: bool = False, build: str = BUILD, plugins: Sequence[str] = ()
+    ):
+        """build, plugins: as in `Processes`.
 
-        ValueError where this computer has too few devices, and for axes that the model cannot be cut along.
+        ValueError where this computer has too few devices, for axes that the model cannot be cut along, and
+        for a plugin that no other process can import.
         """
+        check_plugins(plugins)
         parallel = config.parallel.resolved(config.is_guided)
-        self.config, self.quiet, self.build = replace(config, parallel=parallel), quiet, build
+        self.config, self.quiet = replace(config, parallel=parallel), quiet
+        self.build, self.plugins = build, plugins
         self.devices = [rank_device(config, rank, parallel.num_gpus) for rank in range(parallel.num_gpus)]
-        dp = parallel.dp or 1
-        self.size = parallel.num_gpus // dp  # ranks of a replica
-        self.replicas = [range(first, first + self.size) for first in range(0, parallel.num_gpus, self.size)]
+        self.replica_size = parallel.num_gpus // (parallel.dp or 1)
+        firsts = range(0, parallel.num_gpus, self.replica_size)
+        self.replicas = [range(first, first + self.replica_size) for first in firsts]
         self.watch = Watch(len(self.devices))
-        # Finds and fetches the folders once, and tells at once of mistakes. It never loads a weight.
+        # Finds and fetches the folders once, and reports mistakes at once. It never loads a weight.
         self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
         self._processes: Processes | None = None
-        self._requests: dict[int, Request] = {}
-        self._abandoned: list[int] = []  # what nobody reads any more, to be told to the ranks
+        self._requests: dict[int, RequestState] = {}
+        self._abandoned: list[int] = []  # requests that nobody reads any more and that ranks still hold
 
     def stream(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
         """The outputs in order, each as soon as it and those before it are done.
 
-        When a rank fails, what was made before comes first; then RankError with the rank's traceback,
-        TimeoutError where nothing was heard for `parallel.timeout` seconds, or the ValueError of a request
+        When a rank fails, the outputs before come first; then RankError with the rank's traceback,
+        TimeoutError where no rank replied for `parallel.timeout` seconds, or the ValueError of a request
         that all ranks refuse (they go on with the next).
         """
         self.watch.look(replace(config, parallel=self.config.parallel))
@@ -99,7 +109,7 @@ class Pool:
             while (output := self._next(request)) is not None:
                 yield output
         finally:
-            # Not told to the ranks here: a forgotten generator may be closed anywhere.
+            # No message to the ranks from here: a forgotten generator may be closed anywhere.
             self._abandoned.append(request.number)
 
     def close(self) -> None:
@@ -107,63 +117,64 @@ class Pool:
         with self._lock:
             if self._processes is not None:
                 self._processes.close()
-            self._forget(RankError("the engine was closed"))
+            self._end_requests(RankError("the engine was closed"))
 
-    def _open(self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> Request:
+    def _open(self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> RequestState:
         with self._lock, self._ended_by_interrupts():
             processes = self._started()
-            self._drop()
-            request = Request(next(self._numbers), Order.of(prompts, config), [{} for _ in self.replicas])
+            self._drop_abandoned()
+            outputs = ReorderBuffer.for_request(prompts, config)
+            request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas])
             self._requests[request.number] = request
-            given = {"request": request.number, "prompts": list(prompts), "inputs": inputs}
             for rank, device in enumerate(self.devices):
                 own = replace(config, parallel=self.config.parallel, device=str(device))
-                # Rank 0 tells what this program wants to hear now; the others are silent.
-                level = SILENT if rank else get_logger().getEffectiveLevel()
-                processes.send(rank, "open", config=own, level=level, **given)
+                # Rank 0 logs what this program wants to read now; the others log nothing.
+                level = LOG_NOTHING if rank else get_logger().getEffectiveLevel()
+                texts = list(map(str, prompts))
+                processes.send(rank, m.Open(own, request.number, texts, inputs, level))
             for replica in range(len(self.replicas)):
-                self._ask(request, replica)
+                self._ask_next(request, replica)
             return request
 
     def _started(self) -> Processes:
         if self._processes is None:
-            parallel = self.config.parallel
-            about = {"build": self.build, "quiet": self.quiet, "threads": threads_of(parallel.num_gpus)}
-            starts = [
-                {"device": str(device), "config": replace(self.config, device=str(device)), **about}
-                for device in self.devices
-            ]
-            self._processes = Processes(starts)
+            num_ranks = len(self.devices)
+            self._processes = Processes(num_ranks, m.message_codec(), self.build, self.plugins)
+            port, threads = self._processes.store.port, threads_per_rank(num_ranks)
+            for rank, device in enumerate(self.devices):
+                config = replace(self.config, device=str(device))
+                start = m.Start(config, rank, port, str(device), self.quiet, threads)
+                self._processes.send(rank, start)
         return self._processes
 
-    def _drop(self) -> None:
-        """Lets the ranks forget what is no longer read."""
+    def _drop_abandoned(self) -> None:
+        """Lets the ranks drop the requests that are no longer read."""
         while self._abandoned:
             number = self._abandoned.pop()
             if self._requests.pop(number, None) is not None and self._processes is not None:
                 for rank in range(len(self._processes)):
-                    self._processes.send(rank, "drop", request=number)
+                    self._processes.send(rank, m.Drop(number))
 
-    def _ask(self, request: Request, replica: int) -> None:
-        """Has a replica make its next micro-batch."""
+    def _ask_next(self, request: RequestState, replica: int) -> None:
+        """Has a replica compute its next micro-batch."""
         assert self._processes is not None
-        request.working.add(replica)
+        request.active.add(replica)
         ranks = self.replicas[replica]
         for rank in ranks:
-            self._processes.send(rank, "next", request=request.number, wanted=rank == ranks[0])
+            self._processes.send(rank, m.Next(request.number, needs_output=rank == ranks[0]))
 
-    def _next(self, request: Request) -> VideoOutput | None:
+    def _next(self, request: RequestState) -> VideoOutput | None:
         """The next output of a request, waited for; None at its end."""
         with self._lock:
-            self._drop()
-            while (output := request.take()) is None and not request.is_over:
+            self._drop_abandoned()
+            while (output := request.pop()) is None and not request.is_over:
                 with self._ended_by_interrupts():
                     self._listen()
             return output
 
     @contextlib.contextmanager
     def _ended_by_interrupts(self) -> Iterator[None]:
-        """Ends the ranks when Ctrl-C, for one, leaves it open what they were told and what they said."""
+        """Ends the ranks when Ctrl-C, for one, leaves it open which messages were sent and received."""
         try:
             yield
         except BaseException:
@@ -171,120 +182,126 @@ class Pool:
             raise
 
     def _listen(self) -> None:
-        """Waits for something from the ranks, for `timeout` seconds."""
+        """Waits for messages of the ranks, for `timeout` seconds, and handles them."""
         processes, timeout = self._processes, self.config.parallel.timeout
         assert processes is not None
-        heard = processes.receive(timeout)
-        if not heard:
-            silent = [rank for rank, owed in enumerate(processes.owed) if owed]
-            self._fail(silence(silent, timeout, processes))
-        for rank, message in heard:
-            if message is not None and not is_failure(message):
-                self._hear(rank, message)
-        failures = [(rank, message) for rank, message in heard if is_failure(message)]
+        messages = processes.receive(timeout)
+        if not messages:
+            silent = [rank for rank, pending in enumerate(processes.pending_replies) if pending]
+            self._fail(timeout_error(silent, timeout, processes))
+        failures = self._handle(messages)
         if failures and self._processes is processes:
-            self._settle(processes, failures)
+            self._handle_failures(processes, failures)
 
-    def _hear(self, rank: int, message: Message) -> None:
-        if message["kind"] == "log":
-            relay(message["record"])
-        else:
-            self._answer(rank, message)
+    def _handle(self, messages: Sequence[tuple[int, m.Message | None]]) -> list[tuple[int, m.Failed | None]]:
+        """Handles logs and replies; the failures are returned."""
+        failures: list[tuple[int, m.Failed | None]] = []
+        for rank, message in messages:
+            if message is None or isinstance(message, m.Failed):
+                failures.append((rank, message))
+            elif isinstance(message, m.Log):
+                handle_log(message)
+            elif isinstance(message, (m.Output, m.End)):
+                self._handle_reply(rank, message)
+        return failures
 
-    def _answer(self, rank: int, message: Message) -> None:
-        """Keeps an output, and lets the replica go on when all of its ranks have said that they are done."""
-        request = self._requests.get(message["request"])
+    def _handle_reply(self, rank: int, message: m.Output | m.End) -> None:
+        """Keeps an output, and lets the replica go on when all of its ranks have replied."""
+        request = self._requests.get(message.request)
         if request is None:
-            return  # read no more
-        if message.get("output") is not None:
-            request.order.add(message["output"])
-        replica = rank // self.size
-        answers = request.answers[replica]
-        answers[rank] = message["kind"]
-        if len(answers) < self.size:
+            return  # no longer read
+        if isinstance(message, m.Output) and message.output is not None:
+            request.outputs.put(message.output)
+        replica = rank // self.replica_size
+        replies = request.replies[replica]
+        replies[rank] = type(message)
+        if len(replies) < self.replica_size:
             return
-        kinds = set(answers.values())
-        answers.clear()
-        if kinds == {"end"} or request.failure is not None:
-            request.working.discard(replica)
-        elif kinds == {"output"}:
-            self._ask(request, replica)
+        kinds = set(replies.values())
+        replies.clear()
+        if kinds == {m.End} or request.error is not None:
+            request.active.discard(replica)
+        elif kinds == {m.Output}:
+            self._ask_next(request, replica)
         else:
             self._fail(
                 RankError(f"replica {replica}: some ranks are at the end of a request, others are not")
             )
 
-    def _settle(self, processes: Processes, failures: Sequence[tuple[int, Message | None]]) -> None:
-        """Waits a little for what other ranks say about errors, and ends the ranks.
+    def _handle_failures(self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]) -> None:
+        """Waits a little for the failures of other ranks, and ends the ranks.
 
         They stay where all ranks of the replica refuse a request in the same words.
         """
-        reports: dict[int, Report] = {}
+        failures: dict[int, RankFailure] = {}
         begin = time.monotonic()
         while True:
-            for rank, message in failures:
-                if rank not in reports:
-                    reports[rank] = Report.of(processes, rank, message)
-            ranks, patience = self._awaited(reports)
-            left = max(0.0, begin + patience - time.monotonic())
-            heard = [] if reports.keys() >= ranks else processes.receive(left)
-            if not heard:
+            for rank, message in messages:
+                if rank not in failures:
+                    failures[rank] = RankFailure.from_message(processes, rank, message)
+            ranks, seconds = self._awaited(failures)
+            left = max(0.0, begin + seconds - time.monotonic())
+            more = [] if failures.keys() >= ranks else processes.receive(left)
+            if not more:
                 break
-            for rank, message in heard:
-                if message is not None and not is_failure(message):
-                    self._hear(rank, message)
-            failures = [(rank, message) for rank, message in heard if is_failure(message)]
-        replicas = {rank // self.size for rank in reports}
-        if all(is_shared_mistake(reports, self.replicas[replica]) for replica in replicas):
+            messages = self._handle(more)
+        replicas = {rank // self.replica_size for rank in failures}
+        if all(is_shared_refusal(failures, self.replicas[replica]) for replica in replicas):
             for replica in replicas:
-                self._refuse(processes, self.replicas[replica], reports[self.replicas[replica][0]])
+                self._refuse(processes, self.replicas[replica], failures[self.replicas[replica][0]])
         else:
-            self._fail(root_cause(reports, processes))
+            self._fail(root_cause(failures, processes))
 
-    def _awaited(self, reports: Mapping[int, Report]) -> tuple[set[int], float]:
-        """Of which ranks a report would help, and for how long it is waited for."""
-        if all(report.is_mistake for report in reports.values()):
-            return {rank for own in self.replicas if reports.keys() & {*own} for rank in own}, PATIENCE
-        everyone = {rank for own in self.replicas for rank in own}
-        return everyone, PATIENCE if all(report.is_peer for report in reports.values()) else SETTLE
+    def _awaited(self, failures: Mapping[int, RankFailure]) -> tuple[set[int], float]:
+        """The ranks whose failures would help, and the seconds to wait for them."""
+        if all(failure.is_refusal for failure in failures.values()):
+            own = [ranks for ranks in self.replicas if failures.keys() & {*ranks}]
+            return {rank for ranks in own for rank in ranks}, NEEDED_FAILURES_SECONDS
+        everyone = {rank for ranks in self.replicas for rank in ranks}
+        is_cause_missing = all(failure.is_lost_peer for failure in failures.values())
+        return everyone, NEEDED_FAILURES_SECONDS if is_cause_missing else MORE_FAILURES_SECONDS
 
-    def _refuse(self, processes: Processes, ranks: Sequence[int], report: Report) -> None:
-        """Ends a request, or what all of them need, with what all ranks of a replica say is wrong with it."""
-        error = ValueError(report.text)
-        error.__cause__ = RankError(report.trace)
-        if report.request is None:
+    def _refuse(self, processes: Processes, ranks: Sequence[int], failure: RankFailure) -> None:
+        """Ends a request, or what all of them need, with the reason that all ranks of a replica refuse it."""
+        error = ValueError(failure.text)
+        error.__cause__ = RankError(failure.trace)
+        if failure.request is None:
             self._fail(error)
             return
-        request = self._requests.get(report.request)
+        request = self._requests.get(failure.request)
         if request is not None:
-            # What other replicas are making is waited for.
+            # Micro-batches of other replicas are waited for.
             request.fail(error)
-            request.working.discard(report.rank // self.size)
+            request.active.discard(failure.rank // self.replica_size)
         for rank in ranks:
-            processes.send(rank, "resume")
+            processes.send(rank, m.Resume())
 
     def _fail(self, error: Exception) -> None:
-        """Ends the ranks; what is asked of them now ends with an error."""
+        """Ends the ranks, and all open requests with an error."""
         if self._processes is not None:
             self._processes.end()
-        self._forget(error)
+        self._end_requests(error)
 
-    def _forget(self, error: Exception) -> None:
+    def _end_requests(self, error: Exception) -> None:
         for request in self._requests.values():
             request.fail(error)
-            request.working.clear()
+            request.active.clear()
         self._requests.clear()
         self._processes = None
 
 
-def is_failure(message: Message | None) -> bool:
-    """Whether it is the end of a rank, or tells of an error."""
-    return message is None or message["kind"] == "error"
+def check_plugins(plugins: Sequence[str]) -> None:
+    """ValueError where one of these modules is the script itself: other processes do not import it."""
+    if "__main__" in plugins:
+        raise ValueError(
+            "a cache or a model family was registered in the script itself; with several processes it must "
+            "be registered in a module that the script imports, so that each process can import it too"
+        )
 
 
-def relay(record: dict[str, Any]) -> None:
-    """Writes down here what a rank wants to have written down."""
-    made = logging.makeLogRecord(record)
-    logger = logging.getLogger(made.name)
-    if logger.isEnabledFor(made.levelno):
-        logger.handle(made)
+def handle_log(message: m.Log) -> None:
+    """Handles a rank's log record here."""
+    record = logging.makeLogRecord(vars(message))
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)

@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import IO, Any
@@ -20,103 +20,119 @@ from typing import IO, Any
 import torch
 import torch.distributed as dist
 
-from videosys.engine.messages import Message, Wire
+from videosys.engine.codec import Codec
+from videosys.engine.messages import FROM_RANK, Close, End, Failed, Message, Next, Output, Wire
 
 # Before any import: from here on Ctrl-C is the parent's to hear. The caller's own script is not imported.
+# The command line decides what is imported and called here, a message never does.
 START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import json, sys; "
-    "sys.path[:] = json.loads(sys.argv[1]); from videosys.engine.rank import main; "
-    "main(*map(int, sys.argv[2:]))"
+    "options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
+    "from videosys.engine.rank import main; main(**options)"
 )
-PATIENCE = 2.0  # seconds that a process has to end by itself
-TALKATIVE = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
+EXIT_SECONDS = 2.0  # that a process has to end by itself, and to write its stack
+VERBOSITY_VARIABLES = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 
 
 class Processes:
     """One process per rank, with a pipe to each; they end with this object and with this process."""
 
-    def __init__(self, starts: Sequence[Mapping[str, Any]]):
-        """starts: what each rank's first message says, besides the port of the store that all join."""
+    def __init__(self, num_ranks: int, codec: Codec, build: str, plugins: Sequence[str] = ()):
+        """build: `module:function` that makes a rank's pipeline of config, quiet and device.
+
+        plugins: modules that every rank imports first, because they register caches or model families.
+        """
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.popens: list[subprocess.Popen] = []
         self.wires: list[Wire] = []
-        self.traces: list[IO[bytes]] = []
+        self.stack_files: list[IO[bytes]] = []
         self.open: dict[Any, int] = {}
-        self.owed = [0] * len(starts)  # answers to `next` that are still to come
-        self.end = weakref.finalize(self, end, os.getpid(), self.popens, self.wires, self.traces)
-        for rank, start in enumerate(starts):
-            self._start(rank)
-            self.send(rank, "start", place=rank, port=self.store.port, bound=is_main_thread(), **start)
+        self.pending_replies = [0] * num_ranks  # to `Next`
+        self.end = weakref.finalize(self, end, os.getpid(), self.popens, self.wires, self.stack_files)
+        trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": is_main_thread()}
+        for rank in range(num_ranks):
+            self._start(rank, codec, trusted)
 
-    def _start(self, rank: int) -> None:
+    def _start(self, rank: int, codec: Codec, trusted: dict[str, Any]) -> None:
         ours, theirs = Pipe()
-        trace = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
-        numbers = (theirs.fileno(), trace.fileno())
-        path = json.dumps([item or os.getcwd() for item in sys.path])
+        stack_file = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
+        descriptors = {"pipe": theirs.fileno(), "stack_file": stack_file.fileno()}
+        path = [item or os.getcwd() for item in sys.path]
         with theirs:
             popen = subprocess.Popen(
-                [sys.executable, "-c", START, path, *map(str, numbers)],
+                [sys.executable, "-c", START, json.dumps({"path": path, **descriptors, **trusted})],
                 stdin=subprocess.DEVNULL,
-                pass_fds=numbers,
+                pass_fds=tuple(descriptors.values()),
                 env=environment(rank),
             )
         self.popens.append(popen)
-        self.wires.append(Wire(ours))
-        self.traces.append(trace)
+        self.wires.append(Wire(ours, codec))
+        self.stack_files.append(stack_file)
         self.open[ours] = rank
 
     def __len__(self) -> int:
         return len(self.popens)
 
-    def send(self, rank: int, kind: str, **fields: Any) -> None:
-        """Sends a message. That a process is gone is told by `receive`."""
-        self.owed[rank] += kind == "next"
+    def send(self, rank: int, message: Message) -> None:
+        """Sends a message. `receive` reports a process that has ended."""
+        self.pending_replies[rank] += isinstance(message, Next)
         with contextlib.suppress(OSError):
-            self.wires[rank].send(kind, **fields)
+            self.wires[rank].send(message)
 
     def receive(self, seconds: float) -> list[tuple[int, Message | None]]:
-        """Messages with their ranks, None where a process has ended; nothing after so many seconds."""
-        found: list[tuple[int, Message | None]] = []
+        """(rank, message) pairs, None for a process that has ended; nothing after so many seconds.
+
+        A message that cannot be read is a failure of its rank, which is not listened to any more.
+        """
+        messages: list[tuple[int, Message | None]] = []
         if not self.end.alive:
-            return found
+            return messages
         for connection in wait(list(self.open), seconds):
             rank = self.open[connection]
-            try:
-                message = self.wires[rank].receive()
-            except (EOFError, OSError):
-                del self.open[connection]
-                found.append((rank, None))
-            else:
-                self.owed[rank] -= message["kind"] in ("output", "end", "error")
-                found.append((rank, message))
-        return found
+            message = self._receive(connection, rank)
+            messages.append((rank, message))
+        return messages
 
-    def status(self, rank: int) -> int | None:
+    def _receive(self, connection: Any, rank: int) -> Message | None:
+        try:
+            message = self.wires[rank].receive(FROM_RANK)
+        except (EOFError, OSError):
+            del self.open[connection]
+            return None
+        except ValueError as error:
+            del self.open[connection]
+            return Failed(None, "MessageError", str(error), trace="")
+        self.pending_replies[rank] -= isinstance(message, (Output, End, Failed))
+        return message
+
+    def exit_status(self, rank: int) -> int | None:
         """The exit status of a process that has closed its pipe; below 0 is the signal that ended it."""
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return self.popens[rank].wait(PATIENCE)
+            return self.popens[rank].wait(EXIT_SECONDS)
         return None
 
-    def crash(self, rank: int) -> str:
-        """What a process wrote about its crash."""
-        self.traces[rank].seek(0)
-        return self.traces[rank].read().decode(errors="replace").strip()
+    def stack(self, rank: int) -> str:
+        """The stack that a process wrote when it crashed, or when `stacks` signalled it."""
+        descriptor = self.stack_files[rank].fileno()
+        # Not `read`: it moves the position in the file, which the writing process shares.
+        content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+        return content.decode(errors="replace").strip()
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
-        """Where each of these processes stands."""
+        """The stack of each of these processes, as it is now; empty where it does not answer."""
         for rank in ranks:
             self.popens[rank].send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + PATIENCE
-        while not all(map(self.crash, ranks)) and time.monotonic() < deadline:
+        deadline = time.monotonic() + EXIT_SECONDS
+        while not all(map(self.stack, ranks)) and time.monotonic() < deadline:
             time.sleep(0.05)
-        return {rank: self.crash(rank) for rank in ranks}
+        return {rank: self.stack(rank) for rank in ranks}
 
     def close(self) -> None:
-        """Lets idle processes leave by themselves, and ends those that work or do not leave."""
-        if not any(self.owed):
+        """Ends the processes; idle ones have `EXIT_SECONDS` to free what they hold."""
+        if not any(self.pending_replies):
             for rank in range(len(self)):
-                self.send(rank, "close")
-            wait_for(self.popens, PATIENCE)
+                self.send(rank, Close())
+            wait_for(self.popens, EXIT_SECONDS)
         self.end()
 
 
@@ -130,24 +146,24 @@ def environment(rank: int) -> dict[str, str]:
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     variables = {} if loopback is None else {"GLOO_SOCKET_IFNAME": loopback}
     if rank > 0:
-        variables |= dict.fromkeys(TALKATIVE, "error")
+        variables |= dict.fromkeys(VERBOSITY_VARIABLES, "error")
     return {**variables, **os.environ}
 
 
-def end(parent: int, popens: list[subprocess.Popen], wires: list[Wire], traces: list[IO[bytes]]) -> None:
+def end(parent: int, popens: list[subprocess.Popen], wires: list[Wire], stack_files: list[IO[bytes]]) -> None:
     """Ends processes, unless this is a fork of their parent."""
     if os.getpid() != parent:
         return
     for popen in popens:
         popen.terminate()
-    wait_for(popens, PATIENCE)
+    wait_for(popens, EXIT_SECONDS)
     for popen in popens:
         popen.kill()
         popen.wait()
     for wire in wires:
         wire.close()
-    for trace in traces:
-        trace.close()
+    for file in stack_files:
+        file.close()
 
 
 def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:
@@ -157,6 +173,6 @@ def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:
             popen.wait(max(0.0, deadline - time.monotonic()))
 
 
-def threads_of(num_ranks: int) -> int:
-    """Threads for each of several ranks on this computer."""
+def threads_per_rank(num_ranks: int) -> int:
+    """CPU threads for each of several ranks on this computer."""
     return max(1, torch.get_num_threads() // num_ranks)

@@ -16,7 +16,7 @@ import threading
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,35 +24,52 @@ import torch
 import torch.distributed as dist
 
 from videosys.engine import group
-from videosys.engine.messages import Message, Wire
+from videosys.engine import messages as m
+from videosys.engine.codec import Codec
 from videosys.generation.request import VideoOutput
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
 
 PR_SET_PDEATHSIG = 1
-RESUME = {"kind": "resume"}  # after an error that all ranks of the replica have had
-# What a rank says whose peer is gone: not the cause.
-PEER_IS_GONE = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|timed out", re.IGNORECASE)
+# Errors of a rank that has lost another one: they are not the cause.
+LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|timed out", re.IGNORECASE)
 
 
-def main(pipe: int, trace: int) -> None:
+def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_with_parent: bool) -> None:
     """Serves the parent at the other end of `pipe` until that is closed; the process ends here.
 
-    trace: the file that this process writes its stack to, when it is asked by SIGUSR1 or crashes.
+    stack_file: descriptor of the file that this process writes its stack to, on SIGUSR1 and when it crashes.
+    build, plugins: as in `Processes`; only they decide what is imported here.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
-    faulthandler.enable(trace)
-    faulthandler.register(signal.SIGUSR1, trace)
-    for descriptor in (pipe, trace):
+    faulthandler.enable(stack_file)
+    faulthandler.register(signal.SIGUSR1, stack_file)
+    for descriptor in (pipe, stack_file):
         os.set_inheritable(descriptor, False)
-    wire = Wire(Connection(pipe))
+    if ends_with_parent:
+        end_with_parent()
+    wire = m.Wire(Connection(pipe), Codec((m.Failed,)))
     try:
-        serve(wire)
+        for module in plugins:
+            importlib.import_module(module)
+        wire.codec = m.message_codec()  # of what is registered now
+        serve(wire, load_function(build))
     except BaseException as error:
-        with contextlib.suppress(OSError):  # the parent is gone
-            wire.send("error", request=None, **report(error))
-        leave(1)
+        give_up(wire, error)
     leave(0)
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """The function that `module:name` stands for."""
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def give_up(wire: m.Wire, error: BaseException) -> None:
+    """Tells the parent of an error and ends the process."""
+    with contextlib.suppress(OSError):  # the parent is gone
+        wire.send(failed(None, error))
+    leave(1)
 
 
 def leave(status: int) -> None:
@@ -63,25 +80,21 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-def serve(wire: Wire) -> None:
-    """Joins the others as the first message says, and does what the next ones say until the last."""
-    start = wire.receive()
-    if start["bound"]:
-        end_with_parent()
-    inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
+def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
+    """Joins the group that the first message describes, and answers the next ones until the last."""
+    start = wire.receive(m.FIRST)
+    inbox: queue.SimpleQueue[m.Message] = queue.SimpleQueue()
     threading.Thread(target=listen, args=(wire, inbox), name="listen", daemon=True).start()
     prepare(wire, start)
-    device = torch.device(start["device"])
-    parallel: ParallelConfig = start["config"].parallel
-    store = dist.TCPStore("127.0.0.1", start["port"], is_master=False)
+    device = torch.device(start.device)
+    parallel: ParallelConfig = start.config.parallel
+    store = dist.TCPStore("127.0.0.1", start.port, is_master=False)
     # Later than the parent's deadline: it knows which rank is silent.
     timeout = 2 * parallel.timeout
-    group.join(device, timeout, rank=start["place"], world_size=parallel.num_gpus, store=store)
-    module, _, name = start["build"].partition(":")
-    build = getattr(importlib.import_module(module), name)
-    quiet = start["quiet"] or start["place"] > 0
-    pipeline = build(start["config"], quiet, device)
-    work(wire, inbox, pipeline, quiet)
+    group.join(device, timeout, rank=start.rank, world_size=parallel.num_gpus, store=store)
+    quiet = start.quiet or start.rank > 0
+    pipeline = build(start.config, quiet, device)
+    answer_requests(wire, inbox, pipeline, quiet)
     pipeline.close()
     group.leave()
 
@@ -92,38 +105,40 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def listen(wire: Wire, inbox: queue.SimpleQueue[Message]) -> None:
+def listen(wire: m.Wire, inbox: queue.SimpleQueue[m.Message]) -> None:
     """Passes messages on; ends the process when the parent is gone, whatever the main thread is doing."""
     while True:
         try:
-            inbox.put(wire.receive())
+            inbox.put(wire.receive(m.TO_RANK))
         except (EOFError, OSError):
             os._exit(1)
+        except ValueError as error:
+            give_up(wire, error)
 
 
-def prepare(wire: Wire, start: Message) -> None:
-    """Threads, and where what is written down goes to: the parent, which has told by itself how it starts."""
-    torch.set_num_threads(start["threads"])
+def prepare(wire: m.Wire, start: m.Start) -> None:
+    """Sets the threads, and sends what is logged to the parent: nothing before the first request."""
+    torch.set_num_threads(start.threads)
     logger = get_logger()
-    logger.addHandler(Forward(wire))
+    logger.addHandler(LogSender(wire))
     logger.setLevel(logging.CRITICAL + 1)
-    if start["place"] > 0:
+    if start.rank > 0:
         warnings.simplefilter("ignore")
 
 
-class Forward(logging.Handler):
-    """Gives what is logged to the parent, which writes it down as its program wants."""
+class LogSender(logging.Handler):
+    """Sends log records to the parent, which handles them as its program wants."""
 
-    def __init__(self, wire: Wire):
+    def __init__(self, wire: m.Wire):
         super().__init__()
         self.wire = wire
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {key: plain(value) for key, value in getattr(record, "fields", {}).items()}
-        about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
-        about |= {"msg": record.getMessage(), "fields": fields, "created": record.created}
+        text = record.getMessage()
+        log = m.Log(record.name, record.levelno, record.levelname, text, record.created, fields)
         with contextlib.suppress(OSError):
-            self.wire.send("log", record=about)
+            self.wire.send(log)
 
 
 def plain(value: Any) -> Any:
@@ -133,46 +148,41 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bool) -> None:
-    """Answers each `next` with a micro-batch of its request, with its end or with an error."""
+def answer_requests(wire: m.Wire, inbox: queue.SimpleQueue[m.Message], pipeline: Any, quiet: bool) -> None:
+    """Answers each `Next` with a micro-batch of its request, with its end or with an error, until `Close`."""
     requests: dict[int, Iterator[VideoOutput | None]] = {}
-    held: deque[Message] = deque()
-    while (message := held.popleft() if held else inbox.get())["kind"] != "close":
-        number = message["request"]
-        if message["kind"] == "open":
-            get_logger().setLevel(message["level"])
-            config, inputs = message["config"], message["inputs"]
-            requests[number] = pipeline.generate(message["prompts"], config, quiet=quiet, **inputs)
-        elif message["kind"] == "drop":
-            requests.pop(number, None)
-        elif not advance(wire, requests, number, message["wanted"]):
-            # What this rank did next, another that knows of no error would take for its part of this request.
-            held.extend(iter(inbox.get, RESUME))
+    deferred: deque[m.Message] = deque()
+    while not isinstance(message := deferred.popleft() if deferred else inbox.get(), m.Close):
+        if isinstance(message, m.Open):
+            get_logger().setLevel(message.log_level)
+            outputs = pipeline.generate(message.prompts, message.config, quiet=quiet, **message.inputs)
+            requests[message.request] = outputs
+        elif isinstance(message, m.Drop):
+            requests.pop(message.request, None)
+        elif isinstance(message, m.Next):
+            reply = advance(requests, message)
+            wire.send(reply)
+            if isinstance(reply, m.Failed):
+                # Collectives of a later message would meet those that other ranks still do for this one.
+                deferred.extend(iter(inbox.get, m.Resume()))
 
 
-def advance(wire: Wire, requests: dict[int, Iterator[VideoOutput | None]], number: int, wanted: bool) -> bool:
-    """Whether there was no error."""
+def advance(requests: dict[int, Iterator[VideoOutput | None]], message: m.Next) -> m.Message:
+    """The answer to a `Next`."""
+    number = message.request
     try:
         output = next(requests[number])
     except StopIteration:
         del requests[number]
-        wire.send("end", request=number)
+        return m.End(number)
     except Exception as error:
-        del requests[number]
-        wire.send("error", request=number, **report(error))
-        return False
-    else:
-        wire.send("output", request=number, output=output if wanted else None)
-    return True
+        requests.pop(number, None)
+        return failed(number, error)
+    return m.Output(number, output if message.needs_output else None)
 
 
-def report(error: BaseException) -> dict[str, Any]:
+def failed(request: int | None, error: BaseException) -> m.Failed:
     """What the parent needs to know about an error."""
-    text = str(error)
-    return {
-        "error": type(error).__name__,
-        "text": text,
-        "trace": "".join(traceback.format_exception(error)),
-        "is_mistake": isinstance(error, ValueError),
-        "is_peer": isinstance(error, RuntimeError) and bool(PEER_IS_GONE.search(text)),
-    }
+    text, trace = str(error), "".join(traceback.format_exception(error))
+    is_lost_peer = isinstance(error, RuntimeError) and bool(LOST_PEER.search(text))
+    return m.Failed(request, type(error).__name__, text, trace, isinstance(error, ValueError), is_lost_peer)

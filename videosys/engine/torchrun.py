@@ -6,7 +6,7 @@ import atexit
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from typing import Any
 
@@ -14,20 +14,20 @@ import torch.distributed as dist
 
 from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
-from videosys.engine.messages import pack
-from videosys.engine.order import Order
+from videosys.engine.codec import Codec
+from videosys.engine.messages import Message, value_types
+from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import Watch
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.utils.seed import draw_seed
 
-END = object()
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def world_size() -> int:
-    """Processes that torchrun started for this program; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in NEEDED) else 1
+    """The number of processes that torchrun started for this program; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in VARIABLES) else 1
 
 
 def is_main_process() -> bool:
@@ -35,19 +35,40 @@ def is_main_process() -> bool:
     return world_size() == 1 or int(os.environ["RANK"]) == 0
 
 
-class Member:
-    """This process's share of the work, and all videos, which the ranks that make them give to the others."""
+@dataclass(frozen=True)
+class Description(Message):
+    """The request of a rank, as `describe` returns it."""
+
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Seed(Message):
+    seed: int
+
+
+@dataclass(frozen=True)
+class Turn(Message):
+    """A rank's micro-batch. is_end: it has none left. output: of the first rank of a replica."""
+
+    is_end: bool
+    output: VideoOutput | None
+
+
+class TorchrunRunner:
+    """This process's share of the work. Every process gets all videos, from the ranks that computed them."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         """ValueError where `parallel.num_gpus` is neither 1 nor the number of processes."""
-        world, given = world_size(), config.parallel.num_gpus
-        if given not in (1, world):
-            raise ValueError(f"parallel.num_gpus is {given}, and torchrun started {world} processes")
+        world, num_gpus = world_size(), config.parallel.num_gpus
+        if num_gpus not in (1, world):
+            raise ValueError(f"parallel.num_gpus is {num_gpus}, and torchrun started {world} processes")
         parallel = replace(config.parallel, num_gpus=world).resolved(config.is_guided)
         self.config, self.quiet = replace(config, parallel=parallel), quiet or not is_main_process()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-        self.device = rank_device(self.config, int(os.environ.get("LOCAL_RANK", os.environ["RANK"])), here)
+        self.device = rank_device(self.config, local_rank(), here)
         self.watch = Watch(here)
+        self.codec = Codec((Description, Seed, Turn, *value_types()))
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
             group.join(self.device, parallel.timeout)
@@ -59,35 +80,48 @@ class Member:
     ) -> Iterator[VideoOutput]:
         """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
         config = replace(config, parallel=self.config.parallel)
-        if int(os.environ.get("LOCAL_RANK", os.environ["RANK"])) == 0:  # for all on this computer
+        if local_rank() == 0:  # for all on this computer
             self.watch.look(config)
-        check_alike(group.exchange(described(prompts, config, inputs)))
+        description = Description(describe(prompts, config, inputs, self.codec))
+        check_same_request([other.values for other in group.exchange(description, self.codec)])
         if config.seed is None:
-            config = replace(config, seed=group.exchange(draw_seed())[0])
+            config = replace(config, seed=group.exchange(Seed(draw_seed()), self.codec)[0].seed)
         return self._outputs(prompts, replace(config, device=str(self.device)), inputs)
 
     def _outputs(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
-        order = Order.of(prompts, config)
-        made = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
-        size = config.parallel.num_gpus // (config.parallel.dp or 1)
-        is_first = dist.get_rank() % size == 0
-        self._running.append(made)
+        buffer = ReorderBuffer.for_request(prompts, config)
+        outputs = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
+        replica_size = config.parallel.num_gpus // (config.parallel.dp or 1)
+        is_first = dist.get_rank() % replica_size == 0
+        self._running.append(outputs)
         is_working = True
         while is_working:
-            mine = next(made, END)
-            rows = group.exchange([mine is not END, mine if is_first and mine is not END else None])
-            is_working = any(going_on for going_on, _ in rows)
-            for output in (output for _, output in rows if output is not None):
-                order.add(output)
-            while (ready := order.next()) is not None:
-                yield ready
-        self._running.remove(made)
+            turns = group.exchange(take_turn(outputs, is_first), self.codec)
+            is_working = not all(turn.is_end for turn in turns)
+            for turn in turns:
+                if turn.output is not None:
+                    buffer.put(turn.output)
+            while (output := buffer.pop()) is not None:
+                yield output
+        self._running.remove(outputs)
 
     def close(self) -> None:
         """Frees the weights. The group stays for what else the program does."""
         self.pipeline.close()
+
+
+def local_rank() -> int:
+    """The number of this process among those of this computer."""
+    return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
+
+
+def take_turn(outputs: Iterator[VideoOutput], has_output: bool) -> Turn:
+    """The next micro-batch; its output is sent if this rank `has_output`."""
+    for output in outputs:
+        return Turn(is_end=False, output=output if has_output else None)
+    return Turn(is_end=True, output=None)
 
 
 def leave_if_done(running: Sequence[object]) -> None:
@@ -96,22 +130,25 @@ def leave_if_done(running: Sequence[object]) -> None:
         group.leave()
 
 
-def described(prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> dict[str, str]:
-    """What is asked for, by name, as short text that is equal where it is equal."""
+def describe(
+    prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], codec: Codec
+) -> dict[str, str]:
+    """The fields of a request as short texts, equal where the values are equal."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     values |= {"prompt": list(prompts), **inputs}
-    return {name: shown(value) for name, value in values.items()}
+    return {name: short_text(value, codec) for name, value in values.items()}
 
 
-def shown(value: Any) -> str:
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return json.dumps(value) if plain else f"other ({sha256(pack(value)).hexdigest()[:16]})"
+def short_text(value: Any, codec: Codec) -> str:
+    is_plain = value is None or isinstance(value, (bool, int, float, str))
+    return json.dumps(value) if is_plain else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
 
 
-def check_alike(rows: Sequence[dict[str, str]]) -> None:
+def check_same_request(descriptions: Sequence[dict[str, str]]) -> None:
     """ValueError naming the rank and the fields that differ from rank 0's."""
-    for rank, row in enumerate(rows):
-        different = sorted(name for name in {*row, *rows[0]} if row.get(name) != rows[0].get(name))
-        if different:
-            told = ", ".join(f"{name} is {row.get(name)} and {rows[0].get(name)}" for name in different)
-            raise ValueError(f"rank {rank} asks for something else than rank 0: {told}")
+    first = descriptions[0]
+    for rank, own in enumerate(descriptions):
+        names = sorted(name for name in {*own, *first} if own.get(name) != first.get(name))
+        if names:
+            differences = ", ".join(f"{name} is {own.get(name)} and {first.get(name)}" for name in names)
+            raise ValueError(f"rank {rank} asks for something else than rank 0: {differences}")

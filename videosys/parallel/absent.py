@@ -1,4 +1,4 @@
-"""A rank whose peers are not there: what it would hold has its shapes and no values, as an estimate needs."""
+"""A rank without peers: its tensors have the right shapes and no values, which is enough for an estimate."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videosys.parallel.ops import shard_sizes
 
 
 class Absent(Parallel):
-    """The rank with the largest shards. Buffers of an exchange are made as a real one makes them."""
+    """The rank with the largest shards. It allocates the same buffers as a real exchange."""
 
     @classmethod
     def of(cls, config: ParallelConfig) -> Absent:

@@ -18,8 +18,8 @@ class ParallelConfig:
 
     num_gpus: devices, or processes on a CPU. dp: groups that make different videos.
     cfg: 2 splits the guidance pair over two devices, 1 keeps it together. sp: devices that share the tokens
-        of one video. An axis that is None is chosen: cfg 2 where there is guidance and an even number to
-        share, then sp; dp only takes what cfg and sp, when both are given or implied, leave over.
+        of one video. For an axis that is None: cfg is 2 with guidance and an even number of devices left;
+        sp takes the rest, unless it is set and dp is not: then dp does.
     mesh_backend: what builds the process groups: torch, or colossalai where it is installed.
     timeout: seconds after which a device that waits for the others gives up.
     """
@@ -45,8 +45,8 @@ class ParallelConfig:
             self._check_product()
 
     def _check_product(self) -> None:
-        given = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
-        if self.num_gpus % given or (None not in (self.dp, self.cfg, self.sp) and given != self.num_gpus):
+        product = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
+        if self.num_gpus % product or (None not in (self.dp, self.cfg, self.sp) and product != self.num_gpus):
             raise ValueError(
                 f"parallel: dp {self.dp}, cfg {self.cfg} and sp {self.sp} do not multiply to num_gpus "
                 f"{self.num_gpus}"
@@ -72,7 +72,7 @@ class ParallelConfig:
         cfg = self.cfg or (2 if is_guided and left % 2 == 0 else 1)
         left //= 1 if self.cfg else cfg
         sp, dp = (self.sp, left) if self.sp and not self.dp else (self.sp or left, self.dp or 1)
-        made = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses what does not multiply
+        config = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses what does not multiply
         if self.num_gpus > 1:
             log(_LOG, "devices are shared", num_gpus=self.num_gpus, dp=dp, cfg=cfg, sp=sp)
-        return made
+        return config

@@ -9,15 +9,15 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-Groups = Callable[[Sequence[int], str], list[dist.ProcessGroup]]
+BuildGroups = Callable[[Sequence[int], str], list[dist.ProcessGroup]]
 
 
-def by_torch(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
+def torch_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
     """This process's group along each axis of torch's DeviceMesh, the last axis innermost."""
     return init_device_mesh(device_type, tuple(sizes)).get_all_groups()
 
 
-def by_colossalai(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
+def colossalai_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
     """The same groups of colossalai's ProcessGroupMesh. ValueError where it is not installed."""
     try:
         from colossalai.cluster import ProcessGroupMesh
@@ -30,13 +30,15 @@ def by_colossalai(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGr
     return [mesh.get_group_along_axis(axis) for axis in range(len(sizes))]
 
 
-BACKENDS: Mapping[str, Groups] = MappingProxyType({"torch": by_torch, "colossalai": by_colossalai})
+BACKENDS: Mapping[str, BuildGroups] = MappingProxyType(
+    {"torch": torch_groups, "colossalai": colossalai_groups}
+)
 
 
 def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) -> list[dist.ProcessGroup]:
     """This process's groups along dp, cfg and sp, and of its replica (cfg x sp).
 
-    All processes must call it: they make all groups, in one order. Each waits as long as the default group.
+    All processes must call it: they create all groups, in one order. The timeout is the default group's.
     """
     dp, cfg, sp = sizes
     build = BACKENDS[backend]

@@ -1,4 +1,4 @@
-"""The object that knows how devices share videos; on one device, every operation returns its input.
+"""`Parallel`: how devices share videos. On one device, every operation returns its input.
 
 Devices form a mesh dp x cfg x sp, sp innermost. The cfg x sp devices that share one video are a replica.
 """
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Axis:
-    """The place of this process along one axis of the mesh, and the group of those along it."""
+    """The rank of this process along one axis of the mesh, the size of the axis, and its process group."""
 
     rank: int = 0
     size: int = 1
@@ -34,7 +34,7 @@ class Axis:
 
     @property
     def peers(self) -> dist.ProcessGroup | None:
-        """The group where there is anyone else in it."""
+        """The group, or None where this process is alone in it."""
         return self.group if self.size > 1 else None
 
 
@@ -53,7 +53,7 @@ class Parallel:
 
     @classmethod
     def from_config(cls, config: ParallelConfig, device: torch.device | str) -> Parallel:
-        """The place of this process, whose default process group has `config.num_gpus` ranks.
+        """The mesh as this process sees it; its default process group has `config.num_gpus` ranks.
 
         All of them must call it. ValueError for axes that are not set (see `ParallelConfig.resolved`), for
         another number of ranks, and where the mesh backend is not installed. The timeout is the default
@@ -73,35 +73,19 @@ class Parallel:
         return cls(dp, cfg, sp, replica, device)
 
     @property
-    def dp_rank(self) -> int:
-        return self.dp.rank
-
-    @property
-    def dp_size(self) -> int:
-        return self.dp.size
-
-    @property
     def cfg_size(self) -> int:
         return self.cfg.size
-
-    @property
-    def sp_size(self) -> int:
-        return self.sp.size
-
-    @property
-    def rank_in_replica(self) -> int:
-        return self.replica.rank
 
     def shard(self, x: Tensor, dim: int) -> Tensor:
         """This rank's part of `x` along `dim`; parts differ in length by one at most."""
         return x.tensor_split(self.sp.size, dim)[self.sp.rank] if self.sp.size > 1 else x
 
     def gather(self, x: Tensor, dim: int, size: int) -> Tensor:
-        """All parts along `dim`, `size` entries in all."""
+        """The parts of all ranks, concatenated along `dim` to `size` entries."""
         return x if self.sp.peers is None else ops.gather(x, dim, size, self.sp.peers)
 
     def swap(self, x: Tensor, gather: int, scatter: int, size: int) -> Tensor:
-        """`x` whole along dim `gather` (`size` entries) and cut along dim `scatter` instead."""
+        """`x` gathered along dim `gather` to `size` entries and sharded along dim `scatter` (all-to-all)."""
         return self.swap_all((x,), gather, scatter, size)[0]
 
     def swap_all(self, tensors: Sequence[Tensor], gather: int, scatter: int, size: int) -> Sequence[Tensor]:
@@ -138,15 +122,15 @@ class Parallel:
     ) -> Iterator[Tensor]:
         """`run` of each item, in order; the ranks of the replica share the items and exchange the results.
 
-        Results have the dtype of the items. `finished` is called with the number of each item that is done.
-        On one device an item is computed when its result is asked for; otherwise every rank must ask.
+        Results have the dtype of the items. `finished` is called with the index of each item that is done.
+        On one device an item is computed when the iterator reaches it; otherwise every rank must iterate.
         """
         done = finished or (lambda number: None)
         if self.replica.peers is None:
             for number, item in enumerate(items):
-                made = run(item)
+                result = run(item)
                 done(number)
-                yield made
+                yield result
             return
         owners = ops.balanced([item.numel() for item in items], self.replica.size)
         own = []
@@ -161,5 +145,5 @@ class Parallel:
             yield result
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
-        """Every dp-th item, those of this replica: its k-th is number k * dp_size + dp_rank of all."""
+        """Every dp-th item, those of this replica: its k-th is number k * dp.size + dp.rank of all."""
         return items[self.dp.rank :: self.dp.size]

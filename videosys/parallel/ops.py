@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-MOST_DIMS = 7
+MAX_DIMS = 7
 
 
 def shard_sizes(size: int, count: int) -> list[int]:
@@ -25,11 +25,11 @@ def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
     """[ranks, *x.shape] of an x that has the same shape on all ranks."""
     _check_gradient(x)
     count = dist.get_world_size(group)
-    made = x.new_empty(count * x.numel())
+    parts = x.new_empty(count * x.numel())
     # torch 2.13 renamed it, and warns about the old name.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(made, x.reshape(-1), group=group)
-    return made.view(count, *x.shape)
+    gather(parts, x.reshape(-1), group=group)
+    return parts.view(count, *x.shape)
 
 
 def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
@@ -53,7 +53,7 @@ def _check_gradient(x: Tensor) -> None:
 def swap(
     tensors: Sequence[Tensor], gather: int, scatter: int, size: int, group: dist.ProcessGroup
 ) -> list[Tensor]:
-    """Each tensor whole along dim `gather` (`size` entries), and cut along dim `scatter`, in one exchange.
+    """Each tensor gathered along dim `gather` to `size` entries and sharded along `scatter`: one all-to-all.
 
     The tensors are of one shape, which along `gather` is that of this rank's shard.
     """
@@ -62,10 +62,10 @@ def swap(
     pieces = list(zip(*(x.tensor_split(count, scatter) for x in tensors)))  # one row per receiver
     shapes = _received_shapes(tensors[0], gather, scatter, shard_sizes(size, count), rank)
     sent = [sum(piece.numel() for piece in row) for row in pieces]
-    taken = [len(tensors) * shape.numel() for shape in shapes]
-    received = tensors[0].new_empty(sum(taken))
-    dist.all_to_all_single(received, packed([piece for row in pieces for piece in row]), taken, sent, group)
-    parts = [part.view(len(tensors), *shape) for part, shape in zip(received.split(taken), shapes)]
+    sizes = [len(tensors) * shape.numel() for shape in shapes]
+    received = tensors[0].new_empty(sum(sizes))
+    dist.all_to_all_single(received, packed([piece for row in pieces for piece in row]), sizes, sent, group)
+    parts = [part.view(len(tensors), *shape) for part, shape in zip(received.split(sizes), shapes)]
     return [torch.cat([part[i] for part in parts], gather) for i in range(len(tensors))]
 
 
@@ -98,18 +98,19 @@ def balanced(costs: Sequence[int], count: int) -> list[int]:
 
 
 def exchange(
-    made: Sequence[Tensor], owners: Sequence[int], like: Tensor, group: dist.ProcessGroup
+    own: Sequence[Tensor], owners: Sequence[int], like: Tensor, group: dist.ProcessGroup
 ) -> list[Tensor]:
-    """A tensor for each of `owners`, which says what rank has made it; each rank brings its own, in order.
+    """A tensor for each of `owners`, the ranks that have them.
 
-    All are of the dtype and on the device of `like`. Their shapes are told first: others cannot know them.
+    own: those of this rank, in order. All are of the dtype and on the device of `like`. Shapes are exchanged
+    first, because they may depend on the content.
     """
-    shapes = _exchange_shapes(made, max(map(owners.count, owners)), like, group)
+    shapes = _exchange_shapes(own, max(map(owners.count, owners)), like, group)
     longest = max(sum(shape.numel() for shape in row) for row in shapes)
     buffer = like.new_empty(longest)
-    if made:
-        mine = packed(made)
-        buffer[: len(mine)] = mine
+    if own:
+        flat = packed(own)
+        buffer[: len(flat)] = flat
     results = [iter(unpacked(part, row)) for part, row in zip(all_gather(buffer, group), shapes)]
     return [next(results[owner]) for owner in owners]
 
@@ -121,11 +122,11 @@ def unpacked(buffer: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
 
 
 def _exchange_shapes(
-    made: Sequence[Tensor], most: int, like: Tensor, group: dist.ProcessGroup
+    own: Sequence[Tensor], most: int, like: Tensor, group: dist.ProcessGroup
 ) -> list[list[torch.Size]]:
-    """The shapes of the tensors that each rank made, `most` or fewer."""
-    table = torch.zeros(most, 1 + MOST_DIMS, dtype=torch.int64)
-    for row, x in zip(table, made):
+    """The shapes of each rank's own tensors, `most` or fewer."""
+    table = torch.zeros(most, 1 + MAX_DIMS, dtype=torch.int64)
+    for row, x in zip(table, own):
         row[: 1 + x.ndim] = torch.tensor([x.ndim, *x.shape])
     gathered = all_gather(table.to(like.device), group).tolist()
     return [[torch.Size(row[1 : 1 + row[0]]) for row in rows if row[0]] for rows in gathered]

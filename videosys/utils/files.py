@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary name in the folder of `path`; what is written there becomes `path` at the end.
+    """Yield a temporary path in the folder of `path`; the file written there replaces `path` at the end.
 
-    After any error, an interrupt included, the temporary file is gone and `path` is as it was. Missing
-    folders are made.
+    After any error, an interrupt included, the temporary file is removed and `path` is unchanged. Missing
+    folders are created.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""One logger for the package: silent before `configure_logging`, and bars and lines do not mix."""
+"""The package's logger: silent before `configure_logging`; log lines do not break progress bars."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class _BarHandler(logging.Handler):
-    """Prints lines above a progress bar, not into it."""
+    """Prints lines above the progress bar."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()

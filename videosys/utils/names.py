@@ -1,4 +1,4 @@
-"""File names made from prompts: readable, safe on every file system, and never the same for two prompts."""
+"""File names from prompts: readable, safe on every file system, and different for different prompts."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def unique_path(folder: str | Path, name: str, overwrite: bool = False) -> Path:
 def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Iterator[Path]:
     """Yield the path of `unique_path`, which no other process or thread gets in the meantime.
 
-    An empty file (or folder, for a name without a suffix) holds the place; if it is still empty at the end,
-    because what was to be saved was not, it is removed. With `overwrite` nothing is reserved, and nothing
-    can be where the folder cannot be written: saving says so.
+    It is reserved by an empty file (or folder, for a name without a suffix), which is removed if it is still
+    empty at the end. Nothing is reserved with `overwrite`, and in a folder that cannot be written: there
+    saving raises the error.
     """
     if overwrite:
         yield unique_path(folder, name, overwrite)
@@ -70,7 +70,7 @@ def _candidates(folder: str | Path, name: str) -> Iterator[Path]:
 
 
 def _is_taken(path: Path) -> bool:
-    """Whether there is a video, or the JSON file of one that is gone: it must not describe another."""
+    """Whether there is a video, or the JSON file of a deleted one, which must not describe another."""
     return os.path.lexists(path) or os.path.lexists(sidecar_path(path))
 
 

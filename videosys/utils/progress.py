@@ -1,4 +1,4 @@
-"""Progress bars, all of one look, none in quiet mode."""
+"""Progress bars of one style; none in quiet mode."""
 
 from __future__ import annotations
 

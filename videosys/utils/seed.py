@@ -1,4 +1,4 @@
-"""Seeds, and the random numbers that follow from them."""
+"""Seeds and random generators."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 LARGEST_SEED = 2**63 - 1
 
-# One source of noise for all samples, one for each, or torch's own.
+# One generator for all samples, one for each, or torch's default.
 Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
@@ -19,9 +19,10 @@ def draw_seed() -> int:
 
 
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a generator that gives the same numbers for the same seed and device.
+    """Return a generator whose numbers depend only on seed and device.
 
     On the CPU they are the same on every computer and every rank, which is why latents are drawn there.
+    ValueError for a seed that is no whole number from 0 to `LARGEST_SEED`.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r}")

@@ -1,4 +1,4 @@
-"""The JSON file beside a video that says how it was made."""
+"""The JSON file beside a video: prompt, seed, config and step records."""
 
 from __future__ import annotations
 

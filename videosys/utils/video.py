@@ -1,4 +1,4 @@
-"""Videos in files: mp4 (lossy or bit-exact), GIF, one PNG, or a folder of PNGs; the size is kept exactly."""
+"""Videos as files: mp4 (lossy or lossless), GIF, one PNG, or a folder of PNGs; the size is kept exactly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from videosys.utils.logging import get_logger
 LARGEST_CRF = 51
 LONGEST_NAME = 255  # bytes, on the common file systems
 FRAME_PATTERN = "frame_*.png"
-# What ffmpeg may take a file for: files that hold their frames themselves, no playlists of others.
+# The formats that ffmpeg may detect: those that hold their frames themselves, no playlists of other files.
 CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,dv"
 )
@@ -45,15 +45,15 @@ def save_video(
     """Return the path of the file that now holds the video.
 
     `video` is uint8 [T, H, W, 3]. The suffix picks the format: .mp4, .gif, .png (one frame), and none (or
-    a trailing slash) for a folder of PNG frames. `crf` is the loss of an mp4 (0 least, 51 most);
-    `lossless` stores RGB bit by bit, which few players but every decoder can read. Wrong arguments are a
-    ValueError. The file appears whole or not at all; where the folder cannot take it, the video goes to
-    a temporary folder and the returned path (and a warning) says which.
+    a trailing slash) for a folder of PNG frames. `crf` is x264's rate factor for mp4 (0 best, 51 worst);
+    `lossless` stores exact RGB, which every decoder but few players can read. ValueError for wrong
+    arguments. The file is written whole or not at all; if the folder cannot be written, the video goes to
+    a temporary folder, whose path is returned and logged as a warning.
     """
     frames = _frames(video)
     kind = _check_format(path, len(frames), lossless)
     _check_rate(fps, crf)
-    _check_place(Path(path), kind, overwrite)
+    _check_target(Path(path), kind, overwrite)
     write = partial(_WRITERS[kind], frames, fps=fps, crf=crf, lossless=lossless)
     try:
         return write(Path(path))
@@ -78,11 +78,11 @@ def check_writable(
 ) -> None:
     """Raise a ValueError if a video [T, H, W] could not be saved at `path`, before the work is done.
 
-    The folder is made, a file in it is tried, and the free space is compared with an estimate for `count`
-    such videos.
+    The folder is created, a probe file is written to it, and its free space is compared with an estimate for
+    `count` such videos.
     """
     kind = _check_format(path, shape[0], lossless)
-    _check_place(Path(path), kind, overwrite)
+    _check_target(Path(path), kind, overwrite)
     folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +141,8 @@ def _read_pillow(path: Path) -> tuple[torch.Tensor, float]:
 
 
 def _read_ffmpeg(path: Path) -> tuple[torch.Tensor, float]:
-    # An absolute path cannot be taken for an option or a network address, and what the file holds leads to
-    # no other file or address.
+    # An absolute path cannot be read as an option or a network address, and the content of the file cannot
+    # refer to other files or addresses.
     only = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]
     reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=only)
     try:
@@ -197,8 +197,8 @@ def _check_rate(fps: float | Fraction, crf: int) -> None:
         raise ValueError(f"crf must be a whole number from 0 to {LARGEST_CRF}, got {crf!r}")
 
 
-def _check_place(path: Path, kind: str, overwrite: bool) -> None:
-    """Refuse what is there already and must not, or cannot safely, be replaced."""
+def _check_target(path: Path, kind: str, overwrite: bool) -> None:
+    """Raise a ValueError where `path` exists and must not, or cannot safely, be replaced."""
     if not path.exists():
         return
     content = set(path.iterdir()) if path.is_dir() else {path}

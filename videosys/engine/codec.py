@@ -1,0 +1,280 @@
+"""Values as bytes and back: plain values, tensors, and the dataclasses of a closed table.
+
+The bytes come from another process, possibly on another machine. A name in them is only compared with a
+table: nothing is imported, and nothing but a dataclass of the table is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from videosys.utils.typed import listing
+
+MAX_MESSAGE_BYTES = 1 << 34  # 16 GiB: several minutes of 720p video
+MAX_HEADER_BYTES = 1 << 25  # 32 MiB of JSON: thousands of long prompts
+MAX_DEPTH = 100  # brackets that are open at once
+MAX_DIMS = 16
+PREFIX_BYTES = 8  # the length of the header
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {
+        "bool": torch.bool,
+        "uint8": torch.uint8,
+        "int8": torch.int8,
+        "int16": torch.int16,
+        "int32": torch.int32,
+        "int64": torch.int64,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+        "float32": torch.float32,
+        "float64": torch.float64,
+    }
+)
+DTYPE_NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
+
+Layout = tuple[torch.dtype, list[int]]  # dtype and shape of a tensor
+
+
+class Codec:
+    """Packs and unpacks values.
+
+    types: the dataclasses that a value may hold. Other values are None, bool, int, float, str, Path, tensors
+        on any device, and lists, tuples and dicts of these; keys of dicts are plain.
+
+    A message is the length of a header (8 bytes, big endian), the header, and the bytes of each tensor. The
+    header is JSON in ASCII: `[value, [[dtype, shape], ...]]`. A value that JSON does not have is a mapping
+    with one key, its kind: tuple, dict, path, tensor (an index) or class (`["module:name", fields]`).
+    """
+
+    def __init__(self, types: Iterable[type]):
+        self.types = {type_name(cls): cls for cls in types}
+
+    def pack(self, value: Any) -> bytes:
+        """The bytes of a value; equal values have equal bytes.
+
+        TypeError for a value that cannot be sent, ValueError for one that is nested too deep or too large.
+        """
+        tensors: dict[int, tuple[int, torch.Tensor]] = {}
+        try:
+            plain = self._encode(value, tensors)
+        except RecursionError:
+            raise ValueError(f"a message must not be nested deeper than {MAX_DEPTH} brackets") from None
+        contents = [tensor for _, tensor in tensors.values()]
+        layouts = [[DTYPE_NAMES[tensor.dtype], list(tensor.shape)] for tensor in contents]
+        header = json.dumps([plain, layouts]).encode("ascii")
+        check_header(header)
+        size = PREFIX_BYTES + len(header) + sum(tensor.nbytes for tensor in contents)
+        if size > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message has {size} bytes; it must have {MAX_MESSAGE_BYTES} or less")
+        return b"".join([len(header).to_bytes(PREFIX_BYTES, "big"), header, *map(as_bytes, contents)])
+
+    def unpack(self, data: bytes) -> Any:
+        """The value of a message. Tensors are on the CPU and belong to the caller.
+
+        ValueError for bytes that `pack` of an equal codec cannot have written. Sizes, depth and names are
+        checked before anything is allocated or constructed.
+        """
+        try:
+            header, content = split(memoryview(data))
+            plain, layouts = parse_header(header)
+            return Decoder(self.types, read_tensors(layouts, content)).value(plain)
+        except ValueError as error:
+            raise ValueError(f"a message from another process is refused: {error}") from error
+
+    def _encode(self, value: Any, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
+        """What JSON can hold of a value; its tensors are added to `tensors` by identity, each once."""
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, list):
+            return [self._encode(item, tensors) for item in value]
+        if isinstance(value, tuple):
+            return {"tuple": [self._encode(item, tensors) for item in value]}
+        if isinstance(value, dict) and all(map(is_key, value)):
+            return {"dict": [[key, self._encode(item, tensors)] for key, item in value.items()]}
+        if isinstance(value, torch.Tensor) and value.dtype in DTYPE_NAMES:
+            return {"tensor": tensors.setdefault(id(value), (len(tensors), value))[0]}
+        if isinstance(value, Path):
+            return {"path": str(value)}
+        name = type_name(type(value))
+        if self.types.get(name) is not type(value):
+            raise TypeError(f"a {name} cannot be sent to another process")
+        fields = {field: self._encode(getattr(value, field), tensors) for field in field_names(type(value))}
+        return {"class": [name, fields]}
+
+
+class Decoder:
+    """Values from what JSON held of them."""
+
+    def __init__(self, types: Mapping[str, type], tensors: Sequence[torch.Tensor]):
+        self.types, self.tensors = types, tensors
+        self.kinds: dict[str, Callable[[Any], Any]] = {
+            "tuple": self.tuple_of,
+            "dict": self.dict_of,
+            "path": self.path_of,
+            "tensor": self.tensor_of,
+            "class": self.dataclass_of,
+        }
+
+    def value(self, plain: Any) -> Any:
+        if isinstance(plain, list):
+            return [self.value(item) for item in plain]
+        if not isinstance(plain, dict):
+            return plain
+        if len(plain) != 1 or not self.kinds.keys() >= plain.keys():
+            raise ValueError(f"a mapping has the keys {short([*plain])}, not one of {listing(self.kinds)}")
+        ((kind, content),) = plain.items()
+        return self.kinds[kind](content)
+
+    def tuple_of(self, content: Any) -> tuple[Any, ...]:
+        return tuple(self.value(check(content, list, "a tuple")))
+
+    def dict_of(self, content: Any) -> dict[Any, Any]:
+        items = [pair(item, "an item of a dict") for item in check(content, list, "a dict")]
+        if not all(is_key(key) for key, _ in items):
+            raise ValueError("a key of a dict must be a number, text, true, false or null")
+        return unique([(key, self.value(item)) for key, item in items])
+
+    def path_of(self, content: Any) -> Path:
+        return Path(check(content, str, "a path"))
+
+    def tensor_of(self, content: Any) -> torch.Tensor:
+        if type(content) is not int or not 0 <= content < len(self.tensors):
+            raise ValueError(f"tensor {short(content)} is none of the message's {len(self.tensors)}")
+        return self.tensors[content]
+
+    def dataclass_of(self, content: Any) -> Any:
+        name, fields = pair(content, "a class")
+        if not isinstance(name, str) or name not in self.types:
+            raise ValueError(f"class {short(name)} is not allowed; allowed: {listing(self.types)}")
+        cls, names = self.types[name], field_names(self.types[name])
+        if check(fields, dict, f"the fields of {name}").keys() != {*names}:
+            raise ValueError(f"{name} has the fields {short([*fields])}; it must have: {listing(names)}")
+        values = {field: self.value(item) for field, item in fields.items()}
+        try:
+            return cls(**values)
+        except Exception as error:  # an attribute of a wrong type may be noticed in any way
+            raise ValueError(f"{name} cannot have these values: {type(error).__name__}: {error}") from error
+
+
+def split(data: memoryview) -> tuple[bytes, memoryview]:
+    """(header, bytes of the tensors) of a message."""
+    length, available = int.from_bytes(data[:PREFIX_BYTES], "big"), len(data) - PREFIX_BYTES
+    if length > available:
+        raise ValueError(f"its header has {length} bytes, and {max(available, 0)} follow")
+    end = PREFIX_BYTES + length
+    return bytes(data[PREFIX_BYTES:end]), data[end:]
+
+
+def check_header(header: bytes) -> None:
+    """ValueError for a header that is too long, or nested so deep that reading it could exhaust the stack."""
+    if len(header) > MAX_HEADER_BYTES:
+        raise ValueError(f"a header has {len(header)} bytes; it must have {MAX_HEADER_BYTES} or less")
+    if nesting(header) > MAX_DEPTH:
+        raise ValueError(f"a message must not be nested deeper than {MAX_DEPTH} brackets")
+
+
+def nesting(header: bytes) -> int:
+    """The most brackets that are open at once in a JSON text, not counting those inside its strings.
+
+    Exact up to the first mistake in the text, where a parser stops.
+    """
+    # Without escaped characters, every quotation mark begins or ends a string.
+    text = np.frombuffer(header.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
+    outside = np.cumsum(text == ord('"'), dtype=np.uint8) % 2 == 0
+    opening = ((text == ord("[")) | (text == ord("{"))) & outside
+    closing = ((text == ord("]")) | (text == ord("}"))) & outside
+    return int(np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32).max(initial=0))
+
+
+def parse_header(header: bytes) -> tuple[Any, list[Layout]]:
+    """(what JSON holds of the value, layout of each tensor)."""
+    check_header(header)
+    envelope = json.loads(header.decode("ascii"), object_pairs_hook=unique)
+    plain, layouts = pair(envelope, "a message's header")
+    return plain, [parse_layout(layout) for layout in check(layouts, list, "the layouts of tensors")]
+
+
+def parse_layout(layout: Any) -> Layout:
+    name, shape = pair(layout, "the layout of a tensor")
+    if not isinstance(name, str) or name not in DTYPES:
+        raise ValueError(f"dtype {short(name)} is not allowed; allowed: {listing(DTYPES)}")
+    sizes = check(shape, list, "a shape")
+    if len(sizes) > MAX_DIMS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"shape {short(shape)} must hold {MAX_DIMS} or less whole numbers, none below 0")
+    # Also where one of them is 0: torch multiplies the others.
+    if math.prod(max(size, 1) for size in sizes) > MAX_MESSAGE_BYTES:
+        raise ValueError(f"shape {short(shape)} has more entries than a message can hold")
+    return DTYPES[name], sizes
+
+
+def read_tensors(layouts: Sequence[Layout], content: memoryview) -> list[torch.Tensor]:
+    """The tensors whose bytes are `content`, one after the other."""
+    sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in layouts]
+    if sum(sizes) != len(content):
+        raise ValueError(f"its tensors have {sum(sizes)} bytes, and {len(content)} follow the header")
+    tensors, start = [], 0
+    for (dtype, shape), size in zip(layouts, sizes):
+        tensors.append(read_tensor(dtype, shape, content[start : start + size]))
+        start += size
+    return tensors
+
+
+def read_tensor(dtype: torch.dtype, shape: list[int], content: memoryview) -> torch.Tensor:
+    tensor = torch.empty(shape, dtype=dtype)
+    as_bytes(tensor)[:] = content
+    if dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
+        raise ValueError("a tensor of bool has bytes other than 0 and 1")
+    return tensor
+
+
+def as_bytes(tensor: torch.Tensor) -> memoryview:
+    """The bytes of a tensor, shared with it where it is contiguous and on the CPU."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def type_name(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def field_names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
+def is_key(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def unique(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """The dict of some items. ValueError for a key that occurs twice."""
+    mapping = dict(items)
+    if len(mapping) < len(items):
+        raise ValueError("a key of a mapping occurs twice")
+    return mapping
+
+
+def pair(value: Any, what: str) -> list[Any]:
+    """A list of two. ValueError for anything else."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError(f"{what} must be a list of two, not {short(value)}")
+    return value
+
+
+def check(value: Any, cls: type, what: str) -> Any:
+    """The value. ValueError if it is of another type."""
+    if not isinstance(value, cls):
+        raise ValueError(f"{what} must be a {cls.__name__}, not {short(value)}")
+    return value
+
+
+def short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

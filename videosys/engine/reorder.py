@@ -1,0 +1,43 @@
+"""Outputs in the order of the request, whichever replica is done first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoJob, VideoOutput, batches, make_jobs
+
+
+class ReorderBuffer:
+    """Keeps the output of a micro-batch until those before it have arrived."""
+
+    def __init__(self, micro_batches: Sequence[Sequence[VideoJob]]):
+        """micro_batches: in order; the same one may occur several times."""
+        # None: has arrived
+        self._expected: list[list[VideoJob] | None] = [list(jobs) for jobs in micro_batches]
+        self._next = 0
+        self._arrived: dict[int, VideoOutput] = {}
+
+    @classmethod
+    def for_request(cls, prompts: Sequence[str], config: PipelineConfig) -> ReorderBuffer:
+        """The buffer of a request, whose seed is set."""
+        assert config.seed is not None, "the engine draws the seed"
+        jobs = make_jobs(prompts, config.seed, config.num_videos_per_prompt)
+        return cls(list(batches(jobs, config.batch_size)))
+
+    def put(self, output: VideoOutput) -> None:
+        """Adds an output. ValueError where no micro-batch with its prompts and seeds is expected."""
+        jobs = [VideoJob(prompt, seed) for prompt, seed in zip(output.prompts, output.seeds)]
+        if jobs not in self._expected:
+            raise ValueError(f"no output of {jobs} is expected")
+        index = self._expected.index(jobs)
+        self._expected[index] = None
+        self._arrived[index] = output
+
+    def pop(self, skip_missing: bool = False) -> VideoOutput | None:
+        """The next output, or None if it has not arrived; `skip_missing`: the first that has arrived."""
+        first = min(self._arrived, default=None)
+        if first is None or not (skip_missing or first == self._next):
+            return None
+        self._next = first + 1
+        return self._arrived.pop(first)
