@@ -28,6 +28,7 @@ from videosys.engine.messages import Message, Wire
 from videosys.generation.base import VideoOutput
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
+from videosys.utils.plain import to_plain
 
 PR_SET_PDEATHSIG = 1
 RESUME = {"kind": "resume"}  # after an error that all ranks of the replica have had
@@ -119,18 +120,11 @@ class Forward(logging.Handler):
         self.wire = wire
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {key: plain(value) for key, value in getattr(record, "fields", {}).items()}
+        fields = to_plain(getattr(record, "fields", {}))
         about = {"name": record.name, "levelno": record.levelno, "levelname": record.levelname}
         about |= {"msg": record.getMessage(), "fields": fields, "created": record.created}
         with contextlib.suppress(OSError):
             self.wire.send("log", record=about)
-
-
-def plain(value: Any) -> Any:
-    """A value as it can be sent: what is not a number, text or a list of these becomes text."""
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def work(wire: Wire, inbox: queue.SimpleQueue[Message], pipeline: Any, quiet: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,8 @@ from torch import nn
 
 from videosys.utils.files import replacing, write_text
 from videosys.utils.hub import resolve
+from videosys.utils.plain import read_json
 from videosys.utils.progress import progress
-from videosys.utils.typed import convert
 from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
 
 __all__ = ["check_model", "load_model", "load_state_dict", "read_config", "resolve", "save_model"]
@@ -36,33 +35,9 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     value are a ValueError that names the file and the key.
     """
     path = Path(folder) / name
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got {type(data).__name__}")
-    try:
-        return config_cls(**_typed_values(config_cls, data, path))
-    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
-
-
-def _typed_values(config_cls: type, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    hints = typing.get_type_hints(config_cls)
-    values = {}
-    for field in dataclasses.fields(config_cls):
-        if field.name in data:
-            try:
-                values[field.name] = convert(data[field.name], hints[field.name])
-            except ValueError as error:
-                raise ValueError(f"{path}: {field.name}: {error}") from error
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{path}: {field.name}: is missing")
-    _LOG.debug("%s: ignored keys: %s", path, sorted(data.keys() - values.keys()))
-    return values
+    if not path.exists():
+        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder")
+    return read_json(config_cls, path, ignores_unknown=True)
 
 
 def load_model(
@@ -113,7 +88,7 @@ def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **k
 def _opened(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
 ) -> tuple[M, dict[str, torch.Tensor]]:
-    """The model without memory, and the weights of a folder by its keys, all there and none besides."""
+    """Return the model without memory, and the weights of a folder by its keys: all of them, no others."""
     model = _built(model_cls, config, folder, **kwargs)
     ignored = getattr(model_cls, "ignored_keys", ())
     current = getattr(model_cls, "current_key", str)
