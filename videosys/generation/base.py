@@ -16,6 +16,8 @@ from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
+from videosys.utils.devices import parse_device as parse_device
+from videosys.utils.devices import resolve_device as resolve_device
 from videosys.utils.seed import LARGEST_SEED, generator
 from videosys.utils.typed import check_types
 
@@ -205,31 +207,6 @@ def scope_of(
         guidance_scale=config.guidance_scale,
         weights_hash=weights_hash,
     )
-
-
-def parse_device(device: str, name: str = "device") -> torch.device:
-    """The device of a name, whether this machine has it or not. `auto` is the first CUDA device, or the CPU
-    where there is none. name: of the field, for errors.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} is {device!r}; allowed: auto, cpu, cuda, cuda:N")
-    return chosen
-
-
-def resolve_device(device: str, name: str = "device") -> torch.device:
-    """The same, of a device that this machine has."""
-    chosen = parse_device(device, name)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return chosen
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
