@@ -185,10 +185,10 @@ def published_vaes(rank: int, world_size: int) -> list[bool]:
 
 
 def grouped_blocks(rank: int, world_size: int) -> list[bool]:
-    """Whether blocks that come one after the other give the very same; needs diffusers, as above."""
+    """Whether blocks that come one after the other give the very same."""
     if world_size != 3:
         return []
-    from videosys.generation.offload import Groups
+    from videosys.generation.groups import Groups
 
     parallel, same = mesh(world_size), []
     for model in ("opensora", "plan_v120"):

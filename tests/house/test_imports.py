@@ -32,7 +32,7 @@ ROW_OF = {folder: number for number, row in enumerate(ROWS) for folder in row}
 # External package -> the folders or files of the library that may import it.
 RESERVED = {
     "torch.distributed": ("parallel", "engine"),
-    "diffusers": ("schedulers", "models", "generation/offload.py"),
+    "diffusers": ("schedulers", "models"),
     "transformers": ("text_encoders",),
     "omegaconf": ("config.py",),
 }
@@ -193,6 +193,7 @@ def test_downward_imports_pass(module, source):
         ("videosys/models/opensora/transformer.py", "from torch.distributed.device_mesh import DeviceMesh"),
         ("videosys/cache/base.py", "def f():\n    return torch.distributed.get_rank()"),
         ("videosys/generation/denoise.py", "from diffusers import DDIMScheduler"),
+        ("videosys/generation/offload.py", "def f():\n    import diffusers"),
         ("videosys/engine/engine.py", "def f():\n    import transformers"),
         ("videosys/utils/video.py", "from omegaconf import OmegaConf"),
     ],
@@ -205,7 +206,6 @@ def test_packages_outside_their_rooms_are_caught(path, source):
     ("path", "source"),
     [
         ("videosys/parallel/mesh.py", "import torch.distributed as dist\ndist.get_rank()"),
-        ("videosys/generation/offload.py", "import diffusers"),
         ("videosys/models/opensora/autoencoder.py", "import diffusers"),
         ("videosys/config.py", "import omegaconf"),
         ("videosys/models/opensora/transformer.py", "import torch\ntorch.distributions.Normal(0, 1)"),

@@ -6,10 +6,10 @@ There is no second device here: the weights of a group that is away are not-a-nu
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 
 import pytest
 import torch
-from diffusers.hooks.group_offloading import ModuleGroup
 from torch import nn
 
 from tests.house.test_stateless import EXAMPLES
@@ -17,8 +17,10 @@ from tests.tiny_checkpoint import config_of, text_to_video_config
 from videosys import VideoSysEngine
 from videosys.cache import CACHES, PABConfig, ScheduleConfig, TeaCacheConfig
 from videosys.generation import compile as compiling
-from videosys.generation import loader, offload
-from videosys.generation.offload import Component, Groups, check_offload
+from videosys.generation import groups as groups_module
+from videosys.generation import loader
+from videosys.generation.groups import ALIGNMENT, Groups, Slot, StreamSlot, Weights
+from videosys.generation.offload import Component, check_offload
 
 CPU = torch.device("cpu")
 TEACACHE = TeaCacheConfig(threshold=0.5, coefficients=(1.0, 0.0))
@@ -34,51 +36,50 @@ POLICIES = {
 
 
 class Away:
-    """Takes the weights of groups away and brings them back; knows the most that was here at once."""
+    """Makes weights not-a-number while they are away, and knows the most that was here at once.
+
+    most: numbers of all weights in use. slots: bytes of the memory that blocks are copied to.
+    """
 
     def __init__(self) -> None:
-        self.groups: list[ModuleGroup] = []
-        self.here = self.most = 0
+        self.here: dict[int, int] = {}
+        self.most = self.slots = 0
+        self.attach, self.close = Groups.attach, Groups.close
 
-    def tensors(self, group: ModuleGroup) -> list[torch.Tensor]:
-        # No buffers: the null caption is read where it lies, and then goes to the device.
-        parts = [item for part in group.modules for item in part.parameters()]
-        return list({id(item): item for item in (*parts, *group.parameters)}.values())
+    def attached(self, groups: Groups) -> None:
+        for weights in (*groups.weights.values(), groups.resident):
+            self.go(weights)
+        self.attach(groups)
+        self.slots = sum(slot.buffer.nbytes for slot in groups.slots)
 
-    def onload(self, group: ModuleGroup) -> None:
-        for item, data in zip(self.tensors(group), group.real, strict=True):
+    def come(self, weights: Weights, copies: list[torch.Tensor]) -> None:
+        for item, data in zip(weights.tensors, copies, strict=True):
             item.data = data
-        self.here += self.size(group)
-        self.most = max(self.most, self.here)
+            self.here[id(item)] = item.numel()
+        self.most = max(self.most, sum(self.here.values()))
 
-    def offload(self, group: ModuleGroup) -> None:
-        if group in self.groups:
-            self.here -= self.size(group)
-        else:
-            self.groups.append(group)
-        group.real = [item.data for item in self.tensors(group)]
-        for item in self.tensors(group):
+    def go(self, weights: Weights) -> None:
+        for item in weights.tensors:
             item.data = torch.full_like(item, torch.nan)
+            self.here.pop(id(item), None)
 
-    def size(self, group: ModuleGroup) -> int:
-        return sum(item.numel() for item in self.tensors(group))
-
-    def all_back(self) -> None:
-        """What moving a module to the host does to it."""
-        for group in self.groups:
-            for item, data in zip(self.tensors(group), group.real, strict=True):
+    def closed(self, groups: Groups) -> None:
+        self.close(groups)
+        assert not self.here
+        for weights in (*groups.weights.values(), groups.resident):
+            for item, data in zip(weights.tensors, weights.host, strict=True):
                 item.data = data
-        self.groups, self.here = [], 0
 
 
 @pytest.fixture
 def away(monkeypatch):
-    made, detach = Away(), offload.detach
-    monkeypatch.setattr(ModuleGroup, "onload_", lambda group: made.onload(group))
-    monkeypatch.setattr(ModuleGroup, "offload_", lambda group: made.offload(group))
-    monkeypatch.setattr(offload, "detach", lambda module: (made.all_back(), detach(module)))
-    monkeypatch.setattr(loader, "check_offload", lambda *given: None)
-    return made
+    away = Away()
+    monkeypatch.setattr(Groups, "attach", lambda self: away.attached(self))
+    monkeypatch.setattr(Groups, "close", lambda self: away.closed(self))
+    monkeypatch.setattr(Weights, "come", lambda self, copies: away.come(self, copies))
+    monkeypatch.setattr(Weights, "go", lambda self: away.go(self))
+    monkeypatch.setattr(loader, "check_offload", lambda *settings: None)
+    return away
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -89,23 +90,176 @@ def test_one_block_is_here_at_once(name, away):
     model.requires_grad_(False)
     want = forward()
     before = {key: (id(item), item.clone()) for key, item in model.state_dict(keep_vars=True).items()}
+    attributes = {part: part.__dict__.keys() for part in model.modules()}
     groups = Groups(model, CPU)
-    assert torch.isnan(next(model.children()).state_dict(keep_vars=True).popitem()[1]).all()
-    made = forward()  # prepares, too
-    assert torch.equal(made, want)
-    assert torch.equal(forward(), want)
     blocks = [block for child in model.children() if isinstance(child, nn.ModuleList) for block in child]
+    assert all(torch.isnan(layer.weight).all() for block in blocks for layer in linears(block))
+    assert torch.equal(forward(), want)  # prepares, too
+    assert torch.equal(forward(), want)
     largest = max(weights(block) for block in blocks)
-    assert away.most <= weights(model) - sum(map(weights, blocks)) + largest
+    assert away.most <= weights(model) - sum(map(weights, blocks)) + sum(map(tables, blocks)) + largest
+    padding = 2 * ALIGNMENT * len(list(blocks[0].parameters()))
+    assert away.slots <= 2 * 4 * largest + padding
     groups.close()
     after = model.state_dict(keep_vars=True)
     assert list(after) == list(before)
     assert all(id(after[key]) == number for key, (number, _) in before.items())
     assert all(torch.equal(after[key], item) for key, (_, item) in before.items())
     assert torch.equal(forward(), want)
-    assert not any(
-        {"forward", "prepare", "_diffusers_hook"} & part.__dict__.keys() for part in model.modules()
+    assert all(part.__dict__.keys() == attributes[part] for part in model.modules())
+    assert not any(part._forward_pre_hooks or part._forward_hooks for part in model.modules())
+
+
+def linears(block: nn.Module) -> list[nn.Module]:
+    return [layer for layer in block.modules() if isinstance(layer, nn.Linear)]
+
+
+def tables(block: nn.Module) -> int:
+    return sum(item.numel() for item in block.parameters(recurse=False))
+
+
+@torch.no_grad()
+def test_the_next_block_is_copied_before_it_is_asked_for(monkeypatch):
+    model, forward = EXAMPLES["STDiT3"]()
+    groups, copied, entered = Groups(model, CPU), [], []
+    copy = Slot.copy
+    names = {groups.weights[block]: number for number, block in enumerate(groups.weights)}
+    monkeypatch.setattr(Slot, "copy", lambda self, it: (copied.append(names[it]), copy(self, it)))
+    for block in groups.weights:
+        block.register_forward_pre_hook(lambda block, inputs: entered.append(names[groups.weights[block]]))
+    forward()
+    forward()
+    order = list(range(len(names)))
+    assert entered == 2 * order
+    assert copied == [*entered, 0]  # each once, also the first of a step that does not come
+    groups.close()
+
+
+def block_of(*sizes: int) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(size, size) for size in sizes))
+
+
+class Picky(nn.Module):
+    """Uses the blocks that it is told to."""
+
+    def __init__(self, *blocks: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor, numbers: list[int]) -> torch.Tensor:
+        for number in numbers:
+            x = self.blocks[number](x)
+        return x
+
+
+@pytest.mark.parametrize(
+    "numbers", [[0, 1, 2], [2, 1, 0], [0, 0, 0], [0, 2, 0, 2, 1], [1], [], [2, 2, 1, 1, 0, 0]]
+)
+@torch.no_grad()
+def test_blocks_may_come_in_any_order(numbers, away):
+    model, x = Picky(block_of(4, 4), block_of(4), block_of(4, 4, 4)), torch.randn(3, 4)
+    want = model(x, numbers)
+    groups = Groups(model, CPU)
+    for _ in range(2):
+        assert torch.equal(model(x, numbers), want)
+    groups.close()
+
+
+@torch.no_grad()
+def test_odd_tensors_keep_their_form(away):
+    block = block_of(4, 4)
+    block[0].weight.data = torch.randn(4, 4).T  # in another order
+    block[1].weight = block[0].weight  # used twice
+    block[0].register_buffer("empty", torch.empty(0))
+    block[0].register_buffer("number", torch.tensor(2.0))
+    model, x = Picky(block), torch.randn(3, 4)
+    want, stride = model(x, [0]), block[0].weight.stride()
+    seen = []
+    block[0].register_forward_hook(
+        lambda layer, *_: seen.append((layer.weight.stride(), float(layer.number)))
     )
+    groups = Groups(model, CPU)
+    assert torch.equal(model(x, [0]), want)
+    groups.close()
+    assert seen == [(stride, 2.0)]
+    assert block[1].weight is block[0].weight
+    assert block[0].weight.stride() == stride
+
+
+class Event:
+    """An event of a CUDA device, which is not here: what was recorded in it last."""
+
+    last: str | None = None
+
+    def record(self, stream: Stream) -> None:
+        self.last = stream.work[-1] if stream.work else None
+
+
+class Stream:
+    """A stream of a CUDA device: the work on it, and what that waited for."""
+
+    def __init__(self) -> None:
+        self.work: list[str] = []
+        self.waits: list[str | None] = []
+
+    def wait_event(self, event: Event) -> None:
+        self.waits.append(event.last)
+
+
+@torch.no_grad()
+def test_copies_and_blocks_wait_for_each_other(monkeypatch):
+    """A block waits for its copy; a copy waits for the block whose weights it writes over."""
+    main, side = Stream(), Stream()
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(
+        groups_module, "make_slots", lambda size, device: [StreamSlot(size, device, side) for _ in range(2)]
+    )
+    model = Picky(*(block_of(4) for _ in range(4)))
+    groups = Groups(model, CPU)
+    names = {weights: f"block {number}" for number, weights in enumerate(groups.weights.values())}
+    copy = Slot.copy
+    monkeypatch.setattr(
+        Slot, "copy", lambda self, it: (side.work.append(f"copy {names[it]}"), copy(self, it))
+    )
+    for block in model.blocks:
+        name = names[groups.weights[block]]
+        block.register_forward_hook(lambda *_, name=name: main.work.append(name), prepend=True)
+    model(torch.randn(3, 4), [0, 1, 2, 3])
+    assert main.work == [f"block {number}" for number in range(4)]
+    assert main.waits == [f"copy block {number}" for number in range(4)]
+    assert side.work == [f"copy block {number}" for number in (0, 1, 2, 3, 0)]
+    assert side.waits == [None, None, "block 0", "block 1", "block 2"]
+    groups.close()
+
+
+@torch.no_grad()
+def test_a_device_without_room_leaves_the_module_as_it_was(away, monkeypatch):
+    torch.manual_seed(0)
+    model, forward = EXAMPLES["STDiT3"]()
+    want = forward()
+    monkeypatch.setattr(groups_module, "make_slots", lambda size, device: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Groups(model, CPU)
+    assert torch.equal(forward(), want)
+    assert not away.here
+    assert "prepare" not in vars(model)
+    assert not any(part._forward_pre_hooks for part in model.modules())
+
+
+@torch.no_grad()
+def test_a_block_that_fails_goes_back(away):
+    model, x = Picky(block_of(4), block_of(4)), torch.randn(3, 4)
+    want = model(x, [0, 1])
+    groups = Groups(model, CPU)
+    model.blocks[0].forward = lambda x: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        model(x, [1, 0])
+    assert not away.here
+    del model.blocks[0].forward
+    assert torch.equal(model(x, [0, 1]), want)
+    groups.close()
 
 
 def weights(module: nn.Module) -> int:
@@ -168,13 +322,6 @@ def test_an_error_leaves_a_module_that_works(away):
         assert torch.equal(forward(), want)
     part.close()
     assert not part.is_loaded
-
-
-def test_hooks_that_could_not_be_taken_off_are_refused(away, monkeypatch):
-    monkeypatch.setattr(offload, "HOOKS", "_hooks_of_another_version")
-    part = Component(lambda: EXAMPLES["STDiT3"]()[0], CPU, "group")
-    with pytest.raises(ValueError, match=r"this version of diffusers.*0\.35"), part.use():
-        pass
 
 
 def test_on_a_cpu_it_is_refused_before_anything_is_loaded(checkpoint):

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from videosys.generation.config import parse_device, resolve_device, resolve_dtype
+from videosys.generation.config import resolve_dtype
 from videosys.generation.offload import Component
 from videosys.generation.request import batches, check_prompts, checksum, initial_noise, make_jobs, to_uint8
+from videosys.utils.devices import parse_device, resolve_device
 from videosys.utils.seed import generator
 
 CPU = torch.device("cpu")

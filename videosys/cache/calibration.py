@@ -10,8 +10,8 @@ from typing import Any
 
 from videosys.cache.goal import Goal
 from videosys.cache.registry import CACHES, CacheConfig
-from videosys.cache.scope import Scope, read_json
-from videosys.config import config_to_dict, from_mapping
+from videosys.cache.scope import Scope
+from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
 from videosys.utils.typed import check_types
 
 NEEDED = ("model", "scheduler", "num_inference_steps", "evaluations")
@@ -62,27 +62,23 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         """Plain values that JSON can hold, and that `read_calibration` reads back."""
         scope = {item.name: asdict(self.scope)[item.name] for item in fields(Scope)}
-        settings = [config_to_dict(setting) for setting in self.settings]
+        settings = [to_plain(setting) for setting in self.settings]
         learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
         return {**scope, **learnt, "settings": settings, "details": self.details}
 
 
 def calibration_text(calibration: Calibration) -> str:
     """The calibration as a small JSON file, one line for each setting, numbers with ten digits."""
-    content = _rounded(calibration.to_json())
+    content = to_plain(calibration.to_json(), number=_ten_digits, other=unchanged)
     settings = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("settings"))
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
     inner = ",\n ".join([*lines, f'"settings": [\n  {settings}\n ]'])
     return f"{{\n {inner}\n}}\n"
 
 
-def _rounded(value: Any) -> Any:
-    """Plain values whose fractions have ten digits: no threshold and no weight means more."""
-    if isinstance(value, float):
-        return float(f"{value:.10g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, (list, tuple)) else value
+def _ten_digits(value: float) -> float:
+    """The number with ten digits: no threshold and no weight means more."""
+    return float(f"{value:.10g}")
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import torch
 
-WITH_MODEL = "auto"
+from videosys.utils.devices import AUTO as WITH_MODEL
+from videosys.utils.devices import check_device
 
 
 def check_place(device: str) -> None:
     """ValueError for what names no device; whether this computer has it is not looked at."""
-    try:
-        kind = torch.device(device).type if device != WITH_MODEL else "cpu"
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"cache.device is {device!r}; allowed: {WITH_MODEL}, cpu, cuda, cuda:N")
+    check_device(device, "cache.device")
 
 
 def put(x: torch.Tensor, device: str) -> torch.Tensor:

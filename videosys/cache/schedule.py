@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
 from videosys.cache.goal import Goal
-from videosys.cache.scope import Scope, read_json
+from videosys.cache.scope import Scope
+from videosys.utils.plain import read_json
 from videosys.utils.typed import check_types
 
 

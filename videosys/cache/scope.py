@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
 
-from videosys.config import from_mapping
 from videosys.utils.typed import check_types
 
-T = TypeVar("T")
 _LOG = logging.getLogger("videosys.cache")
 # With another one of these, settings are still meaningful, though not as good as promised.
 MAY_DIFFER = ("size", "guidance_scale")
@@ -56,16 +51,3 @@ class Scope:
                 _LOG.warning("%s was made with %s %s, this run has %s", where, name, own, other)
                 continue
             raise ValueError(f"{where}: was made with {name} {own}, this run has {other}")
-
-
-def read_json(cls: type[T], path: str | Path) -> T:
-    """Return the dataclass `cls` that a JSON file holds; whatever is wrong in it is a ValueError."""
-    try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # not text and not JSON are both ValueErrors
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold one JSON object, not a {type(content).__name__}")
-    return from_mapping(cls, content, str(path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from videosys.calibration.plan import planned
 from videosys.calibration.search import Found
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import NAIVE, magcache_for, nearest_threshold, threshold_for
+from videosys.utils import plain
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("calibration")
@@ -190,13 +190,7 @@ def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> T
 
 def finite(value: Any) -> Any:
     """Plain values without what JSON cannot hold: numbers that are not finite become None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return value
+    return plain.to_plain(value, number=plain.finite, key=str, other=plain.unchanged)
 
 
 def mean_output_change(traces: Sequence[Trace]) -> list[float]:

@@ -6,10 +6,11 @@ import dataclasses
 
 import torch
 
-from videosys.generation.config import PipelineConfig, resolve_device
+from videosys.generation.config import PipelineConfig
 from videosys.generation.pipeline import Pipeline
 from videosys.models import family_of
 from videosys.parallel import Parallel
+from videosys.utils.devices import resolve_device
 from videosys.utils.seed import draw_seed
 
 

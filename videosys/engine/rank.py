@@ -29,6 +29,7 @@ from videosys.engine.codec import Codec
 from videosys.generation.request import VideoOutput
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
+from videosys.utils.plain import to_plain
 
 PR_SET_PDEATHSIG = 1
 # Errors of a rank that has lost another one: they are not the cause.
@@ -134,18 +135,11 @@ class LogSender(logging.Handler):
         self.wire = wire
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {key: plain(value) for key, value in getattr(record, "fields", {}).items()}
+        fields = to_plain(getattr(record, "fields", {}))
         text = record.getMessage()
         log = m.Log(record.name, record.levelno, record.levelname, text, record.created, fields)
         with contextlib.suppress(OSError):
             self.wire.send(log)
-
-
-def plain(value: Any) -> Any:
-    """A value as it can be sent: what is not a number, text or a list of these becomes text."""
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def answer_requests(wire: m.Wire, inbox: queue.SimpleQueue[m.Message], pipeline: Any, quiet: bool) -> None:

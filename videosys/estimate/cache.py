@@ -26,7 +26,8 @@ from videosys.cache.forecast import MOST_RESIDUALS
 from videosys.cache.pab import reuse_steps
 from videosys.cache.place import WITH_MODEL
 from videosys.estimate.blueprint import Blueprint
-from videosys.generation.config import PipelineConfig, parse_device
+from videosys.generation.config import PipelineConfig
+from videosys.utils.devices import parse_device
 
 
 def found_cache(config: PipelineConfig, plan: Blueprint) -> CacheConfig:

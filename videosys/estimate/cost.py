@@ -15,12 +15,13 @@ from videosys.estimate.blueprint import Blueprint, blueprint
 from videosys.estimate.cache import branch_bytes, found_cache, is_elsewhere, small_cache
 from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
-from videosys.generation.config import PipelineConfig, parse_device, resolve_dtype
+from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.layers.backends import use_attention
 from videosys.layers.storage import keep_narrow
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.text_encoders.meta import encode_shape, encoder_shape
+from videosys.utils.devices import parse_device
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ a computation are known without it.
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -87,16 +89,32 @@ def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
     """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
 
     oneDNN orders the channels of input and weight anew, unless those of the input lie side by side (of one
-    sample alone torch does not see that). torch's own, which small inputs get, write every window as a
-    column: of 27 values for each one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
+    sample alone torch does not see that). On a processor with AMX its result in bfloat16 is made in an order
+    of its own, and ordered anew when input and weight are gone; some megabytes of scratch for each thread are
+    not counted. torch's own, which small inputs get, write every window as a column: of 27 values for each
+    one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
     """
     x, weight, _, *options = convolution
     if goes_to_onednn(x, weight, options):
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
         is_ordered = len(x) > 1 and x.is_contiguous(memory_format=layout)
-        return weight.nbytes + (0 if is_ordered else x.nbytes)
+        if is_ordered:
+            return weight.nbytes
+        results = 2 * made.nbytes if x.dtype == torch.bfloat16 and has_amx() else 0
+        return max(weight.nbytes + x.nbytes, results)
     window = weight[0].numel()
     return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether this machine's processor multiplies bfloat16 matrices in tiles (AMX); false where /proc/cpuinfo
+    is not there to say so.
+    """
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
 
 
 def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]) -> bool:

@@ -280,31 +280,6 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     return replace(parallel, num_gpus=num_gpus)
 
 
-def parse_device(device: str, name: str = "device") -> torch.device:
-    """The device of a name, whether this machine has it or not. `auto` is the first CUDA device, or the CPU
-    where there is none. name: of the field, for errors.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = torch.device("meta")
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} is {device!r}; allowed: auto, cpu, cuda, cuda:N")
-    return chosen
-
-
-def resolve_device(device: str, name: str = "device") -> torch.device:
-    """The same, of a device that this machine has."""
-    chosen = parse_device(device, name)
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return chosen
-
-
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 on an accelerator, where it is fast, and float32 on a CPU."""
     if dtype == "auto":

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from videosys.generation.compile import check_compiler, check_kept, compile_blocks
-from videosys.generation.config import PipelineConfig, resolve_device, resolve_dtype
+from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.generation.offload import HOST, Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
 from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.storage import keep_narrow, widen_apart
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import check_model, load_model
+from videosys.utils.devices import resolve_device
 
 if TYPE_CHECKING:
     from videosys.text_encoders.t5 import T5Encoder

@@ -11,10 +11,11 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import nn
 
+from videosys.generation.groups import Groups
+
 M = TypeVar("M", bound=nn.Module)
 Offload = Literal["none", "stage", "group"]
 HOST = torch.device("cpu")
-HOOKS = "_diffusers_hook"  # where diffusers keeps the hooks of a module: no public name
 
 
 def check_offload(offload: Offload, device: torch.device) -> None:
@@ -98,88 +99,3 @@ class Component(Generic[M]):
     def close(self) -> None:
         """Forgets the module."""
         self._module = None
-
-
-class Groups:
-    """Lets the blocks of a module in the host's memory come to a device one after the other, by diffusers'
-    group offloading: each for its own forward, the next one on a stream of its own meanwhile.
-
-    Blocks are the members of the module's lists. What a block itself holds beside its layers stays on the
-    device: it is small, and a cache's signal reads the first block's outside of its forward.
-    The module's `prepare`, if it has one, uses single layers of all blocks, before any of their forwards:
-    each of these comes for itself.
-    """
-
-    def __init__(self, module: nn.Module, device: torch.device):
-        self.module, self.device = module, device
-        self.lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
-        self.others = [child for child in module.children() if not isinstance(child, nn.ModuleList)]
-        self.tables = [
-            (block, dict(block.named_parameters(recurse=False))) for blocks in self.lists for block in blocks
-        ]
-        self._hide_tables()
-        self._attach()
-        if hasattr(module, "prepare"):
-            module.prepare = self._prepare  # type: ignore[assignment]
-
-    def _hide_tables(self) -> None:
-        for block, tables in self.tables:
-            for name, table in tables.items():
-                delattr(block, name)
-                setattr(block, name, table.detach().to(self.device))  # no parameter, so in no group
-
-    def _attach(self) -> None:
-        from diffusers.hooks import apply_group_offloading
-
-        has_streams = self.device.type != "cpu"
-        apply_group_offloading(
-            self.module, self.device, HOST, "block_level", num_blocks_per_group=1, use_stream=has_streams
-        )
-        if not any(hasattr(getattr(part, HOOKS, None), "hooks") for part in self.module.modules()):
-            raise ValueError(
-                "offload is 'group', and this version of diffusers keeps its hooks where they cannot be "
-                "taken off again: install one that is known to work (0.35 to 0.42), or set offload to stage"
-            )
-
-    def _prepare(self, *inputs: Any, **options: Any) -> Any:
-        """The condition that the module itself would prepare on the device."""
-        from diffusers.hooks import apply_group_offloading
-
-        detach(self.module)
-        try:
-            for child in self.others:
-                child.to(self.device)
-            for blocks in self.lists:
-                apply_group_offloading(blocks, self.device, HOST, "leaf_level")
-            return type(self.module).prepare(self.module, *inputs, **options)  # type: ignore[attr-defined]
-        finally:
-            detach(self.module)
-            self.module.to(HOST)
-            self._attach()
-
-    def close(self) -> None:
-        """The module as it was, all of it in the host's memory."""
-        self.module.__dict__.pop("prepare", None)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # a block may still be on its way when a forward failed
-        detach(self.module)
-        for block, tables in self.tables:
-            for name, table in tables.items():
-                delattr(block, name)
-                block.register_parameter(name, table)
-        self.module.to(HOST)
-        if self.device.type != "cpu":
-            torch.cuda.empty_cache()
-
-
-def detach(module: nn.Module) -> None:
-    """Takes all hooks of diffusers off a module and its parts."""
-    for part in module.modules():
-        registry = getattr(part, HOOKS, None)
-        if registry is None:
-            continue
-        for name in list(registry.hooks):
-            registry.remove_hook(name, recurse=False)
-        delattr(part, HOOKS)  # it refers to the module, which could not be freed at once
-        if getattr(part.__dict__.get("forward"), "__func__", None) is type(part).forward:
-            del part.forward  # and so does this

@@ -12,13 +12,14 @@ import torch
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
 from videosys.generation import request
 from videosys.generation.compile import compile_report
-from videosys.generation.config import PipelineConfig, resolve_device
+from videosys.generation.config import PipelineConfig
 from videosys.generation.denoise import Sampling, denoise
 from videosys.generation.guidance import Pair, PromptEmbeds, Texts
 from videosys.generation.loader import Components
 from videosys.generation.parts import Parts
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
 from videosys.parallel import Parallel
+from videosys.utils.devices import resolve_device
 from videosys.utils.progress import progress
 from videosys.utils.weights_hash import weights_hash
 

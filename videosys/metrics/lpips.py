@@ -50,13 +50,13 @@ class Lpips(nn.Module):
 
     def activations(self, frames: torch.Tensor) -> list[torch.Tensor]:
         """The normed output of each convolution, [t, C, h, w]; frames [t, 3, H, W] in [0, 1]."""
-        x, made = (frames * 2 - 1 - self.shift) / self.scale, []
+        x, activations = (frames * 2 - 1 - self.shift) / self.scale, []
         for layer in self.features.values():
             x = layer(x)
             if isinstance(layer, nn.Conv2d):
                 x = x.relu()
-                made.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + EPSILON))
-        return made
+                activations.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + EPSILON))
+        return activations
 
     def maps(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The distance at each pixel, [t, 1, H, W]."""
@@ -110,13 +110,12 @@ def load_lpips(
 
 def find_backbone(path: str | Path | None) -> Path:
     """The file of the backbone; ValueError that says where to get it, where there is none."""
-    places = [Path(path)] if path is not None else [Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE]
-    for place in places:
-        if place.expanduser().is_file():
-            return place.expanduser()
-    given = f"{path} is no file" if path is not None else f"{BACKBONE} is not in torch's cache"
+    file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else Path(path).expanduser()
+    if file.is_file():
+        return file
+    reason = f"{BACKBONE} is not in torch's cache" if path is None else f"{path} is no file"
     raise ValueError(
-        f"LPIPS needs the weights of AlexNet, and {given}; torchvision publishes them as "
+        f"LPIPS needs the weights of AlexNet, and {reason}; torchvision publishes them as "
         f"https://download.pytorch.org/models/{BACKBONE}"
     )
 

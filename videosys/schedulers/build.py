@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,32 +10,48 @@ import torch
 from videosys.utils.seed import Generators
 
 NUM_TRAIN_TIMESTEPS = 1000
-PNDM_MIN_STEPS = 4  # the order of its multistep formula
-PNDM_HISTORY = 4  # predictions that it combines
+PNDM_HISTORY = 4  # predictions that its multistep formula combines
+PNDM_MIN_STEPS = PNDM_HISTORY
+# The noise that all these models were trained with.
+NOISE: MappingProxyType[str, Any] = MappingProxyType(
+    {
+        "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
+        "beta_start": 0.0001,
+        "beta_end": 0.02,
+        "beta_schedule": "linear",
+        "steps_offset": 0,
+    }
+)
 
 
 class Sampler:
     """A scheduler of diffusers with its timesteps set and its options bound. One object serves one
     generation, because some keep a history.
 
-    timesteps: one entry per model evaluation, on the CPU. init_noise_sigma: the standard deviation that the
-    first latents must have. history: predictions that it keeps from step to step. alphas_cumprod: the
-    signal's share of the variance at each of 1000 timesteps.
+    timesteps: one entry per model evaluation, on the CPU. history: the number of predictions that the
+    scheduler keeps. init_noise_sigma: the standard deviation that the first latents must have.
+    alphas_cumprod: the signal's share of the variance at each of 1000 timesteps.
     """
 
-    def __init__(self, scheduler: Any, num_inference_steps: int, history: int = 0, **options: Any):
+    def __init__(self, scheduler: Any, num_inference_steps: int, *, history: int = 0, **options: Any):
         scheduler.set_timesteps(num_inference_steps)
-        self._scheduler, self._options, self.history = scheduler, options, history
+        self._scheduler, self._options = scheduler, options
+        self.history = history
         self.timesteps: torch.Tensor = scheduler.timesteps
         self.init_noise_sigma = float(scheduler.init_noise_sigma)
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
 
+    @property
+    def evaluations(self) -> int:
+        """The number of model evaluations, which is not always that of steps."""
+        return len(self.timesteps)
+
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """What the model sees of `sample` at this timestep."""
+        """The model's input for latents `sample` at this timestep."""
         return self._scheduler.scale_model_input(sample, timestep)
 
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, sample: torch.Tensor) -> Any:
-        """Its prev_sample: `sample` at the next timestep."""
+        """An object whose prev_sample is `sample` at the next timestep."""
         return self._scheduler.step(model_output, timestep, sample, **self._options)
 
     def times(self) -> list[float]:
@@ -45,13 +62,13 @@ class Sampler:
 def ddim(
     num_inference_steps: int,
     *,
-    beta_start: float = 0.0001,
-    beta_end: float = 0.02,
-    beta_schedule: str = "linear",
+    beta_start: float = NOISE["beta_start"],
+    beta_end: float = NOISE["beta_end"],
+    beta_schedule: str = NOISE["beta_schedule"],
     eta: float = 0.0,
     generator: Generators = None,
 ) -> Sampler:
-    """The sampler of Latte: DDIM (arXiv 2010.02502) from 1000 - 1000 // steps down to timestep 0.
+    """Return the sampler of Latte: DDIM (arXiv 2010.02502) from 1000 - 1000 // steps down to timestep 0.
 
     eta: share of fresh noise in each step, from `generator`; 0 draws none. ValueError for a number of steps
     outside 1..1000.
@@ -60,13 +77,9 @@ def ddim(
 
     _check_steps(num_inference_steps, 1)
     scheduler = DDIMScheduler(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        beta_start=beta_start,
-        beta_end=beta_end,
-        beta_schedule=beta_schedule,
+        **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
         set_alpha_to_one=True,
-        steps_offset=0,
         # Not left to the file of a checkpoint: the first revision of Latte-1's says linspace.
         timestep_spacing="leading",
     )
@@ -74,7 +87,7 @@ def ddim(
 
 
 def pndm(num_inference_steps: int) -> Sampler:
-    """The sampler of Open-Sora-Plan v1.1.0: PNDM (arXiv 2202.09778), leading timesteps.
+    """Return the sampler of Open-Sora-Plan v1.1.0: PNDM (arXiv 2202.09778), leading timesteps.
 
     The first three steps are Runge-Kutta steps of four evaluations each, so n steps make n + 9 evaluations,
     and `timesteps` has as many entries. ValueError for a number of steps outside 4..1000.
@@ -83,20 +96,13 @@ def pndm(num_inference_steps: int) -> Sampler:
 
     _check_steps(num_inference_steps, PNDM_MIN_STEPS)
     scheduler = PNDMScheduler(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        beta_start=0.0001,
-        beta_end=0.02,
-        beta_schedule="linear",
-        skip_prk_steps=False,
-        set_alpha_to_one=False,
-        steps_offset=0,
-        timestep_spacing="leading",
+        **NOISE, skip_prk_steps=False, set_alpha_to_one=False, timestep_spacing="leading"
     )
     return Sampler(scheduler, num_inference_steps, history=PNDM_HISTORY)
 
 
 def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:
-    """The sampler of Open-Sora-Plan v1.2.0: ancestral Euler steps, float timesteps 999 .. 0.
+    """Return the sampler of Open-Sora-Plan v1.2.0: ancestral Euler steps, float timesteps 999 .. 0.
 
     Each step draws fresh noise from `generator`, one for all or one per sample. ValueError for a number of
     steps outside 1..1000.
@@ -104,14 +110,7 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     from diffusers import EulerAncestralDiscreteScheduler
 
     _check_steps(num_inference_steps, 1)
-    scheduler = EulerAncestralDiscreteScheduler(
-        num_train_timesteps=NUM_TRAIN_TIMESTEPS,
-        beta_start=0.0001,
-        beta_end=0.02,
-        beta_schedule="linear",
-        timestep_spacing="linspace",
-        steps_offset=0,
-    )
+    scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
     return Sampler(scheduler, num_inference_steps, generator=generator)
 
 

@@ -17,7 +17,7 @@ class SchedulerOutput(NamedTuple):
 
 
 def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
-    """The ratio r (a float32 scalar) that gives larger and longer videos more of their steps at high noise.
+    """Return the ratio r, a float32 scalar: larger and longer videos get more of their steps at high noise.
 
     height and width in pixels, num_frames of the video. A chunk of 17 frames counts 5, a single image 1.
     ValueError for 2 to 16 frames, which count 0 and would make the first timestep not a number.
@@ -30,7 +30,12 @@ def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
 
 
 class RFlowScheduler:
-    """Euler steps along the velocity from noise (timestep 1000) to data (0), for one generation."""
+    """Euler steps along the velocity from noise (timestep 1000) to data (0), for one generation.
+
+    history: the number of predictions that it keeps, none.
+    """
+
+    history = 0
 
     init_noise_sigma = 1.0  # standard deviation of the first latents
     history = 0  # predictions kept from step to step
@@ -57,6 +62,11 @@ class RFlowScheduler:
         # Rounding may lift the first one above 1000, where no frame would count as noised.
         self.timesteps = (u * NUM_TRAIN_TIMESTEPS).clamp(max=NUM_TRAIN_TIMESTEPS)
         self._step = 0
+
+    @property
+    def evaluations(self) -> int:
+        """The number of model evaluations: one for each step."""
+        return len(self.timesteps)
 
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
         """`sample` itself: rectified flow needs no scaling."""

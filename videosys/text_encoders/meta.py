@@ -1,4 +1,4 @@
-"""Text encoders without memory, to know what they would need."""
+"""Text encoders on the meta device, for the estimate of memory and operations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from videosys.text_encoders.t5 import CONFIG_FILES, encoder_class, find_folder, read_encoder_config
 
 # T5 v1.1 XXL; mT5 XXL differs in its vocabulary.
 XXL: MappingProxyType[str, Any] = MappingProxyType(
@@ -25,18 +27,20 @@ MT5_VOCABULARY = 250112
 
 
 def encoder_shape(folder: Path | None, is_mt5: bool = False) -> nn.Module:
-    """The encoder of a folder's config.json, or without a folder the published XXL; build it on `meta`."""
+    """Return the encoder of a checkpoint's folder, or without a folder the published XXL; build it on `meta`.
+
+    is_mt5: which of the two published ones. ValueError where the folder has no readable config.json.
+    """
     import transformers as tf
 
     if folder is not None:
-        home = folder / "text_encoder" if (folder / "text_encoder").is_dir() else folder
-        config = tf.T5Config.from_pretrained(str(home), local_files_only=True)
+        config = read_encoder_config(find_folder(folder, "text_encoder", CONFIG_FILES))
     else:
         config = tf.T5Config(**{**XXL, **({"vocab_size": MT5_VOCABULARY} if is_mt5 else {})})
-    return tf.T5EncoderModel(config)
+    return encoder_class(config)(config)
 
 
 def encode_shape(encoder: Any, batch: int, length: int) -> torch.Tensor:
-    """Embeddings [batch, length, D], without values, of that many tokens."""
+    """Return embeddings [batch, length, D] of so many tokens, without values."""
     ids = torch.zeros(batch, length, dtype=torch.int64, device="meta")
     return encoder(input_ids=ids)[0]

@@ -21,6 +21,7 @@ from videosys.utils.weights import shortened
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
 PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+CONFIG_FILES = ("config.json",)
 LOADING = threading.Lock()  # transformers changes torch's default dtype and its own log while it loads
 
 
@@ -61,14 +62,14 @@ class T5Encoder(nn.Module):
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
         with LOADING:
             tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
-            model = load_weights(find_folder(folder, "text_encoder", ("config.json",)), dtype)
+            model = load_weights(find_folder(folder, "text_encoder", CONFIG_FILES), dtype)
         if storage_dtype != "auto":
             keep_narrow(model.get_submodule("encoder"))
         return cls(model.to(device), tokenizer, max_length).eval()
 
     @property
-    def blocks_owner(self) -> nn.Module:
-        """The part that has the list of blocks."""
+    def blocks_owner(self) -> Any:
+        """The part of the model that has the list of blocks: transformers' T5Stack."""
         return self.model.encoder
 
     @torch.no_grad()
@@ -80,7 +81,7 @@ class T5Encoder(nn.Module):
         same. ValueError if there are no prompts or one is not a string.
         """
         check_prompts(prompts)
-        weight = self.model.get_input_embeddings().weight
+        weight = self.blocks_owner.get_input_embeddings().weight
         embeds = weight.new_zeros(len(prompts), self.max_length, weight.shape[1])
         mask = torch.zeros(len(prompts), self.max_length, dtype=torch.int64, device=weight.device)
         for row, prompt in enumerate(prompts):
@@ -89,8 +90,8 @@ class T5Encoder(nn.Module):
             length = self.max_length if padded else len(ids)
             ids += [self.tokenizer.pad_token_id] * (length - len(ids))
             tokens = torch.tensor([ids], device=weight.device)
-            seen = mask[row : row + 1, :length]
-            embeds[row, :length] = self.model(input_ids=tokens, attention_mask=seen)[0][0]
+            output = self.model(input_ids=tokens, attention_mask=mask[row : row + 1, :length])
+            embeds[row, :length] = output[0][0]
         return embeds, mask
 
     def tokenize(self, prompt: str) -> list[int]:
@@ -101,6 +102,7 @@ class T5Encoder(nn.Module):
         return ids
 
     def warn_if_cut(self, prompt: str) -> None:
+        """Warns if the prompt has more tokens than max_length."""
         count = len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
         if count > self.max_length:
             warnings.warn(
@@ -130,10 +132,10 @@ def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
 
 def check_width(folder: Path, width: int) -> None:
     """ValueError where the encoder of a folder makes embeddings of another width, or is not there."""
-    path = find_folder(folder, "text_encoder", ("config.json",)) / "config.json"
-    found = read_config(Width, path.parent).d_model
-    if found != width:
-        raise ValueError(f"{path}: d_model is {found}; the transformer reads embeddings of {width}")
+    path = find_folder(folder, "text_encoder", CONFIG_FILES) / "config.json"
+    d_model = read_config(Width, path.parent).d_model
+    if d_model != width:
+        raise ValueError(f"{path}: d_model is {d_model}; the transformer reads embeddings of {width}")
 
 
 @dataclass(frozen=True)
@@ -159,13 +161,13 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def require_packages(folder: Path) -> None:
-    """Say which package is missing for spiece.model; transformers would ask for an unrelated one."""
+    """ValueError naming the package that spiece.model needs; transformers would name an unrelated one."""
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
         try:
-            found = importlib.util.find_spec(module)
+            spec = importlib.util.find_spec(module)
         except ModuleNotFoundError:  # no parent package "google"
-            found = None
-        if found is None:
+            spec = None
+        if spec is None:
             raise ValueError(
                 f"reading {folder / 'spiece.model'} needs the package {package}: pip install {package}"
             )
@@ -185,24 +187,35 @@ def without_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong."""
+def read_encoder_config(folder: Path) -> Any:
+    """Return the config of a folder's config.json: MT5Config where it is mT5's, else T5Config."""
     import transformers as tf
 
-    state = load_state_dict(folder)
     try:
-        is_mt5 = tf.T5Config.get_config_dict(str(folder), local_files_only=True)[0].get("model_type") == "mt5"
-        config_cls, model_cls = (
-            (tf.MT5Config, tf.MT5EncoderModel) if is_mt5 else (tf.T5Config, tf.T5EncoderModel)
-        )
-        config = config_cls.from_pretrained(str(folder), local_files_only=True)
+        about, _ = tf.T5Config.get_config_dict(str(folder), local_files_only=True)
+        config_cls = tf.MT5Config if about.get("model_type") == "mt5" else tf.T5Config
+        return config_cls.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises OSError and others for a broken config.json
+        raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
+
+
+def encoder_class(config: Any) -> Any:
+    """Return transformers' class of the encoder that a config describes."""
+    import transformers as tf
+
+    return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
+
+
+def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong."""
+    state = load_state_dict(folder)
+    config = read_encoder_config(folder)
+    try:
         with without_bar():
-            model, info = model_cls.from_pretrained(
+            model, info = encoder_class(config).from_pretrained(
                 None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
             )
-    except (
-        Exception
-    ) as error:  # transformers raises OSError, RuntimeError and others for a broken config.json
+    except Exception as error:  # transformers raises OSError, RuntimeError and others for what does not fit
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
     # transformers leaves the decoder of a whole T5 aside; any other difference means files of another model.
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +15,8 @@ from torch import nn
 
 from videosys.utils.files import replacing, write_text
 from videosys.utils.hub import resolve
+from videosys.utils.plain import read_json
 from videosys.utils.progress import progress
-from videosys.utils.typed import convert
 from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
 
 __all__ = ["check_model", "load_model", "load_state_dict", "read_config", "resolve", "save_model"]
@@ -36,33 +35,9 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     value are a ValueError that names the file and the key.
     """
     path = Path(folder) / name
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got {type(data).__name__}")
-    try:
-        return config_cls(**_typed_values(config_cls, data, path))
-    except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-        raise error if str(path) in str(error) else ValueError(f"{path}: {error}") from error
-
-
-def _typed_values(config_cls: type, data: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    hints = typing.get_type_hints(config_cls)
-    values = {}
-    for field in dataclasses.fields(config_cls):
-        if field.name in data:
-            try:
-                values[field.name] = convert(data[field.name], hints[field.name])
-            except ValueError as error:
-                raise ValueError(f"{path}: {field.name}: {error}") from error
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{path}: {field.name}: is missing")
-    _LOG.debug("%s: ignored keys: %s", path, sorted(data.keys() - values.keys()))
-    return values
+    if not path.exists():
+        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder")
+    return read_json(config_cls, path, ignores_unknown=True)
 
 
 def load_model(
@@ -86,35 +61,34 @@ def load_model(
     keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
     tensor of the file, by name.
     """
-    model, mapped = _opened(model_cls, config, folder, **kwargs)
+    model, mapped = _model_and_weights(model_cls, config, folder, **kwargs)
     exact = getattr(model_cls, "float32_parameters", ())
-    split = keep(model) if keep else as_it_is
+    split = keep(model) if keep else unsplit
     weights: dict[str, torch.Tensor] = {}
     for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
         # Popped, so that the mapping of a part ends when its last tensor has been copied.
-        weights |= split(key, _placed(mapped.pop(key), torch.float32 if key in exact else dtype, device))
+        weights |= split(key, _with_dtype(mapped.pop(key), torch.float32 if key in exact else dtype, device))
     model.load_state_dict(weights, strict=True, assign=True)
     left = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
     assert not left, f"{model_cls.__name__} has buffers that no checkpoint fills: {left}"
     return model.eval().requires_grad_(False)
 
 
-def as_it_is(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+def unsplit(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's tensor under its own name."""
     return {key: tensor}
 
 
 def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **kwargs: Any) -> None:
-    """ValueError where `load_model` would raise one. No weight is read: files are mapped, the model is built
-    without memory.
-    """
-    _opened(model_cls, config, folder, **kwargs)
+    """ValueError where `load_model` would raise one. No weight is read: files are only mapped."""
+    _model_and_weights(model_cls, config, folder, **kwargs)
 
 
-def _opened(
+def _model_and_weights(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
 ) -> tuple[M, dict[str, torch.Tensor]]:
-    """The model without memory, and the weights of a folder by its keys, all there and none besides."""
-    model = _built(model_cls, config, folder, **kwargs)
+    """Return the model without memory, and the weights of a folder by its keys: all of them, no others."""
+    model = _empty_model(model_cls, config, folder, **kwargs)
     ignored = getattr(model_cls, "ignored_keys", ())
     current = getattr(model_cls, "current_key", str)
     mapped = {
@@ -126,7 +100,7 @@ def _opened(
     return model, mapped
 
 
-def _built(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
+def _empty_model(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
     try:
         with torch.device("meta"):
             return model_cls(config, **kwargs)
@@ -135,7 +109,7 @@ def _built(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -
         raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
 
 
-def _placed(tensor: torch.Tensor, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
+def _with_dtype(tensor: torch.Tensor, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
     return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
 
 

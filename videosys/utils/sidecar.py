@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from videosys.utils.files import write_text
+from videosys.utils.plain import finite, to_plain
 
 
 def sidecar_path(video: str | Path) -> Path:
@@ -30,17 +29,5 @@ def write_sidecar(
     content = {"prompt": prompt, "seed": seed, **more, "config": dict(config), "steps": list(steps)}
     path = sidecar_path(video)
     # Escaped where not ASCII: any prompt can be written then, lone surrogates included.
-    write_text(path, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(to_plain(content, number=finite, key=str), indent=2, allow_nan=False) + "\n")
     return path
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -18,9 +18,9 @@ class Text(str):
     parsed: Any
 
     def __new__(cls, text: str, parsed: Any) -> Text:
-        made = super().__new__(cls, text)
-        made.parsed = parsed
-        return made
+        instance = super().__new__(cls, text)
+        instance.parsed = parsed
+        return instance
 
 
 def convert(value: Any, hint: Any) -> Any:
@@ -56,11 +56,11 @@ def check_types(config: Any) -> None:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         try:
-            made = _checked(value, hints[field.name])
+            checked = _checked(value, hints[field.name])
         except ValueError as error:
             raise ValueError(f"{field.name} {error}") from error
         if _is_foreign(value):
-            object.__setattr__(config, field.name, made)
+            object.__setattr__(config, field.name, checked)
 
 
 def _checked(value: Any, hint: Any) -> Any:

@@ -1,0 +1,245 @@
+"""Values as plain data (numbers, text, lists, mappings: what JSON and YAML hold), and dataclasses from it.
+
+A field whose type is a union of dataclasses carries `field(metadata={"registry": {name: class}})`; the
+section's `name` picks the class, or the preset where the registry holds an instance. A field may carry
+`metadata={"aliases": ("old_name",)}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from videosys.utils.typed import Text, convert, listing, suggest
+
+T = TypeVar("T")
+Layer = Mapping[Any, Any]  # one source of settings for a section; later layers win
+# What the constructor of a config may raise for numbers that cannot be.
+WRONG_NUMBERS = (TypeError, ArithmeticError, LookupError)
+
+_LOG = logging.getLogger("videosys.config")
+
+
+def unchanged(value: Any) -> Any:
+    return value
+
+
+def finite(number: float) -> float | None:
+    """Return the number, or None where JSON has no such number (not a number, infinity)."""
+    return number if math.isfinite(number) else None
+
+
+def to_plain(
+    value: Any,
+    *,
+    number: Callable[[float], Any] = unchanged,
+    key: Callable[[Any], Any] = unchanged,
+    other: Callable[[Any], Any] = str,
+) -> Any:
+    """Return `value` as numbers, text, None, lists and dicts.
+
+    Tuples become lists, and dataclasses dicts of their fields; a section chosen by name gets the name as
+    first key. `number` changes each float, `key` each key of a mapping, and `other` whatever is none of
+    these.
+    """
+
+    def walk(value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            return number(value)
+        if isinstance(value, (list, tuple)):
+            return [walk(item) for item in value]
+        if isinstance(value, Mapping):
+            return {key(name): walk(item) for name, item in value.items()}
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return {item.name: named(item, getattr(value, item.name)) for item in dataclasses.fields(value)}
+        return other(value)
+
+    def named(item: dataclasses.Field, value: Any) -> Any:
+        registry = item.metadata.get("registry")
+        if not registry or not dataclasses.is_dataclass(value):
+            return walk(value)
+        return {"name": _name_in(registry, value), **walk(value)}
+
+    return walk(value)
+
+
+def _name_in(registry: Mapping[str, Any], value: Any) -> str:
+    """Return the name of a choice: its class, or a preset of that class (all fields are written too)."""
+    names = [name for name, choice in registry.items() if choice is type(value)]
+    return names[0] if names else next(name for name, item in registry.items() if type(item) is type(value))
+
+
+def read_json(cls: type[T], path: str | Path, *, ignores_unknown: bool = False) -> T:
+    """Return the dataclass `cls` that a JSON file describes.
+
+    A missing or damaged file, a value of the wrong type, a missing value and an unknown key (or that is
+    ignored) are a ValueError that names the file and the key.
+    """
+    try:
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (OSError, ValueError) as error:  # not text and not JSON are both ValueErrors
+        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+    if ignores_unknown:
+        known = {name for item in _fields(cls).values() for name in (item.name, *_old_names(item))}
+        _LOG.debug("%s: ignored keys: %s", path, sorted(content.keys() - known))
+        content = {key: value for key, value in content.items() if key in known}
+    try:
+        return from_mapping(cls, content, str(path))
+    except WRONG_NUMBERS as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def from_mapping(cls: type[T], settings: Layer, where: str = "") -> T:
+    """Return an instance of the dataclass `cls` from plain values, such as a JSON file's.
+
+    `where` stands in front of every message. A mistake is a ValueError that names the key.
+    """
+    return build(cls, [settings], None, Place(where, ""))
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a value stands, for messages: the file (or nothing) and the dotted key."""
+
+    file: str
+    key: str
+
+    def at(self, name: object) -> Place:
+        """Return the place of a key in this section."""
+        return Place(self.file, f"{self.key}.{name}" if self.key else str(name))
+
+    def error(self, message: str, value: object = None) -> ValueError:
+        """Return an error that names the place, or the override where `value` is the text of one."""
+        if isinstance(value, Text):
+            return ValueError(f"{self.key}={value}: {message}")
+        return ValueError(": ".join(part for part in (self.file, self.key, message) if part))
+
+
+def build(cls: type[T], layers: Sequence[Layer], base: T | None, place: Place) -> T:
+    """Return `cls` with the layers' settings over those of `base`, or over the defaults without one."""
+    fields = _fields(cls)
+    layers = [_renamed(layer, fields, place) for layer in layers]
+    adapted = getattr(base, "adapted", None)
+    if adapted is not None:  # the layers' settings may leave no sense to other settings of the base
+        base = adapted({key: value for layer in layers for key, value in layer.items()})
+    values = {} if base is None else {name: getattr(base, name) for name in fields}
+    hints = typing.get_type_hints(cls)
+    for name, item in fields.items():
+        settings = [layer[name] for layer in layers if name in layer]
+        if settings:
+            values[name] = _field_value(item, hints[name], settings, _default(item, base), place.at(name))
+        elif name not in values and _default(item, None) is dataclasses.MISSING:
+            raise place.at(name).error("is missing")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise place.error(str(error)) from error
+
+
+def _fields(cls: type) -> dict[str, dataclasses.Field]:
+    """Return the fields that the constructor of a dataclass takes, by name."""
+    return {item.name: item for item in dataclasses.fields(cls) if item.init}
+
+
+def _old_names(item: dataclasses.Field) -> tuple[str, ...]:
+    return item.metadata.get("aliases", ())
+
+
+def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place) -> dict[str, Any]:
+    """Return the layer with old names replaced; a key that no field has is an error."""
+    aliases = {old: item.name for item in fields.values() for old in _old_names(item)}
+    current: dict[str, Any] = {}
+    for key, value in layer.items():
+        name = aliases.get(key) or key
+        if name not in fields:
+            allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
+            raise place.at(key).error(f"unknown key{suggest(key, fields)}; {allowed}", value)
+        if name in current:
+            old = next(word for word in layer if word != name and aliases.get(word) == name)
+            raise place.at(old).error(f"is the old name of {name!r}, which is given too", layer[old])
+        if name != key:
+            _LOG.warning("%s is called %s now", place.at(key).key, name)
+        current[name] = value
+    return current
+
+
+def _default(item: dataclasses.Field, base: Any) -> Any:
+    if base is not None:
+        return getattr(base, item.name)
+    return item.default_factory() if item.default_factory is not dataclasses.MISSING else item.default
+
+
+def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], default: Any, place: Place) -> Any:
+    if "registry" in item.metadata:
+        return _choice(item.metadata["registry"], settings, default, place)
+    section = _section_class(hint)
+    if section is not None:
+        return _section(section, hint, settings, default, place)
+    try:
+        return convert(settings[-1], hint)
+    except ValueError as error:
+        raise place.error(str(error), settings[-1]) from error
+
+
+def _section_class(hint: Any) -> type | None:
+    """Return the dataclass among the members of an annotation, if there is one."""
+    members = typing.get_args(hint) or (hint,)
+    sections = (member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member))
+    return next(sections, None)
+
+
+def _section(cls: type, hint: Any, settings: list[Any], default: Any, place: Place) -> Any:
+    values = [value.parsed if isinstance(value, Text) else value for value in settings]
+    if values[-1] is None and type(None) in typing.get_args(hint):
+        return None
+    for value in values:
+        if value is not None and not isinstance(value, dict):
+            raise place.error(f"must be a section of `key: value`, got {value!r}")
+    base = default if isinstance(default, cls) else None
+    return build(cls, [value or {} for value in values], base, place)
+
+
+def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, place: Place) -> Any:
+    """Return the section of the class that the last `name` picks, or of the default's class."""
+    layers = [_named(value, place) for value in settings]
+    starts = [index for index, layer in enumerate(layers) if "name" in layer]
+    if not starts:
+        if not dataclasses.is_dataclass(default):
+            raise place.error(f"needs a name, one of {listing(registry)}")
+        return build(type(default), layers, default, place)
+    layers = layers[starts[-1] :]
+    name = layers[0].pop("name")
+    if name not in registry:
+        raise place.error(f"must be one of {listing(registry)}, got {str(name)!r}{suggest(name, registry)}")
+    choice = registry[name]
+    cls, base = (choice, None) if isinstance(choice, type) else (type(choice), choice)
+    return build(cls, layers, base, place)
+
+
+def _named(value: Any, place: Place) -> dict[str, Any]:
+    """Return a section as a mapping: a lone word is its name, and null is the name "none"."""
+    if isinstance(value, Text):
+        value = value.parsed
+    if value is None or isinstance(value, str):
+        return {"name": value or "none"}
+    if not isinstance(value, dict):
+        raise place.error(f"must be a name or a section of `key: value`, got {value!r}")
+    return {key: _name_of(item, place) if key == "name" else item for key, item in value.items()}
+
+
+def _name_of(value: Any, place: Place) -> str:
+    if value is not None and not isinstance(value, str):
+        raise place.at("name").error(f"must be text, got {value!r}")
+    return str(value or "none")
