@@ -25,10 +25,10 @@ from videosys.cache import (
     Setting,
     TeaCacheConfig,
     choice,
-    settle,
+    resolve_cache,
     start,
 )
-from videosys.cache.place import put
+from videosys.cache.device import to_cache_device
 from videosys.parallel import Parallel
 
 STEPS = 6
@@ -66,7 +66,7 @@ def made(monkeypatch):
         return x if isinstance(x, Far) else Far(x, made)
 
     for module in ("base", "teacache", "pab"):
-        monkeypatch.setattr(f"videosys.cache.{module}.put", far)
+        monkeypatch.setattr(f"videosys.cache.{module}.to_cache_device", far)
     return made
 
 
@@ -102,11 +102,11 @@ def test_what_is_kept_has_the_models_dtype_and_is_counted():
     assert {item.dtype for item in cache.held()} == {torch.bfloat16}
 
 
-def test_put():
+def test_to_cache_device():
     x = torch.ones(3, dtype=torch.bfloat16)
-    assert put(x, "auto") is x
-    assert put(x, "cpu") is x
-    there = put(x, "meta")
+    assert to_cache_device(x, "auto") is x
+    assert to_cache_device(x, "cpu") is x
+    there = to_cache_device(x, "meta")
     assert (there.device.type, there.dtype, there.shape) == ("meta", torch.bfloat16, x.shape)
 
 
@@ -129,10 +129,11 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(checkpoint,
 def test_it_outlives_a_goal_and_a_file(tmp_path, monkeypatch):
     run = Scope(model="latte", evaluations=STEPS)
     found = Calibration(run, (Setting(IntervalConfig(2), 4, 1.5, 40.0, 0.9),))
-    monkeypatch.setattr(choice, "find", lambda *given: (found, "a file"))
-    assert settle(BestConfig(speedup=1.2, device="cpu"), lambda: run) == IntervalConfig(2, device="cpu")
+    monkeypatch.setattr(choice, "find_calibration", lambda *given: (found, "a file"))
+    goal = BestConfig(speedup=1.2, device="cpu")
+    assert resolve_cache(goal, lambda: run) == IntervalConfig(2, device="cpu")
     monkeypatch.setattr(
         "videosys.cache.schedule.read_json", lambda *given: ScheduleFile(computed=(0, 2), evaluations=STEPS)
     )
-    made = settle(ScheduleConfig(file="x.json", device="cpu"), lambda: run)
+    made = resolve_cache(ScheduleConfig(file="x.json", device="cpu"), lambda: run)
     assert made == ScheduleConfig((0, 2), device="cpu")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videosys.cache import IntervalConfig
-from videosys.cache.place import check_place
+from videosys.cache.device import check_cache_device
 from videosys.generation import base
 from videosys.utils.devices import check_device, parse_device, resolve_device
 
@@ -14,7 +14,7 @@ from videosys.utils.devices import check_device, parse_device, resolve_device
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:99"])
 def test_names_need_no_such_device_here(device):
     check_device(device)
-    check_place(device)
+    check_cache_device(device)
     if device != "auto":
         assert parse_device(device) == torch.device(device)
 

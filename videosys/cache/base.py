@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from videosys.cache.device import AUTO, to_cache_device
 from videosys.cache.forecast import HELD, HOLD, Forecast
-from videosys.cache.place import WITH_MODEL, put
 
 Signal = Callable[[str], torch.Tensor]
 Compute = Callable[[], torch.Tensor]
@@ -126,7 +126,7 @@ class ResidualCache(RecordedCache):
     times: the sampler's own time at each step, one per model evaluation. device: where residuals are kept.
     """
 
-    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = WITH_MODEL):
+    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO):
         super().__init__()
         self.times, self.forecast, self.device = tuple(times), forecast, device
         self.kept: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
@@ -146,7 +146,7 @@ class ResidualCache(RecordedCache):
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         self.kept = self.kept[: self.forecast.num_residuals - 1]  # the oldest goes before the newest comes
-        self.kept = ((self.step, put(after - before, self.device)), *self.kept)
+        self.kept = ((self.step, to_cache_device(after - before, self.device)), *self.kept)
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
@@ -164,3 +164,18 @@ class ResidualCache(RecordedCache):
         for weight, residual in zip(weights, residuals):
             x = torch.add(x, residual.to(x.device), alpha=weight)
         return x
+
+
+class FixedCache(ResidualCache):
+    """A residual cache whose computed steps are known in advance: no signal, no exchange."""
+
+    def __init__(
+        self, computed: frozenset[int], times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO
+    ):
+        super().__init__(times, forecast, device)
+        self.computed = computed
+
+    def should_compute(self, signal: Signal) -> bool:
+        computed = self.is_forced or self.step in self.computed
+        self.record(computed=computed)
+        return computed

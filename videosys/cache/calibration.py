@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from videosys.cache.goal import Goal
-from videosys.cache.registry import CACHES, CacheConfig
+from videosys.cache.config import CacheConfig, Goal
+from videosys.cache.registry import CACHES
 from videosys.cache.scope import Scope
 from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
 from videosys.utils.typed import check_types

@@ -10,66 +10,46 @@ from pathlib import Path
 from typing import Any
 
 from videosys.cache.calibration import Calibration, Setting, read_calibration
-from videosys.cache.goal import BESIDE, Goal
-from videosys.cache.magcache import MagCacheConfig
-from videosys.cache.registry import BestConfig, CacheConfig
-from videosys.cache.schedule import ScheduleConfig
+from videosys.cache.config import BESIDE_WEIGHTS, CacheConfig, Goal
+from videosys.cache.registry import BestConfig
 from videosys.cache.scope import Scope
-from videosys.cache.teacache import MODULATED, TeaCacheConfig
 
 PATTERN = "calibration*.json"
 _LOG = logging.getLogger("videosys.cache")
 ADVICE = "`python -m videosys.calibration` writes one"
 
 
-def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | None = None) -> CacheConfig:
-    """The config with nothing left to look up: goals become settings, and files are read.
+def resolve_cache(
+    config: CacheConfig, run: Callable[[], Scope], folder: str | Path | None = None
+) -> CacheConfig:
+    """The config with all values that are read from files: a goal becomes the settings that reach it.
 
-    run: gives what is about to be generated, with which every file is compared.
-    folder: of the transformer, where calibration files are looked for when the config names none.
-    TeaCache with a calibration and no goal takes its coefficients from there, which never count below zero,
-    and MagCache its ratios.
+    run: returns what is about to be generated, with which every file is compared; called only if needed.
+    folder: of the transformer, searched for calibration files if the config names none.
     ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
     """
     if isinstance(config, Goal) and config.has_goal:
-        calibration, where = find(config, run(), folder)
-        found = choose(config, calibration.settings, where)
-        config = replace(found, device=config.device) if isinstance(found, Goal) else found
-    if isinstance(config, ScheduleConfig):
-        return config.for_run(run())
-    if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        return _rescaled(config, run(), folder)
-    if isinstance(config, MagCacheConfig) and not config.ratios:
-        ratios, _ = _learnt(config, "ratios", run(), folder)
-        return replace(config, ratios=ratios)
-    return config
+        calibration, path = find_calibration(config, run(), folder)
+        policy = choose(config, calibration.settings, path)
+        config = replace(policy, device=config.device) if isinstance(policy, Goal) else policy
+
+    def calibrated(key: str) -> tuple[Any, str]:
+        calibration, path = find_calibration(config, run(), folder)
+        value = getattr(calibration, key)
+        if value is None:
+            raise ValueError(f"{path}: has no {key}")
+        return value, path
+
+    return config.resolved(run, calibrated)
 
 
-def _rescaled(config: TeaCacheConfig, run: Scope, folder: str | Path | None) -> TeaCacheConfig:
-    """TeaCache with a calibration's coefficients, which count as 0 where they fall below."""
-    value, where = _learnt(config, "coefficients", run, folder)
-    if config.signal != MODULATED:
-        _LOG.warning(
-            "%s has coefficients of the %s input; those of the %s are [1, 0]", where, MODULATED, config.signal
-        )
-    return replace(config.with_coefficients(value), floor=True)
-
-
-def _learnt(config: Goal, name: str, run: Scope, folder: str | Path | None) -> tuple[Any, str]:
-    """What a field of the calibration says, and the calibration's name."""
-    calibration, where = find(config, run, folder)
-    value = getattr(calibration, name)
-    if value is None:
-        raise ValueError(f"{where}: has no {name}")
-    return value, where
-
-
-def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
-    """The calibration that the config names, or the fitting one beside the weights; and its name."""
-    if config.calibration not in (None, BESIDE):
-        calibration = read_calibration(config.calibration)
-        calibration.scope.check(run, config.calibration)
-        return calibration, config.calibration
+def find_calibration(config: CacheConfig, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
+    """The calibration that the config names, else the one beside the weights that fits; and its path."""
+    path = config.calibration if isinstance(config, Goal) else None
+    if path not in (None, BESIDE_WEIGHTS):
+        calibration = read_calibration(path)
+        calibration.scope.check(run, path)
+        return calibration, path
     paths = sorted(Path(folder).glob(PATTERN)) if folder else []
     if not paths:
         raise ValueError(
@@ -119,7 +99,7 @@ def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig
     return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
 
 
-def _name(config: CacheConfig | Goal) -> str:
+def _name(config: CacheConfig) -> str:
     return type(config).__name__.removesuffix("Config")
 
 

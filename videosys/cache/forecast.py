@@ -14,7 +14,7 @@ from types import MappingProxyType
 from videosys.utils.typed import check_types
 
 HELD = (1.0,)
-MOST_RESIDUALS = 3  # each is as large as all tokens
+MAX_RESIDUALS = 3  # each is as large as all tokens
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Fitted:
     def __post_init__(self) -> None:
         check_types(self)
         for step, weights in enumerate(self.weights_per_step):
-            if len(weights) > MOST_RESIDUALS or not all(map(math.isfinite, weights)):
+            if len(weights) > MAX_RESIDUALS or not all(map(math.isfinite, weights)):
                 raise ValueError(
-                    f"forecast.weights_per_step[{step}] is {weights}; it must be at most {MOST_RESIDUALS} "
+                    f"forecast.weights_per_step[{step}] is {weights}; it must be at most {MAX_RESIDUALS} "
                     "finite numbers"
                 )
 
@@ -98,6 +98,6 @@ class Fitted:
 
 Forecast = Hold | Linear | Fitted
 
-HOLD = Hold()
+HOLD: Forecast = Hold()
 
 FORECASTS = MappingProxyType({"hold": Hold, "linear": Linear, "fitted": Fitted})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
-from videosys.cache.goal import Goal
-from videosys.utils.typed import check_types
+from videosys.cache.scope import Scope
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class MagCacheConfig(Goal):
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
             raise ValueError(f"cache.ratios are {list(self.ratios)}; they must be numbers above 0")
         if not self.threshold >= 0 or self.max_skips < 1 or not 0 <= self.retention <= 1:
@@ -36,6 +36,10 @@ class MagCacheConfig(Goal):
                 f"cache.threshold is {self.threshold}, max_skips {self.max_skips} and retention "
                 f"{self.retention}; they must be 0 or more, 1 or more, and between 0 and 1"
             )
+
+    def resolved(self, run: Callable[[], Scope], calibrated: Calibrated) -> CacheConfig:
+        """The same with the ratios of the calibration, if none are given."""
+        return self if self.ratios else replace(self, ratios=calibrated("ratios")[0])
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The steps that compute out of `count`. ValueError unless there is a ratio for each."""

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import Branch, Compute, RecordedCache, StepRecord
-from videosys.cache.goal import Goal
-from videosys.cache.place import put
+from videosys.cache.base import Branch, Cache, Compute, GatherRows, RecordedCache, StepRecord
+from videosys.cache.config import Goal
+from videosys.cache.device import to_cache_device
 from videosys.utils.typed import check_types
 
 Keys = tuple[tuple[float, int, tuple[int, ...]], ...]
@@ -110,6 +110,9 @@ class PABConfig(Goal):
         fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}
         return replace(own, unit=unit, **fresh)
 
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return PAB(self, times)
+
     @classmethod
     def pyramid(cls, ranges: tuple[int, int, int], window: tuple[float, float], mlp: Keys = ()) -> PABConfig:
         """The settings that have one window of timesteps for all attentions; ranges: spatial and joint,
@@ -166,7 +169,7 @@ class PAB(RecordedCache):
             result = compute()
             self.home, kept = result.device, result
         if self.step + 1 in reuse:
-            self.kept[key] = put(kept, self.config.device)
+            self.kept[key] = to_cache_device(kept, self.config.device)
         return result
 
 

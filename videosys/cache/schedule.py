@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
-from videosys.cache.goal import Goal
 from videosys.cache.scope import Scope
 from videosys.utils.plain import read_json
-from videosys.utils.typed import check_types
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class ScheduleConfig(Goal):
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         given = (self.computed is not None) + (self.file is not None) + self.has_goal
         if given != 1:
             raise ValueError(
@@ -36,6 +34,9 @@ class ScheduleConfig(Goal):
         if self.file is not None and self.forecast != HOLD:
             raise ValueError("cache.forecast is given, and so is cache.file, which says the forecast")
         check_steps("cache.computed", self.computed or ())
+
+    def resolved(self, run: Callable[[], Scope], calibrated: Calibrated) -> CacheConfig:
+        return self.for_run(run())
 
     def for_run(self, run: Scope) -> ScheduleConfig:
         """The same with what is in its file. ValueError where its steps are not those of the run."""
@@ -52,7 +53,7 @@ class ScheduleConfig(Goal):
     def computed_steps(self, count: int) -> frozenset[int]:
         """The steps that compute out of `count`. ValueError where there are fewer than the schedule needs."""
         if self.file is not None:
-            raise ValueError(f"{self} has not been read yet; videosys.cache.settle reads it")
+            raise ValueError(f"{self} has not been read yet; videosys.cache.resolve_cache reads it")
         return frozenset(self.for_run(Scope(evaluations=count)).computed or ())
 
 

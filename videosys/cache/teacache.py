@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import GatherRows, ResidualCache, Signal
+from videosys.cache.base import Cache, GatherRows, ResidualCache, Signal
+from videosys.cache.config import CacheConfig, Calibrated, Goal
+from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
-from videosys.cache.goal import Goal
-from videosys.cache.place import put
-from videosys.utils.typed import check_types
+from videosys.cache.scope import Scope
 
+_LOG = logging.getLogger("videosys.cache")
 IDENTITY = (1.0, 0.0)
 MODULATED = "modulated"  # the signal that published and calibrated coefficients are of
 
@@ -41,8 +43,7 @@ class TeaCacheConfig(Goal):
     floor: bool = False
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         if not self.threshold >= 0:
             raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
         if self.coefficients is not None and not (
@@ -55,6 +56,19 @@ class TeaCacheConfig(Goal):
             raise ValueError(
                 f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"
             )
+
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return TeaCache(self, times, gather_rows, request_id)
+
+    def resolved(self, run: Callable[[], Scope], calibrated: Calibrated) -> CacheConfig:
+        """The same with the coefficients of a calibration that is named; they never count below zero."""
+        if not self.calibration or self.coefficients is not None:
+            return self
+        coefficients, path = calibrated("coefficients")
+        if self.signal != MODULATED:
+            message = "%s has coefficients of the %s input; those of the %s are [1, 0]"
+            _LOG.warning(message, path, MODULATED, self.signal)
+        return replace(self.with_coefficients(coefficients), floor=True)
 
     def adapted(self, given: Mapping[str, Any]) -> TeaCacheConfig:
         """These settings as the base of a config that gives others: coefficients are of one signal."""
@@ -97,7 +111,7 @@ class TeaCache(ResidualCache):
     def should_compute(self, signal: Signal) -> bool:
         current = signal(self.config.signal)
         previous = None if self.previous is None else self.previous.to(current.device)
-        self.previous = put(current, self.device)
+        self.previous = to_cache_device(current, self.device)
         computed = self.is_forced or previous is None or self._accumulate(current, previous)
         if self.is_forced or previous is None:
             self.record(computed=True)

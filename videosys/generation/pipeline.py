@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
+from videosys.cache import CacheConfig, Scope, StepRecord, resolve_cache, start
 from videosys.generation import base
 from videosys.generation.compile import check_compiler, check_kept, compile_blocks, compile_report
 from videosys.generation.denoise import Sampling, denoise
@@ -231,10 +231,10 @@ class Pipeline(Generic[M]):
 
         ValueError, before anything is loaded, where there are none for it, and for a device that is not here.
         """
-        where = getattr(config.cache, "device", "auto")
+        where = config.cache.device
         if where != "auto":  # with the model, wherever that is
             base.resolve_device(where, "cache.device")
-        found = settle(config.cache, lambda: self.scope(config), self.transformer.folder)
+        found = resolve_cache(config.cache, lambda: self.scope(config), self.transformer.folder)
         config = replace(config, cache=found)
         return replace(config, cache=config.settled_cache())
 
