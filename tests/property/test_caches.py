@@ -111,7 +111,11 @@ def plain(model):
 @pytest.mark.parametrize("name", always(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_a_policy_that_always_computes_changes_no_bit(model, name):
-    result, made = generate(model, always(EVALUATIONS[model])[name])
+    check_always(model, always(EVALUATIONS[model])[name])
+
+
+def check_always(model, config):
+    result, made = generate(model, config)
     assert torch.equal(result, plain(model))
     assert [record.computed for record in made.steps] == [True] * EVALUATIONS[model]
     assert all(record.reused == 0 for record in made.steps)
@@ -155,8 +159,12 @@ def by_hand(forecast, step, residuals, times):
 @pytest.mark.parametrize("name", skipping(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_skipped_and_what_is_used_instead(model, name):
+    check_skipping(model, skipping(EVALUATIONS[model])[name])
+
+
+def check_skipping(model, config):
     spy = Spy()
-    result, made = generate(model, skipping(EVALUATIONS[model])[name], watch=spy)
+    result, made = generate(model, config, watch=spy)
     assert torch.isfinite(result).all()
     assert not torch.equal(result, plain(model))
     for end in (made.steps[0], made.steps[-1]):
@@ -176,8 +184,12 @@ def test_what_is_skipped_and_what_is_used_instead(model, name):
 @pytest.mark.parametrize("name", skipping(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_interleaved_generations_do_not_meet(model, name):
+    check_interleaved(model, skipping(EVALUATIONS[model])[name])
+
+
+def check_interleaved(model, config):
     """Step by step in turn, on one model, with other latents and another batch size."""
-    config, together = skipping(EVALUATIONS[model])[name], threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=60)
     alone = [generate(model, config, seed) for seed in (0, 1)]
     found = {}
 
@@ -196,7 +208,11 @@ def test_interleaved_generations_do_not_meet(model, name):
 
 @pytest.mark.parametrize("name", skipping(8))
 def test_what_is_held_is_said(name):
-    _, made = generate("latte", skipping(STEPS)[name])
+    check_held(skipping(STEPS)[name])
+
+
+def check_held(config):
+    _, made = generate("latte", config)
     tokens = 2 * SIZE[0] * (SIZE[1] // 2) * (SIZE[2] // 2) * built("latte").config.hidden_size * 4
     most = max(record.bytes_held for record in made.steps)
     assert most % tokens == 0
