@@ -20,8 +20,8 @@ from videosys.cache import (
     MagCacheConfig,
     NoCacheConfig,
     PABConfig,
+    RunSpec,
     ScheduleConfig,
-    Scope,
     Setting,
     TeaCacheConfig,
     calibration_text,
@@ -31,7 +31,7 @@ from videosys.cache import (
 )
 from videosys.parallel import Parallel
 
-RUN = Scope("latte", "ddim", 30, 30, (2, 4, 4), 7.5, "abc")
+RUN = RunSpec("latte", "ddim", 30, 30, (2, 4, 4), 7.5, "abc")
 TEA = [TeaCacheConfig(threshold, (2.0, 0.0)) for threshold in (0.1, 0.2, 0.3)]
 SCHEDULE = ScheduleConfig(computed=(0, 1, 5), forecast=Linear())
 SETTINGS = (
@@ -215,8 +215,8 @@ def test_a_damaged_file_is_refused_with_its_name_and_key(change, message, tmp_pa
 
 def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
-    made = resolve_cache(TeaCacheConfig(0.3, calibration=path), lambda: RUN)
-    assert (made.coefficients, made.floor) == ((2.0, 0.5), True)
+    resolved = resolve_cache(TeaCacheConfig(0.3, calibration=path), lambda: RUN)
+    assert (resolved.coefficients, resolved.floor) == ((2.0, 0.5), True)
     given = TeaCacheConfig(0.3, (1.0, 0.0), calibration=path)
     assert resolve_cache(given, lambda: RUN) == given
     with pytest.raises(ValueError, match="has no coefficients"):
@@ -238,8 +238,8 @@ def test_coefficients_of_the_modulated_input_are_for_no_other_signal(cls, name, 
 
 def test_calibrated_coefficients_are_for_no_other_signal_either(tmp_path, caplog):
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
-    made = resolve_cache(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
-    assert made.coefficients == (1.0, 0.0)
+    resolved = resolve_cache(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
+    assert resolved.coefficients == (1.0, 0.0)
     assert f"{path} has coefficients of the modulated input; those of the timestep are [1, 0]" in caplog.text
 
 
@@ -248,9 +248,9 @@ def test_ratios_come_from_a_calibration(tmp_path):
     path = write(tmp_path / "calibration.json", ratios=ratios)
     named, found = MagCacheConfig(threshold=0.3, calibration=path), MagCacheConfig(threshold=0.3)
     for config in (named, found, replace(found, calibration="beside")):
-        made = resolve_cache(config, lambda: RUN, tmp_path)
-        assert made == replace(config, ratios=ratios)
-        assert len(made.computed_steps(30)) < 30
+        resolved = resolve_cache(config, lambda: RUN, tmp_path)
+        assert resolved == replace(config, ratios=ratios)
+        assert len(resolved.computed_steps(30)) < 30
     own = MagCacheConfig((1.0,) * 30)
     assert resolve_cache(own, lambda: RUN, tmp_path) is own
     with pytest.raises(ValueError, match=r"cache MagCache needs a calibration, and there is no calib"):
@@ -261,8 +261,8 @@ def test_ratios_come_from_a_calibration(tmp_path):
 
 def test_coefficients_beside_the_weights_are_taken_where_asked_for(tmp_path):
     write(tmp_path / "calibration.json", coefficients=(2.0, 0.5))
-    made = resolve_cache(TeaCacheConfig(0.3, calibration="beside"), lambda: RUN, tmp_path)
-    assert made.coefficients == (2.0, 0.5)
+    resolved = resolve_cache(TeaCacheConfig(0.3, calibration="beside"), lambda: RUN, tmp_path)
+    assert resolved.coefficients == (2.0, 0.5)
     published = TeaCacheConfig(0.3)
     assert resolve_cache(published, lambda: RUN, tmp_path) is published
 

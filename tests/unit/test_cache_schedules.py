@@ -13,14 +13,14 @@ from videosys.cache import (
     IntervalConfig,
     Linear,
     MagCacheConfig,
+    RunSpec,
     ScheduleConfig,
-    Scope,
     resolve_cache,
     start,
 )
 from videosys.parallel import Parallel
 
-RUN = Scope("latte", "ddim", 8, 8, (2, 4, 4), 7.5, "abc")
+RUN = RunSpec("latte", "ddim", 8, 8, (2, 4, 4), 7.5, "abc")
 
 
 def never(kind):

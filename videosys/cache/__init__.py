@@ -18,8 +18,8 @@ from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import Broadcast, PABConfig
 from videosys.cache.registry import CACHES, BestConfig, NoCacheConfig, register_cache, start
+from videosys.cache.run_spec import RunSpec
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
-from videosys.cache.scope import Scope
 from videosys.cache.statistics import CacheStatistics, cache_statistics, plot_steps
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 
@@ -47,9 +47,9 @@ __all__ = [
     "PABConfig",
     "RecordedCache",
     "ResidualCache",
+    "RunSpec",
     "ScheduleConfig",
     "ScheduleFile",
-    "Scope",
     "Setting",
     "StepRecord",
     "TeaCache",

@@ -1,4 +1,4 @@
-"""Turns what a user wants (a speed-up, a quality) into the settings of a policy, by a calibration file."""
+"""Goals (a speedup, a PSNR) become the settings of a policy, by a calibration file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 from videosys.cache.calibration import Calibration, Setting, read_calibration
 from videosys.cache.config import BESIDE_WEIGHTS, CacheConfig, Goal
 from videosys.cache.registry import BestConfig
-from videosys.cache.scope import Scope
+from videosys.cache.run_spec import RunSpec
 
-PATTERN = "calibration*.json"
+CALIBRATION_PATTERN = "calibration*.json"
 _LOG = logging.getLogger("videosys.cache")
 ADVICE = "`python -m videosys.calibration` writes one"
 
 
 def resolve_cache(
-    config: CacheConfig, run: Callable[[], Scope], folder: str | Path | None = None
+    config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None = None
 ) -> CacheConfig:
     """The config with all values that are read from files: a goal becomes the settings that reach it.
 
@@ -43,32 +43,32 @@ def resolve_cache(
     return config.resolved(run, calibrated)
 
 
-def find_calibration(config: CacheConfig, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
+def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | None) -> tuple[Calibration, str]:
     """The calibration that the config names, else the one beside the weights that fits; and its path."""
     path = config.calibration if isinstance(config, Goal) else None
     if path not in (None, BESIDE_WEIGHTS):
         calibration = read_calibration(path)
         calibration.scope.check(run, path)
         return calibration, path
-    paths = sorted(Path(folder).glob(PATTERN)) if folder else []
+    paths = sorted(Path(folder).glob(CALIBRATION_PATTERN)) if folder else []
     if not paths:
         raise ValueError(
-            f"cache {_name(config)} needs a calibration, and there is no {PATTERN} in "
+            f"cache {_name(config)} needs a calibration, and there is no {CALIBRATION_PATTERN} in "
             f"{folder or 'the transformer'}; name a file with cache.calibration ({ADVICE})"
         )
-    return _fitting(paths, run)
+    return _nearest(paths, run)
 
 
-def _fitting(paths: Sequence[Path], run: Scope) -> tuple[Calibration, str]:
-    """The calibration that fits, else the one that is the nearest to the run; of several the first."""
-    read = list(_readable(paths))
-    calibration, where = min(read, key=lambda pair: pair[0].scope.distance(run))
+def _nearest(paths: Sequence[Path], run: RunSpec) -> tuple[Calibration, str]:
+    """The calibration nearest to the run, and its path; ValueError if that one is for another run."""
+    candidates = list(_readable(paths))
+    calibration, where = min(candidates, key=lambda pair: pair[0].scope.distance(run))
     calibration.scope.check(run, where)
     return calibration, where
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
-    """Those that can be read, with a warning for each other; ValueError where there is none."""
+    """The calibrations that can be read, with a warning for each other file; ValueError if there is none."""
     problems = []
     for path in paths:
         try:
@@ -82,17 +82,24 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
-    """The policy that reaches the goal: with a speed-up asked for the best picture, else the fastest."""
-    same = [row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)]
-    if not same:
-        measured = ", ".join(sorted({_name(row.policy) for row in settings}))
-        raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {measured}")
+    """The measured policy that reaches the goal: with a speedup the one of best PSNR, else the fastest.
+
+    where: the file of the settings, for errors. ValueError if no setting reaches the goal.
+    """
+    candidates = [
+        row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)
+    ]
+    if not candidates:
+        names = ", ".join(sorted({_name(row.policy) for row in settings}))
+        raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {names}")
     fitting = [
-        row for row in same if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
+        row
+        for row in candidates
+        if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
     ]
     if not fitting:
         raise ValueError(
-            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(same)}"
+            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(candidates)}"
         )
     if config.speedup is None:
         return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
@@ -109,14 +116,14 @@ def _goal(config: Goal) -> str:
 
 
 def _listed(settings: Iterable[Setting]) -> str:
-    """Those that nothing else beats in both, the slowest first."""
+    """The settings that no other one beats in speedup and quality, the slowest first, as text."""
     best = -math.inf
-    kept = []
+    front = []
     for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
         if row.quality > best:
             best = row.quality
-            kept.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
-    return ", ".join(reversed(kept))
+            front.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
+    return ", ".join(reversed(front))
 
 
 def _rounded_down(quality: float) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 from videosys.cache.base import Cache, FixedCache, GatherRows
 from videosys.cache.device import AUTO, check_cache_device
 from videosys.cache.forecast import HOLD
-from videosys.cache.scope import Scope
+from videosys.cache.run_spec import RunSpec
 from videosys.utils.typed import check_types
 
 BESIDE_WEIGHTS = "beside"  # as `calibration`: the file in the transformer's folder
@@ -43,7 +43,7 @@ class CacheConfig:
         """The indices of the steps that compute, of a generation of `count` model evaluations."""
         raise NotImplementedError(f"{type(self).__name__} must define `computed_steps` or `start`")
 
-    def resolved(self, run: Callable[[], Scope], calibrated: Calibrated) -> CacheConfig:
+    def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
         """The config with all values that are read from files; called before weights are loaded.
 
         run: returns what is about to be generated. calibrated: returns the value of a key of the calibration

@@ -1,4 +1,4 @@
-"""Every k-th step computes: the simplest rule, and the one to compare others with."""
+"""Interval: every k-th step computes. The baseline for other policies."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 
 @dataclass(frozen=True)
 class IntervalConfig(Goal):
-    """every: steps 0, every, 2 * every, ... compute, and the last one; 1 computes every step.
+    """Settings of the interval policy.
 
-    forecast: what a skipped step takes for its residual.
+    every: steps 0, every, 2 * every, ... and the last one compute; 1 computes every step.
+    forecast: of the residual in a skipped step.
     """
 
     every: int = 2
@@ -24,5 +25,5 @@ class IntervalConfig(Goal):
             raise ValueError(f"cache.every is {self.every}; it must be 1 or more")
 
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The steps that compute out of `count`."""
+        """The multiples of `every` below `count`, and the last step."""
         return frozenset(range(0, count, self.every)) | {count - 1}

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from videosys.cache import CacheConfig, NoCacheConfig, Scope, StepRecord, TeaCacheConfig
+from videosys.cache import CacheConfig, NoCacheConfig, RunSpec, StepRecord, TeaCacheConfig
 from videosys.generation.compile import Compile, CompileReport
 from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend
@@ -194,11 +194,11 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
 
 def scope_of(
     config: PipelineConfig, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None
-) -> Scope:
+) -> RunSpec:
     """What settings of a cache must have been found on to hold for a config, with so many model evaluations
     and a size of the latents.
     """
-    return Scope(
+    return RunSpec(
         model=config.model_name,
         scheduler=config.scheduler_name,
         num_inference_steps=config.steps,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import torch
 from torch import nn
 
-from videosys.cache import CacheConfig, Scope, StepRecord, resolve_cache, start
+from videosys.cache import CacheConfig, RunSpec, StepRecord, resolve_cache, start
 from videosys.generation import base
 from videosys.generation.compile import check_compiler, check_kept, compile_blocks, compile_report
 from videosys.generation.denoise import Sampling, denoise
@@ -219,7 +219,7 @@ class Pipeline(Generic[M]):
         """Frames [1, 3, T, H, W] in about [-1, 1] of each sample of latents [B, C, T, H, W]."""
         raise NotImplementedError
 
-    def scope(self, config: Any) -> Scope:
+    def scope(self, config: Any) -> RunSpec:
         """What settings of a cache must have been found on to hold for this config."""
         folder = self.transformer.folder
         evaluations = len(self.sampler(config, ()).timesteps)
