@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from videosys.cache import NO_CACHE, Cache, CacheConfig, NoCacheConfig, Scope
+from videosys.cache import NO_CACHE, Cache, CacheConfig, NoCacheConfig, RunSpec
 from videosys.generation.denoise import Sampling
 from videosys.generation.pipeline import Denoising
 from videosys.parallel import Parallel, ParallelConfig
@@ -95,8 +95,8 @@ class SyntheticPipeline:
     def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
         return (row[:, :3].tanh() for row in latents.split(1))
 
-    def scope(self, config: SyntheticConfig) -> Scope:
-        return Scope("synthetic", "rflow", config.steps, config.steps, (FRAMES, SIDE, SIDE), 1.0, "0" * 16)
+    def scope(self, config: SyntheticConfig) -> RunSpec:
+        return RunSpec("synthetic", "rflow", config.steps, config.steps, (FRAMES, SIDE, SIDE), 1.0, "0" * 16)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -10,21 +10,31 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from videosys.cache import CACHES as CACHES
+    from videosys.cache import FORECASTS as FORECASTS
     from videosys.cache import BestConfig as BestConfig
     from videosys.cache import Broadcast as Broadcast
+    from videosys.cache import Cache as Cache
+    from videosys.cache import CacheConfig as CacheConfig
     from videosys.cache import Fitted as Fitted
+    from videosys.cache import FixedCache as FixedCache
+    from videosys.cache import Forecast as Forecast
+    from videosys.cache import Goal as Goal
     from videosys.cache import Hold as Hold
     from videosys.cache import IntervalConfig as IntervalConfig
     from videosys.cache import Linear as Linear
     from videosys.cache import MagCacheConfig as MagCacheConfig
     from videosys.cache import NoCacheConfig as NoCacheConfig
     from videosys.cache import PABConfig as PABConfig
+    from videosys.cache import RecordedCache as RecordedCache
+    from videosys.cache import ResidualCache as ResidualCache
     from videosys.cache import ScheduleConfig as ScheduleConfig
     from videosys.cache import StepRecord as StepRecord
     from videosys.cache import TeaCache as TeaCache
     from videosys.cache import TeaCacheConfig as TeaCacheConfig
     from videosys.cache import cache_statistics as cache_statistics
     from videosys.cache import plot_steps as plot_steps
+    from videosys.cache import register_cache as register_cache
     from videosys.cache import start as start
     from videosys.config import config_to_dict as config_to_dict
     from videosys.config import load_config as load_config
@@ -86,9 +96,16 @@ _HOMES = MappingProxyType(
         "register_family": "videosys.models",
         "BestConfig": "videosys.cache",
         "Broadcast": "videosys.cache",
+        "CACHES": "videosys.cache",
+        "Cache": "videosys.cache",
+        "CacheConfig": "videosys.cache",
         "CausalVAE": "videosys.models.open_sora_plan.autoencoder",
         "CausalVAEConfig": "videosys.models.open_sora_plan.autoencoder",
+        "FORECASTS": "videosys.cache",
         "Fitted": "videosys.cache",
+        "FixedCache": "videosys.cache",
+        "Forecast": "videosys.cache",
+        "Goal": "videosys.cache",
         "Hold": "videosys.cache",
         "IntervalConfig": "videosys.cache",
         "LatteConfig": "videosys.models.latte.config",
@@ -111,7 +128,9 @@ _HOMES = MappingProxyType(
         "PABConfig": "videosys.cache",
         "Parallel": "videosys.parallel",
         "ParallelConfig": "videosys.parallel",
+        "RecordedCache": "videosys.cache",
         "Reference": "videosys.models.opensora.conditioning",
+        "ResidualCache": "videosys.cache",
         "STDiT3": "videosys.models.opensora.transformer",
         "STDiT3Config": "videosys.models.opensora.transformer",
         "ScheduleConfig": "videosys.cache",
@@ -134,6 +153,7 @@ _HOMES = MappingProxyType(
         "plot_steps": "videosys.cache",
         "psnr": "videosys.metrics",
         "read_video": "videosys.utils.video",
+        "register_cache": "videosys.cache",
         "replacing": "videosys.utils.files",
         "reserved_path": "videosys.utils.names",
         "save_video": "videosys.utils.video",

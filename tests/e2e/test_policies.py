@@ -54,8 +54,8 @@ def engine(request, checkpoint, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         WRITERS[name](folder)
         config = text_to_video_config(name, folder)
-    with VideoSysEngine(config, quiet=True) as made:
-        yield made, count
+    with VideoSysEngine(config, quiet=True) as video_engine:
+        yield video_engine, count
 
 
 def written(text, folder, engine, count):
@@ -85,15 +85,15 @@ def written(text, folder, engine, count):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_makes_a_video(name, engine, tmp_path):
-    made, count = engine
+    video_engine, count = engine
     text, computed = POLICIES[name]
-    output = made.generate("a small red circle", cache=written(text, tmp_path, made, count))
+    output = video_engine.generate("a small red circle", cache=written(text, tmp_path, video_engine, count))
     assert output.video[0].float().std() > 5
-    found = [step.step for step in output.steps if step.computed]
+    computed_steps = [step.step for step in output.steps if step.computed]
     ends = [0, count - 1]
-    assert found == {"all": list(range(count)), "ends": ends, None: found}[computed]
-    assert found[0] == 0
-    assert found[-1] == count - 1
+    assert computed_steps == {"all": list(range(count)), "ends": ends, None: computed_steps}[computed]
+    assert computed_steps[0] == 0
+    assert computed_steps[-1] == count - 1
     assert cache_statistics(output.steps).total == count
     if name in ("pab of fractions", "pab of a preset's ranges"):
         assert cache_statistics(output.steps).reused > 0

@@ -56,7 +56,7 @@ def run(config, model, sampler, latents, condition, guidance_scale):
     final = denoise(watched, sampler, latents, condition, sampling, cache, Parallel())
     for record in cache.steps:
         assert record.reused == sum(map(len, watched.reused[record.step].values()))
-    assert not cache.kept
+    assert not cache.results
     return final, before, watched.reused
 
 

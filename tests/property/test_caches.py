@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import threading
-from functools import cache
 
 import pytest
 import torch
@@ -70,12 +70,12 @@ def test_every_policy_is_here():
     assert here == {*CACHES.values()} - {BestConfig}
 
 
-@cache
+@functools.cache
 def request_of(model, seed=0):
     return Request(model, size=SIZE, prompts=1 + seed)
 
 
-@cache
+@functools.cache
 def built(model):
     return build(request_of(model), Parallel())
 
@@ -85,8 +85,8 @@ def sampler_of(model, source):
         scheduler = RFlowScheduler()
         scheduler.set_timesteps(STEPS, num_frames=17, height=32, width=48)
         return scheduler
-    made = {"latte": ddim, "plan_v110": pndm, "plan_v120": euler_ancestral}[model]
-    return made(STEPS, generator=source) if model == "plan_v120" else made(STEPS)
+    build_sampler = {"latte": ddim, "plan_v110": pndm, "plan_v120": euler_ancestral}[model]
+    return build_sampler(STEPS, generator=source) if model == "plan_v120" else build_sampler(STEPS)
 
 
 @torch.no_grad()
@@ -94,16 +94,16 @@ def generate(model, config, seed=0, progress=None, watch=None):
     """The final latents, and the cache."""
     request, source = request_of(model, seed), torch.Generator().manual_seed(seed)
     sampler = sampler_of(model, source)
-    made = NO_CACHE if config is None else start(config, sampler.times(), Parallel().gather_rows)
+    cache = NO_CACHE if config is None else start(config, sampler.times(), Parallel().gather_rows)
     if watch is not None:
-        watch(made)
+        watch(cache)
     noise = latents(request) * getattr(sampler, "init_noise_sigma", 1.0)
-    given = condition(built(model), request, Parallel())
+    prepared = condition(built(model), request, Parallel())
     sampling = Sampling(request.guidance_scale, source, progress=progress)
-    return denoise(built(model), sampler, noise, given, sampling, made, Parallel()), made
+    return denoise(built(model), sampler, noise, prepared, sampling, cache, Parallel()), cache
 
 
-@cache
+@functools.cache
 def plain(model):
     return generate(model, None)[0]
 
@@ -111,10 +111,14 @@ def plain(model):
 @pytest.mark.parametrize("name", always(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_a_policy_that_always_computes_changes_no_bit(model, name):
-    result, made = generate(model, always(EVALUATIONS[model])[name])
+    check_always(model, always(EVALUATIONS[model])[name])
+
+
+def check_always(model, config):
+    result, cache = generate(model, config)
     assert torch.equal(result, plain(model))
-    assert [record.computed for record in made.steps] == [True] * EVALUATIONS[model]
-    assert all(record.reused == 0 for record in made.steps)
+    assert [record.computed for record in cache.steps] == [True] * EVALUATIONS[model]
+    assert all(record.reused == 0 for record in cache.steps)
 
 
 class Spy:
@@ -123,18 +127,18 @@ class Spy:
     def __init__(self):
         self.before, self.after, self.reused = {}, {}, {}
 
-    def __call__(self, made):
-        store, reuse = made.store, made.reuse
+    def __call__(self, cache):
+        store, reuse = cache.store, cache.reuse
 
         def stored(before, after):
-            self.before[made.step], self.after[made.step] = before, after
+            self.before[cache.step], self.after[cache.step] = before, after
             return store(before, after)
 
         def reused(x):
-            self.reused[made.step] = (x, reuse(x))
-            return self.reused[made.step][1]
+            self.reused[cache.step] = (x, reuse(x))
+            return self.reused[cache.step][1]
 
-        made.store, made.reuse = stored, reused
+        cache.store, cache.reuse = stored, reused
 
 
 def by_hand(forecast, step, residuals, times):
@@ -155,49 +159,61 @@ def by_hand(forecast, step, residuals, times):
 @pytest.mark.parametrize("name", skipping(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_what_is_skipped_and_what_is_used_instead(model, name):
+    check_skipping(model, skipping(EVALUATIONS[model])[name])
+
+
+def check_skipping(model, config):
     spy = Spy()
-    result, made = generate(model, skipping(EVALUATIONS[model])[name], watch=spy)
+    result, cache = generate(model, config, watch=spy)
     assert torch.isfinite(result).all()
     assert not torch.equal(result, plain(model))
-    for end in (made.steps[0], made.steps[-1]):
+    for end in (cache.steps[0], cache.steps[-1]):
         assert (end.computed, end.reused) == (True, 0)
-    if not isinstance(made, ResidualCache):
-        assert sum(record.reused for record in made.steps) > 0
+    if not isinstance(cache, ResidualCache):
+        assert sum(record.reused for record in cache.steps) > 0
         return
     assert len(spy.after) + len(spy.reused) == EVALUATIONS[model]
-    assert sorted(spy.after) == [record.step for record in made.steps if record.computed]
+    assert sorted(spy.after) == [record.step for record in cache.steps if record.computed]
     assert spy.reused
     for step, (x, used) in spy.reused.items():
         residuals = {at: spy.after[at] - spy.before[at] for at in spy.after if at < step}
-        expected = x + by_hand(made.forecast, step, residuals, made.times)
+        expected = x + by_hand(cache.forecast, step, residuals, cache.times)
         torch.testing.assert_close(used, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", skipping(8))
 @pytest.mark.parametrize("model", MODELS)
 def test_interleaved_generations_do_not_meet(model, name):
+    check_interleaved(model, skipping(EVALUATIONS[model])[name])
+
+
+def check_interleaved(model, config):
     """Step by step in turn, on one model, with other latents and another batch size."""
-    config, together = skipping(EVALUATIONS[model])[name], threading.Barrier(2, timeout=60)
+    together = threading.Barrier(2, timeout=60)
     alone = [generate(model, config, seed) for seed in (0, 1)]
-    found = {}
+    results = {}
 
     def run(seed):
-        found[seed] = generate(model, config, seed, progress=together.wait)
+        results[seed] = generate(model, config, seed, progress=together.wait)
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for seed, (result, made) in enumerate(alone):
-        assert torch.equal(found[seed][0], result)
-        assert found[seed][1].steps == made.steps
+    for seed, (result, cache) in enumerate(alone):
+        assert torch.equal(results[seed][0], result)
+        assert results[seed][1].steps == cache.steps
 
 
 @pytest.mark.parametrize("name", skipping(8))
 def test_what_is_held_is_said(name):
-    _, made = generate("latte", skipping(STEPS)[name])
+    check_held(skipping(STEPS)[name])
+
+
+def check_held(config):
+    _, cache = generate("latte", config)
     tokens = 2 * SIZE[0] * (SIZE[1] // 2) * (SIZE[2] // 2) * built("latte").config.hidden_size * 4
-    most = max(record.bytes_held for record in made.steps)
+    most = max(record.bytes_held for record in cache.steps)
     assert most % tokens == 0
     assert most >= tokens

@@ -20,18 +20,18 @@ from videosys.cache import (
     MagCacheConfig,
     NoCacheConfig,
     PABConfig,
+    RunSpec,
     ScheduleConfig,
-    Scope,
     Setting,
     TeaCacheConfig,
     calibration_text,
     read_calibration,
-    settle,
+    resolve_cache,
     start,
 )
 from videosys.parallel import Parallel
 
-RUN = Scope("latte", "ddim", 30, 30, (2, 4, 4), 7.5, "abc")
+RUN = RunSpec("latte", "ddim", 30, 30, (2, 4, 4), 7.5, "abc")
 TEA = [TeaCacheConfig(threshold, (2.0, 0.0)) for threshold in (0.1, 0.2, 0.3)]
 SCHEDULE = ScheduleConfig(computed=(0, 1, 5), forecast=Linear())
 SETTINGS = (
@@ -68,7 +68,7 @@ def write(path, scope=RUN, settings=SETTINGS, **more):
 )
 def test_the_goal_is_reached_with_the_best_picture_or_the_most_speed(goal, expected, tmp_path):
     path = write(tmp_path / "c.json")
-    assert settle(replace(goal, calibration=path), lambda: RUN) == expected
+    assert resolve_cache(replace(goal, calibration=path), lambda: RUN) == expected
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_the_goal_is_reached_with_the_best_picture_or_the_most_speed(goal, expec
 def test_a_goal_that_nothing_reaches_is_an_error(goal, message, tmp_path):
     path = write(tmp_path / "c.json")
     with pytest.raises(ValueError, match=message):
-        settle(replace(goal, calibration=path), lambda: RUN)
+        resolve_cache(replace(goal, calibration=path), lambda: RUN)
 
 
 def test_what_is_written_is_read_back(tmp_path):
@@ -131,7 +131,7 @@ def test_a_file_is_short():
 def test_a_calibration_of_something_else_is_refused(change, message, tmp_path):
     path = write(tmp_path / "c.json")
     with pytest.raises(ValueError, match=message):
-        settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
+        resolve_cache(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_settings_of_lattes_sampler_and_blocks_are_compared(changes, message, tm
 
     def settled(config):
         run = replace(RUN, model=config.model_name, scheduler=config.scheduler_name)
-        return settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: run)
+        return resolve_cache(TeaCacheConfig(speedup=2.0, calibration=path), lambda: run)
 
     assert settled(LatteConfig()) == TEA[1]
     with pytest.raises(ValueError, match=message):
@@ -162,14 +162,14 @@ def test_settings_of_lattes_sampler_and_blocks_are_compared(changes, message, tm
 @pytest.mark.parametrize("change", [{"size": (2, 8, 8)}, {"guidance_scale": 1.0}])
 def test_another_size_or_guidance_warns(change, tmp_path, caplog):
     path = write(tmp_path / "c.json")
-    settled = settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
+    settled = resolve_cache(TeaCacheConfig(speedup=2.0, calibration=path), lambda: replace(RUN, **change))
     assert settled == TEA[1]
     assert next(iter(change)) in caplog.text
 
 
 def test_what_a_file_does_not_know_is_not_compared(tmp_path, caplog):
     path = write(tmp_path / "c.json", replace(RUN, weights_hash=None, size=None))
-    assert settle(TeaCacheConfig(speedup=2.0, calibration=path), lambda: RUN) == TEA[1]
+    assert resolve_cache(TeaCacheConfig(speedup=2.0, calibration=path), lambda: RUN) == TEA[1]
     assert caplog.text == ""
 
 
@@ -215,12 +215,12 @@ def test_a_damaged_file_is_refused_with_its_name_and_key(change, message, tmp_pa
 
 def test_coefficients_come_from_a_calibration_without_a_goal(tmp_path):
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
-    made = settle(TeaCacheConfig(0.3, calibration=path), lambda: RUN)
-    assert (made.coefficients, made.floor) == ((2.0, 0.5), True)
+    resolved = resolve_cache(TeaCacheConfig(0.3, calibration=path), lambda: RUN)
+    assert (resolved.coefficients, resolved.floor) == ((2.0, 0.5), True)
     given = TeaCacheConfig(0.3, (1.0, 0.0), calibration=path)
-    assert settle(given, lambda: RUN) == given
+    assert resolve_cache(given, lambda: RUN) == given
     with pytest.raises(ValueError, match="has no coefficients"):
-        settle(TeaCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+        resolve_cache(TeaCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
 
 
 @pytest.mark.parametrize("cls", [LatteConfig, OpenSoraConfig, OpenSoraPlanConfig])
@@ -240,8 +240,8 @@ def test_coefficients_of_the_modulated_input_are_for_no_other_signal(cls, name, 
 
 def test_calibrated_coefficients_are_for_no_other_signal_either(tmp_path, caplog):
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
-    made = settle(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
-    assert made.coefficients == (1.0, 0.0)
+    resolved = resolve_cache(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
+    assert resolved.coefficients == (1.0, 0.0)
     assert f"{path} has coefficients of the modulated input; those of the timestep are [1, 0]" in caplog.text
 
 
@@ -250,40 +250,40 @@ def test_ratios_come_from_a_calibration(tmp_path):
     path = write(tmp_path / "calibration.json", ratios=ratios)
     named, found = MagCacheConfig(threshold=0.3, calibration=path), MagCacheConfig(threshold=0.3)
     for config in (named, found, replace(found, calibration="beside")):
-        made = settle(config, lambda: RUN, tmp_path)
-        assert made == replace(config, ratios=ratios)
-        assert len(made.computed_steps(30)) < 30
+        resolved = resolve_cache(config, lambda: RUN, tmp_path)
+        assert resolved == replace(config, ratios=ratios)
+        assert len(resolved.computed_steps(30)) < 30
     own = MagCacheConfig((1.0,) * 30)
-    assert settle(own, lambda: RUN, tmp_path) is own
+    assert resolve_cache(own, lambda: RUN, tmp_path) is own
     with pytest.raises(ValueError, match=r"cache MagCache needs a calibration, and there is no calib"):
-        settle(found, lambda: RUN)
+        resolve_cache(found, lambda: RUN)
     with pytest.raises(ValueError, match="has no ratios"):
-        settle(MagCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+        resolve_cache(MagCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
 
 
 def test_coefficients_beside_the_weights_are_taken_where_asked_for(tmp_path):
     write(tmp_path / "calibration.json", coefficients=(2.0, 0.5))
-    made = settle(TeaCacheConfig(0.3, calibration="beside"), lambda: RUN, tmp_path)
-    assert made.coefficients == (2.0, 0.5)
+    resolved = resolve_cache(TeaCacheConfig(0.3, calibration="beside"), lambda: RUN, tmp_path)
+    assert resolved.coefficients == (2.0, 0.5)
     published = TeaCacheConfig(0.3)
-    assert settle(published, lambda: RUN, tmp_path) is published
+    assert resolve_cache(published, lambda: RUN, tmp_path) is published
 
 
 def test_what_could_be_had_is_said_without_what_is_beaten(tmp_path):
     path = write(tmp_path / "c.json")
     with pytest.raises(ValueError, match="has speedup 9; there are ") as caught:
-        settle(BestConfig(speedup=9.0, calibration=path), lambda: RUN)
+        resolve_cache(BestConfig(speedup=9.0, calibration=path), lambda: RUN)
     assert str(caught.value).endswith("1.00x at inf dB, 1.40x at 35.0 dB, 2.40x at 31.0 dB, 2.90x at 20.0 dB")
 
 
 def test_without_a_name_the_calibration_beside_the_weights_is_taken(tmp_path):
     with pytest.raises(ValueError, match=r"no calibration\*.json in .*python -m videosys.calibration"):
-        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+        resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
     write(tmp_path / "calibration_50.json", replace(RUN, num_inference_steps=50))
     with pytest.raises(ValueError, match=r"calibration_50\.json: was made with num_inference_steps 50"):
-        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+        resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
     write(tmp_path / "calibration_60.json")
-    assert settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
+    assert resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
 
 
 def test_a_calibration_that_fits_wins_over_one_that_does_not(tmp_path, caplog):
@@ -292,23 +292,23 @@ def test_a_calibration_that_fits_wins_over_one_that_does_not(tmp_path, caplog):
     other = write(
         tmp_path / "calibration_b.json", replace(RUN, size=(2, 8, 8), guidance_scale=1.0), SETTINGS[3:4]
     )
-    assert settle(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[2]
+    assert resolve_cache(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[2]
     assert f"{other} was made with size (2, 8, 8)" in caplog.text
     write(tmp_path / "calibration_c.json", replace(RUN, size=(2, 8, 8)), SETTINGS[2:3])
-    assert settle(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[1]
+    assert resolve_cache(TeaCacheConfig(speedup=1.0), lambda: RUN, tmp_path) == TEA[1]
 
 
 def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplog):
     (tmp_path / "calibration_a.json").write_text('{"model": ')
     with pytest.raises(ValueError, match=r"calibration_a\.json: cannot be read as JSON"):
-        settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
+        resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path)
     assert caplog.text == ""
     write(tmp_path / "calibration_b.json")
-    assert settle(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
+    assert resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
     assert re.search(r"calibration_a\.json: cannot be read as JSON.*\(not taken\)", caplog.text)
     named = TeaCacheConfig(speedup=2.0, calibration=str(tmp_path / "calibration_a.json"))
     with pytest.raises(ValueError, match="cannot be read as JSON"):
-        settle(named, lambda: RUN, tmp_path)
+        resolve_cache(named, lambda: RUN, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_no_file_is_read_and_no_run_described_without_need():
         raise AssertionError
 
     for config in (NoCacheConfig(), TeaCacheConfig(), IntervalConfig(), PABConfig()):
-        assert settle(config, never) is config
+        assert resolve_cache(config, never) is config
 
 
 def test_a_goal_in_a_config_makes_a_video(random_model, tmp_path):

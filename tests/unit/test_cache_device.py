@@ -19,16 +19,16 @@ from videosys.cache import (
     Linear,
     MagCacheConfig,
     PABConfig,
+    RunSpec,
     ScheduleConfig,
     ScheduleFile,
-    Scope,
     Setting,
     TeaCacheConfig,
     choice,
-    settle,
+    resolve_cache,
     start,
 )
-from videosys.cache.place import put
+from videosys.cache.device import to_cache_device
 from videosys.parallel import Parallel
 
 STEPS = 6
@@ -45,10 +45,10 @@ POLICIES = {
 class Far:
     """A tensor on another device: it has a size, and for anything else it must be brought back."""
 
-    def __init__(self, x, made):
+    def __init__(self, x, copies):
         self.x, self.nbytes, self.shape, self.dtype = x.clone(), x.nbytes, x.shape, x.dtype
         self.back = 0
-        made.append(self)
+        copies.append(self)
 
     def to(self, device):
         assert device == self.x.device
@@ -57,17 +57,17 @@ class Far:
 
 
 @pytest.fixture
-def made(monkeypatch):
+def copies(monkeypatch):
     """All that was put on the device that the policies name."""
-    made = []
+    copies = []
 
     def far(x, device):
         assert device == "cpu"
-        return x if isinstance(x, Far) else Far(x, made)
+        return x if isinstance(x, Far) else Far(x, copies)
 
     for module in ("base", "teacache", "pab"):
-        monkeypatch.setattr(f"videosys.cache.{module}.put", far)
-    return made
+        monkeypatch.setattr(f"videosys.cache.{module}.to_cache_device", far)
+    return copies
 
 
 def test_every_policy_with_state_is_here():
@@ -78,16 +78,16 @@ def test_every_policy_with_state_is_here():
 
 
 @pytest.mark.parametrize(("policy", "model"), list(itertools.product(POLICIES, ("opensora", "plan_v120"))))
-def test_numbers_and_bytes_are_the_same_from_afar(policy, model, made, monkeypatch):
+def test_numbers_and_bytes_are_the_same_from_afar(policy, model, copies, monkeypatch):
     far, far_steps = loop(Request(model), POLICIES[policy], Parallel(), STEPS)
     monkeypatch.undo()
     near, steps = loop(Request(model), POLICIES[policy], Parallel(), STEPS)
     assert torch.equal(far, near)
     assert far_steps == steps
     assert [step.bytes_held for step in far_steps] == [step.bytes_held for step in steps]
-    assert len(made) > 0
-    assert sum(item.back for item in made) > 0
-    assert {item.dtype for item in made} == {torch.float32}
+    assert len(copies) > 0
+    assert sum(item.back for item in copies) > 0
+    assert {item.dtype for item in copies} == {torch.float32}
 
 
 def test_what_is_kept_has_the_models_dtype_and_is_counted():
@@ -102,11 +102,11 @@ def test_what_is_kept_has_the_models_dtype_and_is_counted():
     assert {item.dtype for item in cache.held()} == {torch.bfloat16}
 
 
-def test_put():
+def test_to_cache_device():
     x = torch.ones(3, dtype=torch.bfloat16)
-    assert put(x, "auto") is x
-    assert put(x, "cpu") is x
-    there = put(x, "meta")
+    assert to_cache_device(x, "auto") is x
+    assert to_cache_device(x, "cpu") is x
+    there = to_cache_device(x, "meta")
     assert (there.device.type, there.dtype, there.shape) == ("meta", torch.bfloat16, x.shape)
 
 
@@ -127,12 +127,13 @@ def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(checkpoint,
 
 
 def test_it_outlives_a_goal_and_a_file(tmp_path, monkeypatch):
-    run = Scope(model="latte", evaluations=STEPS)
+    run = RunSpec(model="latte", evaluations=STEPS)
     found = Calibration(run, (Setting(IntervalConfig(2), 4, 1.5, 40.0, 0.9),))
-    monkeypatch.setattr(choice, "find", lambda *given: (found, "a file"))
-    assert settle(BestConfig(speedup=1.2, device="cpu"), lambda: run) == IntervalConfig(2, device="cpu")
+    monkeypatch.setattr(choice, "find_calibration", lambda *given: (found, "a file"))
+    goal = BestConfig(speedup=1.2, device="cpu")
+    assert resolve_cache(goal, lambda: run) == IntervalConfig(2, device="cpu")
     monkeypatch.setattr(
         "videosys.cache.schedule.read_json", lambda *given: ScheduleFile(computed=(0, 2), evaluations=STEPS)
     )
-    made = settle(ScheduleConfig(file="x.json", device="cpu"), lambda: run)
-    assert made == ScheduleConfig((0, 2), device="cpu")
+    copies = resolve_cache(ScheduleConfig(file="x.json", device="cpu"), lambda: run)
+    assert copies == ScheduleConfig((0, 2), device="cpu")

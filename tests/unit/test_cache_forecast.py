@@ -47,7 +47,7 @@ def test_linear_follows_the_line_through_the_last_two():
 def test_a_forecast_step_is_no_point_of_the_line():
     cache = ResidualCache(TIMES, Linear())
     follow(cache, {0, 1}, lambda t: t)
-    assert [step for step, _ in cache.kept] == [1, 0]
+    assert [step for step, _ in cache.history] == [1, 0]
 
 
 def test_equal_times_hold():
@@ -82,7 +82,7 @@ def test_fitted_holds_before_there_are_residuals_enough():
 def test_no_more_residuals_are_kept_than_are_used(forecast, count):
     cache = ResidualCache(TIMES, forecast)
     follow(cache, {0, 1, 2, 3, 4, 5}, lambda t: t)
-    assert [step for step, _ in cache.kept] == [5, 4, 3][:count]
+    assert [step for step, _ in cache.history] == [5, 4, 3][:count]
     cache.record(computed=True)
     assert cache.steps[-1].bytes_held == count * 6 * 8
 

@@ -11,7 +11,7 @@ import torch
 from tests.tiny_checkpoint import PLAN
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, load_config
 from videosys.cache import Broadcast, PABConfig, start
-from videosys.cache.pab import mlp_steps, nearest, places, reuse_steps
+from videosys.cache.pab import mlp_steps, nearest_step, reuse_steps, step_positions
 from videosys.layers.modulation import modulate, modulation
 from videosys.models.open_sora_plan.presets import PRESETS
 from videosys.models.open_sora_plan.transformer import OpenSoraT2V
@@ -56,11 +56,11 @@ def test_open_sora_plan_v120_in_closed_form():
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
         assert cache.steps[step].reused == PLAN.num_layers * list(computes.values()).count(False)
     assert seen == {(True, True), (True, False), (False, False)}
-    assert not cache.kept
+    assert not cache.results
 
 
 def steps_of(config, times, stack="spatial", block=0, kind="attention"):
-    return sorted(reuse_steps(config, places(times, config.unit), stack, block, kind))
+    return sorted(reuse_steps(config, step_positions(times, config.unit), stack, block, kind))
 
 
 def test_the_window_excludes_its_ends_and_rounds_timesteps_down():
@@ -73,7 +73,7 @@ def test_flow_times_are_timesteps_in_thousandths():
     config = PABConfig.pyramid((2, 4, 6), (200.0, 600.0))
     times = [1.0, 0.8, 0.55, 0.5, 0.3, 0.25, 0.1]
     assert steps_of(config, times) == steps_of(config, [1000 * time for time in times])
-    assert places([torch.tensor(0.863).item()], "timestep") == [863.0]
+    assert step_positions([torch.tensor(0.863).item()], "timestep") == [863.0]
 
 
 def test_a_window_in_fractions_holds_for_any_number_of_steps():
@@ -107,7 +107,7 @@ def test_a_stack_without_a_rule_computes():
 def test_mlp_keys_act_at_the_nearest_step_and_only_on_their_blocks():
     keys = ((700.0, 2, (0, 2)), (300.0, 1, (1,)))
     at = [950.0, 820.0, 710.0, 640.0, 500.0, 310.0, 100.0, 0.0]
-    assert (nearest(700.0, at), nearest(765.0, at)) == (2, 1)
+    assert (nearest_step(700.0, at), nearest_step(765.0, at)) == (2, 1)
     assert [sorted(mlp_steps(keys, at, block)) for block in (0, 1, 2, 3)] == [[3, 4], [6], [3, 4], []]
 
 
@@ -219,7 +219,7 @@ def test_the_settings_that_the_manual_shows_do_what_they_say(cls, tmp_path):
     for stack, every in (("spatial", 2), ("temporal", 4)):
         assert steps_of(config, times, stack) == [step for step in window if step % every]
         assert steps_of(config, times, stack, kind="cross") == []
-    first = nearest(0.3, places(times, "fraction"))
+    first = nearest_step(0.3, step_positions(times, "fraction"))
     assert steps_of(config, times, "spatial", 2, "mlp") == [first + 1, first + 2]
     assert steps_of(config, times, "spatial", 3, "mlp") == steps_of(config, times, "temporal", 0, "mlp") == []
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from videosys.cache.record import Given, Recorder, relative_change
+from videosys.cache.record import PrecomputedResidual, SignalRecorder, relative_change
 
 X = torch.ones(2, 3)
 
@@ -29,7 +29,7 @@ def run(recorder, values):
 
 
 def test_a_recorder_computes_and_measures_every_step():
-    recorder = Recorder()
+    recorder = SignalRecorder()
     run(recorder, [1.0, 1.5, 0.75])
     assert recorder.distances["modulated"] == pytest.approx([0.5, 0.5])
     assert recorder.distances["timestep"] == [0, 0]
@@ -38,14 +38,14 @@ def test_a_recorder_computes_and_measures_every_step():
 
 
 def test_a_recorder_keeps_the_last_residuals_newest_first():
-    recorder = Recorder(("modulated",), window=2)
+    recorder = SignalRecorder(("modulated",), window=2)
     run(recorder, [1.0, 2.0, 3.0])
     assert [step for step, _ in recorder.residuals] == [2, 1]
     assert torch.equal(recorder.residuals[0][1], torch.full((2, 3), 30.0))
 
 
 def test_a_given_residual_is_added_and_nothing_computed():
-    cache = Given(torch.full((2, 3), 2.0))
+    cache = PrecomputedResidual(torch.full((2, 3), 2.0))
     cache.begin_step(0, 1.0)
     assert not cache.should_compute(lambda kind: pytest.fail("no signal is needed"))
     assert torch.equal(cache.reuse(X), torch.full((2, 3), 3.0))

@@ -13,14 +13,14 @@ from videosys.cache import (
     IntervalConfig,
     Linear,
     MagCacheConfig,
+    RunSpec,
     ScheduleConfig,
-    Scope,
-    settle,
+    resolve_cache,
     start,
 )
 from videosys.parallel import Parallel
 
-RUN = Scope("latte", "ddim", 8, 8, (2, 4, 4), 7.5, "abc")
+RUN = RunSpec("latte", "ddim", 8, 8, (2, 4, 4), 7.5, "abc")
 
 
 def never(kind):
@@ -73,7 +73,7 @@ def test_a_schedule_comes_from_a_file_with_its_forecast(tmp_path):
     path.write_text(
         json.dumps({"model": "latte", "evaluations": 8, "computed": [0, 3], "forecast": "linear"})
     )
-    settled = settle(ScheduleConfig(file=str(path)), lambda: RUN)
+    settled = resolve_cache(ScheduleConfig(file=str(path)), lambda: RUN)
     assert settled == ScheduleConfig(computed=(0, 3), forecast=Linear())
 
 
@@ -105,13 +105,13 @@ def test_a_file_that_does_not_fit_is_refused(content, message, tmp_path):
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        settle(ScheduleConfig(file=str(path)), lambda: RUN)
+        resolve_cache(ScheduleConfig(file=str(path)), lambda: RUN)
 
 
 def test_a_file_for_another_size_is_used_with_a_warning(tmp_path, caplog):
     path = tmp_path / "schedule.json"
     path.write_text(json.dumps({"computed": [0, 3], "size": [2, 8, 8], "guidance_scale": 7.5}))
-    assert settle(ScheduleConfig(file=str(path)), lambda: RUN).computed == (0, 3)
+    assert resolve_cache(ScheduleConfig(file=str(path)), lambda: RUN).computed == (0, 3)
     (record,) = caplog.records
     assert "was made with size (2, 8, 8), this run has (2, 4, 4)" in record.getMessage()
 
@@ -121,9 +121,9 @@ def test_what_is_no_json_is_refused(text, tmp_path):
     path = tmp_path / "schedule.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"schedule\.json"):
-        settle(ScheduleConfig(file=str(path)), lambda: RUN)
+        resolve_cache(ScheduleConfig(file=str(path)), lambda: RUN)
     with pytest.raises(ValueError, match="no such file"):
-        settle(ScheduleConfig(file=str(tmp_path / "other.json")), lambda: RUN)
+        resolve_cache(ScheduleConfig(file=str(tmp_path / "other.json")), lambda: RUN)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_what_is_no_json_is_refused(text, tmp_path):
         (lambda: MagCacheConfig(ratios=(1.0,), threshold=-1.0), "cache.threshold is -1.0"),
         (lambda: MagCacheConfig(ratios=(1.0,), max_skips=0), "max_skips 0"),
         (lambda: start(ScheduleConfig(computed=(9,)), [0.0] * 8, Parallel().gather_rows), "holds step 9"),
-        (lambda: start(ScheduleConfig(file="a"), [0.0] * 8, Parallel().gather_rows), "settle"),
+        (lambda: start(ScheduleConfig(file="a"), [0.0] * 8, Parallel().gather_rows), "resolve_cache"),
         (
             lambda: start(MagCacheConfig(ratios=(1.0,)), [0.0] * 8, Parallel().gather_rows),
             "there are 8 steps",
         ),
         (
-            lambda: settle(ScheduleConfig(computed=(0,), forecast=Fitted(((),))), lambda: RUN),
+            lambda: resolve_cache(ScheduleConfig(computed=(0,), forecast=Fitted(((),))), lambda: RUN),
             "must have one for each of the 8",
         ),
     ],
@@ -161,5 +161,5 @@ def test_impossible_settings_are_refused(make, message):
 
 def test_explicit_steps_are_checked_before_anything_is_loaded():
     with pytest.raises(ValueError, match="holds step 8"):
-        settle(ScheduleConfig(computed=(0, 8)), lambda: RUN)
-    assert settle(ScheduleConfig(computed=(0, 7), forecast=Hold()), lambda: RUN).computed == (0, 7)
+        resolve_cache(ScheduleConfig(computed=(0, 8)), lambda: RUN)
+    assert resolve_cache(ScheduleConfig(computed=(0, 7), forecast=Hold()), lambda: RUN).computed == (0, 7)

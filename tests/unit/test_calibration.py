@@ -11,7 +11,7 @@ import pytest
 
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
-from videosys.cache import Hold, Linear, NoCacheConfig, Scope, TeaCacheConfig, read_calibration
+from videosys.cache import Hold, Linear, NoCacheConfig, RunSpec, TeaCacheConfig, read_calibration
 from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, finite
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
@@ -161,7 +161,7 @@ def test_the_file_is_read_back(study, tmp_path):
     path = tmp_path / "made.json"
     path.write_text(json.dumps(report.calibration().to_json(), allow_nan=False))
     made = read_calibration(path)
-    assert made.scope == Scope("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
+    assert made.scope == RunSpec("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
     assert made.coefficients == report.chosen.coefficients
     residuals, _ = related()
     assert made.ratios == pytest.approx([1.0, *(b / a for a, b in pairwise(residuals))], rel=1e-4)

@@ -6,7 +6,7 @@ import pytest
 
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
-from videosys.cache import MagCacheConfig, ScheduleConfig, Scope, TeaCacheConfig
+from videosys.cache import MagCacheConfig, RunSpec, ScheduleConfig, TeaCacheConfig
 from videosys.calibration.calibrate import Report, Row, calibrate, distinct
 from videosys.calibration.measure import Measured, pace, summary
 from videosys.calibration.plan import Plan, planned
@@ -64,7 +64,7 @@ class Told:
 
     learnt = held_out = ()
     config = type("Config", (), {"seed": 0})
-    scope = Scope("m", "rflow", STEPS, STEPS, (2, 16, 16), 1.0, "0" * 16)
+    scope = RunSpec("m", "rflow", STEPS, STEPS, (2, 16, 16), 1.0, "0" * 16)
     ratios, num_steps = (1.0,) * STEPS, STEPS
 
 

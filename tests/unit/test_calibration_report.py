@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videosys.cache import Scope
+from videosys.cache import RunSpec
 from videosys.calibration.measure import Measured, margin
 from videosys.calibration.report import (
     CALIBRATED,
@@ -20,7 +20,7 @@ from videosys.calibration.report import (
     work_at,
 )
 
-SCOPE = Scope("m", "rflow", 30, 30, (2, 16, 16), 1.0, "0" * 16)
+SCOPE = RunSpec("m", "rflow", 30, 30, (2, 16, 16), 1.0, "0" * 16)
 NAIVE_HOLD = "TeaCache naive, hold"
 
 

@@ -6,15 +6,14 @@ import pytest
 import torch
 
 from videosys.cache import IntervalConfig
-from videosys.cache.place import check_place
-from videosys.generation import base
+from videosys.cache.device import check_cache_device
 from videosys.utils.devices import check_device, parse_device, resolve_device
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:99"])
 def test_names_need_no_such_device_here(device):
     check_device(device)
-    check_place(device)
+    check_cache_device(device)
     if device != "auto":
         assert parse_device(device) == torch.device(device)
 
@@ -35,8 +34,3 @@ def test_a_device_that_this_machine_lacks_is_refused(monkeypatch):
     assert resolve_device("cuda:0") == torch.device("cuda:0")
     with pytest.raises(ValueError, match="device is 'cuda:1', and this machine has 1 CUDA devices"):
         resolve_device("cuda:1")
-
-
-def test_there_is_one_parser():
-    assert base.parse_device is parse_device
-    assert base.resolve_device is resolve_device

@@ -16,7 +16,7 @@ from eval.performance.needs import peak_on_cpu as measured_peak
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import STDiT3, VideoSysEngine
 from videosys.cache import BestConfig, IntervalConfig, Linear, PABConfig, ScheduleConfig, TeaCacheConfig
-from videosys.cache.forecast import MOST_RESIDUALS
+from videosys.cache.forecast import MAX_RESIDUALS
 from videosys.estimate import estimate
 from videosys.estimate.__main__ import main
 from videosys.estimate.blueprint import blueprint
@@ -177,7 +177,7 @@ def test_the_settings_of_a_goal_are_looked_up(checkpoint):
     assert found.computed is not None
     unknown = config_of(checkpoint, **LARGE, cache=BestConfig(speedup=2.0))  # no calibration is beside it
     cache = stages(unknown)["transformer"].cache
-    assert cache == (MOST_RESIDUALS + 1) * 2 * 5 * 8 * 8 * 32 * 4  # and a signal
+    assert cache == (MAX_RESIDUALS + 1) * 2 * 5 * 8 * 8 * 32 * 4  # and a signal
     assert greediest(PABConfig(speedup=2.0)) == PABConfig()
     assert greediest(IntervalConfig(speedup=2.0, device="cpu")).device == "cpu"
 

@@ -1,16 +1,25 @@
-"""Caches: which steps compute, and what a skipped step uses instead. A new cache is one row in `registry`."""
+"""Caches: which steps compute, and what a skipped step uses instead. docs/adding-a-cache.md adds one."""
 
-from videosys.cache.base import NO_CACHE, Branch, Cache, GatherRows, RecordedCache, ResidualCache, StepRecord
+from videosys.cache.base import (
+    NO_CACHE,
+    Branch,
+    Cache,
+    FixedCache,
+    GatherRows,
+    RecordedCache,
+    ResidualCache,
+    StepRecord,
+)
 from videosys.cache.calibration import Calibration, Setting, calibration_text, read_calibration
-from videosys.cache.choice import choose, settle
+from videosys.cache.choice import choose, resolve_cache
+from videosys.cache.config import CacheConfig, Goal
 from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hold, Linear
-from videosys.cache.goal import Goal
 from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import Broadcast, PABConfig
-from videosys.cache.registry import CACHES, BestConfig, CacheConfig, NoCacheConfig, start
+from videosys.cache.registry import CACHES, BestConfig, NoCacheConfig, register_cache, start
+from videosys.cache.run_spec import RunSpec
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
-from videosys.cache.scope import Scope
 from videosys.cache.statistics import CacheStatistics, cache_statistics, plot_steps
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 
@@ -26,6 +35,7 @@ __all__ = [
     "CacheStatistics",
     "Calibration",
     "Fitted",
+    "FixedCache",
     "Forecast",
     "GatherRows",
     "Goal",
@@ -37,9 +47,9 @@ __all__ = [
     "PABConfig",
     "RecordedCache",
     "ResidualCache",
+    "RunSpec",
     "ScheduleConfig",
     "ScheduleFile",
-    "Scope",
     "Setting",
     "StepRecord",
     "TeaCache",
@@ -49,6 +59,7 @@ __all__ = [
     "choose",
     "plot_steps",
     "read_calibration",
-    "settle",
+    "register_cache",
+    "resolve_cache",
     "start",
 ]

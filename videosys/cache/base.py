@@ -1,4 +1,4 @@
-"""What every cache answers to. A cache lives for one generation and holds all that changes during it."""
+"""The interface of caches. A cache serves one generation and holds all state that changes during it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from videosys.cache.forecast import HELD, HOLD, Forecast
-from videosys.cache.place import WITH_MODEL, put
+from videosys.cache.device import AUTO, to_cache_device
+from videosys.cache.forecast import HOLD, HOLD_WEIGHTS, Forecast
 
 Signal = Callable[[str], torch.Tensor]
 Compute = Callable[[], torch.Tensor]
@@ -18,13 +18,13 @@ GatherRows = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What happened in one model evaluation.
+    """What a cache did in one model evaluation.
 
+    step: index, from 0. timestep: as the model is given it. computed: whether the blocks ran.
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
-    compared with the threshold. All three are None where nothing was compared: in the first and last step,
-    and without a cache. reused: branches of blocks that used what they had given before (PAB).
-    bytes_held: what the cache of this rank kept when the step was done; no part of the decision, and so of
-    no comparison.
+    compared with the threshold. All three are None where nothing was compared, as in the first and last step.
+    reused: branches of blocks that were reused (PAB). bytes_held: bytes that the cache of this rank kept
+    after the step; not compared by ==, since it is no part of the decision.
     """
 
     step: int
@@ -38,12 +38,16 @@ class StepRecord:
 
 
 def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
-    """The branch of a block, computed: what blocks get from every cache that keeps no single branches."""
+    """The output of `compute`: the branch function of every cache that keeps no single branches."""
     return compute()
 
 
 class Cache:
-    """The interface, and the cache that caches nothing: with it a forward keeps every bit."""
+    """The interface of all caches, and a cache that computes every step and changes no bit.
+
+    The denoise loop calls `begin_step`, the model's forward the rest: `should_compute`, then `store` or
+    `reuse`, and `layer` for each block that runs.
+    """
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -51,22 +55,28 @@ class Cache:
         return []
 
     def begin_step(self, step: int, timestep: float) -> None:
-        """Called by the denoise loop before each model evaluation."""
+        """Tells the cache which model evaluation comes next. step: index, from 0."""
 
     def should_compute(self, signal: Signal) -> bool:
-        """Whether the blocks run in this step; `signal(kind)` gives the tensor that is watched."""
+        """Whether the blocks run in this step.
+
+        signal: computes a tensor [B, tokens of this rank, C] to decide by; kind: modulated or timestep.
+        """
         return True
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """`after`, the output of the blocks, itself; never before + (after - before)."""
+        """`after` itself. before, after: tokens [B, ..., C] before and after all blocks, a rank's share."""
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` as if the blocks had run; an error where nothing was stored."""
+        """Tokens `x` with what replaces the blocks; RuntimeError if nothing was stored."""
         raise RuntimeError("nothing was stored: a cache must compute before it reuses")
 
     def layer(self, stack: str, index: int) -> Branch:
-        """What runs the branches of block `index` of a `stack` (spatial, temporal, joint)."""
+        """The function `branch(kind, compute)` that block `index` of a `stack` (spatial, temporal, joint)
+        calls for
+        each residual branch; kind: attention, cross or mlp.
+        """
         return compute_branch
 
 
@@ -74,7 +84,7 @@ NO_CACHE = Cache()
 
 
 class RecordedCache(Cache):
-    """A cache that computes every step and writes it down; the base of those that do more."""
+    """A cache that computes every step and records it. Base of all caches that keep state."""
 
     def __init__(self) -> None:
         self._records: list[StepRecord] = []
@@ -83,20 +93,20 @@ class RecordedCache(Cache):
 
     @property
     def steps(self) -> list[StepRecord]:
-        self._close()
+        self._finish_record()
         return list(self._records)
 
     @property
     def bytes_held(self) -> int:
-        """What is kept now."""
+        """Bytes of the tensors that are kept now."""
         return sum(tensor.nbytes for tensor in self.held())
 
     def begin_step(self, step: int, timestep: float) -> None:
-        self._close()
+        self._finish_record()
         self.step, self.timestep = step, timestep
 
-    def _close(self) -> None:
-        """Writes down what the last step has left."""
+    def _finish_record(self) -> None:
+        """Adds to the last record what the cache kept after its step."""
         if self._records:
             self._records[-1] = replace(self._records[-1], bytes_held=self.bytes_held)
 
@@ -112,45 +122,47 @@ class RecordedCache(Cache):
         rescaled: float | None = None,
         accumulated: float | None = None,
     ) -> None:
+        """Adds the record of this step; arguments as in `StepRecord`."""
         decision = (self.step, self.timestep, distance, rescaled, accumulated, computed)
         self._records.append(StepRecord(*decision))
 
     def held(self) -> Iterable[torch.Tensor]:
-        """The tensors that are kept from one step to another."""
+        """The tensors that are kept from step to step."""
         return ()
 
 
 class ResidualCache(RecordedCache):
-    """Keeps what all blocks together added to their input, and adds its forecast in a step that is skipped.
+    """Keeps the residual of all blocks (output minus input), and adds its forecast in a skipped step.
 
-    times: the sampler's own time at each step, one per model evaluation. device: where residuals are kept.
+    times: the sampler's time at each model evaluation. forecast: weights of the kept residuals.
+    device: where residuals are kept, see `to_cache_device`.
     """
 
-    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = WITH_MODEL):
+    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO):
         super().__init__()
         self.times, self.forecast, self.device = tuple(times), forecast, device
-        self.kept: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
+        self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
 
     @property
     def residual(self) -> torch.Tensor | None:
-        """What the blocks added in the last computed step."""
-        return self.kept[0][1] if self.kept else None
+        """The residual of the last computed step, with the shape of the tokens; None before it."""
+        return self.history[0][1] if self.history else None
 
     def held(self) -> Iterable[torch.Tensor]:
-        return [residual for _, residual in self.kept]
+        return [residual for _, residual in self.history]
 
     @property
     def is_forced(self) -> bool:
-        """First and last step always compute, by step index: rounded timesteps would not be recognised."""
+        """Whether this is the first or last step, by index: rounded timesteps may miss the ends."""
         return self.step in (0, len(self.times) - 1)
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        self.kept = self.kept[: self.forecast.num_residuals - 1]  # the oldest goes before the newest comes
-        self.kept = ((self.step, put(after - before, self.device)), *self.kept)
+        self.history = self.history[: self.forecast.num_residuals - 1]  # frees the oldest first
+        self.history = ((self.step, to_cache_device(after - before, self.device)), *self.history)
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        steps, residuals = tuple(zip(*self.kept)) or ((), ())
+        steps, residuals = tuple(zip(*self.history)) or ((), ())
         if not residuals:
             return super().reuse(x)
         if residuals[0].shape != x.shape:
@@ -159,8 +171,23 @@ class ResidualCache(RecordedCache):
                 "a cache serves one generation; start another with videosys.cache.start"
             )
         weights = self.forecast.weights(self.step, steps, self.times)
-        if weights == HELD:
+        if weights == HOLD_WEIGHTS:
             return x + residuals[0].to(x.device)
         for weight, residual in zip(weights, residuals):
             x = torch.add(x, residual.to(x.device), alpha=weight)
         return x
+
+
+class FixedCache(ResidualCache):
+    """A residual cache whose computed steps are known before it starts: no signal, no exchange."""
+
+    def __init__(
+        self, computed: frozenset[int], times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO
+    ):
+        super().__init__(times, forecast, device)
+        self.computed = computed
+
+    def should_compute(self, signal: Signal) -> bool:
+        computed = self.is_forced or self.step in self.computed
+        self.record(computed=computed)
+        return computed

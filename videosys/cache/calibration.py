@@ -1,4 +1,4 @@
-"""The file that a calibration writes: what each setting of each policy costs and gives on one model."""
+"""Calibration files: the measured speedup and quality of settings of policies on one model."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from videosys.cache.goal import Goal
-from videosys.cache.registry import CACHES, CacheConfig
-from videosys.cache.scope import Scope
+from videosys.cache.config import CacheConfig, Goal
+from videosys.cache.registry import CACHES
+from videosys.cache.run_spec import RunSpec
 from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
 from videosys.utils.typed import check_types
 
-NEEDED = ("model", "scheduler", "num_inference_steps", "evaluations")
+REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One policy with all its fields, and what it was measured to give on held-out prompts.
+    """The settings of one policy, and what was measured with them on held-out prompts.
 
-    computed: computed steps, a mean where they depend on the prompt. speedup: against the full run.
-    psnr (dB) and ssim: against the frames of the full run; psnr is None where none differs.
+    computed: computed steps, a mean over prompts. speedup: factor over the full run.
+    psnr (dB), ssim: against the frames of the full run; psnr is None if no frame differs.
+    ValueError for settings with a goal, and for numbers that are not above 0.
     """
 
     policy: CacheConfig = field(metadata={"registry": CACHES})
@@ -40,31 +41,30 @@ class Setting:
 
     @property
     def quality(self) -> float:
-        """psnr, with infinity for None."""
+        """The PSNR in dB, infinite if no frame differs."""
         return float("inf") if self.psnr is None else self.psnr
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a calibration found.
+    """The content of a calibration file.
 
-    scope: what it holds for. coefficients: of TeaCache's polynomial fitted here, highest power first.
-    ratios: MagCache's, one for each evaluation.
-    details: whatever else it wants to tell, for people.
+    scope: the run it is for. coefficients: of TeaCache's rescaling polynomial, highest power first.
+    ratios: of MagCache, one for each model evaluation. details: other findings, which no code reads.
     """
 
-    scope: Scope
+    scope: RunSpec
     settings: tuple[Setting, ...]
     coefficients: tuple[float, ...] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     ratios: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values that JSON can hold, and that `read_calibration` reads back."""
-        scope = {item.name: asdict(self.scope)[item.name] for item in fields(Scope)}
+        """Plain values for JSON, from which `read_calibration` makes an equal calibration."""
+        scope = {item.name: asdict(self.scope)[item.name] for item in fields(RunSpec)}
         settings = [to_plain(setting) for setting in self.settings]
-        learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
-        return {**scope, **learnt, "settings": settings, "details": self.details}
+        fitted = {"coefficients": self.coefficients, "ratios": self.ratios}
+        return {**scope, **fitted, "settings": settings, "details": self.details}
 
 
 def calibration_text(calibration: Calibration) -> str:
@@ -82,8 +82,8 @@ def _ten_digits(value: float) -> float:
 
 
 @dataclass(frozen=True)
-class _File(Scope):
-    """The file's keys: those of a scope, and the rest of a calibration."""
+class CalibrationFile(RunSpec):
+    """The keys of the JSON file: those of `RunSpec`, and the rest of a calibration."""
 
     settings: tuple[dict[str, Any], ...] = ()
     coefficients: tuple[float, ...] | None = None
@@ -92,15 +92,15 @@ class _File(Scope):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        missing = [name for name in NEEDED if getattr(self, name) is None]
+        missing = [name for name in REQUIRED_KEYS if getattr(self, name) is None]
         if missing or not self.settings:
             raise ValueError(f"{', '.join([*missing, *([] if self.settings else ['settings'])])} is missing")
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """The calibration in a JSON file. ValueError naming the file and the key for all that is wrong in it."""
-    content = read_json(_File, path)
-    scope = Scope(**{item.name: getattr(content, item.name) for item in fields(Scope)})
+    """The calibration in a JSON file. ValueError with the file and the key for anything wrong in it."""
+    content = read_json(CalibrationFile, path)
+    scope = RunSpec(**{item.name: getattr(content, item.name) for item in fields(RunSpec)})
     settings = _settings(content.settings, path)
     return Calibration(scope, settings, content.coefficients, content.details, content.ratios)
 

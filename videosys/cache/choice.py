@@ -1,4 +1,4 @@
-"""Turns what a user wants (a speed-up, a quality) into the settings of a policy, by a calibration file."""
+"""Goals (a speedup, a PSNR) become the settings of a policy, by a calibration file."""
 
 from __future__ import annotations
 
@@ -10,85 +10,65 @@ from pathlib import Path
 from typing import Any
 
 from videosys.cache.calibration import Calibration, Setting, read_calibration
-from videosys.cache.goal import BESIDE, Goal
-from videosys.cache.magcache import MagCacheConfig
-from videosys.cache.registry import BestConfig, CacheConfig
-from videosys.cache.schedule import ScheduleConfig
-from videosys.cache.scope import Scope
-from videosys.cache.teacache import MODULATED, TeaCacheConfig
+from videosys.cache.config import BESIDE_WEIGHTS, CacheConfig, Goal
+from videosys.cache.registry import BestConfig
+from videosys.cache.run_spec import RunSpec
 
-PATTERN = "calibration*.json"
+CALIBRATION_PATTERN = "calibration*.json"
 _LOG = logging.getLogger("videosys.cache")
 ADVICE = "`python -m videosys.calibration` writes one"
 
 
-def settle(config: CacheConfig, run: Callable[[], Scope], folder: str | Path | None = None) -> CacheConfig:
-    """The config with nothing left to look up: goals become settings, and files are read.
+def resolve_cache(
+    config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None = None
+) -> CacheConfig:
+    """The config with all values that are read from files: a goal becomes the settings that reach it.
 
-    run: gives what is about to be generated, with which every file is compared.
-    folder: of the transformer, where calibration files are looked for when the config names none.
-    TeaCache with a calibration and no goal takes its coefficients from there, which never count below zero,
-    and MagCache its ratios.
+    run: returns what is about to be generated, with which every file is compared; called only if needed.
+    folder: of the transformer, searched for calibration files if the config names none.
     ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
     """
     if isinstance(config, Goal) and config.has_goal:
-        calibration, where = find(config, run(), folder)
-        found = choose(config, calibration.settings, where)
-        config = replace(found, device=config.device) if isinstance(found, Goal) else found
-    if isinstance(config, ScheduleConfig):
-        return config.for_run(run())
-    if isinstance(config, TeaCacheConfig) and config.calibration and config.coefficients is None:
-        return _rescaled(config, run(), folder)
-    if isinstance(config, MagCacheConfig) and not config.ratios:
-        ratios, _ = _learnt(config, "ratios", run(), folder)
-        return replace(config, ratios=ratios)
-    return config
+        calibration, path = find_calibration(config, run(), folder)
+        policy = choose(config, calibration.settings, path)
+        config = replace(policy, device=config.device) if isinstance(policy, Goal) else policy
+
+    def calibrated(key: str) -> tuple[Any, str]:
+        calibration, path = find_calibration(config, run(), folder)
+        value = getattr(calibration, key)
+        if value is None:
+            raise ValueError(f"{path}: has no {key}")
+        return value, path
+
+    return config.resolved(run, calibrated)
 
 
-def _rescaled(config: TeaCacheConfig, run: Scope, folder: str | Path | None) -> TeaCacheConfig:
-    """TeaCache with a calibration's coefficients, which count as 0 where they fall below."""
-    value, where = _learnt(config, "coefficients", run, folder)
-    if config.signal != MODULATED:
-        _LOG.warning(
-            "%s has coefficients of the %s input; those of the %s are [1, 0]", where, MODULATED, config.signal
-        )
-    return replace(config.with_coefficients(value), floor=True)
-
-
-def _learnt(config: Goal, name: str, run: Scope, folder: str | Path | None) -> tuple[Any, str]:
-    """What a field of the calibration says, and the calibration's name."""
-    calibration, where = find(config, run, folder)
-    value = getattr(calibration, name)
-    if value is None:
-        raise ValueError(f"{where}: has no {name}")
-    return value, where
-
-
-def find(config: Goal, run: Scope, folder: str | Path | None) -> tuple[Calibration, str]:
-    """The calibration that the config names, or the fitting one beside the weights; and its name."""
-    if config.calibration not in (None, BESIDE):
-        calibration = read_calibration(config.calibration)
-        calibration.scope.check(run, config.calibration)
-        return calibration, config.calibration
-    paths = sorted(Path(folder).glob(PATTERN)) if folder else []
+def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | None) -> tuple[Calibration, str]:
+    """The calibration that the config names, else the one beside the weights that fits; and its path."""
+    path = config.calibration if isinstance(config, Goal) else None
+    if path not in (None, BESIDE_WEIGHTS):
+        calibration = read_calibration(path)
+        calibration.scope.check(run, path)
+        return calibration, path
+    paths = sorted(Path(folder).glob(CALIBRATION_PATTERN)) if folder else []
     if not paths:
         raise ValueError(
-            f"cache {_name(config)} needs a calibration, and there is no {PATTERN} in "
+            f"cache {_name(config)} needs a calibration, and there is no {CALIBRATION_PATTERN} in "
             f"{folder or 'the transformer'}; name a file with cache.calibration ({ADVICE})"
         )
-    return _fitting(paths, run)
+    return _nearest(paths, run)
 
 
-def _fitting(paths: Sequence[Path], run: Scope) -> tuple[Calibration, str]:
-    """The calibration that fits, else the one that is the nearest to the run; of several the first."""
-    read = list(_readable(paths))
-    calibration, where = min(read, key=lambda pair: pair[0].scope.distance(run))
+def _nearest(paths: Sequence[Path], run: RunSpec) -> tuple[Calibration, str]:
+    """The calibration nearest to the run, and its path; ValueError if that one is for another run."""
+    candidates = list(_readable(paths))
+    calibration, where = min(candidates, key=lambda pair: pair[0].scope.distance(run))
     calibration.scope.check(run, where)
     return calibration, where
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
-    """Those that can be read, with a warning for each other; ValueError where there is none."""
+    """The calibrations that can be read, with a warning for each other file; ValueError if there is none."""
     problems = []
     for path in paths:
         try:
@@ -102,24 +82,31 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
-    """The policy that reaches the goal: with a speed-up asked for the best picture, else the fastest."""
-    same = [row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)]
-    if not same:
-        measured = ", ".join(sorted({_name(row.policy) for row in settings}))
-        raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {measured}")
+    """The measured policy that reaches the goal: with a speedup the one of best PSNR, else the fastest.
+
+    where: the file of the settings, for errors. ValueError if no setting reaches the goal.
+    """
+    candidates = [
+        row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)
+    ]
+    if not candidates:
+        names = ", ".join(sorted({_name(row.policy) for row in settings}))
+        raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {names}")
     fitting = [
-        row for row in same if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
+        row
+        for row in candidates
+        if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
     ]
     if not fitting:
         raise ValueError(
-            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(same)}"
+            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(candidates)}"
         )
     if config.speedup is None:
         return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
     return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
 
 
-def _name(config: CacheConfig | Goal) -> str:
+def _name(config: CacheConfig) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
@@ -129,14 +116,14 @@ def _goal(config: Goal) -> str:
 
 
 def _listed(settings: Iterable[Setting]) -> str:
-    """Those that nothing else beats in both, the slowest first."""
+    """The settings that no other one beats in speedup and quality, the slowest first, as text."""
     best = -math.inf
-    kept = []
+    front = []
     for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
         if row.quality > best:
             best = row.quality
-            kept.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
-    return ", ".join(reversed(kept))
+            front.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
+    return ", ".join(reversed(front))
 
 
 def _rounded_down(quality: float) -> float:

@@ -1,7 +1,7 @@
-"""What a skipped step takes for its residual: a weighted sum of the last ones that were computed.
+"""Forecasts of the residual in a skipped step: weighted sums of the last computed residuals.
 
-A forecast is plain data. It knows step numbers and the sampler's times, and no tensor, so that every decision
-(TeaCache, interval, schedule) can be combined with every forecast.
+A forecast is plain data that knows step indices and times, but no tensors. So every decision (TeaCache,
+interval, schedule) works with every forecast.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from types import MappingProxyType
 
 from videosys.utils.typed import check_types
 
-HELD = (1.0,)
-MOST_RESIDUALS = 3  # each is as large as all tokens
+HOLD_WEIGHTS = (1.0,)
+MAX_RESIDUALS = 3  # each is as large as all tokens
 
 
 @dataclass(frozen=True)
 class Hold:
-    """The last residual as it is: the published rule, and the one for samplers that add fresh noise."""
+    """The last residual, r(t) = r1: the published rule, and the safe one for samplers that add noise."""
 
     @property
     def num_residuals(self) -> int:
@@ -29,9 +29,9 @@ class Hold:
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
         """The weights of the kept residuals, newest first.
 
-        computed: the steps of the kept residuals, newest first; times: of every step.
+        step: the skipped step. computed: steps of the kept residuals, newest first. times: of all steps.
         """
-        return HELD
+        return HOLD_WEIGHTS
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Linear:
 
         r(t) = r1 + damping * (t - t1) / (t1 - t2) * (r1 - r2)
 
-    Where there is one residual yet, or the two have equal times (as in PNDM's Runge-Kutta steps), it holds.
-    damping: 1 is the full slope, 0 holds.
-    max_gap: steps after the last computed one up to which the line is followed; its value stays from there.
+    With one residual so far, or two at equal times (PNDM's Runge-Kutta steps), it is r1.
+    damping: from 0 (r1) over 1 (the full slope) to 2.
+    max_gap: the line is followed for so many steps after the last computed one, and constant from there.
     """
 
     damping: float = 1.0
@@ -61,19 +61,19 @@ class Linear:
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
         if len(computed) < 2 or times[computed[0]] == times[computed[1]]:
-            return HELD
+            return HOLD_WEIGHTS
         newest, older = computed[:2]
         followed = step if self.max_gap is None else min(step, newest + self.max_gap)
         slope = self.damping * (times[followed] - times[newest]) / (times[newest] - times[older])
-        return (1.0 + slope, -slope) if slope else HELD
+        return (1.0 + slope, -slope) if slope else HOLD_WEIGHTS
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights for each step, as a least-squares fit on recorded residuals gives them.
+    """Weights of their own for each step, such as those of a least-squares fit on recorded residuals.
 
-    weights_per_step: for each step the weights of the kept residuals, newest first, at most three; an empty
-        list holds, and so does a step before which fewer residuals were computed.
+    weights_per_step: for each step the weights of the last residuals, newest first, at most three. An empty
+        list means the last residual, and so does one with more weights than there are residuals.
     """
 
     weights_per_step: tuple[tuple[float, ...], ...] = ()
@@ -81,9 +81,9 @@ class Fitted:
     def __post_init__(self) -> None:
         check_types(self)
         for step, weights in enumerate(self.weights_per_step):
-            if len(weights) > MOST_RESIDUALS or not all(map(math.isfinite, weights)):
+            if len(weights) > MAX_RESIDUALS or not all(map(math.isfinite, weights)):
                 raise ValueError(
-                    f"forecast.weights_per_step[{step}] is {weights}; it must be at most {MOST_RESIDUALS} "
+                    f"forecast.weights_per_step[{step}] is {weights}; it must be at most {MAX_RESIDUALS} "
                     "finite numbers"
                 )
 
@@ -93,11 +93,11 @@ class Fitted:
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
         weights = self.weights_per_step[step] if step < len(self.weights_per_step) else ()
-        return weights if 0 < len(weights) <= len(computed) else HELD
+        return weights if 0 < len(weights) <= len(computed) else HOLD_WEIGHTS
 
 
 Forecast = Hold | Linear | Fitted
 
-HOLD = Hold()
+HOLD: Forecast = Hold()
 
 FORECASTS = MappingProxyType({"hold": Hold, "linear": Linear, "fitted": Fitted})

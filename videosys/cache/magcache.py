@@ -1,23 +1,26 @@
-"""MagCache (arXiv 2506.09045): skip while the residual's size, known beforehand, has changed little."""
+"""MagCache (arXiv 2506.09045): skips steps while the magnitude of the residual changes little."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
-from videosys.cache.goal import Goal
-from videosys.utils.typed import check_types
+from videosys.cache.run_spec import RunSpec
 
 
 @dataclass(frozen=True)
 class MagCacheConfig(Goal):
-    """ratios: for each step the mean length of its residual over that of the step before, as a full run gives
-        them (the first entry is not read); empty takes those of the calibration.
-    threshold: the sum of errors up to which steps are skipped. The error of a skipped step is
-        |1 - the product of the ratios since the last computed step|.
-    max_skips: steps skipped in a row at most. retention: share of the steps, from the first, that compute.
-    forecast: what a skipped step takes for its residual.
+    """Settings of MagCache. The magnitudes are measured before, so the computed steps are known in advance.
+
+    ratios: for each step, the mean norm of its residual divided by that of the step before, in a full run
+        (the first entry is not read). Empty reads those of the calibration.
+    threshold: steps are skipped while the sum of their errors is at most this. With ratios g, the error of
+        step s after the last computed step c is |1 - g[c+1] * ... * g[s]|.
+    max_skips: at most so many skips in a row. retention: this fraction of the steps, from the first,
+    computes. forecast: of the residual in a skipped step.
     """
 
     ratios: tuple[float, ...] = ()
@@ -27,8 +30,7 @@ class MagCacheConfig(Goal):
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in self.ratios):
             raise ValueError(f"cache.ratios are {list(self.ratios)}; they must be numbers above 0")
         if not self.threshold >= 0 or self.max_skips < 1 or not 0 <= self.retention <= 1:
@@ -37,8 +39,12 @@ class MagCacheConfig(Goal):
                 f"{self.retention}; they must be 0 or more, 1 or more, and between 0 and 1"
             )
 
+    def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
+        """The settings with the ratios of the calibration, if they have none."""
+        return self if self.ratios else replace(self, ratios=calibrated("ratios")[0])
+
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The steps that compute out of `count`. ValueError unless there is a ratio for each."""
+        """The steps that compute out of `count`. ValueError unless there is a ratio for each step."""
         if not self.ratios:
             raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a calibration")
         if len(self.ratios) != count:

@@ -1,4 +1,4 @@
-"""Pyramid Attention Broadcast (arXiv 2408.12588): branches of blocks use again what they gave before."""
+"""Pyramid Attention Broadcast (PAB, arXiv 2408.12588): branches of blocks are reused in later steps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import Branch, Compute, RecordedCache, StepRecord
-from videosys.cache.goal import Goal
-from videosys.cache.place import put
+from videosys.cache.base import Branch, Cache, Compute, GatherRows, RecordedCache, StepRecord
+from videosys.cache.config import Goal
+from videosys.cache.device import to_cache_device
 from videosys.utils.typed import check_types
 
-Keys = tuple[tuple[float, int, tuple[int, ...]], ...]
+MLPRules = tuple[tuple[float, int, tuple[int, ...]], ...]
 FIRST_TIMESTEP = 1000
 ATTENTIONS = ("spatial", "temporal", "joint", "cross")
 MLPS = ("mlp_spatial", "mlp_temporal", "mlp_joint")
@@ -27,8 +27,11 @@ UNITS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Broadcast:
-    """One kind of attention: inside the window (both ends excluded) it computes at the steps that are whole
-    multiples of `range`, and broadcasts what it gave to the steps between.
+    """The rule of one kind of attention: in a window it computes every `range`-th step, and is reused in
+    between.
+
+    range: the steps whose index is a multiple of it compute. window: [low, high] in the unit of the config,
+    both ends excluded; outside of it every step computes.
     """
 
     range: int
@@ -41,66 +44,67 @@ class Broadcast:
         if not self.window[0] < self.window[1]:
             raise ValueError(f"window is {list(self.window)}; it must be [low, high]")
 
-    def holds(self, unit: str) -> bool:
-        """Whether the window means anything: shares of the steps, or one whole timestep at least."""
+    def is_reachable(self, unit: str) -> bool:
+        """Whether a step can lie in the window: it has fractions, or holds a whole timestep."""
         low, high = self.window
         return low >= 0 and high <= 1 if unit == "fraction" else math.floor(low) + 1 < high
 
 
 @dataclass(frozen=True)
 class PABConfig(Goal):
-    """What is broadcast; null computes. The defaults are the paper's, for any model: the attentions of the
-    middle 70 % of all steps, every second (spatial, joint), fourth (temporal) and sixth (cross) computed.
+    """Settings of PAB. The defaults are the paper's for any model: in the middle 70 % of the steps, every
+    second
+    spatial and joint, fourth temporal and sixth cross-attention is computed.
 
-    spatial, temporal, joint: self-attention of the blocks within and over frames, or of both at once.
-    cross: attention to the text, in all blocks.
-    mlp_spatial, mlp_temporal, mlp_joint: a list of [place, count, blocks]: at the step nearest to the place
-        these blocks compute their MLP, and use it again in the `count` steps that follow. A place within
-        the steps of an earlier one is passed over, so that a list means something for few steps too.
-    unit: of windows and places: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is the
-        first, 1 the last). Where a config changes that of a preset, the preset's ranges stay and its windows
-        and places do not, see `adapted`.
+    spatial, temporal, joint: self-attention within frames, over frames, or over both; null computes it
+    always. cross: cross-attention to the text, in all blocks; null computes it always.
+    mlp_spatial, mlp_temporal, mlp_joint: lists of [position, count, blocks]. At the step nearest to the
+        position these blocks compute their MLP, and reuse it in the next `count` steps. A position within
+        the steps of an earlier one is ignored, so that a list works with few steps too.
+    unit: of windows and positions: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is
+        the first, 1 the last). For a config that changes the unit of a preset see `adapted`.
     """
 
     spatial: Broadcast | None = Broadcast(2)
     temporal: Broadcast | None = Broadcast(4)
     joint: Broadcast | None = Broadcast(2)
     cross: Broadcast | None = Broadcast(6)
-    mlp_spatial: Keys = ()
-    mlp_temporal: Keys = ()
-    mlp_joint: Keys = ()
+    mlp_spatial: MLPRules = ()
+    mlp_temporal: MLPRules = ()
+    mlp_joint: MLPRules = ()
     unit: Literal["timestep", "fraction"] = "fraction"
 
     def __post_init__(self) -> None:
         check_types(self)
         self.check_goal(replaces_fields=True)  # a model's own settings are those of its preset
         for name in MLPS:
-            for place, count, blocks in getattr(self, name):
+            for position, count, blocks in getattr(self, name):
                 if count < 1 or not blocks or min(blocks) < 0:
                     raise ValueError(
-                        f"cache.{name} holds [{place:g}, {count}, {list(blocks)}]; it must be [place, count "
-                        "of 1 or more, block numbers of 0 or more]"
+                        f"cache.{name} holds [{position:g}, {count}, {list(blocks)}]; it must be [position, "
+                        "count of 1 or more, block numbers of 0 or more]"
                     )
         self._check_unit()
 
     def _check_unit(self) -> None:
-        """ValueError for what lies nowhere in the unit, and so would do nothing."""
+        """ValueError for a window or position that no step can reach in the unit."""
         rules = [(f"{name}.window", getattr(self, name)) for name in ATTENTIONS]
-        wrong = {name: list(rule.window) for name, rule in rules if rule and not rule.holds(self.unit)}
+        wrong = {name: list(rule.window) for name, rule in rules if rule and not rule.is_reachable(self.unit)}
         if self.unit == "fraction":
-            keys = [(name, place) for name in MLPS for place, *_ in getattr(self, name)]
-            wrong |= {name: place for name, place in keys if not 0 <= place <= 1}
+            starts = [(name, position) for name in MLPS for position, *_ in getattr(self, name)]
+            wrong |= {name: position for name, position in starts if not 0 <= position <= 1}
         for name, value in wrong.items():
             raise ValueError(
                 f"cache.{name} has {value}, and cache.unit is {self.unit} ({UNITS[self.unit]}): it would "
                 "never be reached"
             )
 
-    def adapted(self, given: Mapping[str, Any]) -> PABConfig:
-        """These settings as the base of a config that gives others. Where it gives another unit, windows and
-        places of this one mean nothing: ranges stay, with the window of the defaults, and no MLP does.
+    def adapted(self, changes: Mapping[str, Any]) -> PABConfig:
+        """These settings as the base of a config with changes. With another unit, ranges are kept, windows
+        are
+        the default ones, and MLPs are computed: windows and positions of this unit mean nothing in it.
         """
-        unit = given.get("unit", self.unit)
+        unit = changes.get("unit", self.unit)
         if unit == self.unit or unit not in (*UNITS,):
             return self
         own = replace(self, mlp_spatial=(), mlp_temporal=(), mlp_joint=())
@@ -110,34 +114,43 @@ class PABConfig(Goal):
         fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}
         return replace(own, unit=unit, **fresh)
 
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return PAB(self, times)
+
     @classmethod
-    def pyramid(cls, ranges: tuple[int, int, int], window: tuple[float, float], mlp: Keys = ()) -> PABConfig:
-        """The settings that have one window of timesteps for all attentions; ranges: spatial and joint,
-        temporal, cross.
+    def pyramid(
+        cls, ranges: tuple[int, int, int], window: tuple[float, float], mlp: MLPRules = ()
+    ) -> PABConfig:
+        """Settings with one window of timesteps for all attentions.
+
+        ranges: of (spatial and joint, temporal, cross). mlp: of spatial and temporal blocks.
         """
         spatial, temporal, cross = (Broadcast(each, window) for each in ranges)
         return cls(spatial, temporal, spatial, cross, mlp_spatial=mlp, mlp_temporal=mlp, unit="timestep")
 
     def attention(self, stack: str, kind: str) -> Broadcast | None:
-        """The rule of an attention branch: its own for cross-attention, else that of its stack."""
+        """The rule of an attention branch; None computes it always."""
         return getattr(self, "cross" if kind == "cross" else stack, None)
 
-    def mlp(self, stack: str) -> Keys:
+    def mlp(self, stack: str) -> MLPRules:
+        """The rules of the MLPs of a stack."""
         return getattr(self, f"mlp_{stack}", ())
 
 
 class PAB(RecordedCache):
-    """Runs all blocks in every step, and in them only the branches that are due.
+    """Runs all blocks in every step, and computes only those of their branches that the rules ask for.
 
-    Which ones depends on the step and on nothing measured, so all ranks do alike. A branch's result is kept
-    only as long as a step is ahead that uses it. The first and the last step compute all.
+    The rules depend on the step alone, so ranks exchange nothing. A branch's result is kept until the last
+    step that reuses it. The first and the last step compute all branches.
+
+    times: the sampler's time at each model evaluation.
     """
 
     def __init__(self, config: PABConfig, times: Sequence[float]):
         super().__init__()
-        self.config, self.places = config, places(times, config.unit)
-        self.kept: dict[tuple[str, int, str], torch.Tensor] = {}
-        self.home: torch.device | None = None  # the model's
+        self.config, self.positions = config, step_positions(times, config.unit)
+        self.results: dict[tuple[str, int, str], torch.Tensor] = {}
+        self.model_device: torch.device | None = None
         self.reused: Counter[int] = Counter()
         self._reuse: dict[tuple[str, int, str], frozenset[int]] = {}
 
@@ -146,7 +159,7 @@ class PAB(RecordedCache):
         return [replace(record, reused=self.reused[record.step]) for record in super().steps]
 
     def held(self) -> Iterable[torch.Tensor]:
-        return self.kept.values()
+        return self.results.values()
 
     def layer(self, stack: str, index: int) -> Branch:
         def branch(kind: str, compute: Compute) -> torch.Tensor:
@@ -156,23 +169,24 @@ class PAB(RecordedCache):
 
     def _branch(self, key: tuple[str, int, str], compute: Compute) -> torch.Tensor:
         if key not in self._reuse:
-            self._reuse[key] = reuse_steps(self.config, self.places, *key)
+            self._reuse[key] = reuse_steps(self.config, self.positions, *key)
         reuse = self._reuse[key]
         if self.step in reuse:
             self.reused[self.step] += 1
-            kept = self.kept.pop(key)
-            result = kept.to(self.home)
+            stored = self.results.pop(key)
+            result = stored.to(self.model_device)
         else:
             result = compute()
-            self.home, kept = result.device, result
+            self.model_device, stored = result.device, result
         if self.step + 1 in reuse:
-            self.kept[key] = put(kept, self.config.device)
+            self.results[key] = to_cache_device(stored, self.config.device)
         return result
 
 
-def places(times: Sequence[float], unit: str) -> list[float]:
-    """Where each step lies: its timestep, whether the sampler's time runs from 1 or from 1000; or its share
-    of the way.
+def step_positions(times: Sequence[float], unit: str) -> list[float]:
+    """The position of each step: its timestep in 0 to 1000, or its index as a fraction of the last one.
+
+    times: from 1 or from 1000 down to 0.
     """
     last = max(len(times) - 1, 1)
     if unit == "fraction":
@@ -182,27 +196,28 @@ def places(times: Sequence[float], unit: str) -> list[float]:
 
 
 def reuse_steps(
-    config: PABConfig, places: Sequence[float], stack: str, block: int, kind: str
+    config: PABConfig, positions: Sequence[float], stack: str, block: int, kind: str
 ) -> frozenset[int]:
-    """The steps in which a branch takes what it gave before."""
+    """The steps in which a branch is reused; never the first or the last."""
     if kind == "mlp":
-        steps = mlp_steps(config.mlp(stack), places, block)
+        steps = mlp_steps(config.mlp(stack), positions, block)
     else:
         rule = config.attention(stack, kind)
-        steps = set() if rule is None else attention_steps(rule, places, config.unit)
-    return frozenset(steps & {*range(1, len(places) - 1)})
+        steps = set() if rule is None else attention_steps(rule, positions, config.unit)
+    return frozenset(steps & {*range(1, len(positions) - 1)})
 
 
-def attention_steps(rule: Broadcast, places: Sequence[float], unit: str) -> set[int]:
-    """The published rule: by the number of the step, and by its timestep rounded down."""
+def attention_steps(rule: Broadcast, positions: Sequence[float], unit: str) -> set[int]:
+    """The steps in which an attention is reused. Timesteps are rounded down, as published."""
     low, high = rule.window
-    rounded = [float(int(place)) if unit == "timestep" else place for place in places]
-    return {step for step, place in enumerate(rounded) if step % rule.range and low < place < high}
+    rounded = [float(int(position)) if unit == "timestep" else position for position in positions]
+    return {step for step, position in enumerate(rounded) if step % rule.range and low < position < high}
 
 
-def mlp_steps(keys: Keys, places: Sequence[float], block: int) -> set[int]:
-    """The steps after each key of this block, as far as no key before has them already."""
-    starts = sorted((nearest(place, places), count) for place, count, blocks in keys if block in blocks)
+def mlp_steps(rules: MLPRules, positions: Sequence[float], block: int) -> set[int]:
+    """The steps in which the MLP of a block is reused: `count` steps after each position."""
+    own = [(position, count) for position, count, blocks in rules if block in blocks]
+    starts = sorted((nearest_step(position, positions), count) for position, count in own)
     steps: set[int] = set()
     for start, count in starts:
         if start not in steps:
@@ -210,6 +225,6 @@ def mlp_steps(keys: Keys, places: Sequence[float], block: int) -> set[int]:
     return steps
 
 
-def nearest(place: float, places: Sequence[float]) -> int:
-    """The number of the step nearest to a place, the earlier of two."""
-    return min(range(len(places)), key=lambda step: (abs(places[step] - place), step))
+def nearest_step(position: float, positions: Sequence[float]) -> int:
+    """The index of the step nearest to a position, the earlier one of two."""
+    return min(range(len(positions)), key=lambda step: (abs(positions[step] - position), step))

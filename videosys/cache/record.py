@@ -1,4 +1,4 @@
-"""What a calibration watches: full runs whose signals are measured, and steps with a given residual."""
+"""Caches for calibration: one measures signals in full runs, one uses a residual from outside."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from videosys.cache.base import Cache, RecordedCache, Signal
 from videosys.cache.teacache import l1_sums
 
 
-class Recorder(RecordedCache):
-    """Computes every step, measures how the signals and the residual change, and keeps the last residuals.
+class SignalRecorder(RecordedCache):
+    """Computes every step, measures how signals and residuals change, and keeps the last residuals.
 
-    kinds: of signals, as a model's `signal` knows them. window: how many residuals are kept.
-    distances: per kind, and for `residual`, the relative L1 change (paper, equation 4) to the step before,
-        from the second step on. ratios: likewise the mean over tokens of a residual's length over that of the
-        step before (what MagCache goes by). residuals: (step, residual), newest first.
+    kinds: of signals: modulated, timestep. window: how many residuals are kept.
+    distances: for each kind and for `residual`, the relative L1 change (arXiv 2411.19108, equation 4) to the
+        step before, from the second step on. ratios: likewise the mean over tokens of the residual's norm
+        divided by that of the step before (MagCache). residuals: (step, residual), newest first.
     """
 
     def __init__(self, kinds: Sequence[str] = ("timestep", "modulated"), window: int = 1):
@@ -47,8 +47,8 @@ class Recorder(RecordedCache):
             self.distances[kind].append(relative_change(current, previous))
 
 
-class Given(Cache):
-    """Computes no step: all of them take the residual that is given."""
+class PrecomputedResidual(Cache):
+    """Skips every step, and adds the same residual in each."""
 
     def __init__(self, residual: torch.Tensor):
         self.residual = residual
@@ -61,15 +61,16 @@ class Given(Cache):
 
 
 def length_ratio(current: torch.Tensor, previous: torch.Tensor) -> float:
-    """The mean over tokens of |current| / |previous|, with the length over channels; tokens of no length are
-    left out.
+    """The mean over tokens of |current| / |previous|, with norms over the last dim; tokens with a previous
+    norm
+    of 0 are left out.
     """
-    lengths, before = (tensor.float().norm(dim=-1).double() for tensor in (current, previous))
-    seen = before > 0
-    return float((lengths[seen] / before[seen]).mean())
+    norms, before = (tensor.float().norm(dim=-1).double() for tensor in (current, previous))
+    nonzero = before > 0
+    return float((norms[nonzero] / before[nonzero]).mean())
 
 
 def relative_change(current: torch.Tensor, previous: torch.Tensor) -> float:
-    """sum|current - previous| / sum|previous| (paper, equation 4); nan where `previous` is zero."""
+    """sum|current - previous| / sum|previous| (arXiv 2411.19108, equation 4); nan if the divisor is 0."""
     numerator, denominator = l1_sums(current, previous)
     return numerator / denominator if denominator else float("nan")

@@ -1,42 +1,55 @@
-"""The table of caches. A new one is a file, a line in the union, and a row in each of the two tables."""
+"""The table of policies, which other packages extend, and the cache that one starts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from videosys.cache.base import Cache, GatherRows, RecordedCache
-from videosys.cache.goal import Goal
-from videosys.cache.interval import FixedCache, IntervalConfig
+from videosys.cache.config import CacheConfig, Goal
+from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
-from videosys.cache.pab import PAB, PABConfig
+from videosys.cache.pab import PABConfig
 from videosys.cache.schedule import ScheduleConfig
-from videosys.cache.teacache import TeaCache, TeaCacheConfig
-from videosys.utils.typed import check_types
+from videosys.cache.teacache import TeaCacheConfig
+from videosys.utils.registry import Registry, calling_module
+
+GROUP = "videosys.caches"  # the entry points of installed packages
 
 
 @dataclass(frozen=True)
-class NoCacheConfig:
+class NoCacheConfig(CacheConfig):
     """Every step computes."""
+
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return RecordedCache()
 
 
 @dataclass(frozen=True)
 class BestConfig(Goal):
-    """Whichever policy of a calibration file reaches the goal best."""
+    """The policy of a calibration file that reaches the goal best, whichever it is."""
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         if not self.has_goal:
             raise ValueError("cache best needs a goal: give cache.speedup, cache.min_psnr or both")
 
 
-FixedConfig = IntervalConfig | ScheduleConfig | MagCacheConfig
-CacheConfig = NoCacheConfig | TeaCacheConfig | FixedConfig | PABConfig | BestConfig
+def check_policy(name: str, config_cls: Any) -> None:
+    """ValueError unless the class is a frozen dataclass that subclasses CacheConfig."""
+    is_policy = isinstance(config_cls, type) and issubclass(config_cls, CacheConfig)
+    # A subclass that lacks the decorator inherits its base's fields, and would ignore its own.
+    if not is_policy or "__dataclass_params__" not in vars(config_cls):
+        raise ValueError(
+            f"cache {name!r} is {config_cls!r}; it must be a class with @dataclass(frozen=True) that "
+            "subclasses videosys.CacheConfig"
+        )
 
-CACHES = MappingProxyType(
+
+CACHES: Registry[type[CacheConfig]] = Registry(
+    "cache",
+    GROUP,
     {
         "none": NoCacheConfig,
         "teacache": TeaCacheConfig,
@@ -45,40 +58,26 @@ CACHES = MappingProxyType(
         "magcache": MagCacheConfig,
         "pab": PABConfig,
         "best": BestConfig,
-    }
+    },
+    check_policy,
 )
 
 
-def _recorded(config: NoCacheConfig, times: Sequence[float], *_: Any) -> Cache:
-    return RecordedCache()
+def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
+    """Adds a policy to `CACHES` for this process: `cache: {name: NAME, ...}` is then a `config_cls`.
 
-
-def _fixed(config: FixedConfig, times: Sequence[float], *_: Any) -> Cache:
-    return FixedCache(config.computed_steps(len(times)), times, config.forecast, config.device)
-
-
-def _pab(config: PABConfig, times: Sequence[float], *_: Any) -> Cache:
-    return PAB(config, times)
-
-
-_BUILDERS: MappingProxyType[type, Callable[..., Cache]] = MappingProxyType(
-    {
-        NoCacheConfig: _recorded,
-        TeaCacheConfig: TeaCache,
-        IntervalConfig: _fixed,
-        ScheduleConfig: _fixed,
-        MagCacheConfig: _fixed,
-        PABConfig: _pab,
-    }
-)
+    Call it in the module that defines the class: the processes of an engine with several devices import that
+    module too. Installed packages declare an entry point of the group `videosys.caches` instead.
+    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, and if the name is taken.
+    """
+    CACHES.register(name, config_cls, calling_module())
 
 
 def start(config: CacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
-    """A fresh cache for one generation.
+    """A new cache for one generation; arguments as in `CacheConfig.start`.
 
-    times: the sampler's own time at each model evaluation; gather_rows and request_id as in `TeaCache`.
-    ValueError for a config with a goal: `settle` finds its settings first.
+    ValueError for a config with a goal: `resolve_cache` replaces it by settings first.
     """
     if isinstance(config, Goal) and config.has_goal:
-        raise ValueError(f"{config} has a goal and no settings yet; videosys.cache.settle finds them")
-    return _BUILDERS[type(config)](config, times, gather_rows, request_id)
+        raise ValueError(f"{config} has a goal and no settings yet; videosys.cache.resolve_cache finds them")
+    return config.start(times, gather_rows, request_id)

@@ -1,23 +1,23 @@
-"""A fixed list of computed steps, as an offline search finds it, with the forecast it was found for."""
+"""Schedule: a fixed list of computed steps, such as a search finds, with the forecast it was found for."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
-from videosys.cache.goal import Goal
-from videosys.cache.scope import Scope
+from videosys.cache.run_spec import RunSpec
 from videosys.utils.plain import read_json
-from videosys.utils.typed import check_types
 
 
 @dataclass(frozen=True)
 class ScheduleConfig(Goal):
-    """computed: the steps that compute, counted from 0 in model evaluations; the first and last always do.
+    """Settings of the schedule policy: `computed`, `file` or a goal, one of them.
 
-    file: a JSON file with them instead, see `ScheduleFile`.
-    forecast: what a skipped step takes for its residual; with a file, the file says it.
+    computed: indices of the model evaluations that compute, in order; the first and the last always do.
+    file: a JSON file with `computed` and `forecast`, see `ScheduleFile`.
+    forecast: of the residual in a skipped step; with a file it must be left out.
     """
 
     computed: tuple[int, ...] | None = None
@@ -25,10 +25,9 @@ class ScheduleConfig(Goal):
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
-        given = (self.computed is not None) + (self.file is not None) + self.has_goal
-        if given != 1:
+        super().__post_init__()
+        num_sources = (self.computed is not None) + (self.file is not None) + self.has_goal
+        if num_sources != 1:
             raise ValueError(
                 "a schedule needs its steps: cache.computed (a list), cache.file, or a goal such as "
                 "cache.speedup; give one of them"
@@ -37,28 +36,31 @@ class ScheduleConfig(Goal):
             raise ValueError("cache.forecast is given, and so is cache.file, which says the forecast")
         check_steps("cache.computed", self.computed or ())
 
-    def for_run(self, run: Scope) -> ScheduleConfig:
-        """The same with what is in its file. ValueError where its steps are not those of the run."""
+    def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
+        return self.for_run(run())
+
+    def for_run(self, run: RunSpec) -> ScheduleConfig:
+        """The settings with the content of the file. ValueError where they do not fit the run."""
         if self.file is not None:
             content = read_json(ScheduleFile, self.file)
             content.check(run, self.file)
-            read = replace(self, file=None, computed=content.computed, forecast=content.forecast)
-            return read.for_run(run)
+            settings = replace(self, file=None, computed=content.computed, forecast=content.forecast)
+            return settings.for_run(run)
         check_steps("cache.computed", self.computed or (), run.evaluations)
         if isinstance(self.forecast, Fitted):
             check_fitted(self.forecast, run.evaluations)
         return self
 
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The steps that compute out of `count`. ValueError where there are fewer than the schedule needs."""
+        """The steps that compute out of `count`. ValueError for others, and before the file is read."""
         if self.file is not None:
-            raise ValueError(f"{self} has not been read yet; videosys.cache.settle reads it")
-        return frozenset(self.for_run(Scope(evaluations=count)).computed or ())
+            raise ValueError(f"{self} has not been read yet; videosys.cache.resolve_cache reads it")
+        return frozenset(self.for_run(RunSpec(evaluations=count)).computed or ())
 
 
 @dataclass(frozen=True)
-class ScheduleFile(Scope):
-    """A schedule on disk: the steps, the forecast, and, where known, what it holds for."""
+class ScheduleFile(RunSpec):
+    """A schedule in a JSON file: its steps, its forecast, and as far as known the run it is for."""
 
     computed: tuple[int, ...] = ()
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
@@ -79,6 +81,7 @@ def check_steps(name: str, steps: Sequence[int], count: int | None = None) -> No
 
 
 def check_fitted(forecast: Fitted, count: int | None) -> None:
+    """ValueError unless there are weights for each of `count` steps; None is not checked."""
     if count is not None and len(forecast.weights_per_step) != count:
         raise ValueError(
             f"forecast.weights_per_step has {len(forecast.weights_per_step)} entries; it must have one for "

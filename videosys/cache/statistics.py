@@ -1,4 +1,4 @@
-"""What a cache did in one generation, in a few numbers, a line of text and a picture."""
+"""Statistics of a cache in one generation: numbers, a line of text, a plot."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from videosys.utils.chart import Chart
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """computed of total: model evaluations whose blocks ran. reused: branches that PAB did not compute.
+    """What a cache did in one generation. str() gives it in one line.
 
-    mean_distance, largest_distance: of the relative L1 changes that were measured; None where none was.
-    digest: the same for two generations whose steps were decided alike.
-    bytes_held: the most that the cache of this rank kept after a step.
+    computed: model evaluations whose blocks ran, of `total`. reused: branches that were reused (PAB).
+    mean_distance, largest_distance: of the measured relative L1 changes; None if there were none.
+    digest: equal for two generations with equal decisions. bytes_held: the most bytes that the cache of this
+    rank kept after a step.
     """
 
     computed: int
@@ -39,14 +40,14 @@ class CacheStatistics:
 
 
 def readable(count: int) -> str:
-    """So many bytes in the unit in which they are 1 to 1024."""
+    """A number of bytes as text, in bytes, KiB, MiB or GiB."""
     units = ("bytes", "KiB", "MiB", "GiB")
     power = min(max(count.bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{count / 1024**power:.{1 if power else 0}f} {units[power]}"
 
 
 def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
-    """The statistics of one generation's step records."""
+    """The statistics of one generation. steps: one record per model evaluation."""
     distances = [step.distance for step in steps if step.distance is not None]
     return CacheStatistics(
         computed=sum(step.computed for step in steps),
@@ -60,16 +61,17 @@ def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
 
 
 def decision_digest(steps: Sequence[StepRecord]) -> str:
-    """8 hexadecimal digits for which steps were computed, and how many branches each reused."""
+    """8 hexadecimal digits of a hash over the decisions: computed steps, and branches reused in each."""
     decisions = ",".join(f"{int(step.computed)}:{step.reused}" for step in steps)
     return hashlib.sha256(decisions.encode()).hexdigest()[:8]
 
 
 def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float | None = None) -> Path:
-    """The path of a PNG picture of what was measured at each step; a bar at the axis is a computed step.
+    """The path of a PNG plot of the distances and their sum over the steps; a bar at the axis marks a
+    computed step.
 
-    threshold: a line at it. Where nothing was measured, the branches that each step reused (PAB), or which
-    steps computed (a fixed schedule).
+    threshold: draws a line there. Without distances the plot has the branches reused in each step (PAB), or
+    the computed steps (a fixed schedule).
     """
     summary = cache_statistics(steps)
     if summary.mean_distance is not None:

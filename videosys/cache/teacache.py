@@ -1,36 +1,39 @@
-"""TeaCache (arXiv 2411.19108): skip the blocks while the modulated input has changed little."""
+"""TeaCache (arXiv 2411.19108): skips the blocks while the modulated input changes little."""
 
 from __future__ import annotations
 
+import logging
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import GatherRows, ResidualCache, Signal
+from videosys.cache.base import Cache, GatherRows, ResidualCache, Signal
+from videosys.cache.config import CacheConfig, Calibrated, Goal
+from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
-from videosys.cache.goal import Goal
-from videosys.cache.place import put
-from videosys.utils.typed import check_types
+from videosys.cache.run_spec import RunSpec
 
+_LOG = logging.getLogger("videosys.cache")
 IDENTITY = (1.0, 0.0)
 MODULATED = "modulated"  # the signal that published and calibrated coefficients are of
 
 
 @dataclass(frozen=True)
 class TeaCacheConfig(Goal):
-    """threshold: the sum of rescaled distances at which the blocks run again; 0 computes every step.
+    """Settings of TeaCache (section 3.4 of the paper).
 
-    coefficients: the rescaling polynomial, highest power first. None takes those published for the model,
-        which are of the modulated input, and none for another signal; [1, 0] is the paper's variant without
-        rescaling.
-    forecast: what a skipped step takes for its residual: hold (the published rule) or linear.
-    signal: what is watched: the modulated input of the first block, or the timestep embedding (ablation).
+    threshold: the blocks run if the sum of rescaled distances reaches it; 0 computes every step.
+    coefficients: the rescaling polynomial, highest power first. None uses those published for the model,
+        which are of the modulated input, and [1, 0] for another signal: the paper's variant without
+    rescaling. forecast: of the residual in a skipped step; hold is the published rule.
+    signal: modulated is the first block's input after norm and modulation, timestep the time embedding
+        (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
-    floor: a polynomial that falls below zero adds nothing; false subtracts, as the published ones do.
+    floor: a polynomial below zero counts as 0; false subtracts it from the sum, as published.
     """
 
     threshold: float = 0.1
@@ -41,8 +44,7 @@ class TeaCacheConfig(Goal):
     floor: bool = False
 
     def __post_init__(self) -> None:
-        check_types(self)
-        self.check_goal()
+        super().__post_init__()
         if not self.threshold >= 0:
             raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
         if self.coefficients is not None and not (
@@ -56,14 +58,28 @@ class TeaCacheConfig(Goal):
                 f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"
             )
 
-    def adapted(self, given: Mapping[str, Any]) -> TeaCacheConfig:
-        """These settings as the base of a config that gives others: coefficients are of one signal."""
-        signal = given.get("signal", self.signal)
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return TeaCache(self, times, gather_rows, request_id)
+
+    def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
+        """The settings with the coefficients of a calibration that is named, and with `floor`."""
+        if not self.calibration or self.coefficients is not None:
+            return self
+        coefficients, path = calibrated("coefficients")
+        if self.signal != MODULATED:
+            message = "%s has coefficients of the %s input; those of the %s are [1, 0]"
+            _LOG.warning(message, path, MODULATED, self.signal)
+        return replace(self.with_coefficients(coefficients), floor=True)
+
+    def adapted(self, changes: Mapping[str, Any]) -> TeaCacheConfig:
+        """These settings as the base of a config with changes: another signal drops the coefficients."""
+        signal = changes.get("signal", self.signal)
         return self if signal == self.signal else replace(self, coefficients=None)
 
     def with_coefficients(self, coefficients: Sequence[float]) -> TeaCacheConfig:
-        """The same with the coefficients of the modulated input, where none are given; a signal for which
-        they were not made is compared as it is.
+        """The settings with these coefficients of the modulated input, if they have none; for another signal
+        the
+        coefficients are [1, 0].
         """
         if self.coefficients is not None:
             return self
@@ -72,11 +88,12 @@ class TeaCacheConfig(Goal):
 
 
 class TeaCache(ResidualCache):
-    """Adds up the rescaled relative L1 changes of the signal and computes when the threshold is reached.
+    """Sums the rescaled relative L1 changes of the signal, and computes a step when the sum reaches the
+    threshold.
 
-    gather_rows: turns one small row of this rank into the rows of all ranks that work on the same video, so
-        that all of them add the same numbers in the same order and take the same branch.
-    request_id: tells one generation from another across ranks.
+    times, gather_rows, request_id: as in `CacheConfig.start`. Each rank gathers one row per step: request,
+    settings, step, accumulated, and its two sums of equation 4. All ranks add the same rows in the same
+    order, and so decide alike.
     """
 
     def __init__(
@@ -97,7 +114,7 @@ class TeaCache(ResidualCache):
     def should_compute(self, signal: Signal) -> bool:
         current = signal(self.config.signal)
         previous = None if self.previous is None else self.previous.to(current.device)
-        self.previous = put(current, self.device)
+        self.previous = to_cache_device(current, self.device)
         computed = self.is_forced or previous is None or self._accumulate(current, previous)
         if self.is_forced or previous is None:
             self.record(computed=True)
@@ -106,7 +123,7 @@ class TeaCache(ResidualCache):
         return computed
 
     def _accumulate(self, current: torch.Tensor, previous: torch.Tensor) -> bool:
-        """Whether the sum, this step's change included, asks for a computed step; not-a-number does."""
+        """Whether the sum with this step's change reaches the threshold, or is not a number."""
         distance = self._distance(current, previous)
         rescaled = polynomial(self.coefficients, distance, self.config.floor)
         self.accumulated += rescaled
@@ -126,7 +143,7 @@ class TeaCache(ResidualCache):
 
 
 def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
-    """The polynomial at x, highest power first (Horner); with `floor` 0 where it is below."""
+    """The value of a polynomial at x (Horner), highest power first; `floor` makes values below 0 0."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient
@@ -134,7 +151,7 @@ def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> 
 
 
 def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
-    """sum|current - previous| and sum|previous|, summed in float64 whatever the dtype of the signal."""
+    """sum|current - previous| and sum|previous| (equation 4), summed in float64 from float32 values."""
     difference = (current.float() - previous.float()).abs().sum(dtype=torch.float64)
     size = previous.float().abs().sum(dtype=torch.float64)
     numerator, denominator = torch.stack((difference, size)).tolist()  # one transfer to the host
@@ -142,10 +159,10 @@ def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float
 
 
 def relative_l1(rows: torch.Tensor) -> float:
-    """Relative L1 distance (paper, equation 4) over all ranks.
+    """Relative L1 distance (equation 4) over all ranks; nan if the denominator is 0.
 
-    rows [ranks, 6]: request, config, step, accumulated, numerator, denominator. Ranks must agree on the
-    first four; one that does not raises the same error everywhere, where a hang would follow otherwise.
+    rows [ranks, 6]: request, settings, step, accumulated, numerator, denominator. RuntimeError on all ranks
+    if they differ in the first four; without it they would wait for each other forever.
     """
     table = rows.tolist()
     if any(row[:4] != table[0][:4] for row in table):

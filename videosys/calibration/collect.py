@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from videosys.cache.record import Given, Recorder, relative_change
+from videosys.cache.record import PrecomputedResidual, SignalRecorder, relative_change
 from videosys.calibration.runs import Clips, Model
 from videosys.generation.denoise import Sampling, guide
 from videosys.utils.files import replacing
@@ -30,7 +30,7 @@ class Trace:
     """The full run of one prompt.
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
-        prediction of the guidance pair). ratios: of residual lengths, see `Recorder`.
+        prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
     reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of so many
         steps ago; at 0 its own. Where there was none, nan.
     """
@@ -57,7 +57,7 @@ def trace(clip: Clips) -> Trace:
     """The full run of one prompt with all that is learnt from it."""
     watch = Watch()
     given = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
-    recorder = Recorder(tuple(KINDS), window=WINDOW)
+    recorder = SignalRecorder(tuple(KINDS), window=WINDOW)
     probe = Probe(recorder, given.sampling, given.latents.shape[1])
     run = clip.run(lambda times: recorder, observer=watch, around=probe.around)
     distances = {KINDS.get(kind, kind): values for kind, values in recorder.distances.items()}
@@ -81,7 +81,7 @@ class Watch:
 class Probe:
     """Asks the model at each step, besides, what it would have said with earlier residuals."""
 
-    def __init__(self, recorder: Recorder, sampling: Sampling, channels: int):
+    def __init__(self, recorder: SignalRecorder, sampling: Sampling, channels: int):
         self.recorder, self.sampling, self.channels = recorder, sampling, channels
         self.rows: list[torch.Tensor] = []
 
@@ -89,7 +89,9 @@ class Probe:
         def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
             earlier = list(self.recorder.residuals)
             output = model(pair, timesteps, condition, cache)
-            tried = [model(pair, timesteps, condition, Given(residual)) for _, residual in earlier]
+            tried = [
+                model(pair, timesteps, condition, PrecomputedResidual(residual)) for _, residual in earlier
+            ]
             self.rows.append(torch.stack([self._sampled(item) for item in (output, *tried)]))
             return output
 
@@ -121,7 +123,7 @@ def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
     return float((moved / wrong.clamp(min=1e-12)).clamp(min=1e-12).log().mean().exp())
 
 
-class SkipOne(Recorder):
+class SkipOne(SignalRecorder):
     """Computes all steps but one, which takes the residual of the step before."""
 
     def __init__(self, skipped: int):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from videosys.cache import CacheConfig, Scope
+from videosys.cache import CacheConfig, RunSpec
 from videosys.calibration.measure import FULL, Measured, margin, summary
 from videosys.calibration.tables import markdown, with_margin
 
@@ -41,7 +41,7 @@ class Entry:
 class Comparison:
     """All entries of a model. full: its full runs. chosen, found: as in `Contest`."""
 
-    scope: Scope
+    scope: RunSpec
     entries: tuple[Entry, ...]
     full: Entry
     chosen: dict[int, str] = field(default_factory=dict)

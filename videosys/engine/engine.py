@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 
+from videosys.cache import CACHES
 from videosys.engine.build import seeded
 from videosys.engine.pool import Pool
 from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
@@ -142,7 +143,7 @@ def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     if world_size() > 1:
         return TorchrunRunner(config, quiet)
     if config.parallel.num_gpus > 1:
-        return Pool(config, quiet, plugins=FAMILIES.modules)
+        return Pool(config, quiet, plugins=[*FAMILIES.modules, *CACHES.modules])
     return SingleProcessRunner(config, quiet)
 
 

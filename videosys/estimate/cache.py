@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -12,19 +12,20 @@ import torch
 
 from videosys.cache import (
     BestConfig,
+    Cache,
     CacheConfig,
     Fitted,
+    Goal,
     PABConfig,
     RecordedCache,
     ResidualCache,
     ScheduleConfig,
     TeaCacheConfig,
-    settle,
-    start,
+    resolve_cache,
 )
-from videosys.cache.forecast import MOST_RESIDUALS
+from videosys.cache.device import AUTO
+from videosys.cache.forecast import HOLD, MAX_RESIDUALS
 from videosys.cache.pab import reuse_steps
-from videosys.cache.place import WITH_MODEL
 from videosys.estimate.blueprint import Blueprint
 from videosys.generation.config import PipelineConfig
 from videosys.utils.devices import parse_device
@@ -36,40 +37,48 @@ def found_cache(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
     """
     scope = partial(config.scope, plan.evaluations, plan.latent_size)
     try:
-        return settle(config.cache, scope, plan.folders.get("transformer"))
+        return resolve_cache(config.cache, scope, plan.folders.get("transformer"))
     except ValueError:
         return greediest(config.cache)
 
 
 def greediest(config: CacheConfig) -> CacheConfig:
-    """Of the settings that a config leaves open, those that keep the most."""
+    """The config, with those of its open settings that keep the most."""
     if isinstance(config, PABConfig):
         return PABConfig(device=config.device)
-    forecast, device = Fitted(((1.0,) * MOST_RESIDUALS,)), getattr(config, "device", WITH_MODEL)
+    has_forecast = isinstance(config, BestConfig) or "forecast" in {item.name for item in fields(config)}
+    forecast = Fitted(((1.0,) * MAX_RESIDUALS,)) if has_forecast else HOLD
     if isinstance(config, TeaCacheConfig | BestConfig):  # which keep a signal too
-        return TeaCacheConfig(forecast=forecast, device=device)
-    return ScheduleConfig(computed=(0,), forecast=forecast, device=device)
+        return TeaCacheConfig(forecast=forecast, device=config.device)
+    if is_fixed(config):
+        return ScheduleConfig(computed=(0,), forecast=forecast, device=config.device)
+    return replace(config, speedup=None, min_psnr=None) if isinstance(config, Goal) else config
 
 
-def small_cache(config: CacheConfig) -> tuple[RecordedCache, int]:
+def is_fixed(config: CacheConfig) -> bool:
+    """Whether a policy is given by its computed steps alone."""
+    return type(config).start is CacheConfig.start
+
+
+def small_cache(config: CacheConfig) -> tuple[Cache, int]:
     """A cache that keeps what a config's does, and how many steps it takes until one finds all of it: they
     are all computed, and called 0. Of branches, which `branch_bytes` counts, it keeps none.
+
+    A policy that this module does not know is asked for its cache of a generation with one step.
     """
-    forecast = getattr(config, "forecast", None)
-    if forecast is None:
+    if isinstance(config, PABConfig):
         return RecordedCache(), 1
-    steps = forecast.num_residuals + 1
-    if not isinstance(config, TeaCacheConfig):
-        return ResidualCache((0.0,), forecast), steps
-    made = start(replace(config, device=WITH_MODEL), (0.0,), lambda row: row[None])
-    assert isinstance(made, RecordedCache)
-    return made, steps
+    if is_fixed(config):
+        return ResidualCache((0.0,), config.forecast), config.forecast.num_residuals + 1
+    near = replace(config, device=AUTO) if isinstance(config, Goal) else config
+    cache = near.start((0.0,), lambda row: row[None])
+    return cache, (cache.forecast.num_residuals if isinstance(cache, ResidualCache) else 1) + 1
 
 
 def is_elsewhere(config: PipelineConfig) -> bool:
     """Whether the cache is kept on another device than the model's."""
-    place = getattr(config.cache, "device", WITH_MODEL)
-    return place != WITH_MODEL and torch.device(place).type != parse_device(config.device).type
+    device = config.cache.device
+    return device != AUTO and torch.device(device).type != parse_device(config.device).type
 
 
 def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from videosys.cache import CacheConfig, NoCacheConfig, Scope, TeaCacheConfig
+from videosys.cache import CacheConfig, NoCacheConfig, RunSpec, TeaCacheConfig
 from videosys.generation.compile import Compile
 from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend
@@ -186,12 +186,12 @@ class PipelineConfig:
     def check_calibratable(self) -> None:
         """ValueError where a calibration cannot run this config."""
 
-    def scope(self, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None) -> Scope:
+    def scope(self, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None) -> RunSpec:
         """What cache settings must have been calibrated on to hold for this config.
 
         evaluations: of the transformer. size: latent frames, rows and columns.
         """
-        return Scope(
+        return RunSpec(
             model=self.model_name,
             scheduler=self.scheduler_name,
             num_inference_steps=self.steps,

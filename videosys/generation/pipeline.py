@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
 
-from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
+from videosys.cache import CacheConfig, RunSpec, StepRecord, resolve_cache, start
 from videosys.generation import request
 from videosys.generation.compile import compile_report
 from videosys.generation.config import PipelineConfig
@@ -137,7 +137,7 @@ class Pipeline:
         """Latent frames, rows and columns of one clip."""
         return self.parts.latent_size(config)
 
-    def scope(self, config: Any) -> Scope:
+    def scope(self, config: Any) -> RunSpec:
         """What cache settings must have been calibrated on to hold for this config."""
         folder = self.parts.transformer.folder
         evaluations = len(self.family.scheduler(config, ()).timesteps)
@@ -148,10 +148,10 @@ class Pipeline:
 
         ValueError, before anything is loaded, where there are none for it, and for a device that is not here.
         """
-        device = getattr(config.cache, "device", "auto")
+        device = config.cache.device
         if device != "auto":  # with the model, wherever that is
             resolve_device(device, "cache.device")
-        cache = settle(config.cache, lambda: self.scope(config), self.parts.transformer.folder)
+        cache = resolve_cache(config.cache, lambda: self.scope(config), self.parts.transformer.folder)
         config = replace(config, cache=cache)
         return replace(config, cache=config.with_default_coefficients())
 

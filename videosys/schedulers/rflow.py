@@ -36,9 +36,7 @@ class RFlowScheduler:
     """
 
     history = 0
-
     init_noise_sigma = 1.0  # standard deviation of the first latents
-    history = 0  # predictions kept from step to step
 
     def __init__(self, use_timestep_transform: bool = True):
         self.use_timestep_transform = use_timestep_transform

@@ -67,10 +67,14 @@ def _checked(value: Any, hint: Any) -> Any:
     members = get_args(hint) or (hint,)
     if not any(dataclasses.is_dataclass(member) for member in members):
         return convert(value, hint)
-    if type(value) not in members:
+    if not any(_is_member(value, member) for member in members):
         names = " or ".join(member.__name__ for member in members)
         raise ValueError(f"must be {names}, got {_shown(value)}")
     return value
+
+
+def _is_member(value: Any, member: type) -> bool:
+    return isinstance(value, member) if dataclasses.is_dataclass(member) else type(value) is member
 
 
 def check_positive(config: Any, *names: str) -> None:

@@ -1,4 +1,4 @@
-"""What settings were found on. A schedule for 30 steps of one model says nothing about another."""
+"""The run that settings of a cache are for: a schedule for 30 steps of one model is for no other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ MAY_DIFFER = ("size", "guidance_scale")
 
 
 @dataclass(frozen=True)
-class Scope:
-    """A model with its sampler; what is None is not known, and not compared.
+class RunSpec:
+    """A model, its sampler and the size of its latents. A field that is None is unknown and not compared.
 
     model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
-    euler_ancestral, with its settings that are not the published ones. num_inference_steps: as the user says
-    it; evaluations: of the model, which PNDM has more of. size: of the latents (frames, rows, columns).
-    weights_hash: of the transformer's files, see `videosys.utils.weights_hash`.
+    euler_ancestral, with those of its settings that are not the published ones. num_inference_steps: steps of
+    the sampler; evaluations: of the model (PNDM has more of them). size: (frames, rows, columns) of the
+    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`.
     """
 
     model: str | None = None
@@ -34,18 +34,18 @@ class Scope:
     def __post_init__(self) -> None:
         check_types(self)
 
-    def differences(self, other: Scope) -> dict[str, tuple[object, object]]:
-        """The fields that both know and that differ: name -> (own value, the other's)."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(Scope)}
+    def differences(self, other: RunSpec) -> dict[str, tuple[object, object]]:
+        """The fields that are known in both and differ: name -> (value here, value in `other`)."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in dataclasses.fields(RunSpec)}
         return {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
-    def distance(self, run: Scope) -> tuple[int, int]:
-        """How far this is from a run: the differences that forbid its settings, then those that do not."""
+    def distance(self, run: RunSpec) -> tuple[int, int]:
+        """The number of differences from a run that forbid settings, and of those that only warn."""
         names = self.differences(run).keys()
         return len(names - {*MAY_DIFFER}), len(names & {*MAY_DIFFER})
 
-    def check(self, run: Scope, where: object) -> None:
-        """ValueError where settings with this scope, read from `where`, do not hold for a run."""
+    def check(self, run: RunSpec, where: object) -> None:
+        """ValueError if settings for this run, from file `where`, are not valid for `run`; or warnings."""
         for name, (own, other) in self.differences(run).items():
             if name in MAY_DIFFER:
                 _LOG.warning("%s was made with %s %s, this run has %s", where, name, own, other)

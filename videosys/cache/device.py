@@ -1,0 +1,28 @@
+"""The device of the tensors that a cache keeps: the model's, or another one, to save the model's memory."""
+
+from __future__ import annotations
+
+import torch
+
+from videosys.utils.devices import AUTO as AUTO
+from videosys.utils.devices import check_device
+
+
+def check_cache_device(device: str) -> None:
+    """ValueError unless `device` is auto, cpu, cuda or cuda:N. Whether this machine has it is not checked."""
+    check_device(device, "cache.device")
+
+
+def to_cache_device(x: torch.Tensor, device: str) -> torch.Tensor:
+    """`x` on `device` with its own dtype; `x` itself for `auto` and if it is there already.
+
+    A copy from a GPU to the host is in pinned memory, which is copied back faster.
+    """
+    if device == AUTO:
+        return x
+    target = torch.device(device)
+    if x.device.type == target.type and target.index in (None, x.device.index):
+        return x
+    if target.type == "cpu" and x.device.type == "cuda":
+        return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x)
+    return x.to(target)
