@@ -58,12 +58,12 @@ def test_nothing_masked_makes_no_mask_tensor_and_no_difference():
     plain, ones = prepare(), prepare(prefix_mask(9, 9), visible_mask=torch.ones(2, *SIZE))
     for condition in (plain, ones, prepare(prefix_mask(4, 4))):
         assert condition.layout.bias is None
-        assert all(text.bias is None for text in condition.text)
+        assert all(text.bias is None for (text,) in condition.text)
     assert torch.equal(forward(plain), forward(ones))
 
 
 def test_tokens_that_no_prompt_keeps_are_not_computed():
-    assert prepare(prefix_mask(4, 2)).text[0].k.shape[2] == 4
+    assert prepare(prefix_mask(4, 2)).text[0][0].k.shape[2] == 4
     kept = visible_text(EMBEDS, torch.tensor([[0, 1, 0, 0, 2, 0, 0, 0, 0]] * 2))[0]
     assert torch.equal(kept, EMBEDS[:, [1, 4]])
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from videosys.cache.base import compute_branch
-from videosys.layers.attention import Text, TextRun
+from videosys.layers.attention import TextKV
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]
@@ -120,30 +120,28 @@ class CompiledForward:
         return type(self.block).forward(self.block, *inputs, branch)
 
 
-def texts_in(inputs: Iterable[Any]) -> Iterator[Text | TextRun]:
-    """The texts among a block's inputs: one for all samples, or runs of samples."""
+def texts_in(inputs: Iterable[Any]) -> Iterator[TextKV]:
+    """The texts among a block's inputs, which come as sequences."""
     for item in inputs:
-        if isinstance(item, (Text, TextRun)):
-            yield item
-        elif isinstance(item, tuple):
-            yield from (part for part in item if isinstance(part, TextRun))
+        if isinstance(item, tuple):
+            yield from (part for part in item if isinstance(part, TextKV))
 
 
-def free_lengths(texts: Iterable[Text | TextRun]) -> None:
+def free_lengths(texts: Iterable[TextKV]) -> None:
     """Lets a graph serve texts of any length. Tensors keep the mark, which their numbers know nothing of."""
     from torch._dynamo import maybe_mark_dynamic  # takes seconds to import
 
     for text in texts:
         maybe_mark_dynamic(text.k, 2)
         maybe_mark_dynamic(text.v, 2)
-        if isinstance(text, Text) and text.bias is not None:
+        if text.bias is not None:
             maybe_mark_dynamic(text.bias, 3)
 
 
-def layout_of(inputs: Iterable[Any], texts: Iterable[Text | TextRun]) -> Layout:
+def layout_of(inputs: Iterable[Any], texts: Iterable[TextKV]) -> Layout:
     """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
     shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, torch.Tensor))
-    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts if isinstance(text, TextRun))
+    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts)
 
 
 def compile_report() -> CompileReport | None:

@@ -56,26 +56,36 @@ class SelfAttention(nn.Module):
         return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
 
 
-class Text(NamedTuple):
-    """A block's keys and values [B, heads, L, d] of the text, and the bias [B, 1, 1, L] where some of it is
-    masked.
+class TextKV(NamedTuple):
+    """Keys and values of the text for neighbouring samples of a batch; a block gets a sequence of them that
+    covers the batch in order.
     """
 
-    k: torch.Tensor
+    k: torch.Tensor  # [b, heads, L, d]
     v: torch.Tensor
-    bias: torch.Tensor | None = None
+    rows: slice  # the samples of the batch, b of them
+    bias: torch.Tensor | None = None  # [b, 1, 1, L], added to the scores where texts are padded
+
+    @classmethod
+    def from_projections(
+        cls, k: torch.Tensor, v: torch.Tensor, num_heads: int, rows: slice, bias: torch.Tensor | None = None
+    ) -> TextKV:
+        """The keys and values of projections [b, L, C]."""
+        k, v = (rearrange(part, "b l (h d) -> b h l d", h=num_heads) for part in (k, v))
+        return cls(k, v, rows, bias)
 
 
-class TextRun(NamedTuple):
-    """Keys and values [b, heads, L, d] of neighbouring samples (`rows`) whose texts are equally long."""
-
-    rows: slice
-    k: torch.Tensor
-    v: torch.Tensor
+def attend_text(
+    q: torch.Tensor, text: Sequence[TextKV], num_heads: int, backend: str = "auto"
+) -> torch.Tensor:
+    """Attention of queries [B, T, S, C] to the text of their own sample, [B, T, S, C]; see `attend`."""
+    heads = rearrange(q, "b t s (h d) -> b h (t s) d", h=num_heads)
+    out = [attend(heads[part.rows], part.k, part.v, part.bias, backend) for part in text]
+    return (out[0] if len(out) == 1 else torch.cat(out)).reshape(q.shape)
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens to text. Each sample sees its own text tokens only, at their true number.
+    """Attention of tokens to text, with one projection for keys and values.
 
     Samples with equally long texts share one call, so there is neither padding nor a mask tensor.
     """
@@ -87,13 +97,11 @@ class CrossAttention(nn.Module):
         self.kv_linear = Linear(dim, 2 * dim)
         self.proj = Linear(dim, dim)
 
-    def prepare(self, rows: slice, y: torch.Tensor) -> TextRun:
-        """Keys and values of text tokens `y` [b, L, C]; they do not change over the steps."""
-        k, v = rearrange(self.kv_linear(y), "b l (two h d) -> two b h l d", two=2, h=self.num_heads)
-        return TextRun(rows, k, v)
+    def prepare(self, rows: slice, y: torch.Tensor) -> TextKV:
+        """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""
+        k, v = self.kv_linear(y).chunk(2, dim=-1)
+        return TextKV.from_projections(k, v, self.num_heads, rows)
 
-    def forward(self, x: torch.Tensor, text: Sequence[TextRun]) -> torch.Tensor:
-        """x [B, T, S, C]; the runs of `text` cover the batch in order."""
-        q = rearrange(self.q_linear(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        out = [attend(q[run.rows], run.k, run.v, backend=self.attention_backend) for run in text]
-        return self.proj((out[0] if len(out) == 1 else torch.cat(out)).flatten(2)).view_as(x)
+    def forward(self, x: torch.Tensor, text: Sequence[TextKV]) -> torch.Tensor:
+        """x [B, T, S, C]."""
+        return self.proj(attend_text(self.q_linear(x), text, self.num_heads, self.attention_backend))

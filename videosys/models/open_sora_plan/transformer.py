@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import Text
+from videosys.layers.attention import TextKV
 from videosys.layers.backends import attend
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import modulate, modulation
@@ -124,7 +125,7 @@ class OpenSoraT2VCondition:
 
     grid: Grid
     layout: Layout
-    text: tuple[Text, ...]  # per block
+    text: tuple[tuple[TextKV, ...], ...]  # per block
 
 
 class TimeVectors(NamedTuple):
@@ -171,7 +172,7 @@ class JointBlock(nn.Module):
         return modulate(x, shift, scale)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Text, layout: Layout, branch: Branch
+        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: Layout, branch: Branch
     ) -> torch.Tensor:
         """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing.
 
@@ -236,10 +237,12 @@ class OpenSoraT2V(nn.Module):
         )
         return OpenSoraT2VCondition(grid, layout, self._text(prompt_embeds.to(device), prompt_mask))
 
-    def _text(self, prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None) -> tuple[Text, ...]:
+    def _text(
+        self, prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
+    ) -> tuple[tuple[TextKV, ...], ...]:
         embeds, mask = visible_text(prompt_embeds, prompt_mask)
         y, bias = self.caption_projection(embeds), mask_bias(mask, self.dtype)
-        return tuple(block.attn2.prepare(y, bias) for block in self.blocks)
+        return tuple((block.attn2.prepare(slice(0, len(y)), y, bias),) for block in self.blocks)
 
     def forward(
         self,

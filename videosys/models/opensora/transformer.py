@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import CrossAttention, SelfAttention, TextRun
+from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
 from videosys.layers.embeddings import CaptionEmbedder, PatchEmbedder, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
 from videosys.layers.frames import over_frames, within_frames
@@ -82,8 +82,8 @@ class STDiT3Condition:
     position: torch.Tensor  # [S, C]
     layout: Layout
     fps: torch.Tensor  # [B or 1, C]
-    spatial_text: tuple[tuple[TextRun, ...], ...]  # per block
-    temporal_text: tuple[tuple[TextRun, ...], ...]
+    spatial_text: tuple[tuple[TextKV, ...], ...]  # per block
+    temporal_text: tuple[tuple[TextKV, ...], ...]
 
 
 class TimeVectors(NamedTuple):
@@ -123,7 +123,7 @@ class STDiT3Block(nn.Module):
         return modulate(x, shift, scale)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextRun], layout: Layout, branch: Branch
+        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: Layout, branch: Branch
     ) -> torch.Tensor:
         """x [B, T, S, C], t6 [B, 1 or T, 6, C]; `branch` may give what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
@@ -317,6 +317,6 @@ def text_runs(
 
 def prepare_text(
     blocks: Iterable[Any], runs: Sequence[tuple[slice, torch.Tensor]]
-) -> tuple[tuple[TextRun, ...], ...]:
+) -> tuple[tuple[TextKV, ...], ...]:
     """Each block's own keys and values of the text."""
     return tuple(tuple(block.cross_attn.prepare(rows, y) for rows, y in runs) for block in blocks)

@@ -4,6 +4,7 @@ and temporal blocks on tokens [B, T, S, C].
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import Text
+from videosys.layers.attention import TextKV
 from videosys.layers.embeddings import sine_cosine
 from videosys.layers.frames import over_frames, within_frames
 from videosys.layers.grid import Grid
@@ -101,7 +102,7 @@ class LatteCondition:
     grid: Grid
     position: torch.Tensor  # [S/n, C]
     frame_position: torch.Tensor | None  # [T, 1, C]; None for a single frame
-    text: tuple[Text, ...]  # per spatial block
+    text: tuple[tuple[TextKV, ...], ...]  # per spatial block
     visible: torch.Tensor | None  # bias [B*T/n, 1, 1, S] of the spatial attentions; None where all is visible
     enable_temporal_attentions: bool
 
@@ -124,7 +125,12 @@ class SpatialBlock(nn.Module):
         return modulate(x, shift, scale)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Text, condition: LatteCondition, branch: Branch
+        self,
+        x: torch.Tensor,
+        t6: torch.Tensor,
+        text: Sequence[TextKV],
+        condition: LatteCondition,
+        branch: Branch,
     ) -> torch.Tensor:
         """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
@@ -219,7 +225,7 @@ class LatteT2V(nn.Module):
             grid=grid,
             position=position.to(self.device, self.dtype),
             frame_position=None if frames is None else frames.to(self.device, self.dtype),
-            text=tuple(block.attn2.prepare(y, bias) for block in self.spatial_blocks),
+            text=tuple((block.attn2.prepare(slice(0, len(y)), y, bias),) for block in self.spatial_blocks),
             visible=self._visible(visible_mask, grid, len(prompt_embeds)),
             enable_temporal_attentions=enable_temporal_attentions,
         )

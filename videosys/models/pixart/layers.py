@@ -4,12 +4,14 @@ diffusers, which their checkpoints have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
-from videosys.layers.attention import Text
+from videosys.layers.attention import TextKV, attend_text
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import in_chunks
@@ -163,14 +165,10 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Attention of tokens to the text, whose keys and values were projected once per generation."""
 
-    def prepare(self, y: torch.Tensor, bias: torch.Tensor | None = None) -> Text:
-        """Keys and values of text tokens [B, L, C]; they do not change over the steps."""
-        k, v = (
-            rearrange(layer(y), "b l (h d) -> b h l d", h=self.num_heads) for layer in (self.to_k, self.to_v)
-        )
-        return Text(k, v, bias)
+    def prepare(self, rows: slice, y: torch.Tensor, bias: torch.Tensor | None = None) -> TextKV:
+        """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""
+        return TextKV.from_projections(self.to_k(y), self.to_v(y), self.num_heads, rows, bias)
 
-    def forward(self, x: torch.Tensor, text: Text) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, text: Sequence[TextKV]) -> torch.Tensor:
         """x [B, T, S, C]."""
-        q = rearrange(self.to_q(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        return self.output(attend(q, text.k, text.v, text.bias, self.attention_backend)).view_as(x)
+        return self.to_out[0](attend_text(self.to_q(x), text, self.num_heads, self.attention_backend))
