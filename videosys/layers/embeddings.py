@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,19 +57,19 @@ class ScalarEmbedder(nn.Module):
         return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters()).dtype))
 
 
-class PatchEmbedder(nn.Module):
-    """Patches as tokens.
+class PatchEmbed(nn.Module):
+    """Patches [..., c * patch volume] as tokens [..., C].
 
-    The weight is a 3-D convolution's, applied as a linear layer to patches already cut out, because a shard
-    of a frame's tokens is no rectangle that a convolution could see.
+    The weight is that of a convolution in as many dimensions as patch_size has, as checkpoints store it. It
+    is applied as a linear layer, because a shard of a frame's tokens is no rectangle to convolve.
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int, int]):
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]):
         super().__init__()
-        self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        conv: Any = nn.Conv2d if len(patch_size) == 2 else nn.Conv3d
+        self.proj = conv(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """[B, T, S, c*pt*ph*pw] -> [B, T, S, C]."""
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 EPS = 1e-6
 
@@ -24,6 +25,24 @@ def modulation(table: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor
     F is 1, or the number of frames when kept and denoised frames are modulated differently.
     """
     return (table + vectors).unsqueeze(2).unbind(3)
+
+
+class AdaLNBlock(nn.Module):
+    """A block of a transformer whose norms the time modulates.
+
+    branches: what its forward asks of a cache, in order.
+    """
+
+    branches: tuple[str, ...] = ("attention", "cross", "mlp")
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def modulated_input(self, x: torch.Tensor, t6: torch.Tensor) -> torch.Tensor:
+        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
+        shift, scale, *_ = modulation(self.scale_shift_table, t6)
+        return modulate(x, shift, scale)
 
 
 def select_frames(frame_mask: torch.Tensor, free: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -14,11 +14,11 @@ from torch import nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
-from videosys.layers.embeddings import CaptionEmbedder, PatchEmbedder, ScalarEmbedder, position_embedding
+from videosys.layers.embeddings import CaptionEmbedder, PatchEmbed, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
 from videosys.layers.frames import over_frames, within_frames
 from videosys.layers.grid import Grid
-from videosys.layers.modulation import modulate, modulation, select_frames
+from videosys.layers.modulation import AdaLNBlock, modulate, modulation, select_frames
 from videosys.layers.rope import RotaryEmbedding
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_positive
@@ -65,9 +65,18 @@ class STDiT3Config:
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
 
+    def with_depth(self, depth: int) -> STDiT3Config:
+        """The same model with another number of blocks in each stack."""
+        return replace(self, depth=depth)
+
+    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
+        """The tokens of latents of so many frames, rows and columns."""
+        frames, rows, columns = latent_size
+        return Grid((frames, rows, columns), self.patch_size)
+
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
         """ValueError where `sp` devices cannot share the tokens of such latents."""
-        Grid(latent_size, self.patch_size).check_shards(sp)
+        self.grid(latent_size).check_shards(sp)
 
     @property
     def out_channels(self) -> int:
@@ -105,22 +114,16 @@ class TimeVectors(NamedTuple):
         return select_frames(self.frame_mask, self.t6, self.t6_kept)
 
 
-class STDiT3Block(nn.Module):
+class STDiT3Block(AdaLNBlock):
     """Self-attention, cross-attention to the text, MLP; spatial and temporal blocks differ in `attend`."""
 
     def __init__(self, config: STDiT3Config, parallel: Parallel):
-        super().__init__()
         dim = config.hidden_size
+        super().__init__(dim)
         self.parallel = parallel
-        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
         self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
         self.cross_attn = CrossAttention(dim, config.num_heads)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
-
-    def modulated_input(self, x: torch.Tensor, t6: torch.Tensor) -> torch.Tensor:
-        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
-        shift, scale, *_ = modulation(self.scale_shift_table, t6)
-        return modulate(x, shift, scale)
 
     def forward(
         self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: Layout, branch: Branch
@@ -178,7 +181,7 @@ class STDiT3(nn.Module):
         super().__init__()
         self.config, self.parallel = config, parallel
         dim = config.hidden_size
-        self.x_embedder = PatchEmbedder(config.in_channels, dim, config.patch_size)
+        self.x_embedder = PatchEmbed(config.in_channels, dim, config.patch_size)
         self.t_embedder = ScalarEmbedder(dim)
         self.fps_embedder = ScalarEmbedder(dim)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -187,6 +190,11 @@ class STDiT3(nn.Module):
         self.spatial_blocks = nn.ModuleList(SpatialBlock(config, parallel) for _ in range(config.depth))
         self.temporal_blocks = nn.ModuleList(TemporalBlock(config, parallel) for _ in range(config.depth))
         self.final_layer = FinalLayer(dim, math.prod(config.patch_size), config.out_channels)
+
+    @property
+    def stacks(self) -> dict[str, nn.ModuleList]:
+        """The blocks by the name of their stack, as caches call it."""
+        return {"spatial": self.spatial_blocks, "temporal": self.temporal_blocks}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,13 +219,12 @@ class STDiT3(nn.Module):
         prompt_embeds [B, L, D]; prompt_mask [B or a divisor of B, L], 1 = keep, repeated along the batch;
         fps a number, [1] or [B]; height and width in pixels, which set the scale of the positions.
         """
-        t, h, w = latent_size
         if prompt_embeds.shape[-1] != self.config.caption_channels:
             raise ValueError(
                 f"the text encoder gives {prompt_embeds.shape[-1]} channels, the transformer reads "
                 f"{self.config.caption_channels}: they are of different checkpoints"
             )
-        grid = Grid((t, h, w), self.config.patch_size)
+        grid = self.config.grid(latent_size)
         runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
         device = self.x_embedder.proj.weight.device
         position = self.parallel.shard(self._position(grid, height, width), dim=0)
@@ -280,14 +287,14 @@ class STDiT3(nn.Module):
 
         arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
         """
-        first = cast(STDiT3Block, self.spatial_blocks[0])
+        first = cast(AdaLNBlock, self.spatial_blocks[0])
         return time.t if kind == "timestep" else first.modulated_input(x, time.t6)
 
     def run_blocks(
         self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition, cache: Cache = NO_CACHE
     ) -> torch.Tensor:
         t6 = time.t6_per_frame()
-        for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks)):
+        for i, (spatial, temporal) in enumerate(zip(*self.stacks.values())):
             x = spatial(x, t6, condition.spatial_text[i], condition.layout, cache.layer("spatial", i))
             x = temporal(x, t6, condition.temporal_text[i], condition.layout, cache.layer("temporal", i))
         return x

@@ -15,6 +15,7 @@ from videosys.layers.attention import TextKV, attend_text
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import in_chunks
+from videosys.layers.grid import Grid
 from videosys.layers.linear import GeluLinear, Linear
 
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
@@ -50,17 +51,16 @@ def visible_text(
     return prompt_embeds[:, kept], mask[:, kept]
 
 
-class PatchEmbed(nn.Module):
-    """Patches [..., c*p*p] as tokens [..., C]; the weight is a 2-D convolution's, applied as a linear layer,
-    because a shard of a frame's tokens is no rectangle that a convolution could see.
+def visible_tokens(mask: torch.Tensor | None, grid: Grid, batch: int) -> torch.Tensor | None:
+    """Which tokens [batch, T, S] are visible: those with a visible latent in their patch. None for no mask.
+
+    mask: [B, T, H, W] with B a divisor of `batch`, 1 where a latent is visible. ValueError for other shapes.
     """
-
-    def __init__(self, in_channels: int, dim: int, patch_size: int):
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+    if mask is None:
+        return None
+    grid.check_mask(mask, batch)
+    tokens = grid.patchify((mask != 0).float()[:, None]).amax(dim=-1)
+    return tokens.repeat(batch // len(mask), 1, 1)
 
 
 class TimestepEmbedding(nn.Module):
