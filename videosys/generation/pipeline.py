@@ -14,11 +14,11 @@ from torch import nn
 
 from videosys.cache import CacheConfig, Scope, StepRecord, settle, start
 from videosys.generation import base
-from videosys.generation.compile import check_compiler, check_kept, compile_blocks, compile_report
+from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks, compile_report
 from videosys.generation.denoise import Sampling, denoise
 from videosys.generation.offload import HOST, Component, check_offload
 from videosys.layers.backends import check_attention, use_attention
-from videosys.layers.storage import keep_narrow, widen_apart
+from videosys.layers.storage import quantize_blocks, use_opaque_dequantize
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import check_model, load_model, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
@@ -42,7 +42,7 @@ class Loader:
         self.dtype = base.resolve_dtype(config.dtype, self.device)
         check_offload(config.offload, self.device)
         self.has_groups = config.offload == "group"
-        self.keep = keep_narrow if config.storage_dtype != "auto" else None
+        self.keep = quantize_blocks if config.storage_dtype != "auto" else None
 
     def find(self, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS) -> Path:
         """The folder of a part, which in a repository of all parts is `subfolder`. A folder on this computer
@@ -101,12 +101,12 @@ class Loader:
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
             check_compiler(self.device)
-            check_kept(self.config.offload, self.device)
+            check_compile_offload(self.config.offload, self.device)
         load = self.checked(model_cls, config, folder)
 
         def load_transformer() -> M:
             made = use_attention(load(device=self.home, keep=self.keep), backend)
-            return compile_blocks(widen_apart(made, self.device)) if is_compiled else made
+            return compile_blocks(use_opaque_dequantize(made, self.device)) if is_compiled else made
 
         return Component(load_transformer, self.device, self.config.offload, folder)
 

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import nn
 
 from videosys.layers.backends import attend, heads_first
-from videosys.layers.linear import Linear
+from videosys.layers.linear import OneDnnLinear
 from videosys.layers.rope import rotate
 
 
@@ -33,10 +33,10 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.qkv = Linear(dim, 3 * dim)
+        self.qkv = OneDnnLinear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.proj = Linear(dim, dim)
+        self.proj = OneDnnLinear(dim, dim)
 
     def forward(
         self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -93,9 +93,9 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.q_linear = Linear(dim, dim)
-        self.kv_linear = Linear(dim, 2 * dim)
-        self.proj = Linear(dim, dim)
+        self.q_linear = OneDnnLinear(dim, dim)
+        self.kv_linear = OneDnnLinear(dim, 2 * dim)
+        self.proj = OneDnnLinear(dim, dim)
 
     def prepare(self, rows: slice, y: torch.Tensor) -> TextKV:
         """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""

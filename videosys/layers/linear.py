@@ -11,7 +11,7 @@ OPERATORS = torch.library.Library("videosys", "FRAGMENT")
 OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 
 
-class Linear(nn.Linear):
+class OneDnnLinear(nn.Linear):
     """nn.Linear, with oneDNN's kernel where it can serve."""
 
     activation = "none"
@@ -24,7 +24,7 @@ class Linear(nn.Linear):
         return run(x, weight, self.bias, self.activation)
 
 
-class GeluLinear(Linear):
+class OneDnnGeluLinear(OneDnnLinear):
     """A linear layer and GELU in its tanh form, in one kernel where there is one."""
 
     activation = "gelu"

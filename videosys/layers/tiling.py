@@ -16,7 +16,7 @@ from torch import Tensor
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
 
-Run = Callable[[Tensor], Tensor]
+TileFunction = Callable[[Tensor], Tensor]
 Progress = Callable[[int], object]
 
 
@@ -79,7 +79,7 @@ class Tiles:
         return rows > self.size or columns > self.size or frames > self.size_t
 
     def run(
-        self, x: Tensor, run: Run, progress: Progress | None = None, parallel: Parallel = Parallel()
+        self, x: Tensor, run: TileFunction, progress: Progress | None = None, parallel: Parallel = Parallel()
     ) -> Tensor:
         """`run` on chunks of time and tiles of space, put together; the devices share the tiles.
 

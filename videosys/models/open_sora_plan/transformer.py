@@ -14,7 +14,13 @@ from videosys.layers.attention import TextKV
 from videosys.layers.backends import attend
 from videosys.layers.modulation import AdaLNBlock, modulate, modulation
 from videosys.layers.rope import rotary_table_3d, rotate_3d
-from videosys.models.pixart.layers import Attention, CrossAttention, FeedForward, mask_bias, visible_tokens
+from videosys.models.pixart.layers import (
+    AttentionProjections,
+    CrossAttention,
+    FeedForward,
+    mask_bias,
+    visible_tokens,
+)
 from videosys.models.pixart.transformer import FIXED, PixArtCondition, PixArtConfig, PixArtTransformer
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing
@@ -73,7 +79,7 @@ class OpenSoraT2VConfig(PixArtConfig):
         return t, h, w
 
 
-class Layout(NamedTuple):
+class JointLayout(NamedTuple):
     """What self-attention needs to know of the places of all tokens, also where x holds a shard of them."""
 
     rotary: tuple[torch.Tensor, torch.Tensor]  # two [T * S, 1, 3, d/6]
@@ -85,10 +91,10 @@ class Layout(NamedTuple):
 class OpenSoraT2VCondition(PixArtCondition):
     """All that stays the same over the steps of one generation."""
 
-    layout: Layout
+    layout: JointLayout
 
 
-class JointAttention(Attention):
+class JointAttention(AttentionProjections):
     """Attention over all tokens of a clip, with rotary positions. Heads are exchanged for tokens around it
     when tokens are sharded.
     """
@@ -97,7 +103,7 @@ class JointAttention(Attention):
         super().__init__(dim, num_heads, bias)
         self.parallel = parallel
 
-    def forward(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, layout: JointLayout) -> torch.Tensor:
         """x [B, T, S/n, C]."""
         size = layout.tokens_per_frame
         parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=size)
@@ -119,7 +125,7 @@ class JointBlock(AdaLNBlock):
         self.ff = FeedForward(dim)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: Layout, branch: Branch
+        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: JointLayout, branch: Branch
     ) -> torch.Tensor:
         """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing.
 
@@ -157,7 +163,7 @@ class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):
         )
         visible = visible_tokens(visible_mask, grid, len(prompt_embeds))
         bias = mask_bias(None if visible is None else visible.flatten(1), self.dtype)
-        layout = Layout(
+        layout = JointLayout(
             rotary=(cos.to(self.device), sin.to(self.device)),
             bias=None if bias is None else bias.to(self.device),
             tokens_per_frame=grid.tokens_per_frame,

@@ -16,7 +16,7 @@ from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
 from videosys.layers.embeddings import CaptionEmbedder, PatchEmbed, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
-from videosys.layers.frames import over_frames, within_frames
+from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import AdaLNBlock, modulate, modulation, select_frames
 from videosys.layers.rope import RotaryEmbedding
@@ -26,7 +26,7 @@ from videosys.utils.typed import check_positive
 LONGEST_PROMPT = 10_000  # tokens; each takes memory in every request
 
 
-class Layout(NamedTuple):
+class TokenLayout(NamedTuple):
     """How tokens lie in time and in a frame: what attention needs to know of their places."""
 
     rotary: tuple[torch.Tensor, torch.Tensor]  # two [T, d/2]
@@ -89,13 +89,13 @@ class STDiT3Condition:
 
     grid: Grid
     position: torch.Tensor  # [S, C]
-    layout: Layout
+    layout: TokenLayout
     fps: torch.Tensor  # [B or 1, C]
     spatial_text: tuple[tuple[TextKV, ...], ...]  # per block
     temporal_text: tuple[tuple[TextKV, ...], ...]
 
 
-class TimeVectors(NamedTuple):
+class TimeEmbedding(NamedTuple):
     """The time embedding t [B, C] and its six modulation vectors t6 [B, 1, 6, C].
 
     Where some frames are kept as a condition: the same at timestep 0, and which frames are not, [B, T].
@@ -126,7 +126,7 @@ class STDiT3Block(AdaLNBlock):
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: Layout, branch: Branch
+        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: TokenLayout, branch: Branch
     ) -> torch.Tensor:
         """x [B, T, S, C], t6 [B, 1 or T, 6, C]; `branch` may give what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
@@ -135,22 +135,22 @@ class STDiT3Block(AdaLNBlock):
         x = x + branch("mlp", lambda: gate2 * self.mlp(modulate(x, shift2, scale2)))
         return x
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def attend(self, x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
         raise NotImplementedError
 
 
 class SpatialBlock(STDiT3Block):
     """Attention of the tokens within each frame; sharded tokens are exchanged for frames around it."""
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        return within_frames(self.attn, x, self.parallel, layout.tokens_per_frame)
+    def attend(self, x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        return spatial_attention(self.attn, x, self.parallel, layout.tokens_per_frame)
 
 
 class TemporalBlock(STDiT3Block):
     """Attention over the frames at each position, with rotary positions."""
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        return over_frames(lambda rows: self.attn(rows, layout.rotary), x)
+    def attend(self, x: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+        return temporal_attention(lambda rows: self.attn(rows, layout.rotary), x)
 
 
 class FinalLayer(nn.Module):
@@ -161,7 +161,7 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.linear = nn.Linear(dim, patch_volume * out_channels)
 
-    def forward(self, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, time: TimeEmbedding) -> torch.Tensor:
         h = self._modulate(x, time.t)
         if time.frame_mask is not None and time.t_kept is not None:
             # Kept frames are modulated twice: the released weights were trained with it.
@@ -231,7 +231,7 @@ class STDiT3(nn.Module):
         return STDiT3Condition(
             grid=grid,
             position=position.to(device, self.dtype),
-            layout=Layout(self.rope(grid.num_frames), grid.tokens_per_frame),
+            layout=TokenLayout(self.rope(grid.num_frames), grid.tokens_per_frame),
             fps=self.fps_embedder(torch.as_tensor(fps, dtype=torch.float32, device=device).reshape(-1)),
             spatial_text=prepare_text(self.spatial_blocks, runs),
             temporal_text=prepare_text(self.temporal_blocks, runs),
@@ -269,20 +269,20 @@ class STDiT3(nn.Module):
         timesteps: torch.Tensor,
         condition: STDiT3Condition,
         frame_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, TimeVectors]:
+    ) -> tuple[torch.Tensor, TimeEmbedding]:
         """Tokens [B, T, S/n, C] with their positions, and the time vectors."""
         patches = self.parallel.shard(condition.grid.patchify(latents), dim=2)
         x = self.x_embedder(patches) + condition.position
         t, t6 = self._time(timesteps, condition)
         if frame_mask is None:
-            return x, TimeVectors(t, t6)
-        return x, TimeVectors(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
+            return x, TimeEmbedding(t, t6)
+        return x, TimeEmbedding(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
 
     def _time(self, timesteps: torch.Tensor, condition: STDiT3Condition) -> tuple[torch.Tensor, torch.Tensor]:
         t = self.t_embedder(timesteps) + condition.fps
         return t, rearrange(self.t_block(t), "b (six c) -> b 1 six c", six=6)
 
-    def signal(self, kind: str, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+    def signal(self, kind: str, x: torch.Tensor, time: TimeEmbedding) -> torch.Tensor:
         """What a cache watches: the first block's input (`modulated`), or the time (`timestep`).
 
         arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
@@ -291,7 +291,7 @@ class STDiT3(nn.Module):
         return time.t if kind == "timestep" else first.modulated_input(x, time.t6)
 
     def run_blocks(
-        self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition, cache: Cache = NO_CACHE
+        self, x: torch.Tensor, time: TimeEmbedding, condition: STDiT3Condition, cache: Cache = NO_CACHE
     ) -> torch.Tensor:
         t6 = time.t6_per_frame()
         for i, (spatial, temporal) in enumerate(zip(*self.stacks.values())):
@@ -299,7 +299,7 @@ class STDiT3(nn.Module):
             x = temporal(x, t6, condition.temporal_text[i], condition.layout, cache.layer("temporal", i))
         return x
 
-    def head(self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition) -> torch.Tensor:
+    def head(self, x: torch.Tensor, time: TimeEmbedding, condition: STDiT3Condition) -> torch.Tensor:
         patches = self.parallel.gather(self.final_layer(x, time), dim=2, size=condition.grid.tokens_per_frame)
         return condition.grid.unpatchify(patches).float()
 

@@ -14,7 +14,7 @@ import torch
 from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import TextKV
 from videosys.layers.embeddings import sine_cosine
-from videosys.layers.frames import over_frames, within_frames
+from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid
 from videosys.layers.modulation import AdaLNBlock, modulate, modulation
 from videosys.models.pixart.layers import (
@@ -111,7 +111,7 @@ class SpatialBlock(AdaLNBlock):
 
     def attend(self, x: torch.Tensor, condition: LatteCondition) -> torch.Tensor:
         tokens_per_frame = condition.grid.tokens_per_frame
-        return within_frames(
+        return spatial_attention(
             lambda rows: self.attn1(rows, condition.visible), x, self.parallel, tokens_per_frame
         )
 
@@ -129,9 +129,12 @@ class TemporalBlock(AdaLNBlock):
     def forward(self, x: torch.Tensor, t6: torch.Tensor, branch: Branch) -> torch.Tensor:
         """As in a spatial block."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + branch("attention", lambda: gate1 * over_frames(self.attn1, modulate(x, shift1, scale1)))
+        x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1)))
         x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
         return x
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        return temporal_attention(self.attn1, x)
 
 
 class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):

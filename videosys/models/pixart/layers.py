@@ -14,9 +14,9 @@ from torch import nn
 from videosys.layers.attention import TextKV, attend_text
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
-from videosys.layers.feedforward import in_chunks
+from videosys.layers.feedforward import run_chunked
 from videosys.layers.grid import Grid
-from videosys.layers.linear import GeluLinear, Linear
+from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
 
@@ -109,7 +109,7 @@ class _Activation(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.proj = GeluLinear(dim, hidden_dim)
+        self.proj = OneDnnGeluLinear(dim, hidden_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.proj(x)
@@ -121,22 +121,22 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         # Between the two stands a dropout, without parameters and without effect here.
-        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim))
+        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), OneDnnLinear(4 * dim, dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_chunks(self.net, x, 4 * x.shape[-1])
+        return run_chunked(self.net, x, 4 * x.shape[-1])
 
 
-class Attention(nn.Module):
+class AttentionProjections(nn.Module):
     """Projections of an attention with one layer each for queries, keys, values and output."""
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.to_q = Linear(dim, dim, bias=bias)
-        self.to_k = Linear(dim, dim, bias=bias)
-        self.to_v = Linear(dim, dim, bias=bias)
-        self.to_out = nn.ModuleList([Linear(dim, dim)])
+        self.to_q = OneDnnLinear(dim, dim, bias=bias)
+        self.to_k = OneDnnLinear(dim, dim, bias=bias)
+        self.to_v = OneDnnLinear(dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([OneDnnLinear(dim, dim)])
 
     def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Queries, keys and values [..., heads, d] of tokens [..., C]."""
@@ -150,7 +150,7 @@ class Attention(nn.Module):
         return self.to_out[0](heads.flatten(-2))
 
 
-class SelfAttention(Attention):
+class SelfAttention(AttentionProjections):
     """Attention of tokens among themselves."""
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
@@ -162,7 +162,7 @@ class SelfAttention(Attention):
         return self.to_out[0](attend(q, k, v, bias, self.attention_backend).reshape(x.shape))
 
 
-class CrossAttention(Attention):
+class CrossAttention(AttentionProjections):
     """Attention of tokens to the text, whose keys and values were projected once per generation."""
 
     def prepare(self, rows: slice, y: torch.Tensor, bias: torch.Tensor | None = None) -> TextKV:
