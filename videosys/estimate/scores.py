@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from videosys.layers.backends import canonical_backend, default_backend, score_chunks
 from videosys.layers.linear import kernel_dtypes
@@ -10,17 +11,17 @@ from videosys.layers.linear import kernel_dtypes
 FLOAT = torch.float32.itemsize
 
 
-def score_bytes(q: torch.Tensor, k: torch.Tensor, backend: str = "auto") -> int:
+def score_bytes(q: Tensor, k: Tensor, backend: str = "auto") -> int:
     """The bytes of it for q [B, heads, n, d] and k [B, heads, m, d], of which the shapes alone matter."""
     backend = default_backend(q) if backend == "auto" else canonical_backend(backend)
     return {"bmm": bmm_bytes, "math": math_bytes}.get(backend, fused_bytes)(q, k)
 
 
-def fused_bytes(q: torch.Tensor, k: torch.Tensor) -> int:
+def fused_bytes(q: Tensor, k: Tensor) -> int:
     return 0
 
 
-def bmm_bytes(q: torch.Tensor, k: torch.Tensor) -> int:
+def bmm_bytes(q: Tensor, k: Tensor) -> int:
     """Scores and their softmax, queries, keys and values of the first chunk: none is larger."""
     if q.dtype not in kernel_dtypes():  # then one kernel does it after all
         return 0
@@ -31,7 +32,7 @@ def bmm_bytes(q: torch.Tensor, k: torch.Tensor) -> int:
     return together * (2 * asked * others + (asked + 2 * others) * width) * q.element_size()
 
 
-def math_bytes(q: torch.Tensor, k: torch.Tensor) -> int:
+def math_bytes(q: Tensor, k: Tensor) -> int:
     """Queries and keys scaled, in float32, with all scores and their softmax, or with the result twice."""
     scores = q.shape[:-1].numel() * k.shape[2]
     scaled = q.numel() + k.numel()

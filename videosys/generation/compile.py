@@ -12,14 +12,14 @@ from types import FunctionType
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.cache.base import compute_branch
 from videosys.layers.attention import TextKV
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]
-BlockForward = Callable[..., torch.Tensor]
+BlockForward = Callable[..., Tensor]
 GraphKey = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 GPU_COMPILERS = ("gcc", "clang")  # for what launches triton's kernels
@@ -101,7 +101,7 @@ def copy_function(function: FunctionType) -> FunctionType:
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
-def run_block(block: nn.Module, *inputs: Any) -> torch.Tensor:
+def run_block(block: nn.Module, *inputs: Any) -> Tensor:
     return type(block).forward(block, *inputs, compute_branch)
 
 
@@ -111,7 +111,7 @@ class CompiledForward:
     def __init__(self, block: nn.Module, compiled: Callable[[GraphKey], BlockForward]):
         self.block, self.compiled = block, compiled
 
-    def __call__(self, *inputs: Any) -> torch.Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         *inputs, branch = inputs  # type: ignore[assignment]
         if branch is compute_branch:
             texts = list(text_kvs(inputs))
@@ -140,7 +140,7 @@ def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
 
 def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
     """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
-    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, torch.Tensor))
+    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, Tensor))
     return shapes, tuple((text.rows.start, text.rows.stop) for text in texts)
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.linear import OneDnnLinear
-from videosys.layers.rope import rotate
+from videosys.layers.rope import Rotary, rotate
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -38,19 +38,15 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.proj = OneDnnLinear(dim, dim)
 
-    def forward(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
         """x [batch, tokens, ..., C]: what stands between is attended each for itself.
 
         `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
         """
-        made = attend(*self._project(x, rotary), None, self.attention_backend)
-        return self.proj(made.reshape(x.shape))
+        heads = attend(*self._project(x, rotary), None, self.attention_backend)
+        return self.proj(heads.reshape(x.shape))
 
-    def _project(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k, v = heads_first(self.q_norm(q)), heads_first(self.k_norm(k)), heads_first(v)
         return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
@@ -61,23 +57,21 @@ class TextKV(NamedTuple):
     covers the batch in order.
     """
 
-    k: torch.Tensor  # [b, heads, L, d]
-    v: torch.Tensor
+    k: Tensor  # [b, heads, L, d]
+    v: Tensor
     rows: slice  # the samples of the batch, b of them
-    bias: torch.Tensor | None = None  # [b, 1, 1, L], added to the scores where texts are padded
+    bias: Tensor | None = None  # [b, 1, 1, L], added to the scores where texts are padded
 
     @classmethod
     def from_projections(
-        cls, k: torch.Tensor, v: torch.Tensor, num_heads: int, rows: slice, bias: torch.Tensor | None = None
+        cls, k: Tensor, v: Tensor, num_heads: int, rows: slice, bias: Tensor | None = None
     ) -> TextKV:
         """The keys and values of projections [b, L, C]."""
         k, v = (rearrange(part, "b l (h d) -> b h l d", h=num_heads) for part in (k, v))
         return cls(k, v, rows, bias)
 
 
-def attend_text(
-    q: torch.Tensor, text: Sequence[TextKV], num_heads: int, backend: str = "auto"
-) -> torch.Tensor:
+def attend_text(q: Tensor, text: Sequence[TextKV], num_heads: int, backend: str = "auto") -> Tensor:
     """Attention of queries [B, T, S, C] to the text of their own sample, [B, T, S, C]; see `attend`."""
     heads = rearrange(q, "b t s (h d) -> b h (t s) d", h=num_heads)
     out = [attend(heads[part.rows], part.k, part.v, part.bias, backend) for part in text]
@@ -97,11 +91,11 @@ class CrossAttention(nn.Module):
         self.kv_linear = OneDnnLinear(dim, 2 * dim)
         self.proj = OneDnnLinear(dim, dim)
 
-    def prepare(self, rows: slice, y: torch.Tensor) -> TextKV:
+    def prepare(self, rows: slice, y: Tensor) -> TextKV:
         """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""
         k, v = self.kv_linear(y).chunk(2, dim=-1)
         return TextKV.from_projections(k, v, self.num_heads, rows)
 
-    def forward(self, x: torch.Tensor, text: Sequence[TextKV]) -> torch.Tensor:
+    def forward(self, x: Tensor, text: Sequence[TextKV]) -> Tensor:
         """x [B, T, S, C]."""
         return self.proj(attend_text(self.q_linear(x), text, self.num_heads, self.attention_backend))

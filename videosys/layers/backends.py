@@ -11,33 +11,24 @@ from typing import Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videosys.layers.linear import OPERATORS, kernel_dtypes
 
 M = TypeVar("M", bound=nn.Module)
-Bias = torch.Tensor | None
-Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Bias], torch.Tensor]
+Bias = Tensor | None
+Kernel = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
+OldBackend = Literal["products"]  # see `canonical_backend`
 AttentionBackend = Literal[
-    "auto",
-    "torch",
-    "flash",
-    "efficient",
-    "cudnn",
-    "math",
-    "bmm",
-    "flash_attn",
-    "products",  # the old name of bmm, see `canonical_backend`
+    "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", OldBackend
 ]
 
 SCORE_BYTES = 4 << 20  # of scores that `bmm` makes at once: they stay in a processor's cache
 OPERATORS.define("attend(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
 
 
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias = None, backend: str = "auto"
-) -> torch.Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, backend: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v of q [B, heads, n, d], k and v [B, heads, m, d]: [B, n, heads, d].
 
     bias: [B or 1, 1, 1, m], of prompts of several lengths; a backend that knows none is replaced by torch's
@@ -61,7 +52,7 @@ def supports_bias(kernel: str, device: torch.device) -> bool:
     return kernel != "flash_attn" and (kernel != "flash" or device.type == "cpu")
 
 
-def heads_first(part: torch.Tensor) -> torch.Tensor:
+def heads_first(part: Tensor) -> Tensor:
     """[batch, heads, tokens, d] of queries, keys or values [batch, tokens, ..., heads, d], as they lie.
 
     Each head of each of what stands between stands alone, as heads do: they count as heads.
@@ -69,13 +60,13 @@ def heads_first(part: torch.Tensor) -> torch.Tensor:
     return part.flatten(2, -2).transpose(1, 2)
 
 
-def default_backend(q: torch.Tensor) -> str:
+def default_backend(q: Tensor) -> str:
     """Products for bfloat16 on a CPU outside training, where they take half the time; else torch's choice."""
     is_training = torch.is_grad_enabled() and q.requires_grad
     return "bmm" if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not is_training else "torch"
 
 
-def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     """The first of torch's kernels that can serve: flash, memory-efficient, cuDNN's or plain, in the order
     that torch has for the device.
     """
@@ -85,14 +76,14 @@ def sdpa(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch
 def single_kernel(kernel: SDPBackend) -> Kernel:
     """One of torch's kernels; a RuntimeError where it cannot serve."""
 
-    def run(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+    def run(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
         with sdpa_kernel(kernel):
             return sdpa(q, k, v, bias)
 
     return run
 
 
-def bmm(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+def bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     """Two matrix products with a softmax between them, a few scores at a time, in the dtype of q.
 
     torch's kernel for CPUs multiplies tiles that are too small for bfloat16 instructions.
@@ -101,7 +92,7 @@ def bmm(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.
     return (torch.ops.videosys.attend if torch.compiler.is_compiling() else chunked_bmm)(q, k, v, bias)
 
 
-def chunked_bmm(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+def chunked_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     if q.dtype not in kernel_dtypes():  # without oneDNN products are slow
         return sdpa(q, k, v, bias).contiguous()
     batch, heads, queries, width = q.shape
@@ -120,7 +111,7 @@ def chunked_bmm(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -
     return out
 
 
-def bias_of_chunk(bias: Bias, rows: slice, count: int, like: torch.Tensor) -> torch.Tensor:
+def bias_of_chunk(bias: Bias, rows: slice, count: int, like: Tensor) -> Tensor:
     """The bias [count, 1, m] of a chunk's samples, each repeated for its heads; [1] where there is none."""
     if bias is None:
         return like.new_empty(1)
@@ -150,7 +141,7 @@ def num_fitting(room: int, size: int, most: int) -> int:
     return max(min(room // max(size, 1), most), 1)
 
 
-def flash_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     """The package flash-attn, which knows no bias."""
     from flash_attn import flash_attn_func
 
@@ -209,7 +200,7 @@ def use_attention(model: M, backend: str) -> M:
     return model
 
 
-def shape_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: Bias) -> torch.Tensor:
+def shape_of(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     return q.new_empty(q.shape[0], q.shape[2], q.shape[1], v.shape[3])
 
 

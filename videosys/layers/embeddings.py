@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.feedforward import Mlp
 
 MAX_PERIOD = 10000.0
 
 
-def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
+def sinusoid(values: Tensor, dim: int) -> Tensor:
     """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=values.device)
     # In float64: the last bit of a float32 exp differs between processors, and at timestep 1000 it shows.
@@ -23,14 +23,14 @@ def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def sine_cosine(positions: torch.Tensor, dim: int) -> torch.Tensor:
+def sine_cosine(positions: Tensor, dim: int) -> Tensor:
     """[sin | cos] of positions [n] times dim/2 frequencies, [n, dim]: float64 inside, rounded to float32."""
     exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2)
     angles = torch.outer(positions.double(), 1 / MAX_PERIOD**exponents)
     return torch.cat((angles.sin(), angles.cos()), dim=-1).float()
 
 
-def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> torch.Tensor:
+def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> Tensor:
     """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
 
     Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means
@@ -52,7 +52,7 @@ class ScalarEmbedder(nn.Module):
         self.num_frequencies = num_frequencies
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
         return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters()).dtype))
 
@@ -69,19 +69,19 @@ class PatchEmbed(nn.Module):
         conv: Any = nn.Conv2d if len(patch_size) == 2 else nn.Conv3d
         self.proj = conv(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
+    def forward(self, patches: Tensor) -> Tensor:
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class CaptionEmbedder(nn.Module):
     """Text features projected to the model's width, and the null caption of classifier-free guidance."""
 
-    y_embedding: torch.Tensor
+    y_embedding: Tensor
 
     def __init__(self, caption_channels: int, dim: int, max_length: int):
         super().__init__()
         self.y_proj = Mlp(caption_channels, dim, dim)
         self.register_buffer("y_embedding", torch.randn(max_length, caption_channels) / caption_channels**0.5)
 
-    def forward(self, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, y: Tensor) -> Tensor:
         return self.y_proj(y.to(self.y_proj.fc1.weight.dtype))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
@@ -20,16 +20,14 @@ class Mlp(nn.Module):
         self.fc1 = OneDnnGeluLinear(in_dim, hidden_dim)
         self.fc2 = OneDnnLinear(hidden_dim, out_dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return run_chunked(self._perceive, x, self.fc1.out_features)
 
-    def _perceive(self, x: torch.Tensor) -> torch.Tensor:
+    def _perceive(self, x: Tensor) -> Tensor:
         return self.fc2(self.fc1(x))
 
 
-def run_chunked(
-    function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hidden_dim: int
-) -> torch.Tensor:
+def run_chunked(function: Callable[[Tensor], Tensor], x: Tensor, hidden_dim: int) -> Tensor:
     """`function`, which treats every token alone, of x [..., C]: in chunks of tokens where that is faster.
 
     On a CPU the hidden activations are the largest tensor of a transformer: a new one of that size comes page

@@ -13,20 +13,20 @@ from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.linear import OPERATORS, OneDnnGeluLinear, OneDnnLinear
 
 M = TypeVar("M", bound=nn.Module)
 StorageDType = Literal["auto", "float8_e4m3fn"]
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Tensor]
 STORAGE = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORAGE).max
 FUSING = (8, 9)  # the capability of a GPU from which triton knows such numbers
 OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
-def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [out, in] in float8_e4m3fn, and the scale of each row [out, 1] in the weight's dtype.
 
     Scales are powers of two, so that nothing but the eight bits rounds.
@@ -37,7 +37,7 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight.detach().float() / scale).to(STORAGE), scale.to(weight.dtype)
 
 
-def dequantize(quantized: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def dequantize(quantized: Tensor, scale: Tensor) -> Tensor:
     """The weight [out, in], in the dtype of the scale."""
     return quantized.to(scale.dtype) * scale
 
@@ -66,7 +66,7 @@ class QuantizedLinear(nn.Linear):
         self.is_opaque = False
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]
         is_hidden = self.is_opaque and torch.compiler.is_compiling()
         return (torch.ops.videosys.dequantize if is_hidden else dequantize)(self.quantized, self.scale)
 
@@ -88,7 +88,7 @@ QUANTIZED = MappingProxyType(
 )
 
 
-def quantize_blocks(module: nn.Module) -> Callable[[str, torch.Tensor], Tensors]:
+def quantize_blocks(module: nn.Module) -> Callable[[str, Tensor], Tensors]:
     """A function from the name and tensor of a checkpoint's parameter to those of the quantized module.
 
     The linear layers in the module's lists, its blocks, are replaced by quantized ones with the same weights,
@@ -99,7 +99,7 @@ def quantize_blocks(module: nn.Module) -> Callable[[str, torch.Tensor], Tensors]
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, QUANTIZED[type(linear)](linear))
 
-    def split(key: str, tensor: torch.Tensor) -> Tensors:
+    def split(key: str, tensor: Tensor) -> Tensors:
         owner = key.removesuffix(".weight")
         if owner == key or owner not in names:
             return {key: tensor}

@@ -41,7 +41,8 @@ LAYERS: Mapping[str, Registry] = {
     "decoder_mid_resnet": layers.RESNETS,
 }
 NORMALIZED = (layers.RESNETS, layers.ATTENTIONS)  # their layers take a number of groups last
-JOINT = frozenset({"Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"})
+JOINT_DOWN, JOINT_UP = "Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"
+JOINT = frozenset({JOINT_DOWN, JOINT_UP})
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,10 @@ class CausalVAEConfig(LatentSize):
         names = (value,) if isinstance(value, str) else value
         if not isinstance(value, str) and len(value) != len(self.hidden_size_mult):
             raise ValueError(f"{name} {value} must have one entry per level of {self.hidden_size_mult}")
-        for given in names:
-            if given not in registry:
+        for layer in names:
+            if layer not in registry:
                 raise ValueError(
-                    f"{name}: {given!r} must be one of {listing(registry)}{suggest(given, registry)}"
+                    f"{name}: {layer!r} must be one of {listing(registry)}{suggest(layer, registry)}"
                 )
 
     def _check_factors(self) -> None:
@@ -160,19 +161,9 @@ V110 = CausalVAEConfig(
 )
 V120 = replace(
     V110,
-    encoder_spatial_downsample=(
-        "Downsample",
-        "Spatial2xTime2x3DDownsample",
-        "Spatial2xTime2x3DDownsample",
-        "",
-    ),
+    encoder_spatial_downsample=("Downsample", JOINT_DOWN, JOINT_DOWN, ""),
     encoder_temporal_downsample=("",) * 4,
-    decoder_spatial_upsample=(
-        "",
-        "SpatialUpsample2x",
-        "Spatial2xTime2x3DUpsample",
-        "Spatial2xTime2x3DUpsample",
-    ),
+    decoder_spatial_upsample=("", "SpatialUpsample2x", JOINT_UP, JOINT_UP),
     decoder_temporal_upsample=("",) * 4,
 )
 PUBLISHED: Mapping[str, CausalVAEConfig] = MappingProxyType({"v110": V110, "v120": V120})

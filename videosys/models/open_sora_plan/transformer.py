@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
 
-import torch
+from torch import Tensor
 
 from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import TextKV
 from videosys.layers.backends import attend
 from videosys.layers.modulation import AdaLNBlock, modulate, modulation
-from videosys.layers.rope import rotary_table_3d, rotate_3d
+from videosys.layers.rope import Rotary, rotary_table_3d, rotate_3d
 from videosys.models.pixart.layers import (
     AttentionProjections,
     CrossAttention,
@@ -74,16 +74,16 @@ class OpenSoraT2VConfig(PixArtConfig):
         """What positions along time, height and width are divided by; null means from the sample size."""
         frames, (rows, columns) = self.sample_size_t, self.sample_size
         from_size = ((frames - 1) // 16 + 1 if frames % 2 else frames / 16, rows / 30, columns / 40)
-        given = (self.interpolation_scale_t, self.interpolation_scale_h, self.interpolation_scale_w)
-        t, h, w = (default if scale is None else scale for scale, default in zip(given, from_size))
+        scales = (self.interpolation_scale_t, self.interpolation_scale_h, self.interpolation_scale_w)
+        t, h, w = (default if scale is None else scale for scale, default in zip(scales, from_size))
         return t, h, w
 
 
 class JointLayout(NamedTuple):
     """What self-attention needs to know of the places of all tokens, also where x holds a shard of them."""
 
-    rotary: tuple[torch.Tensor, torch.Tensor]  # two [T * S, 1, 3, d/6]
-    bias: torch.Tensor | None  # [B, 1, 1, T * S] where some latents are not visible
+    rotary: Rotary  # two [T * S, 1, 3, d/6]
+    bias: Tensor | None  # [B, 1, 1, T * S] where some latents are not visible
     tokens_per_frame: int  # S, whole
 
 
@@ -103,7 +103,7 @@ class JointAttention(AttentionProjections):
         super().__init__(dim, num_heads, bias)
         self.parallel = parallel
 
-    def forward(self, x: torch.Tensor, layout: JointLayout) -> torch.Tensor:
+    def forward(self, x: Tensor, layout: JointLayout) -> Tensor:
         """x [B, T, S/n, C]."""
         size = layout.tokens_per_frame
         parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=size)
@@ -125,8 +125,8 @@ class JointBlock(AdaLNBlock):
         self.ff = FeedForward(dim)
 
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextKV], layout: JointLayout, branch: Branch
-    ) -> torch.Tensor:
+        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], layout: JointLayout, branch: Branch
+    ) -> Tensor:
         """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing.
 
         A kept attention takes the gate of the step it is used in, a kept feed-forward that of its own.
@@ -145,11 +145,11 @@ class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):
 
     def prepare(
         self,
-        prompt_embeds: torch.Tensor,
-        prompt_mask: torch.Tensor | None = None,
+        prompt_embeds: Tensor,
+        prompt_mask: Tensor | None = None,
         *,
         latent_size: tuple[int, int, int],
-        visible_mask: torch.Tensor | None = None,
+        visible_mask: Tensor | None = None,
     ) -> OpenSoraT2VCondition:
         """The condition of one generation.
 
@@ -171,8 +171,8 @@ class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):
         return OpenSoraT2VCondition(grid, self.prepare_text(prompt_embeds, prompt_mask), layout)
 
     def run_blocks(
-        self, x: torch.Tensor, t6: torch.Tensor, condition: OpenSoraT2VCondition, cache: Cache = NO_CACHE
-    ) -> torch.Tensor:
+        self, x: Tensor, t6: Tensor, condition: OpenSoraT2VCondition, cache: Cache = NO_CACHE
+    ) -> Tensor:
         for i, block in enumerate(self.transformer_blocks):
             x = block(x, t6, condition.text[i], condition.layout, cache.layer("joint", i))
         return x

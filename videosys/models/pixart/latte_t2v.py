@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from videosys.cache import NO_CACHE, Branch, Cache
 from videosys.layers.attention import TextKV
@@ -77,9 +78,9 @@ class LatteT2VConfig(PixArtConfig):
 class LatteCondition(PixArtCondition):
     """All that stays the same over the steps of one generation."""
 
-    position: torch.Tensor  # [S/n, C]
-    frame_position: torch.Tensor | None  # [T, 1, C]; None for a single frame
-    visible: torch.Tensor | None  # bias [B*T/n, 1, 1, S] of the spatial attentions; None where all is visible
+    position: Tensor  # [S/n, C]
+    frame_position: Tensor | None  # [T, 1, C]; None for a single frame
+    visible: Tensor | None  # bias [B*T/n, 1, 1, S] of the spatial attentions; None where all is visible
     enable_temporal_attentions: bool
 
 
@@ -95,13 +96,8 @@ class SpatialBlock(AdaLNBlock):
         self.ff = FeedForward(dim)
 
     def forward(
-        self,
-        x: torch.Tensor,
-        t6: torch.Tensor,
-        text: Sequence[TextKV],
-        condition: LatteCondition,
-        branch: Branch,
-    ) -> torch.Tensor:
+        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], condition: LatteCondition, branch: Branch
+    ) -> Tensor:
         """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
         x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), condition))
@@ -109,7 +105,7 @@ class SpatialBlock(AdaLNBlock):
         x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
         return x
 
-    def attend(self, x: torch.Tensor, condition: LatteCondition) -> torch.Tensor:
+    def attend(self, x: Tensor, condition: LatteCondition) -> Tensor:
         tokens_per_frame = condition.grid.tokens_per_frame
         return spatial_attention(
             lambda rows: self.attn1(rows, condition.visible), x, self.parallel, tokens_per_frame
@@ -126,14 +122,14 @@ class TemporalBlock(AdaLNBlock):
         self.attn1 = SelfAttention(config.hidden_size, config.num_attention_heads)
         self.ff = FeedForward(config.hidden_size)
 
-    def forward(self, x: torch.Tensor, t6: torch.Tensor, branch: Branch) -> torch.Tensor:
+    def forward(self, x: Tensor, t6: Tensor, branch: Branch) -> Tensor:
         """As in a spatial block."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
         x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1)))
         x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
         return x
 
-    def attend(self, x: torch.Tensor) -> torch.Tensor:
+    def attend(self, x: Tensor) -> Tensor:
         return temporal_attention(self.attn1, x)
 
 
@@ -152,11 +148,11 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
 
     def prepare(
         self,
-        prompt_embeds: torch.Tensor,
-        prompt_mask: torch.Tensor | None = None,
+        prompt_embeds: Tensor,
+        prompt_mask: Tensor | None = None,
         *,
         latent_size: tuple[int, int, int],
-        visible_mask: torch.Tensor | None = None,
+        visible_mask: Tensor | None = None,
         enable_temporal_attentions: bool = True,
     ) -> LatteCondition:
         """The condition of one generation.
@@ -189,7 +185,7 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
                 f"{patch}"
             )
 
-    def _position(self, grid: Grid) -> torch.Tensor:
+    def _position(self, grid: Grid) -> Tensor:
         """[S, C]: the column in the first half of the channels, the row in the second. Both axes are
         stretched to the native size.
         """
@@ -204,24 +200,22 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
         )
         return torch.cat((column.repeat(rows, 1), row.repeat_interleave(columns, dim=0)), dim=-1)
 
-    def _frame_position(self, grid: Grid) -> torch.Tensor:
+    def _frame_position(self, grid: Grid) -> Tensor:
         frames = torch.arange(grid.num_frames, dtype=torch.float64) / self.config.frame_scale
         return sine_cosine(frames, self.config.hidden_size)[:, None]
 
-    def _visible(self, mask: torch.Tensor | None, grid: Grid, batch: int) -> torch.Tensor | None:
+    def _visible(self, mask: Tensor | None, grid: Grid, batch: int) -> Tensor | None:
         tokens = visible_tokens(mask, grid, batch)
         bias = mask_bias(None if tokens is None else tokens.flatten(0, 1), self.dtype)
         return None if bias is None else self.parallel.shard(bias.to(self.device), dim=0)
 
     def embed(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: LatteCondition
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, latents: Tensor, timesteps: Tensor, condition: LatteCondition
+    ) -> tuple[Tensor, Tensor, Tensor]:
         x, t, t6 = super().embed(latents, timesteps, condition)
         return x + condition.position, t, t6
 
-    def run_blocks(
-        self, x: torch.Tensor, t6: torch.Tensor, condition: LatteCondition, cache: Cache = NO_CACHE
-    ) -> torch.Tensor:
+    def run_blocks(self, x: Tensor, t6: Tensor, condition: LatteCondition, cache: Cache = NO_CACHE) -> Tensor:
         for i, (spatial, temporal) in enumerate(zip(*self.stacks.values())):
             x = spatial(x, t6, condition.text[i], condition, cache.layer("spatial", i))
             if not condition.enable_temporal_attentions:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.cache import NO_CACHE, Cache
 from videosys.layers.attention import TextKV
@@ -137,7 +137,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
         return self.proj_out.weight.device
 
     def prepare_text(
-        self, prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
+        self, prompt_embeds: Tensor, prompt_mask: Tensor | None
     ) -> tuple[tuple[TextKV, ...], ...]:
         """Keys and values for each of `transformer_blocks` of text [B, L, D] with a mask [B, L], 1 = keep.
 
@@ -149,8 +149,8 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
         return tuple((block.attn2.prepare(rows, y, bias),) for block in blocks)
 
     def forward(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition, cache: Cache = NO_CACHE
-    ) -> torch.Tensor:
+        self, latents: Tensor, timesteps: Tensor, condition: Condition, cache: Cache = NO_CACHE
+    ) -> Tensor:
         """The predicted noise, and a variance that nothing uses where out_channels is twice in_channels:
         float32 [B, C_out, T, H, W].
 
@@ -164,26 +164,24 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
         return self.head(x, t, condition)
 
     def embed(
-        self, latents: torch.Tensor, timesteps: torch.Tensor, condition: Condition
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, latents: Tensor, timesteps: Tensor, condition: Condition
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens x [B, T, S/n, C], the time embedding t [B, C] and its modulation vectors t6 [B, 1, 6, C]."""
         patches = self.parallel.shard(condition.grid.patchify(latents), dim=2)
         return self.pos_embed(patches), *self.adaln_single(timesteps)
 
-    def signal(self, kind: str, x: torch.Tensor, t: torch.Tensor, t6: torch.Tensor) -> torch.Tensor:
+    def signal(self, kind: str, x: Tensor, t: Tensor, t6: Tensor) -> Tensor:
         """What a cache watches (arXiv 2411.19108, section 3.3): the `modulated` input of the first block
         [B, T, S/n, C], or the `timestep` embedding [B, C].
         """
         first = cast(AdaLNBlock, self.transformer_blocks[0])
         return t if kind == "timestep" else first.modulated_input(x, t6)
 
-    def run_blocks(
-        self, x: torch.Tensor, t6: torch.Tensor, condition: Condition, cache: Cache = NO_CACHE
-    ) -> torch.Tensor:
+    def run_blocks(self, x: Tensor, t6: Tensor, condition: Condition, cache: Cache = NO_CACHE) -> Tensor:
         """x [B, T, S/n, C] after all blocks."""
         raise NotImplementedError
 
-    def head(self, x: torch.Tensor, t: torch.Tensor, condition: Condition) -> torch.Tensor:
+    def head(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The noise of tokens x [B, T, S/n, C], gathered: float32 [B, C_out, T, H, W]."""
         shift, scale = modulation(self.scale_shift_table, t[:, None, None])
         patches = self.proj_out(modulate(x, shift, scale))
