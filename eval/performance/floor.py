@@ -77,7 +77,7 @@ def replays(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Call
         _, batch, heads, queries, keys, width = shape
         q = torch.randn(batch, heads, queries, width, **make)
         k, v = (torch.randn(batch, heads, keys, width, **make) for _ in range(2))
-        backends = ("torch", "products") if device.type == "cpu" else ("torch",)
+        backends = ("torch", "bmm") if device.type == "cpu" else ("torch",)
         return [functools.partial(attend, q, k, v, None, name) for name in backends]
     _, rows, inputs, outputs, has_bias = shape
     x, weight = torch.randn(rows, inputs, **make), torch.randn(outputs, inputs, **make)

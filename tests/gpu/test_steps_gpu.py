@@ -16,7 +16,7 @@ from videosys import PABConfig, TeaCacheConfig, VideoSysEngine
 from videosys.generation.compile import blocks, check_compiler, compile_blocks, compile_report
 from videosys.layers.attention import CrossAttention
 from videosys.layers.backends import KERNELS, attend, check_attention
-from videosys.layers.storage import keep_narrow, narrow, widen, widen_apart
+from videosys.layers.storage import dequantize, quantize, quantize_blocks, use_opaque_dequantize
 
 pytestmark = ON_CARD
 PROMPT = "a small red circle spins"
@@ -69,12 +69,12 @@ def test_compiled_blocks_give_the_same_numbers_for_texts_of_any_length(model, st
     subjects = [small(model, text=length).subject() for length in (5, 20, 33)]
     own = subjects[0].model
     if storage != "auto":
-        keep_narrow(own)
+        quantize_blocks(own)
     conditions = [prepared(own, subject, model) for subject in subjects]
     subjects = [replace(subject, model=own, condition=each) for subject, each in zip(subjects, conditions)]
     wants = [subject.step() for subject in subjects]
     before = compile_report()
-    compile_blocks(widen_apart(own, card.DEVICE))
+    compile_blocks(use_opaque_dequantize(own, card.DEVICE))
     for subject, want in zip(subjects, wants):
         assert distance(subject.step(), want) < 2e-2
     after = compile_report()
@@ -91,8 +91,8 @@ def prepared(model, subject, name):
 @torch.no_grad()
 def test_weights_of_eight_bits_come_back_as_on_a_cpu():
     weight = torch.randn(300, 200).bfloat16()
-    kept, scale = (part.to(card.DEVICE) for part in narrow(weight))
-    assert torch.equal(widen(kept, scale).cpu(), widen(*narrow(weight)))
+    quantized, scale = (part.to(card.DEVICE) for part in quantize(weight))
+    assert torch.equal(dequantize(quantized, scale).cpu(), dequantize(*quantize(weight)))
 
 
 @pytest.mark.parametrize("cache", CACHES)

@@ -9,7 +9,8 @@ import torch
 from tests.goldens.fill import fill_module, fill_tensor
 from tests.goldens.load import load_case
 from videosys.generation.request import to_uint8
-from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig, build
+from videosys.layers.autoencoder import build_frame_autoencoder
+from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 from videosys.utils.checkpoint import load_model, read_config, save_model
 
 CASE, GOLDEN = load_case("latte", "latte_decode")
@@ -26,6 +27,10 @@ def config(kind: str, **changes) -> LatteVAEConfig:
 
 def make(kind: str, **changes) -> LatteVAE:
     return fill_module(LatteVAE(config(kind, **changes))).requires_grad_(False)
+
+
+def build_theirs(kind: str) -> torch.nn.Module:
+    return fill_module(build_frame_autoencoder(config(kind), kind == TEMPORAL))
 
 
 def latents(seed: int = 0) -> torch.Tensor:
@@ -82,7 +87,7 @@ def test_images_are_decoded_one_by_one(images):
 
 @pytest.mark.parametrize("kind", [IMAGES, TEMPORAL])
 def test_both_do_what_their_classes_in_diffusers_do(kind):
-    vae, theirs = make(kind), fill_module(build(config(kind))).requires_grad_(False)
+    vae, theirs = make(kind), build_theirs(kind).requires_grad_(False)
     assert type(theirs) is getattr(diffusers, kind)
     assert list(vae.state_dict()) == list(theirs.state_dict())
     z = latents()[0].transpose(0, 1)[:3] / CASE["config"]["scaling_factor"]
@@ -101,7 +106,7 @@ def test_both_do_what_their_classes_in_diffusers_do(kind):
 
 @pytest.mark.parametrize("kind", [IMAGES, TEMPORAL])
 def test_checkpoints_of_diffusers_load(tmp_path, kind):
-    theirs = fill_module(build(config(kind)))
+    theirs = build_theirs(kind)
     theirs.save_pretrained(tmp_path)
     loaded = load_model(LatteVAE, read_config(LatteVAEConfig, tmp_path), tmp_path)
     assert loaded.config == config(kind)

@@ -9,7 +9,15 @@ from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.layers import attention, backends, frames
-from videosys.layers.backends import ON_CPU, attend, best, check_attention, knows_bias, pieces, use_attention
+from videosys.layers.backends import (
+    ON_CPU,
+    attend,
+    check_attention,
+    default_backend,
+    score_chunks,
+    supports_bias,
+    use_attention,
+)
 from videosys.models.pixart import layers as pixart
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -54,14 +62,14 @@ def test_the_operator_for_compilers_is_sound():
     bias = torch.zeros(1, 1, 1, 7).bfloat16()
     for given in (None, bias):
         torch.library.opcheck(torch.ops.videosys.attend.default, (q, k, v, given))
-        assert torch.equal(torch.ops.videosys.attend(q, k, v, given), attend(q, k, v, given, "products"))
+        assert torch.equal(torch.ops.videosys.attend(q, k, v, given), attend(q, k, v, given, "bmm"))
 
 
 def test_pieces_cover_all_scores_once_and_stay_small(monkeypatch):
     monkeypatch.setattr(backends, "SCORE_BYTES", 100)
     for shape in [(3, 4, 5), (1, 1, 300), (7, 2, 3), (50, 1, 1), (0, 2, 3), (2, 2, 0)]:
         seen = torch.zeros(shape)
-        for rows, head, query in pieces(*shape, row_bytes=10):
+        for rows, head, query in score_chunks(*shape, row_bytes=10):
             piece = seen[rows, head, query]
             assert 10 * piece.numel() <= 100
             piece += 1
@@ -70,10 +78,10 @@ def test_pieces_cover_all_scores_once_and_stay_small(monkeypatch):
 
 def test_what_auto_takes():
     q = torch.randn(1, 1, 2, 4)
-    assert best(q) == best(q.half()) == "torch"
-    assert best(q.bfloat16()) == "products"
-    assert best(q.bfloat16().requires_grad_()) == "torch"
-    assert best(q.bfloat16().to("meta")) == "torch"
+    assert default_backend(q) == default_backend(q.half()) == "torch"
+    assert default_backend(q.bfloat16()) == "bmm"
+    assert default_backend(q.bfloat16().requires_grad_()) == "torch"
+    assert default_backend(q.bfloat16().to("meta")) == "torch"
 
 
 @pytest.mark.parametrize("backend", ["flash_attn", "flash"])
@@ -81,7 +89,7 @@ def test_a_bias_that_a_kernel_does_not_know_goes_through_torch(backend):
     q, k, v = (torch.empty(1, 2, n, 8, device="meta") for n in (5, 7, 7))  # where neither kernel can run
     bias = torch.zeros(1, 1, 1, 7, device="meta")
     assert attend(q, k, v, bias, backend).shape == (1, 5, 2, 8)
-    assert not knows_bias(backend, CUDA)
+    assert not supports_bias(backend, CUDA)
 
 
 @pytest.mark.parametrize("backend", ["flash", "cudnn"])
@@ -110,7 +118,7 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(backend):
 @pytest.mark.parametrize(
     ("backend", "dtype", "message"),
     [
-        ("products", torch.bfloat16, "'products', which is for a CPU"),
+        ("bmm", torch.bfloat16, "'bmm', which is for a CPU"),
         ("flash", torch.float32, "dtype is float32; it knows bfloat16"),
         ("cudnn", torch.float32, "dtype is float32; it knows bfloat16"),
     ],
@@ -128,6 +136,21 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     with pytest.raises(ValueError, match="dtype is float32"):
         check_attention("flash_attn", CUDA, torch.float32)
     check_attention("auto", CUDA, torch.float32)
+
+
+def test_the_old_name_of_a_backend_is_accepted_with_a_warning(checkpoint):
+    q = torch.randn(1, 2, 3, 4)
+    for use in (
+        lambda name: attend(q, q, q, backend=name),
+        lambda name: check_attention(name, CPU, torch.float32),
+        lambda name: use_attention(attention.SelfAttention(8, 2), name),
+    ):
+        with pytest.warns(UserWarning, match="'products' is called 'bmm' now"):
+            use("products")
+    assert config_of(checkpoint, attention="products").attention in ("products", "bmm")
+    with pytest.warns(UserWarning, match="bmm"):
+        model = use_attention(attention.SelfAttention(8, 2), "products")
+    assert model.attention_backend == "bmm"
 
 
 def test_a_model_takes_the_backend_in_every_attention():
@@ -157,9 +180,9 @@ def test_frames_are_attended_alike_however_they_lie(monkeypatch):
     """GPUs get tokens of a position side by side, CPUs get them as they lie."""
     torch.manual_seed(0)
     x, layers = torch.randn(2, 3, 5, 8), [attention.SelfAttention(8, 2), pixart.SelfAttention(8, 2)]
-    near = [frames.over_frames(layer, x) for layer in layers]
-    monkeypatch.setattr(frames, "reads_from_anywhere", lambda tokens: False)
-    far = [frames.over_frames(layer, x) for layer in layers]
+    near = [frames.temporal_attention(layer, x) for layer in layers]
+    monkeypatch.setattr(frames, "reads_strided", lambda tokens: False)
+    far = [frames.temporal_attention(layer, x) for layer in layers]
     for made, same, layer in zip(near, far, layers):
         torch.testing.assert_close(made, same)
         torch.testing.assert_close(made[1, :, 4], layer(x[1:, :, 4])[0])

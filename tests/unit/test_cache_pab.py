@@ -21,12 +21,12 @@ from videosys.schedulers import euler_ancestral, pndm
 SIZE = (2, 4, 6)
 
 
-def by_hand(model, x, time, condition, kept, computes):
+def by_hand(model, x, t6, condition, kept, computes):
     """The blocks of v1.2.0 with kept branches, written again: a kept self-attention takes the gate of the
     step it is used in, a kept cross-attention none.
     """
-    for i, block in enumerate(model.blocks):
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(block.scale_shift_table, time.t6)
+    for i, block in enumerate(model.transformer_blocks):
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(block.scale_shift_table, t6)
         if computes["attention"]:
             kept[i, "attention"] = block.attn1(modulate(x, shift1, scale1), condition.layout)
         x = x + gate1 * kept[i, "attention"]
@@ -51,8 +51,8 @@ def test_open_sora_plan_v120_in_closed_form():
         inside = 100 < int(timestep) < 850
         computes = {kind: not inside or step % every == 0 for kind, every in (("attention", 2), ("cross", 6))}
         seen.add(tuple(computes.values()))
-        x, time = model.embed(latents, timestep[None], condition)
-        expected = model.head(by_hand(model, x, time, condition, kept, computes), time, condition)
+        x, t, t6 = model.embed(latents, timestep[None], condition)
+        expected = model.head(by_hand(model, x, t6, condition, kept, computes), t, condition)
         torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
         assert cache.steps[step].reused == PLAN.num_layers * list(computes.values()).count(False)
     assert seen == {(True, True), (True, False), (False, False)}

@@ -10,7 +10,7 @@ import torch
 
 from tests.goldens.fill import fill_module
 from tests.goldens.load import load_json
-from videosys.layers.posterior import posterior
+from videosys.layers.autoencoder import mean_or_sample, posterior
 from videosys.layers.tiling import PRESETS, Tiling
 from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE, CausalVAEConfig
 from videosys.utils.checkpoint import load_model, read_config
@@ -101,6 +101,17 @@ def test_the_generator_alone_decides_the_sample():
     assert half.sample(torch.Generator().manual_seed(5)).dtype == torch.bfloat16
     torch.manual_seed(5)
     assert torch.equal(made.sample(), first)
+
+
+def test_a_sample_has_the_same_noise_in_every_dtype():
+    moments = torch.zeros(1, 8, 3, 4, 4)  # mean 0, standard deviation 1
+    exact, half = (
+        mean_or_sample(moments.to(dtype), torch.Generator().manual_seed(5))
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert torch.equal(exact, posterior(moments).sample(torch.Generator().manual_seed(5)))
+    assert torch.equal(half, exact.bfloat16())
+    assert torch.equal(mean_or_sample(moments + 2, None), torch.full((1, 4, 3, 4, 4), 2.0))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

@@ -32,8 +32,8 @@ from videosys.generation.compile import (
     check_compiler,
     compile_blocks,
     compile_report,
+    copy_function,
     run_block,
-    separate,
 )
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def test_a_model_that_would_be_compiled_for_each_use_is_refused(checkpoint, monk
 
 def test_no_model_uses_up_the_graphs_of_another():
     """torch makes a few graphs of one function and then runs it as it is, without an error."""
-    kept = [separate(run_block).__code__ for _ in range(4)]
+    kept = [copy_function(run_block).__code__ for _ in range(4)]
     assert len({id(code) for code in kept}) == 4
     assert all(code is not run_block.__code__ for code in kept)
 

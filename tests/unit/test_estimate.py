@@ -130,7 +130,7 @@ def shallow_of(subject, setting, config):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["products", "math"])
+@pytest.mark.parametrize("backend", ["bmm", "math"])
 @pytest.mark.parametrize("shape", [(8, 2, 128, 128, 32), (2, 2, 512, 40, 32), (1, 2, 600, 600, 48)])
 @torch.no_grad()
 def test_what_an_attention_makes_and_drops_is_known(shape, backend, dtype):

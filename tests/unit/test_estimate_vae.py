@@ -18,7 +18,7 @@ MIDDLE = {
     "latte": (LatteVAE, LatteVAEConfig(block_out_channels=NARROW, norm_num_groups=16)),
     "latte, temporal": (
         LatteVAE,
-        LatteVAEConfig("AutoencoderKLTemporalDecoder", block_out_channels=(64, 128, 256, 256)),
+        LatteVAEConfig(_class_name="AutoencoderKLTemporalDecoder", block_out_channels=(64, 128, 256, 256)),
     ),
     "v110": (CausalVAE, replace(CausalVAEConfig.published("v110"), hidden_size=32)),
     "v120": (CausalVAE, replace(CausalVAEConfig.published("v120"), hidden_size=32)),

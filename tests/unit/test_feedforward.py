@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from videosys.layers import feedforward
-from videosys.layers.feedforward import CHUNK_BYTES, Mlp, in_chunks
+from videosys.layers.feedforward import CHUNK_BYTES, Mlp, run_chunked
 from videosys.models.pixart import layers as pixart
 
 
@@ -28,7 +28,7 @@ def test_no_chunk_is_larger_than_said(dtype):
         return chunk
 
     x = torch.randn(3, 500, 8).to(dtype)
-    assert torch.equal(in_chunks(run, x, hidden), x)
+    assert torch.equal(run_chunked(run, x, hidden), x)
     assert sum(seen) == 1500
     assert len(seen) > 1
     assert max(seen) * hidden * x.element_size() <= CHUNK_BYTES
@@ -36,7 +36,7 @@ def test_no_chunk_is_larger_than_said(dtype):
 
 def test_few_tokens_go_together():
     seen = []
-    in_chunks(lambda chunk: seen.append(chunk.shape) or chunk, torch.randn(2, 4, 5, 8), 32)
+    run_chunked(lambda chunk: seen.append(chunk.shape) or chunk, torch.randn(2, 4, 5, 8), 32)
     assert seen == [(2, 4, 5, 8)]
 
 

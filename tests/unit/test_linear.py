@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from videosys.layers.linear import GeluLinear, Linear, has_kernel, multiply
+from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear, has_kernel, multiply
 
 SHAPES = [(5,), (2, 3), (2, 3, 7), (0,)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
@@ -24,17 +24,17 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
 def test_equal_to_torch(shape, bias, dtype):
     torch.manual_seed(0)
     x = torch.randn(*shape, 16).to(dtype)
-    for cls in (Linear, GeluLinear):
+    for cls in (OneDnnLinear, OneDnnGeluLinear):
         layer = cls(16, 24, bias=bias).to(dtype)
         want = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
-        want = F.gelu(want, approximate="tanh") if cls is GeluLinear else want
+        want = F.gelu(want, approximate="tanh") if cls is OneDnnGeluLinear else want
         assert layer(x).dtype == dtype
         torch.testing.assert_close(layer(x).double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 @torch.no_grad()
 def test_views_are_read_as_they_lie():
-    layer, x = Linear(16, 8), torch.randn(16, 6, 3)
+    layer, x = OneDnnLinear(16, 8), torch.randn(16, 6, 3)
     torch.testing.assert_close(layer(x.transpose(0, 2)), nn.Linear.forward(layer, x.transpose(0, 2).clone()))
 
 
@@ -55,14 +55,14 @@ def test_importing_it_imports_no_compiler():
 
 
 def test_training_goes_through_torch():
-    layer, x = GeluLinear(4, 3), torch.randn(2, 4)
+    layer, x = OneDnnGeluLinear(4, 3), torch.randn(2, 4)
     assert not has_kernel(x, layer.weight)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
 
 
 def test_switching_onednn_off_switches_the_kernel_off():
-    layer = Linear(4, 3).requires_grad_(False)
+    layer = OneDnnLinear(4, 3).requires_grad_(False)
     with torch.backends.mkldnn.flags(enabled=False):
         assert not has_kernel(torch.randn(2, 4), layer.weight)
 
@@ -76,11 +76,11 @@ def test_a_torch_without_the_names_serves_too(monkeypatch, names):
     own = {name: getattr(torch.ops.mkldnn, name) for name in names if hasattr(torch.ops.mkldnn, name)}
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**own))
     for dtype in (torch.float32, torch.bfloat16):
-        layer, x = GeluLinear(16, 8).to(dtype), torch.randn(3, 16, dtype=dtype)
+        layer, x = OneDnnGeluLinear(16, 8).to(dtype), torch.randn(3, 16, dtype=dtype)
         assert has_kernel(x, layer.weight) <= (len(names) > (dtype == torch.bfloat16))
         want = F.gelu(F.linear(x.double(), layer.weight.double(), layer.bias.double()), approximate="tanh")
         torch.testing.assert_close(layer(x).double(), want, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_the_state_is_that_of_a_linear_layer():
-    assert GeluLinear(4, 3).state_dict().keys() == nn.Linear(4, 3).state_dict().keys()
+    assert OneDnnGeluLinear(4, 3).state_dict().keys() == nn.Linear(4, 3).state_dict().keys()

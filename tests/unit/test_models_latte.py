@@ -57,10 +57,10 @@ def test_a_prompt_that_keeps_nothing_sees_everything(model):
 def test_nothing_masked_means_no_mask_tensor(model):
     condition = model.prepare(TEXT, torch.ones(2, 7), latent_size=SIZE, visible_mask=torch.ones(2, *SIZE))
     assert condition.visible is None
-    assert [text.bias for text in condition.text] == [None, None]
+    assert [text.bias for (text,) in condition.text] == [None, None]
     same = torch.tensor([[1, 1, 1, 0, 0, 0, 0]] * 2)
-    assert model.prepare(TEXT, same, latent_size=SIZE).text[0].bias is None
-    assert model.prepare(TEXT, same, latent_size=SIZE).text[0].k.shape == (2, 2, 3, 8)
+    assert model.prepare(TEXT, same, latent_size=SIZE).text[0][0].bias is None
+    assert model.prepare(TEXT, same, latent_size=SIZE).text[0][0].k.shape == (2, 2, 3, 8)
 
 
 def test_a_patch_is_visible_when_one_of_its_latents_is(model):

@@ -58,12 +58,12 @@ def test_nothing_masked_makes_no_mask_tensor_and_no_difference():
     plain, ones = prepare(), prepare(prefix_mask(9, 9), visible_mask=torch.ones(2, *SIZE))
     for condition in (plain, ones, prepare(prefix_mask(4, 4))):
         assert condition.layout.bias is None
-        assert all(text.bias is None for text in condition.text)
+        assert all(text.bias is None for (text,) in condition.text)
     assert torch.equal(forward(plain), forward(ones))
 
 
 def test_tokens_that_no_prompt_keeps_are_not_computed():
-    assert prepare(prefix_mask(4, 2)).text[0].k.shape[2] == 4
+    assert prepare(prefix_mask(4, 2)).text[0][0].k.shape[2] == 4
     kept = visible_text(EMBEDS, torch.tensor([[0, 1, 0, 0, 2, 0, 0, 0, 0]] * 2))[0]
     assert torch.equal(kept, EMBEDS[:, [1, 4]])
 
@@ -122,27 +122,27 @@ def test_the_blocks_ask_the_cache_for_each_branch_in_order():
 
 
 def test_a_kept_attention_takes_the_gate_of_the_step_it_is_used_in():
-    x, time = MODEL.embed(LATENTS, TIMESTEPS, prepare())
+    x, _, t6 = MODEL.embed(LATENTS, TIMESTEPS, prepare())
     kept = random(*x.shape, seed=3)
     block = MODEL.transformer_blocks[0]
 
     def branch(kind, compute):
         return kept if kind == "attention" else torch.zeros_like(x)
 
-    gate = block.scale_shift_table[2] + time.t6[:, 0, 2]
-    out = block(x, time.t6, prepare().text[0], prepare().layout, branch)
+    gate = block.scale_shift_table[2] + t6[:, 0, 2]
+    out = block(x, t6, prepare().text[0], prepare().layout, branch)
     torch.testing.assert_close(out, x + gate[:, None, None] * kept)
 
 
 @pytest.mark.parametrize("kind", ["modulated", "timestep"])
 def test_the_signal_is_the_first_blocks_input_or_the_time(kind):
     condition = prepare()
-    x, time = MODEL.embed(LATENTS, TIMESTEPS, condition)
+    x, t, t6 = MODEL.embed(LATENTS, TIMESTEPS, condition)
     seen = []
     hook = MODEL.transformer_blocks[0].attn1.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    MODEL.run_blocks(x, time, condition)
+    MODEL.run_blocks(x, t6, condition)
     hook.remove()
-    assert torch.equal(MODEL.signal(kind, x, time), seen[0] if kind == "modulated" else time.t)
+    assert torch.equal(MODEL.signal(kind, x, t, t6), seen[0] if kind == "modulated" else t)
 
 
 def test_a_skipped_step_runs_no_block_and_adds_the_residual(monkeypatch):
@@ -151,8 +151,8 @@ def test_a_skipped_step_runs_no_block_and_adds_the_residual(monkeypatch):
     forward(condition, cache=cache)
     monkeypatch.setattr(cache, "should_compute", lambda signal: False)
     monkeypatch.setattr(MODEL, "run_blocks", None)
-    x, time = MODEL.embed(LATENTS, TIMESTEPS * 0.5, condition)
-    expected = MODEL.head(x + cache.residual, time, condition)
+    x, t, _ = MODEL.embed(LATENTS, TIMESTEPS * 0.5, condition)
+    expected = MODEL.head(x + cache.residual, t, condition)
     assert torch.equal(forward(condition, timesteps=TIMESTEPS * 0.5, cache=cache), expected)
 
 

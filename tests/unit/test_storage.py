@@ -1,4 +1,4 @@
-"""Weights kept in eight bits: how far they are off, which ones they are, and what they do to a video."""
+"""Weights quantized in eight bits: how far they are off, which ones they are, and what they do to a video."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.house.test_stateless import EXAMPLES
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, VideoSysEngine, load_config
 from videosys.generation import loader
-from videosys.layers.linear import GeluLinear, Linear
-from videosys.layers.storage import NARROW, STORAGE, keep_narrow, narrow, widen_apart
+from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
+from videosys.layers.storage import QUANTIZED, STORAGE, quantize, quantize_blocks, use_opaque_dequantize
 from videosys.metrics import psnr
 from videosys.models.opensora.transformer import STDiT3
 from videosys.text_encoders.t5 import T5Encoder
@@ -25,10 +25,10 @@ FP8 = {"storage_dtype": "float8_e4m3fn"}
 def test_a_weight_comes_back_with_four_digits(dtype, size):
     weight = (torch.randn(40, 100, generator=torch.Generator().manual_seed(0)) * size).to(dtype)
     weight[3] = 0
-    kept, scale = narrow(weight)
-    assert (kept.dtype, scale.dtype) == (STORAGE, dtype)
+    quantized, scale = quantize(weight)
+    assert (quantized.dtype, scale.dtype) == (STORAGE, dtype)
     assert torch.equal(torch.frexp(scale.float()).mantissa, torch.full((40, 1), 0.5))  # powers of two
-    back = kept.to(dtype) * scale
+    back = quantized.to(dtype) * scale
     assert back.isfinite().all()
     step = torch.maximum(weight.abs().amax(dim=1, keepdim=True).float() / 2**15, torch.tensor(2.0**-23))
     error = (back.float() - weight.float()).abs()
@@ -36,13 +36,13 @@ def test_a_weight_comes_back_with_four_digits(dtype, size):
     assert torch.equal(back[3], torch.zeros(100, dtype=dtype))
 
 
-@pytest.mark.parametrize("linear_cls", [nn.Linear, Linear, GeluLinear])
+@pytest.mark.parametrize("linear_cls", [nn.Linear, OneDnnLinear, OneDnnGeluLinear])
 def test_a_narrow_layer_computes_as_its_wide_one(linear_cls):
     torch.manual_seed(0)
     wide = linear_cls(24, 8).requires_grad_(False)
-    made = NARROW[linear_cls](wide)
-    kept, scale = narrow(wide.weight)
-    wide.weight.copy_(kept.float() * scale)
+    made = QUANTIZED[linear_cls](wide)
+    quantized, scale = quantize(wide.weight)
+    wide.weight.copy_(quantized.float() * scale)
     x = torch.randn(5, 24)
     with torch.no_grad():
         assert torch.equal(made(x), wide(x))
@@ -59,7 +59,7 @@ def test_compiled_kernels_meet_no_eight_bits_where_triton_knows_none(
     monkeypatch, device, capability, is_opaque
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    layer = NARROW[GeluLinear](GeluLinear(24, 8).requires_grad_(False)).to(torch.bfloat16)
+    layer = QUANTIZED[OneDnnGeluLinear](OneDnnGeluLinear(24, 8).requires_grad_(False)).to(torch.bfloat16)
     x, seen = torch.randn(5, 24, dtype=torch.bfloat16), []
 
     def backend(graph, inputs):
@@ -67,22 +67,24 @@ def test_compiled_kernels_meet_no_eight_bits_where_triton_knows_none(
         return graph.forward
 
     want = layer(x)
-    compiled = torch.compile(widen_apart(nn.Sequential(layer), torch.device(device)), backend=backend)
+    compiled = torch.compile(
+        use_opaque_dequantize(nn.Sequential(layer), torch.device(device)), backend=backend
+    )
     assert torch.equal(compiled(x), want)
-    assert ("videosys.widen" in seen) == is_opaque
+    assert ("videosys.dequantize" in seen) == is_opaque
     assert ("to" in seen) != is_opaque
 
 
 def test_the_operator_for_compilers_is_sound():
-    kept, scale = narrow(torch.randn(6, 10).bfloat16())
+    quantized, scale = quantize(torch.randn(6, 10).bfloat16())
     # The other checks compare eight-bit numbers, and cannot.
     checks = ("test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(torch.ops.videosys.widen.default, (kept, scale), test_utils=checks)
+    torch.library.opcheck(torch.ops.videosys.dequantize.default, (quantized, scale), test_utils=checks)
 
 
 def test_a_compiled_engine_widens_apart_on_such_cards(checkpoint, monkeypatch):
     seen = []
-    monkeypatch.setattr(loader, "widen_apart", lambda model, device: seen.append(device) or model)
+    monkeypatch.setattr(loader, "use_opaque_dequantize", lambda model, device: seen.append(device) or model)
     monkeypatch.setattr(loader, "check_compiler", lambda device: None)
     config = config_of(checkpoint, device="cpu", compile="blocks", **FP8)
     with VideoSysEngine(config, quiet=True) as engine, engine.pipeline.transformer.use():
@@ -93,7 +95,7 @@ def test_a_compiled_engine_widens_apart_on_such_cards(checkpoint, monkeypatch):
 def test_the_layers_of_blocks_are_narrow_and_nothing_else(name):
     model, _ = EXAMPLES[name]()
     parts = dict(model.named_parameters())
-    keep_narrow(model)
+    quantize_blocks(model)
     after = dict(model.named_parameters())
     changed = {key for key in parts if key not in after}
     lists = [key for key, child in model.named_children() if isinstance(child, nn.ModuleList)]
@@ -102,25 +104,25 @@ def test_the_layers_of_blocks_are_narrow_and_nothing_else(name):
         for key, item in parts.items()
         if key.split(".")[0] in lists and item.ndim == 2 and not key.endswith("scale_shift_table")
     }
-    assert {item.dtype for key, item in after.items() if key.endswith(".kept")} == {STORAGE}
-    assert len([key for key in after if key.endswith(".kept")]) == len(changed) > 0
+    assert {item.dtype for key, item in after.items() if key.endswith(".quantized")} == {STORAGE}
+    assert len([key for key in after if key.endswith(".quantized")]) == len(changed) > 0
 
 
 def test_a_checkpoint_is_read_narrow(checkpoint):
     config, folder = build_model().config, checkpoint / "transformer"
-    made = load_model(STDiT3, config, folder, keep=keep_narrow)
+    made = load_model(STDiT3, config, folder, keep=quantize_blocks)
     want = load_model(STDiT3, config, folder)
-    keep_narrow(want)
+    quantize_blocks(want)
     assert list(made.state_dict()) == list(want.state_dict())
     assert all(torch.equal(a.float(), b.float()) for a, b in zip(made.parameters(), want.parameters()))
     with pytest.raises(ValueError, match="the weights do not fit"):
-        load_model(STDiT3, config, checkpoint / "vae", keep=keep_narrow)
+        load_model(STDiT3, config, checkpoint / "vae", keep=quantize_blocks)
 
 
 def test_the_text_encoder_is_narrow_and_near(checkpoint):
     wide, made = T5Encoder.from_pretrained(checkpoint), T5Encoder.from_pretrained(checkpoint, **FP8)
     dtypes = {name: item.dtype for name, item in made.model.named_parameters()}
-    assert {dtype for name, dtype in dtypes.items() if name.endswith(".kept")} == {STORAGE}
+    assert {dtype for name, dtype in dtypes.items() if name.endswith(".quantized")} == {STORAGE}
     assert dtypes["shared.weight"] == torch.float32
     (one, _), (other, _) = wide(["a red circle"]), made(["a red circle"])
     assert 0 < (one - other).norm() / one.norm() < 0.05

@@ -9,9 +9,10 @@ import torch
 
 from tests.tiny_checkpoint import FRAMES, VAE, WRITERS, config_of, text_to_video_config
 from videosys import LatteConfig, OpenSoraConfig, VideoSysEngine
+from videosys.layers.autoencoder import build_frame_autoencoder
 from videosys.layers.tiling import FrameTiling
-from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE, build
-from videosys.models.opensora.autoencoder import OpenSoraVAE, build_spatial
+from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE
+from videosys.models.opensora.autoencoder import OpenSoraVAE
 
 TILING = FrameTiling(32, 0.25)
 NARROW = {"vae_tile_sample_min_size": 32, "vae_tile_overlap_factor": 0.25}
@@ -33,7 +34,7 @@ def test_frames_are_cut_as_diffusers_cuts_them():
     """Sides that are no multiple of a tile's step."""
     z = torch.randn(1, 4, 3, 5, 11, generator=torch.Generator().manual_seed(1))
     vae = made(LatteVAE, FRAMES, tiling=TILING)
-    theirs = tiled_by_diffusers(build(FRAMES))
+    theirs = tiled_by_diffusers(build_frame_autoencoder(FRAMES))
     theirs.load_state_dict(vae.state_dict())
     want = theirs.decode(z[0].transpose(0, 1) / FRAMES.scaling_factor).sample.transpose(0, 1)[None]
     torch.testing.assert_close(vae.decode(z, 3), want)
@@ -41,7 +42,7 @@ def test_frames_are_cut_as_diffusers_cuts_them():
     assert (want - whole).abs().max() > 1e-3  # it does cut
 
     vae = made(OpenSoraVAE, VAE, tiling=TILING)
-    theirs = tiled_by_diffusers(build_spatial(VAE))
+    theirs = tiled_by_diffusers(build_frame_autoencoder(VAE))
     theirs.load_state_dict(vae.spatial.state_dict())
     want = theirs.decode(z[0].transpose(0, 1) / VAE.scaling_factor).sample.transpose(0, 1)[None]
     torch.testing.assert_close(vae.decode_frames(z), want)

@@ -107,10 +107,8 @@ def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: i
 
 def stacks(model: Any) -> dict[str, Any]:
     """A block of each stack."""
-    if hasattr(model, "spatial_blocks"):
-        return {"spatial": model.spatial_blocks[0], "temporal": model.temporal_blocks[0]}
-    return {"joint": model.blocks[0]}
+    return {name: blocks[0] for name, blocks in model.stacks.items()}
 
 
 def has_cross(block: Any) -> bool:
-    return hasattr(block, "cross_attn") or hasattr(block, "attn2")
+    return "cross" in block.branches

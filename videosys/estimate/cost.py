@@ -17,7 +17,7 @@ from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
 from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.layers.backends import use_attention
-from videosys.layers.storage import keep_narrow
+from videosys.layers.storage import quantize_blocks
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.text_encoders.meta import encode_shape, encoder_shape
@@ -133,7 +133,7 @@ def text_cost(plan: Blueprint, dtype: torch.dtype, length: int, config: Pipeline
     encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), dtype)
     stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
     if config.storage_dtype != "auto":
-        keep_narrow(stack)
+        quantize_blocks(stack)
     weights, is_cpu = weight_bytes(encoder), device_of(config).type == "cpu"
     _, meter = metered(lambda: encode_shape(encoder, 1, length), is_cpu)
     return StageCost(
@@ -188,7 +188,7 @@ def shallow_cost(
     axes = config.parallel.resolved(config.is_guided)
     model = on_meta(lambda: plan.transformer(depth, Absent.of(axes)), dtype)
     if config.storage_dtype != "auto":
-        keep_narrow(model)
+        quantize_blocks(model)
     weights, resident = weight_bytes(model), resident_bytes(model, model, config)
     with pretending(use_attention(model, "torch"), device_of(config)) as device:
         samples = samples_of(config)

@@ -12,15 +12,15 @@ from types import FunctionType
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.cache.base import compute_branch
-from videosys.layers.attention import Text, TextRun
+from videosys.layers.attention import TextKV
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]
-Run = Callable[..., torch.Tensor]
-Layout = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
+BlockForward = Callable[..., Tensor]
+GraphKey = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 GPU_COMPILERS = ("gcc", "clang")  # for what launches triton's kernels
 
@@ -67,7 +67,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from child
 
 
-def check_kept(offload: str, device: torch.device) -> None:
+def check_compile_offload(offload: str, device: torch.device) -> None:
     """ValueError where a compiled model would be forgotten after each use: on a CPU, stages are dropped."""
     if offload == "stage" and device.type == "cpu":
         raise ValueError(
@@ -89,61 +89,59 @@ def compile_blocks(model: M) -> M:
     return model
 
 
-def compiled_for(layout: Layout) -> Run:
-    """A compiled block for inputs of one layout, with graphs of its own: of one function torch makes only a
+def compiled_for(key: GraphKey) -> BlockForward:
+    """A compiled block for inputs of one GraphKey, with graphs of its own: of one function torch makes only a
     few (sizes, models) and runs all others as they are.
     """
-    return torch.compile(separate(cast(FunctionType, run_block)), dynamic=False)
+    return torch.compile(copy_function(cast(FunctionType, run_block)), dynamic=False)
 
 
-def separate(function: FunctionType) -> FunctionType:
-    """The same function anew, which the compiler takes for another one."""
+def copy_function(function: FunctionType) -> FunctionType:
+    """A copy of a function, which the compiler takes for another function."""
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
-def run_block(block: nn.Module, *inputs: Any) -> torch.Tensor:
+def run_block(block: nn.Module, *inputs: Any) -> Tensor:
     return type(block).forward(block, *inputs, compute_branch)
 
 
 class CompiledForward:
     """A block's forward: compiled where the cache keeps whole steps, as it is where it keeps branches."""
 
-    def __init__(self, block: nn.Module, compiled: Callable[[Layout], Run]):
+    def __init__(self, block: nn.Module, compiled: Callable[[GraphKey], BlockForward]):
         self.block, self.compiled = block, compiled
 
-    def __call__(self, *inputs: Any) -> torch.Tensor:
+    def __call__(self, *inputs: Any) -> Tensor:
         *inputs, branch = inputs  # type: ignore[assignment]
         if branch is compute_branch:
-            texts = list(texts_in(inputs))
-            free_lengths(texts)
-            return self.compiled(layout_of(inputs, texts))(self.block, *inputs)
+            texts = list(text_kvs(inputs))
+            mark_lengths_dynamic(texts)
+            return self.compiled(graph_key(inputs, texts))(self.block, *inputs)
         return type(self.block).forward(self.block, *inputs, branch)
 
 
-def texts_in(inputs: Iterable[Any]) -> Iterator[Text | TextRun]:
-    """The texts among a block's inputs: one for all samples, or runs of samples."""
+def text_kvs(inputs: Iterable[Any]) -> Iterator[TextKV]:
+    """The texts among a block's inputs, which come as sequences."""
     for item in inputs:
-        if isinstance(item, (Text, TextRun)):
-            yield item
-        elif isinstance(item, tuple):
-            yield from (part for part in item if isinstance(part, TextRun))
+        if isinstance(item, tuple):
+            yield from (part for part in item if isinstance(part, TextKV))
 
 
-def free_lengths(texts: Iterable[Text | TextRun]) -> None:
+def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
     """Lets a graph serve texts of any length. Tensors keep the mark, which their numbers know nothing of."""
     from torch._dynamo import maybe_mark_dynamic  # takes seconds to import
 
     for text in texts:
         maybe_mark_dynamic(text.k, 2)
         maybe_mark_dynamic(text.v, 2)
-        if isinstance(text, Text) and text.bias is not None:
+        if text.bias is not None:
             maybe_mark_dynamic(text.bias, 3)
 
 
-def layout_of(inputs: Iterable[Any], texts: Iterable[Text | TextRun]) -> Layout:
+def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
     """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
-    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, torch.Tensor))
-    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts if isinstance(text, TextRun))
+    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, Tensor))
+    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts)
 
 
 def compile_report() -> CompileReport | None:

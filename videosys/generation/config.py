@@ -13,7 +13,7 @@ import torch
 from videosys.cache import CacheConfig, NoCacheConfig, RunSpec, TeaCacheConfig
 from videosys.generation.compile import Compile
 from videosys.generation.offload import Offload
-from videosys.layers.backends import AttentionBackend
+from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.utils.seed import LARGEST_SEED
@@ -80,6 +80,7 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        object.__setattr__(self, "attention", canonical_backend(self.attention))
         if self.num_gpus is not None:
             object.__setattr__(self, "parallel", with_num_gpus(self.parallel, self.num_gpus))
             object.__setattr__(self, "num_gpus", None)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from videosys.generation.compile import check_compiler, check_kept, compile_blocks
+from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks
 from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.generation.offload import HOST, Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
 from videosys.layers.backends import check_attention, use_attention
-from videosys.layers.storage import keep_narrow, widen_apart
+from videosys.layers.storage import quantize_blocks, use_opaque_dequantize
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import check_model, load_model
 from videosys.utils.devices import resolve_device
@@ -99,13 +99,13 @@ class Loader:
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
             check_compiler(self.device)
-            check_kept(self.config.offload, self.device)
+            check_compile_offload(self.config.offload, self.device)
         load = self._checked(part)
-        keep = keep_narrow if self.config.storage_dtype != "auto" else None
+        keep = quantize_blocks if self.config.storage_dtype != "auto" else None
 
         def load_transformer() -> nn.Module:
             model = use_attention(load(device=self.home, keep=keep), backend)
-            return compile_blocks(widen_apart(model, self.device)) if is_compiled else model
+            return compile_blocks(use_opaque_dequantize(model, self.device)) if is_compiled else model
 
         return Component(load_transformer, self.device, self.config.offload, part.folder)
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.backends import attend, heads_first
-from videosys.layers.linear import Linear
-from videosys.layers.rope import rotate
+from videosys.layers.linear import OneDnnLinear
+from videosys.layers.rope import Rotary, rotate
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return F.rms_norm(x.float(), x.shape[-1:], eps=self.eps).to(x.dtype) * self.weight
 
 
@@ -33,49 +33,53 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.qkv = Linear(dim, 3 * dim)
+        self.qkv = OneDnnLinear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
-        self.proj = Linear(dim, dim)
+        self.proj = OneDnnLinear(dim, dim)
 
-    def forward(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> torch.Tensor:
+    def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
         """x [batch, tokens, ..., C]: what stands between is attended each for itself.
 
         `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
         """
-        made = attend(*self._project(x, rotary), None, self.attention_backend)
-        return self.proj(made.reshape(x.shape))
+        heads = attend(*self._project(x, rotary), None, self.attention_backend)
+        return self.proj(heads.reshape(x.shape))
 
-    def _project(
-        self, x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         q, k, v = heads_first(self.q_norm(q)), heads_first(self.k_norm(k)), heads_first(v)
         return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
 
 
-class Text(NamedTuple):
-    """A block's keys and values [B, heads, L, d] of the text, and the bias [B, 1, 1, L] where some of it is
-    masked.
+class TextKV(NamedTuple):
+    """Keys and values of the text for neighbouring samples of a batch; a block gets a sequence of them that
+    covers the batch in order.
     """
 
-    k: torch.Tensor
-    v: torch.Tensor
-    bias: torch.Tensor | None = None
+    k: Tensor  # [b, heads, L, d]
+    v: Tensor
+    rows: slice  # the samples of the batch, b of them
+    bias: Tensor | None = None  # [b, 1, 1, L], added to the scores where texts are padded
+
+    @classmethod
+    def from_projections(
+        cls, k: Tensor, v: Tensor, num_heads: int, rows: slice, bias: Tensor | None = None
+    ) -> TextKV:
+        """The keys and values of projections [b, L, C]."""
+        k, v = (rearrange(part, "b l (h d) -> b h l d", h=num_heads) for part in (k, v))
+        return cls(k, v, rows, bias)
 
 
-class TextRun(NamedTuple):
-    """Keys and values [b, heads, L, d] of neighbouring samples (`rows`) whose texts are equally long."""
-
-    rows: slice
-    k: torch.Tensor
-    v: torch.Tensor
+def attend_text(q: Tensor, text: Sequence[TextKV], num_heads: int, backend: str = "auto") -> Tensor:
+    """Attention of queries [B, T, S, C] to the text of their own sample, [B, T, S, C]; see `attend`."""
+    heads = rearrange(q, "b t s (h d) -> b h (t s) d", h=num_heads)
+    out = [attend(heads[part.rows], part.k, part.v, part.bias, backend) for part in text]
+    return (out[0] if len(out) == 1 else torch.cat(out)).reshape(q.shape)
 
 
 class CrossAttention(nn.Module):
-    """Attention of tokens to text. Each sample sees its own text tokens only, at their true number.
+    """Attention of tokens to text, with one projection for keys and values.
 
     Samples with equally long texts share one call, so there is neither padding nor a mask tensor.
     """
@@ -83,17 +87,15 @@ class CrossAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.q_linear = Linear(dim, dim)
-        self.kv_linear = Linear(dim, 2 * dim)
-        self.proj = Linear(dim, dim)
+        self.q_linear = OneDnnLinear(dim, dim)
+        self.kv_linear = OneDnnLinear(dim, 2 * dim)
+        self.proj = OneDnnLinear(dim, dim)
 
-    def prepare(self, rows: slice, y: torch.Tensor) -> TextRun:
-        """Keys and values of text tokens `y` [b, L, C]; they do not change over the steps."""
-        k, v = rearrange(self.kv_linear(y), "b l (two h d) -> two b h l d", two=2, h=self.num_heads)
-        return TextRun(rows, k, v)
+    def prepare(self, rows: slice, y: Tensor) -> TextKV:
+        """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""
+        k, v = self.kv_linear(y).chunk(2, dim=-1)
+        return TextKV.from_projections(k, v, self.num_heads, rows)
 
-    def forward(self, x: torch.Tensor, text: Sequence[TextRun]) -> torch.Tensor:
-        """x [B, T, S, C]; the runs of `text` cover the batch in order."""
-        q = rearrange(self.q_linear(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        out = [attend(q[run.rows], run.k, run.v, backend=self.attention_backend) for run in text]
-        return self.proj((out[0] if len(out) == 1 else torch.cat(out)).flatten(2)).view_as(x)
+    def forward(self, x: Tensor, text: Sequence[TextKV]) -> Tensor:
+        """x [B, T, S, C]."""
+        return self.proj(attend_text(self.q_linear(x), text, self.num_heads, self.attention_backend))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.layers.feedforward import Mlp
 
 MAX_PERIOD = 10000.0
 
 
-def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
+def sinusoid(values: Tensor, dim: int) -> Tensor:
     """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=values.device)
     # In float64: the last bit of a float32 exp differs between processors, and at timestep 1000 it shows.
@@ -22,14 +23,14 @@ def sinusoid(values: torch.Tensor, dim: int) -> torch.Tensor:
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
-def sine_cosine(positions: torch.Tensor, dim: int) -> torch.Tensor:
+def sine_cosine(positions: Tensor, dim: int) -> Tensor:
     """[sin | cos] of positions [n] times dim/2 frequencies, [n, dim]: float64 inside, rounded to float32."""
     exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim / 2)
     angles = torch.outer(positions.double(), 1 / MAX_PERIOD**exponents)
     return torch.cat((angles.sin(), angles.cos()), dim=-1).float()
 
 
-def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> torch.Tensor:
+def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> Tensor:
     """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
 
     Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means
@@ -51,36 +52,36 @@ class ScalarEmbedder(nn.Module):
         self.num_frequencies = num_frequencies
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
+    def forward(self, values: Tensor) -> Tensor:
         # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
         return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters()).dtype))
 
 
-class PatchEmbedder(nn.Module):
-    """Patches as tokens.
+class PatchEmbed(nn.Module):
+    """Patches [..., c * patch volume] as tokens [..., C].
 
-    The weight is a 3-D convolution's, applied as a linear layer to patches already cut out, because a shard
-    of a frame's tokens is no rectangle that a convolution could see.
+    The weight is that of a convolution in as many dimensions as patch_size has, as checkpoints store it. It
+    is applied as a linear layer, because a shard of a frame's tokens is no rectangle to convolve.
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, int, int]):
+    def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]):
         super().__init__()
-        self.proj = nn.Conv3d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        conv: Any = nn.Conv2d if len(patch_size) == 2 else nn.Conv3d
+        self.proj = conv(in_channels, dim, kernel_size=patch_size, stride=patch_size)
 
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        """[B, T, S, c*pt*ph*pw] -> [B, T, S, C]."""
+    def forward(self, patches: Tensor) -> Tensor:
         return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
 
 
 class CaptionEmbedder(nn.Module):
     """Text features projected to the model's width, and the null caption of classifier-free guidance."""
 
-    y_embedding: torch.Tensor
+    y_embedding: Tensor
 
     def __init__(self, caption_channels: int, dim: int, max_length: int):
         super().__init__()
         self.y_proj = Mlp(caption_channels, dim, dim)
         self.register_buffer("y_embedding", torch.randn(max_length, caption_channels) / caption_channels**0.5)
 
-    def forward(self, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, y: Tensor) -> Tensor:
         return self.y_proj(y.to(self.y_proj.fc1.weight.dtype))

@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from videosys.layers.linear import GeluLinear, Linear
+from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
 CHUNK_BYTES = 4 << 20  # of hidden activations that a CPU makes at once: they stay in its cache
 
 
 class Mlp(nn.Module):
-    """Linear, GELU (tanh form), Linear."""
+    """Linear, GELU (tanh form), Linear: [..., in_dim] to [..., out_dim]."""
 
     def __init__(self, in_dim: int, hidden_dim: int, out_dim: int):
         super().__init__()
-        self.fc1 = GeluLinear(in_dim, hidden_dim)
-        self.fc2 = Linear(hidden_dim, out_dim)
+        self.fc1 = OneDnnGeluLinear(in_dim, hidden_dim)
+        self.fc2 = OneDnnLinear(hidden_dim, out_dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_chunks(self._perceive, x, self.fc1.out_features)
+    def forward(self, x: Tensor) -> Tensor:
+        return run_chunked(self._perceive, x, self.fc1.out_features)
 
-    def _perceive(self, x: torch.Tensor) -> torch.Tensor:
+    def _perceive(self, x: Tensor) -> Tensor:
         return self.fc2(self.fc1(x))
 
 
-def in_chunks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hidden_dim: int) -> torch.Tensor:
-    """`run`, which treats every token [..., C] alone, on some tokens after the others where that is faster.
+def run_chunked(function: Callable[[Tensor], Tensor], x: Tensor, hidden_dim: int) -> Tensor:
+    """`function`, which treats every token alone, of x [..., C]: in chunks of tokens where that is faster.
 
     On a CPU the hidden activations are the largest tensor of a transformer: a new one of that size comes page
     by page from the system and leaves the cache before it is read. Elsewhere, and in a compiled graph, all
@@ -36,6 +36,6 @@ def in_chunks(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, hidd
     """
     rows = max(CHUNK_BYTES // (hidden_dim * x.element_size()), 1)
     if x.device.type != "cpu" or x.numel() <= rows * x.shape[-1] or torch.compiler.is_compiling():
-        return run(x)
-    made = torch.cat([run(chunk) for chunk in x.reshape(-1, x.shape[-1]).split(rows)])
-    return made.unflatten(0, x.shape[:-1])
+        return function(x)
+    out = torch.cat([function(chunk) for chunk in x.reshape(-1, x.shape[-1]).split(rows)])
+    return out.unflatten(0, x.shape[:-1])

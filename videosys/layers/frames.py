@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from einops import rearrange
+from torch import Tensor
 
 from videosys.parallel import Parallel
 
-Attend = Callable[[torch.Tensor], torch.Tensor]
+Attend = Callable[[Tensor], Tensor]
 
 
-def within_frames(attend: Attend, x: torch.Tensor, parallel: Parallel, tokens_per_frame: int) -> torch.Tensor:
+def spatial_attention(attend: Attend, x: Tensor, parallel: Parallel, tokens_per_frame: int) -> Tensor:
     """`attend` applied to the tokens of each frame: it gets rows [(b t), S, C].
 
     Sharded tokens are exchanged for frames around it: it then gets this rank's part of the rows, whole.
@@ -25,16 +25,16 @@ def within_frames(attend: Attend, x: torch.Tensor, parallel: Parallel, tokens_pe
     return rearrange(rows, "(b t) s c -> b t s c", b=batch)
 
 
-def over_frames(attend: Attend, x: torch.Tensor) -> torch.Tensor:
+def temporal_attention(attend: Attend, x: Tensor) -> Tensor:
     """`attend` applied to the frames at each position: it gets [batch, T, ..., C], and what stands between is
     attended each for itself. Nothing is exchanged.
     """
-    if reads_from_anywhere(x):
+    if reads_strided(x):
         return attend(x)
     rows = attend(rearrange(x, "b t s c -> (b s) t c"))
     return rearrange(rows, "(b s) t c -> b t s c", b=x.shape[0])
 
 
-def reads_from_anywhere(x: torch.Tensor) -> bool:
+def reads_strided(x: Tensor) -> bool:
     """Whether tokens need not lie side by side: GPUs read them better so, and take only so many heads."""
     return x.device.type == "cpu"

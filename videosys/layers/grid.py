@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Grid:
                 f"a frame has ({rows} x {columns})"
             )
 
-    def check_mask(self, mask: torch.Tensor, batch: int) -> None:
+    def check_mask(self, mask: Tensor, batch: int) -> None:
         """ValueError where a visible_mask is not [B, T, H, W] for these latents, B a divisor of `batch`."""
         if mask.ndim != 4 or tuple(mask.shape[1:]) != tuple(self.latent_size) or batch % len(mask):
             raise ValueError(
@@ -48,7 +48,7 @@ class Grid:
                 f"and T, H, W {tuple(self.latent_size)}"
             )
 
-    def patchify(self, latents: torch.Tensor) -> torch.Tensor:
+    def patchify(self, latents: Tensor) -> Tensor:
         """Flattened patches [B, T, S, c*pt*ph*pw] of latents [B, c, T, H, W], zero-padded at the far ends."""
         if tuple(latents.shape[2:]) != tuple(self.latent_size):
             raise ValueError(
@@ -60,7 +60,7 @@ class Grid:
             latents = F.pad(latents, (0, missing[2], 0, missing[1], 0, missing[0]))
         return rearrange(latents, "b c (t pt) (h ph) (w pw) -> b t (h w) (c pt ph pw)", pt=pt, ph=ph, pw=pw)
 
-    def unpatchify(self, tokens: torch.Tensor) -> torch.Tensor:
+    def unpatchify(self, tokens: Tensor) -> Tensor:
         """Latents [B, c, T, H, W], without padding, of head outputs [B, T, S, pt*ph*pw*c]."""
         pt, ph, pw = self.patch_size
         _, h, w = self.size

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 # Not torch.library.custom_op nor torch.compiler's decorators: they import the compiler, which takes seconds.
 OPERATORS = torch.library.Library("videosys", "FRAGMENT")
 OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 
 
-class Linear(nn.Linear):
+class OneDnnLinear(nn.Linear):
     """nn.Linear, with oneDNN's kernel where it can serve."""
 
     activation = "none"
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         weight = self.weight  # read once: some make it anew each time
         # A compiler must not look into the kernel: it would want weights that were packed for it.
         is_opaque = torch.compiler.is_compiling() and is_inference_on_cpu(x, weight)
@@ -24,26 +24,22 @@ class Linear(nn.Linear):
         return run(x, weight, self.bias, self.activation)
 
 
-class GeluLinear(Linear):
+class OneDnnGeluLinear(OneDnnLinear):
     """A linear layer and GELU in its tanh form, in one kernel where there is one."""
 
     activation = "gelu"
 
 
-def multiply(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """x weight^T + bias [..., out], with the activation `none` or `gelu`, by oneDNN where it can serve."""
     if has_kernel(x, weight):
         algorithm = "tanh" if activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
-    made = F.linear(x, weight, bias)
-    return F.gelu(made, approximate="tanh") if activation == "gelu" else made
+    out = F.linear(x, weight, bias)
+    return F.gelu(out, approximate="tanh") if activation == "gelu" else out
 
 
-def shape_of(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
+def shape_of(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
@@ -51,12 +47,12 @@ OPERATORS.impl("multiply", multiply, "CPU")
 OPERATORS.impl("multiply", shape_of, "Meta")
 
 
-def is_inference_on_cpu(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
     is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return x.device.type == "cpu" and not is_training
 
 
-def has_kernel(x: torch.Tensor, weight: torch.Tensor) -> bool:
+def has_kernel(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN multiplies these: numbers on a CPU that knows their dtype, outside training.
 
     torch gives float32 products to MKL, which on processors of other makers is half as fast, and knows no

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 EPS = 1e-6
 
 
-def normalize(x: torch.Tensor) -> torch.Tensor:
+def normalize(x: Tensor) -> Tensor:
     """Layer norm over the channels, without weights."""
     return F.layer_norm(x, x.shape[-1:], eps=EPS)
 
 
-def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """LN(x) * (1 + scale) + shift."""
     return normalize(x) * (1 + scale) + shift
 
 
-def modulation(table: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def modulation(table: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
     """The block's learned table [n, C] plus the time vectors [B, F, n, C] as n tensors [B, F, 1, C].
 
     F is 1, or the number of frames when kept and denoised frames are modulated differently.
@@ -26,7 +27,25 @@ def modulation(table: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor
     return (table + vectors).unsqueeze(2).unbind(3)
 
 
-def select_frames(frame_mask: torch.Tensor, free: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+class AdaLNBlock(nn.Module):
+    """A block of a transformer whose norms the time modulates.
+
+    branches: what its forward asks of a cache, in order.
+    """
+
+    branches: tuple[str, ...] = ("attention", "cross", "mlp")
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
+
+    def modulated_input(self, x: Tensor, t6: Tensor) -> Tensor:
+        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
+        shift, scale, *_ = modulation(self.scale_shift_table, t6)
+        return modulate(x, shift, scale)
+
+
+def select_frames(frame_mask: Tensor, free: Tensor, kept: Tensor) -> Tensor:
     """Per frame of `frame_mask` [B, T]: `free` where it is being denoised, `kept` where it is a condition.
 
     The two broadcast against the mask's two dimensions, so small tables are selected instead of activations.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 THETA = 10000.0
+Rotary = tuple[Tensor, Tensor]  # cosines and sines
 
 
-def rotary_frequencies(head_dim: int) -> torch.Tensor:
+def rotary_frequencies(head_dim: int) -> Tensor:
     """Frequencies theta^(-2j/d), j = 0 .. d/2 - 1, float32 [d/2]."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
     return THETA**-exponents
@@ -22,13 +23,13 @@ class RotaryEmbedding(nn.Module):
         self.head_dim = head_dim
         self.freqs = nn.Parameter(rotary_frequencies(head_dim), requires_grad=False)
 
-    def forward(self, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, num_positions: int) -> Rotary:
         """Cosines and sines [positions, d/2], float32.
 
         A model cast to half precision has rounded its frequencies (a rotated query then moves by up to 0.1),
         so they are computed again from the formula.
         """
-        freqs: torch.Tensor = self.freqs
+        freqs: Tensor = self.freqs
         if freqs.dtype != torch.float32:
             freqs = rotary_frequencies(self.head_dim).to(freqs.device)
         positions = torch.arange(num_positions, dtype=torch.float32, device=freqs.device)
@@ -36,7 +37,7 @@ class RotaryEmbedding(nn.Module):
         return angles.cos(), angles.sin()
 
 
-def rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def rotate(x: Tensor, table: Rotary) -> Tensor:
     """`x` [..., positions, d] with each interleaved pair (x_2j, x_2j+1) turned by its angle."""
     cos, sin = table
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -44,9 +45,7 @@ def rotate(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.T
     return turned.flatten(-2).to(x.dtype)
 
 
-def rotary_table_3d(
-    size: tuple[int, int, int], scales: tuple[float, float, float], head_dim: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def rotary_table_3d(size: tuple[int, int, int], scales: tuple[float, float, float], head_dim: int) -> Rotary:
     """Cosines and sines [t * h * w, 1, 3, d/6], float32: a third of the head for each of frame, row, column.
 
     `scales` divide the positions along each axis.
@@ -58,7 +57,7 @@ def rotary_table_3d(
     return angles.cos(), angles.sin()
 
 
-def rotate_3d(x: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+def rotate_3d(x: Tensor, table: Rotary) -> Tensor:
     """`x` [B, tokens, heads, d] turned: in each third of d, element k pairs with the one half a third on."""
     cos, sin = table
     near, far = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are kept as eight-bit floating-point numbers and made wider when they are used.
+"""Linear layers whose weights are stored as eight-bit floating-point numbers and dequantized when used.
 
 What diffusers does with hooks (layerwise casting), without a module that changes while it is used: several
 threads may use one at once, and a compiler sees an ordinary multiplication. A scale for each row makes the
@@ -13,22 +13,23 @@ from types import MappingProxyType
 from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from videosys.layers.linear import OPERATORS, GeluLinear, Linear
+from videosys.layers.linear import OPERATORS, OneDnnGeluLinear, OneDnnLinear
 
 M = TypeVar("M", bound=nn.Module)
 StorageDType = Literal["auto", "float8_e4m3fn"]
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Tensor]
 STORAGE = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORAGE).max
 FUSING = (8, 9)  # the capability of a GPU from which triton knows such numbers
-OPERATORS.define("widen(Tensor kept, Tensor scale) -> Tensor")
+OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
-def narrow(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A weight [out, in] in eight bits, and what its rows are to be multiplied with, [out, 1]: powers of two,
-    so that nothing but the eight bits rounds.
+def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight [out, in] in float8_e4m3fn, and the scale of each row [out, 1] in the weight's dtype.
+
+    Scales are powers of two, so that nothing but the eight bits rounds.
     """
     size = weight.detach().float().abs().amax(dim=1, keepdim=True) / LARGEST
     least = math.frexp(torch.finfo(weight.dtype).tiny)[1]
@@ -36,67 +37,73 @@ def narrow(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (weight.detach().float() / scale).to(STORAGE), scale.to(weight.dtype)
 
 
-def widen(kept: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The weight [out, in] again, in the dtype of the scale."""
-    return kept.to(scale.dtype) * scale
+def dequantize(quantized: Tensor, scale: Tensor) -> Tensor:
+    """The weight [out, in], in the dtype of the scale."""
+    return quantized.to(scale.dtype) * scale
 
 
-def widen_apart(model: M, device: torch.device) -> M:
-    """The model itself, whose weights are widened beside compiled kernels where these cannot do it: on GPUs
-    before Ada and Hopper a compiler ends with an error at such numbers, and torch's own kernels do not.
+def use_opaque_dequantize(model: M, device: torch.device) -> M:
+    """The model itself, whose weights a compiled graph dequantizes by an operator that the compiler does not
+    look into, where it must not: on GPUs before Ada and Hopper, triton ends with an error at float8 numbers.
     """
-    is_apart = device.type == "cuda" and torch.cuda.get_device_capability(device) < FUSING
+    is_opaque = device.type == "cuda" and torch.cuda.get_device_capability(device) < FUSING
     for part in model.modules():
-        if isinstance(part, NarrowLinear):
-            part.is_apart = is_apart
+        if isinstance(part, QuantizedLinear):
+            part.is_opaque = is_opaque
     return model
 
 
-class NarrowLinear(nn.Linear):
-    """nn.Linear; its weight is made anew, in the dtype of the scale, whenever it is read."""
+class QuantizedLinear(nn.Linear):
+    """nn.Linear whose weight is dequantized, to the dtype of the scale, whenever it is read."""
 
     def __init__(self, linear: nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        kept, scale = narrow(linear.weight)
-        self.kept = nn.Parameter(kept, requires_grad=False)
+        quantized, scale = quantize(linear.weight)
+        self.quantized = nn.Parameter(quantized, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.register_parameter("bias", linear.bias)
-        self.is_apart = False
+        self.is_opaque = False
 
     @property
-    def weight(self) -> torch.Tensor:  # type: ignore[override]
-        is_opaque = self.is_apart and torch.compiler.is_compiling()
-        return (torch.ops.videosys.widen if is_opaque else widen)(self.kept, self.scale)
+    def weight(self) -> Tensor:  # type: ignore[override]
+        is_hidden = self.is_opaque and torch.compiler.is_compiling()
+        return (torch.ops.videosys.dequantize if is_hidden else dequantize)(self.quantized, self.scale)
 
 
-class NarrowFastLinear(NarrowLinear, Linear):
-    """Linear with such a weight."""
+class QuantizedOneDnnLinear(QuantizedLinear, OneDnnLinear):
+    """OneDnnLinear with a quantized weight."""
 
 
-class NarrowGeluLinear(NarrowLinear, GeluLinear):
-    """GeluLinear with such a weight."""
+class QuantizedOneDnnGeluLinear(QuantizedLinear, OneDnnGeluLinear):
+    """OneDnnGeluLinear with a quantized weight."""
 
 
-NARROW = MappingProxyType({nn.Linear: NarrowLinear, Linear: NarrowFastLinear, GeluLinear: NarrowGeluLinear})
+QUANTIZED = MappingProxyType(
+    {
+        nn.Linear: QuantizedLinear,
+        OneDnnLinear: QuantizedOneDnnLinear,
+        OneDnnGeluLinear: QuantizedOneDnnGeluLinear,
+    }
+)
 
 
-def keep_narrow(module: nn.Module) -> Callable[[str, torch.Tensor], Tensors]:
-    """What the tensor of a checkpoint is called in the module from now on, and made into.
+def quantize_blocks(module: nn.Module) -> Callable[[str, Tensor], Tensors]:
+    """A function from the name and tensor of a checkpoint's parameter to those of the quantized module.
 
-    The linear layers in the module's lists, its blocks, are replaced by narrow ones with the same weights, or
-    with none on the meta device. Embeddings, norms, tables and the head stay as they are: they are small.
+    The linear layers in the module's lists, its blocks, are replaced by quantized ones with the same weights,
+    or with none on the meta device. Embeddings, norms, tables and the head stay as they are: they are small.
     """
-    names = {name: linear for name, linear in linears(module) if type(linear) in NARROW}
+    names = {name: linear for name, linear in linears(module) if type(linear) in QUANTIZED}
     for name, linear in names.items():
         parent, _, own = name.rpartition(".")
-        setattr(module.get_submodule(parent), own, NARROW[type(linear)](linear))
+        setattr(module.get_submodule(parent), own, QUANTIZED[type(linear)](linear))
 
-    def split(key: str, tensor: torch.Tensor) -> Tensors:
+    def split(key: str, tensor: Tensor) -> Tensors:
         owner = key.removesuffix(".weight")
         if owner == key or owner not in names:
             return {key: tensor}
-        return dict(zip((f"{owner}.kept", f"{owner}.scale"), narrow(tensor)))
+        return dict(zip((f"{owner}.quantized", f"{owner}.scale"), quantize(tensor)))
 
     return split
 
@@ -110,4 +117,4 @@ def linears(module: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
                 yield name, part
 
 
-OPERATORS.impl("widen", widen, "CompositeExplicitAutograd")
+OPERATORS.impl("dequantize", dequantize, "CompositeExplicitAutograd")

@@ -16,7 +16,7 @@ from torch import Tensor
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
 
-Run = Callable[[Tensor], Tensor]
+TileFunction = Callable[[Tensor], Tensor]
 Progress = Callable[[int], object]
 
 
@@ -79,7 +79,7 @@ class Tiles:
         return rows > self.size or columns > self.size or frames > self.size_t
 
     def run(
-        self, x: Tensor, run: Run, progress: Progress | None = None, parallel: Parallel = Parallel()
+        self, x: Tensor, run: TileFunction, progress: Progress | None = None, parallel: Parallel = Parallel()
     ) -> Tensor:
         """`run` on chunks of time and tiles of space, put together; the devices share the tiles.
 
@@ -87,10 +87,10 @@ class Tiles:
         `progress` is called with the frames that a chunk has made.
         """
         cut = [self.cut(x[:, :, first:end]) for first, end in time_chunks(x.shape[2], self.size_t)]
-        made = parallel.map(run, [tile for rows in cut for row in rows for tile in row])
+        outputs = parallel.map(run, [tile for rows in cut for row in rows for tile in row])
         chunks: list[Tensor] = []
         for rows in cut:
-            chunk = self.blend([next(made) for _ in row] for row in rows)
+            chunk = self.blend([next(outputs) for _ in row] for row in rows)
             chunks.append(chunk[:, :, 1:] if chunks else chunk)
             if progress is not None:
                 progress(chunks[-1].shape[2])
@@ -108,15 +108,15 @@ class Tiles:
         lines = int(self.out_size * self.overlap)
         keep = self.out_size - lines
         above: list[Tensor] = []
-        made = []
+        finished = []
         for tiles in rows:
             row: list[Tensor] = []
             for column, tile in enumerate(tiles):
                 tile = fade_in(tile, above[column], 3, lines) if above else tile
                 row.append(fade_in(tile, row[-1], 4, lines) if row else tile)
-            made.append(torch.cat([tile[..., :keep, :keep] for tile in row], dim=4))
+            finished.append(torch.cat([tile[..., :keep, :keep] for tile in row], dim=4))
             above = row
-        return torch.cat(made, dim=3)
+        return torch.cat(finished, dim=3)
 
 
 LATENT_PIXELS = 8  # of all published autoencoders

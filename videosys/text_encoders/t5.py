@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.layers.storage import StorageDType, keep_narrow
+from videosys.layers.storage import StorageDType, quantize_blocks
 from videosys.utils.checkpoint import load_state_dict, read_config, resolve
 from videosys.utils.weights import shortened
 
@@ -64,7 +64,7 @@ class T5Encoder(nn.Module):
             tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
             model = load_weights(find_folder(folder, "text_encoder", CONFIG_FILES), dtype)
         if storage_dtype != "auto":
-            keep_narrow(model.get_submodule("encoder"))
+            quantize_blocks(model.get_submodule("encoder"))
         return cls(model.to(device), tokenizer, max_length).eval()
 
     @property

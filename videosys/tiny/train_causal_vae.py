@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.layers.posterior import posterior
+from videosys.layers.autoencoder import posterior
 from videosys.models.open_sora_plan.autoencoder import V120, CausalVAE
 from videosys.tiny.clips import FULL_FRAMES
 from videosys.tiny.recipes import PLAN_FRAMES, RECIPES, fold_statistics
@@ -114,7 +114,8 @@ def whole_loss(windows: Windows, vae: CausalVAE, step: int) -> Tensor:
     target = windows(step)
     with bfloat16_compute():
         moments = vae.moments(target).float()
-        out = vae.frames(posterior(moments).at(noise_like(moments, step)))
+        latents = posterior(moments)
+        out = vae.frames(latents.mean + latents.std * noise_like(moments, step))
     return pixel_loss(per_image(out), per_image(target)) + KL * kl_divergence(moments)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videosys.layers.posterior import posterior
+from videosys.layers.autoencoder import posterior
 from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
 from videosys.tiny.training import Stage, Trainer, say, settings_of
@@ -122,7 +122,8 @@ class VAEStages:
         target = self.clips.pick(clips, frames)
         with bfloat16_compute():
             moments = vae.spatial.encode(target).latent_dist.parameters.float()
-            x = posterior(moments).at(noise_like(moments, step))
+            latents = posterior(moments)
+            x = latents.mean + latents.std * noise_like(moments, step)
             out = vae.spatial.decode(x).sample
         return pixel_loss(out, target) + KL_SPATIAL * kl_divergence(moments)
 
@@ -210,7 +211,8 @@ def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor,
     """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
     with bfloat16_compute():
         moments = vae.temporal.encode(latents).float()
-        z = posterior(moments).at(noise_like(moments, step))
+        chunk = posterior(moments)
+        z = chunk.mean + chunk.std * noise_like(moments, step)
         return vae.temporal.decode(z, latents.shape[2]).float(), moments
 
 

@@ -4,23 +4,21 @@ decoder of Stable Video Diffusion.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.layers.posterior import posterior
-from videosys.layers.tiling import FrameTiling
+from videosys.layers.autoencoder import (
+    FrameAutoencoderConfig,
+    VideoAutoencoder,
+    build_frame_autoencoder,
+    mean_or_sample,
+)
+from videosys.layers.tiling import FrameTiling, Progress
 from videosys.parallel import Parallel
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
-
-Progress = Callable[[int], object]
 
 IMAGES, TEMPORAL = "AutoencoderKL", "AutoencoderKLTemporalDecoder"
 
@@ -29,15 +27,10 @@ RENAMED = MappingProxyType({"query": "to_q", "key": "to_k", "value": "to_v", "pr
 
 
 @dataclass(frozen=True)
-class LatteVAEConfig:
+class LatteVAEConfig(FrameAutoencoderConfig):
     """Fields of the published config.json files of both; the defaults are those of the one for images."""
 
     _class_name: str = IMAGES
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    scaling_factor: float = 0.18215  # latents of the transformer are those of the VAE times this
     decode_chunk_size: int = 14  # frames that the temporal decoder sees together
 
     def __post_init__(self) -> None:
@@ -52,50 +45,17 @@ class LatteVAEConfig:
     def is_temporal(self) -> bool:
         return self._class_name == TEMPORAL
 
-    @property
-    def spatial_factor(self) -> int:
-        """Pixels per latent row and column: 8 as published."""
-        return 2 ** (len(self.block_out_channels) - 1)
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the latents of a video; ValueError if a side is under one latent."""
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
-        factor = self.spatial_factor
-        if min(height, width) < factor:
-            raise ValueError(f"height and width must be at least {factor}, not {height} x {width}")
-        return num_frames, height // factor, width // factor
-
-
-def build(config: LatteVAEConfig) -> AutoencoderKL | AutoencoderKLTemporalDecoder:
-    """The model of diffusers with random weights: its parameter names are the published ones."""
-    import diffusers  # seconds to import, and the config needs none of it
-
-    levels = len(config.block_out_channels)
-    shape = {
-        "down_block_types": ("DownEncoderBlock2D",) * levels,
-        "block_out_channels": config.block_out_channels,
-        "layers_per_block": config.layers_per_block,
-        "latent_channels": config.latent_channels,
-        "scaling_factor": config.scaling_factor,
-    }
-    if config.is_temporal:
-        return diffusers.AutoencoderKLTemporalDecoder(**shape)
-    up = ("UpDecoderBlock2D",) * levels
-    return diffusers.AutoencoderKL(**shape, up_block_types=up, norm_num_groups=config.norm_num_groups)
-
-
-class LatteVAE(nn.Module):
+class LatteVAE(VideoAutoencoder):
     """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, 4, T, h, w], the transformer's, and back."""
 
     def __init__(
         self, config: LatteVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
     ):
         """tiling: of the frames that are decoded; None leaves them whole."""
-        super().__init__()
-        self.config, self.parallel = config, parallel
+        super().__init__(config, parallel)
         self.tiles = None if tiling is None else tiling.latent_tiles(config.spatial_factor)
-        model = build(config)
+        model = build_frame_autoencoder(config, config.is_temporal)
         self.encoder, self.decoder, self.quant_conv = model.encoder, model.decoder, model.quant_conv
         self.post_quant_conv = nn.Identity() if config.is_temporal else model.post_quant_conv
 
@@ -110,22 +70,16 @@ class LatteVAE(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.quant_conv.weight.dtype
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        return self.config.latent_size(num_frames, height, width)
-
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents [B, 4, T, h, w], frame by frame: the mean, or with a generator a sample.
 
         ValueError for frames that are not [B, 3, T, H, W] with sides of at least 8.
         """
-        if frames.ndim != 5 or frames.shape[1] != 3:
-            raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
-        self.latent_size(*frames.shape[2:])
+        self.check_frames(frames)
         rows = rearrange(frames.to(self.dtype), "b c t h w -> (b t) c h w")
         moments = torch.cat([self.quant_conv(self.encoder(row)) for row in rows.split(1)])
-        made = posterior(rearrange(moments, "(b t) c h w -> b c t h w", b=len(frames)))
-        latents = made.mean if generator is None else made.sample(generator)
-        return latents * self.config.scaling_factor
+        moments = rearrange(moments, "(b t) c h w -> b c t h w", b=len(frames))
+        return mean_or_sample(moments, generator) * self.config.scaling_factor
 
     def decode(self, latents: Tensor, num_frames: int, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, num_frames, 8 h, 8 w], about in [-1, 1] (not clamped).

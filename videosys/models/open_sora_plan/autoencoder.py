@@ -6,16 +6,20 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videosys.layers.posterior import Posterior, posterior
+from videosys.layers.autoencoder import LatentSize, VideoAutoencoder, posterior
 from videosys.layers.tiling import Progress, Tiling
 from videosys.models.open_sora_plan import autoencoder_layers as layers
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 Registry = Mapping[str, Callable[..., nn.Module] | None]
 
@@ -37,12 +41,15 @@ LAYERS: Mapping[str, Registry] = {
     "decoder_mid_resnet": layers.RESNETS,
 }
 NORMALIZED = (layers.RESNETS, layers.ATTENTIONS)  # their layers take a number of groups last
-JOINT = frozenset({"Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"})
+JOINT_DOWN, JOINT_UP = "Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"
+JOINT = frozenset({JOINT_DOWN, JOINT_UP})
 
 
 @dataclass(frozen=True)
-class CausalVAEConfig:
+class CausalVAEConfig(LatentSize):
     """Fields of the published config.json. The layout per level has no default: versions differ in it."""
+
+    needs_multiples: ClassVar[bool] = True
 
     encoder_spatial_downsample: tuple[str, ...]
     encoder_temporal_downsample: tuple[str, ...]
@@ -93,10 +100,10 @@ class CausalVAEConfig:
         names = (value,) if isinstance(value, str) else value
         if not isinstance(value, str) and len(value) != len(self.hidden_size_mult):
             raise ValueError(f"{name} {value} must have one entry per level of {self.hidden_size_mult}")
-        for given in names:
-            if given not in registry:
+        for layer in names:
+            if layer not in registry:
                 raise ValueError(
-                    f"{name}: {given!r} must be one of {listing(registry)}{suggest(given, registry)}"
+                    f"{name}: {layer!r} must be one of {listing(registry)}{suggest(layer, registry)}"
                 )
 
     def _check_factors(self) -> None:
@@ -135,17 +142,9 @@ class CausalVAEConfig:
         joint = (name for name in self.encoder_spatial_downsample if name in JOINT)
         return _factor((*self.encoder_temporal_downsample, *joint))
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the latents that are decoded to a video: 65 frames need 17.
-
-        ValueError where height or width is not a multiple of 8.
-        """
-        factor = self.spatial_factor
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
-        if min(height, width) < factor or height % factor or width % factor:
-            raise ValueError(f"height and width must be multiples of {factor}, not {height} x {width}")
-        return math.ceil((num_frames - 1) / self.temporal_factor) + 1, height // factor, width // factor
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames that are decoded to a video: 65 frames need 17."""
+        return math.ceil((num_frames - 1) / self.temporal_factor) + 1
 
 
 def _factor(names: tuple[str, ...]) -> int:
@@ -162,19 +161,9 @@ V110 = CausalVAEConfig(
 )
 V120 = replace(
     V110,
-    encoder_spatial_downsample=(
-        "Downsample",
-        "Spatial2xTime2x3DDownsample",
-        "Spatial2xTime2x3DDownsample",
-        "",
-    ),
+    encoder_spatial_downsample=("Downsample", JOINT_DOWN, JOINT_DOWN, ""),
     encoder_temporal_downsample=("",) * 4,
-    decoder_spatial_upsample=(
-        "",
-        "SpatialUpsample2x",
-        "Spatial2xTime2x3DUpsample",
-        "Spatial2xTime2x3DUpsample",
-    ),
+    decoder_spatial_upsample=("", "SpatialUpsample2x", JOINT_UP, JOINT_UP),
     decoder_temporal_upsample=("",) * 4,
 )
 PUBLISHED: Mapping[str, CausalVAEConfig] = MappingProxyType({"v110": V110, "v120": V120})
@@ -280,7 +269,7 @@ class Decoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-class CausalVAE(nn.Module):
+class CausalVAE(VideoAutoencoder):
     """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, 4, t, h, w] and back, whole or in tiles.
 
     Latents are those of the VAE itself: the transformer's divided by `config.scaling_factor`.
@@ -291,8 +280,8 @@ class CausalVAE(nn.Module):
     def __init__(
         self, config: CausalVAEConfig, parallel: Parallel = Parallel(), tiling: Tiling | None = None
     ):
-        super().__init__()
-        self.config, self.parallel, self.tiling = config, parallel, tiling
+        super().__init__(config, parallel)
+        self.tiling = tiling
         self._check_tiling()
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         moments, channels = 2 * config.z_channels, config.embed_dim
@@ -314,17 +303,12 @@ class CausalVAE(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.decoder.norm_out.weight.dtype
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        return self.config.latent_size(num_frames, height, width)
-
-    def encode(self, frames: Tensor) -> Posterior:
+    def encode(self, frames: Tensor) -> DiagonalGaussianDistribution:
         """The distribution of the latents; T frames have (T - 1) // 4 + 1 of them in time.
 
         ValueError for frames that are not [B, 3, T, H, W] with sides that are multiples of 8.
         """
-        if frames.ndim != 5 or frames.shape[1] != 3:
-            raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
-        self.latent_size(*frames.shape[2:])
+        self.check_frames(frames)
         x = frames.to(self.dtype)
         if self.tiling is not None and self.tiling.sample_tiles.are_needed(x):
             return posterior(self.tiling.sample_tiles.run(x, self.moments, parallel=self.parallel))
@@ -355,9 +339,8 @@ class CausalVAE(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
-        channels, factor = self.config.embed_dim, self.config.temporal_factor
-        if latents.ndim != 5 or latents.shape[1] != channels:
-            raise ValueError(f"latents must be [B, {channels}, T, H, W], not {list(latents.shape)}")
+        self.check_channels(latents)
+        factor = self.config.temporal_factor
         most = 1 + factor * (latents.shape[2] - 1)
         if not max(1, most - factor + 1) <= num_frames <= most:
             raise ValueError(

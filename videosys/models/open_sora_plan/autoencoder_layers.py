@@ -67,11 +67,7 @@ class ResnetBlock3D(nn.Module):
     """shortcut(x) + conv(silu(norm(conv(silu(norm(x)))))); statistics run over time, height and width."""
 
     def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        groups: int = NORM_GROUPS,
-        conv: Callable[..., nn.Module] = CausalConv3d,
+        self, c_in: int, c_out: int, groups: int = NORM_GROUPS, conv: Callable[..., nn.Module] = CausalConv3d
     ):
         super().__init__()
         self.norm1 = group_norm(c_in, groups)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,8 +10,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.layers.posterior import posterior
-from videosys.layers.tiling import FrameTiling
+from videosys.layers.autoencoder import (
+    FrameAutoencoderConfig,
+    VideoAutoencoder,
+    build_frame_autoencoder,
+    mean_or_sample,
+)
+from videosys.layers.tiling import FrameTiling, Progress
 from videosys.models.opensora.temporal_autoencoder import TemporalVAE
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_multiple, check_positive
@@ -20,20 +24,17 @@ from videosys.utils.typed import check_multiple, check_positive
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-Progress = Callable[[int], object]
 CHUNK_FRAMES = 17  # what loops, references and joins of clips count in
 NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
 
 
 @dataclass(frozen=True)
-class OpenSoraVAEConfig:
-    """Shape of both stages; the defaults are those of the published checkpoint."""
+class OpenSoraVAEConfig(FrameAutoencoderConfig):
+    """Shape of both stages; the defaults are those of the published checkpoint.
 
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    latent_channels: int = 4
-    scaling_factor: float = 0.18215  # spatial latents times this enter the temporal stage
+    Spatial latents times `scaling_factor` enter the temporal stage.
+    """
+
     temporal_filters: int = 128
     num_res_blocks: int = 4
     channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
@@ -65,45 +66,14 @@ class OpenSoraVAEConfig:
         """Frames per latent frame: 4 as published."""
         return 2 ** sum(self.temporal_downsample)
 
-    @property
-    def spatial_factor(self) -> int:
-        """Pixels per latent row and column: 8 as published."""
-        return 2 ** (len(self.block_out_channels) - 1)
-
     def latent_frames(self, num_frames: int) -> int:
         """17 frames give 5 latent frames, a last chunk of r frames gives ceil(r / 4)."""
         whole, rest = divmod(num_frames, self.micro_frame_size)
         per_chunk = math.ceil(self.micro_frame_size / self.temporal_factor)
         return whole * per_chunk + math.ceil(rest / self.temporal_factor)
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the latents of a video; ValueError if a side is under one latent."""
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
-        if min(height, width) < self.spatial_factor:
-            raise ValueError(
-                f"height and width must be at least {self.spatial_factor}, not {height} x {width}"
-            )
-        return self.latent_frames(num_frames), height // self.spatial_factor, width // self.spatial_factor
 
-
-def build_spatial(config: OpenSoraVAEConfig) -> AutoencoderKL:
-    """diffusers' AutoencoderKL with random weights: its parameter names are the published ones."""
-    from diffusers import AutoencoderKL  # seconds to import, and the config needs none of it
-
-    levels = len(config.block_out_channels)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_num_groups,
-        scaling_factor=config.scaling_factor,
-    )
-
-
-class OpenSoraVAE(nn.Module):
+class OpenSoraVAE(VideoAutoencoder):
     """Frames [B, 3, T, H, W] in [-1, 1] to standardised latents [B, 4, t, h, w] and back.
 
     `scale` and `shift` [1, 4, 1, 1, 1] come from the checkpoint and are neutral until it is loaded.
@@ -116,10 +86,8 @@ class OpenSoraVAE(nn.Module):
         self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
     ):
         """tiling: of the frames in the spatial stage, by diffusers' own; None leaves them whole."""
-        super().__init__()
-        self.config = config
-        self.parallel = parallel
-        self.spatial_vae = nn.ModuleDict({"module": build_spatial(config)})
+        super().__init__(config, parallel)
+        self.spatial_vae = nn.ModuleDict({"module": build_frame_autoencoder(config)})
         if tiling is not None:
             self.spatial.enable_tiling()
             self.spatial.tile_sample_min_size = tiling.sample_min_size
@@ -143,27 +111,22 @@ class OpenSoraVAE(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.temporal_vae.post_quant_conv.conv.weight.dtype
 
-    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        return self.config.latent_size(num_frames, height, width)
-
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents [B, 4, t, h, w]: the mean of each stage, or with a generator a sample of each.
 
         Noise is drawn from the generator per group of four frames, then per temporal chunk.
         ValueError for frames that are not [B, 3, T, H, W] with sides of at least 8.
         """
-        if frames.ndim != 5 or frames.shape[1] != 3:
-            raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
-        self.latent_size(*frames.shape[2:])
+        self.check_frames(frames)
         x = self.encode_frames(frames.to(self.dtype), generator)
         chunks = self.parallel.map(self.temporal.encode, x.split(self.config.micro_frame_size, dim=2))
-        latents = torch.cat([draw(moments, generator) for moments in chunks], dim=2)
+        latents = torch.cat([mean_or_sample(moments, generator) for moments in chunks], dim=2)
         return (latents - self.shift) / self.scale
 
     def encode_frames(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Spatial latents times the scaling factor, [B, 4, T, h, w]."""
         moments = self.spatial_moments(rearrange(frames, "b c t h w -> (b t) c h w"))
-        x = torch.cat([draw(group, generator) for group in moments.split(NOISE_FRAMES)])
+        x = torch.cat([mean_or_sample(group, generator) for group in moments.split(NOISE_FRAMES)])
         return rearrange(x, "(b t) c h w -> b c t h w", b=len(frames)) * self.config.scaling_factor
 
     def spatial_moments(self, frames: Tensor) -> Tensor:
@@ -190,9 +153,7 @@ class OpenSoraVAE(nn.Module):
         return self.decode_frames(torch.cat(x, dim=2), progress)
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
-        channels = self.config.latent_channels
-        if latents.ndim != 5 or latents.shape[1] != channels:
-            raise ValueError(f"latents must be [B, {channels}, T, H, W], not {list(latents.shape)}")
+        self.check_channels(latents)
         if num_frames < 1 or self.config.latent_frames(num_frames) != latents.shape[2]:
             raise ValueError(
                 f"num_frames {num_frames} has {self.config.latent_frames(max(num_frames, 0))} latent frames, "
@@ -209,9 +170,3 @@ class OpenSoraVAE(nn.Module):
             progress and (lambda number: progress(len(batches[number]))),
         )
         return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(x))
-
-
-def draw(moments: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A posterior sample with noise from the generator (on its own device), the mean without one."""
-    latents = posterior(moments)
-    return latents.mean if generator is None else latents.sample(generator)

@@ -10,26 +10,26 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import CrossAttention, SelfAttention, TextRun
-from videosys.layers.embeddings import CaptionEmbedder, PatchEmbedder, ScalarEmbedder, position_embedding
+from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
+from videosys.layers.embeddings import CaptionEmbedder, PatchEmbed, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
-from videosys.layers.frames import over_frames, within_frames
+from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid
-from videosys.layers.modulation import modulate, modulation, select_frames
-from videosys.layers.rope import RotaryEmbedding
+from videosys.layers.modulation import AdaLNBlock, modulate, modulation, select_frames
+from videosys.layers.rope import Rotary, RotaryEmbedding
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_positive
 
 LONGEST_PROMPT = 10_000  # tokens; each takes memory in every request
 
 
-class Layout(NamedTuple):
+class TokenLayout(NamedTuple):
     """How tokens lie in time and in a frame: what attention needs to know of their places."""
 
-    rotary: tuple[torch.Tensor, torch.Tensor]  # two [T, d/2]
+    rotary: Rotary  # two [T, d/2]
     tokens_per_frame: int  # S, whole, also where x holds a shard of it
 
 
@@ -66,16 +66,17 @@ class STDiT3Config:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
 
     def with_depth(self, depth: int) -> STDiT3Config:
-        """The same with so many pairs of blocks."""
+        """The same model with another number of blocks in each stack."""
         return replace(self, depth=depth)
 
     def grid(self, latent_size: tuple[int, int, int]) -> Grid:
-        """The tokens of latents (frames, rows, columns)."""
-        return Grid(latent_size, self.patch_size)
+        """The tokens of latents of so many frames, rows and columns."""
+        frames, rows, columns = latent_size
+        return Grid((frames, rows, columns), self.patch_size)
 
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
         """ValueError where `sp` devices cannot share the tokens of such latents."""
-        Grid(latent_size, self.patch_size).check_shards(sp)
+        self.grid(latent_size).check_shards(sp)
 
     @property
     def out_channels(self) -> int:
@@ -87,52 +88,46 @@ class STDiT3Condition:
     """All that stays the same over the steps of one generation."""
 
     grid: Grid
-    position: torch.Tensor  # [S, C]
-    layout: Layout
-    fps: torch.Tensor  # [B or 1, C]
-    spatial_text: tuple[tuple[TextRun, ...], ...]  # per block
-    temporal_text: tuple[tuple[TextRun, ...], ...]
+    position: Tensor  # [S, C]
+    layout: TokenLayout
+    fps: Tensor  # [B or 1, C]
+    spatial_text: tuple[tuple[TextKV, ...], ...]  # per block
+    temporal_text: tuple[tuple[TextKV, ...], ...]
 
 
-class TimeVectors(NamedTuple):
+class TimeEmbedding(NamedTuple):
     """The time embedding t [B, C] and its six modulation vectors t6 [B, 1, 6, C].
 
     Where some frames are kept as a condition: the same at timestep 0, and which frames are not, [B, T].
     """
 
-    t: torch.Tensor
-    t6: torch.Tensor
-    t_kept: torch.Tensor | None = None
-    t6_kept: torch.Tensor | None = None
-    frame_mask: torch.Tensor | None = None
+    t: Tensor
+    t6: Tensor
+    t_kept: Tensor | None = None
+    t6_kept: Tensor | None = None
+    frame_mask: Tensor | None = None
 
-    def t6_per_frame(self) -> torch.Tensor:
+    def t6_per_frame(self) -> Tensor:
         """[B, 1, 6, C], or [B, T, 6, C] under a frame mask."""
         if self.frame_mask is None or self.t6_kept is None:
             return self.t6
         return select_frames(self.frame_mask, self.t6, self.t6_kept)
 
 
-class STDiT3Block(nn.Module):
+class STDiT3Block(AdaLNBlock):
     """Self-attention, cross-attention to the text, MLP; spatial and temporal blocks differ in `attend`."""
 
     def __init__(self, config: STDiT3Config, parallel: Parallel):
-        super().__init__()
         dim = config.hidden_size
+        super().__init__(dim)
         self.parallel = parallel
-        self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
         self.attn = SelfAttention(dim, config.num_heads, config.qk_norm)
         self.cross_attn = CrossAttention(dim, config.num_heads)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
 
-    def modulated_input(self, x: torch.Tensor, t6: torch.Tensor) -> torch.Tensor:
-        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
-        shift, scale, *_ = modulation(self.scale_shift_table, t6)
-        return modulate(x, shift, scale)
-
     def forward(
-        self, x: torch.Tensor, t6: torch.Tensor, text: Sequence[TextRun], layout: Layout, branch: Branch
-    ) -> torch.Tensor:
+        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], layout: TokenLayout, branch: Branch
+    ) -> Tensor:
         """x [B, T, S, C], t6 [B, 1 or T, 6, C]; `branch` may give what it kept instead of computing."""
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
         x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), layout))
@@ -140,22 +135,22 @@ class STDiT3Block(nn.Module):
         x = x + branch("mlp", lambda: gate2 * self.mlp(modulate(x, shift2, scale2)))
         return x
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
         raise NotImplementedError
 
 
 class SpatialBlock(STDiT3Block):
     """Attention of the tokens within each frame; sharded tokens are exchanged for frames around it."""
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        return within_frames(self.attn, x, self.parallel, layout.tokens_per_frame)
+    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return spatial_attention(self.attn, x, self.parallel, layout.tokens_per_frame)
 
 
 class TemporalBlock(STDiT3Block):
     """Attention over the frames at each position, with rotary positions."""
 
-    def attend(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        return over_frames(lambda rows: self.attn(rows, layout.rotary), x)
+    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        return temporal_attention(lambda rows: self.attn(rows, layout.rotary), x)
 
 
 class FinalLayer(nn.Module):
@@ -166,14 +161,14 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.linear = nn.Linear(dim, patch_volume * out_channels)
 
-    def forward(self, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+    def forward(self, x: Tensor, time: TimeEmbedding) -> Tensor:
         h = self._modulate(x, time.t)
         if time.frame_mask is not None and time.t_kept is not None:
             # Kept frames are modulated twice: the released weights were trained with it.
             h = select_frames(time.frame_mask, h, self._modulate(h, time.t_kept))
         return self.linear(h)
 
-    def _modulate(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def _modulate(self, x: Tensor, t: Tensor) -> Tensor:
         return modulate(x, *modulation(self.scale_shift_table, t[:, None, None]))
 
 
@@ -186,7 +181,7 @@ class STDiT3(nn.Module):
         super().__init__()
         self.config, self.parallel = config, parallel
         dim = config.hidden_size
-        self.x_embedder = PatchEmbedder(config.in_channels, dim, config.patch_size)
+        self.x_embedder = PatchEmbed(config.in_channels, dim, config.patch_size)
         self.t_embedder = ScalarEmbedder(dim)
         self.fps_embedder = ScalarEmbedder(dim)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
@@ -197,20 +192,25 @@ class STDiT3(nn.Module):
         self.final_layer = FinalLayer(dim, math.prod(config.patch_size), config.out_channels)
 
     @property
+    def stacks(self) -> dict[str, nn.ModuleList]:
+        """The blocks by the name of their stack, as caches call it."""
+        return {"spatial": self.spatial_blocks, "temporal": self.temporal_blocks}
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.x_embedder.proj.weight.dtype
 
-    def null_caption(self, length: int) -> torch.Tensor:
+    def null_caption(self, length: int) -> Tensor:
         """The unconditional caption [length, D]: as many of its rows as the prompt has tokens."""
         return self.y_embedder.y_embedding[:length]
 
     def prepare(
         self,
-        prompt_embeds: torch.Tensor,
-        prompt_mask: torch.Tensor | None = None,
+        prompt_embeds: Tensor,
+        prompt_mask: Tensor | None = None,
         *,
         latent_size: tuple[int, int, int],
-        fps: float | torch.Tensor,
+        fps: float | Tensor,
         height: float,
         width: float,
     ) -> STDiT3Condition:
@@ -219,26 +219,25 @@ class STDiT3(nn.Module):
         prompt_embeds [B, L, D]; prompt_mask [B or a divisor of B, L], 1 = keep, repeated along the batch;
         fps a number, [1] or [B]; height and width in pixels, which set the scale of the positions.
         """
-        t, h, w = latent_size
         if prompt_embeds.shape[-1] != self.config.caption_channels:
             raise ValueError(
                 f"the text encoder gives {prompt_embeds.shape[-1]} channels, the transformer reads "
                 f"{self.config.caption_channels}: they are of different checkpoints"
             )
-        grid = Grid((t, h, w), self.config.patch_size)
+        grid = self.config.grid(latent_size)
         runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
         device = self.x_embedder.proj.weight.device
         position = self.parallel.shard(self._position(grid, height, width), dim=0)
         return STDiT3Condition(
             grid=grid,
             position=position.to(device, self.dtype),
-            layout=Layout(self.rope(grid.num_frames), grid.tokens_per_frame),
+            layout=TokenLayout(self.rope(grid.num_frames), grid.tokens_per_frame),
             fps=self.fps_embedder(torch.as_tensor(fps, dtype=torch.float32, device=device).reshape(-1)),
             spatial_text=prepare_text(self.spatial_blocks, runs),
             temporal_text=prepare_text(self.temporal_blocks, runs),
         )
 
-    def _position(self, grid: Grid, height: float, width: float) -> torch.Tensor:
+    def _position(self, grid: Grid, height: float, width: float) -> Tensor:
         _, rows, columns = grid.size
         scale = math.sqrt(height * width) / self.config.input_sq_size
         base_size = round(math.sqrt(grid.tokens_per_frame))
@@ -246,12 +245,12 @@ class STDiT3(nn.Module):
 
     def forward(
         self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
+        latents: Tensor,
+        timesteps: Tensor,
         condition: STDiT3Condition,
         cache: Cache = NO_CACHE,
-        frame_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+        frame_mask: Tensor | None = None,
+    ) -> Tensor:
         """Velocity and, with pred_sigma, an unused sigma: float32 [B, C_out, T, H, W].
 
         latents [B, C, T, H, W]; timesteps [B] in 0..1000; frame_mask [B, T] of bool, True where a frame is
@@ -265,49 +264,43 @@ class STDiT3(nn.Module):
         return self.head(x, time, condition)
 
     def embed(
-        self,
-        latents: torch.Tensor,
-        timesteps: torch.Tensor,
-        condition: STDiT3Condition,
-        frame_mask: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, TimeVectors]:
+        self, latents: Tensor, timesteps: Tensor, condition: STDiT3Condition, frame_mask: Tensor | None = None
+    ) -> tuple[Tensor, TimeEmbedding]:
         """Tokens [B, T, S/n, C] with their positions, and the time vectors."""
         patches = self.parallel.shard(condition.grid.patchify(latents), dim=2)
         x = self.x_embedder(patches) + condition.position
         t, t6 = self._time(timesteps, condition)
         if frame_mask is None:
-            return x, TimeVectors(t, t6)
-        return x, TimeVectors(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
+            return x, TimeEmbedding(t, t6)
+        return x, TimeEmbedding(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
 
-    def _time(self, timesteps: torch.Tensor, condition: STDiT3Condition) -> tuple[torch.Tensor, torch.Tensor]:
+    def _time(self, timesteps: Tensor, condition: STDiT3Condition) -> tuple[Tensor, Tensor]:
         t = self.t_embedder(timesteps) + condition.fps
         return t, rearrange(self.t_block(t), "b (six c) -> b 1 six c", six=6)
 
-    def signal(self, kind: str, x: torch.Tensor, time: TimeVectors) -> torch.Tensor:
+    def signal(self, kind: str, x: Tensor, time: TimeEmbedding) -> Tensor:
         """What a cache watches: the first block's input (`modulated`), or the time (`timestep`).
 
         arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
         """
-        first = cast(STDiT3Block, self.spatial_blocks[0])
+        first = cast(AdaLNBlock, self.spatial_blocks[0])
         return time.t if kind == "timestep" else first.modulated_input(x, time.t6)
 
     def run_blocks(
-        self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition, cache: Cache = NO_CACHE
-    ) -> torch.Tensor:
+        self, x: Tensor, time: TimeEmbedding, condition: STDiT3Condition, cache: Cache = NO_CACHE
+    ) -> Tensor:
         t6 = time.t6_per_frame()
-        for i, (spatial, temporal) in enumerate(zip(self.spatial_blocks, self.temporal_blocks)):
+        for i, (spatial, temporal) in enumerate(zip(*self.stacks.values())):
             x = spatial(x, t6, condition.spatial_text[i], condition.layout, cache.layer("spatial", i))
             x = temporal(x, t6, condition.temporal_text[i], condition.layout, cache.layer("temporal", i))
         return x
 
-    def head(self, x: torch.Tensor, time: TimeVectors, condition: STDiT3Condition) -> torch.Tensor:
+    def head(self, x: Tensor, time: TimeEmbedding, condition: STDiT3Condition) -> Tensor:
         patches = self.parallel.gather(self.final_layer(x, time), dim=2, size=condition.grid.tokens_per_frame)
         return condition.grid.unpatchify(patches).float()
 
 
-def text_runs(
-    prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
-) -> list[tuple[slice, torch.Tensor]]:
+def text_runs(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> list[tuple[slice, Tensor]]:
     """Runs of neighbouring samples with equally many kept tokens: (rows of the batch, tokens [b, L, D])."""
     batch = prompt_embeds.shape[0]
     if prompt_mask is None:
@@ -324,7 +317,7 @@ def text_runs(
 
 
 def prepare_text(
-    blocks: Iterable[Any], runs: Sequence[tuple[slice, torch.Tensor]]
-) -> tuple[tuple[TextRun, ...], ...]:
+    blocks: Iterable[Any], runs: Sequence[tuple[slice, Tensor]]
+) -> tuple[tuple[TextKV, ...], ...]:
     """Each block's own keys and values of the text."""
     return tuple(tuple(block.cross_attn.prepare(rows, y) for rows, y in runs) for block in blocks)

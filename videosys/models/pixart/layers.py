@@ -4,21 +4,24 @@ diffusers, which their checkpoints have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
-from videosys.layers.attention import Text
+from videosys.layers.attention import TextKV, attend_text
 from videosys.layers.backends import attend, heads_first
 from videosys.layers.embeddings import sinusoid
-from videosys.layers.feedforward import in_chunks
-from videosys.layers.linear import GeluLinear, Linear
+from videosys.layers.feedforward import run_chunked
+from videosys.layers.grid import Grid
+from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
 
 
-def mask_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+def mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """What is added to attention scores [B, heads, queries, keys], [B, 1, 1, keys], for a mask [B, keys]
     (1 = keep); None where nothing is masked.
     """
@@ -27,9 +30,7 @@ def mask_bias(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | N
     return torch.where(mask != 0, 0.0, MASKED).to(dtype)[:, None, None]
 
 
-def visible_text(
-    prompt_embeds: torch.Tensor, prompt_mask: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def visible_text(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Text [B, l, D] and mask [B, l] without the tokens that no prompt keeps: their weight is exactly zero.
 
     A prompt whose tokens are all masked sees them all, so then all stay. ValueError for a mask that does
@@ -48,17 +49,16 @@ def visible_text(
     return prompt_embeds[:, kept], mask[:, kept]
 
 
-class PatchEmbed(nn.Module):
-    """Patches [..., c*p*p] as tokens [..., C]; the weight is a 2-D convolution's, applied as a linear layer,
-    because a shard of a frame's tokens is no rectangle that a convolution could see.
+def visible_tokens(mask: Tensor | None, grid: Grid, batch: int) -> Tensor | None:
+    """Which tokens [batch, T, S] are visible: those with a visible latent in their patch. None for no mask.
+
+    mask: [B, T, H, W] with B a divisor of `batch`, 1 where a latent is visible. ValueError for other shapes.
     """
-
-    def __init__(self, in_channels: int, dim: int, patch_size: int):
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
-
-    def forward(self, patches: torch.Tensor) -> torch.Tensor:
-        return F.linear(patches.to(self.proj.weight.dtype), self.proj.weight.flatten(1), self.proj.bias)
+    if mask is None:
+        return None
+    grid.check_mask(mask, batch)
+    tokens = grid.patchify((mask != 0).float()[:, None]).amax(dim=-1)
+    return tokens.repeat(batch // len(mask), 1, 1)
 
 
 class TimestepEmbedding(nn.Module):
@@ -70,7 +70,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_1 = nn.Linear(num_frequencies, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+    def forward(self, timesteps: Tensor) -> Tensor:
         # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
         waves = sinusoid(timesteps, self.num_frequencies).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(waves)))
@@ -84,7 +84,7 @@ class AdaLNSingle(nn.Module):
         self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedding(dim)})
         self.linear = nn.Linear(dim, 6 * dim)
 
-    def forward(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         t = self.emb["timestep_embedder"](timesteps)
         return t, rearrange(self.linear(F.silu(t)), "b (six c) -> b 1 six c", six=6)
 
@@ -97,7 +97,7 @@ class CaptionProjection(nn.Module):
         self.linear_1 = nn.Linear(caption_channels, dim)
         self.linear_2 = nn.Linear(dim, dim)
 
-    def forward(self, y: torch.Tensor) -> torch.Tensor:
+    def forward(self, y: Tensor) -> Tensor:
         y = self.linear_1(y.to(self.linear_1.weight.dtype))
         return self.linear_2(F.gelu(y, approximate="tanh"))
 
@@ -107,9 +107,9 @@ class _Activation(nn.Module):
 
     def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
-        self.proj = GeluLinear(dim, hidden_dim)
+        self.proj = OneDnnGeluLinear(dim, hidden_dim)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
 
 
@@ -119,39 +119,39 @@ class FeedForward(nn.Module):
     def __init__(self, dim: int):
         super().__init__()
         # Between the two stands a dropout, without parameters and without effect here.
-        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim))
+        self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), OneDnnLinear(4 * dim, dim))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return in_chunks(self.net, x, 4 * x.shape[-1])
+    def forward(self, x: Tensor) -> Tensor:
+        return run_chunked(self.net, x, 4 * x.shape[-1])
 
 
-class Attention(nn.Module):
+class AttentionProjections(nn.Module):
     """Projections of an attention with one layer each for queries, keys, values and output."""
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True):
         super().__init__()
         self.num_heads, self.attention_backend = num_heads, "auto"
-        self.to_q = Linear(dim, dim, bias=bias)
-        self.to_k = Linear(dim, dim, bias=bias)
-        self.to_v = Linear(dim, dim, bias=bias)
-        self.to_out = nn.ModuleList([Linear(dim, dim)])
+        self.to_q = OneDnnLinear(dim, dim, bias=bias)
+        self.to_k = OneDnnLinear(dim, dim, bias=bias)
+        self.to_v = OneDnnLinear(dim, dim, bias=bias)
+        self.to_out = nn.ModuleList([OneDnnLinear(dim, dim)])
 
-    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [..., heads, d] of tokens [..., C]."""
         q, k, v = (
             layer(x).unflatten(-1, (self.num_heads, -1)) for layer in (self.to_q, self.to_k, self.to_v)
         )
         return q, k, v
 
-    def output(self, heads: torch.Tensor) -> torch.Tensor:
+    def output(self, heads: Tensor) -> Tensor:
         """[..., heads, d] joined and projected to [..., C]."""
         return self.to_out[0](heads.flatten(-2))
 
 
-class SelfAttention(Attention):
+class SelfAttention(AttentionProjections):
     """Attention of tokens among themselves."""
 
-    def forward(self, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [batch, tokens, ..., C]: what stands between is attended each for itself.
 
         `bias` [batch or 1, 1, 1, tokens] is added to the scores.
@@ -160,17 +160,13 @@ class SelfAttention(Attention):
         return self.to_out[0](attend(q, k, v, bias, self.attention_backend).reshape(x.shape))
 
 
-class CrossAttention(Attention):
+class CrossAttention(AttentionProjections):
     """Attention of tokens to the text, whose keys and values were projected once per generation."""
 
-    def prepare(self, y: torch.Tensor, bias: torch.Tensor | None = None) -> Text:
-        """Keys and values of text tokens [B, L, C]; they do not change over the steps."""
-        k, v = (
-            rearrange(layer(y), "b l (h d) -> b h l d", h=self.num_heads) for layer in (self.to_k, self.to_v)
-        )
-        return Text(k, v, bias)
+    def prepare(self, rows: slice, y: Tensor, bias: Tensor | None = None) -> TextKV:
+        """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""
+        return TextKV.from_projections(self.to_k(y), self.to_v(y), self.num_heads, rows, bias)
 
-    def forward(self, x: torch.Tensor, text: Text) -> torch.Tensor:
+    def forward(self, x: Tensor, text: Sequence[TextKV]) -> Tensor:
         """x [B, T, S, C]."""
-        q = rearrange(self.to_q(x), "b t s (h d) -> b h (t s) d", h=self.num_heads)
-        return self.output(attend(q, text.k, text.v, text.bias, self.attention_backend)).view_as(x)
+        return self.to_out[0](attend_text(self.to_q(x), text, self.num_heads, self.attention_backend))

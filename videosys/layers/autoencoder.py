@@ -1,0 +1,130 @@
+"""What the autoencoders of videos share: latent sizes, posteriors, and diffusers' autoencoders of frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from videosys.parallel import Parallel
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+
+class LatentSize:
+    """The size of a video's latents, for a config that tells its two factors.
+
+    needs_multiples: height and width must be multiples of `spatial_factor`; else what is over is cut off.
+    """
+
+    needs_multiples: ClassVar[bool] = False
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent row and column."""
+        raise NotImplementedError
+
+    def latent_frames(self, num_frames: int) -> int:
+        """Latent frames of so many frames."""
+        return num_frames
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(frames, rows, columns) of the latents of a video; ValueError where it has none, or no whole ones
+        where these are needed.
+        """
+        factor = self.spatial_factor
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, not {num_frames}")
+        if min(height, width) < factor or (self.needs_multiples and (height % factor or width % factor)):
+            rule = "multiples of" if self.needs_multiples else "at least"
+            raise ValueError(f"height and width must be {rule} {factor}, not {height} x {width}")
+        return self.latent_frames(num_frames), height // factor, width // factor
+
+
+@dataclass(frozen=True)
+class FrameAutoencoderConfig(LatentSize):
+    """Fields of an autoencoder of diffusers on frames; the defaults are those of Stable Diffusion's."""
+
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    latent_channels: int = 4
+    scaling_factor: float = 0.18215  # what comes after the autoencoder reads its latents times this
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels per latent row and column: 8 as published."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+
+def build_frame_autoencoder(
+    config: FrameAutoencoderConfig, is_temporal: bool = False
+) -> AutoencoderKL | AutoencoderKLTemporalDecoder:
+    """The model of diffusers with random weights: its parameter names are the published ones.
+
+    is_temporal: with the decoder of Stable Video Diffusion, whose norms have 32 groups.
+    """
+    import diffusers  # seconds to import, and the configs need none of it
+
+    levels = len(config.block_out_channels)
+    shape: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "block_out_channels": config.block_out_channels,
+        "layers_per_block": config.layers_per_block,
+        "latent_channels": config.latent_channels,
+        "scaling_factor": config.scaling_factor,
+    }
+    if is_temporal:
+        return diffusers.AutoencoderKLTemporalDecoder(**shape)
+    up = ("UpDecoderBlock2D",) * levels
+    return diffusers.AutoencoderKL(**shape, up_block_types=up, norm_num_groups=config.norm_num_groups)
+
+
+class VideoAutoencoder(nn.Module):
+    """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, C, t, h, w] and back."""
+
+    def __init__(self, config: Any, parallel: Parallel):
+        super().__init__()
+        self.config, self.parallel = config, parallel
+
+    def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """See the config's."""
+        return self.config.latent_size(num_frames, height, width)
+
+    def check_frames(self, frames: Tensor) -> None:
+        """ValueError for frames that are not [B, 3, T, H, W], or of a size that has no latents."""
+        if frames.ndim != 5 or frames.shape[1] != 3:
+            raise ValueError(f"frames must be [B, 3, T, H, W], not {list(frames.shape)}")
+        self.latent_size(*frames.shape[2:])
+
+    def check_channels(self, latents: Tensor) -> None:
+        """ValueError for latents that are not [B, C, t, h, w]."""
+        channels = self.config.latent_channels
+        if latents.ndim != 5 or latents.shape[1] != channels:
+            raise ValueError(f"latents must be [B, {channels}, T, H, W], not {list(latents.shape)}")
+
+
+def posterior(moments: Tensor) -> DiagonalGaussianDistribution:
+    """The normal distribution of latents that moments [B, 2 C, ...] describe: means, then logarithms of
+    variances.
+    """
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    return DiagonalGaussianDistribution(moments)
+
+
+def mean_or_sample(moments: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Latents [B, C, ...] of moments [B, 2 C, ...]: the mean, or with a generator a sample.
+
+    The noise is float32 for every dtype of the moments: diffusers' `sample` draws in that dtype, and another
+    dtype gets other noise from the same seed.
+    """
+    latents = posterior(moments)
+    if generator is None:
+        return latents.mean
+    noise = torch.randn(latents.mean.shape, generator=generator, device=generator.device)
+    return latents.mean + latents.std * noise.to(latents.mean)
