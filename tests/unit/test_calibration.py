@@ -12,7 +12,7 @@ import pytest
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import Hold, Linear, NoCacheConfig, Scope, TeaCacheConfig, read_calibration
-from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, finite
+from videosys.calibration.calibrate import all_fits, calibrate, finite, select_fit
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
@@ -70,7 +70,7 @@ def test_the_true_polynomial_is_found_and_chosen(study):
     found = next(item for item in fits if (item.signal, item.degree) == ("modulated_input", 3))
     assert found.coefficients == pytest.approx(TRUE, rel=2e-2)
     assert found.r2_held_out == pytest.approx(1, abs=1e-4)
-    chosen = chosen_fit(fits)
+    chosen = select_fit(fits)
     assert chosen.degree >= 3
     assert chosen.signal == "modulated_input"
 
@@ -162,7 +162,7 @@ def test_the_file_is_read_back(study, tmp_path):
     path.write_text(json.dumps(report.calibration().to_json(), allow_nan=False))
     made = read_calibration(path)
     assert made.scope == Scope("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
-    assert made.coefficients == report.chosen.coefficients
+    assert made.coefficients == report.best_fit.coefficients
     residuals, _ = related()
     assert made.ratios == pytest.approx([1.0, *(b / a for a, b in pairwise(residuals))], rel=1e-4)
     names = {type(row.policy).__name__ for row in made.settings}

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eval.policies.report import MANY
+from eval.policies.rivals import cosine_steps, fewer_steps, has_cosine
 from tests.tiny_checkpoint import text_to_video_config
 from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine
-from videosys.calibration.report import MANY
-from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
 from videosys.calibration.runs import open_pipeline
 from videosys.calibration.study import Study
 from videosys.parallel import ParallelConfig

@@ -83,6 +83,9 @@ class PipelineConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
 
+    def check_calibratable(self) -> None:
+        """ValueError where a prompt takes more than one plain denoise loop, all that a calibration runs."""
+
     @property
     def is_guided(self) -> bool:
         return self.guidance_scale > 1

@@ -1,4 +1,4 @@
-"""Small trained checkpoints of the published classes, and the code that trains and scores them."""
+"""Small trained checkpoints of the published classes, and the words that their prompts may use."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from videosys.generation.base import PipelineConfig
 from videosys.models.latte.pipeline import LatteConfig
 from videosys.models.open_sora_plan.pipeline import OpenSoraPlanConfig
 from videosys.models.opensora.config import OpenSoraConfig
-from videosys.tiny.clips import FPS, FULL_FRAMES
 from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
 from videosys.utils.typed import listing, suggest
 
+__all__ = ["bundled", "config"]
+
 SIZE = 64
+FULL_FRAMES, FPS = 34, 12  # of the clips that they were trained on
 COMMON = {"text_encoder": f"{BUNDLED}opensora", "height": SIZE, "width": SIZE}
 # Where a model predicts noise, strong guidance drives flat colours out of range in the first steps.
 NOISE = {**COMMON, "guidance_scale": 1.5}

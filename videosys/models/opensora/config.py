@@ -142,6 +142,10 @@ class OpenSoraConfig(base.PipelineConfig, TiledFrames):
         """Frames of one clip."""
         return resolve_num_frames(self.num_frames)
 
+    def check_calibratable(self) -> None:
+        if self.loops != 1 or self.references:
+            raise ValueError("loops and references cannot be calibrated; leave them out of the config")
+
     @property
     def output_frames(self) -> int:
         """Frames of the video, all loops joined."""
