@@ -12,6 +12,7 @@ import pytest
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import Hold, Linear, NoCacheConfig, Scope, TeaCacheConfig, read_calibration
+from videosys.calibration import output
 from videosys.calibration.calibrate import all_fits, calibrate, finite, select_fit
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
@@ -48,6 +49,18 @@ def study(tmp_path, monkeypatch):
         return Study(config, prompts[:-1], prompts[-1:], tmp_path / folder, quiet=True)
 
     return made
+
+
+@pytest.mark.parametrize("has_matplotlib", [True, False])
+def test_without_matplotlib_a_report_has_no_plots(study, has_matplotlib, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(output, "has_matplotlib", lambda: has_matplotlib)
+    residuals, signals = related()
+    output.announce_missing_plots()
+    text = output.write_report(calibrate(study(residuals, signals), [5], 3), tmp_path / "report" / "x.json")
+    plots = {"x-signals.png", "x-fits.png"} if has_matplotlib else set()
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"x.json", "x.md"} | plots
+    assert (tmp_path / "report" / "x.md").read_text() == text
+    assert ("no plots: plots need matplotlib" in caplog.text) != has_matplotlib
 
 
 def test_the_traces_know_what_reuse_gives(study):
