@@ -22,7 +22,6 @@ from videosys.generation import pipeline as generation
 from videosys.generation.offload import Component
 from videosys.models.opensora.config import COEFFICIENTS, OPENSORA_CACHES
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
-from videosys.utils import plots
 from videosys.utils.checkpoint import save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,13 +126,6 @@ def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings,
     assert Path(line["path"] + ".steps.png").stat().st_size > 1000
     frames, _ = read_video(line["path"])
     assert len(frames) == int(line["frames"])
-
-
-def test_a_plot_without_matplotlib_is_refused_before_a_video_is_made(settings, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "has_matplotlib", lambda: False)
-    assert main([f"prompt={PROMPT}", *settings, "plot=true"]) == 2
-    assert "plots need matplotlib: pip install 'videosys[plot]'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
 
 
 def test_what_compiling_took_is_told(settings, capsys, monkeypatch):

@@ -30,12 +30,13 @@ def line_axes(title: str, x_label: str, y_label: str, whole_x: bool = False) -> 
     """
     check_matplotlib()
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     axes = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained").subplots()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.3)
     if whole_x:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return axes
 
 
