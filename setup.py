@@ -34,16 +34,18 @@ TEST = [
     "scikit-image>=0.24",
 ]
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
+PLOT = ["matplotlib>=3.8"]
 LINT = ["ruff>=0.9", "mypy>=1.13", "codespell[toml]>=2.3", "pre-commit>=3.8", "pre-commit-hooks>=5"]
 
 EXTRAS = {
     "eval": ["lpips>=0.1.4", "torchvision"],
     "av": ["av>=14"],
+    "plot": PLOT,
     "flash-attn": ["flash-attn>=2.6"],
     "colossalai": COLOSSALAI,
     "test": TEST,
     "lint": LINT,
-    "dev": TEST + LINT + COLOSSALAI,
+    "dev": TEST + LINT + COLOSSALAI + PLOT,
 }
 
 setup(

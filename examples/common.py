@@ -16,6 +16,7 @@ from videosys import (
     VideoOutput,
     VideoSysEngine,
     cache_statistics,
+    check_matplotlib,
     check_writable,
     config_to_dict,
     configure_logging,
@@ -75,6 +76,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}; allowed: .mp4, .gif, .png, or nothing for a folder")
+        if self.plot:
+            check_matplotlib()
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf is {self.crf}; it must be from 0 to 51")
         if self.quiet and self.verbose:

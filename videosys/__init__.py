@@ -75,11 +75,17 @@ if TYPE_CHECKING:
     from videosys.models.pixart.latte_t2v import LatteT2VConfig as LatteT2VConfig
     from videosys.parallel import Parallel as Parallel
     from videosys.parallel import ParallelConfig as ParallelConfig
+    from videosys.text_encoders.t5 import T5Encoder as T5Encoder
+    from videosys.utils.checkpoint import load_model as load_model
+    from videosys.utils.checkpoint import read_config as read_config
+    from videosys.utils.checkpoint import save_model as save_model
     from videosys.utils.files import replacing as replacing
+    from videosys.utils.hub import resolve as resolve
     from videosys.utils.logging import configure_logging as configure_logging
     from videosys.utils.names import reserved_path as reserved_path
     from videosys.utils.names import unique_path as unique_path
     from videosys.utils.names import video_name as video_name
+    from videosys.utils.plots import check_matplotlib as check_matplotlib
     from videosys.utils.sidecar import write_sidecar as write_sidecar
     from videosys.utils.video import check_writable as check_writable
     from videosys.utils.video import read_video as read_video
@@ -135,6 +141,7 @@ _HOMES = MappingProxyType(
         "STDiT3Config": "videosys.models.opensora.transformer",
         "ScheduleConfig": "videosys.cache",
         "StepRecord": "videosys.cache",
+        "T5Encoder": "videosys.text_encoders.t5",
         "TeaCache": "videosys.cache",
         "TeaCacheConfig": "videosys.cache",
         "VideoOutput": "videosys.generation.request",
@@ -142,6 +149,7 @@ _HOMES = MappingProxyType(
         "attend": "videosys.layers.backends",
         "cache_statistics": "videosys.cache",
         "check_compiler": "videosys.generation.compile",
+        "check_matplotlib": "videosys.utils.plots",
         "check_writable": "videosys.utils.video",
         "compile_blocks": "videosys.generation.compile",
         "compile_report": "videosys.generation.compile",
@@ -150,12 +158,16 @@ _HOMES = MappingProxyType(
         "is_main_process": "videosys.engine",
         "load_config": "videosys.config",
         "load_lpips": "videosys.metrics",
+        "load_model": "videosys.utils.checkpoint",
         "plot_steps": "videosys.cache",
         "psnr": "videosys.metrics",
+        "read_config": "videosys.utils.checkpoint",
         "read_video": "videosys.utils.video",
         "register_cache": "videosys.cache",
         "replacing": "videosys.utils.files",
         "reserved_path": "videosys.utils.names",
+        "resolve": "videosys.utils.hub",
+        "save_model": "videosys.utils.checkpoint",
         "save_video": "videosys.utils.video",
         "ssim": "videosys.metrics",
         "start": "videosys.cache",

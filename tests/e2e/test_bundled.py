@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import videosys
+from eval.training.score import score_videos
+from eval.training.scored import scored
 from videosys import NoCacheConfig, VideoSysEngine, load_config
 from videosys.cache import BestConfig, MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
 from videosys.models import load_family_config as read
 from videosys.tiny import bundled, config
-from videosys.tiny.score import score_videos
-from videosys.tiny.scored import scored
 from videosys.utils.checkpoint import resolve
 from videosys.utils.weights_hash import weights_hash
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from eval.policies import __main__ as policies
 from videosys import OpenSoraConfig, VideoSysEngine, load_config, tiny
 from videosys.cache import MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
-from videosys.calibration import compare
 from videosys.calibration.__main__ import budgets, main, split
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +108,8 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, changes, message):
 def test_budgets_are_spread_over_the_steps():
     assert budgets(None, 30) == [6, 8, 10, 12, 15, 18, 20, 24]
     assert budgets([9, 3, 3], 30) == [3, 9]
+    assert budgets(None, 6) == [2, 3, 4, 5]
+    assert budgets(None, 4) == [2, 3]
 
 
 def test_a_third_is_held_out():
@@ -121,42 +123,42 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     def small(model, **changes):
         return tiny.config(model, **changes, num_frames=17, height=32, width=32)
 
-    monkeypatch.setattr(compare, "tiny", type("Tiny", (), {"config": staticmethod(small)}))
+    monkeypatch.setattr(policies, "tiny", type("Tiny", (), {"config": staticmethod(small)}))
     arguments = ["--model", "tiny/opensora", "--out", str(tmp_path), "--quick", "--quiet"]
-    assert compare.main(arguments) == 0
+    assert policies.main(arguments) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "comparison.md").read_text() == text.rstrip("\n") + "\n"
     for name in ("PAB slow", "fewer steps, cosine", "TeaCache, hold", "searched, curved", "**calibrated**"):
         assert f"| {name}" in text
     assert "computed steps: " in text
     content = json.loads((tmp_path / "comparison.json").read_text())
-    assert set(content["chosen"]) == {"2", "3"}
+    assert set(content["selection"]) == {"2", "3"}
     settings = read_calibration(tmp_path / "calibration.json").settings
     assert {type(row.policy) for row in settings} >= {TeaCacheConfig, ScheduleConfig}
     assert len({(row.policy, row.computed) for row in settings}) == len(settings)
     assert Image.open(tmp_path / "quality.png").size[0] > 500
     (tmp_path / "quality.png").unlink()
-    monkeypatch.setattr(compare, "planned", lambda args: compare.QUICK)
-    monkeypatch.setattr(compare, "resolve", lambda source: tmp_path / "weights")
+    monkeypatch.setattr(policies, "read_settings", lambda args: policies.QUICK)
+    monkeypatch.setattr(policies, "resolve", lambda source: tmp_path / "weights")
     (tmp_path / "weights").mkdir()
-    assert compare.main([*arguments[:-2], "--bundle", "--quiet"]) == 0  # from what it kept
+    assert policies.main([*arguments[:-2], "--bundle", "--quiet"]) == 0  # from what it kept
     assert capsys.readouterr().out == text
     assert read_calibration(tmp_path / "weights" / "calibration.json").settings == settings
 
 
 def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
-    assert compare.main(["--model", "opensora", "--out", str(tmp_path)]) == 2
+    assert policies.main(["--model", "opensora", "--out", str(tmp_path)]) == 2
     assert "must begin with tiny/" in capsys.readouterr().err
-    assert compare.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
+    assert policies.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
     assert "--held-out is 0" in capsys.readouterr().err
     for search in ("nan", "-5", "inf", "0"):
-        assert compare.main(["--model", "tiny/opensora", "--search", search, "--out", str(tmp_path)]) == 2
+        assert policies.main(["--model", "tiny/opensora", "--search", search, "--out", str(tmp_path)]) == 2
         assert f"--search is {search}; it must be above 0" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert compare.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file")]) == 2
+    assert policies.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file")]) == 2
     assert "which is a file" in capsys.readouterr().err
-    assert compare.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file" / "more")]) == 2
+    assert policies.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file" / "more")]) == 2
     assert "is not a folder" in capsys.readouterr().err
     quick = ["--model", "tiny/opensora", "--quick", "--bundle", "--out", str(tmp_path)]
-    assert compare.main(quick) == 2
+    assert policies.main(quick) == 2
     assert "--bundle is given" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.tiny_checkpoint import places
-from videosys.utils import sidecar
+from videosys.utils import plots, sidecar
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "opensora"
 sample = runpy.run_path(str(EXAMPLES / "sample.py"), run_name="sample")
@@ -92,6 +92,13 @@ def test_quiet_leaves_the_config_unsaid(settings, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main([PROMPT, *settings, "quiet=true"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_a_plot_without_matplotlib_is_refused_before_a_video_is_made(settings, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(plots, "has_matplotlib", lambda: False)
+    assert main([PROMPT, *settings, "plot=true"]) == 2
+    assert "plots need matplotlib: pip install 'videosys[plot]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_log_can_be_detailed_and_json(settings, capsys):

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from videosys.cache import StepRecord
+from videosys.cache import StepRecord, statistics
 from videosys.cache.statistics import cache_statistics, decision_digest, plot_steps, readable
-from videosys.utils.chart import SIZE, Axis, Chart, padded
+from videosys.utils import plots
+from videosys.utils.plots import save_figure
 
 STEPS = [
     StepRecord(0, 1000.0, None, None, None, True),
@@ -68,53 +69,61 @@ def test_the_digest_is_of_the_decisions_alone():
     assert len(decision_digest(STEPS)) == 8
 
 
-def ink(path):
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    assert pixels.shape == (SIZE[1], SIZE[0], 3)
-    return pixels
+@pytest.fixture
+def plotted(monkeypatch, tmp_path):
+    """(the axes of a plot, {label: [x, y] of its line}), where the PNG file is written too."""
+
+    def plot(steps, threshold=None):
+        shown = []
+        monkeypatch.setattr(
+            statistics, "save_figure", lambda axes, path: shown.append(axes) or save_figure(axes, path)
+        )
+        path = plot_steps(steps, tmp_path / "new" / "steps.png", threshold)
+        assert [item.name for item in path.parent.iterdir()] == ["steps.png"]
+        assert Image.open(path).size[0] > 500
+        (axes,) = shown
+        return axes, {line.get_label(): np.asarray(line.get_data(), float) for line in axes.lines}
+
+    return plot
 
 
 @pytest.mark.parametrize("threshold", [None, 1.0])
-def test_a_picture_of_the_steps(threshold, tmp_path):
-    path = plot_steps(STEPS, tmp_path / "new" / "steps.png", threshold)
-    pixels = ink(path)
-    blue, red, green = (
-        (np.abs(pixels - np.array(color)).sum(axis=2) < 30).sum()
-        for color in ((31, 95, 168), (196, 67, 43), (47, 143, 78))
-    )
-    assert blue > 100
-    assert red > 100
-    assert (green > 100) == (threshold is not None)
-    assert [item.name for item in path.parent.iterdir()] == ["steps.png"]
+def test_a_plot_of_the_steps(threshold, plotted):
+    axes, lines = plotted(STEPS, threshold)
+    assert axes.get_title() == "computed 3 of 4 steps, 4 branches reused"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("step", "relative L1 change")
+    np.testing.assert_array_equal(lines["of the signal"], [[0, 1, 2, 3], [math.nan, 0.25, 0.75, math.nan]])
+    np.testing.assert_array_equal(lines["accumulated, rescaled"][1], [math.nan, 0.5, 2.0, math.nan])
+    assert lines["computed"][0].tolist() == [0, 2, 3]
+    assert [*lines["threshold"][1]] == [1.0, 1.0] if threshold else "threshold" not in lines
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == lines.keys()
 
 
-def test_a_picture_of_broadcasts_has_the_branches_that_each_step_reused(tmp_path, monkeypatch):
+def test_a_plot_of_broadcasts_has_the_branches_that_each_step_reused(plotted):
     steps = [
         StepRecord(i, 1000.0 - i, None, None, None, True, reused=reused) for i, reused in enumerate((0, 8, 4))
     ]
-    drawn = []
-    monkeypatch.setattr(Chart, "save", lambda chart, path: drawn.append(chart) or path)
-    plot_steps(steps, tmp_path / "a.png")
-    assert drawn[0].curves == {"branches reused": [(0, 0.0), (1, 8.0), (2, 4.0)]}
-    assert drawn[0].title == "computed 3 of 3 steps, 12 branches reused"
-    plot_steps(STEPS, tmp_path / "b.png")  # where distances were measured, they are drawn
-    assert list(drawn[1].curves) == ["relative L1 of the signal", "accumulated"]
+    axes, lines = plotted(steps)
+    assert lines["branches reused"].tolist() == [[0, 1, 2], [0, 8, 4]]
+    assert lines.keys() == {"branches reused", "computed"}
+    assert axes.get_title() == "computed 3 of 3 steps, 12 branches reused"
 
 
-def test_a_fixed_schedule_has_a_picture_too(tmp_path):
+def test_a_fixed_schedule_has_a_plot_too(plotted):
     steps = [StepRecord(i, 1000.0 - i, None, None, None, i % 2 == 0) for i in range(5)]
-    assert ink(plot_steps(steps, tmp_path / "a.png")).min() < 60
+    _, lines = plotted(steps)
+    assert lines["decision"][1].tolist() == [1, 0, 1, 0, 1]
+    assert lines["computed"][0].tolist() == [0, 2, 4]
 
 
-def test_an_empty_picture_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="nothing: there is no point to draw"):
-        Chart("nothing", "x", "y", {"a": [(0.0, math.nan)]}).save(tmp_path / "a.png")
+def test_a_plot_without_steps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no steps to plot"):
+        plot_steps([], tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_axes_have_round_ticks():
-    assert Axis(0, 100, 0.0, 1.0).ticks() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    assert Axis(0, 100, -30.0, 19.0).ticks() == pytest.approx([-30, -20, -10, 0, 10])
-    assert Axis(10, 110, 0.0, 2.0)(1.0) == 60
-    assert padded([3.0, 3.0]) == pytest.approx((2.7, 3.3))
-    assert padded([0.0]) == (-0.1, 0.1)
+def test_a_plot_without_matplotlib_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setattr(plots, "has_matplotlib", lambda: False)
+    with pytest.raises(ValueError, match=r"plots need matplotlib: pip install 'videosys\[plot\]'"):
+        plot_steps(STEPS, tmp_path / "a.png")
+    assert list(tmp_path.iterdir()) == []

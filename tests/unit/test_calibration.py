@@ -12,7 +12,8 @@ import pytest
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import Hold, Linear, NoCacheConfig, RunSpec, TeaCacheConfig, read_calibration
-from videosys.calibration.calibrate import all_fits, calibrate, chosen_fit, finite
+from videosys.calibration import output
+from videosys.calibration.calibrate import all_fits, calibrate, finite, select_fit
 from videosys.calibration.measure import margin, student, summary
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
@@ -50,6 +51,18 @@ def study(tmp_path, monkeypatch):
     return made
 
 
+@pytest.mark.parametrize("has_matplotlib", [True, False])
+def test_without_matplotlib_a_report_has_no_plots(study, has_matplotlib, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(output, "has_matplotlib", lambda: has_matplotlib)
+    residuals, signals = related()
+    output.announce_missing_plots()
+    text = output.write_report(calibrate(study(residuals, signals), [5], 3), tmp_path / "report" / "x.json")
+    plots = {"x-signals.png", "x-fits.png"} if has_matplotlib else set()
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"x.json", "x.md"} | plots
+    assert (tmp_path / "report" / "x.md").read_text() == text
+    assert ("no plots: plots need matplotlib" in caplog.text) != has_matplotlib
+
+
 def test_the_traces_know_what_reuse_gives(study):
     residuals, signals = related()
     (trace, *_) = study(residuals, signals).traces
@@ -70,7 +83,7 @@ def test_the_true_polynomial_is_found_and_chosen(study):
     found = next(item for item in fits if (item.signal, item.degree) == ("modulated_input", 3))
     assert found.coefficients == pytest.approx(TRUE, rel=2e-2)
     assert found.r2_held_out == pytest.approx(1, abs=1e-4)
-    chosen = chosen_fit(fits)
+    chosen = select_fit(fits)
     assert chosen.degree >= 3
     assert chosen.signal == "modulated_input"
 
@@ -162,7 +175,7 @@ def test_the_file_is_read_back(study, tmp_path):
     path.write_text(json.dumps(report.calibration().to_json(), allow_nan=False))
     made = read_calibration(path)
     assert made.scope == RunSpec("synthetic", "rflow", 10, 10, (2, 16, 16), 1.0, "0" * 16)
-    assert made.coefficients == report.chosen.coefficients
+    assert made.coefficients == report.best_fit.coefficients
     residuals, _ = related()
     assert made.ratios == pytest.approx([1.0, *(b / a for a, b in pairwise(residuals))], rel=1e-4)
     names = {type(row.policy).__name__ for row in made.settings}

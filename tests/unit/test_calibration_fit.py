@@ -10,8 +10,8 @@ import torch
 
 from videosys.cache.teacache import polynomial
 from videosys.calibration.calibrate import all_fits
-from videosys.calibration.collect import SIGNALS, WATCHED, Trace, Watch
-from videosys.calibration.fit import choose, correlation, fit
+from videosys.calibration.collect import SIGNALS, WATCHED, ChangeObserver, Trace
+from videosys.calibration.fit import best_of, correlation, fit
 
 TRUE = (40.0, -6.0, 1.5, 0.02)
 
@@ -61,8 +61,8 @@ def test_a_dip_below_zero_is_refused():
     assert made.lowest == pytest.approx(-0.005, abs=1e-4)
     assert "dips to" in made.problem()
     straight = fit("modulated_input", 1, *points((1.0, 0.1)), None)
-    assert choose([made, straight]) is straight
-    assert choose([made]) is None
+    assert best_of([made, straight]) is straight
+    assert best_of([made]) is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_polynomial_is_judged_beyond_what_was_seen(coefficients, lowest):
 def test_the_best_of_the_good_is_chosen():
     x, y = points(TRUE, noise=0.001)
     fits = [fit("modulated_input", degree, x, y, points(TRUE, seed=1)) for degree in (1, 2, 3)]
-    assert choose(fits).degree == 3
+    assert best_of(fits).degree == 3
 
 
 def test_values_that_are_not_numbers_are_left_out():
@@ -124,7 +124,7 @@ def test_first_and_last_step_are_left_out_of_the_fits():
 
 def test_the_output_is_that_of_the_pair():
     """Before guidance: the half without the prompt counts as much as the one with it."""
-    watch = Watch()
+    watch = ChangeObserver()
     latents, pair = torch.ones(1, 2, 1, 2, 2), torch.ones(2, 2, 1, 2, 2)
     changed = pair.clone()
     changed[1] = 3.0  # by 2 in one half, in which all is 1 before

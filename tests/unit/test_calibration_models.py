@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from eval.policies.report import MANY
+from eval.policies.rivals import cosine_steps, fewer_steps, has_cosine
 from tests.tiny_checkpoint import text_to_video_config
-from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine
-from videosys.calibration.report import MANY
-from videosys.calibration.rivals import cosine_steps, fewer_steps, has_cosine
+from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine, tiny
 from videosys.calibration.runs import open_pipeline
 from videosys.calibration.study import Study
 from videosys.parallel import ParallelConfig
@@ -65,3 +65,10 @@ def test_several_devices_are_refused(random_model):
     config = text_to_video_config(*random_model)
     with pytest.raises(ValueError, match="one device"):
         open_pipeline(replace(config, parallel=ParallelConfig(num_gpus=2)))
+
+
+def test_clips_that_continue_each_other_are_refused():
+    with pytest.raises(ValueError, match="loops and references cannot be calibrated"):
+        open_pipeline(tiny.config("opensora", loops=2))
+    for model in tiny.bundled():
+        tiny.config(model).check_calibratable()

@@ -7,9 +7,9 @@ import pytest
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import MagCacheConfig, RunSpec, ScheduleConfig, TeaCacheConfig
-from videosys.calibration.calibrate import Report, Row, calibrate, distinct
+from videosys.calibration.calibrate import CalibrationReport, PolicyResult, calibrate, distinct
+from videosys.calibration.cost import CalibrationCost, calibration_cost
 from videosys.calibration.measure import Measured, pace, summary
-from videosys.calibration.plan import Plan, planned
 from videosys.calibration.study import Study
 from videosys.calibration.tables import policies_table
 from videosys.calibration.thresholds import TRIES
@@ -34,7 +34,7 @@ def results(computed, psnr=30.0, slower=1.0):
 
 def row(threshold, computed, kind=TeaCacheConfig, **measured):
     policy = TeaCacheConfig(threshold) if kind is TeaCacheConfig else MagCacheConfig(threshold=threshold)
-    return Row("a", computed, policy, results(computed, **measured))
+    return PolicyResult("a", computed, policy, results(computed, **measured))
 
 
 def test_the_pace_is_that_of_computed_and_skipped_steps():
@@ -74,7 +74,7 @@ def test_what_computes_the_same_is_said_to_be_as_fast():
         row(0.2, 10, psnr=31.0),
         row(0.3, 5),
     )
-    report = Report(Told(), (), None, rows)
+    report = CalibrationReport(Told(), (), None, rows)
     made = report.calibration()
     assert [item.speedup for item in made.settings] == [
         round(report.pace.speedup(computed), 2) for computed in (10, 10, 5)
@@ -90,7 +90,7 @@ def test_what_does_the_same_is_kept_once():
     same, other = row(0.1, 10), row(0.12, 10, slower=1.1)
     kept = [same, row(0.1, 10, psnr=31.0), row(0.1, 9), row(0.3, 10, kind=MagCacheConfig)]
     assert distinct([same, other, *kept[1:]]) == kept
-    report = Report(Told(), (), None, (same, other, *kept[1:]))
+    report = CalibrationReport(Told(), (), None, (same, other, *kept[1:]))
     made = report.calibration()
     assert len(made.settings) == len(made.details["psnr_margin"]) == 4
     assert len(made.details["measured_speedup"]) == 4
@@ -119,23 +119,23 @@ def test_a_comparison_times_it_beside_each_policy(study):
     assert study.trial.timed == 0
 
 
-def test_the_plan_is_no_less_than_what_a_calibration_takes(study, caplog):
-    made = planned(study, [3, 5], 12)
+def test_the_cost_is_no_less_than_what_a_calibration_takes(study, caplog):
+    made = calibration_cost(study, [3, 5], 12)
     shares = 0.3 + 0.04 * 0.7 + 0.5 + 0.04 * 0.5
     assert made.learning == pytest.approx(1 + 2 * (1 + 20 * 0.04) + 12 * 1 + 2)
     assert made.search == 24
     assert made.thresholds == pytest.approx(TRIES * 2 * shares)
     assert made.measurement == pytest.approx(1 + 2 + 6 * shares)
     assert made.total == pytest.approx(made.learning + 24 + made.thresholds + made.measurement)
-    assert Plan(1, 1, 0.5, 0.5).lasting(1220) == "1 h 01 min"
-    assert made.lasting(0) == "0 h 01 min"
+    assert CalibrationCost(1, 1, 0.5, 0.5).duration(1220) == "1 h 01 min"
+    assert made.duration(0) == "0 h 01 min"
     with caplog.at_level("INFO"):
         calibrate(study, [3, 5], 12)
     assert study.pipeline.model.computed / 10 <= made.total
-    told, timed, *_ = [record.getMessage() for record in caplog.records]
-    assert told == str(made)
-    assert told.startswith(f"{made.total:.0f} full runs at most: ")
+    search_record, timed, *_ = [record.getMessage() for record in caplog.records]
+    assert search_record == str(made)
+    assert search_record.startswith(f"{made.total:.0f} full runs at most: ")
     assert (
         timed
-        == f"a full run takes {study.full_seconds:.3g} s: {made.lasting(study.full_seconds)} in all at most"
+        == f"a full run takes {study.full_seconds:.3g} s: {made.duration(study.full_seconds)} in all at most"
     )

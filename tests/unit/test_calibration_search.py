@@ -171,12 +171,12 @@ def test_the_descent_reaches_what_moves_can_reach():
 
     found = descend(plain((0, 1, 7, 8)), one_move, score, most=100)
     assert found.schedule.computed == goal
-    assert found.tried == len(tried) == len(set(tried))
+    assert found.num_runs == len(tried) == len(set(tried))
 
 
 def test_the_descent_keeps_to_its_bound():
     found = descend(plain((0, 1, 7, 8)), one_move, lambda schedule: sum(schedule.computed), most=3)
-    assert found.tried == 3
+    assert found.num_runs == 3
 
 
 def test_moves_keep_number_ends_and_order():

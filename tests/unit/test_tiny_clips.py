@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from videosys.tiny.captions import TEMPLATES, WORDS, caption
-from videosys.tiny.clips import (
+from eval.training.captions import caption
+from eval.training.clips import (
     BACKGROUNDS,
     COLOURS,
+    FPS,
+    FULL_FRAMES,
     HELD_OUT_PAIRS,
     MOTIONS,
     ROUND_SHAPES,
     SHAPES,
+    SIZES,
+    TRANSLATIONS,
     ClipSpec,
     coverage,
     path,
@@ -24,6 +28,9 @@ from videosys.tiny.clips import (
     sample_spec,
     to_uint8,
 )
+from videosys import tiny
+from videosys.tiny import words
+from videosys.tiny.words import TEMPLATES, WORDS
 
 
 def specs(count: int, seed: int = 0) -> list[ClipSpec]:
@@ -135,3 +142,14 @@ def test_bounce_comes_back_and_stays_slow_enough_for_the_autoencoder():
         assert np.isclose(y[0], y[34], atol=1e-4)
         assert y[0] - y.min() > 14
         assert np.abs(np.diff(y)).max() < 5
+
+
+def test_what_is_drawn_is_what_a_prompt_may_name():
+    tables = {"COLOURS": COLOURS, "BACKGROUNDS": BACKGROUNDS, "SIZES": SIZES}
+    assert {name: tuple(table) for name, table in tables.items()} == {n: getattr(words, n) for n in tables}
+    assert {*TRANSLATIONS} < {*words.PHRASES}
+
+
+def test_the_config_makes_clips_as_they_were_trained_on():
+    config = tiny.config("opensora")
+    assert (config.num_frames, config.fps) == (FULL_FRAMES, FPS)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from videosys.tiny.clips import ATTRIBUTES, BACKGROUNDS, ClipSpec, render, sample_spec, to_uint8
-from videosys.tiny.detect import AREAS, NONE, Detection, classify_motion, detect
-from videosys.tiny.scored import scored
+from eval.training.clips import ATTRIBUTES, BACKGROUNDS, ClipSpec, render, sample_spec, to_uint8
+from eval.training.detect import AREAS, NONE, Detection, classify_motion, detect
+from eval.training.scored import scored
 
 
 def wrong(spec: ClipSpec, found: Detection) -> list[str]:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from eval.training import latents as shards
+from eval.training import train_causal_vae, train_noise
+from eval.training.batches import CaptionedLatents
+from eval.training.captions import caption_of
+from eval.training.clips import render, sample_spec
+from eval.training.recipes import RECIPES, fold_statistics
 from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import CausalVAE
 from videosys.schedulers import ddim
-from videosys.tiny import latents as shards
-from videosys.tiny import train_causal_vae, train_noise
-from videosys.tiny.batches import CaptionedLatents
-from videosys.tiny.captions import caption_of
-from videosys.tiny.clips import render, sample_spec
-from videosys.tiny.recipes import RECIPES, fold_statistics
 from videosys.utils.checkpoint import load_model, read_config, resolve
 
 NAMES = sorted(RECIPES)

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from videosys.tiny import score
-from videosys.tiny.clips import ClipSpec, render, to_uint8
-from videosys.tiny.score import COLUMNS, NEEDED, main, score_videos, table
-from videosys.tiny.scored import scored
+from eval.training import score
+from eval.training.clips import ClipSpec, render, to_uint8
+from eval.training.score import COLUMNS, NEEDED, main, score_videos, table
+from eval.training.scored import scored
 
 
 def drawn(specs, num_frames: int = 34):
@@ -122,7 +122,7 @@ def test_every_caption_has_a_seed_of_its_own(monkeypatch):
             asked.append((prompt, seed))
             return SimpleNamespace(video=[prompt])
 
-    monkeypatch.setattr("videosys.engine.VideoSysEngine", Engine)
+    monkeypatch.setattr(score, "VideoSysEngine", Engine)
     videos = list(score.generate(SimpleNamespace(seed=5), ["one", "two"]))
     assert videos == ["one", "two"]
     assert asked == [("one", 5), ("two", 6)]

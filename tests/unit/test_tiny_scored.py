@@ -7,9 +7,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from videosys.tiny.captions import WORDS
-from videosys.tiny.clips import ATTRIBUTES, HELD_OUT_PAIRS, sample_spec
-from videosys.tiny.scored import choose, is_scored, scored, training_spec
+from eval.training.clips import ATTRIBUTES, HELD_OUT_PAIRS, sample_spec
+from eval.training.scored import choose, is_scored, scored, training_spec
+from videosys.tiny.words import WORDS
 
 
 def test_sixty_different_captions_with_twelve_of_held_out_pairs():

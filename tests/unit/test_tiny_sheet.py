@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
-from videosys.tiny.sheet import GAP, MARGIN, contact_sheet, save_gif
+from eval.training.sheet import GAP, MARGIN, contact_sheet, save_gif
 
 
 def video(num_frames: int = 9, height: int = 6, width: int = 8) -> torch.Tensor:

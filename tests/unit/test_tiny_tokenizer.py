@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import videosys.tiny
+from eval.training.captions import caption
+from eval.training.clips import sample_spec
+from eval.training.tokenizer import SUFFIX_WORDS, main, train
 from videosys.text_encoders.cleaning import prepare_prompt
-from videosys.tiny.captions import WORDS, caption
-from videosys.tiny.clips import sample_spec
-from videosys.tiny.tokenizer import SUFFIX_WORDS, main, train
+from videosys.tiny.words import WORDS
 
 SHIPPED = Path(videosys.tiny.__path__[0]) / "opensora" / "tokenizer"
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from videosys.tiny import training
-from videosys.tiny.training import (
+from eval.training import trainer as training
+from eval.training.trainer import (
     Stage,
     StageRun,
     Timer,

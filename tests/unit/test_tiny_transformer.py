@@ -10,14 +10,15 @@ import pytest
 import torch
 
 import videosys.tiny as tiny
+from eval.training import latents as shards
+from eval.training import train_transformer as training
+from eval.training.batches import CaptionedLatents
+from eval.training.captions import caption_of
+from eval.training.scored import is_scored
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import T5Encoder, load_tokenizer
-from videosys.tiny import latents as shards
-from videosys.tiny import train_transformer as training
-from videosys.tiny.batches import CaptionedLatents
-from videosys.tiny.captions import TEMPLATES, caption_of
-from videosys.tiny.scored import is_scored
+from videosys.tiny.words import TEMPLATES
 from videosys.utils.checkpoint import load_model, read_config
 
 TOKENIZER = Path(tiny.__file__).parent / "opensora" / "tokenizer"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from videosys.cache.base import StepRecord
-from videosys.utils.chart import Chart
+from videosys.utils.plots import line_axes, save_figure
 
 
 @dataclass(frozen=True)
@@ -67,31 +67,38 @@ def decision_digest(steps: Sequence[StepRecord]) -> str:
 
 
 def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float | None = None) -> Path:
-    """The path of a PNG plot of the distances and their sum over the steps; a bar at the axis marks a
-    computed step.
+    """The path of a PNG plot of what was measured at each step; a tick on the axis is a computed step.
 
-    threshold: draws a line there. Without distances the plot has the branches reused in each step (PAB), or
-    the computed steps (a fixed schedule).
+    threshold: a line at it. Where nothing was measured, the branches that each step reused (PAB), or which
+    steps computed (a fixed schedule). ValueError without matplotlib, and where there are no steps.
     """
+    if not steps:
+        raise ValueError("there are no steps to plot")
     summary = cache_statistics(steps)
-    if summary.mean_distance is not None:
-        curves = {
-            "relative L1 of the signal": [(step.step, _number(step.distance)) for step in steps],
-            "accumulated": [(step.step, _number(step.accumulated)) for step in steps],
-        }
-    elif summary.reused:
-        curves = {"branches reused": [(step.step, float(step.reused)) for step in steps]}
-    else:
-        curves = {"computed": [(step.step, float(step.computed)) for step in steps]}
     reused = f", {summary.reused} branches reused" if summary.reused else ""
-    return Chart(
-        title=f"computed {summary.computed} of {summary.total} steps{reused}",
-        x_label="step",
-        y_label="",
-        curves=curves,
-        marks=[step.step for step in steps if step.computed],
-        levels={} if threshold is None else {"threshold": threshold},
-    ).save(path)
+    label, curves = step_curves(steps)
+    axes = line_axes(
+        f"computed {summary.computed} of {summary.total} steps{reused}", "step", label, whole_x=True
+    )
+    for name, values in curves.items():
+        axes.plot([step.step for step in steps], values, marker="o", markersize=3, label=name)
+    if threshold is not None:
+        axes.axhline(threshold, color="tab:green", label="threshold")
+    computed = [step.step for step in steps if step.computed]
+    axes.plot(computed, [0.02] * len(computed), "k|", transform=axes.get_xaxis_transform(), label="computed")
+    return save_figure(axes, path)
+
+
+def step_curves(steps: Sequence[StepRecord]) -> tuple[str, dict[str, list[float]]]:
+    """(label of the y axis, values by the name of a curve); nan where a step has none."""
+    if any(step.distance is not None for step in steps):
+        return "relative L1 change", {
+            "of the signal": [_number(step.distance) for step in steps],
+            "accumulated, rescaled": [_number(step.accumulated) for step in steps],
+        }
+    if any(step.reused for step in steps):
+        return "branches", {"branches reused": [float(step.reused) for step in steps]}
+    return "1: computed, 0: reused", {"decision": [float(step.computed) for step in steps]}
 
 
 def _number(value: float | None) -> float:

@@ -1,9 +1,9 @@
 """Finds settings for caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
 
 Runs the full model on a few prompts, fits TeaCache's polynomial, searches the best schedule for each number
-of computed steps, and measures all of them on prompts it has not learnt from. Prints a table, and writes
-FILE.json (what `cache.calibration` reads), FILE.md and two PNG plots. Started again after an interruption it
-goes on where it stopped; what it needs for that lies in FILE.work.
+of computed steps, and measures all of them on held-out prompts. Prints a table, and writes FILE.json (what
+`cache.calibration` reads), FILE.md and, where matplotlib is installed, two PNG plots. Started again after an
+interruption it goes on where it stopped; what it needs for that lies in FILE.work.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys.calibration.calibrate import Report, calibrate
-from videosys.calibration.output import check_place, check_search, write_report
+from videosys.calibration.calibrate import CalibrationReport, calibrate
+from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.generation.request import check_prompts
 from videosys.models import FAMILIES, load_family_config
@@ -41,19 +41,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
-    made.add_argument("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
-    made.add_argument("--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice")
-    made.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    made.add_argument(
+    arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
+    arguments.add_argument(
+        "--config", type=Path, required=True, help="YAML or Python file, as for the samples"
+    )
+    arguments.add_argument(
+        "--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice"
+    )
+    arguments.add_argument("--out", type=Path, required=True, help="JSON file to write")
+    arguments.add_argument(
         "--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several"
     )
-    made.add_argument("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
-    made.add_argument("--search", type=float, default=60.0, help="full runs the search may take per budget")
-    made.add_argument("--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third")
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
-    made.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
-    return made
+    arguments.add_argument(
+        "--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight"
+    )
+    arguments.add_argument(
+        "--search", type=float, default=60.0, help="full runs the search may take per budget"
+    )
+    arguments.add_argument(
+        "--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third"
+    )
+    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
+    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    return arguments
 
 
 def numbers(text: str) -> list[int]:
@@ -66,12 +76,13 @@ def numbers(text: str) -> list[int]:
         ) from None
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(args: argparse.Namespace) -> CalibrationReport:
     """The report of a run with these arguments. ValueError for what cannot be."""
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
     check_place(args.out)
     check_search(args.search)
+    announce_missing_plots()
     config = load_family_config(args.config, args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
 
@@ -105,10 +116,10 @@ def split(prompts: Sequence[str], held_out: int | None) -> tuple[Sequence[str], 
 
 def budgets(wanted: Sequence[int] | None, steps: int) -> list[int]:
     """The numbers of computed steps to search schedules for."""
-    chosen = sorted(set(wanted or (round(share * steps) for share in SHARES)))
-    if not 2 <= chosen[0] <= chosen[-1] < steps:
-        raise ValueError(f"--budgets are {chosen}; they must be 2 to {steps - 1}, of {steps} steps")
-    return chosen
+    numbers = sorted(set(wanted or (max(round(share * steps), 2) for share in SHARES)))
+    if not 2 <= numbers[0] <= numbers[-1] < steps:
+        raise ValueError(f"--budgets are {numbers}; they must be 2 to {steps - 1}, of {steps} steps")
+    return numbers
 
 
 if __name__ == "__main__":

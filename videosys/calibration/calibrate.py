@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
-from videosys.calibration.collect import KINDS, SIGNALS, WATCHED, Trace
-from videosys.calibration.fit import DEGREES, Fit, choose, correlation, fit
+from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
+from videosys.calibration.cost import calibration_cost
+from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
 from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
-from videosys.calibration.plan import planned
-from videosys.calibration.search import Found
+from videosys.calibration.search import SearchResult
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import NAIVE, magcache_for, nearest_threshold, threshold_for
 from videosys.utils import plain
@@ -22,7 +21,7 @@ _LOG = get_logger("calibration")
 
 
 @dataclass(frozen=True)
-class Row:
+class PolicyResult:
     """A policy and what it gave on held-out prompts. budget: computed steps it was made for."""
 
     name: str
@@ -44,16 +43,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """All that a calibration found. rows: of policies; fits: of all signals and degrees; chosen: of them, for
-    TeaCache, or None.
+class CalibrationReport:
+    """The results of a calibration.
+
+    fits: of all signals and degrees. best_fit: the one that TeaCache takes, None where none may be used.
+    rows: one per policy. searches: by budget and kind of forecast, as `search_record` gives them.
     """
 
     study: Study
     fits: tuple[Fit, ...]
-    chosen: Fit | None
-    rows: tuple[Row, ...]
-    found: dict[int, dict[str, Any]] = field(default_factory=dict)
+    best_fit: Fit | None
+    rows: tuple[PolicyResult, ...]
+    searches: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def pace(self) -> Pace:
@@ -68,56 +69,57 @@ class Report:
             "held_out_prompts": [job.prompt for job in self.study.held_out],
             "seed": self.study.config.seed,
             "fits": [asdict(item) for item in self.fits],
-            "search": self.found,
+            "search": self.searches,
             "psnr_margin": [row.result.psnr_margin[FULL] for row in rows],
             "measured_speedup": [round(row.result.speedup, 4) for row in rows],
         }
         settings = tuple(row.setting(times) for row in rows)
-        coefficients = self.chosen.coefficients if self.chosen else NAIVE
+        coefficients = self.best_fit.coefficients if self.best_fit else NAIVE
         return Calibration(self.study.scope, settings, coefficients, finite(details), self.study.ratios)
 
 
-def distinct(rows: Sequence[Row]) -> list[Row]:
-    """Those that differ in what they do: of one class, computing the same with the same frames, the first."""
-    kept: dict[Any, Row] = {}
+def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
+    """The results without repetitions: of policies of one class with equal figures, the first stays."""
+    first: dict[Any, PolicyResult] = {}
     for row in rows:
         result = row.result
-        same = (type(row.policy), result.computed, *result.psnr.items(), *result.ssim.items())
-        kept.setdefault(same, row)
-    return list(kept.values())
+        key = (type(row.policy), result.computed, *result.psnr.items(), *result.ssim.items())
+        first.setdefault(key, row)
+    return list(first.values())
 
 
-def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Report:
-    """Runs it all. most_runs: full runs that the search may take for each number of computed steps.
+def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationReport:
+    """The report of a calibration: fits, thresholds and schedules, measured on the held-out prompts.
 
-    What it will cost is logged before, in full runs, and in hours as soon as one has been timed.
+    budgets: numbers of computed steps. most_runs: full runs that the search may take for each of them.
+    The cost is logged before, in full runs, and in hours as soon as one has been timed.
     """
-    plan = planned(study, budgets, most_runs)
-    _LOG.info("%s", plan)
+    cost = calibration_cost(study, budgets, most_runs)
+    _LOG.info("%s", cost)
     seconds = study.full_seconds
-    _LOG.info("a full run takes %.3g s: %s in all at most", seconds, plan.lasting(seconds))
+    _LOG.info("a full run takes %.3g s: %s in all at most", seconds, cost.duration(seconds))
     fits = all_fits(study.traces)
-    chosen = chosen_fit(fits)
+    best_fit = select_fit(fits)
     candidates: list[tuple[str, int, CacheConfig]] = []
-    found: dict[int, dict[str, Any]] = {}
+    searches: dict[int, dict[str, Any]] = {}
     for budget in budgets:
-        candidates += [("teacache", budget, teacache(study, budget, chosen))]
+        candidates += [("teacache", budget, teacache_for(study, budget, best_fit))]
         magcache = magcache_for(budget, study.ratios)
         candidates += [("magcache", budget, magcache)] if magcache else []
         for kind, best in study.search(budget, most_runs).items():
             candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
-            found.setdefault(budget, {})[kind] = told(best)
+            searches.setdefault(budget, {})[kind] = search_record(best)
     bench = study.bench()
     rows = [
-        Row(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy)))
+        PolicyResult(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy)))
         for name, budget, policy in candidates
     ]
-    return Report(study, tuple(fits), chosen, tuple(rows), found)
+    return CalibrationReport(study, tuple(fits), best_fit, tuple(rows), searches)
 
 
-def told(best: Found) -> dict[str, Any]:
-    """A schedule that was found, as a file tells of it."""
-    return {"computed": best.schedule.computed, "score": best.score, "tried": best.tried}
+def search_record(best: SearchResult) -> dict[str, Any]:
+    """The result of a search as plain values, as the calibration file has it."""
+    return {"computed": best.schedule.computed, "score": best.score, "tried": best.num_runs}
 
 
 def all_fits(traces: Sequence[Trace]) -> list[Fit]:
@@ -126,17 +128,17 @@ def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     First and last step are left out, since they compute whatever the polynomial says. The last third of
     the prompts (none, where there is but one) is held out.
     """
-    held = len(traces) // 3 or (len(traces) > 1)
-    learnt, others = traces[: len(traces) - held], traces[len(traces) - held :]
+    held_out = len(traces) // 3 or (len(traces) > 1)
+    learnt, others = traces[: len(traces) - held_out], traces[len(traces) - held_out :]
 
     def rows(name: str, items: Sequence[Trace]) -> list[list[float]]:
         return [item.distances[name][:-1] for item in items]
 
     fits = []
     for name in SIGNALS:
-        held_out = (rows(name, others), rows("output", others)) if others else None
+        unseen = (rows(name, others), rows("output", others)) if others else None
         for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # as many as there are steps for
-            fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), held_out))
+            fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), unseen))
     return fits
 
 
@@ -153,15 +155,13 @@ def correlations(traces: Sequence[Trace]) -> dict[str, tuple[float, float]]:
     return {name: (over(name, everything), over(name, inner)) for name in (*SIGNALS, "residual")}
 
 
-def chosen_fit(fits: Sequence[Fit]) -> Fit | None:
-    """The polynomial for TeaCache, with a warning where it explains little; None, with one, where none may be
-    used.
-    """
+def select_fit(fits: Sequence[Fit]) -> Fit | None:
+    """The polynomial for TeaCache, None where none may be used; both that and a poor one are logged."""
     watched = [item for item in fits if item.signal == WATCHED]
     for item in watched:
         if item.problem():
             _LOG.warning("the polynomial of degree %d %s and is refused", item.degree, item.problem())
-    best = choose(watched)
+    best = best_of(watched)
     if best is None:
         _LOG.warning("no polynomial can be used: TeaCache compares distances as they are")
     elif best.warning():
@@ -169,21 +169,21 @@ def chosen_fit(fits: Sequence[Fit]) -> Fit | None:
     return best
 
 
-def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> TeaCacheConfig:
-    """TeaCache with the threshold that computes about so many steps.
+def teacache_for(study: Study, budget: int, best_fit: Fit | None, **options: Any) -> TeaCacheConfig:
+    """TeaCache with the threshold that computes about `budget` steps.
 
-    It begins with the one that would do on the changes of full runs; a run that skips sees larger changes,
-    so others are tried, upwards and downwards, until real runs are within SLACK of the budget. The nearest
-    one of those that were tried is taken.
+    The first threshold comes from the changes of full runs. A run that skips steps sees larger changes, so
+    others are tried in real runs until one computes within SLACK of the budget; the nearest is taken.
+    options: other fields of `TeaCacheConfig`.
     """
-    coefficients = chosen.coefficients if chosen else NAIVE
-    name = KINDS[options.get("signal", "modulated")]
+    coefficients = best_fit.coefficients if best_fit else NAIVE
+    name = SIGNAL_NAMES[options.get("signal", "modulated")]
     changes = [item.distances[name] for item in study.traces]
     threshold = threshold_for(budget, changes, coefficients, study.num_steps - 1)
     policy = TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
 
     def computed(value: float) -> float:
-        return study.tried(replace(policy, threshold=value))[0]
+        return study.try_policy(replace(policy, threshold=value))[0]
 
     return replace(policy, threshold=nearest_threshold(budget, threshold, computed))
 
@@ -191,8 +191,3 @@ def teacache(study: Study, budget: int, chosen: Fit | None, **options: Any) -> T
 def finite(value: Any) -> Any:
     """Plain values without what JSON cannot hold: numbers that are not finite become None."""
     return plain.to_plain(value, number=plain.finite, key=str, other=plain.unchanged)
-
-
-def mean_output_change(traces: Sequence[Trace]) -> list[float]:
-    """The output's change per step, the mean over prompts."""
-    return [statistics.fmean(row) for row in zip(*(item.distances["output"] for item in traces))]

@@ -19,7 +19,7 @@ from videosys.utils.files import replacing
 
 # What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.
 SIGNALS = ("timestep_embedding", "noisy_input", "modulated_input")
-KINDS = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
+SIGNAL_NAMES = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
 WATCHED = "modulated_input"  # what TeaCache decides by
 WINDOW = 20  # steps back to which residuals are tried
 SAMPLES = 4096  # numbers of each prediction that are kept
@@ -54,18 +54,18 @@ class Trace:
 
 
 def trace(clip: Clips) -> Trace:
-    """The full run of one prompt with all that is learnt from it."""
-    watch = Watch()
-    given = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
-    recorder = SignalRecorder(tuple(KINDS), window=WINDOW)
-    probe = Probe(recorder, given.sampling, given.latents.shape[1])
-    run = clip.run(lambda times: recorder, observer=watch, around=probe.around)
-    distances = {KINDS.get(kind, kind): values for kind, values in recorder.distances.items()}
-    return Trace({**distances, **watch.distances}, probe.stacked(), run.latents, recorder.ratios)
+    """The trace of one prompt: a full run in which each step is also evaluated with earlier residuals."""
+    changes = ChangeObserver()
+    request = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
+    recorder = SignalRecorder(tuple(SIGNAL_NAMES), window=WINDOW)
+    probe = ReuseProbe(recorder, request.sampling, request.latents.shape[1])
+    run = clip.run(lambda times: recorder, observer=changes, around=probe.around)
+    distances = {SIGNAL_NAMES.get(kind, kind): values for kind, values in recorder.distances.items()}
+    return Trace({**distances, **changes.distances}, probe.stacked(), run.latents, recorder.ratios)
 
 
-class Watch:
-    """The loop's observer: measures how the latents and the prediction of the pair change."""
+class ChangeObserver:
+    """An observer of `denoise`: relative L1 changes per step of the latents and of the pair's prediction."""
 
     def __init__(self) -> None:
         self.distances: dict[str, list[float]] = {"noisy_input": [], "output": []}
@@ -78,8 +78,8 @@ class Watch:
                 self.distances[name].append(relative_change(current, previous))
 
 
-class Probe:
-    """Asks the model at each step, besides, what it would have said with earlier residuals."""
+class ReuseProbe:
+    """Wraps a model: at each step it is also evaluated with the residuals of earlier steps."""
 
     def __init__(self, recorder: SignalRecorder, sampling: Sampling, channels: int):
         self.recorder, self.sampling, self.channels = recorder, sampling, channels
@@ -89,10 +89,10 @@ class Probe:
         def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
             earlier = list(self.recorder.residuals)
             output = model(pair, timesteps, condition, cache)
-            tried = [
+            predictions = [
                 model(pair, timesteps, condition, PrecomputedResidual(residual)) for _, residual in earlier
             ]
-            self.rows.append(torch.stack([self._sampled(item) for item in (output, *tried)]))
+            self.rows.append(torch.stack([self._sampled(item) for item in (output, *predictions)]))
             return output
 
         return probed
@@ -111,16 +111,18 @@ class Probe:
 
 
 def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
-    """How much a wrong prediction in a step moves the final latents.
+    """The gain from an error of the prediction in a step to the error of the final latents.
 
     The root mean square of their change when only this step reuses the residual before it, divided by that of
     the prediction's change; the geometric mean over the prompts.
     """
     cache = SkipOne(step)
     run = clips.run(lambda times: cache)
-    moved = rms(run.latents.cpu() - torch.cat([item.latents for item in traces]))
-    wrong = torch.cat([rms((item.reused[step, 1] - item.reused[step, 0])[None]) for item in traces])
-    return float((moved / wrong.clamp(min=1e-12)).clamp(min=1e-12).log().mean().exp())
+    latent_error = rms(run.latents.cpu() - torch.cat([item.latents for item in traces]))
+    prediction_error = torch.cat(
+        [rms((item.reused[step, 1] - item.reused[step, 0])[None]) for item in traces]
+    )
+    return float((latent_error / prediction_error.clamp(min=1e-12)).clamp(min=1e-12).log().mean().exp())
 
 
 class SkipOne(SignalRecorder):

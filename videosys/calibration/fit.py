@@ -81,7 +81,7 @@ def correlation(changes: Rows, outputs: Rows) -> float:
     return float(x @ y / spread) if spread else math.nan
 
 
-def choose(fits: Sequence[Fit]) -> Fit | None:
+def best_of(fits: Sequence[Fit]) -> Fit | None:
     """The fit without a problem that explains most; None where all have one."""
     return max((item for item in fits if item.problem() is None), key=lambda item: item.score, default=None)
 

@@ -63,14 +63,14 @@ class Journal:
             raise ValueError(f"{self.path} is damaged ({error}); delete it") from error
 
 
-def name_of(policy: Any) -> str:
+def policy_key(policy: Any) -> str:
     """A short name for a policy with all its settings; a field that a class gets later changes none."""
-    chosen = {}
+    differing = {}
     for field in dataclasses.fields(policy):
         value = getattr(policy, field.name)
         if value != field.default:
-            chosen[field.name] = repr(value)
-    return f"{type(policy).__name__} {fingerprint(chosen)}"
+            differing[field.name] = repr(value)
+    return f"{type(policy).__name__} {fingerprint(differing)}"
 
 
 def fingerprint(value: Any) -> str:

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from videosys.cache import CacheConfig, NoCacheConfig
-from videosys.calibration.journal import Journal, fingerprint, name_of
-from videosys.calibration.runs import Clips, Clock, Run
+from videosys.calibration.journal import Journal, fingerprint, policy_key
+from videosys.calibration.runs import Clips, Clock, DenoiseRun
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoJob
 from videosys.metrics import psnr, ssim
@@ -89,20 +89,20 @@ class Bench:
 
     def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
         """One result per prompt."""
-        return self.measure_runs(name, name_of(policy), lambda clip: clip.run(policy))
+        return self.measure_runs(name, policy_key(policy), lambda clip: clip.run(policy))
 
-    def measure_runs(self, name: str, key: str, run: Callable[[Clips], Run]) -> list[Measured]:
+    def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:
         """The same for whatever makes latents of a prompt."""
         places = progress(range(len(self.clips)), name, quiet=self.quiet)
         return [Measured(**self._known(place, key, run)) for place in places]
 
-    def _known(self, place: int, key: str, run: Callable[[Clips], Run]) -> dict[str, Any]:
+    def _known(self, place: int, key: str, run: Callable[[Clips], DenoiseRun]) -> dict[str, Any]:
         return self.journal.result(f"measure {self._name(place)} {key}", lambda: self._one(place, run))
 
     def _name(self, place: int) -> str:
         return fingerprint([asdict(job) for job in self.clips[place].jobs])
 
-    def _one(self, place: int, make: Callable[[Clips], Run]) -> dict[str, Any]:
+    def _one(self, place: int, make: Callable[[Clips], DenoiseRun]) -> dict[str, Any]:
         clip = self.clips[place]
         full = self._timed(place) if place < self.timed else None
         run = make(clip)

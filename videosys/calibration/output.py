@@ -1,4 +1,4 @@
-"""The files of a calibration, and whether there can be any."""
+"""The files of a calibration, and checks of where they go."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import math
 from pathlib import Path
 
 from videosys.cache import calibration_text
-from videosys.calibration.calibrate import Report
+from videosys.calibration.calibrate import CalibrationReport
 from videosys.calibration.fit import DEGREES
 from videosys.calibration.plot import plot_fits, plot_signals
 from videosys.calibration.tables import report_text
 from videosys.utils.files import write_text
+from videosys.utils.logging import get_logger
+from videosys.utils.plots import ADVICE, has_matplotlib
+
+_LOG = get_logger("calibration")
 
 
 def check_place(path: Path, is_folder: bool = False) -> None:
@@ -28,13 +32,29 @@ def check_search(most_runs: float) -> None:
         raise ValueError(f"--search is {most_runs:g}; it must be above 0, and finite")
 
 
-def write_report(report: Report, out: Path) -> str:
-    """The tables, which are also written beside `out`, the JSON file, with two plots."""
-    traces, text = report.study.traces, report_text(report)
-    plot_signals(traces, out.with_name(f"{out.stem}-signals.png"))
-    shown = report.chosen or report.fits[-len(DEGREES)]
-    fits = [item for item in report.fits if item.signal == shown.signal]
-    plot_fits(traces, fits, out.with_name(f"{out.stem}-fits.png"))
+def write_report(report: CalibrationReport, out: Path) -> str:
+    """The report as Markdown. Writes `out` (JSON), and beside it the Markdown and two plots.
+
+    Plots are left out where matplotlib is not installed.
+    """
+    text = report_text(report)
+    if has_matplotlib():
+        plot_report(report, out)
     write_text(out.with_suffix(".md"), text)
     write_text(out, calibration_text(report.calibration()))
     return text
+
+
+def plot_report(report: CalibrationReport, out: Path) -> None:
+    """Writes the plots of the signals and of the fits beside `out`."""
+    traces = report.study.traces
+    plot_signals(traces, out.with_name(f"{out.stem}-signals.png"))
+    shown = report.best_fit or report.fits[-len(DEGREES)]
+    fits = [fit for fit in report.fits if fit.signal == shown.signal]
+    plot_fits(traces, fits, out.with_name(f"{out.stem}-fits.png"))
+
+
+def announce_missing_plots() -> None:
+    """One log line where matplotlib is not installed and the report will have no plots."""
+    if not has_matplotlib():
+        _LOG.warning("the report will have no plots: %s", ADVICE)

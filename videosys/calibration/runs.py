@@ -16,12 +16,12 @@ from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoJob
 from videosys.models import family_of
 
-MakeCache = Callable[[Sequence[float]], Cache]
+CacheFactory = Callable[[Sequence[float]], Cache]
 Model = Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Run:
+class DenoiseRun:
     """Denoised latents [B, C, T, H, W], the model evaluations, and the seconds the loop took.
 
     On a CPU these are seconds of work, which other programs do not lengthen.
@@ -37,7 +37,7 @@ class Run:
 
 
 class Clips:
-    """Some prompts with their seeds, ready to be denoised together as often as one likes."""
+    """Some prompts with their seeds and encoded texts, denoised together once for each `run`."""
 
     @torch.no_grad()
     def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[VideoJob]):
@@ -53,31 +53,31 @@ class Clips:
     @torch.no_grad()
     def run(
         self,
-        cache: CacheConfig | MakeCache,
+        cache: CacheConfig | CacheFactory,
         *,
         observer: Observer | None = None,
         around: Callable[[Model], Model] | None = None,
         sampler: Any = None,
-    ) -> Run:
-        """One generation. around: what to put around the model. sampler: instead of the config's."""
-        given = self.pipeline.denoising(self.jobs, self.texts, self.config)
-        sampler = sampler or given.scheduler
-        made = self._started(cache, sampler.times())
+    ) -> DenoiseRun:
+        """One generation. around: wraps the model. sampler: replaces the config's."""
+        request = self.pipeline.denoising(self.jobs, self.texts, self.config)
+        sampler = sampler or request.scheduler
+        started = self._start(cache, sampler.times())
         condition = self.condition
         with self.pipeline.transformer.use() as model:
             clock = Clock(self.pipeline.transformer.device)
             latents = denoise(
                 around(model) if around else model,
                 sampler,
-                given.latents.to(self.pipeline.transformer.device),
+                request.latents.to(self.pipeline.transformer.device),
                 condition,
-                replace(given.sampling, observer=observer),
-                made,
+                replace(request.sampling, observer=observer),
+                started,
                 self.pipeline.parallel,
             )
-            return Run(latents, made.steps, clock.seconds())
+            return DenoiseRun(latents, started.steps, clock.seconds())
 
-    def _started(self, cache: CacheConfig | MakeCache, times: Sequence[float]) -> Cache:
+    def _start(self, cache: CacheConfig | CacheFactory, times: Sequence[float]) -> Cache:
         if callable(cache):
             return cache(times)
         return start(cache, times, self.pipeline.parallel.gather_rows)
@@ -94,7 +94,7 @@ class Clips:
 
 
 class Clock:
-    """Seconds since it was made: of work on a CPU, of time on a GPU."""
+    """A stopwatch: seconds of this process's work on a CPU, of time on a GPU."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -113,7 +113,7 @@ class Clock:
 def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
     """The pipeline of a config, and the config as a calibration runs it: without a cache, with a seed.
 
-    ValueError for several devices and for what has more than one clip or a reference.
+    ValueError for several devices, and for what the config's `check_calibratable` refuses.
     """
     if config.parallel.num_gpus != 1:
         raise ValueError(f"parallel.num_gpus is {config.parallel.num_gpus}; a calibration runs on one device")

@@ -24,10 +24,10 @@ MOST_SKIPS = 12  # in a row
 MOST_DAMPING = 1.5  # where the residual bends towards the slope, more than the slope is right
 NONE = -1  # stands for the computed step before the first
 SMALLEST = 1e-2  # of a fit's variance, added to it: two directions that are nearly one must not cancel
-Kind = Literal["hold", "linear", "fitted", "curved"]
-KINDS: tuple[Kind, ...] = ("hold", "linear", "fitted", "curved")
+ForecastKind = Literal["hold", "linear", "fitted", "curved"]
+FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved")
 Products = tuple[float, ...]
-Cost = Callable[[int, int, int], float]  # (computed before, computed, next computed) -> to be small in sum
+SegmentCost = Callable[[int, int, int], float]  # of (computed before, computed, next computed)
 # Of a segment's error: 2 is right where errors are small and independent, 1 where they all point one way,
 # and 8 nearly asks for the least largest one.
 POWERS = (2.0, 1.0, 8.0)
@@ -72,8 +72,8 @@ class Schedule:
         for step, (oldest, before, last), damping, bending in self.skipped():
             slope = damping * line(before, last, step, times)
             bent = [bending * share for share in parabola(oldest, before, last, step, times)]
-            made = (1.0 + slope + bent[0], bent[1] - slope, bent[2])
-            weights[step] = made if bent[2] else made[:2] if slope else ()
+            row = (1.0 + slope + bent[0], bent[1] - slope, bent[2])
+            weights[step] = row if bent[2] else row[:2] if slope else ()
         return Fitted(tuple(weights))
 
 
@@ -116,7 +116,7 @@ class Segments:
     def __len__(self) -> int:
         return len(self.times)
 
-    def cost(self, kind: Kind, power: float = 2.0) -> Cost:
+    def cost(self, kind: ForecastKind, power: float = 2.0) -> SegmentCost:
         """The error of a segment to some power with the forecast `kind`; `fitted` takes the best damping, and
         so does `curved`, whose bending needs one step more than the programme looks back.
         """
@@ -131,7 +131,7 @@ class Segments:
 
         return cost
 
-    def damping(self, kind: Kind, before: int, last: int, following: int) -> float:
+    def damping(self, kind: ForecastKind, before: int, last: int, following: int) -> float:
         """The share of the slope to follow; for `fitted` the least-squares one, which may be above 1."""
         if kind == "hold":
             return 0.0
@@ -159,7 +159,7 @@ class Segments:
         solution = np.linalg.solve(square, -parts @ held.ravel() / parts.shape[1]) / sizes
         return round(float(solution[0]), 3), round(float(solution[1]), 3)
 
-    def schedule(self, computed: Sequence[int], kind: Kind) -> Schedule:
+    def schedule(self, computed: Sequence[int], kind: ForecastKind) -> Schedule:
         """A list of steps with the damping (and bending) of each segment."""
         earlier = (NONE, *computed)
         rows = list(zip(earlier, computed, computed[1:]))
@@ -168,7 +168,7 @@ class Segments:
         pairs = [self.bending(oldest, *row) for oldest, row in zip((NONE, *earlier), rows)]
         return Schedule(tuple(computed), *zip(*pairs))
 
-    def neighbours(self, schedule: Schedule, kind: Kind) -> list[Schedule]:
+    def neighbours(self, schedule: Schedule, kind: ForecastKind) -> list[Schedule]:
         """Schedules one move away, those first that promise most; none that skips more than is known of."""
         cost = self.cost(kind)
         promise = {
@@ -205,7 +205,7 @@ class Segments:
 
 
 def dynamic_programme(
-    steps: int, most: int, cost: Cost, most_skips: int = MOST_SKIPS
+    steps: int, most: int, cost: SegmentCost, most_skips: int = MOST_SKIPS
 ) -> dict[int, list[int]]:
     """The cheapest schedule for each number of computed steps up to `most`: number -> computed steps.
 
@@ -219,15 +219,15 @@ def dynamic_programme(
         for before in range(max(NONE, last - most_skips - 1), last):
             if (before, last) in value:
                 _extend((before, last), min(steps, last + most_skips + 2), cost, value, parent)
-    found = {}
+    schedules = {}
     for number in range(2, most + 1):
         ends = [pair for pair in value if pair[1] == steps - 1 and math.isfinite(value[pair][number])]
         if ends:
-            found[number] = _path(min(ends, key=lambda pair: value[pair][number]), number, parent)
-    return found
+            schedules[number] = _path(min(ends, key=lambda pair: value[pair][number]), number, parent)
+    return schedules
 
 
-def _extend(state: tuple[int, int], end: int, cost: Cost, value: dict, parent: dict) -> None:
+def _extend(state: tuple[int, int], end: int, cost: SegmentCost, value: dict, parent: dict) -> None:
     before, last = state
     longer = np.concatenate(([np.inf], value[state][:-1]))
     for following in range(last + 1, end):
@@ -247,12 +247,12 @@ def _path(state: tuple[int, int] | None, number: int, parent: dict) -> list[int]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A schedule with its score on real runs (higher is better), and how many runs were tried for it."""
+class SearchResult:
+    """A schedule with its score on real runs (higher is better), and how many schedules were run for it."""
 
     schedule: Schedule
     score: float
-    tried: int
+    num_runs: int
 
 
 def descend(
@@ -260,25 +260,25 @@ def descend(
     neighbours: Callable[[Schedule], Iterable[Schedule]],
     score: Callable[[Schedule], float],
     most: int,
-) -> Found:
+) -> SearchResult:
     """Coordinate descent: a schedule is left for the first better neighbour, until there is none.
 
     score: of a real run. most: schedules to try at most.
     """
-    best, tried = Found(start, score(start), 1), 1
+    best, num_runs = SearchResult(start, score(start), 1), 1
     seen = {start}
-    better: Found | None = best
-    while better is not None and tried < most:
+    better: SearchResult | None = best
+    while better is not None and num_runs < most:
         better = None
         for candidate in neighbours(best.schedule):
-            if candidate in seen or tried >= most:
+            if candidate in seen or num_runs >= most:
                 continue
             seen.add(candidate)
-            value, tried = score(candidate), tried + 1
+            value, num_runs = score(candidate), num_runs + 1
             if value > best.score:
-                best = better = Found(candidate, value, tried)
+                best = better = SearchResult(candidate, value, num_runs)
                 break
-    return replace(best, tried=tried)
+    return replace(best, num_runs=num_runs)
 
 
 def padded(computed: Sequence[int], number: int) -> list[int]:

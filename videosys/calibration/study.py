@@ -14,21 +14,21 @@ import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig
 from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
-from videosys.calibration.journal import Journal, name_of
+from videosys.calibration.journal import Journal, policy_key
 from videosys.calibration.measure import FULL, SHARED, Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
 from videosys.calibration.search import (
-    KINDS,
+    FORECAST_KINDS,
     POWERS,
-    Found,
-    Kind,
+    ForecastKind,
     Schedule,
+    SearchResult,
     Segments,
     descend,
+    dynamic_programme,
     interpolated,
     padded,
 )
-from videosys.calibration.search import dynamic_programme as programme
 from videosys.calibration.thresholds import NAIVE, computed_steps, threshold_for
 from videosys.config import config_to_dict
 from videosys.generation.request import VideoJob, batches, generators
@@ -44,7 +44,7 @@ class Study:
 
     config: of the model. learnt, held_out: prompts; a prompt's seed is the config's plus its place.
     search_size: how many of the learnt prompts the search runs, in micro-batches of the config's batch_size.
-    check: is given the number of evaluations before anything is written, to refuse what does not fit it.
+    check: called with the number of evaluations before anything is written, to raise what does not fit it.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class Study:
             raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
         check(self.num_steps)
         self.scope = self.pipeline.scope(self.config)
-        about = [asdict(self.scope), [asdict(job) for job in self.learnt], given(self.config)]
+        about = [asdict(self.scope), [asdict(job) for job in self.learnt], changed_fields(self.config)]
         self.journal = Journal(folder, about)
-        self._programmes: dict[tuple[Kind, float], dict[int, list[int]]] = {}
+        self._programmes: dict[tuple[ForecastKind, float], dict[int, list[int]]] = {}
 
     @property
     def num_steps(self) -> int:
@@ -80,7 +80,7 @@ class Study:
     def traces(self) -> list[Trace]:
         """The full run of each prompt to learn from."""
         return [
-            self._kept_trace(place, job)
+            self._trace(place, job)
             for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet))
         ]
 
@@ -102,7 +102,7 @@ class Study:
         means = [statistics.fmean(row) for row in zip(*(item.ratios for item in self.traces))]
         return (1.0, *(round(value, 5) for value in means))
 
-    def _kept_trace(self, place: int, job: VideoJob) -> Trace:
+    def _trace(self, place: int, job: VideoJob) -> Trace:
         path = self.folder / f"trace-{place:03d}.safetensors"
         if not path.exists():
             trace(Clips(self.pipeline, self.config, [job])).save(path)
@@ -139,36 +139,42 @@ class Study:
                 values += error_db(clips.run(policy).latents.cpu(), reference)
             return statistics.fmean(values)
 
-        return self.journal.result(f"score {name_of(policy)}", run)
+        return self.journal.result(f"score {policy_key(policy)}", run)
 
-    def cheapest(self, budgets: Iterable[int], kind: Kind, power: float = 2.0) -> dict[int, Schedule]:
+    def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
         """The schedules that dynamic programming finds for numbers of computed steps."""
         if (kind, power) not in self._programmes:
             cost = self.segments.cost(kind, power)
-            self._programmes[kind, power] = programme(self.num_steps, self.num_steps - 1, cost)
-        found = self._programmes[kind, power]
-        return {number: self.segments.schedule(found[number], kind) for number in budgets if number in found}
+            self._programmes[kind, power] = dynamic_programme(self.num_steps, self.num_steps - 1, cost)
+        computed = self._programmes[kind, power]
+        return {
+            number: self.segments.schedule(computed[number], kind) for number in budgets if number in computed
+        }
 
-    def search(self, budget: int, most_runs: float, kinds: Sequence[Kind] = KINDS) -> dict[Kind, Found]:
+    def search(
+        self, budget: int, most_runs: float, kinds: Sequence[ForecastKind] = FORECAST_KINDS
+    ) -> dict[ForecastKind, SearchResult]:
         """The best schedule with each forecast for a number of computed steps.
 
         Dynamic programming and TeaCache's rule propose some; of these the best, and the best that holds, are
         improved by coordinate descent. most_runs: how much may be run for it all, in full runs.
         """
-        share = budget / self.num_steps + REUSED_STEP * (1 - budget / self.num_steps)
+        share = share_of(budget, self.num_steps)
         allowed = int(most_runs / (share * min(self.search_size, len(self.learnt))))
-        found: dict[Kind, Found] = {}
+        results: dict[ForecastKind, SearchResult] = {}
         for kind in kinds:
-            begun = self.proposed(budget, kind)
-            scored = [Found(one, self.score(one.policy(self.times)), len(begun)) for one in begun]
-            found[kind] = max(scored, key=lambda one: one.score)
-        allowed -= sum(one.tried for one in found.values())
-        improved = descended(found)
-        for kind in improved:
-            found[kind] = self._descend(found[kind], kind, allowed // len(improved))
-        return found
+            proposals = self.proposals(budget, kind)
+            scored = [
+                SearchResult(one, self.score(one.policy(self.times)), len(proposals)) for one in proposals
+            ]
+            results[kind] = max(scored, key=lambda one: one.score)
+        allowed -= sum(one.num_runs for one in results.values())
+        promising = kinds_to_improve(results)
+        for kind in promising:
+            results[kind] = self._descend(results[kind], kind, allowed // len(promising))
+        return results
 
-    def proposed(self, budget: int, kind: Kind) -> list[Schedule]:
+    def proposals(self, budget: int, kind: ForecastKind) -> list[Schedule]:
         """Schedules to begin a search with, none twice."""
         steps = [one.computed for power in POWERS for one in self.cheapest([budget], kind, power).values()]
         changes = [statistics.fmean(row) for row in zip(*(one.distances[WATCHED] for one in self.traces))]
@@ -177,7 +183,7 @@ class Study:
         every = [*steps, tuple(padded(by_change, budget))]
         return [self.segments.schedule(computed, kind) for computed in dict.fromkeys(every)]
 
-    def _descend(self, start: Found, kind: Kind, most: int) -> Found:
+    def _descend(self, start: SearchResult, kind: ForecastKind, most: int) -> SearchResult:
         steps = len(start.schedule.computed)
         with progress(None, f"search {steps} {kind}", total=most, quiet=self.quiet) as bar:
 
@@ -185,37 +191,43 @@ class Study:
                 bar.update()
                 return self.score(schedule.policy(self.times))
 
-            found = descend(
+            result = descend(
                 start.schedule, lambda schedule: self.segments.neighbours(schedule, kind), score, most
             )
-            return replace(found, tried=found.tried + start.tried)
+            return replace(result, num_runs=result.num_runs + start.num_runs)
 
     @functools.cached_property
     def trial(self) -> Bench:
-        """Where policies are tried on the prompts of the search, one by one."""
+        """The bench of the search's prompts, without timing."""
         jobs = self.learnt[: self.search_size]
         return Bench(self.pipeline, self.config, jobs, self.journal, quiet=self.quiet, timed=0)
 
-    def tried(self, policy: CacheConfig) -> tuple[float, float]:
-        """The mean number of steps that a policy computes in real runs, and the mean PSNR of their frames."""
+    def try_policy(self, policy: CacheConfig) -> tuple[float, float]:
+        """(mean number of computed steps, mean PSNR in dB) of real runs on the prompts of the search."""
         rows = self.trial.measure("trial", policy)
-        return statistics.fmean(row.computed for row in rows), statistics.fmean(
-            row.psnr[FULL] for row in rows
-        )
+        computed, quality = zip(*((row.computed, row.psnr[FULL]) for row in rows))
+        return statistics.fmean(computed), statistics.fmean(quality)
 
     def bench(self, references: dict[str, dict[str, Any]] | None = None, shared: int = SHARED) -> Bench:
-        """Where policies are measured on the held-out prompts; the arguments are those of `Bench`."""
+        """The bench of the held-out prompts; the arguments are those of `Bench`."""
         jobs, quiet = self.held_out, self.quiet
         return Bench(self.pipeline, self.config, jobs, self.journal, references, quiet, shared=shared)
 
 
-def given(config: Any) -> dict[str, Any]:
-    """What a config says beyond its defaults, as plain values: the same where there are new fields."""
+def changed_fields(config: Any) -> dict[str, Any]:
+    """The fields of a config that differ from their defaults, as plain values: fields added later change
+    nothing.
+    """
     default = config_to_dict(type(config)())
     return {name: value for name, value in config_to_dict(config).items() if value != default[name]}
 
 
-def descended(found: dict[Kind, Found]) -> list[Kind]:
-    """The forecasts worth a descent: the best one so far, and holding, which every sampler can take."""
-    best = max(found, key=lambda kind: found[kind].score)
-    return list(dict.fromkeys([best, *(kind for kind in found if kind == "hold")]))
+def kinds_to_improve(results: dict[ForecastKind, SearchResult]) -> list[ForecastKind]:
+    """The kinds of forecast worth a descent: the best so far, and holding, which every sampler can take."""
+    best = max(results, key=lambda kind: results[kind].score)
+    return list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
+
+
+def share_of(budget: int, steps: int) -> float:
+    """The time of a run with `budget` computed steps, as a share of the full run's."""
+    return budget / steps + REUSED_STEP * (1 - budget / steps)

@@ -1,4 +1,4 @@
-"""A calibration in words: Markdown tables of fits and policies."""
+"""The report of a calibration as Markdown: tables of signals, fits, policies and schedules."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 from videosys.cache import ScheduleConfig
-from videosys.calibration.calibrate import Report, Row, correlations
+from videosys.calibration.calibrate import CalibrationReport, PolicyResult, correlations
 from videosys.calibration.collect import Trace
 from videosys.calibration.fit import Fit
 from videosys.calibration.measure import FULL, Pace
 
 
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -21,7 +21,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def fits_table(fits: Sequence[Fit]) -> str:
     """The paper's two ablations: which signal, which degree."""
     header = ("signal", "degree", "R^2", "R^2 held out", "lowest value", "verdict")
-    return markdown(header, (_fit_row(item) for item in fits))
+    return markdown_table(header, (_fit_row(item) for item in fits))
 
 
 def _fit_row(item: Fit) -> tuple[str, ...]:
@@ -38,22 +38,22 @@ def _fit_row(item: Fit) -> tuple[str, ...]:
 
 
 def correlations_table(traces: Sequence[Trace]) -> str:
-    """How each signal's change goes with the output's."""
+    """The correlation of each signal's change with the output's."""
     rows = [
         (name.replace("_", " "), *(f"{value:.3f}" for value in pair))
         for name, pair in correlations(traces).items()
     ]
-    return markdown(("signal", "correlation", "without the first and the last change"), rows)
+    return markdown_table(("signal", "correlation", "without the first and the last change"), rows)
 
 
-def policies_table(rows: Sequence[Row], times: Pace) -> str:
-    """What each policy computes and gives, budget by budget."""
+def policies_table(rows: Sequence[PolicyResult], times: Pace) -> str:
+    """Computed steps, speed-ups and quality of each policy, by budget."""
     header = ("policy", "computed", "speed-up", "as timed", "PSNR dB", "SSIM")
     ordered = sorted(rows, key=lambda row: (row.budget, row.name))
-    return markdown(header, (_policy_row(row, times) for row in ordered))
+    return markdown_table(header, (_policy_row(row, times) for row in ordered))
 
 
-def _policy_row(row: Row, times: Pace) -> tuple[str, ...]:
+def _policy_row(row: PolicyResult, times: Pace) -> tuple[str, ...]:
     result = row.result
     return (
         row.label,
@@ -65,14 +65,14 @@ def _policy_row(row: Row, times: Pace) -> tuple[str, ...]:
     )
 
 
-def schedules_table(rows: Sequence[Row]) -> str:
+def schedules_table(rows: Sequence[PolicyResult]) -> str:
     """The computed steps of the schedules, counted from 0."""
     listed = [
         (row.name, str(row.budget), " ".join(map(str, row.policy.computed or ())))
         for row in sorted(rows, key=lambda row: (row.budget, row.name))
         if isinstance(row.policy, ScheduleConfig)
     ]
-    return markdown(("policy", "budget", "computed steps"), listed)
+    return markdown_table(("policy", "budget", "computed steps"), listed)
 
 
 def with_margin(value: float, margin: float) -> str:
@@ -80,11 +80,11 @@ def with_margin(value: float, margin: float) -> str:
     return f"{value:.1f}" if not math.isfinite(margin) else f"{value:.1f} ± {margin:.1f}"
 
 
-def report_text(report: Report) -> str:
+def report_text(report: CalibrationReport) -> str:
     """The whole report in Markdown."""
     study = report.study
     scope = study.scope
-    chosen = report.chosen
+    best_fit = report.best_fit
     return "\n".join(
         (
             f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
@@ -100,9 +100,9 @@ def report_text(report: Report) -> str:
             fits_table(report.fits),
             "",
             "No polynomial is good: TeaCache decides by the change itself."
-            if chosen is None
-            else f"TeaCache uses degree {chosen.degree} of the {chosen.signal.replace('_', ' ')}: "
-            f"{', '.join(f'{value:.6g}' for value in chosen.coefficients)} (highest power first).",
+            if best_fit is None
+            else f"TeaCache uses degree {best_fit.degree} of the {best_fit.signal.replace('_', ' ')}: "
+            f"{', '.join(f'{value:.6g}' for value in best_fit.coefficients)} (highest power first).",
             "",
             "## Policies",
             "",

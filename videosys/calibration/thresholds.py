@@ -59,30 +59,30 @@ def least_threshold(budget: int, computed: Callable[[float], float]) -> float:
 
 
 def nearest_threshold(budget: int, start: float, computed: Callable[[float], float]) -> float:
-    """Of the thresholds that were tried the one whose `computed` steps are nearest to the budget.
+    """The threshold, of those tried, whose `computed` steps are nearest to the budget.
 
     No more than TRIES are, `start` first; the search ends as soon as one is within SLACK.
     """
-    tried: dict[float, float] = {}
+    counts: dict[float, float] = {}
     threshold = start
-    while threshold not in tried and len(tried) < TRIES:
-        tried[threshold] = computed(threshold)
-        if abs(tried[threshold] - budget) <= SLACK:
+    while threshold not in counts and len(counts) < TRIES:
+        counts[threshold] = computed(threshold)
+        if abs(counts[threshold] - budget) <= SLACK:
             break
-        threshold = _next_threshold(budget, tried)
-    return min(tried, key=lambda value: (abs(tried[value] - budget), tried[value]))
+        threshold = _next_threshold(budget, counts)
+    return min(counts, key=lambda value: (abs(counts[value] - budget), counts[value]))
 
 
-def _next_threshold(budget: int, tried: Mapping[float, float]) -> float:
+def _next_threshold(budget: int, counts: Mapping[float, float]) -> float:
     """The next one to try: between the least that keeps to the budget and the greatest below it that does
     not, near where the line between them meets the budget; beyond them all where there is no such pair.
     """
-    high = min((value for value, count in tried.items() if count <= budget), default=math.inf)
-    low = max((value for value, count in tried.items() if count > budget and value < high), default=0.0)
+    high = min((value for value, count in counts.items() if count <= budget), default=math.inf)
+    low = max((value for value, count in counts.items() if count > budget and value < high), default=0.0)
     if not (low and high < math.inf):
         last = low or high
-        return float(f"{last * (tried[last] / budget) ** STRIDE:.6g}")
-    share = (tried[low] - budget) / (tried[low] - tried[high])
+        return float(f"{last * (counts[last] / budget) ** STRIDE:.6g}")
+    share = (counts[low] - budget) / (counts[low] - counts[high])
     return float(f"{low * (high / low) ** min(max(share, INNER), 1 - INNER):.6g}")
 
 

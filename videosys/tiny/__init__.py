@@ -10,6 +10,8 @@ from videosys.models.family import Family
 from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
 from videosys.utils.typed import listing, suggest
 
+__all__ = ["bundled", "config"]
+
 
 def bundled() -> list[str]:
     """The names of the checkpoints that come with the package."""

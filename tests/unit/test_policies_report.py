@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from videosys.cache import RunSpec
-from videosys.calibration.measure import Measured, margin
-from videosys.calibration.report import (
+from eval.policies.report import (
     CALIBRATED,
     FULL,
     MANY,
@@ -19,6 +17,8 @@ from videosys.calibration.report import (
     verdicts,
     work_at,
 )
+from videosys.cache import RunSpec
+from videosys.calibration.measure import Measured, margin
 
 SCOPE = RunSpec("m", "rflow", 30, 30, (2, 16, 16), 1.0, "0" * 16)
 NAIVE_HOLD = "TeaCache naive, hold"

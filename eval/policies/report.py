@@ -1,4 +1,4 @@
-"""A comparison in words: one table, and whether the schedules keep what is claimed of them."""
+"""The report of a comparison as Markdown, and the gains of the calibrated policies that it states."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from videosys.cache import CacheConfig, RunSpec
-from videosys.calibration.measure import FULL, Measured, margin, summary
-from videosys.calibration.tables import markdown, with_margin
+from videosys import CacheConfig
+from videosys.calibration import FULL, Measured, RunSpec, margin, markdown_table, summary, with_margin
 
 MANY = "many"  # the name of the run with several times more steps
 TEACACHE = "TeaCache, hold"
@@ -39,13 +38,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All entries of a model. full: its full runs. chosen, found: as in `Contest`."""
+    """All entries of a model. full: its full runs. selection, searches: as in `Contest`."""
 
     scope: RunSpec
     entries: tuple[Entry, ...]
     full: Entry
-    chosen: dict[int, str] = field(default_factory=dict)
-    found: dict[int, dict[str, Any]] = field(default_factory=dict)
+    selection: dict[int, str] = field(default_factory=dict)
+    searches: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def entry(self, name: str, budget: int) -> Entry:
         return next(one for one in self.entries if (one.name, one.budget) == (name, budget))
@@ -68,35 +67,35 @@ class Gain:
     rival: str
 
 
-def gains(made: Comparison) -> list[Gain]:
+def gains(comparison: Comparison) -> list[Gain]:
     """The calibrated policy against TeaCache that holds, with the same prompts."""
-    result = []
-    for budget in made.budgets:
-        rival = max((made.entry(name, budget) for name in HOLDS), key=lambda one: one.psnr())
-        pairs = zip(made.entry(CALIBRATED, budget).rows, rival.rows)
+    rows = []
+    for budget in comparison.budgets:
+        rival = max((comparison.entry(name, budget) for name in HOLDS), key=lambda one: one.psnr())
+        pairs = zip(comparison.entry(CALIBRATED, budget).rows, rival.rows)
         differences = [ours.psnr[FULL] - theirs.psnr[FULL] for ours, theirs in pairs]
-        result.append(Gain(budget, statistics.fmean(differences), margin(differences), HOLDS[rival.name]))
-    return result
+        rows.append(Gain(budget, statistics.fmean(differences), margin(differences), HOLDS[rival.name]))
+    return rows
 
 
-def work_at(made: Comparison, psnr: float) -> float | None:
+def work_at(comparison: Comparison, psnr: float) -> float | None:
     """The share of the work with which the calibrated policies reach a PSNR, between budgets by a line.
 
     None where none does; the work of the smallest budget where that one does already.
     """
-    points = sorted((made.entry(CALIBRATED, budget).work, budget) for budget in made.budgets)
+    points = sorted((comparison.entry(CALIBRATED, budget).work, budget) for budget in comparison.budgets)
     works = [work for work, _ in points]
-    quality = [made.entry(CALIBRATED, budget).psnr() for _, budget in points]
+    quality = [comparison.entry(CALIBRATED, budget).psnr() for _, budget in points]
     if psnr > max(quality):
         return None
     rising = np.maximum.accumulate(quality)
     return float(np.interp(psnr, rising, works))
 
 
-def comparison_text(made: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """The comparison in Markdown."""
-    scope, full = made.scope, made.full
-    rows = [_row(one, made) for one in (*made.entries, full)]
+    scope, full = comparison.scope, comparison.full
+    rows = [_row(one, comparison) for one in (*comparison.entries, full)]
     count = len(full.rows)
     return "\n".join(
         (
@@ -107,34 +106,34 @@ def comparison_text(made: Comparison) -> str:
             "PSNR (dB) with its 95 % confidence interval, and SSIM, against the full run and against a run "
             "of four times more steps; work in operations of the loop, speed-up of the loop as measured.",
             "",
-            markdown(
+            markdown_table(
                 ("policy", "computed", "work", "speed-up", "PSNR", "SSIM", "PSNR, many steps", "SSIM, many"),
                 rows,
             ),
             "",
-            *verdicts(made),
+            *verdicts(comparison),
             "",
             "What was tried on the prompts of the search: dB of the final latents against the full runs.",
             "",
-            tried(made, "scores"),
+            candidates_table(comparison, "scores"),
             "",
             "PSNR of the frames, for the three nearest of these and for the rules that keep to the budget. "
             "The highest of each column is the calibrated policy.",
             "",
-            tried(made, "quality"),
+            candidates_table(comparison, "quality"),
             "",
         )
     )
 
 
-def _row(one: Entry, made: Comparison) -> tuple[str, ...]:
+def _row(one: Entry, comparison: Comparison) -> tuple[str, ...]:
     result = summary(one.rows)
     cells = [with_margin(result.psnr[name], result.psnr_margin[name]) for name in (FULL, MANY)]
-    if one is made.full:
+    if one is comparison.full:
         cells[0] = "-"
     name = one.name
     if one.name == CALIBRATED and one.budget is not None:
-        name = f"**{CALIBRATED}** ({made.chosen[one.budget]})"
+        name = f"**{CALIBRATED}** ({comparison.selection[one.budget]})"
     return (
         name,
         f"{result.computed:.1f}",
@@ -147,42 +146,43 @@ def _row(one: Entry, made: Comparison) -> tuple[str, ...]:
     )
 
 
-def tried(made: Comparison, kind: str) -> str:
-    """A table of what was found on the prompts of the search: `scores` or `quality`."""
-    columns = {budget: found[kind] for budget, found in sorted(made.found.items())}
+def candidates_table(comparison: Comparison, kind: str) -> str:
+    """The table of `scores` or `quality` of the candidates on the prompts of the search."""
+    columns = {budget: record[kind] for budget, record in sorted(comparison.searches.items())}
     names = list(dict.fromkeys(name for column in columns.values() for name in column))
     rows = [
         (name, *(f"{column[name]:.1f}" if name in column else "-" for column in columns.values()))
         for name in names
     ]
-    return markdown(("policy", *(f"{budget} computed" for budget in columns)), rows)
+    return markdown_table(("policy", *(f"{budget} computed" for budget in columns)), rows)
 
 
-def verdicts(made: Comparison) -> Iterator[str]:
-    """What the table says about the calibrated policies, one line each."""
-    for gain in gains(made):
+def verdicts(comparison: Comparison) -> Iterator[str]:
+    """Lines on the calibrated policies: their gain over TeaCache, and their work for the quality of PAB."""
+    for gain in gains(comparison):
         difference = with_margin(gain.mean, gain.margin)
         yield f"- {gain.budget} computed steps: {difference} dB above TeaCache that holds ({gain.rival})"
-    for one in made.entries:
+    for one in comparison.entries:
         if one.name.startswith(PAB):
-            yield f"- {one.name}: {one.psnr():.1f} dB with {one.work:.3f} of the work; {_against(one, made)}"
+            figures = f"{one.psnr():.1f} dB with {one.work:.3f} of the work"
+            yield f"- {one.name}: {figures}; {_against(one, comparison)}"
 
 
-def _against(one: Entry, made: Comparison) -> str:
-    work = work_at(made, one.psnr())
+def _against(one: Entry, comparison: Comparison) -> str:
+    work = work_at(comparison, one.psnr())
     if work is None:
         return "no calibrated policy measured here reaches that"
     return f"the calibrated policies reach that with {work:.3f}, {one.work / work:.2f} times less"
 
 
-def curves(made: Comparison, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
+def curves(comparison: Comparison, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:
     """Time of the loop as a share of the full run's, and PSNR, of some policies, by name, for a plot.
 
     Each speed-up is taken beside full runs, so shares compare where seconds of different hours do not.
     """
-    chosen: dict[str, list[tuple[float, float]]] = {}
-    for one in made.entries:
+    points: dict[str, list[tuple[float, float]]] = {}
+    for one in comparison.entries:
         if one.name in names or one.name.startswith(PAB):
             name = PAB if one.name.startswith(PAB) else one.name
-            chosen.setdefault(name, []).append((1 / summary(one.rows).loop_speedup, one.psnr()))
-    return chosen
+            points.setdefault(name, []).append((1 / summary(one.rows).loop_speedup, one.psnr()))
+    return points

@@ -1,4 +1,4 @@
-"""How well a tiny checkpoint follows prompts: `python -m videosys.tiny.score [--model opensora] [...]`.
+"""How well a tiny checkpoint follows prompts: `python -m eval.training.score [--model opensora] [...]`.
 
 Generates a clip for each of the 60 fixed captions through the public API, reads from its pixels what it shows
 and prints the share that is right, captions of seen and of held-out colour-shape pairs apart.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 import time
@@ -19,12 +18,13 @@ from typing import Any
 
 from torch import Tensor
 
-from videosys.tiny.clips import ATTRIBUTES, ClipSpec
-from videosys.tiny.detect import Detection, detect
-from videosys.tiny.scored import scored
-from videosys.tiny.sheet import contact_sheet, save_gif
+from eval.training.clips import ATTRIBUTES, ClipSpec
+from eval.training.detect import Detection, detect
+from eval.training.scored import scored
+from eval.training.sheet import contact_sheet, save_gif
+from videosys import VideoSysEngine, config_to_dict, load_config, replacing, tiny
 
-NEEDED = ("background", "colour", "shape", "motion")  # what "all" asks for; size is told beside them
+NEEDED = ("background", "colour", "shape", "motion")  # "all" asks for these; size has a column of its own
 GIF_CLIPS = 4
 COLUMNS = (*NEEDED, "all", "size")
 
@@ -37,18 +37,18 @@ def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec]) -> dict[st
     """
     clips = []
     for video, spec in zip(videos, specs, strict=True):
-        found = detect(video)
+        detection = detect(video)
         expected = {name: getattr(spec, name) for name in ATTRIBUTES}
-        right = verdicts(spec, found)
-        clips.append({"expected": expected, "detected": asdict(found), "right": right})
+        right = verdicts(spec, detection)
+        clips.append({"expected": expected, "detected": asdict(detection), "right": right})
     held = [clip["right"] for clip, spec in zip(clips, specs, strict=True) if spec.is_held_out]
     seen = [clip["right"] for clip, spec in zip(clips, specs, strict=True) if not spec.is_held_out]
     return {"seen": _shares(seen), "held_out": _shares(held), "clips": clips}
 
 
-def verdicts(spec: ClipSpec, found: Detection) -> dict[str, bool]:
+def verdicts(spec: ClipSpec, detection: Detection) -> dict[str, bool]:
     """Which columns are right; "all" where background, colour, shape and motion are."""
-    right = {name: getattr(found, name) == getattr(spec, name) for name in (*NEEDED, "size")}
+    right = {name: getattr(detection, name) == getattr(spec, name) for name in (*NEEDED, "size")}
     right["all"] = all(right[name] for name in NEEDED)
     return {name: right[name] for name in COLUMNS}
 
@@ -66,10 +66,7 @@ def table(report: dict[str, Any]) -> str:
 
 def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
     """The config of a bundled checkpoint, with key=value overrides as `load_config` reads them."""
-    from videosys.config import config_to_dict, load_config
-    from videosys.tiny import config
-
-    base = config(model)
+    base = tiny.config(model)
     if not overrides:
         return base
     with tempfile.TemporaryDirectory() as folder:
@@ -80,8 +77,6 @@ def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
 
 def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
     """The uint8 video [T, H, W, 3] of each caption; number i has the config's seed (or 0) plus i."""
-    from videosys import VideoSysEngine
-
     first = config.seed or 0
     with VideoSysEngine(config, quiet=True) as engine:
         for i, caption in enumerate(captions):
@@ -117,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.score", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.score", description=__doc__)
     parser.add_argument("--model", default="opensora", help="name of the bundled checkpoint")
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
     parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
@@ -142,9 +137,8 @@ def _shares(rows: Sequence[dict[str, bool]]) -> dict[str, float]:
 
 
 def _write(report: dict[str, Any], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

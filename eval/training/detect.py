@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videosys.tiny.clips import (
+from eval.training.clips import (
     BACKGROUNDS,
     COLOURS,
     FULL_FRAMES,

@@ -42,12 +42,12 @@ def settings_of(args: argparse.Namespace) -> dict[str, str]:
     return {name: str(value) for name, value in decides.items() if not name.endswith("minutes")}
 
 
-def check_settings(path: Path, kept: Mapping[str, str], given: Mapping[str, str]) -> None:
+def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, str]) -> None:
     """ValueError where a state is of a run that was started with other arguments."""
-    others = [name for name in sorted(kept.keys() & given.keys()) if kept[name] != given[name]]
+    others = [name for name in sorted(kept.keys() & current.keys()) if kept[name] != current[name]]
     if others:
-        told = ", ".join(f"{name} {kept[name]} (now {given[name]})" for name in others)
-        raise ValueError(f"{path} is of a run with {told}; give the same arguments, or another --out")
+        differences = ", ".join(f"{name} {kept[name]} (now {current[name]})" for name in others)
+        raise ValueError(f"{path} is of a run with {differences}; give the same arguments, or another --out")
 
 
 @dataclass

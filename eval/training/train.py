@@ -1,4 +1,4 @@
-"""Trains the bundled tiny checkpoints: `python -m videosys.tiny.train STAGE --out FOLDER [...]`.
+"""Trains the bundled tiny checkpoints: `python -m eval.training.train STAGE --out FOLDER [...]`.
 
 For Open-Sora `vae` comes first, `latents` encodes clips with its export, and `transformer` trains on them;
 for the others `latte_vae` or `causal_vae`, `latents --model NAME` and `noise --model NAME`. A killed run goes
@@ -13,17 +13,17 @@ import sys
 from collections.abc import Sequence
 
 STAGES = {
-    "vae": "videosys.tiny.train_vae",
-    "latents": "videosys.tiny.latents",
-    "transformer": "videosys.tiny.train_transformer",
-    "causal_vae": "videosys.tiny.train_causal_vae",
-    "latte_vae": "videosys.tiny.latte_vae",
-    "noise": "videosys.tiny.train_noise",
+    "vae": "eval.training.train_vae",
+    "latents": "eval.training.latents",
+    "transformer": "eval.training.train_transformer",
+    "causal_vae": "eval.training.train_causal_vae",
+    "latte_vae": "eval.training.latte_vae",
+    "noise": "eval.training.train_noise",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.train", description=__doc__)
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Trains a tiny transformer that predicts noise: `python -m videosys.tiny.train noise --model NAME ...`.
+"""Trains a tiny transformer that predicts noise: `python -m eval.training.train noise --model NAME ...`.
 
 The text encoder is that of the tiny Open-Sora and stays as it is. The loss is weighted like that of a
 velocity: what a clip shows is decided where nearly all is noise, and there a plain loss on the noise hardly
@@ -21,18 +21,17 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from eval.training.batches import CaptionedLatents
+from eval.training.latents import HELD_OUT_SHARD
+from eval.training.recipes import RECIPES, Recipe
+from eval.training.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
+from eval.training.trainer import Stage, Trainer, say, settings_of
+from videosys import T5Encoder, load_model, resolve, save_model
 from videosys.layers.embeddings import sinusoid
-from videosys.layers.modulation import normalize
 from videosys.text_encoders.cleaning import clean_prompt
-from videosys.text_encoders.t5 import T5Encoder
-from videosys.tiny.batches import CaptionedLatents
-from videosys.tiny.latents import HELD_OUT_SHARD
-from videosys.tiny.recipes import RECIPES, Recipe
-from videosys.tiny.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
-from videosys.tiny.training import Stage, Trainer, say, settings_of
-from videosys.utils.checkpoint import load_model, resolve, save_model
 
 TRAIN_TIMESTEPS = 1000
+HEAD_EPS = 1e-6  # of the norm before the head
 MAX_TOKENS = 40  # more than any caption has
 CONTENT = 1.2  # of the first tokens, beside positions of about one
 VELOCITY = 1000.0  # cap of a weight that is a velocity's but where nothing is left of the clip
@@ -73,12 +72,12 @@ class Texts:
         for caption in dict.fromkeys(captions):
             ids = self.encoder.tokenize(clean_prompt(caption))
             by_length[len(ids)].append((caption, ids))
-        found: dict[str, Tensor] = {}
+        embeddings: dict[str, Tensor] = {}
         for pairs in by_length.values():
             parts = torch.tensor([ids for _, ids in pairs]).split(256)
             rows = torch.cat([self.encoder.model(input_ids=part)[0] for part in parts])
-            found.update(zip((caption for caption, _ in pairs), rows.to(TEXT_DTYPE), strict=True))
-        return found
+            embeddings.update(zip((caption for caption, _ in pairs), rows.to(TEXT_DTYPE), strict=True))
+        return embeddings
 
 
 def begin(model: Any, recipe: Recipe) -> None:
@@ -128,7 +127,8 @@ def solve_head(model: Any, recipe: Recipe, through: slice) -> None:
     text = torch.zeros(64, 1, recipe.config.caption_channels)
     condition = model.prepare(text, latent_size=recipe.latent_size)
     x, *time = model.embed(latents, torch.full((64,), float(TRAIN_TIMESTEPS - 1)), condition)
-    features = normalize(model.run_blocks(x, time[-1], condition)).flatten(0, 2)[:, through]
+    x = model.run_blocks(x, time[-1], condition)
+    features = nn.functional.layer_norm(x, x.shape[-1:], eps=HEAD_EPS).flatten(0, 2)[:, through]
     wanted = rearrange(latents, "b c t (h ph) (w pw) -> (b t h w) (ph pw c)", ph=2, pw=2)
     # The time shifts these channels as it scales them; a sum of zero leaves that out.
     features = torch.cat((features, 1000 * torch.ones(1, features.shape[1])))
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train noise", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.train noise", description=__doc__)
     parser.add_argument("--model", choices=list(RECIPES), required=True)
     parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
     parser.add_argument("--text-encoder", default="bundled:opensora")

@@ -1,4 +1,4 @@
-"""Trains the tiny STDiT3 and its T5 encoder together: `python -m videosys.tiny.train transformer ...`.
+"""Trains the tiny STDiT3 and its T5 encoder together: `python -m eval.training.train transformer ...`.
 
 Captions pass the sampling path itself: suffix, double cleaning, tokenizer, null caption cut to the prompt's
 length.
@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5Config, T5EncoderModel
 
-from videosys.models.opensora.transformer import STDiT3, STDiT3Config
+from eval.training.batches import CaptionedLatents
+from eval.training.clips import FPS
+from eval.training.latents import HELD_OUT_SHARD
+from eval.training.trainer import Stage, Trainer, say, settings_of
+from videosys import STDiT3, STDiT3Config, save_model
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import load_tokenizer
-from videosys.tiny.batches import CaptionedLatents
-from videosys.tiny.clips import FPS
-from videosys.tiny.latents import HELD_OUT_SHARD
-from videosys.tiny.training import Stage, Trainer, say, settings_of
-from videosys.utils.checkpoint import save_model
 
 SIZE = 64
 TEXT_WIDTH = 96
@@ -197,7 +196,7 @@ def export(folder: Path, tokenizer: Path, model: TinyModel, figure: float) -> No
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train transformer", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.train transformer", description=__doc__)
     parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from eval.policies.rivals import GridDDIM, at_places, cosine_places, cosine_steps, fewer_steps
 from tests.synthetic import SyntheticConfig, SyntheticPipeline
 from videosys.cache import NoCacheConfig
-from videosys.calibration.rivals import GridDDIM, at_places, cosine_places, cosine_steps, fewer_steps
 from videosys.calibration.runs import Clips, error_db
 from videosys.generation.request import VideoJob
 from videosys.schedulers import ddim, pndm

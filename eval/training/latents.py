@@ -1,4 +1,4 @@
-"""Training clips of the tiny checkpoints as latents, in shards: `python -m videosys.tiny.train latents ...`.
+"""Training clips of the tiny checkpoints as latents, in shards: `python -m eval.training.train latents ...`.
 
 Clips are drawn from their shard's number alone, so several processes can write shards side by side, and a
 transformer can train on those that are there while more are made.
@@ -19,13 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.tiny.clips import ClipSpec, render
-from videosys.tiny.recipes import RECIPES
-from videosys.tiny.scored import training_spec
-from videosys.tiny.training import say
-from videosys.utils.checkpoint import load_model, read_config
-from videosys.utils.files import replacing
+from eval.training.clips import ClipSpec, render
+from eval.training.recipes import RECIPES
+from eval.training.scored import training_spec
+from eval.training.trainer import say
+from videosys import OpenSoraVAE, OpenSoraVAEConfig, load_model, read_config, replacing
 
 CLIPS_PER_SHARD = 250
 HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
@@ -79,7 +77,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train latents", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.train latents", description=__doc__)
     parser.add_argument("--model", choices=["opensora", *RECIPES], default="opensora")
     parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")

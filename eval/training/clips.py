@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from videosys.tiny.words import PHRASES, SHAPES
+
 FPS = 12
 FULL_FRAMES = 34  # two 17-frame chunks: a motion runs its whole course in this many frames
 
@@ -35,7 +37,6 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "cream": (240, 215, 165),
     "olive": (90, 90, 20),
 }
-SHAPES = ("circle", "square", "triangle", "ring", "cross")
 SIZES: dict[str, float] = {"small": 9.0, "large": 13.5}  # radius in pixels of a 64-pixel frame
 TRANSLATIONS: dict[str, tuple[int, int]] = {  # direction (x, y), y downwards
     "rightward": (1, 0),
@@ -43,7 +44,7 @@ TRANSLATIONS: dict[str, tuple[int, int]] = {  # direction (x, y), y downwards
     "upward": (0, -1),
     "downward": (0, 1),
 }
-MOTIONS = (*TRANSLATIONS, "bounce", "spin", "grow", "shrink", "still")
+MOTIONS = tuple(PHRASES)
 ROUND_SHAPES = ("circle", "ring")  # a spin of these cannot be seen, so it is never asked for
 HELD_OUT_PAIRS = frozenset({("red", "triangle"), ("blue", "cross"), ("green", "ring"), ("yellow", "square")})
 

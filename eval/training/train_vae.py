@@ -1,4 +1,4 @@
-"""Trains the tiny Open-Sora VAE on procedural clips: `python -m videosys.tiny.train vae --out FOLDER`.
+"""Trains the tiny Open-Sora VAE on procedural clips: `python -m eval.training.train vae --out FOLDER`.
 
 Five stages, each with a budget of minutes:
 1. spatial: the stage on single frames, in pixels;
@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from videosys.layers.autoencoder import posterior
-from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
-from videosys.tiny.clips import FULL_FRAMES, render, sample_spec, to_uint8
-from videosys.tiny.training import Stage, Trainer, say, settings_of
+from eval.training.clips import FULL_FRAMES, render, sample_spec, to_uint8
+from eval.training.trainer import Stage, Trainer, say, settings_of
+from videosys import OpenSoraVAE, OpenSoraVAEConfig, save_model
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -99,10 +98,11 @@ def kl_divergence(moments: Tensor) -> Tensor:
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
 
 
-def noise_like(moments: Tensor, step: int) -> Tensor:
-    """Normal noise for a sample of the posterior, the same for the same step."""
-    batch, channels, *size = moments.shape
-    return torch.randn((batch, channels // 2, *size), generator=torch.Generator().manual_seed(step))
+def posterior_sample(moments: Tensor, step: int) -> Tensor:
+    """A sample of the latents that moments [B, 2 C, ...] describe, the same for the same step."""
+    mean, logvar = moments.chunk(2, dim=1)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(step))
+    return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise.to(mean)
 
 
 def bfloat16_compute() -> torch.autocast:
@@ -122,8 +122,7 @@ class VAEStages:
         target = self.clips.pick(clips, frames)
         with bfloat16_compute():
             moments = vae.spatial.encode(target).latent_dist.parameters.float()
-            latents = posterior(moments)
-            x = latents.mean + latents.std * noise_like(moments, step)
+            x = posterior_sample(moments, step)
             out = vae.spatial.decode(x).sample
         return pixel_loss(out, target) + KL_SPATIAL * kl_divergence(moments)
 
@@ -137,10 +136,10 @@ class VAEStages:
         clips, frames = self.clips.windows(step, WINDOWS_PER_STEP)
         latents = self.clips.window_latents(clips, frames)
         out, moments = temporal_pass(vae, latents, step)
-        chosen = torch.rand(frames.shape, generator=torch.Generator().manual_seed(step)).argsort(1)
-        chosen = chosen[:, :DECODED_PER_WINDOW]
-        target = self.clips.pick(clips, frames.gather(1, chosen)).flatten(0, 1)
-        x = out.movedim(2, 1)[torch.arange(len(chosen))[:, None], chosen].flatten(0, 1)
+        order = torch.rand(frames.shape, generator=torch.Generator().manual_seed(step)).argsort(1)
+        places = order[:, :DECODED_PER_WINDOW]
+        target = self.clips.pick(clips, frames.gather(1, places)).flatten(0, 1)
+        x = out.movedim(2, 1)[torch.arange(len(places))[:, None], places].flatten(0, 1)
         with bfloat16_compute():
             decoded = vae.spatial.decode(x / vae.config.scaling_factor).sample
         error = (out - latents).abs().mean()
@@ -169,8 +168,6 @@ class VAEStages:
 
     def write(self, vae: OpenSoraVAE, figure: float) -> None:
         """The export folder and a sheet of originals above reconstructions."""
-        from videosys.utils.checkpoint import save_model
-
         stored = bfloat16_weights(vae)
         save_model({k: v.to(torch.bfloat16) for k, v in stored.state_dict().items()}, vae.config, self.export)
         contact_sheet(*self.reconstruct(stored), self.export.parent / "sheet.png")
@@ -211,8 +208,7 @@ def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor,
     """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
     with bfloat16_compute():
         moments = vae.temporal.encode(latents).float()
-        chunk = posterior(moments)
-        z = chunk.mean + chunk.std * noise_like(moments, step)
+        z = posterior_sample(moments, step)
         return vae.temporal.decode(z, latents.shape[2]).float(), moments
 
 
@@ -259,7 +255,7 @@ def freeze_temporal(vae: OpenSoraVAE, stages: VAEStages, count: int = 600) -> No
     round_parameters(vae.temporal.encoder, vae.temporal.quant_conv)
     with torch.no_grad():
         halves = stages.clips.latents[:count].split(WINDOW, dim=2)
-        z = torch.cat([posterior(vae.temporal.encode(x)).mean for half in halves for x in half.split(50)])
+        z = torch.cat([vae.temporal.encode(x).chunk(2, dim=1)[0] for half in halves for x in half.split(50)])
     spread = z.std((0, 2, 3, 4), keepdim=True)
     vae.scale.copy_(spread.to(torch.bfloat16))
     vae.shift.copy_(z.mean((0, 2, 3, 4), keepdim=True).to(torch.bfloat16))
@@ -296,7 +292,7 @@ def spatial_decoder_and_temporal(vae: OpenSoraVAE) -> list[nn.Parameter]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m videosys.tiny.train vae", description=__doc__.splitlines()[0]
+        prog="python -m eval.training.train vae", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--spatial-minutes", type=float, default=9.0)

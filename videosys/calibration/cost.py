@@ -8,15 +8,15 @@ from dataclasses import astuple, dataclass
 
 from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
-from videosys.calibration.search import KINDS
-from videosys.calibration.study import PROBES, REUSED_STEP, Study
+from videosys.calibration.search import FORECAST_KINDS
+from videosys.calibration.study import PROBES, REUSED_STEP, Study, share_of
 from videosys.calibration.thresholds import TRIES
 
 RULES = 2  # TeaCache and MagCache, beside a schedule of each kind
 
 
 @dataclass(frozen=True)
-class Plan:
+class CalibrationCost:
     """Full runs of one prompt that each part takes at most; a skipped step counts REUSED_STEP."""
 
     learning: float
@@ -34,14 +34,14 @@ class Plan:
             f"the search, {self.thresholds:.0f} for thresholds, {self.measurement:.0f} to measure"
         )
 
-    def lasting(self, seconds: float) -> str:
-        """The whole in hours and minutes, with so many seconds for a full run."""
+    def duration(self, seconds: float) -> str:
+        """The total in hours and minutes, where a full run takes so many seconds."""
         minutes = max(round(self.total * seconds / 60), 1)
         return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def planned(study: Study, budgets: Sequence[int], most_runs: float) -> Plan:
-    """The plan of `calibrate` with these arguments.
+def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationCost:
+    """The cost of `calibrate` with these arguments.
 
     The search often ends before it has used what it may, and few thresholds take all tries.
     """
@@ -51,12 +51,7 @@ def planned(study: Study, budgets: Sequence[int], most_runs: float) -> Plan:
     shares = sum(share_of(budget, study.num_steps) for budget in budgets)
     # One is only timed, and the frames to compare with are made of others.
     learning = 1 + learnt * (1 + WINDOW * REUSED_STEP) + PROBES * probed + searched
-    policies = len(KINDS) + RULES
+    policies = len(FORECAST_KINDS) + RULES
     timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
     measurement = held_out + timed + policies * held_out * shares
-    return Plan(learning, len(budgets) * most_runs, TRIES * searched * shares, measurement)
-
-
-def share_of(budget: int, steps: int) -> float:
-    """The time of a run that computes so many steps, of a full run's."""
-    return budget / steps + REUSED_STEP * (1 - budget / steps)
+    return CalibrationCost(learning, len(budgets) * most_runs, TRIES * searched * shares, measurement)

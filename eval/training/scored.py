@@ -7,12 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
-from videosys.tiny.captions import caption
-from videosys.tiny.clips import ATTRIBUTES, ClipSpec, sample_spec
+from eval.training.captions import caption
+from eval.training.clips import ATTRIBUTES, ClipSpec, sample_spec
 
 FILE = "score_captions.json"
 NUM_CAPTIONS = 60
@@ -23,7 +23,7 @@ _CANDIDATES = 400
 @functools.cache
 def scored() -> tuple[tuple[str, ClipSpec], ...]:
     """The committed (caption, spec) pairs, held-out colour-shape pairs at every fifth place."""
-    rows = json.loads(resources.files("videosys.tiny").joinpath(FILE).read_text(encoding="utf-8"))
+    rows = json.loads(Path(__file__).with_name(FILE).read_text(encoding="utf-8"))
     return tuple((row["caption"], ClipSpec(**row["spec"])) for row in rows)
 
 
@@ -45,7 +45,7 @@ def training_spec(rng: np.random.Generator) -> ClipSpec:
 
 
 def choose(seed: int = 0) -> Iterator[dict]:
-    """The rows of the committed file: every attribute's values are about equally frequent in them."""
+    """The rows of `score_captions.json`: every attribute's values are about equally frequent in them."""
     rng = np.random.default_rng(seed)
     counts: Counter[tuple[bool, str]] = Counter()
     taken: set[tuple[str, ...]] = set()
@@ -68,7 +68,7 @@ def _crowding(spec: ClipSpec, counts: Counter[tuple[bool, str]]) -> int:
 
 
 def main() -> None:
-    """Print the committed file anew."""
+    """Print `score_captions.json` anew."""
     rows = ",\n".join(f"  {json.dumps(row)}" for row in choose())
     print(f"[\n{rows}\n]")
 

@@ -1,7 +1,7 @@
 """The tokenizer of the tiny checkpoints: a unigram model of the list of caption words, one piece per word.
 
 Fitted to whole captions, so small a vocabulary would collapse to near-characters.
-Run as `python -m videosys.tiny.tokenizer --out FOLDER`; transformers reads the folder as a `T5Tokenizer`.
+Run as `python -m eval.training.tokenizer --out FOLDER`; transformers reads the folder as a `T5Tokenizer`.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys.tiny.captions import WORDS
+from videosys import replacing
+from videosys.tiny.words import WORDS
 
 # What the sampling path may add behind a prompt, besides the digits of a score.
 SUFFIX_WORDS = ("aesthetic", "score", "motion", "camera")
@@ -92,7 +92,7 @@ def save(model: bytes, folder: str | Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the tokenizer and save it."""
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.tokenizer", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.tokenizer", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     out = parser.parse_args(argv).out
     save(train(), out)
@@ -104,9 +104,8 @@ def _json(value: dict) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def _indexed(pages: Sequence[Image.Image]) -> list[Image.Image]:
 
 
 def _strip(video: np.ndarray, columns: int, scale: int) -> Image.Image:
-    chosen = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
-    return _row([video[i] for i in chosen], scale)
+    places = np.linspace(0, len(video) - 1, min(columns, len(video))).round().astype(int)
+    return _row([video[i] for i in places], scale)
 
 
 def _row(frames: Sequence[np.ndarray], scale: int) -> Image.Image:

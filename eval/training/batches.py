@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from videosys.tiny.captions import TEMPLATES, caption_of
-from videosys.tiny.clips import ClipSpec
-from videosys.tiny.latents import HELD_OUT_SHARD, read_shard
-from videosys.tiny.training import Timer
+from eval.training.captions import TEMPLATES, caption_of
+from eval.training.clips import ClipSpec
+from eval.training.latents import HELD_OUT_SHARD, read_shard
+from eval.training.trainer import Timer
 
 Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # of captions: [L] ids or [L, D] embeddings
 
@@ -60,6 +60,6 @@ class CaptionedLatents:
         lengths = sorted(self.by_length)
         counts = np.array([len(self.by_length[length]) for length in lengths])
         pairs = self.by_length[lengths[rng.choice(len(lengths), p=counts / counts.sum())]]
-        chosen = [pairs[i] for i in rng.integers(len(pairs), size=size)]
-        clips = torch.tensor([clip for clip, _ in chosen])
-        return self.latents[clips], torch.stack([self.rows[caption] for _, caption in chosen])
+        samples = [pairs[i] for i in rng.integers(len(pairs), size=size)]
+        clips = torch.tensor([clip for clip, _ in samples])
+        return self.latents[clips], torch.stack([self.rows[caption] for _, caption in samples])

@@ -11,12 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
-from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfig
-from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
-from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
-from videosys.tiny.clips import ClipSpec, render
-from videosys.utils.checkpoint import load_model, read_config
+from eval.training.clips import ClipSpec, render
+from videosys import (
+    CausalVAE,
+    CausalVAEConfig,
+    LatteT2V,
+    LatteT2VConfig,
+    LatteVAE,
+    LatteVAEConfig,
+    OpenSoraT2V,
+    OpenSoraT2VConfig,
+    load_model,
+    read_config,
+)
 
 TEXT_WIDTH = 96  # of the T5 encoder that all tiny checkpoints share
 LATTE_FRAMES, PLAN_FRAMES = 16, 33

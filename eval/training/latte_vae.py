@@ -1,5 +1,5 @@
 """Makes the tiny Latte's autoencoder of the spatial stage of the tiny Open-Sora's: `python -m
-videosys.tiny.train latte_vae --out FOLDER`.
+eval.training.train latte_vae --out FOLDER`.
 
 Latte keeps a latent per frame, so the spatial stage alone is all it needs.
 """
@@ -13,18 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
-from videosys.tiny.latents import load_vae
-from videosys.tiny.recipes import every_second, fold_statistics
-from videosys.tiny.scored import training_spec
-from videosys.tiny.training import say
-from videosys.utils.checkpoint import resolve, save_model
+from eval.training.latents import load_vae
+from eval.training.recipes import every_second, fold_statistics
+from eval.training.scored import training_spec
+from eval.training.trainer import say
+from videosys import LatteVAE, LatteVAEConfig, resolve, save_model
 
 CLIPS = 100  # from which the latents' mean and deviation are measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videosys.tiny.train latte_vae", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m eval.training.train latte_vae", description=__doc__)
     parser.add_argument("--vae", default="bundled:opensora/vae", help="a folder of the vae stage")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)

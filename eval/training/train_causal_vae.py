@@ -1,4 +1,4 @@
-"""Trains the tiny CausalVAE of both Open-Sora-Plan versions: `python -m videosys.tiny.train causal_vae --out
+"""Trains the tiny CausalVAE of both Open-Sora-Plan versions: `python -m eval.training.train causal_vae --out
 FOLDER`.
 
 It begins with the image autoencoder of the tiny Latte, whose convolutions become 3-D with their weight in
@@ -20,24 +20,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from videosys.layers.autoencoder import posterior
-from videosys.models.open_sora_plan.autoencoder import V120, CausalVAE
-from videosys.tiny.clips import FULL_FRAMES
-from videosys.tiny.recipes import PLAN_FRAMES, RECIPES, fold_statistics
-from videosys.tiny.train_vae import (
+from eval.training.clips import FULL_FRAMES
+from eval.training.recipes import PLAN_FRAMES, RECIPES, fold_statistics
+from eval.training.train_vae import (
     HELD_OUT_CLIPS,
     Clips,
     bfloat16_compute,
     bfloat16_weights,
     contact_sheet,
     kl_divergence,
-    noise_like,
     pixel_loss,
+    posterior_sample,
     psnr,
     round_parameters,
 )
-from videosys.tiny.training import Stage, Trainer, say, settings_of
-from videosys.utils.checkpoint import save_model
+from eval.training.trainer import Stage, Trainer, say, settings_of
+from videosys import CausalVAE, save_model
+from videosys.models.open_sora_plan.autoencoder import V120
 
 CONFIG = replace(
     V120,
@@ -114,8 +113,7 @@ def whole_loss(windows: Windows, vae: CausalVAE, step: int) -> Tensor:
     target = windows(step)
     with bfloat16_compute():
         moments = vae.moments(target).float()
-        latents = posterior(moments)
-        out = vae.frames(latents.mean + latents.std * noise_like(moments, step))
+        out = vae.frames(posterior_sample(moments, step))
     return pixel_loss(per_image(out), per_image(target)) + KL * kl_divergence(moments)
 
 
@@ -176,7 +174,7 @@ def decoder_parameters(vae: CausalVAE) -> Iterable[nn.Parameter]:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m videosys.tiny.train causal_vae", description=__doc__.splitlines()[0]
+        prog="python -m eval.training.train causal_vae", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--image-vae", type=Path, required=True, help="folder of the latte_vae stage")

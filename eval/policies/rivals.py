@@ -8,19 +8,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from videosys.cache import NoCacheConfig
-from videosys.calibration.runs import Clips, Run
-from videosys.schedulers import RFlowScheduler, Sampler
+from videosys import NoCacheConfig
+from videosys.calibration import Clips, DenoiseRun
 
 NOISE_SHARE = 0.5  # of the cosine where timesteps are whole: no two of a hundred may be equal
 
 
-def fewer_steps(clip: Clips, steps: int) -> Run:
+def fewer_steps(clip: Clips, steps: int) -> DenoiseRun:
     """A run of the config with so many steps, on the grid that its sampler has for them."""
     return clip.with_config(num_inference_steps=steps).run(NoCacheConfig())
 
 
-def cosine_steps(clip: Clips, steps: int) -> Run:
+def cosine_steps(clip: Clips, steps: int) -> DenoiseRun:
     """A run of so many steps that are close to each other at both ends, where predictions change most."""
     return clip.run(NoCacheConfig(), sampler=cosine_sampler(clip, steps))
 
@@ -31,14 +30,14 @@ def has_cosine(clip: Clips) -> bool:
 
 
 def cosine_sampler(clip: Clips, steps: int) -> Any:
-    """The config's own sampler for rectified flow, and DDIM for models that predict noise."""
-    own = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config).scheduler
-    if isinstance(own, RFlowScheduler):
-        own.timesteps = at_places(own.timesteps, cosine_places(steps))
-        return own
-    assert isinstance(own, Sampler)
-    falling = own.timesteps.unique().flip(0)  # the Runge-Kutta steps of PNDM go back and forth
-    return GridDDIM(at_places(falling, cosine_places(steps, NOISE_SHARE)), own.alphas_cumprod)
+    """The config's own sampler on another grid for rectified flow, DDIM for models that predict noise."""
+    sampler = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config).scheduler
+    alphas_cumprod = getattr(sampler, "alphas_cumprod", None)
+    if alphas_cumprod is None:
+        sampler.timesteps = at_places(sampler.timesteps, cosine_places(steps))
+        return sampler
+    falling = sampler.timesteps.unique().flip(0)  # the Runge-Kutta steps of PNDM go back and forth
+    return GridDDIM(at_places(falling, cosine_places(steps, NOISE_SHARE)), alphas_cumprod)
 
 
 def cosine_places(steps: int, share: float = 1.0) -> list[float]:

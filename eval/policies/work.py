@@ -8,10 +8,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from videosys.cache import CacheConfig, NoCacheConfig, ScheduleConfig
-from videosys.calibration.journal import Journal, name_of
-from videosys.calibration.measure import Measured
-from videosys.calibration.runs import Clips
+from videosys import CacheConfig, NoCacheConfig, ScheduleConfig
+from videosys.calibration import Clips, Journal, Measured, policy_key
 
 
 def operations(clip: Clips, policy: CacheConfig) -> int:
@@ -36,7 +34,7 @@ class Work:
     def of_policy(self, policy: CacheConfig) -> float:
         """Counted, for policies whose work is not said by their computed steps."""
         full = self.journal.result("work full", lambda: operations(self.clip, NoCacheConfig()))
-        return self.journal.result(f"work {name_of(policy)}", lambda: operations(self.clip, policy)) / full
+        return self.journal.result(f"work {policy_key(policy)}", lambda: operations(self.clip, policy)) / full
 
     def of_rows(self, rows: Sequence[Measured]) -> float:
         """By the mean number of computed steps; the others only embed and project."""

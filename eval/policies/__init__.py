@@ -1,0 +1,1 @@
+"""All caches of a tiny checkpoint compared at equal work: `python -m eval.policies`."""

@@ -1,0 +1,44 @@
+"""The words that a prompt for the tiny checkpoints may use: `python -m videosys.tiny.words` lists them."""
+
+from __future__ import annotations
+
+__all__ = ["BACKGROUNDS", "COLOURS", "PHRASES", "SHAPES", "SIZES", "TEMPLATES", "WORDS"]
+
+COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
+BACKGROUNDS = ("white", "black", "grey", "navy", "cream", "olive")
+SHAPES = ("circle", "square", "triangle", "ring", "cross")
+SIZES = ("small", "large")
+# Every motion has its own word: a small text encoder cannot tell captions apart by word order.
+PHRASES: dict[str, str] = {
+    "rightward": "moves rightward",
+    "leftward": "moves leftward",
+    "upward": "moves upward",
+    "downward": "moves downward",
+    "bounce": "bounces",
+    "spin": "spins",
+    "grow": "grows",
+    "shrink": "shrinks",
+    "still": "stays still",
+}
+TEMPLATES = (
+    "a {size} {colour} {shape} {phrase} on {ground} background",
+    "a {size} {colour} {shape} {phrase} on {ground} background.",
+    "on {ground} background a {size} {colour} {shape} {phrase}",
+    "a {size} {colour} {shape} on {ground} background {phrase}",
+)
+_PLAIN = ("a", "an", "on", "background")
+WORDS: tuple[str, ...] = tuple(
+    dict.fromkeys((*_PLAIN, *SHAPES, *COLOURS, *BACKGROUNDS, *SIZES, *" ".join(PHRASES.values()).split()))
+)
+
+
+def vocabulary() -> str:
+    """The words by their place in a caption, one line each, and a caption made of them."""
+    groups = {"size": SIZES, "colour": COLOURS, "shape": SHAPES, "phrase": PHRASES.values()}
+    groups["background"] = BACKGROUNDS
+    lines = [f"{name}: {', '.join(values)}" for name, values in groups.items()]
+    return "\n".join([f"captions: {TEMPLATES[0]}", *lines])
+
+
+if __name__ == "__main__":
+    print(vocabulary())
