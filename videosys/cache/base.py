@@ -73,9 +73,9 @@ class Cache:
         raise RuntimeError("nothing was stored: a cache must compute before it reuses")
 
     def layer(self, stack: str, index: int) -> Branch:
-        """The function `branch(kind, compute)` that block `index` of a `stack` (spatial, temporal, joint)
-        calls for
-        each residual branch; kind: attention, cross or mlp.
+        """The function `branch(kind, compute)` of a block, which calls it for each of its residual branches.
+
+        stack: spatial, temporal or joint. index: of the block in its stack. kind: attention, cross or mlp.
         """
         return compute_branch
 

@@ -19,8 +19,9 @@ class MagCacheConfig(Goal):
         (the first entry is not read). Empty reads those of the calibration.
     threshold: steps are skipped while the sum of their errors is at most this. With ratios g, the error of
         step s after the last computed step c is |1 - g[c+1] * ... * g[s]|.
-    max_skips: at most so many skips in a row. retention: this fraction of the steps, from the first,
-    computes. forecast: of the residual in a skipped step.
+    max_skips: at most so many skips in a row. retention: the fraction of the steps, from the first, in which
+        nothing is skipped.
+    forecast: of the residual in a skipped step.
     """
 
     ratios: tuple[float, ...] = ()

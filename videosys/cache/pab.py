@@ -27,8 +27,7 @@ UNITS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Broadcast:
-    """The rule of one kind of attention: in a window it computes every `range`-th step, and is reused in
-    between.
+    """The rule of one kind of attention: computed every `range`-th step of a window, and reused in between.
 
     range: the steps whose index is a multiple of it compute. window: [low, high] in the unit of the config,
     both ends excluded; outside of it every step computes.
@@ -53,11 +52,10 @@ class Broadcast:
 @dataclass(frozen=True)
 class PABConfig(Goal):
     """Settings of PAB. The defaults are the paper's for any model: in the middle 70 % of the steps, every
-    second
-    spatial and joint, fourth temporal and sixth cross-attention is computed.
+    second spatial and joint, fourth temporal and sixth cross-attention is computed.
 
-    spatial, temporal, joint: self-attention within frames, over frames, or over both; null computes it
-    always. cross: cross-attention to the text, in all blocks; null computes it always.
+    spatial, temporal, joint: self-attention within frames, over frames, or over both. cross: cross-attention
+        to the text, in all blocks. null computes it in every step.
     mlp_spatial, mlp_temporal, mlp_joint: lists of [position, count, blocks]. At the step nearest to the
         position these blocks compute their MLP, and reuse it in the next `count` steps. A position within
         the steps of an earlier one is ignored, so that a list works with few steps too.
@@ -101,8 +99,7 @@ class PABConfig(Goal):
 
     def adapted(self, changes: Mapping[str, Any]) -> PABConfig:
         """These settings as the base of a config with changes. With another unit, ranges are kept, windows
-        are
-        the default ones, and MLPs are computed: windows and positions of this unit mean nothing in it.
+        are the default ones, and MLPs are computed: windows and positions of this unit mean nothing in it.
         """
         unit = changes.get("unit", self.unit)
         if unit == self.unit or unit not in (*UNITS,):

@@ -61,10 +61,7 @@ class PrecomputedResidual(Cache):
 
 
 def length_ratio(current: torch.Tensor, previous: torch.Tensor) -> float:
-    """The mean over tokens of |current| / |previous|, with norms over the last dim; tokens with a previous
-    norm
-    of 0 are left out.
-    """
+    """The mean over tokens of |current| / |previous|, norms over the last dim; tokens of norm 0 left out."""
     norms, before = (tensor.float().norm(dim=-1).double() for tensor in (current, previous))
     nonzero = before > 0
     return float((norms[nonzero] / before[nonzero]).mean())

@@ -28,8 +28,8 @@ class TeaCacheConfig(Goal):
 
     threshold: the blocks run if the sum of rescaled distances reaches it; 0 computes every step.
     coefficients: the rescaling polynomial, highest power first. None uses those published for the model,
-        which are of the modulated input, and [1, 0] for another signal: the paper's variant without
-    rescaling. forecast: of the residual in a skipped step; hold is the published rule.
+        which are of the modulated input, and [1, 0] (no rescaling) for another signal.
+    forecast: of the residual in a skipped step; hold is the published rule.
     signal: modulated is the first block's input after norm and modulation, timestep the time embedding
         (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
@@ -77,9 +77,9 @@ class TeaCacheConfig(Goal):
         return self if signal == self.signal else replace(self, coefficients=None)
 
     def with_coefficients(self, coefficients: Sequence[float]) -> TeaCacheConfig:
-        """The settings with these coefficients of the modulated input, if they have none; for another signal
-        the
-        coefficients are [1, 0].
+        """The settings with these coefficients of the modulated input, if they have none.
+
+        For another signal the coefficients are [1, 0].
         """
         if self.coefficients is not None:
             return self
@@ -88,8 +88,7 @@ class TeaCacheConfig(Goal):
 
 
 class TeaCache(ResidualCache):
-    """Sums the rescaled relative L1 changes of the signal, and computes a step when the sum reaches the
-    threshold.
+    """Sums the rescaled relative L1 changes of the signal; a step computes if the sum reaches the threshold.
 
     times, gather_rows, request_id: as in `CacheConfig.start`. Each rank gathers one row per step: request,
     settings, step, accumulated, and its two sums of equation 4. All ranks add the same rows in the same
