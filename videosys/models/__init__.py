@@ -1,21 +1,30 @@
-"""The model families. A new one is a folder here and a line in `FAMILIES`, or `register_family`."""
+"""The model families. A new one is a folder here and a line in `FOLDERS`, or `register_family`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from videosys.config import load_config
 from videosys.generation.config import PipelineConfig
 from videosys.models.family import Family
-from videosys.models.latte import FAMILY as LATTE
-from videosys.models.open_sora_plan import FAMILY as OPEN_SORA_PLAN
-from videosys.models.opensora import FAMILY as OPENSORA
 from videosys.utils.registry import Registry, calling_module
 from videosys.utils.typed import listing
 
 __all__ = ["FAMILIES", "Family", "family_of", "load_family_config", "register_family"]
+
+FOLDERS = (
+    "opensora",
+    "latte",
+    "open_sora_plan",
+)
+
+
+def _built_in() -> dict[str, Family]:
+    families = [import_module(f"{__name__}.{folder}").FAMILY for folder in FOLDERS]
+    return {family.name: family for family in families}
 
 
 def _check(name: str, family: Any) -> None:
@@ -26,7 +35,7 @@ def _check(name: str, family: Any) -> None:
 FAMILIES: Registry[Family] = Registry(
     kind="family",
     group="videosys.families",
-    built_in={family.name: family for family in (OPENSORA, LATTE, OPEN_SORA_PLAN)},
+    built_in=_built_in(),
     check=_check,
 )
 
