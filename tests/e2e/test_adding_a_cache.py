@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "adding-a-cache.md").read_text("utf-8")
-FILE = re.compile(r"^```(?:python|toml|yaml)\n(# ([\w/.-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
-COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0].splitlines()
+from tests.reader import commands, files, page, run, write_package
+
+PAGE = page("adding-a-cache.md")
+COMMANDS = commands(PAGE)
 DENSE_STEPS = [0, 1, 2, 4, 8, 11]  # of dense.yaml
 DRIFT_STEPS = [0, 1, 2, 3, 5, 8, 11]
 
@@ -113,53 +108,17 @@ except ValueError as error:
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory) -> Path:
-    """The reader's repository, as `pip install -e .` leaves it: its entry points are metadata on sys.path."""
-    folder = tmp_path_factory.mktemp("repository")
-    for match in FILE.finditer(PAGE):
-        path = folder / match[2]
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(match[1])
-    groups = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
-    info = folder / "my_policies-0.1.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Name: my-policies\nVersion: 0.1\n")
-    sections = [
-        f"[{group}]\n" + "".join(map("{0[0]} = {0[1]}\n".format, points.items()))
-        for group, points in groups.items()
-    ]
-    (info / "entry_points.txt").write_text("".join(sections))
-    return folder
-
-
-def run(folder: Path, *arguments: str) -> list[str]:
-    """The lines that a command prints."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{folder}:{ROOT}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()
-
-
-def marked(arguments: str):
-    """On 2 processes it fails until the engine's ranks import the modules of registered policies."""
-    marks = [pytest.mark.xfail(strict=False)] if "num_gpus=2" in arguments else []
-    return pytest.param(arguments, marks=marks)
+    """The reader's repository."""
+    return write_package(PAGE, tmp_path_factory.mktemp("repository"))
 
 
 def test_the_page_has_its_files_on_one_page():
-    names = {match[2] for match in FILE.finditer(PAGE)}
     policies = {"my_policies/dense.py", "my_policies/drift.py"}
-    assert names == policies | {"pyproject.toml", "dense.yaml", "generate.py", "measure.py"}
+    assert set(files(PAGE)) == policies | {"pyproject.toml", "dense.yaml", "generate.py", "measure.py"}
     assert len(PAGE.splitlines()) <= 150
 
 
-@pytest.mark.parametrize("command", [*map(marked, COMMANDS), marked(f"{COMMANDS[2]} compile=blocks")])
+@pytest.mark.parametrize("command", [*COMMANDS, f"{COMMANDS[2]} compile=blocks"])
 def test_the_commands_of_the_page(command, package):
     program, *arguments = command.split()
     assert program == "python"
@@ -171,7 +130,7 @@ def test_the_commands_of_the_page(command, package):
         assert lines[-1].startswith("peak with offload none")
 
 
-@pytest.mark.parametrize("more", ["", "compile=blocks", marked("num_gpus=2 device=cpu")])
+@pytest.mark.parametrize("more", ["", "compile=blocks", "num_gpus=2 device=cpu"])
 def test_a_measured_decision_makes_a_video(more, package):
     """The distances, and so the steps, are the same on any number of processes."""
     lines = run(package, "generate.py", "cache={name: drift, threshold: 0.3}", *more.split())

@@ -20,10 +20,8 @@ INSIDE = [path for path in python_files(LIBRARY) if named(path).startswith(f"{LI
 
 def family_imports(tree: ast.Module, module: str) -> list[str]:
     """What a module imports of the families' folders."""
-    folders = tuple(f"{MODELS}.{folder}" for folder in (*FOLDERS, "pixart"))
-    return [
-        name for _, name in imported(tree, module) if f"{name}.".startswith(tuple(f"{f}." for f in folders))
-    ]
+    folders = tuple(f"{MODELS}.{folder}." for folder in (*FOLDERS, "pixart"))
+    return [name for _, name in imported(tree, module) if f"{name}.".startswith(folders)]
 
 
 def sibling_imports(tree: ast.Module, module: str) -> list[str]:

@@ -1,0 +1,131 @@
+"""docs/adding-a-model.md, followed to the letter in a package of one's own: its blocks are what runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.reader import commands, files, page, run, write_package
+
+PAGE = page("adding-a-model.md")
+COMMANDS = commands(PAGE)
+STEPS = list(range(12))
+LEVELS = 2  # of 255, by which another way of computing the same may differ in a pixel
+
+# Videos of one prompt and seed: each of several ways against the plain one, with the same computed steps.
+COMPARED = """
+import sys
+from videosys import VideoSysEngine, load_family_config
+
+
+def video(*overrides):
+    config = load_family_config("my_model.yaml", "my_model", overrides)
+    with VideoSysEngine(config, quiet=True) as engine:
+        output = engine.generate("a small green ring grows on a grey background")
+    return output.video[0].float(), [step.computed for step in output.steps]
+
+
+first, *ways = [way.split() for way in sys.argv[1:]]
+frames, steps = video(*first)
+print(frames.std().item())
+for way in ways:
+    other, computed = video(*first, *way)
+    assert computed == steps, (way, computed, steps)
+    print((other - frames).abs().max().item())
+"""
+
+CALIBRATION = (
+    *("-m", "videosys.calibration", "--config", "my_model.yaml", "--model", "my_model", "--quiet"),
+    *("--prompts", "prompts.txt", "--out", "calibration.json", "--search", "1", "--budgets", "4,6"),
+)
+
+# A family of the same name, and one whose config says too little.
+REFUSED = """
+from dataclasses import dataclass, replace
+import my_model
+from videosys import FAMILIES, register_family
+from videosys.generation.config import PipelineConfig
+
+assert FAMILIES["my_model"] is my_model.FAMILY
+register_family(my_model.FAMILY)
+try:
+    register_family(replace(my_model.FAMILY, tiny={}))
+except ValueError as error:
+    print(error)
+
+
+@dataclass(frozen=True)
+class Silent(PipelineConfig):
+    model_name = "silent"
+
+
+try:
+    replace(my_model.FAMILY, name="silent", config=Silent, presets={})
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory) -> Path:
+    """The reader's repository, with the checkpoint that the page's first commands make."""
+    folder = write_package(PAGE, tmp_path_factory.mktemp("repository"))
+    for command in COMMANDS[:2]:
+        run(folder, *command.split()[1:])
+    return folder
+
+
+def test_the_page_is_one_page():
+    assert len(PAGE.splitlines()) <= 150
+    assert {"my_model/__init__.py", "my_model/transformer.py", "pyproject.toml"} <= set(files(PAGE))
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS[1:] if "generate.py" in command])
+def test_the_commands_of_the_page(command, package):
+    """Caches leave steps out, or only branches (PAB)."""
+    steps = json.loads(run(package, *command.split()[1:])[-1])
+    assert set(steps) < set(STEPS) if "teacache" in command else steps == STEPS
+    assert (package / "ring.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("cache", ["cache=none", "cache=teacache_fast", "cache=pab"])
+def test_compiled_and_shared_it_makes_the_same_video(cache, package):
+    ways = ("compile=blocks", "num_gpus=2 device=cpu", "num_gpus=2 device=cpu parallel.cfg=1 parallel.sp=2")
+    spread, *differences = map(float, run(package, "-c", COMPARED, cache, *ways))
+    assert spread > 10 * LEVELS  # it shows something
+    assert max(differences) <= LEVELS
+
+
+def test_the_estimate_knows_its_parts(package):
+    (command,) = [command for command in COMMANDS if "videosys.estimate" in command]
+    lines = run(package, *command.split()[1:], "--json")
+    stages = {stage["name"]: stage for stage in json.loads("".join(lines))["stages"]}
+    weights = (package / "checkpoint" / "model.safetensors").stat().st_size
+    assert stages["transformer"]["weights"] == pytest.approx(weights, rel=0.05)
+    caches = {}
+    for cache in ("none", "teacache_fast", "pab"):
+        lines = run(package, *command.split()[1:], "--json", f"cache={cache}")
+        caches[cache] = json.loads("".join(lines))["stages"][1]["cache"]
+    assert caches["none"] == 0
+    assert min(caches["teacache_fast"], caches["pab"]) > 0
+
+
+def test_it_is_calibrated_and_asked_for_by_speedup(package):
+    prompts = [f"a {size} red circle on a white background" for size in ("small", "large", "round")]
+    (package / "prompts.txt").write_text("\n".join(prompts))
+    run(package, *CALIBRATION)
+    content = json.loads((package / "calibration.json").read_text())
+    assert (content["model"], content["scheduler"], content["evaluations"]) == ("my_model", "ddim", 12)
+    computed = sorted({row["computed"] for row in content["settings"]})
+    assert computed[0] <= 6
+    goal = "cache={name: best, speedup: 1.0, calibration: calibration.json}"
+    steps = json.loads(run(package, "generate.py", goal)[-1])
+    assert len(steps) < len(STEPS)
+
+
+def test_what_a_family_must_not_be(package):
+    taken, silent = run(package, "-c", REFUSED)
+    assert taken.startswith("family 'my_model' exists already")
+    assert silent.endswith("it must have the properties scheduler_name, steps, size, output_frames")

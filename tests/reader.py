@@ -1,0 +1,58 @@
+"""A reader who follows a page of docs/ to the letter, in a package of their own beside the library."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FILE = re.compile(r"^```(?:python|toml|yaml)\n(# ([\w/.-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def page(name: str) -> str:
+    """The text of a page of docs/."""
+    return (ROOT / "docs" / name).read_text("utf-8")
+
+
+def files(text: str) -> dict[str, str]:
+    """The page's blocks that begin with a file's name, by that name."""
+    return {match[2]: match[1] for match in FILE.finditer(text)}
+
+
+def commands(text: str) -> list[str]:
+    """The lines of the page's first shell block."""
+    return SHELL.findall(text)[0].splitlines()
+
+
+def write_package(text: str, folder: Path) -> Path:
+    """The folder with the page's files, as `pip install -e .` leaves it, with entry points as metadata."""
+    for name, content in files(text).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_text(content)
+    info = folder / "reader-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: reader\nVersion: 0.1\n")
+    # The page's TOML has nothing else: [project.entry-points."GROUP"] and NAME = "MODULE:OBJECT".
+    points = (folder / "pyproject.toml").read_text().replace('"', "").replace("project.entry-points.", "")
+    (info / "entry_points.txt").write_text(points)
+    return folder
+
+
+def run(folder: Path, *arguments: str) -> list[str]:
+    """The lines that a Python command prints in the folder."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{folder}:{ROOT}",
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip().splitlines()
