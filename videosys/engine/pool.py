@@ -16,7 +16,7 @@ from videosys.engine.build import rank_device, seeded
 from videosys.engine.failure import RankError, RankFailure, is_shared_refusal, root_cause, timeout_error
 from videosys.engine.processes import Processes, threads_per_rank
 from videosys.engine.reorder import ReorderBuffer
-from videosys.estimate.memory import Watch
+from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.models import family_of
@@ -86,7 +86,7 @@ class Pool:
         self.replica_size = parallel.num_gpus // (parallel.dp or 1)
         firsts = range(0, parallel.num_gpus, self.replica_size)
         self.replicas = [range(first, first + self.replica_size) for first in firsts]
-        self.watch = Watch(len(self.devices))
+        self.memory_check = MemoryCheck(len(self.devices))
         # Finds and fetches the folders once, and reports mistakes at once. It never loads a weight.
         self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
@@ -103,7 +103,7 @@ class Pool:
         TimeoutError where no rank replied for `parallel.timeout` seconds, or the ValueError of a request
         that all ranks refuse (they go on with the next).
         """
-        self.watch.look(replace(config, parallel=self.config.parallel))
+        self.memory_check.look(replace(config, parallel=self.config.parallel))
         request = self._open(prompts, seeded(config), inputs)
         try:
             while (output := self._next(request)) is not None:

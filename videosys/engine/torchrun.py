@@ -17,7 +17,7 @@ from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.codec import Codec
 from videosys.engine.messages import Message, value_types
 from videosys.engine.reorder import ReorderBuffer
-from videosys.estimate.memory import Watch
+from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.utils.seed import draw_seed
@@ -67,7 +67,7 @@ class TorchrunRunner:
         self.config, self.quiet = replace(config, parallel=parallel), quiet or not is_main_process()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         self.device = rank_device(self.config, local_rank(), here)
-        self.watch = Watch(here)
+        self.memory_check = MemoryCheck(here)
         self.codec = Codec((Description, Seed, Turn, *value_types()))
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
@@ -81,7 +81,7 @@ class TorchrunRunner:
         """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
         config = replace(config, parallel=self.config.parallel)
         if local_rank() == 0:  # for all on this computer
-            self.watch.look(config)
+            self.memory_check.look(config)
         description = Description(describe(prompts, config, inputs, self.codec))
         check_same_request([other.values for other in group.exchange(description, self.codec)])
         if config.seed is None:
