@@ -82,9 +82,8 @@ def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
     """The results without repetitions: of policies of one class with equal figures, the first stays."""
     first: dict[Any, PolicyResult] = {}
     for row in rows:
-        result = row.result
-        key = (type(row.policy), result.computed, *result.psnr.items(), *result.ssim.items())
-        first.setdefault(key, row)
+        figures = (row.result.computed, *row.result.psnr.items(), *row.result.ssim.items())
+        first.setdefault((type(row.policy), *figures), row)
     return list(first.values())
 
 
