@@ -55,7 +55,7 @@ class Study:
         folder: Path,
         search_size: int = 4,
         quiet: bool = False,
-        check: Callable[[int], None] = lambda steps: None,
+        check: Callable[[int], object] = lambda steps: None,
     ):
         self.pipeline, self.config = open_pipeline(config, quiet)
         seeds = range(self.config.seed, self.config.seed + len(learnt) + len(held_out))

@@ -114,7 +114,8 @@ class Codec:
                 raise ValueError(f"tensor {short(content)} is none of the message's {len(tensors)}")
             return tensors[content]
         if kind == "class":
-            return self._decode_dataclass(*pair(content, "a class"), tensors)
+            name, fields = pair(content, "a class")
+            return self._decode_dataclass(name, fields, tensors)
         items = [pair(item, "an item of a dict") for item in check(content, list, "a dict")]
         if not all(is_plain(key) for key, _ in items):
             raise ValueError("a key of a dict must be a number, text, true, false or null")

@@ -91,9 +91,8 @@ class VideoSysEngine:
         allowed = sorted(fields.keys() - loading_fields(type(self.config)))
         for name in request:
             if name not in allowed:
-                raise ValueError(
-                    f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
-                )
+                hint = suggest(name, allowed)
+                raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(allowed)}")
         changes = {name: resolve_choice(fields[name], value) for name, value in request.items()}
         return dataclasses.replace(self.config, **changes)
 

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
-from videosys.engine.codec import Codec
+from videosys.engine.codec import Codec, is_plain
 from videosys.engine.messages import Message, value_types
 from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
@@ -140,8 +140,8 @@ def describe(
 
 
 def short_text(value: Any, codec: Codec) -> str:
-    is_plain = value is None or isinstance(value, (bool, int, float, str))
-    return json.dumps(value) if is_plain else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
+    """A value as JSON, or a hash of it."""
+    return json.dumps(value) if is_plain(value) else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
 
 
 def check_same_request(descriptions: Sequence[dict[str, str]]) -> None:
