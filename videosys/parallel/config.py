@@ -45,8 +45,8 @@ class ParallelConfig:
             self._check_product()
 
     def _check_product(self) -> None:
-        product = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
-        if self.num_gpus % product or (None not in (self.dp, self.cfg, self.sp) and product != self.num_gpus):
+        product = math.prod(axis or 1 for axis in (self.dp, self.cfg, self.sp))
+        if self.num_gpus % product or (self.is_resolved and product != self.num_gpus):
             raise ValueError(
                 f"parallel: dp {self.dp}, cfg {self.cfg} and sp {self.sp} do not multiply to num_gpus "
                 f"{self.num_gpus}"
