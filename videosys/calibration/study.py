@@ -157,10 +157,12 @@ class Study:
         results: dict[ForecastKind, SearchResult] = {}
         for kind in kinds:
             scores = {one: self.score(one.policy(self.times)) for one in self.proposals(budget, kind)}
-            best = max(scores, key=lambda one: scores[one])
-            results[kind] = SearchResult(best, scores[best], len(scores))
+            start = max(scores, key=lambda one: scores[one])
+            results[kind] = SearchResult(start, scores[start], len(scores))
         allowed -= sum(one.num_runs for one in results.values())
-        promising = kinds_to_improve(results)
+        best = max(results, key=lambda kind: results[kind].score)
+        # Holding is what every sampler can take.
+        promising = list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
         for kind in promising:
             results[kind] = self._descend(results[kind], kind, allowed // len(promising))
         return results
@@ -211,12 +213,6 @@ def changed_fields(config: Any) -> dict[str, Any]:
     """
     default = config_to_dict(type(config)())
     return {name: value for name, value in config_to_dict(config).items() if value != default[name]}
-
-
-def kinds_to_improve(results: dict[ForecastKind, SearchResult]) -> list[ForecastKind]:
-    """The kinds of forecast worth a descent: the best so far, and holding, which every sampler can take."""
-    best = max(results, key=lambda kind: results[kind].score)
-    return list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
 
 
 def share_of(budget: int, steps: int) -> float:

@@ -85,7 +85,7 @@ class Pool:
         self.config, self.quiet = replace(config, parallel=parallel), quiet
         self.build, self.plugins = build, plugins
         self.devices = [rank_device(config, rank, parallel.num_gpus) for rank in range(parallel.num_gpus)]
-        self.replica_size = parallel.num_gpus // (parallel.dp or 1)
+        self.replica_size = parallel.replica_size
         firsts = range(0, parallel.num_gpus, self.replica_size)
         self.replicas = [range(first, first + self.replica_size) for first in firsts]
         self.memory_check = MemoryCheck(len(self.devices))

@@ -93,8 +93,7 @@ class TorchrunRunner:
     ) -> Iterator[VideoOutput]:
         buffer = ReorderBuffer.for_request(prompts, config)
         outputs = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
-        replica_size = config.parallel.num_gpus // (config.parallel.dp or 1)
-        is_first = dist.get_rank() % replica_size == 0
+        is_first = dist.get_rank() % config.parallel.replica_size == 0
         self._running.append(outputs)
         is_working = True
         while is_working:

@@ -56,6 +56,11 @@ class ParallelConfig:
     def is_resolved(self) -> bool:
         return None not in (self.dp, self.cfg, self.sp)
 
+    @property
+    def replica_size(self) -> int:
+        """Devices that share one video."""
+        return self.num_gpus // (self.dp or 1)
+
     def resolved(self, is_guided: bool) -> ParallelConfig:
         """The same with all axes set. ValueError where they do not multiply to num_gpus, and where cfg is 2
         and there is no guidance to split.
