@@ -64,7 +64,7 @@ class Clips:
         sampler = sampler or request.scheduler
         gather_rows = self.pipeline.parallel.gather_rows
         times = sampler.times()
-        kept = cache(times) if callable(cache) else start(cache, times, gather_rows)
+        run_cache = cache(times) if callable(cache) else start(cache, times, gather_rows)
         condition = self.condition
         with self.pipeline.transformer.use() as model:
             clock = Clock(self.pipeline.transformer.device)
@@ -74,10 +74,10 @@ class Clips:
                 request.latents.to(self.pipeline.transformer.device),
                 condition,
                 replace(request.sampling, observer=observer),
-                kept,
+                run_cache,
                 self.pipeline.parallel,
             )
-            return DenoiseRun(latents, kept.steps, clock.seconds())
+            return DenoiseRun(latents, run_cache.steps, clock.seconds())
 
     @torch.no_grad()
     def frames(self, latents: torch.Tensor) -> torch.Tensor:

@@ -27,19 +27,15 @@ from torch.utils.flop_counter import FlopCounterMode
 Scores = Callable[[torch.Tensor, torch.Tensor], int]
 
 
-def no_scores(q: torch.Tensor, k: torch.Tensor) -> int:
-    """Bytes of scores that a fused attention keeps, beside its result."""
-    return 0
-
-
 class Meter:
     """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
 
-    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops.
+    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops; a
+    fused one has none.
     is_cpu: each convolution has beside it what the kernel copies that a CPU would take, see `copied`.
     """
 
-    def __init__(self, is_cpu: bool = False, scores: Scores = no_scores) -> None:
+    def __init__(self, is_cpu: bool = False, scores: Scores = lambda q, k: 0) -> None:
         self.is_cpu, self.scores = is_cpu, scores
         self.live = self.peak = self.attention_flops = 0
         # Operations of a product that torch's counter does not know; absent where torch has no oneDNN.
@@ -148,7 +144,9 @@ class Attention(TorchFunctionMode):
         self.meter = meter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention or not is_empty(args[0]):
+        if func is not F.scaled_dot_product_attention or not (
+            isinstance(args[0], FakeTensor) or args[0].is_meta
+        ):
             return func(*args, **(kwargs or {}))
         q, k, v = args[:3]
         self.meter.attention_flops += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
@@ -156,11 +154,6 @@ class Attention(TorchFunctionMode):
         result = q.new_empty(batch, tokens, heads, v.shape[-1])  # in memory, as the kernels write it
         self.meter.peak = max(self.meter.peak, self.meter.live + self.meter.scores(q, k))
         return result.transpose(1, 2)
-
-
-def is_empty(x: torch.Tensor) -> bool:
-    """Whether a tensor has a shape and no memory."""
-    return isinstance(x, FakeTensor) or x.is_meta
 
 
 def weight_bytes(module: nn.Module) -> int:
