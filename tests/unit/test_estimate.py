@@ -20,8 +20,8 @@ from videosys.cache.forecast import MAX_RESIDUALS
 from videosys.estimate import estimate
 from videosys.estimate.__main__ import main
 from videosys.estimate.blueprint import blueprint
-from videosys.estimate.cache import branch_bytes, found_cache, greediest
-from videosys.estimate.cost import shallow_cost, transformer_cost, vae_cost
+from videosys.estimate.cache import branch_bytes, cache_settings, greediest
+from videosys.estimate.cost import Estimator
 from videosys.estimate.meter import Meter, has_amx, on_meta
 from videosys.estimate.scores import score_bytes
 from videosys.generation.parts import Part
@@ -126,7 +126,7 @@ def shallow_of(subject, setting, config):
         latent_size=setting.size.latents,
         family=replace(plan.family, condition=lambda model, text, *_: model.prepare(text, **options)),
     )
-    return shallow_cost(plan, 1, setting.dtype, setting.size.text, config)
+    return Estimator(plan, config, setting.size.text).shallow_transformer(1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -154,8 +154,8 @@ def test_two_small_models_tell_what_a_deep_one_needs(checkpoint):
     """What is extrapolated from one and two pairs of blocks is what four pairs need."""
     config = config_of(checkpoint, **LARGE)
     plan = blueprint(config).with_depth(4)
-    whole = shallow_cost(plan, 4, torch.float32, SMALL_TEXT, config)
-    assert transformer_cost(plan, torch.float32, SMALL_TEXT, config) == whole
+    estimator = Estimator(plan, config, SMALL_TEXT)
+    assert estimator.transformer() == estimator.shallow_transformer(4)
 
 
 def test_caches_are_counted(checkpoint):
@@ -172,7 +172,7 @@ def test_caches_are_counted(checkpoint):
 
 def test_the_settings_of_a_goal_are_looked_up(checkpoint):
     config = read("examples/opensora/tiny_calibrated.yaml", None, [])
-    found = found_cache(config, blueprint(config))
+    found = cache_settings(config, blueprint(config))
     assert isinstance(found, ScheduleConfig)
     assert found.computed is not None
     unknown = config_of(checkpoint, **LARGE, cache=BestConfig(speedup=2.0))  # no calibration is beside it
@@ -185,7 +185,7 @@ def test_the_settings_of_a_goal_are_looked_up(checkpoint):
 def test_residuals_of_a_forecast_are_counted(checkpoint):
     config = config_of(checkpoint, **LARGE, cache=IntervalConfig())
     one, two = (
-        shallow_cost(blueprint(config), 1, torch.float32, SMALL_TEXT, replace(config, cache=cache))
+        Estimator(blueprint(config), replace(config, cache=cache), SMALL_TEXT).shallow_transformer(1)
         for cache in (IntervalConfig(), IntervalConfig(forecast=Linear()))
     )
     residual = 2 * 5 * 8 * 8 * 32 * 4
@@ -285,7 +285,7 @@ def with_painter(config):
 def test_frames_and_their_bytes_are_counted(model):
     config = read(f"examples/{model}/tiny.yaml", None, ["num_frames=34"])
     plan = with_painter(config)
-    made = vae_cost(plan, torch.float32, config)
+    made = Estimator(plan, config).vae()
     latents = torch.zeros(1, 4, *plan.latent_size)
     peak = measured_peak(lambda: plan.decode(Painter(), latents))
     assert 3 * 34 * 96 * 96 * 3 * 4 < made.peak == pytest.approx(peak, rel=0.05)
@@ -293,7 +293,7 @@ def test_frames_and_their_bytes_are_counted(model):
 
 def test_clips_that_wait_for_others_are_counted():
     one, three = (
-        vae_cost(with_painter(config), torch.float32, config).peak
+        Estimator(with_painter(config), config).vae().peak
         for config in (
             read("examples/opensora/tiny.yaml", None, [f"loops={loops}", "num_frames=34"]) for loops in (1, 3)
         )

@@ -113,7 +113,7 @@ def test_a_config_without_shapes_is_not_warned_of():
     class OtherConfig(LatteConfig):
         """Of a model that was added outside the package."""
 
-    little = memory.Free(1000, 1000)
+    little = memory.FreeMemory(1000, 1000)
     memory.warn_if_too_large(OtherConfig(), little)
     with pytest.warns(UserWarning, match="needs about"):
         memory.warn_if_too_large(LatteConfig(), little)

@@ -12,8 +12,8 @@ from videosys import VideoSysEngine
 from videosys.cache import TeaCacheConfig
 from videosys.estimate import estimate, memory
 from videosys.estimate.blueprint import blueprint
-from videosys.estimate.cost import Cost, StageCost
-from videosys.estimate.memory import Free, Watch, needs_of
+from videosys.estimate.cost import Estimate, StageCost
+from videosys.estimate.memory import FreeMemory, MemoryCheck, needs_of
 from videosys.models import load_family_config as read
 
 ROOMY = 1 << 60
@@ -35,7 +35,7 @@ def costs(monkeypatch):
 
     def made(config):
         seen.append(config)
-        return Cost((StageCost("transformer", 4 * memory.GIB, memory.GIB, 0),), "none", 1, ())
+        return Estimate((StageCost("transformer", 4 * memory.GIB, memory.GIB, 0),), "none", 1, ())
 
     monkeypatch.setattr(memory, "estimate", made)
     return seen
@@ -52,12 +52,12 @@ def free(monkeypatch):
 def test_all_processes_of_a_computer_are_counted(checkpoint):
     config = config_of(checkpoint, device="cpu")
     made = estimate(config)
-    room = Free(int(1.5 * made.peak), int(1.5 * made.peak))
+    room = FreeMemory(int(1.5 * made.peak), int(1.5 * made.peak))
     assert memory.first_shortage(config, made, 1, room) is None
     assert "in 2 processes together" in memory.first_shortage(config, made, 2, room)
     on_gpu = replace(config, device="cuda", offload="stage")
     made = estimate(on_gpu)
-    room = Free(2 * made.peak, int(1.5 * made.host))
+    room = FreeMemory(2 * made.peak, int(1.5 * made.host))
     assert memory.first_shortage(on_gpu, made, 1, room) is None
     assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2, room)
     assert memory.shortage(10, None) is None
@@ -79,14 +79,14 @@ def test_an_engine_of_processes_counts_them(checkpoint, monkeypatch):
 def test_a_small_video_whose_weights_do_not_fit_is_warned_of(checkpoint, costs, free):
     config = config_of(checkpoint, device="cpu")
     free["cpu"] = NEEDED - 1
-    assert is_warned_of(lambda: Watch().look(config))
+    assert is_warned_of(lambda: MemoryCheck().look(config))
     free["cpu"] = NEEDED
-    assert not is_warned_of(lambda: Watch().look(config))
+    assert not is_warned_of(lambda: MemoryCheck().look(config))
     free["cpu"] = ROOMY
     costs.clear()
-    Watch().look(config)
+    MemoryCheck().look(config)
     assert costs == []  # no estimate where there is room for any small video
-    Watch().look(replace(config, height=1024, width=1024))
+    MemoryCheck().look(replace(config, height=1024, width=1024))
     assert len(costs) == 1
 
 
@@ -96,27 +96,27 @@ def test_what_small_videos_leave_free_is_what_weights_may_take(checkpoint, free)
     assert files > 0
     enough = memory.SMALL_NEEDS + 2 * memory.weights_in_files(blueprint(config).folders.values())
     assert enough >= memory.SMALL_NEEDS + 2 * files
-    assert memory.is_surely_enough(config, Free(enough, enough))
-    assert not memory.is_surely_enough(config, Free(enough - 1, enough - 1))
-    assert not memory.is_surely_enough(config, Free(enough, enough), ranks=2)
+    assert memory.is_surely_enough(config, FreeMemory(enough, enough))
+    assert not memory.is_surely_enough(config, FreeMemory(enough - 1, enough - 1))
+    assert not memory.is_surely_enough(config, FreeMemory(enough, enough), ranks=2)
     unknown = read("examples/opensora/base.yaml", None, SMALL)  # whose weights are not here
-    assert not memory.is_surely_enough(unknown, Free(ROOMY, ROOMY))
+    assert not memory.is_surely_enough(unknown, FreeMemory(ROOMY, ROOMY))
 
 
 def test_loaded_weights_do_not_count_as_used(checkpoint, costs, free):
-    config, watch = config_of(checkpoint, device="cpu"), Watch()
+    config, watch = config_of(checkpoint, device="cpu"), MemoryCheck()
     free["cpu"] = NEEDED
     assert not is_warned_of(lambda: watch.look(config))
     free["cpu"] = memory.GIB  # the weights are loaded
     assert not is_warned_of(lambda: watch.look(replace(config, num_frames=1)))
-    assert is_warned_of(lambda: Watch().look(config))  # those of another engine are used
+    assert is_warned_of(lambda: MemoryCheck().look(config))  # those of another engine are used
     assert len(costs) == 3
 
 
 def test_the_most_that_was_free_is_remembered():
-    assert Free(1, 4).most(Free(3, 2)) == Free(3, 4)
-    assert Free(None, 4).most(Free(3, None)) == Free(3, 4)
-    assert Free(None, None).most(Free(None, None)) == Free(None, None)
+    assert FreeMemory(1, 4).most(FreeMemory(3, 2)) == FreeMemory(3, 4)
+    assert FreeMemory(None, 4).most(FreeMemory(3, None)) == FreeMemory(3, 4)
+    assert FreeMemory(None, None).most(FreeMemory(None, None)) == FreeMemory(None, None)
 
 
 def test_what_changes_the_needs_is_looked_at_anew(checkpoint):
@@ -154,7 +154,7 @@ def test_an_estimate_that_fails_stops_no_run(checkpoint, monkeypatch, free):
     monkeypatch.setattr(memory, "estimate", fail)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Watch().look(config_of(checkpoint, device="cpu"))
+        MemoryCheck().look(config_of(checkpoint, device="cpu"))
 
 
 def test_the_engine_warns_once_before_it_works(checkpoint, costs, free):

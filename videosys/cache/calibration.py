@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from videosys.cache.run_spec import RunSpec
 from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
 from videosys.utils.typed import check_types
 
-REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations")
+REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations", "settings")
 
 
 @dataclass(frozen=True)
@@ -61,24 +60,19 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, from which `read_calibration` makes an equal calibration."""
-        scope = {item.name: asdict(self.scope)[item.name] for item in fields(RunSpec)}
         settings = [to_plain(setting) for setting in self.settings]
-        fitted = {"coefficients": self.coefficients, "ratios": self.ratios}
-        return {**scope, **fitted, "settings": settings, "details": self.details}
+        learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
+        return {**asdict(self.scope), **learnt, "settings": settings, "details": self.details}
 
 
 def calibration_text(calibration: Calibration) -> str:
     """The calibration as a small JSON file, one line for each setting, numbers with ten digits."""
-    content = to_plain(calibration.to_json(), number=_ten_digits, other=unchanged)
+    # Ten digits: no threshold and no weight means more.
+    content = to_plain(calibration.to_json(), number=lambda x: float(f"{x:.10g}"), other=unchanged)
     settings = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("settings"))
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
     inner = ",\n ".join([*lines, f'"settings": [\n  {settings}\n ]'])
     return f"{{\n {inner}\n}}\n"
-
-
-def _ten_digits(value: float) -> float:
-    """The number with ten digits: no threshold and no weight means more."""
-    return float(f"{value:.10g}")
 
 
 @dataclass(frozen=True)
@@ -92,18 +86,15 @@ class CalibrationFile(RunSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        missing = [name for name in REQUIRED_KEYS if getattr(self, name) is None]
-        if missing or not self.settings:
-            raise ValueError(f"{', '.join([*missing, *([] if self.settings else ['settings'])])} is missing")
+        missing = [name for name in REQUIRED_KEYS if getattr(self, name) in (None, ())]
+        if missing:
+            raise ValueError(f"{', '.join(missing)} is missing")
 
 
 def read_calibration(path: str | Path) -> Calibration:
     """The calibration in a JSON file. ValueError with the file and the key for anything wrong in it."""
     content = read_json(CalibrationFile, path)
     scope = RunSpec(**{item.name: getattr(content, item.name) for item in fields(RunSpec)})
-    settings = _settings(content.settings, path)
+    rows = enumerate(content.settings)
+    settings = tuple(from_mapping(Setting, row, f"{path}: settings.{index}") for index, row in rows)
     return Calibration(scope, settings, content.coefficients, content.details, content.ratios)
-
-
-def _settings(rows: Sequence[dict[str, Any]], path: str | Path) -> tuple[Setting, ...]:
-    return tuple(from_mapping(Setting, row, f"{path}: settings.{index}") for index, row in enumerate(rows))

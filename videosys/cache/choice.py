@@ -56,13 +56,7 @@ def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | Non
             f"cache {_name(config)} needs a calibration, and there is no {CALIBRATION_PATTERN} in "
             f"{folder or 'the transformer'}; name a file with cache.calibration ({ADVICE})"
         )
-    return _nearest(paths, run)
-
-
-def _nearest(paths: Sequence[Path], run: RunSpec) -> tuple[Calibration, str]:
-    """The calibration nearest to the run, and its path; ValueError if that one is for another run."""
-    candidates = list(_readable(paths))
-    calibration, where = min(candidates, key=lambda pair: pair[0].scope.distance(run))
+    calibration, where = min(_readable(paths), key=lambda pair: pair[0].scope.distance(run))
     calibration.scope.check(run, where)
     return calibration, where
 
@@ -86,21 +80,17 @@ def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig
 
     where: the file of the settings, for errors. ValueError if no setting reaches the goal.
     """
-    candidates = [
-        row for row in settings if isinstance(config, BestConfig) or type(row.policy) is type(config)
-    ]
+    is_any = isinstance(config, BestConfig)
+    candidates = [row for row in settings if is_any or type(row.policy) is type(config)]
     if not candidates:
         names = ", ".join(sorted({_name(row.policy) for row in settings}))
         raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {names}")
-    fitting = [
-        row
-        for row in candidates
-        if row.speedup >= (config.speedup or 0) and row.quality >= (config.min_psnr or 0)
-    ]
+    least = (config.speedup or 0, config.min_psnr or 0)
+    fitting = [row for row in candidates if row.speedup >= least[0] and row.quality >= least[1]]
     if not fitting:
-        raise ValueError(
-            f"{where}: no setting of {_name(config)} has {_goal(config)}; there are {_listed(candidates)}"
-        )
+        goals = {"speedup": config.speedup, "min_psnr": config.min_psnr}
+        goal = " and ".join(f"{name} {value:g}" for name, value in goals.items() if value is not None)
+        raise ValueError(f"{where}: no setting of {_name(config)} has {goal}; there are {_front(candidates)}")
     if config.speedup is None:
         return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
     return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
@@ -110,22 +100,14 @@ def _name(config: CacheConfig) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
-def _goal(config: Goal) -> str:
-    speedup = [] if config.speedup is None else [f"speedup {config.speedup:g}"]
-    return " and ".join([*speedup, *([] if config.min_psnr is None else [f"min_psnr {config.min_psnr:g}"])])
-
-
-def _listed(settings: Iterable[Setting]) -> str:
+def _front(settings: Iterable[Setting]) -> str:
     """The settings that no other one beats in speedup and quality, the slowest first, as text."""
     best = -math.inf
     front = []
     for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
         if row.quality > best:
             best = row.quality
-            front.append(f"{row.speedup:.2f}x at {_rounded_down(row.quality):.1f} dB")
+            # Rounded down, so that what is listed can be asked for.
+            quality = best if math.isinf(best) else math.floor(10 * best) / 10
+            front.append(f"{row.speedup:.2f}x at {quality:.1f} dB")
     return ", ".join(reversed(front))
-
-
-def _rounded_down(quality: float) -> float:
-    """To a tenth, so that what is listed can be asked for."""
-    return quality if math.isinf(quality) else math.floor(10 * quality) / 10

@@ -10,6 +10,7 @@ from typing import Any
 from videosys.cache.base import Cache, FixedCache, GatherRows
 from videosys.cache.device import AUTO, check_cache_device
 from videosys.cache.forecast import HOLD
+from videosys.cache.ranges import at_least, check_least
 from videosys.cache.run_spec import RunSpec
 from videosys.utils.typed import check_types
 
@@ -30,6 +31,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_least(self, "cache")
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         """A new cache for one generation; here one that computes `computed_steps`.
@@ -66,7 +68,7 @@ class Goal(CacheConfig):
     """
 
     calibration: str | None = None
-    speedup: float | None = None
+    speedup: float | None = at_least(1, default=None)
     min_psnr: float | None = None
     device: str = AUTO
 
@@ -85,8 +87,6 @@ class Goal(CacheConfig):
         replaces_fields: other settings are allowed beside a goal, which replaces them. For `__post_init__`.
         """
         check_cache_device(self.device)
-        if self.speedup is not None and not self.speedup >= 1:
-            raise ValueError(f"cache.speedup is {self.speedup}; it must be 1 or more")
         if self.min_psnr is not None and not self.min_psnr > 0:
             raise ValueError(f"cache.min_psnr is {self.min_psnr}; it must be above 0")
         names = [field.name for field in dataclasses.fields(Goal)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from videosys.cache.ranges import at_least, check_least
 from videosys.utils.typed import check_types
 
 HOLD_WEIGHTS = (1.0,)
@@ -46,14 +47,13 @@ class Linear:
     """
 
     damping: float = 1.0
-    max_gap: int | None = None
+    max_gap: int | None = at_least(1, default=None)
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_least(self, "forecast")
         if not 0 <= self.damping <= 2:
             raise ValueError(f"forecast.damping is {self.damping}; it must be between 0 and 2")
-        if self.max_gap is not None and self.max_gap < 1:
-            raise ValueError(f"forecast.max_gap is {self.max_gap}; it must be 1 or more")
 
     @property
     def num_residuals(self) -> int:

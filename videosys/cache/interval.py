@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
+from videosys.cache.ranges import at_least
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,8 @@ class IntervalConfig(Goal):
     forecast: of the residual in a skipped step.
     """
 
-    every: int = 2
+    every: int = at_least(1, default=2)
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every < 1:
-            raise ValueError(f"cache.every is {self.every}; it must be 1 or more")
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The multiples of `every` below `count`, and the last step."""

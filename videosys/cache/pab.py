@@ -14,6 +14,7 @@ import torch
 from videosys.cache.base import Branch, Cache, Compute, GatherRows, RecordedCache, StepRecord
 from videosys.cache.config import Goal
 from videosys.cache.device import to_cache_device
+from videosys.cache.ranges import check_least
 from videosys.utils.typed import check_types
 
 MLPRules = tuple[tuple[float, int, tuple[int, ...]], ...]
@@ -74,6 +75,7 @@ class PABConfig(Goal):
 
     def __post_init__(self) -> None:
         check_types(self)
+        check_least(self, "cache")
         self.check_goal(replaces_fields=True)  # a model's own settings are those of its preset
         for name in MLPS:
             for position, count, blocks in getattr(self, name):
@@ -125,14 +127,6 @@ class PABConfig(Goal):
         spatial, temporal, cross = (Broadcast(each, window) for each in ranges)
         return cls(spatial, temporal, spatial, cross, mlp_spatial=mlp, mlp_temporal=mlp, unit="timestep")
 
-    def attention(self, stack: str, kind: str) -> Broadcast | None:
-        """The rule of an attention branch; None computes it always."""
-        return getattr(self, "cross" if kind == "cross" else stack, None)
-
-    def mlp(self, stack: str) -> MLPRules:
-        """The rules of the MLPs of a stack."""
-        return getattr(self, f"mlp_{stack}", ())
-
 
 class PAB(RecordedCache):
     """Runs all blocks in every step, and computes only those of their branches that the rules ask for.
@@ -159,10 +153,7 @@ class PAB(RecordedCache):
         return self.results.values()
 
     def layer(self, stack: str, index: int) -> Branch:
-        def branch(kind: str, compute: Compute) -> torch.Tensor:
-            return self._branch((stack, index, kind), compute)
-
-        return branch
+        return lambda kind, compute: self._branch((stack, index, kind), compute)
 
     def _branch(self, key: tuple[str, int, str], compute: Compute) -> torch.Tensor:
         if key not in self._reuse:
@@ -197,9 +188,9 @@ def reuse_steps(
 ) -> frozenset[int]:
     """The steps in which a branch is reused; never the first or the last."""
     if kind == "mlp":
-        steps = mlp_steps(config.mlp(stack), positions, block)
+        steps = mlp_steps(getattr(config, f"mlp_{stack}", ()), positions, block)
     else:
-        rule = config.attention(stack, kind)
+        rule: Broadcast | None = getattr(config, "cross" if kind == "cross" else stack, None)
         steps = set() if rule is None else attention_steps(rule, positions, config.unit)
     return frozenset(steps & {*range(1, len(positions) - 1)})
 

@@ -47,8 +47,13 @@ class ScheduleConfig(Goal):
             settings = replace(self, file=None, computed=content.computed, forecast=content.forecast)
             return settings.for_run(run)
         check_steps("cache.computed", self.computed or (), run.evaluations)
-        if isinstance(self.forecast, Fitted):
-            check_fitted(self.forecast, run.evaluations)
+        if isinstance(self.forecast, Fitted) and run.evaluations is not None:
+            rows, steps = len(self.forecast.weights_per_step), run.evaluations
+            if rows != steps:
+                raise ValueError(
+                    f"forecast.weights_per_step has {rows} entries; it must have one for each of the {steps} "
+                    "steps"
+                )
         return self
 
     def computed_steps(self, count: int) -> frozenset[int]:
@@ -78,12 +83,3 @@ def check_steps(name: str, steps: Sequence[int], count: int | None = None) -> No
         raise ValueError(f"{name} is {list(steps)}; the steps must be 0 or more, in order, and none twice")
     if count is not None and steps and steps[-1] >= count:
         raise ValueError(f"{name} holds step {steps[-1]}; there are steps 0 to {count - 1}")
-
-
-def check_fitted(forecast: Fitted, count: int | None) -> None:
-    """ValueError unless there are weights for each of `count` steps; None is not checked."""
-    if count is not None and len(forecast.weights_per_step) != count:
-        raise ValueError(
-            f"forecast.weights_per_step has {len(forecast.weights_per_step)} entries; it must have one for "
-            f"each of the {count} steps"
-        )

@@ -92,14 +92,10 @@ def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float |
 def step_curves(steps: Sequence[StepRecord]) -> tuple[str, dict[str, list[float]]]:
     """(label of the y axis, values by the name of a curve); nan where a step has none."""
     if any(step.distance is not None for step in steps):
-        return "relative L1 change", {
-            "of the signal": [_number(step.distance) for step in steps],
-            "accumulated, rescaled": [_number(step.accumulated) for step in steps],
-        }
+        pairs = [(step.distance, step.accumulated) for step in steps]
+        # A number of None is left out of a curve.
+        columns = ([math.nan if value is None else value for value in column] for column in zip(*pairs))
+        return "relative L1 change", dict(zip(("of the signal", "accumulated, rescaled"), columns))
     if any(step.reused for step in steps):
         return "branches", {"branches reused": [float(step.reused) for step in steps]}
     return "1: computed, 0: reused", {"decision": [float(step.computed) for step in steps]}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -15,6 +15,7 @@ from videosys.cache.base import Cache, GatherRows, ResidualCache, Signal
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
+from videosys.cache.ranges import at_least
 from videosys.cache.run_spec import RunSpec
 
 _LOG = logging.getLogger("videosys.cache")
@@ -36,27 +37,18 @@ class TeaCacheConfig(Goal):
     floor: a polynomial below zero counts as 0; false subtracts it from the sum, as published.
     """
 
-    threshold: float = 0.1
+    threshold: float = at_least(0, default=0.1)
     coefficients: tuple[float, ...] | None = None
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
     signal: Literal["modulated", "timestep"] = "modulated"
-    max_consecutive_skips: int | None = None
+    max_consecutive_skips: int | None = at_least(1, default=None)
     floor: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.threshold >= 0:
-            raise ValueError(f"cache.threshold is {self.threshold}; it must be 0 or more")
-        if self.coefficients is not None and not (
-            self.coefficients and all(map(math.isfinite, self.coefficients))
-        ):
-            raise ValueError(
-                f"cache.coefficients are {self.coefficients}; one or more finite numbers are needed"
-            )
-        if self.max_consecutive_skips is not None and self.max_consecutive_skips < 1:
-            raise ValueError(
-                f"cache.max_consecutive_skips is {self.max_consecutive_skips}; it must be 1 or more"
-            )
+        numbers = self.coefficients
+        if numbers is not None and not (numbers and all(map(math.isfinite, numbers))):
+            raise ValueError(f"cache.coefficients are {numbers}; one or more finite numbers are needed")
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         return TeaCache(self, times, gather_rows, request_id)
@@ -114,9 +106,11 @@ class TeaCache(ResidualCache):
         current = signal(self.config.signal)
         previous = None if self.previous is None else self.previous.to(current.device)
         self.previous = to_cache_device(current, self.device)
-        computed = self.is_forced or previous is None or self._accumulate(current, previous)
         if self.is_forced or previous is None:
+            computed = True
             self.record(computed=True)
+        else:
+            computed = self._accumulate(current, previous)
         self.skips_in_a_row = 0 if computed else self.skips_in_a_row + 1
         self.accumulated = 0.0 if computed else self.accumulated
         return computed

@@ -9,6 +9,7 @@ interruption it goes on where it stopped; what it needs for that lies in FILE.wo
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,27 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
-    arguments.add_argument(
-        "--config", type=Path, required=True, help="YAML or Python file, as for the samples"
-    )
-    arguments.add_argument(
-        "--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice"
-    )
-    arguments.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    arguments.add_argument(
-        "--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several"
-    )
-    arguments.add_argument(
-        "--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight"
-    )
-    arguments.add_argument(
-        "--search", type=float, default=60.0, help="full runs the search may take per budget"
-    )
-    arguments.add_argument(
-        "--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third"
-    )
-    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
-    arguments.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    add = arguments.add_argument
+    add("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
+    add("--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice")
+    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
+    add("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
+    add("--search", type=float, default=60.0, help="full runs the search may take per budget")
+    add("--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
     return arguments
 
 
@@ -85,13 +75,10 @@ def run(args: argparse.Namespace) -> CalibrationReport:
     announce_missing_plots()
     config = load_family_config(args.config, args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
-
-    def check(steps: int) -> None:
-        budgets(args.budgets, steps)
-
+    check = functools.partial(budgets, args.budgets)
     folder = args.out.with_suffix(".work")
     study = Study(config, learnt, held_out, folder, quiet=args.quiet, check=check)
-    return calibrate(study, budgets(args.budgets, study.num_steps), args.search)
+    return calibrate(study, check(study.num_steps), args.search)
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -107,10 +94,8 @@ def split(prompts: Sequence[str], held_out: int | None) -> tuple[Sequence[str], 
     """Prompts to learn from and prompts to judge on."""
     count = max(len(prompts) // 3, 1) if held_out is None else held_out
     if not 0 < count < len(prompts):
-        raise ValueError(
-            f"there are {len(prompts)} prompts, of which {count} would be held out; at least one must be, "
-            "and one be left"
-        )
+        text = f"there are {len(prompts)} prompts, of which {count} would be held out"
+        raise ValueError(f"{text}; at least one must be, and one be left")
     return prompts[:-count], prompts[-count:]
 
 

@@ -82,9 +82,8 @@ def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
     """The results without repetitions: of policies of one class with equal figures, the first stays."""
     first: dict[Any, PolicyResult] = {}
     for row in rows:
-        result = row.result
-        key = (type(row.policy), result.computed, *result.psnr.items(), *result.ssim.items())
-        first.setdefault(key, row)
+        figures = (row.result.computed, *row.result.psnr.items(), *row.result.ssim.items())
+        first.setdefault((type(row.policy), *figures), row)
     return list(first.values())
 
 
@@ -100,12 +99,11 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     _LOG.info("a full run takes %.3g s: %s in all at most", seconds, cost.duration(seconds))
     fits = all_fits(study.traces)
     best_fit = select_fit(fits)
-    candidates: list[tuple[str, int, CacheConfig]] = []
+    candidates: list[tuple[str, int, CacheConfig | None]] = []
     searches: dict[int, dict[str, Any]] = {}
     for budget in budgets:
-        candidates += [("teacache", budget, teacache_for(study, budget, best_fit))]
-        magcache = magcache_for(budget, study.ratios)
-        candidates += [("magcache", budget, magcache)] if magcache else []
+        candidates.append(("teacache", budget, teacache_for(study, budget, best_fit)))
+        candidates.append(("magcache", budget, magcache_for(budget, study.ratios)))
         for kind, best in study.search(budget, most_runs).items():
             candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
             searches.setdefault(budget, {})[kind] = search_record(best)
@@ -113,6 +111,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     rows = [
         PolicyResult(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy)))
         for name, budget, policy in candidates
+        if policy is not None
     ]
     return CalibrationReport(study, tuple(fits), best_fit, tuple(rows), searches)
 
@@ -148,11 +147,10 @@ def correlations(traces: Sequence[Trace]) -> dict[str, tuple[float, float]]:
     """
 
     def over(name: str, part: slice) -> float:
-        pairs = [(item.distances[name][part], item.distances["output"][part]) for item in traces]
-        return correlation([change for change, _ in pairs], [output for _, output in pairs])
+        changes, outputs = ([item.distances[key][part] for item in traces] for key in (name, "output"))
+        return correlation(changes, outputs)
 
-    everything, inner = slice(None), slice(1, -1)
-    return {name: (over(name, everything), over(name, inner)) for name in (*SIGNALS, "residual")}
+    return {name: (over(name, slice(None)), over(name, slice(1, -1))) for name in (*SIGNALS, "residual")}
 
 
 def select_fit(fits: Sequence[Fit]) -> Fit | None:

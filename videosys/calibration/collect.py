@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class Trace:
             return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios)
 
 
+def mean_columns(rows: Iterable[Sequence[float]]) -> list[float]:
+    """The mean of each column, such as of each step over the prompts."""
+    return [statistics.fmean(values) for values in zip(*rows)]
+
+
 def trace(clip: Clips) -> Trace:
     """The trace of one prompt: a full run in which each step is also evaluated with earlier residuals."""
     changes = ChangeObserver()
@@ -87,13 +93,10 @@ class ReuseProbe:
 
     def around(self, model: Model) -> Model:
         def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
-            earlier = list(self.recorder.residuals)
-            output = model(pair, timesteps, condition, cache)
-            predictions = [
-                model(pair, timesteps, condition, PrecomputedResidual(residual)) for _, residual in earlier
-            ]
-            self.rows.append(torch.stack([self._sampled(item) for item in (output, *predictions)]))
-            return output
+            caches = [cache, *(PrecomputedResidual(residual) for _, residual in self.recorder.residuals)]
+            predictions = [model(pair, timesteps, condition, each) for each in caches]
+            self.rows.append(torch.stack([self._sampled(item) for item in predictions]))
+            return predictions[0]
 
         return probed
 

@@ -48,9 +48,7 @@ class Fit:
 
     def warning(self) -> str | None:
         """What a person should know about a polynomial that is used."""
-        if self.score < LEAST_EXPLAINED:
-            return f"explains {self.score:.0%} of the variance"
-        return None
+        return f"explains {self.score:.0%} of the variance" if self.score < LEAST_EXPLAINED else None
 
 
 Rows = Sequence[Sequence[float]]  # one row per prompt, one number per step
@@ -64,7 +62,9 @@ def fit(signal: str, degree: int, changes: Rows, outputs: Rows, held_out: tuple[
     x, y = _points(changes, outputs)
     if len(np.unique(x)) <= degree:
         raise ValueError(f"{len(np.unique(x))} different changes of {signal} are too few for degree {degree}")
-    coefficients = _least_squares(x, y, degree)
+    scale = float(np.abs(x).max()) or 1.0  # in x / scale the powers are of one size
+    solution, *_ = np.linalg.lstsq(np.vander(x / scale, degree + 1), y, rcond=None)
+    coefficients = tuple((solution / scale ** np.arange(degree, -1, -1.0)).tolist())
     other = None if held_out is None else _explained(coefficients, *_points(*held_out))
     domain = (float(x.min()), float(x.max()))
     # Runs that skip see larger changes than full runs, and other prompts smaller ones.
@@ -90,13 +90,6 @@ def _points(changes: Rows, outputs: Rows) -> tuple[np.ndarray, np.ndarray]:
     x, y = (np.concatenate([np.asarray(row, float) for row in rows]) for rows in (changes, outputs))
     seen = np.isfinite(x) & np.isfinite(y)
     return x[seen], y[seen]
-
-
-def _least_squares(x: np.ndarray, y: np.ndarray, degree: int) -> tuple[float, ...]:
-    """Highest power first. Solved in x / max(x), where the powers are of one size."""
-    scale = float(np.abs(x).max()) or 1.0
-    solution, *_ = np.linalg.lstsq(np.vander(x / scale, degree + 1), y, rcond=None)
-    return tuple((solution / scale ** np.arange(degree, -1, -1.0)).tolist())
 
 
 def _explained(coefficients: Sequence[float], x: np.ndarray, y: np.ndarray) -> float:

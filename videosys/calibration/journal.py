@@ -65,11 +65,8 @@ class Journal:
 
 def policy_key(policy: Any) -> str:
     """A short name for a policy with all its settings; a field that a class gets later changes none."""
-    differing = {}
-    for field in dataclasses.fields(policy):
-        value = getattr(policy, field.name)
-        if value != field.default:
-            differing[field.name] = repr(value)
+    fields = ((field, getattr(policy, field.name)) for field in dataclasses.fields(policy))
+    differing = {field.name: repr(value) for field, value in fields if value != field.default}
     return f"{type(policy).__name__} {fingerprint(differing)}"
 
 

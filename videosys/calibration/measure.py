@@ -93,30 +93,33 @@ class Bench:
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:
         """The same for whatever makes latents of a prompt."""
-        places = progress(range(len(self.clips)), name, quiet=self.quiet)
-        return [Measured(**self._known(place, key, run)) for place in places]
 
-    def _known(self, place: int, key: str, run: Callable[[Clips], DenoiseRun]) -> dict[str, Any]:
-        return self.journal.result(f"measure {self._name(place)} {key}", lambda: self._one(place, run))
+        def result(place: int) -> dict[str, Any]:
+            return self.journal.result(
+                f"measure {self._name(place)} {key}", lambda: self._measure(place, run)
+            )
+
+        places = progress(range(len(self.clips)), name, quiet=self.quiet)
+        return [Measured(**result(place)) for place in places]
 
     def _name(self, place: int) -> str:
         return fingerprint([asdict(job) for job in self.clips[place].jobs])
 
-    def _one(self, place: int, make: Callable[[Clips], DenoiseRun]) -> dict[str, Any]:
+    def _measure(self, place: int, denoised: Callable[[Clips], DenoiseRun]) -> dict[str, Any]:
         clip = self.clips[place]
-        full = self._timed(place) if place < self.timed else None
-        run = make(clip)
+        full = self._full_run_seconds(place) if place < self.timed else None
+        run = denoised(clip)
         clock = Clock(clip.pipeline.vae.device)
         video = clip.frames(run.latents)
         seconds = clock.seconds()
-        quality: dict[str, dict[str, float]] = {"psnr": {}, "ssim": {}}
-        for name in self.references:
-            frames = self.reference(place, name)
-            quality["psnr"][name] = float(psnr(video, frames).mean())
-            quality["ssim"][name] = float(ssim(video, frames).mean())
-        return asdict(Measured(run.computed, run.seconds, full, seconds, **quality))
+        references = {name: self.reference(place, name) for name in self.references}
+        psnrs, ssims = (
+            {name: float(metric(video, frames).mean()) for name, frames in references.items()}
+            for metric in (psnr, ssim)
+        )
+        return asdict(Measured(run.computed, run.seconds, full, seconds, psnrs, ssims))
 
-    def _timed(self, place: int) -> float:
+    def _full_run_seconds(self, place: int) -> float:
         """Seconds of a prompt's full run."""
         uses = self._full_seconds.setdefault(place, [])
         is_new = len(uses) % self.shared == 0
@@ -188,10 +191,9 @@ def pace(results: Sequence[Summary], steps: int) -> Pace:
 
 def margin(values: Sequence[float]) -> float:
     """Half the width of the 95 % confidence interval of a mean (Student's t); infinite for one value."""
-    count = len(values)
-    if count < 2:
+    if len(values) < 2:
         return math.inf
-    return student(count - 1) * statistics.stdev(values) / math.sqrt(count)
+    return student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def student(freedom: int) -> float:

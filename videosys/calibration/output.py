@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from videosys.cache import calibration_text
 from videosys.calibration.calibrate import CalibrationReport
-from videosys.calibration.fit import DEGREES
-from videosys.calibration.plot import plot_fits, plot_signals
-from videosys.calibration.tables import report_text
+from videosys.calibration.collect import SIGNALS, Trace, mean_columns
+from videosys.calibration.fit import DEGREES, Fit
+from videosys.calibration.tables import report_text, words
 from videosys.utils.files import write_text
 from videosys.utils.logging import get_logger
-from videosys.utils.plots import ADVICE, has_matplotlib
+from videosys.utils.plots import ADVICE, has_matplotlib, line_axes, save_figure
 
+POINTS_PER_CURVE = 61
 _LOG = get_logger("calibration")
 
 
@@ -46,12 +50,36 @@ def write_report(report: CalibrationReport, out: Path) -> str:
 
 
 def plot_report(report: CalibrationReport, out: Path) -> None:
-    """Writes the plots of the signals and of the fits beside `out`."""
+    """Writes the plots of the signals and of the fits (the TeaCache paper's figures) beside `out`."""
     traces = report.study.traces
     plot_signals(traces, out.with_name(f"{out.stem}-signals.png"))
     shown = report.best_fit or report.fits[-len(DEGREES)]
     fits = [fit for fit in report.fits if fit.signal == shown.signal]
     plot_fits(traces, fits, out.with_name(f"{out.stem}-fits.png"))
+
+
+def plot_signals(traces: Sequence[Trace], path: Path) -> None:
+    """The relative L1 change of each signal and of the output over the steps, means over the prompts."""
+    axes = line_axes("Change from step to step", "step", "relative L1 change", whole_x=True)
+    for name in (*SIGNALS, "residual", "output"):
+        means = mean_columns(trace.distances[name] for trace in traces)
+        axes.plot(range(1, len(means) + 1), means, marker=".", label=words(name))
+    save_figure(axes, path)
+
+
+def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> None:
+    """The change of the output against that of one signal, each step of each prompt a point, and the fits."""
+    signal = fits[0].signal
+    change = "relative L1 change of the {}".format
+    axes = line_axes(
+        f"Change of the output against the {words(signal)}", change(words(signal)), change("output")
+    )
+    points = [pair for trace in traces for pair in zip(trace.distances[signal], trace.distances["output"])]
+    axes.scatter(*zip(*points), s=8, color="grey", label="steps")
+    for fit in fits:
+        x = np.linspace(*fit.domain, POINTS_PER_CURVE)
+        axes.plot(x, np.polyval(fit.coefficients, x), label=f"degree {fit.degree}")
+    save_figure(axes, path)
 
 
 def announce_missing_plots() -> None:

@@ -62,7 +62,9 @@ class Clips:
         """One generation. around: wraps the model. sampler: replaces the config's."""
         request = self.pipeline.denoising(self.jobs, self.texts, self.config)
         sampler = sampler or request.scheduler
-        started = self._start(cache, sampler.times())
+        gather_rows = self.pipeline.parallel.gather_rows
+        times = sampler.times()
+        run_cache = cache(times) if callable(cache) else start(cache, times, gather_rows)
         condition = self.condition
         with self.pipeline.transformer.use() as model:
             clock = Clock(self.pipeline.transformer.device)
@@ -72,15 +74,10 @@ class Clips:
                 request.latents.to(self.pipeline.transformer.device),
                 condition,
                 replace(request.sampling, observer=observer),
-                started,
+                run_cache,
                 self.pipeline.parallel,
             )
-            return DenoiseRun(latents, started.steps, clock.seconds())
-
-    def _start(self, cache: CacheConfig | CacheFactory, times: Sequence[float]) -> Cache:
-        if callable(cache):
-            return cache(times)
-        return start(cache, times, self.pipeline.parallel.gather_rows)
+            return DenoiseRun(latents, run_cache.steps, clock.seconds())
 
     @torch.no_grad()
     def frames(self, latents: torch.Tensor) -> torch.Tensor:

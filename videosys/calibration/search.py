@@ -111,7 +111,7 @@ class Segments:
         self.wrong = (wrong / size[:, None, None]).numpy()
         self.times = tuple(times)
         self.window = tables.shape[2] - 1
-        self._known: dict[tuple[int, int], list[Products]] = {}
+        self._products: dict[tuple[int, int], list[Products]] = {}
 
     def __len__(self) -> int:
         return len(self.times)
@@ -175,8 +175,8 @@ class Segments:
             computed: sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
             for computed in moves(schedule.computed)
         }
-        known = [computed for computed in promise if math.isfinite(promise[computed])]
-        moved = [self.schedule(computed, kind) for computed in sorted(known, key=lambda one: promise[one])]
+        finite = [computed for computed in promise if math.isfinite(promise[computed])]
+        moved = [self.schedule(computed, kind) for computed in sorted(finite, key=lambda one: promise[one])]
         return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
 
     def _parts(self, before: int, last: int, following: int) -> Products:
@@ -185,9 +185,9 @@ class Segments:
         """
         if following - last - 1 > self.window:
             return math.inf, 0.0, 0.0
-        if (before, last) not in self._known:
-            self._known[before, last] = list(self._growing(before, last))
-        return self._known[before, last][following - last - 1]
+        if (before, last) not in self._products:
+            self._products[before, last] = list(self._growing(before, last))
+        return self._products[before, last][following - last - 1]
 
     def _growing(self, before: int, last: int) -> Iterator[Products]:
         """The same for segments of no, one, two ... skipped steps."""
@@ -265,20 +265,15 @@ def descend(
 
     score: of a real run. most: schedules to try at most.
     """
-    best, num_runs = SearchResult(start, score(start), 1), 1
-    seen = {start}
-    better: SearchResult | None = best
-    while better is not None and num_runs < most:
-        better = None
-        for candidate in neighbours(best.schedule):
-            if candidate in seen or num_runs >= most:
-                continue
-            seen.add(candidate)
-            value, num_runs = score(candidate), num_runs + 1
-            if value > best.score:
-                best = better = SearchResult(candidate, value, num_runs)
-                break
-    return replace(best, num_runs=num_runs)
+    scores = {start: score(start)}
+    best, candidates = start, iter(neighbours(start))
+    while len(scores) < most and (candidate := next(candidates, None)) is not None:
+        if candidate in scores:
+            continue
+        scores[candidate] = score(candidate)
+        if scores[candidate] > scores[best]:
+            best, candidates = candidate, iter(neighbours(candidate))
+    return SearchResult(best, scores[best], len(scores))
 
 
 def padded(computed: Sequence[int], number: int) -> list[int]:
@@ -293,11 +288,11 @@ def padded(computed: Sequence[int], number: int) -> list[int]:
 
 def moves(computed: Sequence[int], farthest: int = 3) -> Iterator[tuple[int, ...]]:
     """The lists of steps in which one has moved by up to `farthest`; first and last stay."""
-    taken = set(computed)
+    steps = set(computed)
     for step in computed[1:-1]:
         for place in range(max(step - farthest, computed[0] + 1), min(step + farthest + 1, computed[-1])):
-            if place not in taken:
-                yield tuple(sorted(taken - {step} | {place}))
+            if place not in steps:
+                yield tuple(sorted(steps - {step} | {place}))
 
 
 def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
@@ -312,5 +307,4 @@ def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
 
 def interpolated(steps: Sequence[int], gains: Sequence[float], count: int) -> list[float]:
     """Gains measured at some steps for all of them, linear in their logarithm."""
-    logs = np.interp(np.arange(count), steps, np.log(gains))
-    return np.exp(logs).tolist()
+    return np.exp(np.interp(np.arange(count), steps, np.log(gains))).tolist()

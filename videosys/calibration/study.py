@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig
-from videosys.calibration.collect import WATCHED, Trace, sensitivity, trace
+from videosys.calibration.collect import WATCHED, Trace, mean_columns, sensitivity, trace
 from videosys.calibration.journal import Journal, policy_key
 from videosys.calibration.measure import FULL, SHARED, Bench
 from videosys.calibration.runs import Clips, error_db, open_pipeline
@@ -55,7 +55,7 @@ class Study:
         folder: Path,
         search_size: int = 4,
         quiet: bool = False,
-        check: Callable[[int], None] = lambda steps: None,
+        check: Callable[[int], object] = lambda steps: None,
     ):
         self.pipeline, self.config = open_pipeline(config, quiet)
         seeds = range(self.config.seed, self.config.seed + len(learnt) + len(held_out))
@@ -79,10 +79,13 @@ class Study:
     @functools.cached_property
     def traces(self) -> list[Trace]:
         """The full run of each prompt to learn from."""
-        return [
-            self._trace(place, job)
-            for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet))
-        ]
+        traces = []
+        for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet)):
+            path = self.folder / f"trace-{place:03d}.safetensors"
+            if not path.exists():
+                trace(Clips(self.pipeline, self.config, [job])).save(path)
+            traces.append(Trace.load(path))
+        return traces
 
     @property
     def full_seconds(self) -> float:
@@ -99,14 +102,8 @@ class Study:
     @property
     def ratios(self) -> tuple[float, ...]:
         """MagCache's, one for each evaluation: means over the prompts."""
-        means = [statistics.fmean(row) for row in zip(*(item.ratios for item in self.traces))]
+        means = mean_columns(item.ratios for item in self.traces)
         return (1.0, *(round(value, 5) for value in means))
-
-    def _trace(self, place: int, job: VideoJob) -> Trace:
-        path = self.folder / f"trace-{place:03d}.safetensors"
-        if not path.exists():
-            trace(Clips(self.pipeline, self.config, [job])).save(path)
-        return Trace.load(path)
 
     @functools.cached_property
     def searched(self) -> list[tuple[Clips, torch.Tensor]]:
@@ -134,10 +131,8 @@ class Study:
         """The mean dB of the final latents against the full runs, over the prompts of the search."""
 
         def run() -> float:
-            values: list[float] = []
-            for clips, reference in self.searched:
-                values += error_db(clips.run(policy).latents.cpu(), reference)
-            return statistics.fmean(values)
+            runs = ((clips.run(policy).latents.cpu(), reference) for clips, reference in self.searched)
+            return statistics.fmean(value for pair in runs for value in error_db(*pair))
 
         return self.journal.result(f"score {policy_key(policy)}", run)
 
@@ -146,10 +141,8 @@ class Study:
         if (kind, power) not in self._programmes:
             cost = self.segments.cost(kind, power)
             self._programmes[kind, power] = dynamic_programme(self.num_steps, self.num_steps - 1, cost)
-        computed = self._programmes[kind, power]
-        return {
-            number: self.segments.schedule(computed[number], kind) for number in budgets if number in computed
-        }
+        steps = self._programmes[kind, power]
+        return {number: self.segments.schedule(steps[number], kind) for number in budgets if number in steps}
 
     def search(
         self, budget: int, most_runs: float, kinds: Sequence[ForecastKind] = FORECAST_KINDS
@@ -163,13 +156,13 @@ class Study:
         allowed = int(most_runs / (share * min(self.search_size, len(self.learnt))))
         results: dict[ForecastKind, SearchResult] = {}
         for kind in kinds:
-            proposals = self.proposals(budget, kind)
-            scored = [
-                SearchResult(one, self.score(one.policy(self.times)), len(proposals)) for one in proposals
-            ]
-            results[kind] = max(scored, key=lambda one: one.score)
+            scores = {one: self.score(one.policy(self.times)) for one in self.proposals(budget, kind)}
+            start = max(scores, key=lambda one: scores[one])
+            results[kind] = SearchResult(start, scores[start], len(scores))
         allowed -= sum(one.num_runs for one in results.values())
-        promising = kinds_to_improve(results)
+        best = max(results, key=lambda kind: results[kind].score)
+        # Holding is what every sampler can take.
+        promising = list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
         for kind in promising:
             results[kind] = self._descend(results[kind], kind, allowed // len(promising))
         return results
@@ -177,7 +170,7 @@ class Study:
     def proposals(self, budget: int, kind: ForecastKind) -> list[Schedule]:
         """Schedules to begin a search with, none twice."""
         steps = [one.computed for power in POWERS for one in self.cheapest([budget], kind, power).values()]
-        changes = [statistics.fmean(row) for row in zip(*(one.distances[WATCHED] for one in self.traces))]
+        changes = mean_columns(one.distances[WATCHED] for one in self.traces)
         threshold = threshold_for(budget, [changes], NAIVE, self.num_steps - 1)
         by_change = computed_steps(changes, NAIVE, threshold, self.num_steps - 1)
         every = [*steps, tuple(padded(by_change, budget))]
@@ -205,8 +198,8 @@ class Study:
     def try_policy(self, policy: CacheConfig) -> tuple[float, float]:
         """(mean number of computed steps, mean PSNR in dB) of real runs on the prompts of the search."""
         rows = self.trial.measure("trial", policy)
-        computed, quality = zip(*((row.computed, row.psnr[FULL]) for row in rows))
-        return statistics.fmean(computed), statistics.fmean(quality)
+        computed, quality = mean_columns((row.computed, row.psnr[FULL]) for row in rows)
+        return computed, quality
 
     def bench(self, references: dict[str, dict[str, Any]] | None = None, shared: int = SHARED) -> Bench:
         """The bench of the held-out prompts; the arguments are those of `Bench`."""
@@ -220,12 +213,6 @@ def changed_fields(config: Any) -> dict[str, Any]:
     """
     default = config_to_dict(type(config)())
     return {name: value for name, value in config_to_dict(config).items() if value != default[name]}
-
-
-def kinds_to_improve(results: dict[ForecastKind, SearchResult]) -> list[ForecastKind]:
-    """The kinds of forecast worth a descent: the best so far, and holding, which every sampler can take."""
-    best = max(results, key=lambda kind: results[kind].score)
-    return list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
 
 
 def share_of(budget: int, steps: int) -> float:

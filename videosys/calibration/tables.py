@@ -18,61 +18,58 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def words(name: str) -> str:
+    """The name of a signal as text."""
+    return name.replace("_", " ")
+
+
 def fits_table(fits: Sequence[Fit]) -> str:
     """The paper's two ablations: which signal, which degree."""
-    header = ("signal", "degree", "R^2", "R^2 held out", "lowest value", "verdict")
-    return markdown_table(header, (_fit_row(item) for item in fits))
-
-
-def _fit_row(item: Fit) -> tuple[str, ...]:
-    held_out = "-" if item.r2_held_out is None else f"{item.r2_held_out:.3f}"
-    verdict = f"refused: {item.problem()}" if item.problem() else item.warning() or "good"
-    return (
-        item.signal.replace("_", " "),
-        str(item.degree),
-        f"{item.r2:.3f}",
-        held_out,
-        f"{item.lowest:.3g}",
-        verdict,
-    )
+    rows = [
+        (
+            words(item.signal),
+            str(item.degree),
+            f"{item.r2:.3f}",
+            "-" if item.r2_held_out is None else f"{item.r2_held_out:.3f}",
+            f"{item.lowest:.3g}",
+            f"refused: {item.problem()}" if item.problem() else item.warning() or "good",
+        )
+        for item in fits
+    ]
+    return markdown_table(("signal", "degree", "R^2", "R^2 held out", "lowest value", "verdict"), rows)
 
 
 def correlations_table(traces: Sequence[Trace]) -> str:
     """The correlation of each signal's change with the output's."""
-    rows = [
-        (name.replace("_", " "), *(f"{value:.3f}" for value in pair))
-        for name, pair in correlations(traces).items()
-    ]
+    rows = [(words(name), *(f"{value:.3f}" for value in pair)) for name, pair in correlations(traces).items()]
     return markdown_table(("signal", "correlation", "without the first and the last change"), rows)
 
 
 def policies_table(rows: Sequence[PolicyResult], times: Pace) -> str:
     """Computed steps, speed-ups and quality of each policy, by budget."""
-    header = ("policy", "computed", "speed-up", "as timed", "PSNR dB", "SSIM")
     ordered = sorted(rows, key=lambda row: (row.budget, row.name))
-    return markdown_table(header, (_policy_row(row, times) for row in ordered))
-
-
-def _policy_row(row: PolicyResult, times: Pace) -> tuple[str, ...]:
-    result = row.result
-    return (
-        row.label,
-        f"{result.computed:.1f} of {times.steps}",
-        f"{times.speedup(result.computed):.2f}",
-        f"{result.speedup:.2f}",
-        with_margin(result.psnr[FULL], result.psnr_margin[FULL]),
-        f"{result.ssim[FULL]:.4f}",
-    )
+    cells = [
+        (
+            row.label,
+            f"{row.result.computed:.1f} of {times.steps}",
+            f"{times.speedup(row.result.computed):.2f}",
+            f"{row.result.speedup:.2f}",
+            with_margin(row.result.psnr[FULL], row.result.psnr_margin[FULL]),
+            f"{row.result.ssim[FULL]:.4f}",
+        )
+        for row in ordered
+    ]
+    return markdown_table(("policy", "computed", "speed-up", "as timed", "PSNR dB", "SSIM"), cells)
 
 
 def schedules_table(rows: Sequence[PolicyResult]) -> str:
     """The computed steps of the schedules, counted from 0."""
-    listed = [
+    cells = [
         (row.name, str(row.budget), " ".join(map(str, row.policy.computed or ())))
         for row in sorted(rows, key=lambda row: (row.budget, row.name))
         if isinstance(row.policy, ScheduleConfig)
     ]
-    return markdown_table(("policy", "budget", "computed steps"), listed)
+    return markdown_table(("policy", "budget", "computed steps"), cells)
 
 
 def with_margin(value: float, margin: float) -> str:
@@ -82,33 +79,25 @@ def with_margin(value: float, margin: float) -> str:
 
 def report_text(report: CalibrationReport) -> str:
     """The whole report in Markdown."""
-    study = report.study
-    scope = study.scope
-    best_fit = report.best_fit
-    return "\n".join(
-        (
-            f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
-            "",
-            f"Learnt from {len(study.learnt)} prompts, judged on {len(study.held_out)} others, against the "
-            "full runs with the same seeds. The speed-up is of loop and autoencoder together, for the number "
-            "of computed steps, by a line through all that was timed.",
-            "",
-            "## From a signal's change to the output's",
-            "",
-            correlations_table(study.traces),
-            "",
-            fits_table(report.fits),
-            "",
-            "No polynomial is good: TeaCache decides by the change itself."
-            if best_fit is None
-            else f"TeaCache uses degree {best_fit.degree} of the {best_fit.signal.replace('_', ' ')}: "
-            f"{', '.join(f'{value:.6g}' for value in best_fit.coefficients)} (highest power first).",
-            "",
-            "## Policies",
-            "",
-            policies_table(report.rows, report.pace),
-            "",
-            schedules_table(report.rows),
-            "",
+    study, scope, best_fit = report.study, report.study.scope, report.best_fit
+    verdict = "No polynomial is good: TeaCache decides by the change itself."
+    if best_fit is not None:
+        coefficients = ", ".join(f"{value:.6g}" for value in best_fit.coefficients)
+        verdict = (
+            f"TeaCache uses degree {best_fit.degree} of the {words(best_fit.signal)}: {coefficients} "
+            "(highest power first)."
         )
+    parts = (
+        f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
+        f"Learnt from {len(study.learnt)} prompts, judged on {len(study.held_out)} others, against the full "
+        "runs with the same seeds. The speed-up is of loop and autoencoder together, for the number of "
+        "computed steps, by a line through all that was timed.",
+        "## From a signal's change to the output's",
+        correlations_table(study.traces),
+        fits_table(report.fits),
+        verdict,
+        "## Policies",
+        policies_table(report.rows, report.pace),
+        schedules_table(report.rows),
     )
+    return "\n\n".join(parts) + "\n"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,23 +25,11 @@ MAX_HEADER_BYTES = 1 << 25  # 32 MiB of JSON: thousands of long prompts
 MAX_DEPTH = 100  # brackets that are open at once
 MAX_DIMS = 16
 PREFIX_BYTES = 8  # the length of the header
-DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {
-        "bool": torch.bool,
-        "uint8": torch.uint8,
-        "int8": torch.int8,
-        "int16": torch.int16,
-        "int32": torch.int32,
-        "int64": torch.int64,
-        "float16": torch.float16,
-        "bfloat16": torch.bfloat16,
-        "float32": torch.float32,
-        "float64": torch.float64,
-    }
-)
-DTYPE_NAMES: Mapping[torch.dtype, str] = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
-
-Layout = tuple[torch.dtype, list[int]]  # dtype and shape of a tensor
+NUMBERS = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in NUMBERS.split()})
+DTYPE_NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
+# What JSON does not have is a mapping with one of these keys.
+KINDS = ("tuple", "dict", "path", "tensor", "class")
 
 
 class Codec:
@@ -83,21 +72,19 @@ class Codec:
         checked before anything is allocated or constructed.
         """
         try:
-            header, content = split(memoryview(data))
-            plain, layouts = parse_header(header)
-            return Decoder(self.types, read_tensors(layouts, content)).value(plain)
+            return self._decode(*parse(memoryview(data)))
         except ValueError as error:
             raise ValueError(f"a message from another process is refused: {error}") from error
 
     def _encode(self, value: Any, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
         """What JSON can hold of a value; its tensors are added to `tensors` by identity, each once."""
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if is_plain(value):
             return value
         if isinstance(value, list):
             return [self._encode(item, tensors) for item in value]
         if isinstance(value, tuple):
             return {"tuple": [self._encode(item, tensors) for item in value]}
-        if isinstance(value, dict) and all(map(is_key, value)):
+        if isinstance(value, dict) and all(map(is_plain, value)):
             return {"dict": [[key, self._encode(item, tensors)] for key, item in value.items()]}
         if isinstance(value, torch.Tensor) and value.dtype in DTYPE_NAMES:
             return {"tensor": tensors.setdefault(id(value), (len(tensors), value))[0]}
@@ -109,68 +96,42 @@ class Codec:
         fields = {field: self._encode(getattr(value, field), tensors) for field in field_names(type(value))}
         return {"class": [name, fields]}
 
-
-class Decoder:
-    """Values from what JSON held of them."""
-
-    def __init__(self, types: Mapping[str, type], tensors: Sequence[torch.Tensor]):
-        self.types, self.tensors = types, tensors
-        self.kinds: dict[str, Callable[[Any], Any]] = {
-            "tuple": self.tuple_of,
-            "dict": self.dict_of,
-            "path": self.path_of,
-            "tensor": self.tensor_of,
-            "class": self.dataclass_of,
-        }
-
-    def value(self, plain: Any) -> Any:
+    def _decode(self, plain: Any, tensors: Sequence[torch.Tensor]) -> Any:
+        """The value of what JSON held of it."""
         if isinstance(plain, list):
-            return [self.value(item) for item in plain]
+            return [self._decode(item, tensors) for item in plain]
         if not isinstance(plain, dict):
             return plain
-        if len(plain) != 1 or not self.kinds.keys() >= plain.keys():
-            raise ValueError(f"a mapping has the keys {short([*plain])}, not one of {listing(self.kinds)}")
+        if len(plain) != 1 or not plain.keys() <= {*KINDS}:
+            raise ValueError(f"a mapping has the keys {short([*plain])}, not one of {listing(KINDS)}")
         ((kind, content),) = plain.items()
-        return self.kinds[kind](content)
-
-    def tuple_of(self, content: Any) -> tuple[Any, ...]:
-        return tuple(self.value(check(content, list, "a tuple")))
-
-    def dict_of(self, content: Any) -> dict[Any, Any]:
+        if kind == "tuple":
+            return tuple(self._decode(check(content, list, "a tuple"), tensors))
+        if kind == "path":
+            return Path(check(content, str, "a path"))
+        if kind == "tensor":
+            if type(content) is not int or not 0 <= content < len(tensors):
+                raise ValueError(f"tensor {short(content)} is none of the message's {len(tensors)}")
+            return tensors[content]
+        if kind == "class":
+            name, fields = pair(content, "a class")
+            return self._decode_dataclass(name, fields, tensors)
         items = [pair(item, "an item of a dict") for item in check(content, list, "a dict")]
-        if not all(is_key(key) for key, _ in items):
+        if not all(is_plain(key) for key, _ in items):
             raise ValueError("a key of a dict must be a number, text, true, false or null")
-        return unique([(key, self.value(item)) for key, item in items])
+        return unique([(key, self._decode(item, tensors)) for key, item in items])
 
-    def path_of(self, content: Any) -> Path:
-        return Path(check(content, str, "a path"))
-
-    def tensor_of(self, content: Any) -> torch.Tensor:
-        if type(content) is not int or not 0 <= content < len(self.tensors):
-            raise ValueError(f"tensor {short(content)} is none of the message's {len(self.tensors)}")
-        return self.tensors[content]
-
-    def dataclass_of(self, content: Any) -> Any:
-        name, fields = pair(content, "a class")
+    def _decode_dataclass(self, name: Any, fields: Any, tensors: Sequence[torch.Tensor]) -> Any:
         if not isinstance(name, str) or name not in self.types:
             raise ValueError(f"class {short(name)} is not allowed; allowed: {listing(self.types)}")
         cls, names = self.types[name], field_names(self.types[name])
         if check(fields, dict, f"the fields of {name}").keys() != {*names}:
             raise ValueError(f"{name} has the fields {short([*fields])}; it must have: {listing(names)}")
-        values = {field: self.value(item) for field, item in fields.items()}
+        values = {field: self._decode(item, tensors) for field, item in fields.items()}
         try:
             return cls(**values)
         except Exception as error:  # an attribute of a wrong type may be noticed in any way
             raise ValueError(f"{name} cannot have these values: {type(error).__name__}: {error}") from error
-
-
-def split(data: memoryview) -> tuple[bytes, memoryview]:
-    """(header, bytes of the tensors) of a message."""
-    length, available = int.from_bytes(data[:PREFIX_BYTES], "big"), len(data) - PREFIX_BYTES
-    if length > available:
-        raise ValueError(f"its header has {length} bytes, and {max(available, 0)} follow")
-    end = PREFIX_BYTES + length
-    return bytes(data[PREFIX_BYTES:end]), data[end:]
 
 
 def check_header(header: bytes) -> None:
@@ -194,16 +155,25 @@ def nesting(header: bytes) -> int:
     return int(np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32).max(initial=0))
 
 
-def parse_header(header: bytes) -> tuple[Any, list[Layout]]:
-    """(what JSON holds of the value, layout of each tensor)."""
+def parse(data: memoryview) -> tuple[Any, list[torch.Tensor]]:
+    """(what JSON holds of the value, its tensors) of a message."""
+    length, available = int.from_bytes(data[:PREFIX_BYTES], "big"), len(data) - PREFIX_BYTES
+    if length > available:
+        raise ValueError(f"its header has {length} bytes, and {max(available, 0)} follow")
+    header, content = bytes(data[PREFIX_BYTES:][:length]), data[PREFIX_BYTES:][length:]
     check_header(header)
     envelope = json.loads(header.decode("ascii"), object_pairs_hook=unique)
-    plain, layouts = pair(envelope, "a message's header")
-    return plain, [parse_layout(layout) for layout in check(layouts, list, "the layouts of tensors")]
+    plain, rows = pair(envelope, "a message's header")
+    layouts = [parse_layout(*pair(row, "the layout of a tensor")) for row in check(rows, list, "the layouts")]
+    sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in layouts]
+    if sum(sizes) != len(content):
+        raise ValueError(f"its tensors have {sum(sizes)} bytes, and {len(content)} follow the header")
+    starts = accumulate(sizes, initial=0)
+    return plain, [read_tensor(*layout, content[start:]) for layout, start in zip(layouts, starts)]
 
 
-def parse_layout(layout: Any) -> Layout:
-    name, shape = pair(layout, "the layout of a tensor")
+def parse_layout(name: Any, shape: Any) -> tuple[torch.dtype, list[int]]:
+    """The dtype and shape of a tensor."""
     if not isinstance(name, str) or name not in DTYPES:
         raise ValueError(f"dtype {short(name)} is not allowed; allowed: {listing(DTYPES)}")
     sizes = check(shape, list, "a shape")
@@ -215,21 +185,10 @@ def parse_layout(layout: Any) -> Layout:
     return DTYPES[name], sizes
 
 
-def read_tensors(layouts: Sequence[Layout], content: memoryview) -> list[torch.Tensor]:
-    """The tensors whose bytes are `content`, one after the other."""
-    sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in layouts]
-    if sum(sizes) != len(content):
-        raise ValueError(f"its tensors have {sum(sizes)} bytes, and {len(content)} follow the header")
-    tensors, start = [], 0
-    for (dtype, shape), size in zip(layouts, sizes):
-        tensors.append(read_tensor(dtype, shape, content[start : start + size]))
-        start += size
-    return tensors
-
-
 def read_tensor(dtype: torch.dtype, shape: list[int], content: memoryview) -> torch.Tensor:
+    """A tensor of the first of some bytes."""
     tensor = torch.empty(shape, dtype=dtype)
-    as_bytes(tensor)[:] = content
+    as_bytes(tensor)[:] = content[: tensor.nbytes]
     if dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
         raise ValueError("a tensor of bool has bytes other than 0 and 1")
     return tensor
@@ -249,7 +208,8 @@ def field_names(cls: type) -> list[str]:
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
-def is_key(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether JSON has the value, and whether it may be a key."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 

@@ -17,7 +17,7 @@ from videosys.cache import CACHES
 from videosys.engine.build import seeded
 from videosys.engine.pool import Pool
 from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
-from videosys.estimate.memory import Watch
+from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoOutput, check_prompts
@@ -91,9 +91,8 @@ class VideoSysEngine:
         allowed = sorted(fields.keys() - loading_fields(type(self.config)))
         for name in request:
             if name not in allowed:
-                raise ValueError(
-                    f"unknown request {name!r}{suggest(name, allowed)}; allowed: {listing(allowed)}"
-                )
+                hint = suggest(name, allowed)
+                raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(allowed)}")
         changes = {name: resolve_choice(fields[name], value) for name, value in request.items()}
         return dataclasses.replace(self.config, **changes)
 
@@ -126,12 +125,12 @@ class SingleProcessRunner:
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         self.pipeline, self.quiet = family_of(config).build(config, quiet), quiet
-        self.watch = Watch()
+        self.memory_check = MemoryCheck()
 
     def stream(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
-        self.watch.look(config)
+        self.memory_check.look(config)
         return self.pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
 
     def close(self) -> None:

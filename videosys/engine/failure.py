@@ -35,15 +35,10 @@ class RankFailure:
         if message is None:
             text, trace = describe_exit(processes.exit_status(rank)), processes.stack(rank)
             return cls(rank, text, trace, is_exit=True)
-        text = f"{message.error}: {message.text}" if message.text else message.error
-        return cls(
-            rank,
-            message.text if message.is_refusal else text,
-            message.trace,
-            message.request,
-            is_refusal=message.is_refusal,
-            is_lost_peer=message.is_lost_peer,
-        )
+        name = "" if message.is_refusal else message.error
+        text = ": ".join(part for part in (name, message.text) if part)
+        flags = {"is_refusal": message.is_refusal, "is_lost_peer": message.is_lost_peer}
+        return cls(rank, text, message.trace, message.request, **flags)
 
 
 def describe_exit(status: int | None) -> str:

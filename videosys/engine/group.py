@@ -39,25 +39,17 @@ def exchange(value: T, codec: Codec) -> list[T]:
     another type.
     """
     own = torch.frombuffer(bytearray(codec.pack(value)), dtype=torch.uint8)
-    # All collectives come before any check of content: a rank that stopped earlier would let others wait.
-    packed = [_broadcast(own, rank, size) for rank, size in enumerate(_sizes(len(own)))]
-    return [_unpack(codec, type(value), rank, bytes(data.numpy())) for rank, data in enumerate(packed)]
-
-
-def _sizes(size: int) -> list[int]:
-    """The bytes that each rank has. ValueError where they are impossible, on every rank."""
     sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
-    dist.all_gather(sizes, torch.tensor([size]))
-    for rank, number in enumerate(map(int, sizes)):
-        if not 0 < number <= MAX_MESSAGE_BYTES:
-            raise ValueError(f"rank {rank} sends {number} bytes; it must be 1 to {MAX_MESSAGE_BYTES}")
-    return list(map(int, sizes))
-
-
-def _broadcast(own: torch.Tensor, rank: int, size: int) -> torch.Tensor:
-    data = own if rank == dist.get_rank() else torch.empty(size, dtype=torch.uint8)
-    dist.broadcast(data, src=rank)
-    return data
+    dist.all_gather(sizes, torch.tensor([len(own)]))
+    for rank, size in enumerate(map(int, sizes)):
+        if not 0 < size <= MAX_MESSAGE_BYTES:
+            raise ValueError(f"rank {rank} sends {size} bytes; it must be 1 to {MAX_MESSAGE_BYTES}")
+    # All collectives come before any check of content: a rank that stopped earlier would let others wait.
+    messages = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
+    messages[dist.get_rank()] = own
+    for rank, message in enumerate(messages):
+        dist.broadcast(message, src=rank)
+    return [_unpack(codec, type(value), rank, bytes(data.numpy())) for rank, data in enumerate(messages)]
 
 
 def _unpack(codec: Codec, cls: type[T], rank: int, data: bytes) -> T:

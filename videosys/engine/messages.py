@@ -173,22 +173,18 @@ def message_types(configs: Iterable[type], inputs: Iterable[type] = ()) -> tuple
     They are those that the annotations of fields lead to, and the choices of a field's registry.
     """
     types: dict[type, None] = {}
-    for cls in (*configs, *inputs, VideoOutput, StepRecord, CompileReport):
-        _collect(cls, types)
+    pending: list[Any] = [*configs, *inputs, VideoOutput, StepRecord, CompileReport]
+    while pending:
+        hint = pending.pop(0)
+        pending += get_args(hint)
+        if not isinstance(hint, type) or not is_dataclass(hint) or hint in types:
+            continue
+        types[hint] = None
+        hints = get_type_hints(hint)
+        for field in fields(hint):
+            choices = field.metadata.get("registry", {}).values()
+            pending += [hints[field.name], *(c if isinstance(c, type) else type(c) for c in choices)]
     return tuple(types)
-
-
-def _collect(hint: Any, types: dict[type, None]) -> None:
-    for argument in get_args(hint):
-        _collect(argument, types)
-    if not isinstance(hint, type) or not is_dataclass(hint) or hint in types:
-        return
-    types[hint] = None
-    hints = get_type_hints(hint)
-    for field in fields(hint):
-        _collect(hints[field.name], types)
-        for choice in field.metadata.get("registry", {}).values():
-            _collect(choice if isinstance(choice, type) else type(choice), types)
 
 
 def value_types() -> tuple[type, ...]:

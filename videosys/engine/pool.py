@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+
 from videosys.engine import messages as m
 from videosys.engine.build import rank_device, seeded
 from videosys.engine.failure import RankError, RankFailure, is_shared_refusal, root_cause, timeout_error
-from videosys.engine.processes import Processes, threads_per_rank
+from videosys.engine.processes import Processes
 from videosys.engine.reorder import ReorderBuffer
-from videosys.estimate.memory import Watch
+from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.models import family_of
@@ -83,10 +85,10 @@ class Pool:
         self.config, self.quiet = replace(config, parallel=parallel), quiet
         self.build, self.plugins = build, plugins
         self.devices = [rank_device(config, rank, parallel.num_gpus) for rank in range(parallel.num_gpus)]
-        self.replica_size = parallel.num_gpus // (parallel.dp or 1)
+        self.replica_size = parallel.replica_size
         firsts = range(0, parallel.num_gpus, self.replica_size)
         self.replicas = [range(first, first + self.replica_size) for first in firsts]
-        self.watch = Watch(len(self.devices))
+        self.memory_check = MemoryCheck(len(self.devices))
         # Finds and fetches the folders once, and reports mistakes at once. It never loads a weight.
         self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
@@ -103,7 +105,7 @@ class Pool:
         TimeoutError where no rank replied for `parallel.timeout` seconds, or the ValueError of a request
         that all ranks refuse (they go on with the next).
         """
-        self.watch.look(replace(config, parallel=self.config.parallel))
+        self.memory_check.look(replace(config, parallel=self.config.parallel))
         request = self._open(prompts, seeded(config), inputs)
         try:
             while (output := self._next(request)) is not None:
@@ -138,13 +140,12 @@ class Pool:
 
     def _started(self) -> Processes:
         if self._processes is None:
-            num_ranks = len(self.devices)
-            self._processes = Processes(num_ranks, m.message_codec(), self.build, self.plugins)
-            port, threads = self._processes.store.port, threads_per_rank(num_ranks)
-            for rank, device in enumerate(self.devices):
-                config = replace(self.config, device=str(device))
-                start = m.Start(config, rank, port, str(device), self.quiet, threads)
-                self._processes.send(rank, start)
+            count = len(self.devices)
+            self._processes = Processes(count, m.message_codec(), self.build, self.plugins)
+            port, threads = self._processes.store.port, max(1, torch.get_num_threads() // count)
+            for rank, device in enumerate(map(str, self.devices)):
+                config = replace(self.config, device=device)
+                self._processes.send(rank, m.Start(config, rank, port, device, self.quiet, threads))
         return self._processes
 
     def _drop_abandoned(self) -> None:
@@ -224,9 +225,8 @@ class Pool:
         elif kinds == {m.Output}:
             self._ask_next(request, replica)
         else:
-            self._fail(
-                RankError(f"replica {replica}: some ranks are at the end of a request, others are not")
-            )
+            text = "some ranks are at the end of a request, others are not"
+            self._fail(RankError(f"replica {replica}: {text}"))
 
     def _handle_failures(self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]) -> None:
         """Waits a little for the failures of other ranks, and ends the ranks.
@@ -257,9 +257,9 @@ class Pool:
         if all(failure.is_refusal for failure in failures.values()):
             own = [ranks for ranks in self.replicas if failures.keys() & {*ranks}]
             return {rank for ranks in own for rank in ranks}, NEEDED_FAILURES_SECONDS
-        everyone = {rank for ranks in self.replicas for rank in ranks}
         is_cause_missing = all(failure.is_lost_peer for failure in failures.values())
-        return everyone, NEEDED_FAILURES_SECONDS if is_cause_missing else MORE_FAILURES_SECONDS
+        seconds = NEEDED_FAILURES_SECONDS if is_cause_missing else MORE_FAILURES_SECONDS
+        return {*range(len(self.devices))}, seconds
 
     def _refuse(self, processes: Processes, ranks: Sequence[int], failure: RankFailure) -> None:
         """Ends a request, or what all of them need, with the reason that all ranks of a replica refuse it."""

@@ -17,7 +17,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import IO, Any
 
-import torch
 import torch.distributed as dist
 
 from videosys.engine.codec import Codec
@@ -49,7 +48,9 @@ class Processes:
         self.open: dict[Any, int] = {}
         self.pending_replies = [0] * num_ranks  # to `Next`
         self.end = weakref.finalize(self, end, os.getpid(), self.popens, self.wires, self.stack_files)
-        trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": is_main_thread()}
+        # With the parent where the thread that starts them lives as long as the program.
+        ends_with_parent = threading.current_thread() is threading.main_thread()
+        trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": ends_with_parent}
         for rank in range(num_ranks):
             self._start(rank, codec, trusted)
 
@@ -85,25 +86,20 @@ class Processes:
         A message that cannot be read is a failure of its rank, which is not listened to any more.
         """
         messages: list[tuple[int, Message | None]] = []
-        if not self.end.alive:
-            return messages
-        for connection in wait(list(self.open), seconds):
+        for connection in wait(list(self.open), seconds) if self.end.alive else ():
             rank = self.open[connection]
-            message = self._receive(connection, rank)
+            message: Message | None
+            try:
+                message = self.wires[rank].receive(FROM_RANK)
+                self.pending_replies[rank] -= isinstance(message, (Output, End, Failed))
+            except (EOFError, OSError):
+                message = None
+                del self.open[connection]
+            except ValueError as error:
+                message = Failed(None, "MessageError", str(error), trace="")
+                del self.open[connection]
             messages.append((rank, message))
         return messages
-
-    def _receive(self, connection: Any, rank: int) -> Message | None:
-        try:
-            message = self.wires[rank].receive(FROM_RANK)
-        except (EOFError, OSError):
-            del self.open[connection]
-            return None
-        except ValueError as error:
-            del self.open[connection]
-            return Failed(None, "MessageError", str(error), trace="")
-        self.pending_replies[rank] -= isinstance(message, (Output, End, Failed))
-        return message
 
     def exit_status(self, rank: int) -> int | None:
         """The exit status of a process that has closed its pipe; below 0 is the signal that ended it."""
@@ -136,11 +132,6 @@ class Processes:
         self.end()
 
 
-def is_main_thread() -> bool:
-    """Whether the thread that starts a process lives as long as the program."""
-    return threading.current_thread() is threading.main_thread()
-
-
 def environment(rank: int) -> dict[str, str]:
     """A rank's variables: gloo keeps to this computer, and the libraries of further ranks are silent."""
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
@@ -171,8 +162,3 @@ def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:
     for popen in popens:
         with contextlib.suppress(subprocess.TimeoutExpired):
             popen.wait(max(0.0, deadline - time.monotonic()))
-
-
-def threads_per_rank(num_ranks: int) -> int:
-    """CPU threads for each of several ranks on this computer."""
-    return max(1, torch.get_num_threads() // num_ranks)

@@ -47,23 +47,19 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
     faulthandler.register(signal.SIGUSR1, stack_file)
     for descriptor in (pipe, stack_file):
         os.set_inheritable(descriptor, False)
-    if ends_with_parent:
-        end_with_parent()
+    if ends_with_parent:  # by the kernel of Linux, whatever this process is doing
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     wire = m.Wire(Connection(pipe), Codec((m.Failed,)))
     try:
         for module in plugins:
             importlib.import_module(module)
         wire.codec = m.message_codec()  # of what is registered now
-        serve(wire, load_function(build))
+        module, _, name = build.partition(":")
+        serve(wire, getattr(importlib.import_module(module), name))
     except BaseException as error:
         give_up(wire, error)
     leave(0)
-
-
-def load_function(reference: str) -> Callable[..., Any]:
-    """The function that `module:name` stands for."""
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def give_up(wire: m.Wire, error: BaseException) -> None:
@@ -98,12 +94,6 @@ def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
     answer_requests(wire, inbox, pipeline, quiet)
     pipeline.close()
     group.leave()
-
-
-def end_with_parent() -> None:
-    """Lets the kernel (of Linux) end this process with its parent, whatever this process is doing."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def listen(wire: m.Wire, inbox: queue.SimpleQueue[m.Message]) -> None:

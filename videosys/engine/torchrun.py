@@ -14,10 +14,10 @@ import torch.distributed as dist
 
 from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
-from videosys.engine.codec import Codec
+from videosys.engine.codec import Codec, is_plain
 from videosys.engine.messages import Message, value_types
 from videosys.engine.reorder import ReorderBuffer
-from videosys.estimate.memory import Watch
+from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.utils.seed import draw_seed
@@ -67,7 +67,7 @@ class TorchrunRunner:
         self.config, self.quiet = replace(config, parallel=parallel), quiet or not is_main_process()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         self.device = rank_device(self.config, local_rank(), here)
-        self.watch = Watch(here)
+        self.memory_check = MemoryCheck(here)
         self.codec = Codec((Description, Seed, Turn, *value_types()))
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
@@ -81,7 +81,7 @@ class TorchrunRunner:
         """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
         config = replace(config, parallel=self.config.parallel)
         if local_rank() == 0:  # for all on this computer
-            self.watch.look(config)
+            self.memory_check.look(config)
         description = Description(describe(prompts, config, inputs, self.codec))
         check_same_request([other.values for other in group.exchange(description, self.codec)])
         if config.seed is None:
@@ -93,8 +93,7 @@ class TorchrunRunner:
     ) -> Iterator[VideoOutput]:
         buffer = ReorderBuffer.for_request(prompts, config)
         outputs = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
-        replica_size = config.parallel.num_gpus // (config.parallel.dp or 1)
-        is_first = dist.get_rank() % replica_size == 0
+        is_first = dist.get_rank() % config.parallel.replica_size == 0
         self._running.append(outputs)
         is_working = True
         while is_working:
@@ -140,8 +139,8 @@ def describe(
 
 
 def short_text(value: Any, codec: Codec) -> str:
-    is_plain = value is None or isinstance(value, (bool, int, float, str))
-    return json.dumps(value) if is_plain else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
+    """A value as JSON, or a hash of it."""
+    return json.dumps(value) if is_plain(value) else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
 
 
 def check_same_request(descriptions: Sequence[dict[str, str]]) -> None:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from videosys.estimate.cost import Cost, estimate
+from videosys.estimate.cost import Estimate, estimate
 
-__all__ = ["Cost", "estimate"]
+__all__ = ["Estimate", "estimate"]

@@ -17,30 +17,30 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from videosys.estimate import Cost, estimate
+from videosys.estimate import Estimate, estimate
 from videosys.estimate.memory import GIB, first_shortage
 from videosys.models import FAMILIES, load_family_config
 
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 
-def table(made: Cost) -> str:
+def table(cost: Estimate) -> str:
     """The stages as lines of text: GiB, and operations of all evaluations."""
     rows: list[tuple[str, ...]] = [HEAD]
-    for stage in made.stages:
+    for stage in cost.stages:
         kept = (stage.weights, stage.resident, stage.text, stage.cache)
         sizes = (*kept, stage.activations, stage.total, stage.host)
         rows.append((stage.name, *(f"{size / GIB:.3f}" for size in sizes), f"{stage.flops / 1e12:.3f}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    host = f", and {made.host / GIB:.3f} GiB in the host's memory" if made.host else ""
-    return "\n".join([*lines, f"peak with offload {made.offload}: {made.peak / GIB:.3f} GiB{host}"])
+    host = f", and {cost.host / GIB:.3f} GiB in the host's memory" if cost.host else ""
+    return "\n".join([*lines, f"peak with offload {cost.offload}: {cost.peak / GIB:.3f} GiB{host}"])
 
 
-def as_json(made: Cost) -> dict[str, Any]:
-    derived = [{"activations": stage.activations, "total": stage.total} for stage in made.stages]
-    stages = [dataclasses.asdict(stage) | more for stage, more in zip(made.stages, derived)]
-    return dataclasses.asdict(made) | {"stages": stages, "peak": made.peak, "host": made.host}
+def as_json(cost: Estimate) -> dict[str, Any]:
+    derived = [{"activations": stage.activations, "total": stage.total} for stage in cost.stages]
+    stages = [dataclasses.asdict(stage) | more for stage, more in zip(cost.stages, derived)]
+    return dataclasses.asdict(cost) | {"stages": stages, "peak": cost.peak, "host": cost.host}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,28 +53,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         config = load_family_config(args.config, args.model, args.overrides)
-        made = estimate(config, args.text_tokens)
+        cost = estimate(config, args.text_tokens)
     except ValueError as error:
-        return fail(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     if args.json:
-        print(json.dumps(as_json(made), indent=2))
+        print(json.dumps(as_json(cost), indent=2))
         return 0
     ranks = config.parallel.num_gpus
     print(
-        f"{made.evaluations} evaluations, sizes in GiB, {'one' if ranks == 1 else f'each of {ranks}'} device"
+        f"{cost.evaluations} evaluations, sizes in GiB, {'one' if ranks == 1 else f'each of {ranks}'} device"
     )
-    print(table(made))
-    for part in made.assumed:
+    print(table(cost))
+    for part in cost.assumed:
         print(f"not on this computer, published shape taken: {part}")
-    warning = first_shortage(config, made, ranks)
+    warning = first_shortage(config, cost, ranks)
     if warning:
         print(f"warning: {warning}")
     return 0
-
-
-def fail(error: ValueError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
-import torch
-
 from videosys.cache import (
     BestConfig,
     Cache,
@@ -25,13 +23,12 @@ from videosys.cache import (
 )
 from videosys.cache.device import AUTO
 from videosys.cache.forecast import HOLD, MAX_RESIDUALS
-from videosys.cache.pab import reuse_steps
+from videosys.cache.pab import reuse_steps, step_positions
 from videosys.estimate.blueprint import Blueprint
 from videosys.generation.config import PipelineConfig
-from videosys.utils.devices import parse_device
 
 
-def found_cache(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
+def cache_settings(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
     """The cache of a config with the settings that a calibration or a file on this computer says; where there
     is none, and so no run yet, the settings that keep the most.
     """
@@ -75,40 +72,23 @@ def small_cache(config: CacheConfig) -> tuple[Cache, int]:
     return cache, (cache.forecast.num_residuals if isinstance(cache, ResidualCache) else 1) + 1
 
 
-def is_elsewhere(config: PipelineConfig) -> bool:
-    """Whether the cache is kept on another device than the model's."""
-    device = config.cache.device
-    return device != AUTO and torch.device(device).type != parse_device(config.device).type
-
-
 def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
     """What a cache of branches (PAB) keeps at the step after which most of them are used again: an activation
     of so many samples each. model: with one block, or pair of blocks, of `plan.depth`.
     """
     if not isinstance(config.cache, PABConfig):
         return 0
-    count = plan.evaluations
-    where = [step / max(count - 1, 1) for step in range(count)]
-    if config.cache.unit == "timestep":
-        where = [1000 * (1 - place) for place in where]
+    last = max(plan.evaluations - 1, 1)
+    positions = step_positions([1 - step / last for step in range(plan.evaluations)], config.cache.unit)
     uses = Counter(
         step
-        for stack, block in stacks(model).items()
+        for stack, blocks in model.stacks.items()
         for index in range(plan.depth)
-        for kind in (("attention", "cross", "mlp") if has_cross(block) else ("attention", "mlp"))
-        for step in reuse_steps(config.cache, where, stack, index, kind)
+        for kind in {"attention", "cross", "mlp"} & {*blocks[0].branches}
+        for step in reuse_steps(config.cache, positions, stack, index, kind)
     )
     grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
-    per_frame = math.ceil(grid.tokens_per_frame / share)
-    activation = samples * grid.num_frames * per_frame * model.config.hidden_size * model.dtype.itemsize
+    tokens = grid.num_frames * math.ceil(grid.tokens_per_frame / share)
+    activation = samples * tokens * model.config.hidden_size * model.dtype.itemsize
     return max(uses.values(), default=0) * activation
-
-
-def stacks(model: Any) -> dict[str, Any]:
-    """A block of each stack."""
-    return {name: blocks[0] for name, blocks in model.stacks.items()}
-
-
-def has_cross(block: Any) -> bool:
-    return "cross" in block.branches

@@ -8,11 +8,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from videosys.cache import Cache, RecordedCache
+from videosys.cache.device import AUTO
 from videosys.estimate.blueprint import Blueprint, blueprint
-from videosys.estimate.cache import branch_bytes, found_cache, is_elsewhere, small_cache
+from videosys.estimate.cache import branch_bytes, cache_settings, small_cache
 from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
 from videosys.generation.config import PipelineConfig, resolve_dtype
@@ -53,11 +54,11 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Cost:
+class Estimate:
     """What one micro-batch needs on one device; of several, on the one with the largest share.
 
-    evaluations: of the transformer, all computed. assumed: the parts that are
-    not on this computer, for which the published shapes stand.
+    evaluations: of the transformer, all computed. assumed: the parts that are not on this computer, for which
+    the published shapes stand.
     """
 
     stages: tuple[StageCost, ...]
@@ -79,170 +80,137 @@ class Cost:
 
 
 @torch.no_grad()
-def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Cost:
+def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate:
     """What one micro-batch of a config needs, without loading it. Texts are as long as the model allows if
     not given. ValueError for a config of no family.
     """
     plan = blueprint(config)
-    config = replace(config, cache=found_cache(config, plan))
-    dtype = resolve_dtype(config.dtype, device_of(config))
     if text_tokens is not None and text_tokens < 1:
         raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
-    length = min(text_tokens or plan.parts.text_encoder.max_length, plan.parts.text_encoder.max_length)
-    stages = (
-        text_cost(plan, dtype, length, config),
-        transformer_cost(plan, dtype, length, config),
-        vae_cost(plan, dtype, config),
-    )
-    return Cost(stages, config.offload, plan.evaluations, plan.missing)
+    parts = Estimator(plan, replace(config, cache=cache_settings(config, plan)), text_tokens)
+    stages = (parts.text_encoder(), parts.transformer(), parts.vae())
+    return Estimate(stages, config.offload, plan.evaluations, plan.missing)
 
 
-def device_of(config: PipelineConfig) -> torch.device:
-    """The device of a config, whether this computer has it or not."""
-    return parse_device(config.device)
+class Estimator:
+    """The cost of each part of a config on its device, whether this computer has that or not.
 
-
-def is_parked(config: PipelineConfig) -> bool:
-    """Whether weights lie in the host's memory while an accelerator does without them."""
-    return config.offload != "none" and device_of(config).type != "cpu"
-
-
-def resident_bytes(module: nn.Module, blocks_owner: nn.Module, config: PipelineConfig) -> int:
-    """Of a module's weights what is on the device at once: with groups of blocks two of them, the one at work
-    and the next.
+    config: that of the blueprint, with the settings of its cache.
     """
-    whole = weight_bytes(module)
-    if config.offload != "group":
-        return whole
-    lists = [child for child in blocks_owner.children() if isinstance(child, nn.ModuleList)]
-    blocks = [block for members in lists for block in members]
-    # Without what a block holds itself, which stays.
-    sizes = [sum(weight_bytes(layer) for layer in block.children()) for block in blocks]
-    return whole - sum(sizes) + 2 * max(sizes)
+
+    def __init__(self, plan: Blueprint, config: PipelineConfig, text_tokens: int | None = None):
+        self.plan, self.config = plan, config
+        self.device = parse_device(config.device)
+        self.is_cpu = self.device.type == "cpu"
+        self.dtype = resolve_dtype(config.dtype, self.device)
+        longest = plan.parts.text_encoder.max_length
+        self.text_tokens = min(text_tokens or longest, longest)
+        self.axes = config.parallel.resolved(config.is_guided)
+        # On one device, with and without its prompt.
+        self.samples_per_video = 2 if config.is_guided and (self.axes.cfg or 1) == 1 else 1
+        self.samples = config.batch_size * self.samples_per_video
+        kept_on = config.cache.device
+        self.is_cache_elsewhere = kept_on != AUTO and torch.device(kept_on).type != self.device.type
+
+    def text_encoder(self) -> StageCost:
+        """One prompt after the other is encoded, and the negative one."""
+        text = self.plan.parts.text_encoder
+        encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), self.dtype)
+        stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
+        stage = self._loaded("text encoder", encoder, stack)
+        _, meter = metered(lambda: encode_shape(encoder, 1, self.text_tokens), self.is_cpu)
+        # On a CPU it is read before its weights are quantized.
+        peak = max(meter.peak, wide - stage.weights if self.is_cpu else 0)
+        return replace(stage, peak=peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
+
+    def transformer(self) -> StageCost:
+        """Blocks are all alike, so two small models tell what each more of them adds."""
+        depth = self.plan.depth
+        one, two = (self.shallow_transformer(count) for count in (1, min(depth, 2)))
+        names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
+        pairs = [(getattr(one, name), getattr(two, name)) for name in names]
+        stage = StageCost("transformer", *(low + (high - low) * (depth - 1) for low, high in pairs))
+        model = on_meta(lambda: self.plan.transformer(1, Parallel()), self.dtype)
+        stage = self._with_cache(stage, branch_bytes(self.config, self.plan, model, self.samples))
+        return replace(stage, resident=min(stage.resident, stage.weights))
+
+    def shallow_transformer(self, depth: int) -> StageCost:
+        """With so many blocks, or pairs of blocks. A cache of branches is not in it."""
+        plan, width = self.plan, self.plan.parts.transformer.config.caption_channels
+        model = on_meta(lambda: plan.transformer(depth, Absent.of(self.axes)), self.dtype)
+        stage = self._loaded("transformer", model, model)
+        with pretending(use_attention(model, "torch"), self.device) as device:
+            text = torch.empty(self.samples, self.text_tokens, width, dtype=self.dtype, device=device)
+            latents = torch.empty(self.samples, plan.latent_channels, *plan.latent_size, device=device)
+            return self._evaluated(stage, model, text, latents)
+
+    def vae(self) -> StageCost:
+        """From latents to the bytes of frames, as many videos at once as the config says."""
+        plan, batch = self.plan, self.config.decode_batch_size
+        vae = on_meta(lambda: plan.parts.vae.build(Parallel()), self.dtype)
+        stage = self._stage("autoencoder", weight_bytes(vae))
+        with pretending(vae, self.device) as device:
+            latents = torch.empty(batch, plan.latent_channels, *plan.latent_size, device=device)
+            frames, meter = metered(lambda: plan.decode(vae, latents), self.is_cpu)
+        clips = self.config.batch_size * self.config.num_clips
+        # Clips that wait for the last one.
+        waiting = frames.nbytes // batch * (clips - batch) if self.is_cpu else 0
+        return replace(stage, peak=meter.peak + latents.nbytes + waiting, flops=meter.flops)
+
+    def _loaded(self, name: str, module: nn.Module, owner: nn.Module) -> StageCost:
+        """A stage of a module's weights, as they are stored and offloaded. owner: of its lists of blocks."""
+        if self.config.storage_dtype != "auto":
+            quantize_blocks(owner)
+        stage = self._stage(name, weight_bytes(module))
+        if self.config.offload != "group":
+            return stage
+        lists = [child for child in owner.children() if isinstance(child, nn.ModuleList)]
+        # Two blocks are on the device, the one at work and the next. What a block holds itself stays.
+        sizes = [sum(map(weight_bytes, block.children())) for blocks in lists for block in blocks]
+        return replace(stage, resident=stage.weights - sum(sizes) + 2 * max(sizes))
+
+    def _stage(self, name: str, weights: int) -> StageCost:
+        """A stage that needs only weights, all of them on the device; parked ones are in the host too."""
+        is_parked = self.config.offload != "none" and not self.is_cpu
+        return StageCost(name, weights, 0, 0, resident=weights, host=weights if is_parked else 0)
+
+    def _with_cache(self, stage: StageCost, size: int) -> StageCost:
+        """A stage and so many bytes of a cache, which lie on the device or where the cache is."""
+        if not self.is_cache_elsewhere:
+            return replace(stage, peak=stage.peak + size, cache=stage.cache + size)
+        return stage if self.is_cpu else replace(stage, host=stage.host + size)
+
+    def _evaluated(self, stage: StageCost, model: Any, text: Tensor, latents: Tensor) -> StageCost:
+        """A stage with what a transformer needs besides its weights."""
+        plan = self.plan
+        condition, prepared = metered(lambda: plan.condition(model, text))
+        timesteps = torch.empty(len(latents), device=latents.device)
+        scores = partial(score_bytes, backend=self.config.attention)
+
+        def evaluate(cache: Cache, steps: int) -> int:
+            for _ in range(steps):
+                cache.begin_step(0, 0.0)
+                size = model(latents, timesteps, condition, cache).nbytes
+            return size
+
+        cache, steps = small_cache(self.config.cache)
+        output, meter = metered(lambda: evaluate(cache, steps), scores=scores)
+        cached, flops = meter.live, meter.flops // steps  # nothing else is left
+        if self.is_cache_elsewhere:
+            _, meter = metered(lambda: evaluate(RecordedCache(), 1), scores=scores)
+        video = latents.nbytes // self.samples_per_video
+        around = latents.nbytes + text.nbytes + output + (1 + plan.history) * video  # output: the last step's
+        stage = replace(
+            stage,
+            peak=prepared.live + meter.peak - meter.live + around,
+            flops=prepared.flops + flops * plan.evaluations,
+            text=prepared.live,
+        )
+        return self._with_cache(stage, cached)
 
 
 def metered(run: Callable[[], Any], is_cpu: bool = False, **options: Any) -> tuple[Any, Meter]:
+    """(result of a function, the meter that it ran in)."""
     with Meter(is_cpu, **options) as meter:
-        made = run()
-    return made, meter
-
-
-def text_cost(plan: Blueprint, dtype: torch.dtype, length: int, config: PipelineConfig) -> StageCost:
-    """One prompt after the other is encoded, and the negative one."""
-    text = plan.parts.text_encoder
-    encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), dtype)
-    stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
-    if config.storage_dtype != "auto":
-        quantize_blocks(stack)
-    weights, is_cpu = weight_bytes(encoder), device_of(config).type == "cpu"
-    _, meter = metered(lambda: encode_shape(encoder, 1, length), is_cpu)
-    return StageCost(
-        "text encoder",
-        weights,
-        max(meter.peak, wide - weights if is_cpu else 0),  # it is read before its weights are made narrow
-        meter.flops,
-        resident=min(weights, resident_bytes(encoder, stack, config)),
-        host=weights if is_parked(config) else 0,
-    )
-
-
-def transformer_cost(plan: Blueprint, dtype: torch.dtype, length: int, config: PipelineConfig) -> StageCost:
-    """Blocks are all alike, so two small models tell what each more of them adds."""
-    few = min(plan.depth, 2)
-    first, second = (shallow_cost(plan, depth, dtype, length, config) for depth in (1, few))
-    more = plan.depth - 1
-
-    def deep(name: str) -> int:
-        low, high = getattr(first, name), getattr(second, name)
-        return low + (high - low) * more
-
-    names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
-    made = StageCost("transformer", *map(deep, names))
-    model = on_meta(lambda: plan.transformer(1, Parallel()), dtype)
-    made = with_cache(made, config, branch_bytes(config, plan, model, samples_of(config)))
-    return replace(made, resident=min(made.resident, made.weights))
-
-
-def with_cache(stage: StageCost, config: PipelineConfig, kept: int) -> StageCost:
-    """A stage and so many bytes of a cache, which lie on the device or where the cache is."""
-    if not is_elsewhere(config):
-        return replace(stage, peak=stage.peak + kept, cache=stage.cache + kept)
-    is_host = device_of(config).type != "cpu"
-    return replace(stage, host=stage.host + kept if is_host else stage.host)
-
-
-def samples_of(config: PipelineConfig) -> int:
-    """Of the transformer's batch, on one device."""
-    return config.batch_size * (2 if is_pair(config) else 1)
-
-
-def is_pair(config: PipelineConfig) -> bool:
-    """Whether each video is two samples on a device, with and without its prompt."""
-    return config.is_guided and (config.parallel.resolved(config.is_guided).cfg or 1) == 1
-
-
-def shallow_cost(
-    plan: Blueprint, depth: int, dtype: torch.dtype, length: int, config: PipelineConfig
-) -> StageCost:
-    """The transformer with so many blocks, or pairs of blocks. A cache of branches is not in it."""
-    axes = config.parallel.resolved(config.is_guided)
-    model = on_meta(lambda: plan.transformer(depth, Absent.of(axes)), dtype)
-    if config.storage_dtype != "auto":
-        quantize_blocks(model)
-    weights, resident = weight_bytes(model), resident_bytes(model, model, config)
-    with pretending(use_attention(model, "torch"), device_of(config)) as device:
-        samples = samples_of(config)
-        text = torch.empty(
-            samples, length, plan.parts.transformer.config.caption_channels, dtype=dtype, device=device
-        )
-        latents = torch.empty(samples, plan.latent_channels, *plan.latent_size, device=device)
-        used = evaluated(plan, model, text, latents, config)
-    host = used.host + (weights if is_parked(config) else 0)
-    return replace(used, weights=weights, resident=resident, host=host)
-
-
-def evaluated(
-    plan: Blueprint, model: Any, text: torch.Tensor, latents: torch.Tensor, config: PipelineConfig
-) -> StageCost:
-    """What a transformer needs besides its weights."""
-    condition, prepared = metered(lambda: plan.condition(model, text))
-    timesteps = torch.empty(len(latents), device=latents.device)
-    scores = partial(score_bytes, backend=config.attention)
-
-    def evaluate(cache: Cache, steps: int) -> int:
-        for _ in range(steps):
-            cache.begin_step(0, 0.0)
-            size = model(latents, timesteps, condition, cache).nbytes
-        return size
-
-    cache, steps = small_cache(config.cache)
-    output, meter = metered(lambda: evaluate(cache, steps), scores=scores)
-    kept, flops = meter.live, meter.flops // steps  # nothing else is left
-    if is_elsewhere(config):
-        _, meter = metered(lambda: evaluate(RecordedCache(), 1), scores=scores)
-    one = latents.nbytes // (2 if is_pair(config) else 1)
-    around = latents.nbytes + text.nbytes + output + (1 + plan.history) * one  # output: of the step before
-    made = StageCost(
-        "transformer",
-        weights=0,
-        peak=prepared.live + meter.peak - meter.live + around,
-        flops=prepared.flops + flops * plan.evaluations,
-        text=prepared.live,
-    )
-    return with_cache(made, config, kept)
-
-
-def vae_cost(plan: Blueprint, dtype: torch.dtype, config: PipelineConfig) -> StageCost:
-    """From latents to the bytes of frames, as many videos at once as the config says."""
-    batch = config.decode_batch_size
-    is_cpu = device_of(config).type == "cpu"
-    vae = on_meta(lambda: plan.parts.vae.build(Parallel()), dtype)
-    weights = weight_bytes(vae)
-    with pretending(vae, device_of(config)) as device:
-        latents = torch.empty(batch, plan.latent_channels, *plan.latent_size, device=device)
-        made, meter = metered(lambda: plan.decode(vae, latents), is_cpu)
-    clips = config.batch_size * config.num_clips
-    done = made.nbytes // batch * (clips - batch) if is_cpu else 0  # clips that wait for the last one
-    host = weights if is_parked(config) else 0
-    peak = meter.peak + latents.nbytes + done
-    return StageCost("autoencoder", weights, peak, meter.flops, resident=weights, host=host)
+        result = run()
+    return result, meter

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from videosys.estimate.blueprint import blueprint
-from videosys.estimate.cost import Cost, device_of, estimate
+from videosys.estimate.cost import Estimate, estimate
 from videosys.generation.config import PipelineConfig
+from videosys.utils.devices import parse_device
 from videosys.utils.logging import get_logger
 from videosys.utils.weights_hash import SUFFIXES
 
@@ -27,27 +28,27 @@ NEEDLESS = frozenset({"seed", "num_videos_per_prompt", "fps", "guidance_scale", 
 
 
 @dataclass(frozen=True)
-class Free:
+class FreeMemory:
     """Free bytes: of the device of a config, and of the computer's memory; None where that is not known."""
 
     device: int | None
     host: int | None
 
-    def most(self, other: Free) -> Free:
+    def most(self, other: FreeMemory) -> FreeMemory:
         """The more of the two, of each."""
         pairs = ((self.device, other.device), (self.host, other.host))
-        return Free(*(max((size for size in pair if size is not None), default=None) for pair in pairs))
+        return FreeMemory(*(max((size for size in pair if size is not None), default=None) for pair in pairs))
 
 
-def free_of(config: PipelineConfig) -> Free:
+def free_of(config: PipelineConfig) -> FreeMemory:
     """What is free now."""
     host = available_bytes(replace(config, device="cpu"))
-    return Free(host if device_of(config).type == "cpu" else available_bytes(config), host)
+    return FreeMemory(host if parse_device(config.device).type == "cpu" else available_bytes(config), host)
 
 
 def available_bytes(config: PipelineConfig) -> int | None:
     """Free memory of the device of a config; None where it cannot be known."""
-    device = device_of(config)
+    device = parse_device(config.device)
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] if torch.cuda.is_available() else None
     try:
@@ -69,12 +70,12 @@ def shortage(needed: int, available: int | None, where: str = "") -> str | None:
     )
 
 
-def warn_if_too_large(config: PipelineConfig, free: Free, ranks: int = 1) -> None:
+def warn_if_too_large(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> None:
     """Warns before a run that will not fit. What cannot be known is no reason to stop.
 
     ranks: processes on this computer, which share the host's memory and have a device each.
     """
-    if free == Free(None, None):
+    if free == FreeMemory(None, None):
         return
     try:
         if is_surely_enough(config, free, ranks):
@@ -87,7 +88,7 @@ def warn_if_too_large(config: PipelineConfig, free: Free, ranks: int = 1) -> Non
         warnings.warn(message, stacklevel=3)
 
 
-def is_surely_enough(config: PipelineConfig, free: Free, ranks: int = 1) -> bool:
+def is_surely_enough(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> bool:
     """Whether a video is small and its weights fit, judged by the lengths of their files: an estimate takes
     seconds, and would say nothing else.
     """
@@ -107,24 +108,21 @@ def weights_in_files(folders: Iterable[Path]) -> int:
 
 
 def first_shortage(
-    config: PipelineConfig, made: Cost, ranks: int = 1, free: Free | None = None
+    config: PipelineConfig, cost: Estimate, ranks: int = 1, free: FreeMemory | None = None
 ) -> str | None:
     """What to say where the devices, or the memory of their computer, are too small for all ranks.
 
     free: what is free for it, if that is not what is free now.
     """
     free = free or free_of(config)
-    if device_of(config).type == "cpu":
-        return shortage(ranks * made.peak, free.host, of_ranks(ranks))
-    host = shortage(ranks * made.host, free.host, " in the host's memory")
-    return shortage(made.peak, free.device) or host
+    if parse_device(config.device).type == "cpu":
+        where = f" in {ranks} processes together" if ranks > 1 else ""
+        return shortage(ranks * cost.peak, free.host, where)
+    host = shortage(ranks * cost.host, free.host, " in the host's memory")
+    return shortage(cost.peak, free.device) or host
 
 
-def of_ranks(ranks: int) -> str:
-    return f" in {ranks} processes together" if ranks > 1 else ""
-
-
-class Watch:
+class MemoryCheck:
     """Looks at each kind of request once: an estimate takes seconds.
 
     What was free at the first look, before anything was loaded, counts as free later: of what is missing then
@@ -134,7 +132,7 @@ class Watch:
     def __init__(self, ranks: int = 1):
         self.ranks = ranks
         self.seen: set[str] = set()
-        self.free = Free(None, None)
+        self.free = FreeMemory(None, None)
 
     def look(self, config: PipelineConfig) -> None:
         """Warns of a request that will not fit, the first time."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,22 +27,21 @@ from torch.utils.flop_counter import FlopCounterMode
 Scores = Callable[[torch.Tensor, torch.Tensor], int]
 
 
-def no_scores(q: torch.Tensor, k: torch.Tensor) -> int:
-    """Bytes of scores that a fused attention keeps, beside its result."""
-    return 0
-
-
 class Meter:
     """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
 
-    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops.
+    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops; a
+    fused one has none.
     is_cpu: each convolution has beside it what the kernel copies that a CPU would take, see `copied`.
     """
 
-    def __init__(self, is_cpu: bool = False, scores: Scores = no_scores) -> None:
+    def __init__(self, is_cpu: bool = False, scores: Scores = lambda q, k: 0) -> None:
         self.is_cpu, self.scores = is_cpu, scores
         self.live = self.peak = self.attention_flops = 0
-        self._counter = FlopCounterMode(display=False, custom_mapping=dict(products()))
+        # Operations of a product that torch's counter does not know; absent where torch has no oneDNN.
+        linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+        mapping = {} if linear is None else {linear: linear_flops}
+        self._counter = FlopCounterMode(display=False, custom_mapping=mapping)
         self._stack = ExitStack()
 
     @property
@@ -73,19 +72,19 @@ class Storages(TorchDispatchMode):
         self.seen: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(storage) for storage in storages((args, kwargs))}
-        made = func(*args, **(kwargs or {}))
-        for storage in storages(made):
-            if id(storage) not in given and storage not in self.seen:
+        inputs = {id(storage) for storage in storages((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for storage in storages(result):
+            if id(storage) not in inputs and storage not in self.seen:
                 self.seen.add(storage)
                 self.meter.add(storage.nbytes())
                 weakref.finalize(storage, self.meter.add, -storage.nbytes())
         if self.meter.is_cpu and func is torch.ops.aten.convolution.default:
-            self.meter.peak = max(self.meter.peak, self.meter.live + copied(args, made))
-        return made
+            self.meter.peak = max(self.meter.peak, self.meter.live + copied(args, result))
+        return result
 
 
-def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
+def copied(convolution: Sequence[Any], result: torch.Tensor) -> int:
     """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
 
     oneDNN orders the channels of input and weight anew, unless those of the input lie side by side (of one
@@ -97,13 +96,12 @@ def copied(convolution: Sequence[Any], made: torch.Tensor) -> int:
     x, weight, _, *options = convolution
     if goes_to_onednn(x, weight, options):
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        is_ordered = len(x) > 1 and x.is_contiguous(memory_format=layout)
-        if is_ordered:
+        if len(x) > 1 and x.is_contiguous(memory_format=layout):  # in order already
             return weight.nbytes
-        results = 2 * made.nbytes if x.dtype == torch.bfloat16 and has_amx() else 0
+        results = 2 * result.nbytes if x.dtype == torch.bfloat16 and has_amx() else 0
         return max(weight.nbytes + x.nbytes, results)
     window = weight[0].numel()
-    return 0 if weight[0, 0].numel() == 1 else window * made[:, 0].numel() * made.element_size()
+    return 0 if weight[0, 0].numel() == 1 else window * result[:, 0].numel() * result.element_size()
 
 
 @functools.cache
@@ -129,14 +127,9 @@ def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]
         return not select(*small, None, *options).name.startswith("Slow")
 
 
-def products() -> Mapping[Any, Callable[..., int]]:
-    """The operations of a product that torch's counter does not know."""
-
-    def flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-        return 2 * math.prod(x) * weight[0]
-
-    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # absent where torch has no oneDNN
-    return {} if linear is None else {linear: flops}
+def linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """The operations of a linear layer, by the shapes of input and weight."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def storages(tree: Any) -> Iterable[Any]:
@@ -151,19 +144,16 @@ class Attention(TorchFunctionMode):
         self.meter = meter
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention or not is_empty(args[0]):
+        if func is not F.scaled_dot_product_attention or not (
+            isinstance(args[0], FakeTensor) or args[0].is_meta
+        ):
             return func(*args, **(kwargs or {}))
         q, k, v = args[:3]
         self.meter.attention_flops += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
         batch, heads, tokens = q.shape[:-1]
-        made = q.new_empty(batch, tokens, heads, v.shape[-1])  # in memory, as the kernels write it
+        result = q.new_empty(batch, tokens, heads, v.shape[-1])  # in memory, as the kernels write it
         self.meter.peak = max(self.meter.peak, self.meter.live + self.meter.scores(q, k))
-        return made.transpose(1, 2)
-
-
-def is_empty(x: torch.Tensor) -> bool:
-    """Whether a tensor has a shape and no memory."""
-    return isinstance(x, FakeTensor) or x.is_meta
+        return result.transpose(1, 2)
 
 
 def weight_bytes(module: nn.Module) -> int:
@@ -195,9 +185,8 @@ def pretending(module: nn.Module, device: torch.device) -> Iterator[torch.device
         return
     with FakeTensorMode():
         for part in module.modules():
-            for name, item in part.named_parameters(recurse=False):
+            for name, item in [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]:
                 empty = torch.empty(item.shape, dtype=item.dtype)
-                setattr(part, name, nn.Parameter(empty, requires_grad=False))
-            for name, buffer in part.named_buffers(recurse=False):
-                setattr(part, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+                is_weight = isinstance(item, nn.Parameter)
+                setattr(part, name, nn.Parameter(empty, requires_grad=False) if is_weight else empty)
         yield torch.device("cpu")

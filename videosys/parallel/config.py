@@ -45,8 +45,8 @@ class ParallelConfig:
             self._check_product()
 
     def _check_product(self) -> None:
-        product = math.prod(axis for axis in (self.dp, self.cfg, self.sp) if axis is not None)
-        if self.num_gpus % product or (None not in (self.dp, self.cfg, self.sp) and product != self.num_gpus):
+        product = math.prod(axis or 1 for axis in (self.dp, self.cfg, self.sp))
+        if self.num_gpus % product or (self.is_resolved and product != self.num_gpus):
             raise ValueError(
                 f"parallel: dp {self.dp}, cfg {self.cfg} and sp {self.sp} do not multiply to num_gpus "
                 f"{self.num_gpus}"
@@ -55,6 +55,11 @@ class ParallelConfig:
     @property
     def is_resolved(self) -> bool:
         return None not in (self.dp, self.cfg, self.sp)
+
+    @property
+    def replica_size(self) -> int:
+        """Devices that share one video."""
+        return self.num_gpus // (self.dp or 1)
 
     def resolved(self, is_guided: bool) -> ParallelConfig:
         """The same with all axes set. ValueError where they do not multiply to num_gpus, and where cfg is 2

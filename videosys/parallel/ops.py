@@ -60,7 +60,10 @@ def swap(
     _check_gradient(tensors[0])
     count, rank = dist.get_world_size(group), dist.get_rank(group)
     pieces = list(zip(*(x.tensor_split(count, scatter) for x in tensors)))  # one row per receiver
-    shapes = _received_shapes(tensors[0], gather, scatter, shard_sizes(size, count), rank)
+    shape = list(tensors[0].shape)
+    shape[scatter] = shard_sizes(shape[scatter], count)[rank]
+    lengths = shard_sizes(size, count)
+    shapes = [torch.Size([*shape[:gather], length, *shape[gather + 1 :]]) for length in lengths]
     sent = [sum(piece.numel() for piece in row) for row in pieces]
     sizes = [len(tensors) * shape.numel() for shape in shapes]
     received = tensors[0].new_empty(sum(sizes))
@@ -76,15 +79,6 @@ def packed(pieces: Sequence[Tensor]) -> Tensor:
     for part, piece in zip(buffer.split(sizes), pieces):
         part.view(piece.shape).copy_(piece)
     return buffer
-
-
-def _received_shapes(
-    x: Tensor, gather: int, scatter: int, sizes: Sequence[int], rank: int
-) -> list[torch.Size]:
-    """The shape of what each rank sends to this one."""
-    shape = list(x.shape)
-    shape[scatter] = shard_sizes(shape[scatter], len(sizes))[rank]
-    return [torch.Size([*shape[:gather], size, *shape[gather + 1 :]]) for size in sizes]
 
 
 def balanced(costs: Sequence[int], count: int) -> list[int]:
@@ -106,19 +100,14 @@ def exchange(
     first, because they may depend on the content.
     """
     shapes = _exchange_shapes(own, max(map(owners.count, owners)), like, group)
-    longest = max(sum(shape.numel() for shape in row) for row in shapes)
-    buffer = like.new_empty(longest)
+    sizes = [[shape.numel() for shape in row] for row in shapes]
+    buffer = like.new_empty(max(map(sum, sizes)))
     if own:
         flat = packed(own)
         buffer[: len(flat)] = flat
-    results = [iter(unpacked(part, row)) for part, row in zip(all_gather(buffer, group), shapes)]
-    return [next(results[owner]) for owner in owners]
-
-
-def unpacked(buffer: Tensor, shapes: Sequence[torch.Size]) -> list[Tensor]:
-    """The tensors of these shapes that lie in a flat buffer one after the other."""
-    sizes = [shape.numel() for shape in shapes]
-    return [part.view(shape) for part, shape in zip(buffer[: sum(sizes)].split(sizes), shapes)]
+    parts = [part[: sum(row)].split(row) for part, row in zip(all_gather(buffer, group), sizes)]
+    tensors = [iter([x.view(shape) for x, shape in zip(*pair)]) for pair in zip(parts, shapes)]
+    return [next(tensors[owner]) for owner in owners]
 
 
 def _exchange_shapes(
