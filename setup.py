@@ -21,6 +21,7 @@ DEPENDENCIES = [
     "imageio[ffmpeg]>=2.37",
     "pillow>=10",
     "tqdm>=4.66",
+    "lazy-loader>=0.4",
     "ftfy>=6.2",
     "beautifulsoup4>=4.12",
 ]
@@ -60,6 +61,7 @@ setup(
     package_data={
         "videosys": [
             "py.typed",
+            "*.pyi",
             "**/*.json",
             "metrics/*.safetensors",
             "metrics/LICENSE.*",
