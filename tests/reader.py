@@ -23,9 +23,9 @@ def files(text: str) -> dict[str, str]:
     return {match[2]: match[1] for match in FILE.finditer(text)}
 
 
-def commands(text: str) -> list[str]:
-    """The lines of the page's first shell block."""
-    return SHELL.findall(text)[0].splitlines()
+def commands(text: str, number: int = 0) -> list[str]:
+    """The lines of one of the page's shell blocks."""
+    return SHELL.findall(text)[number].splitlines()
 
 
 def write_package(text: str, folder: Path) -> Path:

@@ -45,6 +45,13 @@ class CacheConfig:
         """The indices of the steps that compute, of a generation of `count` model evaluations."""
         raise NotImplementedError(f"{type(self).__name__} must define `computed_steps` or `start`")
 
+    @classmethod
+    def for_budget(cls, budget: int, count: int) -> CacheConfig | None:
+        """The settings that a calibration measures for about `budget` computed steps of `count`; None for a
+        policy that it does not measure, or finds settings for itself (TeaCache, MagCache, schedules).
+        """
+        return None
+
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
         """The config with all values that are read from files; called before weights are loaded.
 

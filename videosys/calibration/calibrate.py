@@ -13,7 +13,13 @@ from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
 from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
 from videosys.calibration.search import SearchResult
 from videosys.calibration.study import Study
-from videosys.calibration.thresholds import NAIVE, magcache_for, nearest_threshold, threshold_for
+from videosys.calibration.thresholds import (
+    NAIVE,
+    magcache_for,
+    nearest_threshold,
+    own_settings,
+    threshold_for,
+)
 from videosys.utils import plain
 from videosys.utils.logging import get_logger
 
@@ -104,6 +110,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     for budget in budgets:
         candidates.append(("teacache", budget, teacache_for(study, budget, best_fit)))
         candidates.append(("magcache", budget, magcache_for(budget, study.ratios)))
+        candidates += [(name, budget, policy) for name, policy in own_settings(budget, study.num_steps)]
         for kind, best in study.search(budget, most_runs).items():
             candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
             searches.setdefault(budget, {})[kind] = search_record(best)

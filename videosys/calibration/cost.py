@@ -10,7 +10,7 @@ from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
 from videosys.calibration.search import FORECAST_KINDS
 from videosys.calibration.study import PROBES, REUSED_STEP, Study, share_of
-from videosys.calibration.thresholds import TRIES
+from videosys.calibration.thresholds import TRIES, own_settings
 
 RULES = 2  # TeaCache and MagCache, beside a schedule of each kind
 
@@ -51,7 +51,7 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     shares = sum(share_of(budget, study.num_steps) for budget in budgets)
     # One is only timed, and the frames to compare with are made of others.
     learning = 1 + learnt * (1 + WINDOW * REUSED_STEP) + PROBES * probed + searched
-    policies = len(FORECAST_KINDS) + RULES
+    policies = len(FORECAST_KINDS) + RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
     timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
     measurement = held_out + timed + policies * held_out * shares
     return CalibrationCost(learning, len(budgets) * most_runs, TRIES * searched * shares, measurement)

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
-from videosys.cache import MagCacheConfig
+from videosys.cache import CACHES, CacheConfig, MagCacheConfig
 from videosys.cache.teacache import polynomial
 
 NAIVE = (1.0, 0.0)  # the coefficients that leave a change as it is
@@ -105,3 +105,10 @@ def magcache_for(budget: int, ratios: Sequence[float]) -> MagCacheConfig | None:
         return len(dataclasses.replace(loose, threshold=threshold).computed_steps(count))
 
     return dataclasses.replace(loose, threshold=least_threshold(budget, computed))
+
+
+def own_settings(budget: int, num_steps: int) -> list[tuple[str, CacheConfig]]:
+    """The settings that policies, also those of other packages, return for a budget, with their names."""
+    policies = [(name, policy) for name, policy in CACHES.items() if isinstance(policy, type)]
+    settings = [(name, policy.for_budget(budget, num_steps)) for name, policy in policies]
+    return [(name, policy) for name, policy in settings if policy is not None]

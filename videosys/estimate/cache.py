@@ -90,5 +90,5 @@ def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: i
     grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
     tokens = grid.num_frames * math.ceil(grid.tokens_per_frame / share)
-    activation = samples * tokens * model.config.hidden_size * model.dtype.itemsize
+    activation = samples * tokens * model.config.hidden_size * next(model.parameters()).dtype.itemsize
     return max(uses.values(), default=0) * activation
