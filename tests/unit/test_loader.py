@@ -71,11 +71,11 @@ def test_choices_name_the_folder(asked):
 def test_of_a_repository_with_all_parts_only_the_text_encoder_is_fetched(asked, tmp_path):
     (tmp_path / "text_encoder").mkdir()
     finder = PartFinder(LatteConfig(revision="main", offline=True))
-    finder.text_encoder(LATTE)
+    finder.text_encoder(LATTE, 120)
     assert asked == [(LATTE, "", ("text_encoder/*", "tokenizer/*", "config.json"))]
     (tmp_path / "text_encoder").rmdir()
     asked.clear()
-    finder.text_encoder("DeepFloyd/t5-v1_1-xxl")
+    finder.text_encoder("DeepFloyd/t5-v1_1-xxl", 300)
     assert [set(patterns) >= {"*.safetensors"} for _, _, patterns in asked] == [False, True]
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 
-from videosys.cache import CacheConfig, NoCacheConfig, RunSpec, TeaCacheConfig
+from videosys.cache import CACHES, CacheConfig, NoCacheConfig, RunSpec, TeaCacheConfig
 from videosys.generation.compile import Compile
 from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
+from videosys.utils.registry import Extended
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import check_types
 
@@ -26,6 +28,11 @@ NAIVE_COEFFICIENTS = (1.0, 0.0)  # distances as they are
 def loading(default: Any, **metadata: Any) -> Any:
     """A dataclass field that decides which weights are loaded, and where: a request cannot change it."""
     return field(default=default, metadata={"loading": True, **metadata})
+
+
+def cache_field(presets: Mapping[str, CacheConfig]) -> Any:
+    """The dataclass field `cache` of a config: takes all policies and a model's presets by their names."""
+    return field(default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, presets)})
 
 
 def loading_fields(config_cls: type) -> frozenset[str]:
@@ -76,7 +83,7 @@ class PipelineConfig:
     seed: int | None = None
     num_videos_per_prompt: int = 1
     batch_size: int = 1
-    cache: CacheConfig = field(default_factory=NoCacheConfig)
+    cache: CacheConfig = cache_field({})
 
     def __post_init__(self) -> None:
         check_types(self)

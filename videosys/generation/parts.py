@@ -99,8 +99,18 @@ class PartFinder:
             self.missing.append(f"{part} {source}")
         return self.folders.get(part)
 
-    def text_encoder(self, source: str) -> Path | None:
-        """The folder of a text encoder; of a whole model's repository no other part is fetched."""
+    def part(
+        self, name: str, source: str, module_cls: type[nn.Module], published: Any, subfolder: str = ""
+    ) -> Part:
+        """The part that `source` names. published: its config where it is not on this computer."""
+        folder = self.folder(name, source, subfolder)
+        return Part(module_cls, config_of(type(published), folder, published), folder)
+
+    def text_encoder(self, source: str, max_length: int, is_mt5: bool = False) -> TextEncoderPart:
+        """The text encoder that `source` names; of a whole model's repository no other part is fetched."""
+        return TextEncoderPart(self._text_folder(source), max_length, is_mt5)
+
+    def _text_folder(self, source: str) -> Path | None:
         from videosys.text_encoders.t5 import PARTS
         from videosys.text_encoders.t5 import PATTERNS as WHOLE
 

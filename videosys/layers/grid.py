@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+T = TypeVar("T", bound="TokenConfig")
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,26 @@ class Grid:
         )
         num_frames, height, width = self.latent_size
         return latents[:, :, :num_frames, :height, :width]
+
+
+class TokenConfig:
+    """What others ask a transformer's config about its depth and tokens.
+
+    The config is a dataclass with the fields `depth`, blocks of each stack, and `patch_size`, the latents of
+    a token: rows and columns alike, or (frames, rows, columns).
+    """
+
+    patch_size: Any
+
+    def with_depth(self: T, depth: int) -> T:
+        """The same model with another number of blocks."""
+        return replace(self, depth=depth)  # type: ignore[type-var]
+
+    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
+        """The tokens of latents of so many frames, rows and columns."""
+        size, patch = tuple(latent_size), self.patch_size
+        return Grid(size, (1, patch, patch) if isinstance(patch, int) else patch)  # type: ignore[arg-type]
+
+    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
+        """ValueError where `sp` devices cannot share the tokens of such latents."""
+        self.grid(latent_size).check_shards(sp)

@@ -26,6 +26,13 @@ def masked_prompts(
     return masked_pair(prompts, negative)
 
 
+def prepared(
+    model: Any, prompt_embeds: Any, prompt_mask: Any, latent_size: tuple[int, int, int], config: Any
+) -> Any:
+    """The condition of a model whose `prepare` takes texts and a size of the latents."""
+    return model.prepare(prompt_embeds, prompt_mask, latent_size=latent_size)
+
+
 @dataclass(frozen=True)
 class Family:
     """A model family: transformer, autoencoder, text encoder and scheduler that make videos together.
@@ -52,7 +59,7 @@ class Family:
     config: type[PipelineConfig]
     parts: Callable[[Any, PartFinder], Parts]
     scheduler: Callable[[Any, Sequence[Any]], Any]
-    condition: Callable[..., Any]
+    condition: Callable[..., Any] = prepared
     guidance_pair: Callable[..., Pair] = masked_prompts
     pipeline: type[Pipeline] = Pipeline
     presets: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
@@ -69,8 +76,9 @@ class Family:
         absent = [name for name in CONFIG_PROPERTIES if not is_overridden(self.config, name)]
         self._require("config", not absent, f"have the properties {', '.join(absent)}")
         unknown = [name for name in self.presets if name not in self.caches]
-        how = "metadata={'registry': Extended(CACHES, PRESETS)}"
-        self._require("config", not unknown, f"take {', '.join(unknown)} in its field `cache`: give it {how}")
+        self._require(
+            "config", not unknown, f"take {', '.join(unknown)}: declare `cache` by cache_field(PRESETS)"
+        )
 
     def _require(self, member: str, is_fine: bool, demand: str) -> None:
         if not is_fine:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig
-from videosys.generation.config import NegativePromptConfig, loading
+from videosys.cache import CacheConfig
+from videosys.generation.config import NegativePromptConfig, cache_field, loading
 from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
-from videosys.utils.registry import Extended
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     beta_end: float = 0.02
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
     eta: float = 0.0
-    cache: CacheConfig = field(
-        default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, PRESETS)}
-    )
+    cache: CacheConfig = cache_field(PRESETS)
 
     size_multiple = 16  # a patch of two latents, of eight pixels each
 

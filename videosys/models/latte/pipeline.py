@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from videosys.generation.guidance import Pair, PromptEmbeds, cut_pair
-from videosys.generation.parts import Part, PartFinder, Parts, TextEncoderPart, config_of
+from videosys.generation.parts import Part, PartFinder, Parts, config_of
 from videosys.generation.pipeline import Pipeline
 from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 from videosys.models.latte.config import LatteConfig
@@ -20,18 +20,17 @@ from videosys.schedulers import Sampler, ddim
 
 def parts(config: LatteConfig, finder: PartFinder) -> Parts:
     """The parts of a checkpoint. ValueError where a folder holds the decoder that was not asked for."""
-    folder = finder.folder("transformer", config.transformer, "transformer")
+    transformer = finder.part("transformer", config.transformer, LatteT2V, LatteT2VConfig(), "transformer")
     is_temporal = config.enable_vae_temporal_decoder
     vae_folder = finder.folder("vae", config.vae, "vae_temporal_decoder" if is_temporal else "vae")
-    model_config = config_of(LatteT2VConfig, folder, LatteT2VConfig())
     published = LatteVAEConfig(_class_name=TEMPORAL if is_temporal else IMAGES)
     vae_config = config_of(LatteVAEConfig, vae_folder, published)
     check_decoder(vae_config, config, vae_folder)
     vae_config = replace(vae_config, decode_chunk_size=config.decode_chunk_size)
     return Parts(
-        transformer=Part(LatteT2V, model_config, folder),
+        transformer=transformer,
         vae=Part(LatteVAE, vae_config, vae_folder, {"tiling": config.frame_tiling()}),
-        text_encoder=TextEncoderPart(finder.text_encoder(config.text_encoder), MAX_TOKENS),
+        text_encoder=finder.text_encoder(config.text_encoder, MAX_TOKENS),
     )
 
 

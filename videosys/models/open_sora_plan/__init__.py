@@ -4,7 +4,6 @@ from videosys.models.family import Family
 from videosys.models.open_sora_plan.config import OpenSoraPlanConfig
 from videosys.models.open_sora_plan.pipeline import (
     OpenSoraPlanPipeline,
-    condition,
     guidance_pair,
     parts,
     scheduler,
@@ -16,7 +15,6 @@ FAMILY = Family(
     config=OpenSoraPlanConfig,
     parts=parts,
     scheduler=scheduler,
-    condition=condition,
     guidance_pair=guidance_pair,
     pipeline=OpenSoraPlanPipeline,
     presets=PRESETS,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig
-from videosys.generation.config import NegativePromptConfig, loading
+from videosys.cache import CacheConfig
+from videosys.generation.config import NegativePromptConfig, cache_field, loading
 from videosys.layers.tiling import Tiling, tiling_preset
 from videosys.models.open_sora_plan.presets import PLACEHOLDER, PRESETS, RELEASES, Release, Version
-from videosys.utils.registry import Extended
 from videosys.utils.typed import check_types, listing, suggest
 
 
@@ -32,9 +31,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
     tiling: str = loading("auto")
 
     prompt_template: str | None = None
-    cache: CacheConfig = field(
-        default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, PRESETS)}
-    )
+    cache: CacheConfig = cache_field(PRESETS)
 
     size_multiple = 16  # a patch of two latents, of eight pixels each
 

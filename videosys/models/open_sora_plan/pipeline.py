@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from videosys.generation.guidance import Pair, PromptEmbeds, cut_pair, masked_pair
-from videosys.generation.parts import Part, PartFinder, Parts, TextEncoderPart, config_of
+from videosys.generation.parts import Part, PartFinder, Parts, config_of
 from videosys.generation.pipeline import Pipeline, Progress
 from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfig
 from videosys.models.open_sora_plan.config import OpenSoraPlanConfig
@@ -41,12 +41,13 @@ def parts(config: OpenSoraPlanConfig, finder: PartFinder) -> Parts:
     folder = finder.folder("transformer", config.transformer or repository, config.checkpoint, WEIGHTS)
     vae_folder = finder.folder("vae", config.vae or repository, "vae", WEIGHTS)
     vae_config = config_of(CausalVAEConfig, vae_folder, CausalVAEConfig.published(config.version))
-    text_folder = finder.text_encoder(config.text_encoder or release.text_encoder)
     model_cls = LatteT2V if config.is_v110 else OpenSoraT2V
     return Parts(
         transformer=Part(model_cls, transformer_config(config, folder, vae_config), folder),
         vae=Part(CausalVAE, vae_config, vae_folder, {"tiling": config.tiles()}),
-        text_encoder=TextEncoderPart(text_folder, release.max_tokens, is_mt5=not config.is_v110),
+        text_encoder=finder.text_encoder(
+            config.text_encoder or release.text_encoder, release.max_tokens, is_mt5=not config.is_v110
+        ),
     )
 
 
@@ -89,17 +90,6 @@ def guidance_pair(
 ) -> Pair:
     """Cut to the longest prompt for v1.1.0, with masks for v1.2.0."""
     return cut_pair(prompts, negative) if config.is_v110 else masked_pair(prompts, negative)
-
-
-def condition(
-    model: Any,
-    prompt_embeds: torch.Tensor,
-    prompt_mask: torch.Tensor | None,
-    latent_size: tuple[int, int, int],
-    config: OpenSoraPlanConfig,
-) -> Any:
-    """The transformer's condition."""
-    return model.prepare(prompt_embeds, prompt_mask, latent_size=latent_size)
 
 
 class OpenSoraPlanPipeline(Pipeline):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass, field
 
-from videosys.cache import CACHES, CacheConfig, NoCacheConfig
-from videosys.generation.config import PipelineConfig, loading
+from videosys.cache import CacheConfig
+from videosys.generation.config import PipelineConfig, cache_field, loading
 from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.opensora.conditioning import (
     CHUNK_LATENTS,
@@ -17,7 +17,6 @@ from videosys.models.opensora.conditioning import (
 from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
 from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
-from videosys.utils.registry import Extended
 
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
@@ -64,7 +63,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     condition_frame_length: int = CHUNK_LATENTS
     condition_frame_edit: float = 0.0
     align: int | None = CHUNK_LATENTS
-    cache: CacheConfig = field(default=NoCacheConfig(), metadata={"registry": Extended(CACHES, PRESETS)})
+    cache: CacheConfig = cache_field(PRESETS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,7 +11,7 @@ import torch
 from videosys.cache import StepRecord
 from videosys.generation.denoise import Sampling
 from videosys.generation.guidance import Pair, PromptEmbeds, Texts
-from videosys.generation.parts import Part, PartFinder, Parts, TextEncoderPart, config_of
+from videosys.generation.parts import Part, PartFinder, Parts, config_of
 from videosys.generation.pipeline import Decoded, Denoising, Pipeline, Progress, output
 from videosys.generation.request import VideoJob, VideoOutput, generators, to_uint8
 from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
@@ -36,16 +36,14 @@ _LOG = get_logger("opensora")
 
 def parts(config: OpenSoraConfig, finder: PartFinder) -> Parts:
     """The parts of a checkpoint."""
-    folder = finder.folder("transformer", config.transformer)
+    transformer = finder.part("transformer", config.transformer, STDiT3, STDiT3Config())
     vae_folder = finder.folder("vae", config.vae)
-    model_config = config_of(STDiT3Config, folder, STDiT3Config())
     vae_config = config_of(OpenSoraVAEConfig, vae_folder, OpenSoraVAEConfig())
     vae_config = replace(vae_config, micro_batch_size=config.vae_micro_batch_size)
-    text_folder = finder.text_encoder(config.text_encoder)
     return Parts(
-        transformer=Part(STDiT3, model_config, folder),
+        transformer=transformer,
         vae=Part(OpenSoraVAE, vae_config, vae_folder, {"tiling": config.frame_tiling()}),
-        text_encoder=TextEncoderPart(text_folder, model_config.model_max_length),
+        text_encoder=finder.text_encoder(config.text_encoder, transformer.config.model_max_length),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +17,7 @@ from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
 from videosys.layers.embeddings import CaptionEmbedder, PatchEmbed, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
 from videosys.layers.frames import spatial_attention, temporal_attention
-from videosys.layers.grid import Grid
+from videosys.layers.grid import Grid, TokenConfig
 from videosys.layers.modulation import AdaLNBlock, modulate, modulation, select_frames
 from videosys.layers.rope import Rotary, RotaryEmbedding
 from videosys.parallel import Parallel
@@ -34,7 +34,7 @@ class TokenLayout(NamedTuple):
 
 
 @dataclass(frozen=True)
-class STDiT3Config:
+class STDiT3Config(TokenConfig):
     """Fields of the published config.json; the defaults are the released XL/2."""
 
     input_sq_size: int = 512
@@ -64,19 +64,6 @@ class STDiT3Config:
             )
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of 4 (position embedding)")
-
-    def with_depth(self, depth: int) -> STDiT3Config:
-        """The same model with another number of blocks in each stack."""
-        return replace(self, depth=depth)
-
-    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
-        """The tokens of latents of so many frames, rows and columns."""
-        frames, rows, columns = latent_size
-        return Grid((frames, rows, columns), self.patch_size)
-
-    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
-        """ValueError where `sp` devices cannot share the tokens of such latents."""
-        self.grid(latent_size).check_shards(sp)
 
     @property
     def out_channels(self) -> int:

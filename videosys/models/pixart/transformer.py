@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from videosys.cache import NO_CACHE, Cache
 from videosys.layers.attention import TextKV
 from videosys.layers.embeddings import PatchEmbed
-from videosys.layers.grid import Grid
+from videosys.layers.grid import Grid, TokenConfig
 from videosys.layers.modulation import EPS, AdaLNBlock, modulate, modulation
 from videosys.models.pixart.layers import AdaLNSingle, CaptionProjection, mask_bias, visible_text
 from videosys.parallel import Parallel
@@ -33,7 +33,7 @@ FIXED: Mapping[str, object] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class PixArtConfig:
+class PixArtConfig(TokenConfig):
     """Fields of the published config.json files that both models read.
 
     ValueError for a field of `fixed` with another value, and where cross_attention_dim is not the width.
@@ -78,15 +78,6 @@ class PixArtConfig:
     def with_depth(self: C, depth: int) -> C:
         """The same model with another number of blocks."""
         return replace(self, num_layers=depth)
-
-    def grid(self, latent_size: tuple[int, int, int]) -> Grid:
-        """The tokens of latents of so many frames, rows and columns."""
-        frames, rows, columns = latent_size
-        return Grid((frames, rows, columns), (1, self.patch_size, self.patch_size))
-
-    def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
-        """ValueError where `sp` devices cannot share the tokens of such latents."""
-        self.grid(latent_size).check_shards(sp)
 
 
 @dataclass(frozen=True)
