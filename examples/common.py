@@ -7,12 +7,12 @@ import logging
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 from videosys import (
+    Family,
     VideoOutput,
     VideoSysEngine,
     cache_statistics,
@@ -44,17 +44,24 @@ LOG = logging.getLogger("videosys.sample")
 
 @dataclass(frozen=True)
 class Example:
-    """A script: its model's config, the folder of its YAML files, and what it says for --help.
+    """A script: its model family, the folder of its YAML files, and what it says for --help.
 
-    Files: base.yaml, and tiny.yaml where the package brings a tiny checkpoint. Of a model with versions,
-    `published` names each version's file, the usual one first; its tiny checkpoint has tiny_VERSION.yaml,
-    or else tiny.yaml.
+    Files: those of the published versions, and where the package brings a tiny checkpoint tiny.yaml, or
+    tiny_VERSION.yaml for another version than the usual one.
     """
 
-    config: type
+    family: Family
     folder: Path
     description: str
-    published: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({"": "base.yaml"}))
+
+    @property
+    def config(self) -> type:
+        return self.family.config
+
+    @property
+    def published(self) -> Mapping[str, str]:
+        """The YAML file of each published version, the usual one first."""
+        return self.family.published or {"": "base.yaml"}
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import report
-from experiments import latte, methods, open_sora_plan, opensora, runner
+from experiments import methods, runner
 from toolbox import command
 
-from videosys import config_to_dict, load_config
+from videosys import FAMILIES, config_to_dict, load_config
 from videosys.tiny import config as tiny_config
 
-STUDIES = (opensora.STUDY, latte.STUDY, open_sora_plan.STUDY)
+STUDIES = tuple(runner.Study.of(family.name) for family in FAMILIES.values() if family.tiny)
 PLAIN = ("base", "reference")
 SAME = "pab"  # another name of pab_slow
 OPTIONS = ("--tiny", "--lossless", "--num-samples", "1")

@@ -10,17 +10,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys import OpenSoraPlanConfig
+from videosys import FAMILIES
 
 HERE = Path(__file__).resolve().parent
-PUBLISHED = {"v120": "v120_29x480p.yaml", "v110": "base.yaml"}
 sys.path.insert(0, str(HERE.parent))
 
 import common  # noqa: E402 (the scripts of all models share it)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return common.main(common.Example(OpenSoraPlanConfig, HERE, __doc__, PUBLISHED), argv)
+    return common.main(common.Example(FAMILIES["open_sora_plan"], HERE, __doc__), argv)
 
 
 if __name__ == "__main__":

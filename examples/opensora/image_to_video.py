@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sample
 
-from videosys import OpenSoraConfig
+from videosys import FAMILIES
 
 common = sample.common
 IMAGE = Path(__file__).resolve().parent / "first_frame.png"
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths, strategy = json.dumps([image]), STRATEGIES[at]
     # A single frame starts no chunk of the VAE, so it must not be moved to the start of one: align=null.
     more = [f"reference_paths={paths}", f"mask_strategy={strategy}", "align=null"]
-    return common.main(common.Example(OpenSoraConfig, sample.HERE, __doc__), [*arguments, *more])
+    return common.main(common.Example(FAMILIES["opensora"], sample.HERE, __doc__), [*arguments, *more])
 
 
 def take(arguments: list[str], name: str, default: str) -> str:

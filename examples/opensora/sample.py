@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys import OpenSoraConfig
+from videosys import FAMILIES
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -18,7 +18,7 @@ import common  # noqa: E402 (the scripts of all models share it)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return common.main(common.Example(OpenSoraConfig, HERE, __doc__), argv)
+    return common.main(common.Example(FAMILIES["opensora"], HERE, __doc__), argv)
 
 
 if __name__ == "__main__":

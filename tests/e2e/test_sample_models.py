@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from videosys import (
+    FAMILIES,
     LatteConfig,
     OpenSoraPlanConfig,
     TeaCacheConfig,
@@ -150,9 +151,8 @@ def test_without_a_device_the_tiny_checkpoint_is_used(name, given, expected, cap
 def test_a_version_brings_its_own_config(given, has_cuda, expected, monkeypatch):
     sample = runpy.run_path(str(EXAMPLES / "open_sora_plan" / "sample.py"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
-    example = sample["common"].Example(
-        OpenSoraPlanConfig, EXAMPLES / "open_sora_plan", "", sample["PUBLISHED"]
-    )
+    family = FAMILIES["open_sora_plan"]
+    example = sample["common"].Example(family, EXAMPLES / "open_sora_plan", "")
     path = sample["common"].default_config(example, given, quiet=True)
     assert path.name == expected
     asked = given[0].removeprefix("version=") if given else OpenSoraPlanConfig().version

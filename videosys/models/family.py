@@ -50,6 +50,8 @@ class Family:
     pipeline: the order of the work, where a family has more to do than the base class.
     presets: cache settings published for the model, by name; YAML and requests take them as they take caches.
     tiny: settings of the bundled checkpoints, by the checkpoint's name; empty where there are none.
+    published: for each published version the YAML file in examples/<name>/, the usual one first. Where there
+        are several, the config's field `version` names them, and their bundled checkpoints are NAME_VERSION.
     inputs: what a request may bring besides fields of the config, with the class of each.
 
     ValueError for a member that cannot work.
@@ -64,6 +66,7 @@ class Family:
     pipeline: type[Pipeline] = Pipeline
     presets: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     tiny: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    published: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     inputs: Mapping[str, type] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
@@ -83,6 +86,10 @@ class Family:
     def _require(self, member: str, is_fine: bool, demand: str) -> None:
         if not is_fine:
             raise ValueError(f"family {self.name!r}: {member} is {getattr(self, member)!r}; it must {demand}")
+
+    def tiny_name(self, version: str) -> str:
+        """The name of the bundled checkpoint of a published version, which need not be there."""
+        return self.name if len(self.published) < 2 else f"{self.name}_{version}"
 
     @property
     def caches(self) -> Mapping[str, Any]:

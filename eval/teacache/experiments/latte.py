@@ -14,10 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import runner
-from videosys import LatteConfig
 
-VERSIONS = {"latte_1": ("latte/base.yaml", "latte")}
-STUDY = runner.Study("latte", LatteConfig, VERSIONS)
+STUDY = runner.Study.of("latte")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

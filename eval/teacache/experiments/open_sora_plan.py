@@ -15,13 +15,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import runner
-from videosys import OpenSoraPlanConfig
 
-VERSIONS = {
-    "v110": ("open_sora_plan/base.yaml", "open_sora_plan_v110"),
-    "v120": ("open_sora_plan/v120_29x480p.yaml", "open_sora_plan_v120"),
-}
-STUDY = runner.Study("open_sora_plan", OpenSoraPlanConfig, VERSIONS)
+STUDY = runner.Study.of("open_sora_plan", usual="v110")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

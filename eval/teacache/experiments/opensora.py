@@ -14,10 +14,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from experiments import runner
-from videosys import OpenSoraConfig
 
-VERSIONS = {"v1_2": ("opensora/base.yaml", "opensora")}
-STUDY = runner.Study("opensora", OpenSoraConfig, VERSIONS)
+STUDY = runner.Study.of("opensora")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

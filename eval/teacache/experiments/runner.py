@@ -23,7 +23,15 @@ from toolbox import command
 from tqdm import tqdm
 
 from experiments import counted, manifest, methods, prompts, ranks
-from videosys import VideoSysEngine, check_writable, config_to_dict, configure_logging, load_config
+from videosys import (
+    FAMILIES,
+    Family,
+    VideoSysEngine,
+    check_writable,
+    config_to_dict,
+    configure_logging,
+    load_config,
+)
 from videosys.tiny import config as tiny_config
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
@@ -38,15 +46,37 @@ INDIFFERENT = frozenset(
 
 @dataclass(frozen=True)
 class Study:
-    """A model: its config, and for each of its versions the YAML file and the name of the tiny checkpoint."""
+    """A model family, and the version that is taken where none is named."""
 
-    name: str
-    config: type
-    versions: Mapping[str, tuple[str, str]]
+    family: Family
+    usual: str
+
+    @classmethod
+    def of(cls, name: str, usual: str | None = None) -> Study:
+        """The study of a registered family; ValueError where there is none of this name."""
+        if name not in FAMILIES:
+            raise ValueError(f"there is no model family {name!r}; there are: {', '.join(FAMILIES)}")
+        family = FAMILIES[name]
+        return cls(family, usual or next(iter(family.published), name))
 
     @property
-    def usual(self) -> str:
-        return next(iter(self.versions))
+    def name(self) -> str:
+        return self.family.name
+
+    @property
+    def config(self) -> type:
+        return self.family.config
+
+    @property
+    def versions(self) -> dict[str, tuple[Path | None, str]]:
+        """For each version the YAML file of the published settings, where there is one, and the name of the
+        tiny checkpoint.
+        """
+        files = dict(self.family.published) or {self.name: ""}
+        return {
+            version: (EXAMPLES / self.name / file if file else None, self.family.tiny_name(version))
+            for version, file in sorted(files.items())
+        }
 
 
 @dataclass(frozen=True)
@@ -179,7 +209,7 @@ def settings(study: Study, arguments: argparse.Namespace) -> Any:
     """The config: published, of a file, or of the tiny checkpoint, with the settings given by hand."""
     file, tiny = study.versions[arguments.version]
     if not arguments.tiny:
-        return load_config(study.config, arguments.config or EXAMPLES / file, arguments.settings)
+        return load_config(study.config, arguments.config or file, arguments.settings)
     if arguments.config is not None:
         raise ValueError("--tiny and --config exclude each other")
     with tempfile.TemporaryDirectory() as folder:

@@ -15,4 +15,5 @@ FAMILY = Family(
     pipeline=LattePipeline,
     presets=PRESETS,
     tiny=TINY,
+    published={"latte_1": "base.yaml"},
 )

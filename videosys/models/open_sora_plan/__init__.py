@@ -19,4 +19,5 @@ FAMILY = Family(
     pipeline=OpenSoraPlanPipeline,
     presets=PRESETS,
     tiny=TINY,
+    published={"v120": "v120_29x480p.yaml", "v110": "base.yaml"},
 )

@@ -16,5 +16,6 @@ FAMILY = Family(
     pipeline=OpenSoraPipeline,
     presets=PRESETS,
     tiny=TINY,
+    published={"v1_2": "base.yaml"},
     inputs={"references": Reference},
 )

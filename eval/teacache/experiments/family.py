@@ -1,0 +1,35 @@
+"""Videos of any registered model family: python experiments/family.py NAME [options]
+
+The options are those of the other scripts. A family of another package is found by its entry point
+`videosys.families`; without a YAML file of its own (--config) its config's defaults are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from toolbox import command
+
+from experiments import runner
+from videosys import FAMILIES
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].startswith("-"):
+        print(f"{__doc__}\nNAME is one of: {', '.join(FAMILIES)}", file=sys.stderr)
+        return 2
+    return command(lambda _: runner.main(runner.Study.of(arguments[0]), arguments[1:], __doc__), parser(), [])
+
+
+def parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
