@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from videosys.generation.config import NegativePromptConfig
+from videosys.models import FAMILIES
+
 
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
@@ -21,7 +24,13 @@ def checkpoint(tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
 
 
-@pytest.fixture(scope="session", params=["latte", "v110", "v120"])
+def with_negative_prompt() -> list[str]:
+    """The names of the tiny checkpoints whose models take a negative prompt."""
+    families = [family for family in FAMILIES.values() if issubclass(family.config, NegativePromptConfig)]
+    return [name for family in families for name in family.tiny]
+
+
+@pytest.fixture(scope="session", params=with_negative_prompt())
 def random_model(request, tmp_path_factory) -> tuple[str, Path]:
     """A model with a negative prompt, and the folder of a small checkpoint with random weights of it."""
     from tests.tiny_checkpoint import WRITERS

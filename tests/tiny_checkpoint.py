@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
-from videosys.models import family_of
+from videosys import OpenSoraConfig
+from videosys.models import FAMILIES, family_of
 from videosys.models.latte.autoencoder import IMAGES, TEMPORAL, LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
 from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VConfig
@@ -134,19 +134,27 @@ def write_latte(folder: Path) -> None:
     write_text_encoder(folder)
 
 
-def write_v110(folder: Path) -> None:
+def write_plan_v110(folder: Path) -> None:
     write_random(LatteT2V, LATTE, folder / "65x512x512")
     write_random(CausalVAE, replace(V110, **CAUSAL), folder / "vae")
     write_text_encoder(folder)
 
 
-def write_v120(folder: Path) -> None:
+def write_plan_v120(folder: Path) -> None:
     write_random(OpenSoraT2V, PLAN, folder / "29x480p")
     write_random(CausalVAE, replace(V120, **CAUSAL), folder / "vae")
     write_text_encoder(folder)
 
 
-WRITERS = MappingProxyType({"latte": write_latte, "v110": write_v110, "v120": write_v120})
+# By the names of the families' tiny checkpoints (`Family.tiny`).
+WRITERS = MappingProxyType(
+    {
+        "opensora": write_checkpoint,
+        "latte": write_latte,
+        "open_sora_plan_v110": write_plan_v110,
+        "open_sora_plan_v120": write_plan_v120,
+    }
+)
 
 
 def text_to_video_config(name: str, folder: Path, **changes: Any) -> Any:
@@ -154,9 +162,9 @@ def text_to_video_config(name: str, folder: Path, **changes: Any) -> Any:
     places = {part: str(folder) for part in ("transformer", "vae", "text_encoder")}
     small = {"num_frames": 5, "height": 16, "width": 32, "num_inference_steps": 4, "seed": 7}
     small = {"device": "cpu", **small, **changes}
-    if name == "latte":
-        return LatteConfig(**places, **small)
-    return OpenSoraPlanConfig(version=name, **places, **small)
+    (family,) = [family for family in FAMILIES.values() if name in family.tiny]
+    version = {key: value for key, value in family.tiny[name].items() if key == "version"}
+    return family.config(**places, **version, **small)
 
 
 def build_pipeline(config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Any:

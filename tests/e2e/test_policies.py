@@ -44,9 +44,9 @@ def test_every_policy_is_here():
     assert {text.split("name: ")[-1].split(",")[0] for text, _ in POLICIES.values()} >= CACHES.keys()
 
 
-@pytest.fixture(params=["opensora", "latte", "v110", "v120"], scope="module")
+@pytest.fixture(params=["opensora", "latte", "open_sora_plan_v110", "open_sora_plan_v120"], scope="module")
 def engine(request, checkpoint, tmp_path_factory):
-    name, count = request.param, PNDM_EVALUATIONS if request.param == "v110" else STEPS
+    name, count = request.param, PNDM_EVALUATIONS if request.param == "open_sora_plan_v110" else STEPS
     if name == "opensora":
         lines = {**places(checkpoint), **SETTINGS, "num_inference_steps": STEPS, "device": "cpu"}
         config = OpenSoraConfig(**{**lines, "num_frames": 17})

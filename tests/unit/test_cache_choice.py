@@ -346,7 +346,7 @@ def test_a_goal_in_a_config_makes_a_video(random_model, tmp_path):
     config = text_to_video_config(name, folder)
     with VideoSysEngine(config, quiet=True) as engine:
         scope = engine.pipeline.scope(config)
-        kinds = {"latte": ("latte", "ddim", 4), "v110": ("open_sora_plan_v110", "pndm", 13)}
+        kinds = {"latte": ("latte", "ddim", 4), "open_sora_plan_v110": ("open_sora_plan_v110", "pndm", 13)}
         expected = kinds.get(name, ("open_sora_plan_v120", "euler_ancestral", 4))
         assert (scope.model, scope.scheduler, scope.evaluations) == expected
         assert (scope.num_inference_steps, len(scope.weights_hash)) == (4, 16)

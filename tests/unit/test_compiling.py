@@ -139,7 +139,7 @@ CACHES: dict[str, Any] = {
 PROMPTS = ("a red circle", "a small green circle and a blue square turn")
 
 
-@pytest.fixture(scope="module", params=["opensora", "latte", "v120"])
+@pytest.fixture(scope="module", params=["opensora", "latte", "open_sora_plan_v120"])
 def config(request, checkpoint, tmp_path_factory):
     if request.param == "opensora":
         return config_of(checkpoint, device="cpu")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from tests.conftest import with_negative_prompt
 from tests.evaluation import latte, open_sora_plan, opensora, results, runner, sections, tiny, write
-from videosys import TeaCacheConfig
+from tests.tiny_checkpoint import WRITERS
+from videosys import FAMILIES, TeaCacheConfig, load_config
 from videosys.tiny import config as tiny_config
 
 PRESETS = ["teacache_slow", "teacache_fast", "teacache_naive", "pab_slow", "pab_fast"]
@@ -86,3 +88,16 @@ def test_twins_and_missing_coefficients_are_said(tmp_path):
     words = [block.words for block in blocks]
     assert words[0] == "The same videos, byte for byte, are made by slow, naive, late."
     assert words[1].startswith("No coefficients are published for this model: slow compares")
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_a_family_names_its_files_and_its_tiny_checkpoints(family):
+    assert {family.tiny_name(version) for version in family.published} == family.tiny.keys()
+    for version, (path, _) in runner.Study.of(family.name).versions.items():
+        config = load_config(family.config, path)
+        assert getattr(config, "version", version) == version
+
+
+def test_every_tiny_checkpoint_has_a_small_one_of_random_weights():
+    assert {*WRITERS} == {name for family in FAMILIES.values() for name in family.tiny}
+    assert with_negative_prompt() == ["latte", "open_sora_plan_v110", "open_sora_plan_v120"]

@@ -16,8 +16,8 @@ from videosys.text_encoders.t5 import T5Encoder
 
 PARTS = {
     "latte": ("transformer", "vae_temporal_decoder"),
-    "v110": ("65x512x512", "vae"),
-    "v120": ("29x480p", "vae"),
+    "open_sora_plan_v110": ("65x512x512", "vae"),
+    "open_sora_plan_v120": ("29x480p", "vae"),
 }
 
 
@@ -103,7 +103,7 @@ def test_only_padding_that_is_read_is_encoded(random_model, monkeypatch):
     with VideoSysEngine(config, quiet=True) as engine:
         engine.generate("red")
         prompts = [text for text in seen if "red" in text]
-        assert seen == {prompts[0]: False, "blue": name != "v120"}
+        assert seen == {prompts[0]: False, "blue": name != "open_sora_plan_v120"}
         if name == "latte":
             engine.generate("red", mask_feature=False)
             assert seen == {"red": True, "blue": True}

@@ -32,7 +32,12 @@ from videosys.models.open_sora_plan.transformer import OpenSoraT2V
 from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
 
 PROMPTS = ["a small red circle spins", "a large blue square moves rightward on a white background"]
-EVALUATIONS = {"latte": 4, "v110": 13, "v120": 4}  # PNDM begins with Runge-Kutta steps
+PLAN_V110, PLAN_V120 = "open_sora_plan_v110", "open_sora_plan_v120"
+EVALUATIONS = {
+    "latte": 4,
+    PLAN_V110: 13,
+    PLAN_V120: 4,
+}  # PNDM begins with Runge-Kutta steps
 SKIPPING = TeaCacheConfig(0.5, (1.0, 0.0))
 
 
@@ -97,13 +102,17 @@ def test_another_negative_prompt_is_another_video(engine):
 
 def test_presets_have_the_coefficients_of_their_model(engine, random_model):
     name = random_model[0]
-    coefficients = {"latte": LATTE_COEFFICIENTS, "v110": RELEASES["v110"].coefficients, "v120": (1.0, 0.0)}
+    coefficients = {
+        "latte": LATTE_COEFFICIENTS,
+        PLAN_V110: RELEASES["v110"].coefficients,
+        PLAN_V120: (1.0, 0.0),
+    }
     for preset, threshold in (("teacache_slow", 0.1), ("teacache_fast", 0.2)):
         config = engine.requested({"cache": preset})
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert config.with_default_coefficients() == TeaCacheConfig(threshold, coefficients[name])
-        assert len(caught) == (1 if name == "v120" else 0)
+        assert len(caught) == (1 if name == PLAN_V120 else 0)
         assert all("no TeaCache coefficients are published" in str(item.message) for item in caught)
 
 
@@ -112,7 +121,7 @@ def test_a_preset_by_name(engine, random_model):
     output = engine.generate(PROMPTS[0], cache="teacache_fast")
     measured = [step for step in output.steps if step.distance is not None]
     assert len(measured) == EVALUATIONS[random_model[0]] - 2
-    assert all((step.rescaled == step.distance) is (random_model[0] == "v120") for step in measured)
+    assert all((step.rescaled == step.distance) is (random_model[0] == PLAN_V120) for step in measured)
 
 
 def test_staged_parts_give_the_same_bytes(engine, random_model):
@@ -175,11 +184,11 @@ def test_prompts_of_other_lengths_hide_what_would_be_cut_off():
 
 def test_masks_reach_only_the_model_that_reads_them(engine, random_model, monkeypatch):
     name = random_model[0]
-    seen = told(monkeypatch, OpenSoraT2V if name == "v120" else LatteT2V)
+    seen = told(monkeypatch, OpenSoraT2V if name == PLAN_V120 else LatteT2V)
     engine.generate(PROMPTS[0], negative_prompt="a cross")
     ((embeds, mask, _),) = seen
     assert len(embeds) == 2
-    if name == "v120":
+    if name == PLAN_V120:
         assert embeds.shape[1] == mask.shape[1] == 512
         assert mask[0].sum() > mask[1].sum() > 1
     else:
@@ -200,7 +209,7 @@ def test_templates_and_cleaning(engine, random_model, monkeypatch):
 
     monkeypatch.setattr(T5Encoder, "forward", watched)
     engine.generate("A <b>RED</b> 猫 Circle")
-    if random_model[0] == "v120":
+    if random_model[0] == PLAN_V120:
         assert seen[0] == "masterpiece , best quality , ultra-detailed , a red 猫 circle."
         assert seen[1].startswith("nsfw, lowres, bad anatomy")
     else:
@@ -227,7 +236,7 @@ def test_a_length_that_a_config_does_not_say(tmp_path):
 
 def test_a_model_is_found_alone_or_with_the_others(engine, random_model):
     name, folder = random_model
-    part = {"latte": "transformer", "v110": "65x512x512", "v120": "29x480p"}[name]
+    part = {"latte": "transformer", PLAN_V110: "65x512x512", PLAN_V120: "29x480p"}[name]
     config = text_to_video_config(name, folder)
     config = dataclasses.replace(config, transformer=str(folder / part))
     with VideoSysEngine(config, quiet=True) as other:
@@ -262,7 +271,7 @@ def test_noise_and_latents_have_their_scales(engine, random_model, monkeypatch):
     noise, sampler, latents = seen
     expected = torch.randn(noise.shape[1:], generator=torch.Generator().manual_seed(7))
     assert torch.equal(noise[0], expected * sampler.init_noise_sigma)
-    assert sampler.init_noise_sigma == (pytest.approx(157.4073) if random_model[0] == "v120" else 1.0)
+    assert sampler.init_noise_sigma == (pytest.approx(157.4073) if random_model[0] == PLAN_V120 else 1.0)
     assert [step.timestep for step in output.steps] == sampler.times()
     with engine.pipeline.vae.use() as vae:
         # LatteVAE divides by the factor itself, CausalVAE takes its own latents.
