@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from videosys import (
-    FAMILIES,
     LatteConfig,
     OpenSoraPlanConfig,
     TeaCacheConfig,

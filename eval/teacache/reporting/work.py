@@ -27,7 +27,6 @@ class Architecture:
 
     model: type
     config: type
-    layers: str
     eager: int
     fused: int
     text: int
@@ -35,9 +34,9 @@ class Architecture:
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
-        "STDiT3": Architecture(STDiT3, STDiT3Config, "depth", 2 * 57, 2 * 8, 300),
-        "LatteT2V": Architecture(LatteT2V, LatteT2VConfig, "num_layers", 33 + 25, 2 * 4, 120),
-        "OpenSoraT2V": Architecture(OpenSoraT2V, OpenSoraT2VConfig, "num_layers", 33, 8, 512),
+        "STDiT3": Architecture(STDiT3, STDiT3Config, 2 * 57, 2 * 8, 300),
+        "LatteT2V": Architecture(LatteT2V, LatteT2VConfig, 33 + 25, 2 * 4, 120),
+        "OpenSoraT2V": Architecture(OpenSoraT2V, OpenSoraT2VConfig, 33, 8, 512),
     }
 )
 
@@ -139,14 +138,14 @@ def count(
             model(*inputs, condition)
         with FlopCounterMode(display=False) as reused:
             model(*inputs, condition, Skipped())
-    frames, rows, columns = latents
+    grid = config.grid(latents)
     return Work(
         prepare.get_total_flops(),
         step.get_total_flops(),
         reused.get_total_flops(),
-        batch * frames * -(-rows // 2) * -(-columns // 2),
+        batch * grid.num_frames * grid.tokens_per_frame,
         width(config),
-        getattr(config, architecture.layers),
+        config.depth,
         architecture,
     )
 
