@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from videosys.models.opensora.conditioning import Condition, apply_mask_strategy, parse_mask_strategy
+from videosys.models.opensora.conditioning import FrameCondition, apply_mask_strategy, parse_mask_strategy
 from videosys.models.opensora.prompt import split_loops, text_of_loop
 from videosys.models.opensora.references import load_reference
 
@@ -19,7 +19,7 @@ def conditions(draw):
     length = draw(st.integers(1, FRAMES))
     places = st.integers(0, FRAMES - length).flatmap(lambda place: st.sampled_from([place, place - FRAMES]))
     strength = draw(st.sampled_from([0.0, 0.25, 1.0]))
-    return Condition(draw(st.integers(0, 1)), 0, draw(places), draw(places), length, strength)
+    return FrameCondition(draw(st.integers(0, 1)), 0, draw(places), draw(places), length, strength)
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from videosys.models.opensora.conditioning import (
-    Condition,
+    FrameCondition,
     Reference,
     apply_mask_strategy,
     collect_sources,
@@ -89,7 +89,7 @@ def test_what_is_no_mask_strategy(text):
 
 
 def test_conditions_are_copied_into_a_copy():
-    latents, mask = apply_mask_strategy(LATENTS, [reference(5)], [Condition(length=5)])
+    latents, mask = apply_mask_strategy(LATENTS, [reference(5)], [FrameCondition(length=5)])
     assert filled(latents) == [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]
     assert mask.tolist() == [[0.0] * 5 + [1.0] * 5] * 2
     assert not LATENTS.any()
@@ -109,7 +109,11 @@ def test_a_batched_reference_and_another_dtype():
 
 
 def test_later_conditions_overwrite_and_other_loops_are_left_out():
-    conditions = [Condition(length=5), Condition(reference=1, strength=0.5), Condition(loop=1, target=5)]
+    conditions = [
+        FrameCondition(length=5),
+        FrameCondition(reference=1, strength=0.5),
+        FrameCondition(loop=1, target=5),
+    ]
     latents, mask = apply_mask_strategy(LATENTS, [reference(5), 10 * reference(1)], conditions)
     assert filled(latents) == [10, 2, 3, 4, 5, 0, 0, 0, 0, 0]
     assert mask[0].tolist() == [0.5, 0, 0, 0, 0, 1, 1, 1, 1, 1]

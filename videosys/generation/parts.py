@@ -63,10 +63,11 @@ class Parts:
 
     def check(self) -> None:
         """ValueError where transformer and autoencoder are not of one model."""
-        made, decoded = self.transformer.config.in_channels, self.vae.config.latent_channels
-        if made != decoded:
+        denoised, decoded = self.transformer.config.in_channels, self.vae.config.latent_channels
+        if denoised != decoded:
             raise ValueError(
-                f"{self.transformer.folder} makes {made} latent channels, {self.vae.folder} decodes {decoded}"
+                f"{self.transformer.folder} makes {denoised} latent channels, "
+                f"{self.vae.folder} decodes {decoded}"
             )
 
 

@@ -21,10 +21,10 @@ from videosys.utils.typed import listing, suggest
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-Registry = Mapping[str, Callable[..., nn.Module] | None]
+LayerTable = Mapping[str, Callable[..., nn.Module] | None]
 
 # Config fields that name the class of a layer, alone or one per level.
-LAYERS: Mapping[str, Registry] = {
+LAYERS: Mapping[str, LayerTable] = {
     "encoder_conv_in": layers.CONVS,
     "encoder_conv_out": layers.CONVS,
     "encoder_attention": layers.ATTENTIONS,
@@ -95,7 +95,7 @@ class CausalVAEConfig(LatentSize):
             self._check_layers(name, registry)
         self._check_factors()
 
-    def _check_layers(self, name: str, registry: Registry) -> None:
+    def _check_layers(self, name: str, registry: LayerTable) -> None:
         value = getattr(self, name)
         names = (value,) if isinstance(value, str) else value
         if not isinstance(value, str) and len(value) != len(self.hidden_size_mult):

@@ -26,7 +26,7 @@ Source = str | Path | Tensor
 _LOG = get_logger("conditioning")
 
 
-class Condition(NamedTuple):
+class FrameCondition(NamedTuple):
     """Latent frames `start` to `start + length` of reference number `reference`, put at `target` in one loop.
 
     A negative start or target counts from the end. strength: 0 keeps the frames exactly, 1 frees them.
@@ -65,12 +65,12 @@ class Reference:
             raise ValueError(f"source must be a path or frames, not {self.source!r}")
         check_condition(self.as_condition(0))
 
-    def as_condition(self, reference: int) -> Condition:
+    def as_condition(self, reference: int) -> FrameCondition:
         """Return this as a condition on the reference with that number."""
-        return Condition(self.loop, reference, self.start, self.target, self.length, self.strength)
+        return FrameCondition(self.loop, reference, self.start, self.target, self.length, self.strength)
 
 
-def check_condition(condition: Condition) -> None:
+def check_condition(condition: FrameCondition) -> None:
     """Raise ValueError for values that no clip and no reference could make possible."""
     for name in ("loop", "reference", "start", "target", "length"):
         value = getattr(condition, name)
@@ -83,7 +83,7 @@ def check_condition(condition: Condition) -> None:
         raise ValueError(f"strength must be between 0 (keep) and 1 (free), not {condition.strength!r}")
 
 
-def parse_mask_strategy(strategy: str) -> list[Condition]:
+def parse_mask_strategy(strategy: str) -> list[FrameCondition]:
     """Return the conditions of a published mask strategy: "0,1,-5,0,5,0.3; ...", "" for none.
 
     The numbers are loop, reference, start, target, length and strength; those left out are 0,0,0,0,1,0.
@@ -91,13 +91,15 @@ def parse_mask_strategy(strategy: str) -> list[Condition]:
     return [parse_condition(text) for text in strategy.split(";") if strategy.strip()]
 
 
-def parse_condition(text: str) -> Condition:
+def parse_condition(text: str) -> FrameCondition:
     fields = text.split(",")
-    if len(fields) > len(Condition._fields):
-        raise ValueError(f"mask strategy {text!r} has more than the numbers {', '.join(Condition._fields)}")
+    if len(fields) > len(FrameCondition._fields):
+        raise ValueError(
+            f"mask strategy {text!r} has more than the numbers {', '.join(FrameCondition._fields)}"
+        )
     try:
-        numbers = [int(field) for field in fields[:5]]
-        condition = Condition(*numbers, *map(float, fields[5:]))
+        whole = [int(field) for field in fields[:5]]
+        condition = FrameCondition(*whole, *map(float, fields[5:]))
     except ValueError:
         raise ValueError(f"mask strategy {text!r} is not five whole numbers and a strength") from None
     check_condition(condition)
@@ -125,7 +127,7 @@ def pick(references: Sequence[T], number: int) -> T:
     return references[number]
 
 
-def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list[Condition]]:
+def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list[FrameCondition]]:
     """Return each source once, to be read and encoded once, and the conditions that name them by number."""
     sources: list[Source] = []
     conditions = []
@@ -169,7 +171,7 @@ def locate(name: str, value: int, length: int, end: int, align: int | None) -> i
     return snapped
 
 
-def check_aligned(condition: Condition, reference_end: int, clip_end: int, align: int | None) -> None:
+def check_aligned(condition: FrameCondition, reference_end: int, clip_end: int, align: int | None) -> None:
     """ValueError where a place of the condition starts no chunk and `align` would move it."""
     for name, end in (("start", reference_end), ("target", clip_end)):
         value = getattr(condition, name)
@@ -180,7 +182,7 @@ def check_aligned(condition: Condition, reference_end: int, clip_end: int, align
             )
 
 
-def frames_needed(conditions: Sequence[Condition], reference: int) -> int | None:
+def frames_needed(conditions: Sequence[FrameCondition], reference: int) -> int | None:
     """Return how many frames of a reference its conditions reach into, in whole chunks; None for all."""
     ours = [condition for condition in conditions if condition.reference == reference]
     if any(condition.start < 0 for condition in ours):
@@ -193,7 +195,7 @@ def frames_needed(conditions: Sequence[Condition], reference: int) -> int | None
 def apply_mask_strategy(
     latents: Tensor,
     references: Sequence[Tensor],
-    strategy: str | Sequence[Condition],
+    strategy: str | Sequence[FrameCondition],
     loop: int = 0,
     align: int | None = CHUNK_LATENTS,
 ) -> tuple[Tensor, Tensor]:
@@ -213,9 +215,9 @@ def apply_mask_strategy(
         check_size(reference, latents)
         start = locate("start", condition.start, condition.length, reference.shape[-3], align)
         target = locate("target", condition.target, condition.length, end, align)
-        given = reference[..., start : start + condition.length, :, :]
+        frames = reference[..., start : start + condition.length, :, :]
         if condition.strength < 1:  # frames that are free from the first step on begin as noise
-            latents[..., target : target + condition.length, :, :] = given.to(latents)
+            latents[..., target : target + condition.length, :, :] = frames.to(latents)
         mask[..., target : target + condition.length] = condition.strength
     return latents, mask
 
@@ -254,6 +256,8 @@ def join_clips(clips: Sequence[Tensor], condition_length: int = CHUNK_LATENTS) -
     return torch.cat([clips[0], *(clip[overlap:] for clip in clips[1:])])
 
 
-def continuation(loop: int, reference: int, length: int = CHUNK_LATENTS, strength: float = 0.0) -> Condition:
+def continuation(
+    loop: int, reference: int, length: int = CHUNK_LATENTS, strength: float = 0.0
+) -> FrameCondition:
     """Return the condition that lets a loop begin with the last latent frames of the clip before it."""
-    return Condition(loop, reference, start=-length, target=0, length=length, strength=strength)
+    return FrameCondition(loop, reference, start=-length, target=0, length=length, strength=strength)

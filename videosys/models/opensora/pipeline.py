@@ -16,7 +16,7 @@ from videosys.generation.pipeline import Decoded, Denoising, Pipeline, Progress,
 from videosys.generation.request import VideoJob, VideoOutput, generators, to_uint8
 from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.models.opensora.conditioning import (
-    Condition,
+    FrameCondition,
     Reference,
     apply_mask_strategy,
     check_aligned,
@@ -97,7 +97,7 @@ class OpenSoraPipeline(Pipeline):
 
     def encode_inputs(
         self, config: Any, references: Sequence[Reference] | Reference | None = None
-    ) -> tuple[list[Condition], list[torch.Tensor]]:
+    ) -> tuple[list[FrameCondition], list[torch.Tensor]]:
         """The conditions, and the latents [1, C, t, h, w] of each source, read and encoded once.
 
         Places of the config's published strategy are moved to the nearest start of a chunk, as published code
@@ -106,8 +106,8 @@ class OpenSoraPipeline(Pipeline):
         from videosys.models.opensora.references import load_reference
 
         published = config.references
-        given = [references] if isinstance(references, Reference) else list(references or ())
-        sources, conditions = collect_sources([*published, *given])
+        explicit = [references] if isinstance(references, Reference) else list(references or ())
+        sources, conditions = collect_sources([*published, *explicit])
         if not sources:
             return [], []
         clips = [load_reference(source, *config.size)[None] for source in sources]
@@ -121,7 +121,7 @@ class OpenSoraPipeline(Pipeline):
             return conditions, [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
 
     def check_conditions(
-        self, conditions: Sequence[Condition], lengths: Sequence[int], config: OpenSoraConfig
+        self, conditions: Sequence[FrameCondition], lengths: Sequence[int], config: OpenSoraConfig
     ) -> None:
         """ValueError where a condition fits neither its reference of so many latent frames nor the clip."""
         vae_config = self.parts.vae.config
@@ -161,7 +161,7 @@ class OpenSoraPipeline(Pipeline):
         config: OpenSoraConfig,
         loop: int,
         sources: Sequence[torch.Generator],
-        conditions: Sequence[Condition],
+        conditions: Sequence[FrameCondition],
         references: Sequence[torch.Tensor],
     ) -> Denoising:
         """What the denoise loop needs for one clip of each video, with its conditions."""
