@@ -32,6 +32,14 @@ from .config import (
     config_to_dict as config_to_dict,
     load_config as load_config,
 )
+from .estimate.blueprint import (
+    Blueprint as Blueprint,
+    blueprint as blueprint,
+)
+from .estimate.work import (
+    TransformerWork as TransformerWork,
+    transformer_work as transformer_work,
+)
 from .engine import (
     VideoSysEngine as VideoSysEngine,
     is_main_process as is_main_process,

@@ -25,23 +25,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--root", type=Path, required=True, help="what experiments/*.py were given as --output")
-    made.add_argument("--output", type=Path, help="folder of report.md and report.html; ROOT if not given")
-    made.add_argument(
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--root", type=Path, required=True, help="what experiments/*.py were given as --output"
+    )
+    arguments.add_argument(
+        "--output", type=Path, help="folder of report.md and report.html; ROOT if not given"
+    )
+    arguments.add_argument(
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
-    made.add_argument("--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N")
-    made.add_argument(
+    arguments.add_argument(
+        "--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N"
+    )
+    arguments.add_argument(
         "--gpu",
         default=gpus.DEFAULT,
         help=f"of the projection: {', '.join(gpus.known())}, or NAME=TFLOPS,TBS",
     )
-    made.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
-    made.add_argument("--command", default="", help="what the page says it was made with")
-    made.add_argument("--page", type=Path, help="a Markdown file whose part between the marks is replaced")
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
-    return made
+    arguments.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
+    arguments.add_argument("--command", default="", help="what the page says it was made with")
+    arguments.add_argument(
+        "--page", type=Path, help="a Markdown file whose part between the marks is replaced"
+    )
+    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     blocks: list[page.Block] = [page.Heading(TITLE, 1), *sections.introduction(models, arguments.command)]
     for model in models:
-        blocks += sections.model(model, output)
+        blocks += sections.model_section(model, output)
     if not arguments.no_projection:
         blocks += sections.projection(models, gpu)
     write_text(output / "report.md", page.to_markdown(blocks))

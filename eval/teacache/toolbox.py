@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from videosys import replacing
+from videosys import load_config, replacing
 
 
 def command(
@@ -24,6 +25,17 @@ def command(
     except KeyboardInterrupt:
         print("interrupted; what was written is complete", file=sys.stderr)
         return 130
+
+
+def config_from(cls: type, settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
+    """The config of plain values, as `config_to_dict` gives them, and of key=value overrides."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(json.dumps(settings), encoding="utf-8")
+        try:
+            return load_config(cls, path, overrides)
+        except ValueError as error:  # the file says nothing to who gave the settings by hand
+            raise ValueError(str(error).removeprefix(f"{path}: ")) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.evaluation import costs, counting, results, sections, work
-from videosys import LatteConfig, NoCacheConfig, OpenSoraConfig, OpenSoraPlanConfig, VideoSysEngine
+from tests.evaluation import costs, counting, results, sections
+from videosys import FAMILIES, NoCacheConfig, OpenSoraConfig, TransformerWork, VideoSysEngine, config_to_dict
 from videosys.tiny import config as tiny_config
 
 PROMPT = "a small red circle moves rightward on a blue background"
@@ -37,11 +37,14 @@ def test_the_work_of_a_video_is_that_of_its_run(name, guidance_scale):
         tokens = counting.text_tokens(pipeline, PROMPT, config)
         total = counted(pipeline, config)
     assert 5 < tokens < 40
-    made = costs.of_run(described, as_read({"version": getattr(config, "version", "")}))
+    assert described.pop("family") == pipeline.family.name
     steps = 13 if name.endswith("v110") else 4
     record = {"text_tokens": tokens, "computed": steps, "steps": steps}
-    assert made.total(record) == total
-    assert made.total({**record, "text_tokens": None}) > total
+    manifest = as_read(config_to_dict(config))
+    for more in ({"family": pipeline.family.name}, {}):  # older versions did not write it
+        work = costs.of_run({**described, **more}, manifest)
+        assert work.total(record) == total
+        assert work.total({**record, "text_tokens": None}) > total
 
 
 def counted(pipeline, config) -> int:
@@ -56,17 +59,26 @@ def counted(pipeline, config) -> int:
 
 
 def test_temporal_attention_that_is_left_out_costs_nothing():
-    config = tiny_config("latte")
-    with VideoSysEngine(config, quiet=True) as engine:
-        described = counting.transformer(engine.pipeline, config)
-    both, spatial = (
-        costs.of_run({**described, "temporal": temporal}, {}).work().step for temporal in (True, False)
-    )
-    assert spatial < 0.7 * both
+    steps = {}
+    for temporal in (True, False):
+        config = tiny_config("latte", enable_temporal_attentions=temporal)
+        with VideoSysEngine(config, quiet=True) as engine:
+            described = counting.transformer(engine.pipeline, config)
+        steps[temporal] = costs.of_run(described, as_read(config_to_dict(config))).work().step
+    assert steps[False] < 0.7 * steps[True]
 
 
 def test_a_transformer_of_another_kind_has_no_costs():
     assert costs.of_run({"kind": "NewModelConfig", "config": {}}, {}) is None
+    assert costs.of_run({"family": "new_model", "kind": "STDiT3Config", "config": {}}, {}) is None
+
+
+def test_the_transformer_of_a_run_stands_for_a_checkpoint_that_is_elsewhere():
+    config = as_read(config_to_dict(OpenSoraConfig(transformer="nobody/nothing", num_frames=17)))
+    shape = {"hidden_size": 64, "depth": 3, "num_heads": 4, "caption_channels": 32, "renamed_since": 1}
+    described = {"kind": "STDiT3Config", "config": shape, "latents": [2, 4, 5]}
+    work = costs.of_run(described, {**config, "renamed_since": True}).work()
+    assert (work.width, work.layers, work.tokens) == (64, 3, 2 * 2 * 2 * 3)
 
 
 def test_a_manifest_of_a_run_that_said_nothing_is_read_by_its_checkpoint():
@@ -90,8 +102,8 @@ def result(name, made, saved=0, **record):
     return results.Result(name, {"x.mp4": whole}, made, False, saved=saved)
 
 
-def flat(prepare: int, step: int) -> work.Work:
-    return work.Work(prepare, step, 1, 8, 8, 1, work.ARCHITECTURES["LatteT2V"])
+def flat(prepare: int, step: int) -> TransformerWork:
+    return TransformerWork(prepare, step, 1, 8, 8, 1)
 
 
 MADE = costs.Costs(flat(10, 100), flat(12, 103), longest=30)
@@ -151,12 +163,7 @@ def test_what_is_not_known_is_said_under_the_table(made, said, tmp_path):
     assert all(words in block.words for words, block in zip(said, blocks))
 
 
-def test_every_config_of_a_transformer_is_known():
-    for cls in (OpenSoraConfig, LatteConfig, OpenSoraPlanConfig):
-        assert costs.kind(as_read_config(cls)) in work.ARCHITECTURES
-
-
-def as_read_config(cls) -> dict:
-    from videosys import config_to_dict
-
-    return config_to_dict(cls())
+def test_a_manifest_without_a_name_tells_its_family():
+    for family in FAMILIES.values():
+        first, *_ = costs.families(as_read(config_to_dict(family.config())))
+        assert first is family

@@ -10,7 +10,21 @@ import torch
 from PIL import Image
 
 from tests.evaluation import costs, counting, draw, gpus, page, report, results, sections, work
-from videosys import LatteT2VConfig, OpenSoraT2VConfig, OpenSoraVAEConfig, STDiT3Config
+from videosys import (
+    LatteConfig,
+    LatteT2VConfig,
+    OpenSoraConfig,
+    OpenSoraPlanConfig,
+    OpenSoraT2VConfig,
+    OpenSoraVAEConfig,
+    STDiT3,
+    STDiT3Config,
+    TransformerWork,
+    blueprint,
+    config_to_dict,
+    transformer_work,
+)
+from videosys.tiny import config as tiny_config
 
 SMALL = {
     "STDiT3": STDiT3Config(depth=1, hidden_size=64, num_heads=4, caption_channels=32),
@@ -31,8 +45,15 @@ SMALL = {
 }
 
 
-def counted(name: str) -> work.Work:
-    return work.count(work.ARCHITECTURES[name], SMALL[name], (4, 8, 12), text=10)
+CONFIGS = {
+    "STDiT3": OpenSoraConfig(),
+    "LatteT2V": LatteConfig(),
+    "OpenSoraT2V": OpenSoraPlanConfig(),
+}
+
+
+def counted(name: str) -> TransformerWork:
+    return transformer_work(costs.with_transformer(blueprint(CONFIGS[name]), SMALL[name], (4, 8, 12)), 10)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -57,12 +78,15 @@ def test_the_count_of_latte_is_the_sum_by_hand():
 
 
 def test_the_work_of_a_run_adds_up():
-    made = work.Work(7, 100, 3, 1000, 64, 2, work.ARCHITECTURES["LatteT2V"])
+    made = TransformerWork(7, 100, 3, 1000, 64, 2, passes=(58, 8))
     assert made.total(20, 50) == 7 + 20 * 100 + 30 * 3
     gpu = gpus.Gpu("x", 10.0 / gpus.PRODUCTS, 1000.0 / gpus.COPIES)
     crossing = 1000 * 64 * 2 / 1000
-    assert made.seconds(20, 50, gpu, fused=True) == pytest.approx(209.7 + crossing * (20 * 2 * 8 + 30 * 10))
-    assert made.seconds(20, 50, gpu, fused=False) > made.seconds(20, 50, gpu, fused=True)
+    assert work.seconds(made, 20, 50, gpu, fused=True) == pytest.approx(
+        209.7 + crossing * (20 * 2 * 8 + 30 * 10)
+    )
+    eager = work.seconds(made, 20, 50, gpu, fused=False)
+    assert eager == pytest.approx(209.7 + crossing * (20 * 2 * 58 + 30 * 10))
 
 
 def test_cards_are_found_by_name_or_given_by_numbers():
@@ -99,15 +123,29 @@ def test_published_sizes_have_their_known_work():
     known = {"Latte-1, 16 x 512 x 512": 68.2, "Open-Sora v1.2, 51 x 480p": 112.9}  # TFLOPs of a step
     for setting in work.SETTINGS:
         if setting.title in known:
-            assert work.count_setting(setting).step / 1e12 == pytest.approx(known[setting.title], rel=0.01)
+            assert transformer_work(setting.plan).step / 1e12 == pytest.approx(known[setting.title], rel=0.01)
 
 
-@pytest.mark.parametrize("frames", [1, 16, 17, 18, 34, 51, 52])
-def test_latents_are_those_of_the_autoencoder(frames):
-    config = {"vae_micro_batch_size": 4, "transformer": "x"}
-    assert costs.latent_size(config, frames, 64, 96) == OpenSoraVAEConfig().latent_size(frames, 64, 96)
-    assert costs.latent_size({"version": "v110"}, 65, 64, 96) == (17, 8, 12)
-    assert costs.latent_size({"transformer": "x"}, 16, 64, 96) == (16, 8, 12)
+def test_published_sizes_have_the_latents_and_evaluations_of_their_checkpoints():
+    plans = [setting.plan for setting in work.SETTINGS]
+    assert [(*plan.latent_size, plan.evaluations) for plan in plans] == [
+        (16, 64, 64, 50),
+        (15, 60, 106, 30),
+        (60, 60, 106, 30),
+        (17, 64, 64, 159),
+        (8, 60, 80, 100),
+        (24, 90, 160, 100),
+    ]
+    studies = ["latte", "opensora", "opensora", "open_sora_plan_v110", *2 * ["open_sora_plan_v120"]]
+    assert [setting.study for setting in work.SETTINGS] == studies
+
+
+@pytest.mark.parametrize("frames", [17, 34, 51])
+def test_latents_of_a_manifest_are_those_of_the_autoencoder(frames):
+    manifest = config_to_dict(tiny_config("opensora", num_frames=frames))
+    _, rows, columns = OpenSoraVAEConfig().latent_size(frames, 64, 96)
+    expected = 2 * OpenSoraVAEConfig().latent_frames(frames) * (rows // 2) * (columns // 2)
+    assert costs.of_config(manifest, frames, 64, 96).work().tokens == expected
 
 
 def test_a_plot_is_a_picture_with_every_point_inside():
@@ -197,9 +235,8 @@ def test_a_remark_stands_only_where_it_belongs(study, remarked):
 
 def test_a_counted_run_finds_all_the_work_that_is_known():
     """Whatever operators a CPU runs: what they do is what the model without data does."""
-    architecture = work.ARCHITECTURES["STDiT3"]
     made = counted("STDiT3")
-    model = architecture.model(SMALL["STDiT3"]).eval()
+    model = STDiT3(SMALL["STDiT3"]).eval()
 
     class Engine:
         def generate(self, prompt: str, seed: int) -> None:

@@ -78,7 +78,7 @@ def test_what_a_model_needed_is_marked_by_whether_it_is_tiny(samples, name, mark
     model = replace(load(samples), name=name)
     setting = next(item for item in work.SETTINGS if item.study == "latte")
     found = sections.shares(setting, [model])
-    assert found[f"teacache_slow ({mark})"] == setting.evaluations * 3 / 4
+    assert found[f"teacache_slow ({mark})"] == setting.plan.evaluations * 3 / 4
     assert found["TeaCache-slow (paper)"] == 27
 
 

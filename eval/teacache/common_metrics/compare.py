@@ -73,14 +73,14 @@ def make_metrics(
     names: Sequence[str], device: str, batch_size: int, alexnet_weights: Path | None = None
 ) -> dict[str, Metric]:
     """The metrics by name, each ready to be called. ValueError where LPIPS has no weights."""
-    made: dict[str, Metric] = {
+    known: dict[str, Metric] = {
         "psnr": lambda video, reference: psnr(video, reference, device),
         "ssim": lambda video, reference: ssim(video, reference, device),
     }
     if "lpips" in names:
         model = load_lpips(alexnet_weights, device=device)
-        made["lpips"] = lambda video, reference: model(video, reference, batch_size)
-    return {name: made[name] for name in names}
+        known["lpips"] = lambda video, reference: model(video, reference, batch_size)
+    return {name: known[name] for name in names}
 
 
 def choose_metrics(
@@ -164,7 +164,7 @@ def _summary(values: Sequence[float], public_batch: int) -> dict[str, float | No
     }
 
 
-def table(made: Mapping[str, Mapping[str, float | None]]) -> str:
+def table(summaries: Mapping[str, Mapping[str, float | None]]) -> str:
     """The summary as lines of text."""
     head = ("metric", "per video", "+-", "public way", "least", "most")
     rows = [
@@ -172,7 +172,7 @@ def table(made: Mapping[str, Mapping[str, float | None]]) -> str:
             f"{name}{UNITS[name]}",
             *(_number(row[key]) for key in ("per_video", "error", "public", "least", "most")),
         )
-        for name, row in made.items()
+        for name, row in summaries.items()
     ]
     widths = [max(len(line[column]) for line in (head, *rows)) for column in range(len(head))]
     lines = ("  ".join(cell.rjust(width) for cell, width in zip(line, widths)) for line in (head, *rows))

@@ -28,28 +28,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
         "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="what is compared with"
     )
-    made.add_argument("--generated_video_dir", "--generated-video-dir", type=Path, required=True)
-    made.add_argument("--metrics", nargs="+", choices=compare.METRICS, help="all that have their weights")
-    made.add_argument(
+    arguments.add_argument("--generated_video_dir", "--generated-video-dir", type=Path, required=True)
+    arguments.add_argument(
+        "--metrics", nargs="+", choices=compare.METRICS, help="all that have their weights"
+    )
+    arguments.add_argument(
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
-    made.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
-    made.add_argument("--batch-size", type=int, default=8, help="frames that LPIPS takes at once")
-    made.add_argument("--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below")
-    made.add_argument(
+    arguments.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    arguments.add_argument("--batch-size", type=int, default=8, help="frames that LPIPS takes at once")
+    arguments.add_argument(
+        "--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below"
+    )
+    arguments.add_argument(
         "--output", type=Path, help="a JSON file; GENERATED_VIDEO_DIR/metrics.json if not given"
     )
-    made.add_argument("--quiet", action="store_true", help="no progress bars")
-    made.epilog = (
+    arguments.add_argument("--quiet", action="store_true", help="no progress bars")
+    arguments.epilog = (
         "A video's value is the mean of its frames. 'per video' is the mean over videos; 'public way' the "
         "mean over batches of --public-batch-size videos, as scripts in use average: a last, shorter batch "
         "weighs more."
     )
-    return made
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,22 +69,22 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.metrics, arguments.device, arguments.batch_size, arguments.alexnet_weights
     )
     rows = compare.measure(pairs, metrics, arguments.quiet)
-    made = compare.summary(rows, metrics, arguments.public_batch_size)
+    summary = compare.summary(rows, metrics, arguments.public_batch_size)
     output = arguments.output or arguments.generated_video_dir / "metrics.json"
-    write_json(output, content(arguments, rows, made))
+    write_json(output, content(arguments, rows, summary))
     print(f"{len(pairs)} videos of {arguments.generated_video_dir} against {arguments.gt_video_dir}")
-    print(compare.table(made))
+    print(compare.table(summary))
     print(output)
     return 0
 
 
-def content(arguments: argparse.Namespace, rows: list[dict], made: dict[str, dict]) -> dict:
+def content(arguments: argparse.Namespace, rows: list[dict], summary: dict[str, dict]) -> dict:
     return {
         "gt_video_dir": str(arguments.gt_video_dir),
         "generated_video_dir": str(arguments.generated_video_dir),
-        "definitions": {name: DEFINITIONS[name] for name in made},
+        "definitions": {name: DEFINITIONS[name] for name in summary},
         "public_batch_size": arguments.public_batch_size,
-        "mean": made,
+        "mean": summary,
         "videos": rows,
     }
 

@@ -21,10 +21,11 @@ NAME = "flops.json"
 
 def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
     """The transformer of a run in words that JSON knows: enough to count its work without weights."""
-    made = pipeline.parts.transformer.config
+    shape = pipeline.parts.transformer.config
     return {
-        "kind": type(made).__name__,
-        "config": dataclasses.asdict(made),
+        "family": pipeline.family.name,
+        "kind": type(shape).__name__,
+        "config": dataclasses.asdict(shape),
         "latents": list(pipeline.latent_size(config)),
         "batch": 2 if config.is_guided else 1,
         "temporal": getattr(config, "enable_temporal_attentions", True),
@@ -48,8 +49,8 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
     (`base`), of the same prompt. Counts of another form, which older versions wrote, are left out.
     """
     path = root / NAME
-    found = read_json(path) if path.is_file() else {}
-    return {name: counts for name, counts in found.items() if isinstance(counts, dict)}
+    content = read_json(path) if path.is_file() else {}
+    return {name: counts for name, counts in content.items() if isinstance(counts, dict)}
 
 
 def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
@@ -70,9 +71,9 @@ def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
 
 def lacking(jobs: Sequence[Any], root: Path) -> dict[str, Any]:
     """The methods of the jobs that keep branches of blocks and were not counted, by name."""
-    known, chosen = read(root), {job.method.name: job.method for job in jobs}
+    known, methods = read(root), {job.method.name: job.method for job in jobs}
     return {
-        name: method for name, method in chosen.items() if name not in known and keeps_branches(root / name)
+        name: method for name, method in methods.items() if name not in known and keeps_branches(root / name)
     }
 
 

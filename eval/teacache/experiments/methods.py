@@ -37,8 +37,8 @@ def parse_methods(text: str, config: Any, reference_factor: int = REFERENCE_FACT
     if not names:
         raise ValueError(f"--methods {text!r} names no method")
     methods = [_method(name, config, reference_factor) for name in names]
-    made = [method.name for method in methods]
-    if len(set(made)) < len(made):
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
         raise ValueError(f"--methods {text!r} names a method twice")
     return methods
 
@@ -57,8 +57,8 @@ def _method(name: str, config: Any, reference_factor: int) -> Method:
     if name in presets:
         return Method(name, {"cache": name})
     if name.endswith((".yaml", ".yml")):
-        given, file = _named(name)
-        return Method(given, {"cache": load_config(type(config), Path(file)).cache})
+        title, file = _named(name)
+        return Method(title, {"cache": load_config(type(config), Path(file)).cache})
     raise ValueError(
         f"method {name!r} is unknown; allowed: {BASE}, {REFERENCE}, steps_N, a YAML file with a cache "
         f"(FILE or NAME=FILE), and of the caches {', '.join(presets)}"

@@ -42,15 +42,15 @@ def load_prompts(source: str | None, tiny: bool = False) -> PromptList:
     the few prompts that stand beside this script (with `tiny`, always those that a tiny model knows).
     """
     if source is None:
-        found = None if tiny else find_vbench_list()
-        return read_prompts(found or (OWN_TINY if tiny else OWN))
+        path = None if tiny else find_vbench_list()
+        return read_prompts(path or (OWN_TINY if tiny else OWN))
     if source == VBENCH and not Path(source).is_file():
-        found = find_vbench_list()
-        if found is None:
+        path = find_vbench_list()
+        if path is None:
             raise ValueError(
                 f"--prompts vbench: no vbench with a {VBENCH_LIST} is installed; give the path of that file"
             )
-        return read_prompts(found)
+        return read_prompts(path)
     return read_prompts(Path(source))
 
 
@@ -97,14 +97,14 @@ def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
     VBench has "a fantasy landscape" and "A fantasy landscape", which is wrong only where `root`, the folder
     of the videos, is on a file system that does not tell them apart.
     """
-    chosen = naming if naming != "auto" else VBENCH if prompts.is_vbench else "slug"
-    wrong = list(unsafe(prompts.prompts, folds_case(root))) if chosen == VBENCH else []
+    convention = naming if naming != "auto" else VBENCH if prompts.is_vbench else "slug"
+    wrong = list(unsafe(prompts.prompts, folds_case(root))) if convention == VBENCH else []
     if wrong:
         raise ValueError(
             f"{len(wrong)} prompts of {prompts.origin} are no safe file names, which VBench needs: "
             f"{'; '.join(wrong[:3])}; --names slug makes names from them, which manifest.jsonl explains"
         )
-    return chosen
+    return convention
 
 
 def folds_case(folder: Path) -> bool:
@@ -129,9 +129,9 @@ def unsafe(prompts: Sequence[str], one_case: bool) -> Iterator[str]:
 
 
 def why_unsafe(prompt: str) -> str | None:
-    found = _UNSAFE.search(prompt)
-    if found is not None:
-        return f"has {found[0]!r}"
+    match = _UNSAFE.search(prompt)
+    if match is not None:
+        return f"has {match[0]!r}"
     if not prompt.isprintable():
         return "has a character that cannot be seen"
     if prompt.startswith((".", "-", "~", " ")):

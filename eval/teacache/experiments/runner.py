@@ -11,7 +11,6 @@ import dataclasses
 import datetime
 import json
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toolbox import command
+from toolbox import command, config_from
 from tqdm import tqdm
 
 from experiments import counted, manifest, methods, prompts, ranks
@@ -181,8 +180,8 @@ def check_counts(arguments: argparse.Namespace) -> None:
 def plan(study: Study, arguments: argparse.Namespace) -> Run:
     """The run that the arguments describe; all mistakes in them are a ValueError now."""
     config = settings(study, arguments)
-    chosen = methods.parse_methods(arguments.methods, config, arguments.reference_factor)
-    for method in chosen:
+    compared = methods.parse_methods(arguments.methods, config, arguments.reference_factor)
+    for method in compared:
         requested(config, method)
     listed = prompts.load_prompts(arguments.prompts, arguments.tiny)
     listed = dataclasses.replace(listed, prompts=listed.prompts[: arguments.limit])
@@ -193,7 +192,7 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
         Job(method, prompt, index, seed, prompts.file_name(prompt, index, seed, naming))
         for prompt in listed.prompts
         for index, seed in enumerate(range(arguments.seed, arguments.seed + arguments.num_samples))
-        for method in chosen
+        for method in compared
     ]
     together = any(setting.startswith("parallel.") for setting in arguments.settings)
     current = ranks.current(together)
@@ -212,13 +211,7 @@ def settings(study: Study, arguments: argparse.Namespace) -> Any:
         return load_config(study.config, arguments.config or file, arguments.settings)
     if arguments.config is not None:
         raise ValueError("--tiny and --config exclude each other")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.yaml"
-        path.write_text(json.dumps(config_to_dict(tiny_config(tiny))), encoding="utf-8")
-        try:
-            return load_config(study.config, path, arguments.settings)
-        except ValueError as error:  # the file says nothing to who gave the settings by hand
-            raise ValueError(str(error).removeprefix(f"{path}: ")) from error
+    return config_from(study.config, config_to_dict(tiny_config(tiny)), arguments.settings)
 
 
 def requested(config: Any, method: methods.Method) -> Any:
@@ -226,8 +219,8 @@ def requested(config: Any, method: methods.Method) -> Any:
     presets = methods.cache_presets(config)
     cache = method.request["cache"]
     choice = presets[cache] if isinstance(cache, str) else cache
-    made = choice() if isinstance(choice, type) else choice
-    return dataclasses.replace(config, **{**method.request, "cache": made})
+    settings = choice() if isinstance(choice, type) else choice
+    return dataclasses.replace(config, **{**method.request, "cache": settings})
 
 
 def check_place(root: Path, config: Any, lossless: bool) -> None:
@@ -268,7 +261,7 @@ def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
 def described(run: Run, job: Job) -> dict[str, Any]:
     """What makes a video what it is, as JSON would read it."""
     config = config_to_dict(requested(run.config, job.method))
-    made = {
+    record = {
         "method": job.method.name,
         "prompt": job.prompt,
         "index": job.index,
@@ -278,7 +271,7 @@ def described(run: Run, job: Job) -> dict[str, Any]:
         "cache": config["cache"],
         "config": {name: value for name, value in config.items() if name not in INDIFFERENT},
     }
-    return json.loads(json.dumps(made))
+    return json.loads(json.dumps(record))
 
 
 def work(run: Run, todo: Sequence[Job]) -> None:
@@ -356,9 +349,9 @@ def note_run(run: Run, engine: VideoSysEngine, known: Mapping[str, Any]) -> None
 
 def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
     """The cache of each method with nothing left to look up: published coefficients and calibrations."""
-    chosen = {job.method.name: job.method for job in run.jobs}
+    compared = {job.method.name: job.method for job in run.jobs}
     configs = {
-        name: engine.pipeline.resolved(requested(run.config, method)) for name, method in chosen.items()
+        name: engine.pipeline.resolved(requested(run.config, method)) for name, method in compared.items()
     }
     return {name: config_to_dict(config)["cache"] for name, config in configs.items()}
 

@@ -1,18 +1,15 @@
-"""The work of videos that were made, from what their run wrote down about its transformer and its prompts."""
+"""The work of videos of a run, from what the run wrote down about its transformer and its prompts."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import videosys
-from reporting import work
+from toolbox import config_from
 
-V110_TOKENS = 300  # of the longest prompt of Open-Sora-Plan v1.1.0, whose transformer is otherwise Latte's
+from videosys import FAMILIES, Blueprint, Family, TransformerWork, blueprint, transformer_work
 
 
 @dataclass(frozen=True)
@@ -21,15 +18,15 @@ class Costs:
     counts tell all. longest: tokens of the longest prompt, for videos of which the number is not known.
     """
 
-    one: work.Work
-    two: work.Work
+    one: TransformerWork
+    two: TransformerWork
     longest: int
 
     @classmethod
-    def of(cls, count: Callable[[int], work.Work], longest: int) -> Costs:
-        return cls(count(1), count(2), longest)
+    def of(cls, plan: Blueprint) -> Costs:
+        return cls(transformer_work(plan, 1), transformer_work(plan, 2), plan.parts.text_encoder.max_length)
 
-    def work(self, tokens: int | None = None) -> work.Work:
+    def work(self, tokens: int | None = None) -> TransformerWork:
         """The work for a prompt of so many tokens; None for the longest."""
         more = (tokens or self.longest) - 1
 
@@ -47,78 +44,60 @@ class Costs:
 
 
 def of_run(described: Mapping[str, Any], config: Mapping[str, Any]) -> Costs | None:
-    """From what runs.jsonl says of the transformer, and the config in a manifest. None for one of a kind that
-    `work.ARCHITECTURES` does not have.
+    """From what runs.jsonl says of the transformer, and the config in a manifest. None for a transformer of
+    no registered family.
     """
-    known = {item.config.__name__: item for item in work.ARCHITECTURES.values()}
-    architecture = known.get(described["kind"])
-    if architecture is None:
-        return None
-    options = {} if described["temporal"] else {"enable_temporal_attentions": False}
-    made, latents = built(architecture, described["config"]), tuple(described["latents"])
-    return Costs.of(
-        lambda text: work.count(architecture, made, latents, text, described["batch"], **options),
-        longest(architecture, made, config),
-    )
+    for family in families(config, described.get("family")):
+        plan = plan_of(family, config)
+        if plan is not None and type(plan.parts.transformer.config).__name__ == described["kind"]:
+            shape = shape_of(type(plan.parts.transformer.config), described["config"])
+            return Costs.of(with_transformer(plan, shape, tuple(described["latents"])))
+    return None
 
 
 def of_config(config: Mapping[str, Any], frames: int, height: int, width: int) -> Costs | None:
     """From the config in a manifest whose run did not say it: by the checkpoint's own file. None where that
     is not on this computer.
     """
-    folder = checkpoint(str(config["transformer"]), config)
-    if folder is None:
+    for family in families(config):
+        plan = plan_of(family, config)
+        if plan is not None:
+            size = plan.parts.vae.config.latent_size(frames, height, width)
+            is_there = plan.parts.transformer.folder is not None
+            return Costs.of(replace(plan, latent_size=size)) if is_there else None
+    return None
+
+
+def families(config: Mapping[str, Any], name: str | None = None) -> Sequence[Family]:
+    """The family of this name. Without one, as in manifests of older versions, all of them, those first whose
+    config has the most of the manifest's fields.
+    """
+    if name is not None:
+        return [FAMILIES[name]] if name in FAMILIES else []
+    return sorted(FAMILIES.values(), key=lambda family: -len(own_fields(family.config, config)))
+
+
+def own_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a manifest's values those that are fields of a dataclass; other versions may have others."""
+    names = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in content.items() if name in names}
+
+
+def plan_of(family: Family, config: Mapping[str, Any]) -> Blueprint | None:
+    """The blueprint of a manifest's config; None where it is no config of the family."""
+    try:
+        return blueprint(config_from(family.config, own_fields(family.config, config)))
+    except ValueError:
         return None
-    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    architecture = work.ARCHITECTURES[kind(config)]
-    made, latents = built(architecture, content), latent_size(config, frames, height, width)
-    return Costs.of(
-        lambda text: work.count(architecture, made, latents, text), longest(architecture, made, config)
-    )
 
 
-def longest(architecture: work.Architecture, made: Any, config: Mapping[str, Any]) -> int:
-    """The most tokens that a prompt may have."""
-    if is_v110(config):
-        return V110_TOKENS
-    return getattr(made, "model_max_length", architecture.text)
+def shape_of(cls: type, content: Mapping[str, Any]) -> Any:
+    """The transformer's config from fields that JSON holds."""
+    fields = own_fields(cls, content)
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
-def built(architecture: work.Architecture, content: Mapping[str, Any]) -> Any:
-    """The transformer's config from fields that JSON holds; others among them are left."""
-    names = {field.name for field in dataclasses.fields(architecture.config)}
-    return architecture.config(**{name: hashable(value) for name, value in content.items() if name in names})
-
-
-def checkpoint(source: str, config: Mapping[str, Any]) -> Path | None:
-    """The folder of a transformer on this computer."""
-    bundled = source.removeprefix("bundled:")
-    root = Path(videosys.__file__).parent / "tiny" / bundled if bundled != source else Path(source)
-    places = [root, root / "transformer", root / str(config.get("transformer_type"))]
-    return next((place for place in places if (place / "config.json").is_file()), None)
-
-
-def hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def kind(config: Mapping[str, Any]) -> str:
-    """Which transformer a config runs."""
-    if "version" in config:
-        return "LatteT2V" if is_v110(config) else "OpenSoraT2V"
-    return "STDiT3" if "vae_micro_batch_size" in config else "LatteT2V"
-
-
-def is_v110(config: Mapping[str, Any]) -> bool:
-    return config.get("version") == "v110"
-
-
-def latent_size(config: Mapping[str, Any], frames: int, height: int, width: int) -> tuple[int, int, int]:
-    """Latents of a video: eight pixels to one; in time by the model's autoencoder."""
-    rows, columns = height // 8, width // 8
-    if "version" in config:
-        return (frames - 1) // 4 + 1, rows, columns
-    if kind(config) == "LatteT2V":
-        return frames, rows, columns
-    chunks, rest = divmod(frames, 17)  # of which five latents are made
-    return 5 * chunks + -(-rest // 4), rows, columns
+def with_transformer(plan: Blueprint, shape: Any, latent_size: tuple[int, int, int]) -> Blueprint:
+    """The blueprint with another transformer's config and latent size."""
+    transformer = replace(plan.parts.transformer, config=shape)
+    return replace(plan, parts=replace(plan.parts, transformer=transformer), latent_size=latent_size)

@@ -83,7 +83,7 @@ def labels(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, 
     """Where the name of each point stands, with its anchor: beside the point, or as far above or below as
     keeps it clear of the names before it.
     """
-    made: dict[str, tuple[float, float, str]] = {}
+    labels: dict[str, tuple[float, float, str]] = {}
     taken: list[tuple[float, float, float]] = []  # of each name its left, right and line
     for name, (across, up) in sorted(places.items(), key=lambda item: item[1][1]):
         anchor, x = ("end", across - 7) if across > 0.6 * WIDTH else ("start", across + 7)
@@ -101,9 +101,9 @@ def labels(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, 
             ),
             up + 4,
         )
-        made[name] = round(x, 1), round(y, 1), anchor
+        labels[name] = round(x, 1), round(y, 1), anchor
         taken.append((left, right, y))
-    return made
+    return labels
 
 
 def _text(x: float, y: float, words: str, anchor: str, weight: str = "normal") -> str:

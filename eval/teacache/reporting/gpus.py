@@ -48,17 +48,17 @@ def find(text: str) -> Gpu:
 
     ValueError that names the known ones.
     """
-    name, is_given, numbers = text.partition("=")
+    name, equals, numbers = text.partition("=")
     cards = known()
-    if is_given:
+    if equals:
         return Gpu(name.strip(), *(number * 1e12 for number in peaks(text, numbers)))
-    found = next((card for key, card in cards.items() if key.lower() == name.strip().lower()), None)
-    if found is None:
+    card = next((value for key, value in cards.items() if key.lower() == name.strip().lower()), None)
+    if card is None:
         raise ValueError(
             f"--gpu {text!r} is unknown; allowed: {', '.join(cards)}, or NAME=TFLOPS,TBS with the peaks of "
             "another (bfloat16 without sparsity, memory), such as A800=312,2.039"
         )
-    return found
+    return card
 
 
 def peaks(text: str, numbers: str) -> tuple[float, float]:

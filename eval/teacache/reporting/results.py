@@ -142,10 +142,10 @@ class Model:
 
 def find_models(root: Path) -> list[Path]:
     """The folders below `root` that hold a base run. ValueError where there is none."""
-    found = sorted(path.parent for path in root.glob(f"*/{methods.BASE}") if manifest.read(path))
-    if not found:
+    folders = sorted(path.parent for path in root.glob(f"*/{methods.BASE}") if manifest.read(path))
+    if not folders:
         raise ValueError(f"{root}: holds no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first")
-    return found
+    return folders
 
 
 def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool = False) -> Model:
@@ -154,12 +154,12 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
     devices = tuple(dict.fromkeys(run["device"] for run in runs)) or ("unknown device",)
     loaded = load_records(folder)
     caches = {name: cache for run in runs for name, cache in run.get("caches", {}).items()}
-    made, totals = costs_of(loaded[methods.BASE], runs), counted.read(folder)
+    work, totals = costs_of(loaded[methods.BASE], runs), counted.read(folder)
     results = [
         Result(
             name,
             records,
-            made,
+            work,
             all(device.endswith(ONE_THREAD) for device in devices),
             vbench_scores(folder / name),
             {
@@ -167,7 +167,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
                 for other in YARDSTICKS
                 if other in loaded and other != name
             },
-            saved(name, records, totals, made),
+            saved(name, records, totals, work),
             caches.get(name),
         )
         for name, records in loaded.items()
@@ -177,10 +177,10 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
 
 def load_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """By method, the records of the videos that are there. ValueError where the base has none."""
-    found = {path.name: manifest.finished(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    if not found.get(methods.BASE):
+    loaded = {path.name: manifest.finished(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    if not loaded.get(methods.BASE):
         raise ValueError(f"{folder / methods.BASE}: none of the videos of its manifest is there")
-    return {name: with_tokens(records, found) for name, records in found.items() if records}
+    return {name: with_tokens(records, loaded) for name, records in loaded.items() if records}
 
 
 def rank(result: Result) -> tuple[int, float]:
@@ -216,7 +216,7 @@ def saved(
     name: str,
     records: Mapping[str, Mapping[str, Any]],
     totals: Mapping[str, Mapping[str, Any]],
-    made: costs.Costs | None,
+    work: costs.Costs | None,
 ) -> int | None:
     """FLOPs that a method saves within its computed steps.
 
@@ -226,11 +226,11 @@ def saved(
     record = next(iter(records.values()))
     if not record["reused_branches"]:
         return 0
-    if made is None or name not in totals:
+    if work is None or name not in totals:
         return None
-    found, steps = totals[name], record["steps"]
-    known = made.work(found["text_tokens"]).total(steps, steps)
-    return found["base"] - found["flops"] if found["base"] >= 0.98 * known else None
+    counts, steps = totals[name], record["steps"]
+    known = work.work(counts["text_tokens"]).total(steps, steps)
+    return counts["base"] - counts["flops"] if counts["base"] >= 0.98 * known else None
 
 
 def vbench_scores(folder: Path) -> Mapping[str, Any] | None:

@@ -11,7 +11,7 @@ from toolbox import read_json, write_text
 
 from reporting import draw, gpus, page, work
 from reporting.results import YARDSTICKS, Model, Result, twins
-from videosys import read_video
+from videosys import read_video, transformer_work
 
 HERE = Path(__file__).resolve().parent
 PAPER = HERE / "paper.json"
@@ -40,37 +40,37 @@ def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
     return [page.Text(line) for line in lines]
 
 
-def model(made: Model, folder: Path) -> list[page.Block]:
+def model_section(model: Model, folder: Path) -> list[page.Block]:
     """The section of a model; its pictures are written to `folder`."""
-    record = next(iter(made.base.records.values()))
+    record = next(iter(model.base.records.values()))
     size = f"{record['frames']} frames of {record['width']} x {record['height']}"
-    devices = " and ".join(made.devices)
+    devices = " and ".join(model.devices)
     return [
-        page.Heading(made.name),
-        page.Text(f"{made.num_videos} videos of {size}, {record['steps']} model evaluations; {devices}."),
-        main_table(made),
-        page.Text(said_against(made)),
-        *doubts(made),
-        *plot(made, folder),
-        *side_by_side(made, folder),
-        *paper(made),
+        page.Heading(model.name),
+        page.Text(f"{model.num_videos} videos of {size}, {record['steps']} model evaluations; {devices}."),
+        main_table(model),
+        page.Text(said_against(model)),
+        *doubts(model),
+        *plot(model, folder),
+        *side_by_side(model, folder),
+        *paper(model),
     ]
 
 
-def main_table(made: Model) -> page.Table:
-    yardsticks = [name for name in YARDSTICKS if made.result(name) is not None]
+def main_table(model: Model) -> page.Table:
+    yardsticks = [name for name in YARDSTICKS if model.result(name) is not None]
     metrics = [
         item
         for item in METRIC_HEAD
-        if any(r.value(y, item[0]) is not None for r in made.results for y in yardsticks)
+        if any(r.value(y, item[0]) is not None for r in model.results for y in yardsticks)
     ]
     columns = [f"{title} to {name}" for name in yardsticks for _, title, _ in metrics]
     rows = [
         [
-            *figures(result, made.base),
+            *figures(result, model.base),
             *(likeness(result, name, metric, digits) for name in yardsticks for metric, _, digits in metrics),
         ]
-        for result in made.results
+        for result in model.results
     ]
     return page.Table([*HEAD, *columns], rows)
 
@@ -101,61 +101,61 @@ def number(value: float | None, digits: int) -> str:
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
-def said_against(made: Model) -> str:
+def said_against(model: Model) -> str:
     """One sentence on what the table's likeness is measured against, and with what uncertainty."""
-    parts = [f"'{name}' is {AGAINST[name]}" for name in YARDSTICKS if made.result(name) is not None]
-    reference = made.result(methods.REFERENCE)
+    parts = [f"'{name}' is {AGAINST[name]}" for name in YARDSTICKS if model.result(name) is not None]
+    reference = model.result(methods.REFERENCE)
     more = f", of {reference.evaluations:.0f} evaluations" if reference is not None else ""
     missing = [
         f"{title} was not measured: no weights"
         for metric, title, _ in METRIC_HEAD
-        if all(result.value(name, metric) is None for result in made.results for name in YARDSTICKS)
+        if all(result.value(name, metric) is None for result in model.results for name in YARDSTICKS)
     ]
     return "; ".join([" and ".join(parts) + more, "± is the standard error over videos", *missing]) + "."
 
 
-def doubts(made: Model) -> Iterator[page.Block]:
+def doubts(model: Model) -> Iterator[page.Block]:
     """What of the table is not as one would think, if anything."""
-    videos = made.base.records.keys()
-    others = [result for result in made.results if result.records.keys() != videos]
+    videos = model.base.records.keys()
+    others = [result for result in model.results if result.records.keys() != videos]
     if others:
         counts = ", ".join(f"{item.name} ({len(item.records.keys() & videos)})" for item in others)
         yield page.Text(
             f"Not all methods have the same videos; of base's {len(videos)} there are: {counts}. Likeness "
             "and speed-up are taken over those that both have, the rest over each method's own."
         )
-    if len(made.devices) > 1:
+    if len(model.devices) > 1:
         yield page.Text("The videos were made on several devices: their seconds cannot be compared.")
-    for names in twins(made.folder, made.results):
+    for names in twins(model.folder, model.results):
         yield page.Text(f"The same videos, byte for byte, are made by {', '.join(names)}.")
-    if naive := [result.name for result in made.results if result.is_uncalibrated]:
+    if naive := [result.name for result in model.results if result.is_uncalibrated]:
         yield page.Text(
             f"No coefficients are published for this model: {', '.join(naive)} compares distances with the "
             "threshold as they are."
         )
-    assumed = [result.name for result in made.results if result.num_assumed and result.costs is not None]
+    assumed = [result.name for result in model.results if result.num_assumed and result.costs is not None]
     if assumed:
         yield page.Text(
             f"How many tokens of text their videos took is not in the manifests of {', '.join(assumed)}: "
             "FLOPs are those of the longest prompt there, which is too much."
         )
-    if any(result.costs is None for result in made.results):
+    if any(result.costs is None for result in model.results):
         yield page.Text(
             "FLOPs are missing: runs.jsonl does not say what the transformer is, and its checkpoint is not "
             "on this computer; or it is of a kind that this report does not know."
         )
-    elif uncounted := [result.name for result in made.results if result.saved is None]:
+    elif uncounted := [result.name for result in model.results if result.saved is None]:
         yield page.Text(
             f"FLOPs of {', '.join(uncounted)} are missing: no count of a run is in flops.json that finds all "
             "the work of a full one; experiments/*.py make one when they run again."
         )
 
 
-def plot(made: Model, folder: Path) -> Iterator[page.Block]:
+def plot(model: Model, folder: Path) -> Iterator[page.Block]:
     """Quality against latency, one panel for each of what it is measured against."""
     panels = []
     for yardstick in YARDSTICKS:
-        values = {result.name: (result.latency, result.value(yardstick, "psnr")) for result in made.results}
+        values = {result.name: (result.latency, result.value(yardstick, "psnr")) for result in model.results}
         points = {name: (x, y) for name, (x, y) in values.items() if y is not None and name not in YARDSTICKS}
         base = values[methods.BASE]
         if base[1] is not None:
@@ -163,28 +163,28 @@ def plot(made: Model, folder: Path) -> Iterator[page.Block]:
         if points:
             panels.append(draw.Panel(f"against {yardstick}", "latency, s", "PSNR, dB", points))
     if panels:
-        name = f"{made.name}_psnr_latency.svg"
+        name = f"{model.name}_psnr_latency.svg"
         write_text(folder / name, draw.plot(panels))
-        yield page.Picture(name, f"{made.name}: PSNR against latency")
+        yield page.Picture(name, f"{model.name}: PSNR against latency")
 
 
-def side_by_side(made: Model, folder: Path) -> Iterator[page.Block]:
+def side_by_side(model: Model, folder: Path) -> Iterator[page.Block]:
     """Frames of one video by every method."""
-    shared = set.intersection(*({*result.records} for result in made.results))
+    shared = set.intersection(*({*result.records} for result in model.results))
     if not shared:
         return
-    file = next(name for name in made.base.records if name in shared)
-    videos = {result.name: read_video(made.folder / result.name / file)[0] for result in made.results}
-    name = f"{made.name}_frames.png"
+    file = next(name for name in model.base.records if name in shared)
+    videos = {result.name: read_video(model.folder / result.name / file)[0] for result in model.results}
+    name = f"{model.name}_frames.png"
     draw.frames(videos, folder / name)
-    yield page.Text(f"The same prompt and seed: {made.base.records[file]['prompt']!r}.")
-    yield page.Picture(name, f"{made.name}: frames of every method")
+    yield page.Text(f"The same prompt and seed: {model.base.records[file]['prompt']!r}.")
+    yield page.Picture(name, f"{model.name}: frames of every method")
 
 
-def paper(made: Model) -> list[page.Block]:
+def paper(model: Model) -> list[page.Block]:
     """The paper's own table of this model, quoted."""
     quoted = read_json(PAPER)
-    name = made.study.removesuffix("_v1_2")
+    name = model.study.removesuffix("_v1_2")
     rows = quoted["models"].get(name)
     if rows is None:
         return []
@@ -216,10 +216,10 @@ def projection(models: Sequence[Model], gpu: gpus.Gpu) -> list[page.Block]:
 
 
 def projected(setting: work.Setting, models: Sequence[Model], gpu: gpus.Gpu) -> Iterator[list[str]]:
-    counted, every = work.count_setting(setting), setting.evaluations
-    base = counted.seconds(every, every, gpu, fused=True)
+    counted, every = transformer_work(setting.plan), setting.plan.evaluations
+    base = work.seconds(counted, every, every, gpu, fused=True)
     for name, computed in {"base": float(every), **shares(setting, models)}.items():
-        fused, eager = (counted.seconds(computed, every, gpu, fused=fused) for fused in (True, False))
+        fused, eager = (work.seconds(counted, computed, every, gpu, fused) for fused in (True, False))
         flops = counted.total(computed, every) / 1e15
         yield [
             setting.title,
@@ -234,37 +234,39 @@ def projected(setting: work.Setting, models: Sequence[Model], gpu: gpus.Gpu) -> 
 
 def shares(setting: work.Setting, models: Sequence[Model]) -> dict[str, float]:
     """Computed steps by method: the paper's, and those of the tiny checkpoint of the same model."""
-    made: dict[str, float] = {}
+    evaluations = setting.plan.evaluations
+    steps: dict[str, float] = {}
     paper = read_json(PAPER)["computed_steps"].get(setting.study, {})
     for name in ("TeaCache-slow", "TeaCache-fast"):
         if name in paper:
-            made[f"{name} (paper)"] = paper[name] / paper["all"] * setting.evaluations
+            steps[f"{name} (paper)"] = paper[name] / paper["all"] * evaluations
     for model in models:
         if model.study.removesuffix("_v1_2") == setting.study:
-            found, mark = measured(model), "tiny" if model.name.endswith("_tiny") else "run"
-            made |= {f"{name} ({mark})": share * setting.evaluations for name, share in found.items()}
-    return made
+            mark = "tiny" if model.name.endswith("_tiny") else "run"
+            parts = measured(model).items()
+            steps |= {f"{name} ({mark})": share * evaluations for name, share in parts}
+    return steps
 
 
-def measured(made: Model) -> dict[str, float]:
+def measured(model: Model) -> dict[str, float]:
     """Shares of computed steps: TeaCache's, and of the cheapest method that is at least as good."""
-    found = {}
+    parts = {}
     for name in ("teacache_slow", "teacache_fast"):
-        teacache = made.result(name)
+        teacache = model.result(name)
         if teacache is not None:
-            best = cheapest(made, teacache)
-            found[name] = teacache.computed / teacache.evaluations
+            best = cheapest(model, teacache)
+            parts[name] = teacache.computed / teacache.evaluations
             if best.name != name:
-                found[f"{best.name}, as good as {name}"] = best.computed / made.base.evaluations
-    return found
+                parts[f"{best.name}, as good as {name}"] = best.computed / model.base.evaluations
+    return parts
 
 
-def cheapest(made: Model, other: Result) -> Result:
+def cheapest(model: Model, other: Result) -> Result:
     """The cache with the fewest computed steps whose PSNR to base is at least that of another."""
     least = other.value(methods.BASE, "psnr")
     rivals = [
         result
-        for result in made.results
+        for result in model.results
         if result.name not in YARDSTICKS and not result.name.startswith("steps_") and not result.saved
     ]
     good = [r for r in rivals if least is not None and (r.value(methods.BASE, "psnr") or 0) >= least]

@@ -40,16 +40,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4")
-    made.add_argument("--save_path", "--save-path", type=Path, required=True, help="of the results")
-    made.add_argument("--vbench-python", default=sys.executable, help="the interpreter that has vbench")
-    made.add_argument("--dimensions", nargs="+", choices=scores.dimensions(), help="all sixteen if not given")
-    made.add_argument("--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given")
-    made.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
-    made.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
-    made.add_argument("--quiet", action="store_true", help="no progress bar")
-    return made
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4"
+    )
+    arguments.add_argument("--save_path", "--save-path", type=Path, required=True, help="of the results")
+    arguments.add_argument("--vbench-python", default=sys.executable, help="the interpreter that has vbench")
+    arguments.add_argument(
+        "--dimensions", nargs="+", choices=scores.dimensions(), help="all sixteen if not given"
+    )
+    arguments.add_argument(
+        "--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given"
+    )
+    arguments.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
+    arguments.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
+    arguments.add_argument("--quiet", action="store_true", help="no progress bar")
+    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -163,6 +163,7 @@ class STDiT3(nn.Module):
     """Predicts the velocity of a rectified flow. Parameter names are those of the published checkpoint."""
 
     float32_parameters = ("rope.freqs",)
+    memory_passes = (2 * 57, 2 * 8)  # of all tokens per layer, eager and fused; counted by hand
 
     def __init__(self, config: STDiT3Config, parallel: Parallel = Parallel()):
         super().__init__()

@@ -138,6 +138,7 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
 
     # A null caption that some checkpoints carry and no inference code reads.
     ignored_keys = ("caption_projection.y_embedding",)
+    memory_passes = (33 + 25, 2 * 4)  # of all tokens per layer, eager and fused; counted by hand
 
     block_types = MappingProxyType(
         {
