@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT = 300  # seconds for one command, which starts Python and imports torch anew
 FILE = re.compile(r"^```(?:python|toml|yaml)\n(# ([\w/.-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -53,6 +54,6 @@ def run(folder: Path, *arguments: str) -> list[str]:
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()

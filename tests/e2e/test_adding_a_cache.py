@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.reader import commands, files, page, run, write_package
+from tests.reader import LIMIT, commands, files, page, run, write_package
 
+pytestmark = pytest.mark.timeout(2 * LIMIT)
 PAGE = page("adding-a-cache.md")
 COMMANDS = commands(PAGE)
 (CALIBRATION,) = commands(PAGE, 1)

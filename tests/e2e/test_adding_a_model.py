@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.reader import ROOT, commands, files, page, run, write_package
+from tests.reader import LIMIT, ROOT, commands, files, page, run, write_package
 
+pytestmark = pytest.mark.timeout(2 * LIMIT)
 PAGE = page("adding-a-model.md")
 COMMANDS = commands(PAGE)
 STEPS = list(range(12))
