@@ -18,7 +18,7 @@ import torch
 
 from tests.tiny_checkpoint import MODEL, build_vae, places
 from videosys import OpenSoraConfig, TeaCacheConfig, load_config, read_video
-from videosys.generation import pipeline as generation
+from videosys.generation import loader
 from videosys.generation.offload import Component
 from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
@@ -131,7 +131,7 @@ def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings,
 def test_what_compiling_took_is_told(settings, capsys, monkeypatch):
     # Graphs that run as they are: that needs no C++ compiler, and counts alike.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(generation, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
     assert main([f"prompt={PROMPT}", *settings, "device=cpu", "compile=blocks"]) == 0
     (line,) = lines(capsys)
     about = json.loads(Path(line["path"] + ".json").read_text())["compiled"]

@@ -33,7 +33,7 @@ def test_more_devices_than_tokens_are_refused_at_once(config):
 def test_heads_that_cannot_be_shared_are_refused_at_once(random_model):
     config = text_to_video_config(*random_model)
     config = replace(shared(config, 3, cfg=1), height=32, width=32)  # 4 tokens of a frame, 2 heads
-    if random_model[0] != "v120":
+    if random_model[0] != "open_sora_plan_v120":
         build_pipeline(config, quiet=True)
         return
     with pytest.raises(
