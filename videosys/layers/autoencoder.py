@@ -91,6 +91,11 @@ class VideoAutoencoder(nn.Module):
         super().__init__()
         self.config, self.parallel = config, parallel
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights, to which inputs are converted."""
+        return next(self.parameters()).dtype
+
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """See the config's."""
         return self.config.latent_size(num_frames, height, width)

@@ -66,10 +66,6 @@ class LatteVAE(VideoAutoencoder):
             return key
         return ".".join(RENAMED.get(part, part) for part in key.split("."))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.quant_conv.weight.dtype
-
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents [B, 4, T, h, w], frame by frame: the mean, or with a generator a sample.
 

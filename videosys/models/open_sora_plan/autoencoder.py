@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videosys.layers.autoencoder import LatentSize, VideoAutoencoder, posterior
 from videosys.layers.tiling import Progress, Tiling
-from videosys.models.open_sora_plan import autoencoder_layers as layers
+from videosys.models.open_sora_plan.autoencoder_layers import LAYERS, CausalConv3d, LayerTable, group_norm
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing, suggest
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
-LayerTable = Mapping[str, Callable[..., nn.Module] | None]
-
-# Config fields that name the class of a layer, alone or one per level.
-LAYERS: Mapping[str, LayerTable] = {
-    "encoder_conv_in": layers.CONVS,
-    "encoder_conv_out": layers.CONVS,
-    "encoder_attention": layers.ATTENTIONS,
-    "encoder_resnet_blocks": layers.RESNETS,
-    "encoder_spatial_downsample": layers.SPATIAL_DOWNS,
-    "encoder_temporal_downsample": layers.TIME_DOWNS,
-    "encoder_mid_resnet": layers.RESNETS,
-    "decoder_conv_in": layers.CONVS,
-    "decoder_conv_out": layers.CONVS,
-    "decoder_attention": layers.ATTENTIONS,
-    "decoder_resnet_blocks": layers.RESNETS,
-    "decoder_spatial_upsample": layers.SPATIAL_UPS,
-    "decoder_temporal_upsample": layers.TIME_UPS,
-    "decoder_mid_resnet": layers.RESNETS,
-}
-NORMALIZED = (layers.RESNETS, layers.ATTENTIONS)  # their layers take a number of groups last
 JOINT_DOWN, JOINT_UP = "Spatial2xTime2x3DDownsample", "Spatial2xTime2x3DUpsample"
 JOINT = frozenset({JOINT_DOWN, JOINT_UP})
 
@@ -75,9 +54,7 @@ class CausalVAEConfig(LatentSize):
     decoder_mid_resnet: str = "ResnetBlock3D"
     use_quant_layer: bool = True
     scaling_factor: float = 0.18215  # latents of the transformer are those of the VAE times this
-    norm_num_groups: int = (
-        layers.NORM_GROUPS
-    )  # fewer for narrow models: a group of one channel keeps no colour
+    norm_num_groups: int = 32  # fewer for narrow models: a group of one channel keeps no colour
 
     def __post_init__(self) -> None:
         if self.attn_resolutions or not self.double_z or self.q_conv != "CausalConv3d":
@@ -91,28 +68,26 @@ class CausalVAEConfig(LatentSize):
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be a multiple of norm_num_groups {self.norm_num_groups}"
             )
-        for name, registry in LAYERS.items():
-            self._check_layers(name, registry)
+        for field in fields(self):
+            self._check_layers(field.name, LAYERS.get(part_of(field.name)))
         self._check_factors()
 
-    def _check_layers(self, name: str, registry: LayerTable) -> None:
+    def _check_layers(self, name: str, table: LayerTable | None) -> None:
         value = getattr(self, name)
-        names = (value,) if isinstance(value, str) else value
+        if table is None:
+            return
         if not isinstance(value, str) and len(value) != len(self.hidden_size_mult):
             raise ValueError(f"{name} {value} must have one entry per level of {self.hidden_size_mult}")
-        for layer in names:
-            if layer not in registry:
-                raise ValueError(
-                    f"{name}: {layer!r} must be one of {listing(registry)}{suggest(layer, registry)}"
-                )
+        for layer in (value,) if isinstance(value, str) else value:
+            if layer not in table:
+                raise ValueError(f"{name}: {layer!r} must be one of {listing(table)}{suggest(layer, table)}")
 
     def _check_factors(self) -> None:
-        up = (self.decoder_spatial_upsample, self.decoder_temporal_upsample)
-        factors = self.spatial_factor, self.temporal_factor
-        if factors != (_factor(up[0]), _factor((*up[1], *(name for name in up[0] if name in JOINT)))):
+        space, time = self.decoder_spatial_upsample, self.decoder_temporal_upsample
+        if _factors(space, time) != (self.spatial_factor, self.temporal_factor):
             raise ValueError(
-                f"the decoder must enlarge as much as the encoder reduces ({factors[0]} in space, "
-                f"{factors[1]} in time), not by {up[0]} and {up[1]}"
+                f"the decoder must enlarge as much as the encoder reduces ({self.spatial_factor} in space, "
+                f"{self.temporal_factor} in time), not by {space} and {time}"
             )
 
     @staticmethod
@@ -134,21 +109,27 @@ class CausalVAEConfig(LatentSize):
     @property
     def spatial_factor(self) -> int:
         """Pixels per latent row and column: 8 as published."""
-        return _factor(self.encoder_spatial_downsample)
+        return _factors(self.encoder_spatial_downsample, self.encoder_temporal_downsample)[0]
 
     @property
     def temporal_factor(self) -> int:
         """Frames per latent frame after the first: 4 as published."""
-        joint = (name for name in self.encoder_spatial_downsample if name in JOINT)
-        return _factor((*self.encoder_temporal_downsample, *joint))
+        return _factors(self.encoder_spatial_downsample, self.encoder_temporal_downsample)[1]
 
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames that are decoded to a video: 65 frames need 17."""
         return math.ceil((num_frames - 1) / self.temporal_factor) + 1
 
 
-def _factor(names: tuple[str, ...]) -> int:
-    return 2 ** sum(bool(name) for name in names)
+def part_of(field: str) -> str:
+    """The key of LAYERS that a config field has: "conv_in" for "encoder_conv_in"."""
+    return field.removeprefix("encoder_").removeprefix("decoder_")
+
+
+def _factors(space: tuple[str, ...], time: tuple[str, ...]) -> tuple[int, int]:
+    """How much layers, named per level, change a side of a frame, and the time."""
+    joint = [name for name in space if name in JOINT]
+    return 2 ** sum(map(bool, space)), 2 ** sum(map(bool, (*time, *joint)))
 
 
 V110 = CausalVAEConfig(
@@ -171,102 +152,67 @@ PUBLISHED: Mapping[str, CausalVAEConfig] = MappingProxyType({"v110": V110, "v120
 
 def build(config: CausalVAEConfig, field: str, *sizes: int, level: int | None = None) -> nn.Module:
     """The layer that a config field names, for that level where there is one per level."""
-    name = getattr(config, field) if level is None else getattr(config, field)[level]
-    layer = LAYERS[field][name]
-    norm = (config.norm_num_groups,) if LAYERS[field] in NORMALIZED else ()
-    return nn.Identity() if layer is None else layer(*sizes, *norm)
+    names = getattr(config, field)
+    return LAYERS[part_of(field)][names if level is None else names[level]](*sizes)
 
 
-class Level(nn.Module):
+def sequence(**layers: nn.Module) -> nn.Sequential:
+    """Layers to run in this order; the names are those of their parameters."""
+    return nn.Sequential(OrderedDict(layers))
+
+
+def backwards(levels: list[nn.Sequential]) -> nn.Sequential:
+    """Levels to run from the last to the first, each named by its number."""
+    return nn.Sequential(OrderedDict(reversed([(str(i), layers) for i, layers in enumerate(levels)])))
+
+
+def level(config: CausalVAEConfig, side: str, index: int, c_in: int, count: int) -> nn.Sequential:
     """Residual blocks, then a change of space, then one of time."""
-
-    def __init__(self, blocks: list[nn.Module], sampling: dict[str, nn.Module]):
-        super().__init__()
-        self.block = nn.ModuleList(blocks)
-        self.sampling = tuple(sampling)
-        for name, layer in sampling.items():
-            self.add_module(name, layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in (*self.block, *(self.get_submodule(name) for name in self.sampling)):
-            x = layer(x)
-        return x
+    width, groups = config.widths[index], config.norm_num_groups
+    inputs = [c_in, *[width] * (count - 1)]
+    way = "downsample" if side == "encoder" else "upsample"
+    blocks = [build(config, f"{side}_resnet_blocks", size, width, groups, level=index) for size in inputs]
+    space = build(config, f"{side}_spatial_{way}", width, level=index)
+    time = build(config, f"{side}_temporal_{way}", width, level=index)
+    return sequence(block=nn.Sequential(*blocks), **{way: space, f"time_{way}": time})
 
 
-class Middle(nn.Module):
+def middle(config: CausalVAEConfig, side: str) -> nn.Sequential:
     """Block, attention within frames, block."""
-
-    def __init__(self, config: CausalVAEConfig, side: str):
-        super().__init__()
-        width = config.widths[-1]
-        self.block_1 = build(config, f"{side}_mid_resnet", width, width)
-        self.attn_1 = build(config, f"{side}_attention", width)
-        self.block_2 = build(config, f"{side}_mid_resnet", width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
+    width, groups = config.widths[-1], config.norm_num_groups
+    return sequence(
+        block_1=build(config, f"{side}_mid_resnet", width, width, groups),
+        attn_1=build(config, f"{side}_attention", width, groups),
+        block_2=build(config, f"{side}_mid_resnet", width, width, groups),
+    )
 
 
-class Encoder(nn.Module):
+def encoder(config: CausalVAEConfig) -> nn.Sequential:
     """Frames [B, 3, T, H, W] to what quant_conv turns into moments."""
-
-    def __init__(self, config: CausalVAEConfig):
-        super().__init__()
-        widths = config.widths
-        self.conv_in = build(config, "encoder_conv_in", 3, config.hidden_size)
-        self.down = nn.ModuleList(self._level(config, level) for level in range(len(widths)))
-        self.mid = Middle(config, "encoder")
-        self.norm_out = layers.group_norm(widths[-1], config.norm_num_groups)
-        self.conv_out = build(config, "encoder_conv_out", widths[-1], 2 * config.z_channels)
-
-    @staticmethod
-    def _level(config: CausalVAEConfig, level: int) -> Level:
-        width = config.widths[level]
-        inputs = (config.hidden_size, *config.widths)[level], *[width] * (config.num_res_blocks - 1)
-        return Level(
-            [build(config, "encoder_resnet_blocks", c_in, width, level=level) for c_in in inputs],
-            {
-                "downsample": build(config, "encoder_spatial_downsample", width, level=level),
-                "time_downsample": build(config, "encoder_temporal_downsample", width, level=level),
-            },
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for level in self.down:
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+    widths, blocks = config.widths, config.num_res_blocks
+    inputs = enumerate((config.hidden_size, *widths[:-1]))
+    return sequence(
+        conv_in=build(config, "encoder_conv_in", 3, config.hidden_size),
+        down=nn.Sequential(*(level(config, "encoder", i, c_in, blocks) for i, c_in in inputs)),
+        mid=middle(config, "encoder"),
+        norm_out=group_norm(widths[-1], config.norm_num_groups),
+        act=nn.SiLU(),
+        conv_out=build(config, "encoder_conv_out", widths[-1], 2 * config.z_channels),
+    )
 
 
-class Decoder(nn.Module):
+def decoder(config: CausalVAEConfig) -> nn.Sequential:
     """The encoder backwards, from the last level to the first, with one more block in each."""
-
-    def __init__(self, config: CausalVAEConfig):
-        super().__init__()
-        widths = config.widths
-        self.conv_in = build(config, "decoder_conv_in", config.z_channels, widths[-1])
-        self.mid = Middle(config, "decoder")
-        self.up = nn.ModuleList(self._level(config, level) for level in range(len(widths)))
-        self.norm_out = layers.group_norm(widths[0], config.norm_num_groups)
-        self.conv_out = build(config, "decoder_conv_out", widths[0], 3)
-
-    @staticmethod
-    def _level(config: CausalVAEConfig, level: int) -> Level:
-        width = config.widths[level]
-        inputs = (*config.widths, config.widths[-1])[level + 1], *[width] * config.num_res_blocks
-        return Level(
-            [build(config, "decoder_resnet_blocks", c_in, width, level=level) for c_in in inputs],
-            {
-                "upsample": build(config, "decoder_spatial_upsample", width, level=level),
-                "time_upsample": build(config, "decoder_temporal_upsample", width, level=level),
-            },
-        )
-
-    def forward(self, latents: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(latents))
-        for level in reversed(self.up):
-            x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+    widths, blocks = config.widths, config.num_res_blocks + 1
+    inputs = enumerate((*widths[1:], widths[-1]))
+    return sequence(
+        conv_in=build(config, "decoder_conv_in", config.z_channels, widths[-1]),
+        mid=middle(config, "decoder"),
+        up=backwards([level(config, "decoder", i, c_in, blocks) for i, c_in in inputs]),
+        norm_out=group_norm(widths[0], config.norm_num_groups),
+        act=nn.SiLU(),
+        conv_out=build(config, "decoder_conv_out", widths[0], 3),
+    )
 
 
 class CausalVAE(VideoAutoencoder):
@@ -283,13 +229,13 @@ class CausalVAE(VideoAutoencoder):
         super().__init__(config, parallel)
         self.tiling = tiling
         self._check_tiling()
-        self.encoder, self.decoder = Encoder(config), Decoder(config)
-        moments, channels = 2 * config.z_channels, config.embed_dim
-        has_quant = config.use_quant_layer
-        self.quant_conv = layers.CausalConv3d(moments, 2 * channels, 1) if has_quant else nn.Identity()
-        self.post_quant_conv = (
-            layers.CausalConv3d(channels, config.z_channels, 1) if has_quant else nn.Identity()
-        )
+        self.encoder, self.decoder = encoder(config), decoder(config)
+        self.quant_conv: nn.Module = nn.Identity()
+        self.post_quant_conv: nn.Module = nn.Identity()
+        if config.use_quant_layer:
+            z_channels, channels = config.z_channels, config.embed_dim
+            self.quant_conv = CausalConv3d(2 * z_channels, 2 * channels, 1)
+            self.post_quant_conv = CausalConv3d(channels, z_channels, 1)
 
     def _check_tiling(self) -> None:
         tiling, factor = self.tiling, self.config.spatial_factor
@@ -298,10 +244,6 @@ class CausalVAE(VideoAutoencoder):
                 f"tile_sample_min_size {tiling.tile_sample_min_size} must be {factor} times "
                 f"tile_latent_min_size {tiling.tile_latent_min_size}"
             )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.decoder.norm_out.weight.dtype
 
     def encode(self, frames: Tensor) -> DiagonalGaussianDistribution:
         """The distribution of the latents; T frames have (T - 1) // 4 + 1 of them in time.

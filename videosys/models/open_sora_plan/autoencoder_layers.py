@@ -4,7 +4,8 @@ single frames, and the ways to halve and double time and space. The first frame 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -12,13 +13,14 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-NORM_GROUPS = 32
 NORM_EPS = 1e-6
 
 Triple = tuple[int, int, int]
+Resize = Callable[[Tensor], Tensor]
+LayerTable = dict[str, Callable[..., nn.Module]]
 
 
-def group_norm(channels: int, groups: int = NORM_GROUPS) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=NORM_EPS)
 
 
@@ -66,9 +68,7 @@ def image_conv(c_in: int, c_out: int, kernel: int = 3) -> nn.Conv2d:
 class ResnetBlock3D(nn.Module):
     """shortcut(x) + conv(silu(norm(conv(silu(norm(x)))))); statistics run over time, height and width."""
 
-    def __init__(
-        self, c_in: int, c_out: int, groups: int = NORM_GROUPS, conv: Callable[..., nn.Module] = CausalConv3d
-    ):
+    def __init__(self, c_in: int, c_out: int, groups: int, conv: Callable[..., nn.Module] = CausalConv3d):
         super().__init__()
         self.norm1 = group_norm(c_in, groups)
         self.conv1 = conv(c_in, c_out)
@@ -85,7 +85,7 @@ class ResnetBlock3D(nn.Module):
 class ResnetBlock2D(ResnetBlock3D):
     """The same on single frames, with their own statistics."""
 
-    def __init__(self, c_in: int, c_out: int, groups: int = NORM_GROUPS):
+    def __init__(self, c_in: int, c_out: int, groups: int):
         super().__init__(c_in, c_out, groups, image_conv)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class ResnetBlock2D(ResnetBlock3D):
 class FrameAttention(nn.Module):
     """x + attention of the positions of each frame among themselves, in one head."""
 
-    def __init__(self, channels: int, groups: int = NORM_GROUPS):
+    def __init__(self, channels: int, groups: int):
         super().__init__()
         self.norm = group_norm(channels, groups)
         self.q, self.k, self.v, self.proj_out = (CausalConv3d(channels, channels, kernel=1) for _ in range(4))
@@ -105,6 +105,25 @@ class FrameAttention(nn.Module):
         q, k, v = (rearrange(part(h), "b c t h w -> (b t) 1 (h w) c") for part in (self.q, self.k, self.v))
         out = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(rearrange(out, "(b t) 1 (h w) c -> b c t h w", b=len(x), h=x.shape[3]))
+
+
+class Resample(nn.Module):
+    """Change the size of x, then convolve it; with `mixed`, a learned mixture of `mixed(x)` and the
+    convolution.
+    """
+
+    def __init__(self, resize: Resize, conv: nn.Module, mixed: Resize | None = None):
+        super().__init__()
+        self.resize, self.mixed = resize, mixed
+        if mixed is not None:
+            self.mix_factor = nn.Parameter(torch.zeros(1))
+        self.conv = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.resize(x)
+        if self.mixed is None:
+            return self.conv(x)
+        return torch.lerp(self.conv(x), self.mixed(x), self.mix_factor.sigmoid())
 
 
 def pad_far(x: Tensor) -> Tensor:
@@ -123,66 +142,32 @@ class SpatialDown(nn.Module):
         return per_frame(lambda frames: self.conv(pad_far(frames)), x)
 
 
-class JointDown(nn.Module):
+def joint_down(channels: int) -> Resample:
     """Half the time, height and width: t frames become (t - 1) // 2 + 1."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = CausalConv3d(channels, channels, stride=2, side=0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(pad_far(x))
+    return Resample(pad_far, CausalConv3d(channels, channels, stride=2, side=0))
 
 
-class TimeDown(nn.Module):
-    """Half the time: a learned mixture of an average over three frames and a convolution."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.mix_factor = nn.Parameter(torch.zeros(1))
-        self.conv = nn.Conv3d(channels, channels, 3, stride=(2, 1, 1), padding=(0, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = repeat_first(x, 2)
-        mean = F.avg_pool3d(x, (3, 1, 1), stride=(2, 1, 1))
-        return torch.lerp(self.conv(x), mean, self.mix_factor.sigmoid())
+def time_down(channels: int) -> Resample:
+    """Half the time: a mixture of an average over three frames and a convolution."""
+    conv = nn.Conv3d(channels, channels, 3, stride=(2, 1, 1), padding=(0, 1, 1))
+    mean = partial(F.avg_pool3d, kernel_size=(3, 1, 1), stride=(2, 1, 1))
+    return Resample(partial(repeat_first, times=2), conv, mean)
 
 
-class SpatialUp(nn.Module):
+def spatial_up(channels: int) -> Resample:
     """Twice the height and width of every frame."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = CausalConv3d(channels, channels, kernel=(1, 3, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=(1, 2, 2), mode="nearest"))
+    resize = partial(F.interpolate, scale_factor=(1, 2, 2), mode="nearest")
+    return Resample(resize, CausalConv3d(channels, channels, kernel=(1, 3, 3)))
 
 
-class TimeUp(nn.Module):
-    """1 + 2 (t - 1) frames of t: all but the first are doubled; then a learned mixture of that and its
-    convolution.
-    """
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.mix_factor = nn.Parameter(torch.zeros(1))
-        self.conv = CausalConv3d(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = resize_but_first(x, 1)
-        return torch.lerp(self.conv(x), x, self.mix_factor.sigmoid())
+def time_up(channels: int) -> Resample:
+    """1 + 2 (t - 1) frames of t: a mixture of the doubled frames and their convolution."""
+    return Resample(partial(resize_but_first, space=1), CausalConv3d(channels, channels), nn.Identity())
 
 
-class JointUp(nn.Module):
+def joint_up(channels: int) -> Resample:
     """Twice the height and width, and 1 + 2 (t - 1) frames."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = CausalConv3d(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(resize_but_first(x, 2))
+    return Resample(partial(resize_but_first, space=2), CausalConv3d(channels, channels))
 
 
 def resize_but_first(x: Tensor, space: int) -> Tensor:
@@ -195,15 +180,21 @@ def resize_but_first(x: Tensor, space: int) -> Tensor:
     return torch.cat((first, F.interpolate(rest, scale_factor=(2, space, space), mode="trilinear")), dim=2)
 
 
-# Published class names, which config.json gives per level; "" is no layer.
-CONVS = MappingProxyType({"Conv2d": FrameConv2d, "CausalConv3d": CausalConv3d})
-RESNETS = MappingProxyType({"ResnetBlock2D": ResnetBlock2D, "ResnetBlock3D": ResnetBlock3D})
-ATTENTIONS = MappingProxyType({"AttnBlock3DFix": FrameAttention})
-SPATIAL_DOWNS = MappingProxyType(
-    {"": None, "Downsample": SpatialDown, "Spatial2xTime2x3DDownsample": JointDown}
+RESNETS: LayerTable = {"ResnetBlock2D": ResnetBlock2D, "ResnetBlock3D": ResnetBlock3D}
+CONVS: LayerTable = {"Conv2d": FrameConv2d, "CausalConv3d": CausalConv3d}
+NONE: LayerTable = {"": nn.Identity}
+
+# By the part of encoder and decoder: the published class names that config.json may give, "" for no layer.
+LAYERS: Mapping[str, LayerTable] = MappingProxyType(
+    {
+        "conv_in": CONVS,
+        "conv_out": CONVS,
+        "attention": {"AttnBlock3DFix": FrameAttention},
+        "resnet_blocks": RESNETS,
+        "mid_resnet": RESNETS,
+        "spatial_downsample": NONE | {"Downsample": SpatialDown, "Spatial2xTime2x3DDownsample": joint_down},
+        "temporal_downsample": NONE | {"TimeDownsampleRes2x": time_down},
+        "spatial_upsample": NONE | {"SpatialUpsample2x": spatial_up, "Spatial2xTime2x3DUpsample": joint_up},
+        "temporal_upsample": NONE | {"TimeUpsampleRes2x": time_up},
+    }
 )
-TIME_DOWNS = MappingProxyType({"": None, "TimeDownsampleRes2x": TimeDown})
-SPATIAL_UPS = MappingProxyType(
-    {"": None, "SpatialUpsample2x": SpatialUp, "Spatial2xTime2x3DUpsample": JointUp}
-)
-TIME_UPS = MappingProxyType({"": None, "TimeUpsampleRes2x": TimeUp})

@@ -107,10 +107,6 @@ class OpenSoraVAE(VideoAutoencoder):
         """The stage on chunks of frames."""
         return self.temporal_vae
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.temporal_vae.post_quant_conv.conv.weight.dtype
-
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents [B, 4, t, h, w]: the mean of each stage, or with a generator a sample of each.
 
