@@ -39,6 +39,18 @@ class FrameCondition(NamedTuple):
     length: int = 1
     strength: float = 0.0
 
+    def check(self) -> FrameCondition:
+        """Return this; ValueError for values that no clip and no reference could make possible."""
+        least = {"loop": 0, "reference": 0, "length": 1}
+        for name, value in list(self._asdict().items())[:5]:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError(f"{name} must be a whole number, not {value!r}")
+            if value < least.get(name, value):
+                raise ValueError(f"{name} must be at least {least[name]}, not {value}")
+        if not isinstance(self.strength, (int, float)) or not 0 <= self.strength <= 1:
+            raise ValueError(f"strength must be between 0 (keep) and 1 (free), not {self.strength!r}")
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Reference:
@@ -63,24 +75,11 @@ class Reference:
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, Path, Tensor)):
             raise ValueError(f"source must be a path or frames, not {self.source!r}")
-        check_condition(self.as_condition(0))
+        self.as_condition(0).check()
 
     def as_condition(self, reference: int) -> FrameCondition:
         """Return this as a condition on the reference with that number."""
         return FrameCondition(self.loop, reference, self.start, self.target, self.length, self.strength)
-
-
-def check_condition(condition: FrameCondition) -> None:
-    """Raise ValueError for values that no clip and no reference could make possible."""
-    for name in ("loop", "reference", "start", "target", "length"):
-        value = getattr(condition, name)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
-    for name, least in (("loop", 0), ("reference", 0), ("length", 1)):
-        if getattr(condition, name) < least:
-            raise ValueError(f"{name} must be at least {least}, not {getattr(condition, name)}")
-    if not isinstance(condition.strength, (int, float)) or not 0 <= condition.strength <= 1:
-        raise ValueError(f"strength must be between 0 (keep) and 1 (free), not {condition.strength!r}")
 
 
 def parse_mask_strategy(strategy: str) -> list[FrameCondition]:
@@ -93,32 +92,20 @@ def parse_mask_strategy(strategy: str) -> list[FrameCondition]:
 
 def parse_condition(text: str) -> FrameCondition:
     fields = text.split(",")
-    if len(fields) > len(FrameCondition._fields):
-        raise ValueError(
-            f"mask strategy {text!r} has more than the numbers {', '.join(FrameCondition._fields)}"
-        )
+    names = FrameCondition._fields
+    if len(fields) > len(names):
+        raise ValueError(f"mask strategy {text!r} has more than the numbers {', '.join(names)}")
     try:
-        whole = [int(field) for field in fields[:5]]
-        condition = FrameCondition(*whole, *map(float, fields[5:]))
+        condition = FrameCondition(*map(int, fields[:5]), *map(float, fields[5:]))
     except ValueError:
         raise ValueError(f"mask strategy {text!r} is not five whole numbers and a strength") from None
-    check_condition(condition)
-    return condition
+    return condition.check()
 
 
 def references_from_strategy(strategy: str, sources: Sequence[Source]) -> list[Reference]:
     """Return a published mask strategy as references to the given images and videos."""
-    return [
-        Reference(
-            pick(sources, condition.reference),
-            condition.start,
-            condition.target,
-            condition.length,
-            condition.strength,
-            condition.loop,
-        )
-        for condition in parse_mask_strategy(strategy)
-    ]
+    conditions = [condition._asdict() for condition in parse_mask_strategy(strategy)]
+    return [Reference(pick(sources, values.pop("reference")), **values) for values in conditions]
 
 
 def pick(references: Sequence[T], number: int) -> T:
@@ -129,22 +116,19 @@ def pick(references: Sequence[T], number: int) -> T:
 
 def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list[FrameCondition]]:
     """Return each source once, to be read and encoded once, and the conditions that name them by number."""
+    numbers: dict[object, int] = {}
     sources: list[Source] = []
     conditions = []
     for reference in references:
         if not isinstance(reference, Reference):
             raise ValueError(f"each of references must be a videosys.Reference, not {reference!r}")
-        if not any(is_same(reference.source, known) for known in sources):
-            sources.append(reference.source)
-        number = [is_same(reference.source, known) for known in sources].index(True)
+        source = reference.source
+        # Tensors are compared by identity, paths by their text.
+        number = numbers.setdefault(id(source) if isinstance(source, Tensor) else str(source), len(sources))
+        if number == len(sources):
+            sources.append(source)
         conditions.append(reference.as_condition(number))
     return sources, conditions
-
-
-def is_same(one: Source, other: Source) -> bool:
-    if isinstance(one, Tensor) or isinstance(other, Tensor):
-        return one is other
-    return str(one) == str(other)
 
 
 def nearest_point(value: int, point: int, end: int) -> int:
@@ -153,12 +137,18 @@ def nearest_point(value: int, point: int, end: int) -> int:
     return max(0, min(nearest, (end - 1) // point)) * point
 
 
-def locate(name: str, value: int, length: int, end: int, align: int | None) -> int:
-    """Return where `length` frames begin: `value`, from the end if negative, at a multiple of `align`.
+def from_start(value: int, end: int) -> int:
+    """Return a place counted from the start: a negative one counts from the end."""
+    return value + end if value < 0 else value
+
+
+def locate(condition: FrameCondition, name: str, end: int, align: int | None) -> int:
+    """Return where the condition's frames begin of `end`, by its field `name`, at a multiple of `align`.
 
     A multiple of 5 starts a chunk of the VAE, and a latent frame has its meaning by its place in a chunk.
     """
-    start = value + end if value < 0 else value
+    value, length = getattr(condition, name), condition.length
+    start = from_start(value, end)
     snapped = nearest_point(start, align, end) if align else start
     if not 0 <= start < end or snapped + length > end:
         raise ValueError(
@@ -175,7 +165,7 @@ def check_aligned(condition: FrameCondition, reference_end: int, clip_end: int, 
     """ValueError where a place of the condition starts no chunk and `align` would move it."""
     for name, end in (("start", reference_end), ("target", clip_end)):
         value = getattr(condition, name)
-        if align and (value + end if value < 0 else value) % align:
+        if align and from_start(value, end) % align:
             raise ValueError(
                 f"{name} {value} of a reference does not start a chunk of {align} latent frames; "
                 "set align to null (None) to put it there all the same"
@@ -213,12 +203,12 @@ def apply_mask_strategy(
             continue
         reference = pick(references, condition.reference)
         check_size(reference, latents)
-        start = locate("start", condition.start, condition.length, reference.shape[-3], align)
-        target = locate("target", condition.target, condition.length, end, align)
-        frames = reference[..., start : start + condition.length, :, :]
+        start = locate(condition, "start", reference.shape[-3], align)
+        target = locate(condition, "target", end, align)
         if condition.strength < 1:  # frames that are free from the first step on begin as noise
-            latents[..., target : target + condition.length, :, :] = frames.to(latents)
-        mask[..., target : target + condition.length] = condition.strength
+            frames = reference.narrow(-3, start, condition.length)
+            latents.narrow(-3, target, condition.length).copy_(frames)
+        mask.narrow(-1, target, condition.length).fill_(condition.strength)
     return latents, mask
 
 
