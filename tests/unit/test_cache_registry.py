@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import ChainMap
 from dataclasses import dataclass
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from videosys.cache import CACHES, CacheConfig, FixedCache, Goal, Setting, TeaCacheConfig, choose, start
 from videosys.cache.registry import check_policy
 from videosys.utils.plain import from_mapping, to_plain
-from videosys.utils.registry import Extended, Registry
+from videosys.utils.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def test_types_and_goals_are_checked_without_a_line_of_the_policys_own():
 
 def test_a_policy_of_a_live_table_is_read_and_written():
     caches = table()
-    presets = Extended(caches, {"half": TeaCacheConfig(0.5)})
+    presets = ChainMap({"half": TeaCacheConfig(0.5)}, caches)
 
     @dataclass(frozen=True)
     class Run:

@@ -52,10 +52,10 @@ def check_compiler(device: torch.device) -> None:
 
 def check_program(language: str, variable: str, names: Sequence[str]) -> None:
     """ValueError where neither the compiler that an environment variable names nor one of `names` is here."""
-    wanted = os.environ.get(variable)
-    if not any(shutil.which(name) for name in ((wanted,) if wanted else names)):
+    program = os.environ.get(variable)
+    if not any(shutil.which(name) for name in ((program,) if program else names)):
         raise ValueError(
-            f"compile is 'blocks', and there is no {language} compiler ({wanted or ', '.join(names)}): "
+            f"compile is 'blocks', and there is no {language} compiler ({program or ', '.join(names)}): "
             f"install one (on Debian: apt install {names[0]}), name it in {variable}, or set compile to none"
         )
 

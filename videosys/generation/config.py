@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -17,7 +18,6 @@ from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
-from videosys.utils.registry import Extended
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import check_types
 
@@ -32,7 +32,9 @@ def loading(default: Any, **metadata: Any) -> Any:
 
 def cache_field(presets: Mapping[str, CacheConfig]) -> Any:
     """The dataclass field `cache` of a config: takes all policies and a model's presets by their names."""
-    return field(default_factory=NoCacheConfig, metadata={"registry": Extended(CACHES, presets)})
+    # Policies that are registered later are seen too.
+    choices = ChainMap(dict(presets), CACHES)  # type: ignore[arg-type]  # nothing is written to it
+    return field(default_factory=NoCacheConfig, metadata={"registry": choices})
 
 
 def loading_fields(config_cls: type) -> frozenset[str]:
@@ -91,7 +93,11 @@ class PipelineConfig:
         if self.num_gpus is not None:
             object.__setattr__(self, "parallel", with_num_gpus(self.parallel, self.num_gpus))
             object.__setattr__(self, "num_gpus", None)
-        check_seed(self.seed, self.num_videos_per_prompt)
+        last = LARGEST_SEED - self.num_videos_per_prompt + 1
+        if self.seed is not None and not 0 <= self.seed <= last:
+            raise ValueError(
+                f"seed is {self.seed}; it must be a whole number from 0 to {last}, or none to draw one"
+            )
         self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
         if not 0 < self.fps <= 1000:
             raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
@@ -274,13 +280,6 @@ class NegativePromptConfig(PipelineConfig):
         return self.is_guided and text == self.negative_text
 
 
-def check_seed(seed: int | None, num_videos: int = 1) -> None:
-    """ValueError for a seed that no generator takes."""
-    last = LARGEST_SEED - num_videos + 1
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= last):
-        raise ValueError(f"seed is {seed!r}; it must be a whole number from 0 to {last}, or none to draw one")
-
-
 def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     """The settings for so many devices; ValueError where they are for another number."""
     if parallel.num_gpus not in (1, num_gpus):
@@ -292,4 +291,4 @@ def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 on an accelerator, where it is fast, and float32 on a CPU."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[dtype]
+    return getattr(torch, dtype)

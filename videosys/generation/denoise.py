@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -13,16 +13,6 @@ from videosys.parallel import Parallel
 from videosys.utils.seed import Generators
 
 Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
-
-
-class Scheduler(Protocol):
-    """What the loop asks of a scheduler: ours and diffusers' answer alike."""
-
-    timesteps: torch.Tensor
-
-    def scale_model_input(self, sample: torch.Tensor, timestep: Any) -> torch.Tensor: ...
-
-    def step(self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +40,7 @@ class Sampling:
 @torch.no_grad()
 def denoise(
     model: Callable[..., torch.Tensor],
-    scheduler: Scheduler,
+    scheduler: Any,
     latents: torch.Tensor,
     condition: Any,
     sampling: Sampling,
@@ -60,8 +50,8 @@ def denoise(
     """Denoised latents [B, C, T, H, W], float32.
 
     `condition` was prepared for the pair [cond, uncond], or for cond alone where guidance_scale is 1 or less;
-    where the pair is split over two devices (cfg), for the half of this one. `scheduler` has its timesteps
-    set. All devices of a replica have the same latents, and get the same.
+    where the pair is split over two devices (cfg), for the half of this one. `scheduler` is ours or one of
+    diffusers, with its timesteps set. All devices of a replica have the same latents, and get the same.
     """
     if parallel.cfg_size > 1 and not sampling.is_guided:
         raise ValueError(

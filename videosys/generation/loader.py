@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from torch import nn
 
 from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks
@@ -51,6 +50,9 @@ class Loader:
         self.device = resolve_device(config.device)
         self.dtype = resolve_dtype(config.dtype, self.device)
         check_offload(config.offload, self.device)
+        self.has_groups = config.offload == "group"
+        # Where modules lie that move in groups of blocks.
+        self.home = HOST if self.has_groups else self.device
 
     def components(self, parts: Parts) -> Components:
         """The components of all parts."""
@@ -60,15 +62,6 @@ class Loader:
             self.transformer(parts.transformer),
             self.vae(parts.vae),
         )
-
-    @property
-    def has_groups(self) -> bool:
-        return self.config.offload == "group"
-
-    @property
-    def home(self) -> torch.device:
-        """Where modules lie whose blocks are moved in groups; the device where none are."""
-        return HOST if self.has_groups else self.device
 
     def text_encoder(self, part: TextEncoderPart, width: int) -> Component[T5Encoder]:
         """A T5 encoder. width: of the embeddings that the transformer reads; ValueError for another one."""

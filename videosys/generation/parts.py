@@ -75,7 +75,7 @@ class PartFinder:
     """Finds the folders of a checkpoint's parts.
 
     may_be_missing: nothing is fetched, and a part that is not on this computer has no folder.
-    folders: what was found, by part. missing: the parts that were not, with their sources.
+    folders: of the parts on this computer. missing: the other parts, with their sources.
     """
 
     def __init__(self, config: PipelineConfig, may_be_missing: bool = False):

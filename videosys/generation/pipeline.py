@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
@@ -14,8 +14,9 @@ from videosys.generation import request
 from videosys.generation.compile import compile_report
 from videosys.generation.config import PipelineConfig
 from videosys.generation.denoise import Sampling, denoise
-from videosys.generation.guidance import Pair, PromptEmbeds, Texts
+from videosys.generation.guidance import PromptEmbeds, Texts
 from videosys.generation.loader import Components
+from videosys.generation.offload import Component
 from videosys.generation.parts import Parts
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
 from videosys.parallel import Parallel
@@ -25,19 +26,6 @@ from videosys.utils.weights_hash import weights_hash
 
 C = TypeVar("C", bound=PipelineConfig)
 Progress = Callable[[int], object]
-
-
-class FamilyFunctions(Protocol):
-    """The functions of a `videosys.models.family.Family` that a pipeline calls."""
-
-    @property
-    def scheduler(self) -> Callable[[Any, Sequence[torch.Generator]], Any]: ...
-
-    @property
-    def condition(self) -> Callable[..., Any]: ...
-
-    @property
-    def guidance_pair(self) -> Callable[..., Pair]: ...
 
 
 @dataclass(frozen=True)
@@ -64,28 +52,16 @@ class Pipeline:
     """Text encoder, transformer and autoencoder, and the order of their work.
 
     Everything here serves a model that is guided by a negative prompt, or by none; a
-    family with more to do derives its own class.
+    family with more to do derives its own class. family: the `Family` record, whose scheduler, condition and
+    guidance_pair are used.
     """
 
     rounding: ClassVar[Rounding] = "down"
 
-    def __init__(
-        self, family: FamilyFunctions, parts: Parts, components: Components, parallel: Parallel = Parallel()
-    ):
-        self.family, self.parts, self.parallel = family, parts, parallel
-        self.components = components
-
-    @property
-    def text_encoder(self) -> Any:
-        return self.components.text_encoder
-
-    @property
-    def transformer(self) -> Any:
-        return self.components.transformer
-
-    @property
-    def vae(self) -> Any:
-        return self.components.vae
+    def __init__(self, family: Any, parts: Parts, components: Components, parallel: Parallel = Parallel()):
+        self.family, self.parts, self.components, self.parallel = family, parts, components, parallel
+        self.text_encoder: Component[Any] = components.text_encoder
+        self.transformer, self.vae = components.transformer, components.vae
 
     @torch.no_grad()
     def generate(
@@ -100,7 +76,8 @@ class Pipeline:
         self.check_parallel(config)
         self.check_request(prompts, config)
         jobs = request.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        config, batches = self.resolved(config), self.own_batches(jobs, config.batch_size)
+        config = self.with_resolved_cache(config)
+        batches = self.parallel.own([*request.batches(jobs, config.batch_size)])
         if not batches:
             return  # there are more replicas than micro-batches
         conditions = self.encode_inputs(config, **inputs)
@@ -116,10 +93,6 @@ class Pipeline:
     def check_request(self, prompts: Sequence[str], config: Any) -> None:
         """ValueError for texts that cannot be encoded."""
         request.check_prompts([text for prompt in prompts for text in config.prompt_texts(prompt)])
-
-    def own_batches(self, jobs: Sequence[VideoJob], size: int) -> Sequence[Sequence[VideoJob]]:
-        """The micro-batches of `size` videos that this replica makes."""
-        return self.parallel.own(list(request.batches(jobs, size)))
 
     def encode_inputs(self, config: Any) -> Any:
         """What all micro-batches share of the request's inputs."""
@@ -143,7 +116,7 @@ class Pipeline:
         evaluations = len(self.family.scheduler(config, ()).timesteps)
         return config.scope(evaluations, self.latent_size(config), folder and weights_hash(folder))
 
-    def resolved(self, config: C) -> C:
+    def with_resolved_cache(self, config: C) -> C:
         """The config with its cache settings looked up: in calibration files, and what was published.
 
         ValueError, before anything is loaded, where there are none for it, and for a device that is not here.

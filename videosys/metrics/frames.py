@@ -30,14 +30,11 @@ def _tensor(video: Video, name: str) -> torch.Tensor:
         raise ValueError(f"{name} must be frames [T, H, W, C], got {list(tensor.shape)}")
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
         raise ValueError(f"{name} must be uint8 or floating, got {tensor.dtype}")
-    if tensor.is_floating_point() and not _is_unit(tensor):
+    # False for not-a-number, too.
+    if tensor.is_floating_point() and not bool(((tensor >= 0) & (tensor <= 1)).all()):
         low, high = float(tensor.min()), float(tensor.max())
         raise ValueError(f"{name} is floating and must be in [0, 1], got values from {low:g} to {high:g}")
     return tensor
-
-
-def _is_unit(tensor: torch.Tensor) -> bool:
-    return bool(((tensor >= 0) & (tensor <= 1)).all())  # false for not-a-number too
 
 
 def pieces(

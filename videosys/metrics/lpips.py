@@ -98,11 +98,7 @@ def load_lpips(
     ValueError where there is no such file, or it holds other things.
     """
     model = Lpips()
-    names = {f"features.{place}": layer for place, layer in model.features.items()}
-    expected = {
-        f"{name}.{key}": value for name, layer in names.items() for key, value in layer.named_parameters()
-    }
-    fill(expected, find_backbone(backbone))
+    fill(dict(model.features.named_parameters("features")), find_backbone(backbone))
     source = Path(str(resources.files("videosys.metrics"))) / HEADS if heads is None else Path(heads)
     fill({f"lin{n}.model.1.weight": head for n, head in enumerate(model.heads)}, source)
     return model.requires_grad_(False).eval().to(device)

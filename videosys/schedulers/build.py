@@ -41,11 +41,6 @@ class Sampler:
         self.init_noise_sigma = float(scheduler.init_noise_sigma)
         self.alphas_cumprod: torch.Tensor = scheduler.alphas_cumprod
 
-    @property
-    def evaluations(self) -> int:
-        """The number of model evaluations, which is not always that of steps."""
-        return len(self.timesteps)
-
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """The model's input for latents `sample` at this timestep."""
         return self._scheduler.scale_model_input(sample, timestep)

@@ -61,11 +61,6 @@ class RFlowScheduler:
         self.timesteps = (u * NUM_TRAIN_TIMESTEPS).clamp(max=NUM_TRAIN_TIMESTEPS)
         self._step = 0
 
-    @property
-    def evaluations(self) -> int:
-        """The number of model evaluations: one for each step."""
-        return len(self.timesteps)
-
     def scale_model_input(self, sample: torch.Tensor, timestep: torch.Tensor | None = None) -> torch.Tensor:
         """`sample` itself: rectified flow needs no scaling."""
         return sample

@@ -96,20 +96,16 @@ class T5Encoder(nn.Module):
 
     def tokenize(self, prompt: str) -> list[int]:
         """Return the prompt's token ids, at most max_length of them, the last one the end of the sequence."""
-        ids = self.tokenizer(prompt, max_length=self.max_length, truncation=True)["input_ids"]
-        if len(ids) == self.max_length:
-            self.warn_if_cut(prompt)
-        return ids
-
-    def warn_if_cut(self, prompt: str) -> None:
-        """Warns if the prompt has more tokens than max_length."""
-        count = len(self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
-        if count > self.max_length:
+        ids = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
+        count, limit = len(ids), self.max_length
+        if count > limit:
             warnings.warn(
-                f"the prompt has {count} tokens, the model reads {self.max_length}: "
-                f"the last {count - self.max_length} are cut off ({prompt[:40]!r}...)",
+                f"the prompt has {count} tokens, the model reads {limit}: "
+                f"the last {count - limit} are cut off ({prompt[:40]!r}...)",
                 stacklevel=2,
             )
+            ids = self.tokenizer(prompt, max_length=limit, truncation=True)["input_ids"]
+        return ids
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
@@ -178,12 +174,12 @@ def without_bar() -> Iterator[None]:
     """Keeps transformers from drawing a progress bar of its own among ours."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    was_enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if was_enabled:
             logging.enable_progress_bar()
 
 

@@ -63,20 +63,16 @@ def load_model(
     """
     model, mapped = _model_and_weights(model_cls, config, folder, **kwargs)
     exact = getattr(model_cls, "float32_parameters", ())
-    split = keep(model) if keep else unsplit
+    split: Split = keep(model) if keep else lambda key, tensor: {key: tensor}
     weights: dict[str, torch.Tensor] = {}
     for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
-        # Popped, so that the mapping of a part ends when its last tensor has been copied.
-        weights |= split(key, _with_dtype(mapped.pop(key), torch.float32 if key in exact else dtype, device))
+        tensor = mapped.pop(key)  # so that the mapping of a part ends when its last tensor has been copied
+        own_dtype = torch.float32 if key in exact else dtype
+        weights |= split(key, tensor.to(device, own_dtype if tensor.is_floating_point() else tensor.dtype))
     model.load_state_dict(weights, strict=True, assign=True)
-    left = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
-    assert not left, f"{model_cls.__name__} has buffers that no checkpoint fills: {left}"
+    unfilled = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
+    assert not unfilled, f"{model_cls.__name__} has buffers that no checkpoint fills: {unfilled}"
     return model.eval().requires_grad_(False)
-
-
-def unsplit(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Return a checkpoint's tensor under its own name."""
-    return {key: tensor}
 
 
 def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **kwargs: Any) -> None:
@@ -88,48 +84,37 @@ def _model_and_weights(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
 ) -> tuple[M, dict[str, torch.Tensor]]:
     """Return the model without memory, and the weights of a folder by its keys: all of them, no others."""
-    model = _empty_model(model_cls, config, folder, **kwargs)
-    ignored = getattr(model_cls, "ignored_keys", ())
-    current = getattr(model_cls, "current_key", str)
-    mapped = {
-        current(key): item
-        for key, item in load_state_dict(folder).items()
-        if not key.startswith(tuple(ignored))
-    }
-    _check_keys(model, mapped, folder)
-    return model, mapped
-
-
-def _empty_model(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
     try:
         with torch.device("meta"):
-            return model_cls(config, **kwargs)
+            model = model_cls(config, **kwargs)
     except Exception as error:  # torch and diffusers raise anything for sizes that cannot be
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
-
-
-def _with_dtype(tensor: torch.Tensor, dtype: torch.dtype, device: str | torch.device) -> torch.Tensor:
-    return tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype)
+    ignored = tuple(getattr(model_cls, "ignored_keys", ()))
+    current = getattr(model_cls, "current_key", str)
+    weights = {
+        current(key): item for key, item in load_state_dict(folder).items() if not key.startswith(ignored)
+    }
+    _check_keys(model, weights, folder)
+    return model, weights
 
 
 def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
-    wanted = model.state_dict()
-    shapes = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in weights and weights[key].shape != wanted[key].shape
-    ]
-    types = [
-        f"{key} {weights[key].dtype}"
-        for key in wanted
-        if key in weights and weights[key].is_floating_point() != wanted[key].is_floating_point()
-    ]
+    expected = model.state_dict()
+    pairs = [(key, weights[key], expected[key]) for key in expected if key in weights]
     problems = {
-        "missing": [key for key in wanted if key not in weights],
-        "unexpected": [key for key in weights if key not in wanted],
-        "of another shape": shapes,
-        "of another kind of number": types,
+        "missing": [key for key in expected if key not in weights],
+        "unexpected": [key for key in weights if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(item.shape)} instead of {tuple(own.shape)}"
+            for key, item, own in pairs
+            if item.shape != own.shape
+        ],
+        "of another kind of number": [
+            f"{key} {item.dtype}"
+            for key, item, own in pairs
+            if item.is_floating_point() != own.is_floating_point()
+        ],
     }
     lines = [f"{len(keys)} {word}: {shortened(keys)}" for word, keys in problems.items() if keys]
     if lines:

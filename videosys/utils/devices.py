@@ -34,9 +34,9 @@ def parse_device(device: str, name: str = "device") -> torch.device:
 
 def resolve_device(device: str, name: str = "device") -> torch.device:
     """Return the same for a device that this machine has; ValueError for one that it lacks."""
-    resolved = parse_device(device, name)
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+    candidate = parse_device(device, name)
+    if candidate.type == "cuda" and (candidate.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
         )
-    return resolved
+    return candidate

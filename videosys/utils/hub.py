@@ -46,8 +46,8 @@ def resolve(
     elif not _HUB_ID.fullmatch(str(source)):
         raise ValueError(f"checkpoint {str(source)!r} is neither a folder here nor a hub id like owner/name")
     else:
-        wanted = [str(PurePosixPath(subfolder) / pattern) for pattern in patterns]
-        folder = Path(_fetch(str(source), revision, offline, wanted))
+        files = [str(PurePosixPath(subfolder) / pattern) for pattern in patterns]
+        folder = Path(_fetch(str(source), revision, offline, files))
     folder = folder / subfolder
     if not folder.is_dir():
         raise ValueError(f"checkpoint {str(source)!r} has no folder {subfolder!r}")

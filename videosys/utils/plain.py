@@ -184,25 +184,19 @@ def _default(item: dataclasses.Field, base: Any) -> Any:
 def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], default: Any, place: Place) -> Any:
     if "registry" in item.metadata:
         return _choice(item.metadata["registry"], settings, default, place)
-    section = _section_class(hint)
-    if section is not None:
-        return _section(section, hint, settings, default, place)
+    members = typing.get_args(hint) or (hint,)
+    for member in members:
+        if dataclasses.is_dataclass(member):
+            return _section(member, type(None) in members, settings, default, place)  # type: ignore[arg-type]
     try:
         return convert(settings[-1], hint)
     except ValueError as error:
         raise place.error(str(error), settings[-1]) from error
 
 
-def _section_class(hint: Any) -> type | None:
-    """Return the dataclass among the members of an annotation, if there is one."""
-    members = typing.get_args(hint) or (hint,)
-    sections = (member for member in members if isinstance(member, type) and dataclasses.is_dataclass(member))
-    return next(sections, None)
-
-
-def _section(cls: type, hint: Any, settings: list[Any], default: Any, place: Place) -> Any:
+def _section(cls: type, is_optional: bool, settings: list[Any], default: Any, place: Place) -> Any:
     values = [value.parsed if isinstance(value, Text) else value for value in settings]
-    if values[-1] is None and type(None) in typing.get_args(hint):
+    if values[-1] is None and is_optional:
         return None
     for value in values:
         if value is not None and not isinstance(value, dict):
@@ -229,17 +223,14 @@ def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, plac
 
 
 def _named(value: Any, place: Place) -> dict[str, Any]:
-    """Return a section as a mapping: a lone word is its name, and null is the name "none"."""
+    """Return a section as a mapping of its own: a lone word is its name, and null is the name "none"."""
     if isinstance(value, Text):
         value = value.parsed
     if value is None or isinstance(value, str):
         return {"name": value or "none"}
     if not isinstance(value, dict):
         raise place.error(f"must be a name or a section of `key: value`, got {value!r}")
-    return {key: _name_of(item, place) if key == "name" else item for key, item in value.items()}
-
-
-def _name_of(value: Any, place: Place) -> str:
-    if value is not None and not isinstance(value, str):
-        raise place.at("name").error(f"must be text, got {value!r}")
-    return str(value or "none")
+    name = value.get("name")
+    if name is not None and not isinstance(name, str):
+        raise place.at("name").error(f"must be text, got {name!r}")
+    return {**value, "name": str(name or "none")} if "name" in value else {**value}

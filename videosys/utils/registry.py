@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from videosys.utils.typed import listing
@@ -72,33 +72,13 @@ class Registry(Mapping[str, T], Generic[T]):
             return
         self._are_installed_loaded = True  # before loading: a package may ask for entries itself
         for point in entry_points(group=self.group):
-            self._load(point)
-
-    def _load(self, point: EntryPoint) -> None:
-        try:
-            entry = point.load()
-            if self._entries.get(point.name) is not entry:  # it may have registered itself while loading
-                self.register(point.name, entry, point.module)
-        except Exception as error:  # a broken package must not end a run that does not use it
-            reason = f"{type(error).__name__}: {error}"
-            _LOG.warning("%s %s = %s is left out: %s", self.group, point.name, point.value, reason)
-
-
-class Extended(Mapping[str, T], Generic[T]):
-    """The entries of a table, with further ones: what the table gets later is here too."""
-
-    def __init__(self, table: Mapping[str, T], further: Mapping[str, T]):
-        self._table, self._further = table, dict(further)
-
-    def __getitem__(self, name: str) -> T:
-        return self._further[name] if name in self._further else self._table[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self._table
-        yield from (name for name in self._further if name not in self._table)
-
-    def __len__(self) -> int:
-        return len({*self._table, *self._further})
+            try:
+                entry = point.load()
+                if self._entries.get(point.name) is not entry:  # it may have registered itself while loading
+                    self.register(point.name, entry, point.module)
+            except Exception as error:  # a broken package must not end a run that does not use it
+                reason = f"{type(error).__name__}: {error}"
+                _LOG.warning("%s %s = %s is left out: %s", self.group, point.name, point.value, reason)
 
 
 def calling_module(depth: int = 2) -> str:

@@ -24,6 +24,7 @@ from videosys.utils.logging import get_logger
 
 LARGEST_CRF = 51
 LONGEST_NAME = 255  # bytes, on the common file systems
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 FRAME_PATTERN = "frame_*.png"
 # The formats that ffmpeg may detect: those that hold their frames themselves, no playlists of other files.
 CONTAINERS = (
@@ -109,35 +110,26 @@ def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
         files = sorted(path.glob(FRAME_PATTERN))
         if not files:
             raise ValueError(f"{path}: holds no frames named {FRAME_PATTERN}")
-        return torch.cat([_read_image(file) for file in files]), 0.0
+        return torch.cat([_read_image(file)[0] for file in files]), 0.0
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"):
-        return _read_image(path), 0.0
-    return _read_gif(path) if path.suffix.lower() == ".gif" else _read_ffmpeg(path)
+    return _read_image(path) if path.suffix.lower() in IMAGES else _read_ffmpeg(path)
 
 
-def _read_image(path: Path) -> torch.Tensor:
-    return _read_pillow(path)[0][:1]
-
-
-def _read_gif(path: Path) -> tuple[torch.Tensor, float]:
-    frames, milliseconds = _read_pillow(path)
-    return frames, round(len(frames) * 1000 / milliseconds, 2) if milliseconds else 0.0
-
-
-def _read_pillow(path: Path) -> tuple[torch.Tensor, float]:
-    """Return (all frames, milliseconds of all) of an image."""
+def _read_image(path: Path) -> tuple[torch.Tensor, float]:
+    """Return the frames of an image and their rate: that of a GIF, or one frame without a rate."""
+    pages, milliseconds = [], 0
     try:
         with Image.open(path) as image:
-            pages = [
-                (np.array(page.convert("RGB")), page.info.get("duration", 0))
-                for page in ImageSequence.Iterator(image)
-            ]
+            for page in ImageSequence.Iterator(image):
+                pages.append(np.array(page.convert("RGB")))
+                milliseconds += page.info.get("duration", 0)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-    frames = torch.from_numpy(np.stack([pixels for pixels, _ in pages]))
-    return frames, sum(duration for _, duration in pages)
+    frames = torch.from_numpy(np.stack(pages))
+    if path.suffix.lower() != ".gif":
+        return frames[:1], 0.0
+    return frames, round(len(frames) * 1000 / milliseconds, 2) if milliseconds else 0.0
 
 
 def _read_ffmpeg(path: Path) -> tuple[torch.Tensor, float]:

@@ -20,14 +20,10 @@ def weights_hash(folder: str | Path) -> str:
         raise ValueError(f"{folder}: no weights; there must be a file ending in {', '.join(SUFFIXES)}")
     digest = hashlib.sha256()
     for path in files:
-        _add(digest, path)
+        length = path.stat().st_size
+        digest.update(f"{path.name}:{length}:".encode())
+        with path.open("rb") as file:
+            for index in range(SAMPLES):
+                file.seek(max(length - SAMPLE_BYTES, 0) * index // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
     return digest.hexdigest()[:16]
-
-
-def _add(digest: hashlib._Hash, path: Path) -> None:
-    length = path.stat().st_size
-    digest.update(f"{path.name}:{length}:".encode())
-    with path.open("rb") as file:
-        for index in range(SAMPLES):
-            file.seek(max(length - SAMPLE_BYTES, 0) * index // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))

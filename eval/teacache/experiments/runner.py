@@ -351,7 +351,8 @@ def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
     """The cache of each method with nothing left to look up: published coefficients and calibrations."""
     compared = {job.method.name: job.method for job in run.jobs}
     configs = {
-        name: engine.pipeline.resolved(requested(run.config, method)) for name, method in compared.items()
+        name: engine.pipeline.with_resolved_cache(requested(run.config, method))
+        for name, method in compared.items()
     }
     return {name: config_to_dict(config)["cache"] for name, config in configs.items()}
 
