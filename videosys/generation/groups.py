@@ -215,11 +215,6 @@ def pin(tensors: Iterable[torch.Tensor]) -> None:
         item.data = item.data.pin_memory()  # itself where it is pinned
 
 
-def layers_of(block: nn.Module) -> list[nn.Module]:
-    """The modules in a block, without the block itself."""
-    return [layer for child in block.children() for layer in child.modules()]
-
-
 def tensors_of(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
     """The parameters and buffers that modules hold themselves, each once."""
     tensors = (
