@@ -10,7 +10,7 @@ import textwrap
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from tests.distributed import fakes
-from videosys import OpenSoraConfig, ParallelConfig, Reference
+from videosys import OpenSoraConfig, ParallelConfig, Reference, TeaCacheConfig
 from videosys.engine.failure import RankError
 from videosys.engine.pool import Pool
 
@@ -141,6 +141,87 @@ def test_what_all_ranks_refuse_is_a_mistake_and_they_go_on(pool, capsys):
     assert "obey" in str(info.value.__cause__)  # the rank's traceback
     assert jobs_of(stream(pool, "b")) == [("b", 5)]
     assert ids(pool) == before
+
+
+@dataclass(frozen=True)
+class Unregistered(TeaCacheConfig):
+    """A policy that no other process knows."""
+
+
+UNSENDABLE = {
+    "a policy": ({"cache": Unregistered(threshold=0.1)}, None, r"cache: a \S+:Unregistered cannot be sent"),
+    "a tensor": (
+        {},
+        torch.zeros(1, 2, 2, 3, dtype=torch.complex64),
+        r"source: a torch:Tensor cannot be sent",
+    ),
+    "a tensor without memory": ({}, torch.zeros(1, 2, 2, 3, device="meta"), r"a torch:Tensor cannot be sent"),
+    "a sparse tensor": ({}, torch.zeros(1, 2, 2, 3).to_sparse(), r"a torch:Tensor cannot be sent"),
+}
+
+
+@pytest.mark.parametrize("what", UNSENDABLE)
+def test_a_request_that_cannot_be_sent_ends_nothing(pool, what):
+    request, source, error = UNSENDABLE[what]
+    outputs = stream(pool, "a", "b", "c")
+    next(outputs)
+    before = ids(pool)
+    with pytest.raises(ValueError, match=error + r".*; register a class of your own \(register_cache"):
+        next(stream(pool, "a", references=None if source is None else [Reference(source)], **request))
+    assert jobs_of(outputs) == [("b", 5), ("c", 5)]
+    assert ids(pool) == before
+
+
+def test_a_request_that_cannot_be_sent_starts_nothing(monkeypatch):
+    monkeypatch.setattr("videosys.engine.pool.Processes", None)
+    with pytest.raises(ValueError, match=r"cache: a \S+:Unregistered cannot be sent to another process"):
+        next(stream(make_pool(), "a", cache=Unregistered(threshold=0.1)))
+
+
+POLICY = """
+from dataclasses import dataclass
+from videosys import TeaCacheConfig, register_cache
+
+@dataclass(frozen=True)
+class Policy(TeaCacheConfig):
+    pass
+
+register_cache(__name__, Policy)
+"""
+EARLY_AND_LATE = """
+from tests.distributed.test_engine_failures import make_pool, stream
+
+pool = make_pool(dp=1)
+import early
+print(len(list(stream(pool, "a", cache=early.Policy(threshold=0.1)))))
+outputs = stream(pool, "a", "b")
+next(outputs)
+import late
+try:
+    next(stream(pool, "a", cache=late.Policy(threshold=0.1)))
+except ValueError as error:
+    print(error)
+print(len(list(outputs)))
+pool.close()
+"""
+
+
+def test_a_policy_may_be_registered_until_the_ranks_start(tmp_path, monkeypatch):
+    """In a process of its own: what is registered stays."""
+    for name in ("early", "late"):
+        (tmp_path / f"{name}.py").write_text(POLICY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(tmp_path)]))
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY_AND_LATE], capture_output=True, text=True, timeout=FIRST
+    )
+    assert done.returncode == 0, done.stderr
+    early, error, rest = done.stdout.splitlines()
+    assert (early, rest) == ("1", "1")
+    assert "cache: a late:Policy cannot be sent" in error
+    assert (
+        "register a class of your own (register_cache, register_family) before the engine's first request"
+        in error
+    )
 
 
 CAUSES = {

@@ -51,6 +51,15 @@ class Codec:
 
         TypeError for a value that cannot be sent, ValueError for one that is nested too deep or too large.
         """
+        header, contents = self._layout(value)
+        return b"".join([len(header).to_bytes(PREFIX_BYTES, "big"), header, *map(as_bytes, contents)])
+
+    def check(self, value: Any) -> None:
+        """The errors of `pack`, without a copy of any tensor."""
+        self._layout(value)
+
+    def _layout(self, value: Any) -> tuple[bytes, list[torch.Tensor]]:
+        """(header, tensors) of a value's message."""
         tensors: dict[int, tuple[int, torch.Tensor]] = {}
         try:
             plain = self._encode(value, tensors)
@@ -63,7 +72,7 @@ class Codec:
         size = PREFIX_BYTES + len(header) + sum(tensor.nbytes for tensor in contents)
         if size > MAX_MESSAGE_BYTES:
             raise ValueError(f"a message has {size} bytes; it must have {MAX_MESSAGE_BYTES} or less")
-        return b"".join([len(header).to_bytes(PREFIX_BYTES, "big"), header, *map(as_bytes, contents)])
+        return header, contents
 
     def unpack(self, data: bytes) -> Any:
         """The value of a message. Tensors are on the CPU and belong to the caller.
@@ -86,15 +95,25 @@ class Codec:
             return {"tuple": [self._encode(item, tensors) for item in value]}
         if isinstance(value, dict) and all(map(is_plain, value)):
             return {"dict": [[key, self._encode(item, tensors)] for key, item in value.items()]}
-        if isinstance(value, torch.Tensor) and value.dtype in DTYPE_NAMES:
+        if isinstance(value, torch.Tensor) and has_bytes(value):
             return {"tensor": tensors.setdefault(id(value), (len(tensors), value))[0]}
         if isinstance(value, Path):
             return {"path": str(value)}
         name = type_name(type(value))
         if self.types.get(name) is not type(value):
             raise TypeError(f"a {name} cannot be sent to another process")
-        fields = {field: self._encode(getattr(value, field), tensors) for field in field_names(type(value))}
-        return {"class": [name, fields]}
+        return {
+            "class": [
+                name,
+                {field: self._encode_field(value, field, tensors) for field in field_names(type(value))},
+            ]
+        }
+
+    def _encode_field(self, value: Any, field: str, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
+        try:
+            return self._encode(getattr(value, field), tensors)
+        except TypeError as error:
+            raise TypeError(f"{field}: {error}") from None
 
     def _decode(self, plain: Any, tensors: Sequence[torch.Tensor]) -> Any:
         """The value of what JSON held of it."""
@@ -192,6 +211,11 @@ def read_tensor(dtype: torch.dtype, shape: list[int], content: memoryview) -> to
     if dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
         raise ValueError("a tensor of bool has bytes other than 0 and 1")
     return tensor
+
+
+def has_bytes(tensor: torch.Tensor) -> bool:
+    """Whether a message can hold a tensor."""
+    return tensor.dtype in DTYPE_NAMES and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:

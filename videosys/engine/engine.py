@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import torch
 
-from videosys.cache import CACHES
 from videosys.engine.build import seeded
 from videosys.engine.pool import Pool
 from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
@@ -21,7 +20,7 @@ from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoOutput, check_prompts
-from videosys.models import FAMILIES, family_of
+from videosys.models import family_of
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
@@ -73,8 +72,9 @@ class VideoSysEngine:
     def generate(self, prompt: str | Sequence[str], **request: Any) -> VideoOutput:
         """All videos of one prompt or a list of prompts.
 
-        `request` replaces fields of the config for this call; `references` are images and videos to contain.
-        ValueError for a blank prompt and for what the config would refuse, before any weight is loaded.
+        `request` replaces fields of the config for this call, and brings inputs of the model family, such as
+        Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt and for what
+        the config would refuse, before any weight is loaded.
         """
         return reduce(VideoOutput.joined, self.stream(prompt, **request))
 
@@ -142,7 +142,7 @@ def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     if world_size() > 1:
         return TorchrunRunner(config, quiet)
     if config.parallel.num_gpus > 1:
-        return Pool(config, quiet, plugins=[*FAMILIES.modules, *CACHES.modules])
+        return Pool(config, quiet)
     return SingleProcessRunner(config, quiet)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -158,7 +159,7 @@ class Wire:
         try:
             return self.connection.recv_bytes(MAX_MESSAGE_BYTES)
         except OSError as error:
-            # This error has no number: the connection only stops to be readable.
+            # This error has no number; the connection stays open, and is no longer readable.
             if self.connection.closed or self.connection.readable:
                 raise
             raise ValueError(f"a message has more than {MAX_MESSAGE_BYTES} bytes") from error
@@ -194,11 +195,26 @@ def value_types() -> tuple[type, ...]:
     return message_types([family.config for family in families], inputs)
 
 
-def value_codec() -> Codec:
-    """A codec for the values that ranks exchange; it knows the caches and families registered so far."""
-    return Codec(value_types())
+@contextlib.contextmanager
+def refusing_unknown() -> Iterator[None]:
+    """Turns the TypeError of a codec, for a request that it cannot pack, into a ValueError for the user."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(
+            f"{error}; register a class of your own (register_cache, register_family) before the engine's "
+            "first request"
+        ) from error
+
+
+def value_codec(*more: type) -> Codec:
+    """A codec for values that ranks exchange, and for further dataclasses.
+
+    It knows the caches and families registered so far.
+    """
+    return Codec((*more, *value_types()))
 
 
 def message_codec() -> Codec:
     """A codec for the messages between an engine and its ranks; it knows what is registered so far."""
-    return Codec((*FIRST, *TO_RANK, *FROM_RANK, *value_types()))
+    return value_codec(*FIRST, *TO_RANK, *FROM_RANK)

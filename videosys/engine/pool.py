@@ -13,15 +13,17 @@ from typing import Any
 
 import torch
 
+from videosys.cache import CACHES
 from videosys.engine import messages as m
 from videosys.engine.build import rank_device, seeded
+from videosys.engine.codec import Codec
 from videosys.engine.failure import RankError, RankFailure, is_shared_refusal, root_cause, timeout_error
 from videosys.engine.processes import Processes
 from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
-from videosys.models import family_of
+from videosys.models import FAMILIES, family_of
 from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
@@ -75,15 +77,15 @@ class Pool:
     def __init__(
         self, config: PipelineConfig, quiet: bool = False, build: str = BUILD, plugins: Sequence[str] = ()
     ):
-        """build, plugins: as in `Processes`.
+        """build: as in `Processes`. plugins: modules to import besides those that register something.
 
         ValueError where this computer has too few devices, for axes that the model cannot be cut along, and
         for a plugin that no other process can import.
         """
-        check_plugins(plugins)
+        self.build, self.plugins = build, plugins
+        self.importable_plugins()
         parallel = config.parallel.resolved(config.is_guided)
         self.config, self.quiet = replace(config, parallel=parallel), quiet
-        self.build, self.plugins = build, plugins
         self.devices = [rank_device(config, rank, parallel.num_gpus) for rank in range(parallel.num_gpus)]
         self.replica_size = parallel.replica_size
         firsts = range(0, parallel.num_gpus, self.replica_size)
@@ -122,26 +124,47 @@ class Pool:
             self._end_requests(RankError("the engine was closed"))
 
     def _open(self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> RequestState:
-        with self._lock, self._ended_by_interrupts():
-            processes = self._started()
-            self._drop_abandoned()
-            outputs = ReorderBuffer.for_request(prompts, config)
-            request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas])
-            self._requests[request.number] = request
-            for rank, device in enumerate(self.devices):
-                own = replace(config, parallel=self.config.parallel, device=str(device))
-                # Rank 0 logs what this program wants to read now; the others log nothing.
-                level = LOG_NOTHING if rank else get_logger().getEffectiveLevel()
-                texts = list(map(str, prompts))
-                processes.send(rank, m.Open(own, request.number, texts, inputs, level))
-            for replica in range(len(self.replicas)):
-                self._ask_next(request, replica)
-            return request
+        outputs = ReorderBuffer.for_request(prompts, config)
+        request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas])
+        config, texts = replace(config, parallel=self.config.parallel), list(map(str, prompts))
+        # Rank 0 logs what this program wants to read now; the others log nothing.
+        levels = [get_logger().getEffectiveLevel(), *[LOG_NOTHING] * (len(self.devices) - 1)]
+        messages = [
+            m.Open(replace(config, device=str(device)), request.number, texts, inputs, level)
+            for device, level in zip(self.devices, levels)
+        ]
+        with self._lock:
+            codec = m.message_codec() if self._processes is None else self._processes.codec
+            with m.refusing_unknown():  # while nothing is started or sent that would have to be ended
+                codec.check(messages[0])
+            with self._ended_by_interrupts():
+                processes = self._started(codec)
+                self._drop_abandoned()
+                self._requests[request.number] = request
+                for rank, message in enumerate(messages):
+                    processes.send(rank, message)
+                for replica in range(len(self.replicas)):
+                    self._ask_next(request, replica)
+        return request
 
-    def _started(self) -> Processes:
+    def importable_plugins(self) -> list[str]:
+        """The modules that the ranks import, of what is registered now.
+
+        ValueError where one is the script itself, which other processes do not import.
+        """
+        plugins = [*self.plugins, *FAMILIES.modules, *CACHES.modules]
+        if "__main__" in plugins:
+            raise ValueError(
+                "a cache or a model family was registered in the script itself; with several processes it "
+                "must be registered in a module that the script imports, so that each process can import it "
+                "too"
+            )
+        return plugins
+
+    def _started(self, codec: Codec) -> Processes:
         if self._processes is None:
             count = len(self.devices)
-            self._processes = Processes(count, m.message_codec(), self.build, self.plugins)
+            self._processes = Processes(count, codec, self.build, self.importable_plugins())
             port, threads = self._processes.store.port, max(1, torch.get_num_threads() // count)
             for rank, device in enumerate(map(str, self.devices)):
                 config = replace(self.config, device=device)
@@ -288,15 +311,6 @@ class Pool:
             request.active.clear()
         self._requests.clear()
         self._processes = None
-
-
-def check_plugins(plugins: Sequence[str]) -> None:
-    """ValueError where one of these modules is the script itself: other processes do not import it."""
-    if "__main__" in plugins:
-        raise ValueError(
-            "a cache or a model family was registered in the script itself; with several processes it must "
-            "be registered in a module that the script imports, so that each process can import it too"
-        )
 
 
 def handle_log(message: m.Log) -> None:

@@ -41,6 +41,7 @@ class Processes:
 
         plugins: modules that every rank imports first, because they register caches or model families.
         """
+        self.codec = codec
         self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.popens: list[subprocess.Popen] = []
         self.wires: list[Wire] = []
@@ -52,9 +53,9 @@ class Processes:
         ends_with_parent = threading.current_thread() is threading.main_thread()
         trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": ends_with_parent}
         for rank in range(num_ranks):
-            self._start(rank, codec, trusted)
+            self._start(rank, trusted)
 
-    def _start(self, rank: int, codec: Codec, trusted: dict[str, Any]) -> None:
+    def _start(self, rank: int, trusted: dict[str, Any]) -> None:
         ours, theirs = Pipe()
         stack_file = tempfile.TemporaryFile()  # noqa: SIM115 (it is open as long as the process)
         descriptors = {"pipe": theirs.fileno(), "stack_file": stack_file.fileno()}
@@ -67,7 +68,7 @@ class Processes:
                 env=environment(rank),
             )
         self.popens.append(popen)
-        self.wires.append(Wire(ours, codec))
+        self.wires.append(Wire(ours, self.codec))
         self.stack_files.append(stack_file)
         self.open[ours] = rank
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from videosys.engine import group
 from videosys.engine.build import build_pipeline, rank_device
 from videosys.engine.codec import Codec, is_plain
-from videosys.engine.messages import Message, value_types
+from videosys.engine.messages import Message, refusing_unknown, value_codec
 from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
@@ -68,7 +68,6 @@ class TorchrunRunner:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         self.device = rank_device(self.config, local_rank(), here)
         self.memory_check = MemoryCheck(here)
-        self.codec = Codec((Description, Seed, Turn, *value_types()))
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
             group.join(self.device, parallel.timeout)
@@ -82,14 +81,16 @@ class TorchrunRunner:
         config = replace(config, parallel=self.config.parallel)
         if local_rank() == 0:  # for all on this computer
             self.memory_check.look(config)
-        description = Description(describe(prompts, config, inputs, self.codec))
-        check_same_request([other.values for other in group.exchange(description, self.codec)])
+        codec = value_codec(Description, Seed, Turn)  # of what is registered now
+        with refusing_unknown():
+            description = Description(describe(prompts, config, inputs, codec))
+        check_same_request([other.values for other in group.exchange(description, codec)])
         if config.seed is None:
-            config = replace(config, seed=group.exchange(Seed(draw_seed()), self.codec)[0].seed)
-        return self._outputs(prompts, replace(config, device=str(self.device)), inputs)
+            config = replace(config, seed=group.exchange(Seed(draw_seed()), codec)[0].seed)
+        return self._outputs(prompts, replace(config, device=str(self.device)), inputs, codec)
 
     def _outputs(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], codec: Codec
     ) -> Iterator[VideoOutput]:
         buffer = ReorderBuffer.for_request(prompts, config)
         outputs = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
@@ -97,7 +98,7 @@ class TorchrunRunner:
         self._running.append(outputs)
         is_working = True
         while is_working:
-            turns = group.exchange(take_turn(outputs, is_first), self.codec)
+            turns = group.exchange(take_turn(outputs, is_first), codec)
             is_working = not all(turn.is_end for turn in turns)
             for turn in turns:
                 if turn.output is not None:
