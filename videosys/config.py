@@ -27,14 +27,15 @@ _OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
-    `path` is a YAML file, or a Python file (which is run) that sets `config`. An override is `key=value`
+    `path` is a YAML file, or a Python file (which is run) that sets `config`, to a `cls` or an instance of a
+    class derived from it, which is the one returned. An override is `key=value`
     with dots for sections; text fields take the value as it is, the others read it as YAML. Naming a
     choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults, whatever
     stood before. Every mistake of the user is a ValueError that names the file and the key.
     """
     base, layer = (None, {}) if path is None else _read(cls, Path(path))
     place = Place("" if path is None else str(path), "")
-    return build(cls, [layer, _parse_overrides(overrides)], base, place)
+    return build(cls if base is None else type(base), [layer, _parse_overrides(overrides)], base, place)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     return to_plain(config)
 
 
-def _read(cls: type, path: Path) -> tuple[Any, Layer]:
+def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
     """Return (base instance or None, settings) of a file."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -71,7 +72,7 @@ def _parse_yaml(text: str, path: Path) -> Layer:
     return data
 
 
-def _run_python(cls: type, path: Path) -> Any:
+def _run_python(cls: type[T], path: Path) -> T:
     try:
         config = runpy.run_path(str(path)).get("config")
     except (Exception, SystemExit) as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import pytest
@@ -83,6 +85,36 @@ def test_a_policy_that_says_nothing_cannot_start():
 
     with pytest.raises(NotImplementedError, match="EmptyConfig must define `computed_steps` or `start`"):
         start(EmptyConfig(), [0.0], lambda row: row[None])
+
+
+def test_other_threads_wait_for_the_entry_points(monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Point:
+        name, value, module = "half", "a:HalfConfig", "a"
+
+        def load(self):
+            begun.set()
+            assert "none" not in caches  # a package may ask while it is loaded
+            assert go_on.wait(60)
+            return HalfConfig
+
+    caches = table()
+    monkeypatch.setattr("videosys.utils.registry.entry_points", lambda group: [Point()])
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(caches.get, "half")
+        assert begun.wait(60)
+        second = threads.submit(caches.get, "half")
+        assert wait([second], 0.2).not_done
+        go_on.set()
+        assert first.result(60) is second.result(60) is HalfConfig
+
+
+def test_a_loop_over_a_table_may_add_to_it():
+    caches = table()
+    for name in caches:
+        caches.register(f"{name}_2", DenseConfig, __name__)
+    assert list(caches) == ["teacache", "teacache_2"]
 
 
 def test_types_and_goals_are_checked_without_a_line_of_the_policys_own():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import PABConfig
 from videosys.cache.schedule import ScheduleConfig
 from videosys.cache.teacache import TeaCacheConfig
-from videosys.utils.registry import Registry, calling_module
+from videosys.utils.registry import Registry, calling_module, is_own_dataclass
 
 GROUP = "videosys.caches"  # the entry points of installed packages
 
@@ -36,11 +36,9 @@ class BestConfig(Goal):
             raise ValueError("cache best needs a goal: give cache.speedup, cache.min_psnr or both")
 
 
-def check_policy(name: str, config_cls: Any) -> None:
+def check_policy(name: str, config_cls: Any, policies: Mapping[str, Any]) -> None:
     """ValueError unless the class is a frozen dataclass that subclasses CacheConfig."""
-    is_policy = isinstance(config_cls, type) and issubclass(config_cls, CacheConfig)
-    # A subclass that lacks the decorator inherits its base's fields, and would ignore its own.
-    if not is_policy or "__dataclass_params__" not in vars(config_cls):
+    if not is_own_dataclass(config_cls, CacheConfig):
         raise ValueError(
             f"cache {name!r} is {config_cls!r}; it must be a class with @dataclass(frozen=True) that "
             "subclasses videosys.CacheConfig"
@@ -67,7 +65,8 @@ def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
     """Adds a policy to `CACHES` for this process: `cache: {name: NAME, ...}` is then a `config_cls`.
 
     Call it in the module that defines the class: the processes of an engine with several devices import that
-    module too. Installed packages declare an entry point of the group `videosys.caches` instead.
+    module too. Installed packages declare an entry point of the group `videosys.caches` instead. Where a
+    model has a preset of this name, the name stays that of the preset.
     ValueError unless the class is a frozen dataclass that subclasses CacheConfig, and if the name is taken.
     """
     CACHES.register(name, config_cls, calling_module())

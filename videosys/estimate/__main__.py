@@ -1,7 +1,7 @@
 """Memory and operations of a config before anything is loaded:
 
-    python -m videosys.estimate --config FILE [--model opensora | latte | open_sora_plan] [--text-tokens N]
-        [--json] [key=value ...]
+    python -m videosys.estimate --config FILE [--model NAME] [--text-tokens N] [--json]
+        [key=value ...]
 
 A file in a folder named after a model (as in examples/) needs no --model. Shapes come from the config and,
 for checkpoints on this computer, from their config.json; for others the published shapes stand. Nothing is

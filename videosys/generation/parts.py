@@ -86,32 +86,34 @@ class PartFinder:
         self.missing: list[str] = []
 
     def folder(
-        self, part: str, source: str, subfolder: str = "", patterns: Sequence[str] = PATTERNS
+        self, part: str, source: str | None, subfolder: str = "", patterns: Sequence[str] = PATTERNS
     ) -> Path | None:
         """The folder of a part, which in a repository of all parts is `subfolder`.
 
         A folder on this computer may be the part itself. ValueError where it cannot be had.
         """
         try:
+            if source is None:
+                raise ValueError(f"{part} is null; it must be a folder or a hub id (owner/name)")
             self.folders[part] = self._folder(source, subfolder, patterns)
         except ValueError:
             if not self.may_be_missing:
                 raise
-            self.missing.append(f"{part} {source}")
+            self.missing.append(f"{part} {'(not set)' if source is None else source}")
         return self.folders.get(part)
 
     def part(
-        self, name: str, source: str, module_cls: type[nn.Module], published: Any, subfolder: str = ""
+        self, name: str, source: str | None, module_cls: type[nn.Module], published: Any, subfolder: str = ""
     ) -> Part:
         """The part that `source` names. published: its config where it is not on this computer."""
         folder = self.folder(name, source, subfolder)
         return Part(module_cls, config_of(type(published), folder, published), folder)
 
-    def text_encoder(self, source: str, max_length: int, is_mt5: bool = False) -> TextEncoderPart:
+    def text_encoder(self, source: str | None, max_length: int, is_mt5: bool = False) -> TextEncoderPart:
         """The text encoder that `source` names; of a whole model's repository no other part is fetched."""
         return TextEncoderPart(self._text_folder(source), max_length, is_mt5)
 
-    def _text_folder(self, source: str) -> Path | None:
+    def _text_folder(self, source: str | None) -> Path | None:
         from videosys.text_encoders.t5 import PARTS
         from videosys.text_encoders.t5 import PATTERNS as WHOLE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,15 @@ def _built_in() -> dict[str, Family]:
     return {family.name: family for family in families}
 
 
-def _check(name: str, family: Any) -> None:
+def _check(name: str, family: Any, families: Mapping[str, Family]) -> None:
     if not isinstance(family, Family) or family.name != name:
         raise ValueError(f"family {name!r} is {family!r}; it must be a videosys.Family of this name")
+    for other in families.values():
+        if other.name != name and other.config is family.config:  # a config says which family it is of
+            raise ValueError(
+                f"family {name!r} has the config {family.config.__name__}, and so has {other.name!r}; "
+                "each must have a class of its own"
+            )
 
 
 FAMILIES: Registry[Family] = Registry(
@@ -44,7 +50,7 @@ def register_family(family: Family) -> None:
     """Adds a family to those of the library, for this process and for the ones that its engines start.
 
     Call it in a module that can be imported, or name the family in the entry point group `videosys.families`
-    of a package. ValueError where another family has its name.
+    of a package. ValueError where another family has its name or its config class.
     """
     FAMILIES.register(family.name, family, calling_module())
 
@@ -61,14 +67,19 @@ def family_of(config: PipelineConfig) -> Family:
 def load_family_config(path: str | Path, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
     """The config of a YAML or Python file.
 
-    Without a family's name it is that of the family that a folder above the file is named after, or of the
-    only one that accepts the file. ValueError where there is none.
+    Without a family's name it is that of the family that a folder above the file is named after. Else a
+    Python file says by its config which one it is, and a YAML file must fit one family only. ValueError
+    where there is none.
     """
     name = name or next((part for part in reversed(Path(path).parts) if part in FAMILIES), None)
     if name is not None and name not in FAMILIES:
         raise ValueError(f"there is no model family {name!r}; there are: {listing(FAMILIES)}")
     if name is not None:
         return load_config(FAMILIES[name].config, path, overrides)
+    if Path(path).suffix == ".py":
+        config = load_config(PipelineConfig, path, overrides)
+        family_of(config)  # ValueError where there is none
+        return config
     configs: dict[str, Any] = {}
     errors: dict[str, str] = {}
     for family in FAMILIES.values():

@@ -14,6 +14,7 @@ from videosys.generation.loader import Loader
 from videosys.generation.parts import PartFinder, Parts
 from videosys.generation.pipeline import Pipeline
 from videosys.parallel import Parallel
+from videosys.utils.registry import is_own_dataclass
 
 # Properties that PipelineConfig leaves to the config of a family.
 CONFIG_PROPERTIES = ("model_name", "scheduler_name", "steps", "size", "output_frames")
@@ -40,9 +41,10 @@ class Family:
     name: on the command line, of its folder in examples/, in the evaluation.
     config: what a user chooses, a frozen dataclass derived from PipelineConfig.
     parts(config, finder) -> Parts: where the parts are, and what they are built of.
-    scheduler(config, generators) -> a new scheduler with its timesteps set. It answers to diffusers' words,
-        and to `times()` (its own time at each model evaluation), `init_noise_sigma` and `history` (see
-        videosys/schedulers). Noise that a step adds to a video is drawn from the video's own generator.
+    scheduler(config, generators) -> a new scheduler with its timesteps set. It has the interface of
+        diffusers' schedulers, and `times()` (its own time at each model evaluation), `init_noise_sigma` and
+        `history` (see videosys/schedulers). Noise that a step adds to a video is drawn from the video's own
+        generator.
     condition(model, prompt_embeds, prompt_mask, latent_size, config) -> what the transformer's forward takes
         as `condition`: all that stays the same over the steps.
     guidance_pair(model, prompts, negative, config) -> embeds [2B, L, D] as [cond, uncond] and mask [2B, L] or
@@ -74,8 +76,12 @@ class Family:
             raise ValueError(f"family name is {self.name!r}; it must be an identifier such as 'my_model'")
         for name in ("parts", "scheduler", "condition", "guidance_pair"):
             self._require(name, callable(getattr(self, name)), "be a function")
-        self._require("pipeline", is_subclass(self.pipeline, Pipeline), "derive from Pipeline")
-        self._require("config", is_subclass(self.config, PipelineConfig), "derive from PipelineConfig")
+        is_pipeline = isinstance(self.pipeline, type) and issubclass(self.pipeline, Pipeline)
+        self._require("pipeline", is_pipeline, "derive from Pipeline")
+        is_config = is_own_dataclass(self.config, PipelineConfig)
+        self._require(
+            "config", is_config, "be a class with @dataclass(frozen=True) derived from PipelineConfig"
+        )
         absent = [name for name in CONFIG_PROPERTIES if not is_overridden(self.config, name)]
         self._require("config", not absent, f"have the properties {', '.join(absent)}")
         unknown = [name for name in self.presets if name not in self.caches]
@@ -109,10 +115,6 @@ class Family:
         pipeline = self.pipeline(self, parts, Loader(config, quiet, parallel).components(parts), parallel)
         pipeline.check_parallel(config)
         return pipeline
-
-
-def is_subclass(value: Any, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base)
 
 
 def is_overridden(config_cls: type, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 from videosys.utils.typed import listing
 
 T = TypeVar("T")
-Check = Callable[[str, Any], None]
+Check = Callable[[str, Any, Mapping[str, Any]], None]
 _LOG = logging.getLogger("videosys.registry")
 
 
@@ -19,7 +20,8 @@ class Registry(Mapping[str, T], Generic[T]):
     """Built-in entries, entries added by `register`, and those that installed packages declare.
 
     kind: what an entry is called in errors. group: the entry point group of installed packages; its names
-        are the entries' names. check: raises ValueError for an entry that cannot be used.
+        are the entries' names. check(name, entry, entries): raises ValueError for an entry that cannot be
+        used, alone or beside those that are there.
 
     Entry points are loaded when a name is asked for that is not built in, or when all entries are listed. One
     that cannot be loaded is logged as a warning and left out. The table lasts as long as the process; nothing
@@ -28,11 +30,12 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __init__(self, kind: str, group: str, built_in: Mapping[str, T], check: Check):
         self.kind, self.group, self._check = kind, group, check
-        self._entries = dict(built_in)
+        self._entries: dict[str, T] = {}
         self._modules: dict[str, str] = {}
-        self._are_installed_loaded = False
+        self._are_installed_loaded, self._loading = False, threading.RLock()
         for name, entry in built_in.items():
-            check(name, entry)
+            check(name, entry, self._entries)
+            self._entries[name] = entry
 
     def register(self, name: str, entry: T, module: str) -> None:
         """Adds an entry; `module` is the module that adds it, which other processes import to do the same.
@@ -43,7 +46,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ValueError(
                 f"{self.kind} name is {name!r}; it must be an identifier such as 'my_{self.kind}'"
             )
-        self._check(name, entry)
+        self._check(name, entry, self._entries)
         if self._entries.get(name, entry) is not entry:
             raise ValueError(f"{self.kind} {name!r} exists already; there are: {listing(self._entries)}")
         self._entries[name] = entry
@@ -61,16 +64,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         self._load_installed()
-        return iter(self._entries)
+        return iter([*self._entries])  # a copy: the loop over it may import what registers more
 
     def __len__(self) -> int:
         self._load_installed()
         return len(self._entries)
 
     def _load_installed(self) -> None:
-        if self._are_installed_loaded:
-            return
-        self._are_installed_loaded = True  # before loading: a package may ask for entries itself
+        with self._loading:  # other threads wait; a package that is loaded may ask for entries itself
+            if not self._are_installed_loaded:
+                self._are_installed_loaded = True
+                self._load_entry_points()
+
+    def _load_entry_points(self) -> None:
         for point in entry_points(group=self.group):
             try:
                 entry = point.load()
@@ -79,6 +85,14 @@ class Registry(Mapping[str, T], Generic[T]):
             except Exception as error:  # a broken package must not end a run that does not use it
                 reason = f"{type(error).__name__}: {error}"
                 _LOG.warning("%s %s = %s is left out: %s", self.group, point.name, point.value, reason)
+
+
+def is_own_dataclass(cls: Any, base: type) -> bool:
+    """Whether a class derives from `base` and is a dataclass by its own decorator.
+
+    Without the decorator it inherits its base's fields, and its own would be ignored.
+    """
+    return isinstance(cls, type) and issubclass(cls, base) and "__dataclass_params__" in vars(cls)
 
 
 def calling_module(depth: int = 2) -> str:
