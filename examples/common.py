@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from videosys import (
     check_writable,
     config_to_dict,
     configure_logging,
+    exit_status,
     is_main_process,
     load_config,
     plot_steps,
@@ -101,15 +101,8 @@ class Parser(argparse.ArgumentParser):
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake of the user's, or 130 after an interrupt."""
     configure_logging()
-    try:
-        return run(example, parse(example, argv))
-    except ValueError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        if is_main_process():
-            print("interrupted; the videos named above are complete", file=sys.stderr)
-        return 130
+    interrupted = "interrupted; the videos named above are complete" if is_main_process() else ""
+    return exit_status(lambda: run(example, parse(example, argv)), interrupted)
 
 
 def run(example: Example, arguments: argparse.Namespace) -> int:

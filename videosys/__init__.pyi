@@ -107,6 +107,7 @@ from .utils.checkpoint import (
     read_config as read_config,
     save_model as save_model,
 )
+from .utils.command import exit_status as exit_status
 from .utils.files import replacing as replacing
 from .utils.hub import resolve as resolve
 from .utils.logging import configure_logging as configure_logging

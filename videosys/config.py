@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import re
 import runpy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,17 +24,23 @@ T = TypeVar("T")
 _OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 
 
-def load_config(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] = ()) -> T:
+def load_config(
+    cls: type[T], path: str | Path | Mapping[str, Any] | None = None, overrides: Iterable[str] = ()
+) -> T:
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
     `path` is a YAML file, or a Python file (which is run) that sets `config`, to a `cls` or an instance of a
-    class derived from it, which is the one returned. An override is `key=value`
+    class derived from it, which is the one returned; or the settings themselves, as `config_to_dict` returns
+    them. An override is `key=value`
     with dots for sections; text fields take the value as it is, the others read it as YAML. Naming a
     choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults, whatever
     stood before. Every mistake of the user is a ValueError that names the file and the key.
     """
-    base, layer = (None, {}) if path is None else _read(cls, Path(path))
-    place = Place("" if path is None else str(path), "")
+    if path is None or isinstance(path, Mapping):
+        base, layer, place = None, path or {}, Place("", "")
+    else:
+        base, layer = _read(cls, Path(path))
+        place = Place(str(path), "")
     return build(cls if base is None else type(base), [layer, _parse_overrides(overrides)], base, place)
 
 

@@ -14,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from eval.policies.report import CALIBRATED, MANY, TEACACHE, Comparison, Entry, 
 from eval.policies.work import Work
 from eval.training.captions import caption
 from eval.training.scored import scored, training_spec
-from videosys import NoCacheConfig, check_matplotlib, configure_logging, replacing, resolve, tiny
+from videosys import NoCacheConfig, check_matplotlib, configure_logging, exit_status, replacing, resolve, tiny
 from videosys.calibration import (
     CalibrationReport,
     Study,
@@ -64,16 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Compare; 2 where the arguments are wrong, 130 after an interruption."""
     args = parser().parse_args(argv)
     configure_logging(quiet=args.quiet)
-    try:
-        settings = read_settings(args)
-        study = open_study(args.model, settings, args.out, args.quiet)
-        comparison, report = compare(study, settings.search)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compares, and writes and prints the report. ValueError for arguments that cannot be."""
+    settings = read_settings(args)
+    study = open_study(args.model, settings, args.out, args.quiet)
+    comparison, report = compare(study, settings.search)
     text = comparison_text(comparison)
     write(comparison, text, args.out)
     write_report(report, args.out / CALIBRATION)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from eval.training.clips import ATTRIBUTES, ClipSpec
 from eval.training.detect import Detection, detect
 from eval.training.scored import scored
 from eval.training.sheet import contact_sheet, save_gif
-from videosys import VideoSysEngine, config_to_dict, load_config, replacing, tiny
+from videosys import VideoSysEngine, config_to_dict, exit_status, load_config, replacing, tiny
 
 NEEDED = ("background", "colour", "shape", "motion")  # "all" asks for these; size has a column of its own
 GIF_CLIPS = 4
@@ -67,12 +67,7 @@ def table(report: dict[str, Any]) -> str:
 def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
     """The config of a bundled checkpoint, with key=value overrides as `load_config` reads them."""
     base = tiny.config(model)
-    if not overrides:
-        return base
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"{model}.yaml"
-        path.write_text(json.dumps(config_to_dict(base)), encoding="utf-8")
-        return load_config(type(base), path, overrides)
+    return load_config(type(base), config_to_dict(base), overrides) if overrides else base
 
 
 def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
@@ -87,12 +82,12 @@ def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, score, print the table; 2 where the arguments are wrong."""
-    args = _parse(argv)
-    try:
-        config = tiny_config(args.model, args.overrides)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(partial(run, _parse(argv)), "")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generates, scores and prints the table. ValueError for arguments that cannot be."""
+    config = tiny_config(args.model, args.overrides)
     captions, specs = zip(*scored()[: args.limit], strict=True)
     start = time.perf_counter()
     videos = list(generate(config, captions))

@@ -9,16 +9,17 @@ interruption it goes on where it stopped; what it needs for that lies in FILE.wo
 from __future__ import annotations
 
 import argparse
-import functools
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from videosys.calibration.calibrate import CalibrationReport, calibrate
+from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.generation.request import check_prompts
 from videosys.models import FAMILIES, load_family_config
+from videosys.utils.command import exit_status
 from videosys.utils.logging import configure_logging
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
@@ -29,16 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate; 2 where the arguments are wrong, 130 after an interruption."""
     args = parser().parse_args(argv)
     configure_logging(quiet=args.quiet)
-    try:
-        report = run(args)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
-        return 130
-    print(write_report(report, args.out))
-    return 0
+    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,8 +58,8 @@ def numbers(text: str) -> list[int]:
         ) from None
 
 
-def run(args: argparse.Namespace) -> CalibrationReport:
-    """The report of a run with these arguments. ValueError for what cannot be."""
+def run(args: argparse.Namespace) -> int:
+    """Calibrates, and writes and prints the report. ValueError for arguments that cannot be."""
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
     check_place(args.out)
@@ -75,10 +67,11 @@ def run(args: argparse.Namespace) -> CalibrationReport:
     announce_missing_plots()
     config = load_family_config(args.config, args.model, args.overrides)
     learnt, held_out = split(read_prompts(args.prompts), args.held_out)
-    check = functools.partial(budgets, args.budgets)
+    check = partial(budgets, args.budgets)
     folder = args.out.with_suffix(".work")
     study = Study(config, learnt, held_out, folder, quiet=args.quiet, check=check)
-    return calibrate(study, check(study.num_steps), args.search)
+    print(write_report(calibrate(study, check(study.num_steps), args.search), args.out))
+    return 0
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -15,11 +15,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from videosys.estimate import Estimate, estimate
 from videosys.estimate.memory import GIB, first_shortage
 from videosys.models import FAMILIES, load_family_config
+from videosys.utils.command import exit_status
 
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
@@ -50,13 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
     parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_args(argv)
-    try:
-        config = load_family_config(args.config, args.model, args.overrides)
-        cost = estimate(config, args.text_tokens)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(partial(run, parser.parse_args(argv)), "")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the estimate. ValueError for arguments that cannot be."""
+    config = load_family_config(args.config, args.model, args.overrides)
+    cost = estimate(config, args.text_tokens)
     if args.json:
         print(json.dumps(as_json(cost), indent=2))
         return 0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from toolbox import command, config_from
+from toolbox import command
 from tqdm import tqdm
 
 from experiments import counted, manifest, methods, prompts, ranks
@@ -211,7 +211,7 @@ def settings(study: Study, arguments: argparse.Namespace) -> Any:
         return load_config(study.config, arguments.config or file, arguments.settings)
     if arguments.config is not None:
         raise ValueError("--tiny and --config exclude each other")
-    return config_from(study.config, config_to_dict(tiny_config(tiny)), arguments.settings)
+    return load_config(study.config, config_to_dict(tiny_config(tiny)), arguments.settings)
 
 
 def requested(config: Any, method: methods.Method) -> Any:

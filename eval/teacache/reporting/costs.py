@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from toolbox import config_from
-
-from videosys import FAMILIES, Blueprint, Family, TransformerWork, blueprint, transformer_work
+from videosys import FAMILIES, Blueprint, Family, TransformerWork, blueprint, load_config, transformer_work
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def own_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
 def plan_of(family: Family, config: Mapping[str, Any]) -> Blueprint | None:
     """The blueprint of a manifest's config; None where it is no config of the family."""
     try:
-        return blueprint(config_from(family.config, own_fields(family.config, config)))
+        return blueprint(load_config(family.config, own_fields(family.config, config)))
     except ValueError:
         return None
 
