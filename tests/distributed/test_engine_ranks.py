@@ -100,14 +100,20 @@ def test_the_sample_script_runs_under_torchrun(alone, tmp_path):
 
 PROGRAM = """
     import json, os, sys, zlib
-    from dataclasses import replace
-    from videosys import OpenSoraConfig, ParallelConfig, VideoSysEngine, load_config
+    from dataclasses import dataclass, replace
+    from videosys import OpenSoraConfig, ParallelConfig, TeaCacheConfig, VideoSysEngine, load_config
+
+    @dataclass(frozen=True)
+    class Unknown(TeaCacheConfig):
+        pass
+
     config = load_config(OpenSoraConfig, sys.argv[1], sys.argv[2:])
     config = replace(config, parallel=ParallelConfig(dp=2), num_inference_steps=1, seed=None)
     rank = int(os.environ["RANK"])
     report = {"rank": rank}
     with VideoSysEngine(config, quiet=True) as engine:
-        for name, request in (("prompt", {}), ("num_frames", {"num_frames": 17 + rank})):
+        requests = {"prompt": {}, "num_frames": {"num_frames": 17 + rank}, "cache": {"cache": Unknown(0.1)}}
+        for name, request in requests.items():
             try:
                 engine.generate(f"prompt {rank if name == 'prompt' else 0}", **request)
             except ValueError as error:
@@ -129,6 +135,7 @@ def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(tmp_path):
     assert one == other
     assert one["prompt"].startswith("rank 1 asks for something else than rank 0: prompt is ")
     assert one["num_frames"].endswith("num_frames is 18 and 17")
+    assert one["cache"].startswith("cache: a __main__:Unknown cannot be sent to another process; register")
     assert one["prompts"] == ["a", "b", "c"]
     assert len(set(one["seeds"])) == 1  # drawn once, by the first
     assert len(set(one["videos"])) == 3

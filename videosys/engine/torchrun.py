@@ -83,7 +83,8 @@ class TorchrunRunner:
             self.memory_check.look(config)
         codec = value_codec(Description, Seed, Turn)  # of what is registered now
         with refusing_unknown():
-            description = Description(describe(prompts, config, inputs, codec))
+            codec.check((config, inputs))
+        description = Description(describe(prompts, config, inputs, codec))
         check_same_request([other.values for other in group.exchange(description, codec)])
         if config.seed is None:
             config = replace(config, seed=group.exchange(Seed(draw_seed()), codec)[0].seed)
