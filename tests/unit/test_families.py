@@ -96,7 +96,7 @@ def test_a_python_file_registers_its_family_and_is_run_once(tmp_path):
         ("config = 3", "must set `config` to a PipelineConfig, got int"),
         (
             "from tests.unit.test_families import OwnConfig\nconfig = OwnConfig()",
-            "config is a OwnConfig; allo",
+            "config is a OwnConfig; ",
         ),
         ("1 / 0", "ZeroDivisionError"),
     ],
