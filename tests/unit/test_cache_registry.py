@@ -11,8 +11,21 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from videosys.cache import CACHES, CacheConfig, FixedCache, Goal, Setting, TeaCacheConfig, choose, start
+from videosys.cache import (
+    CACHES,
+    CacheConfig,
+    FixedCache,
+    Goal,
+    PABConfig,
+    Setting,
+    TeaCacheConfig,
+    choose,
+    register_cache,
+    start,
+)
 from videosys.cache.registry import check_policy
+from videosys.generation.config import cache_field
+from videosys.models import FAMILIES
 from videosys.utils.plain import from_mapping, to_plain
 from videosys.utils.registry import Registry
 
@@ -64,6 +77,32 @@ def test_a_name_belongs_to_one_policy():
         CACHES.register("teacache", HalfConfig, __name__)
     assert caches.modules == [__name__]
     assert CACHES.modules == []
+
+
+def test_a_name_is_a_policy_or_a_preset_of_another():
+    caches = table()
+    caches.reserve({"half": HalfConfig, "fast": TeaCacheConfig})
+    caches.reserve({"fast": HalfConfig, "teacache": TeaCacheConfig})  # of another model; and a policy's own
+    caches.register("half", HalfConfig, __name__)
+    with pytest.raises(ValueError, match="preset 'half' is no settings of the cache of that name"):
+        caches.reserve({"half": DenseConfig})
+    for policy in (DenseConfig, HalfConfig, TeaCacheConfig):
+        with pytest.raises(ValueError, match="cache 'fast' has the name of a model's preset"):
+            caches.register("fast", policy, __name__)
+
+
+@pytest.mark.parametrize("name", ["teacache_fast", "pab_slow", "teacache_naive"])
+def test_a_policy_cannot_take_the_name_of_a_preset(name):
+    assert any(name in family.presets for family in FAMILIES.values())
+    with pytest.raises(ValueError, match=f"cache '{name}' has the name of a model's preset"):
+        register_cache(name, HalfConfig)
+    assert name not in CACHES
+
+
+def test_a_preset_cannot_take_the_name_of_a_policy():
+    with pytest.raises(ValueError, match="preset 'teacache' is no settings of the cache of that name"):
+        cache_field({"teacache": PABConfig()})
+    assert cache_field({"pab": PABConfig()}).metadata["registry"]["pab"] == PABConfig()
 
 
 def test_a_policy_without_fields_has_a_forecast_and_a_device():

@@ -65,9 +65,9 @@ def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
     """Adds a policy to `CACHES` for this process: `cache: {name: NAME, ...}` is then a `config_cls`.
 
     Call it in the module that defines the class: the processes of an engine with several devices import that
-    module too. Installed packages declare an entry point of the group `videosys.caches` instead. Where a
-    model has a preset of this name, the name stays that of the preset.
-    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, and if the name is taken.
+    module too. Installed packages declare an entry point of the group `videosys.caches` instead.
+    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, and for the name of another
+    policy, or of a model's preset that is of another policy.
     """
     CACHES.register(name, config_cls, calling_module())
 

@@ -31,7 +31,12 @@ def loading(default: Any, **metadata: Any) -> Any:
 
 
 def cache_field(presets: Mapping[str, CacheConfig]) -> Any:
-    """The dataclass field `cache` of a config: takes all policies and a model's presets by their names."""
+    """The dataclass field `cache` of a config: takes all policies and a model's presets by their names.
+
+    A preset with the name of a policy has the settings that the policy begins with in this model. ValueError
+    where it is of another policy; nor can another policy of its name be registered later.
+    """
+    CACHES.reserve({name: type(preset) for name, preset in presets.items()})
     # Policies that are registered later are seen too.
     choices = ChainMap(dict(presets), CACHES)  # type: ignore[arg-type]  # nothing is written to it
     return field(default_factory=NoCacheConfig, metadata={"registry": choices})

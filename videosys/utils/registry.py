@@ -32,6 +32,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self.kind, self.group, self._check = kind, group, check
         self._entries: dict[str, T] = {}
         self._modules: dict[str, str] = {}
+        self._reserved: dict[str, list[T]] = {}
         self._are_installed_loaded, self._loading = False, threading.RLock()
         for name, entry in built_in.items():
             check(name, entry, self._entries)
@@ -40,17 +41,32 @@ class Registry(Mapping[str, T], Generic[T]):
     def register(self, name: str, entry: T, module: str) -> None:
         """Adds an entry; `module` is the module that adds it, which other processes import to do the same.
 
-        ValueError where the entry cannot be used, and where the name belongs to another entry already.
+        ValueError where the entry cannot be used, and where the name is another entry's or kept for one.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(
                 f"{self.kind} name is {name!r}; it must be an identifier such as 'my_{self.kind}'"
             )
         self._check(name, entry, self._entries)
+        if any(other is not entry for other in self._reserved.get(name, ())):
+            raise ValueError(
+                f"{self.kind} {name!r} has the name of a model's preset, which is no settings of it; choose "
+                "another name"
+            )
         if self._entries.get(name, entry) is not entry:
             raise ValueError(f"{self.kind} {name!r} exists already; there are: {listing(self._entries)}")
         self._entries[name] = entry
         self._modules[name] = module
+
+    def reserve(self, names: Mapping[str, T]) -> None:
+        """Keeps each name for the entry that it maps to. ValueError where another entry has the name."""
+        for name, entry in names.items():
+            if self._entries.get(name, entry) is not entry:
+                raise ValueError(
+                    f"preset {name!r} is no settings of the {self.kind} of that name; choose another name"
+                )
+        for name, entry in names.items():
+            self._reserved.setdefault(name, []).append(entry)
 
     @property
     def modules(self) -> list[str]:
