@@ -50,7 +50,7 @@ eval-tiny: $(VENV)/.installed
 	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)
 
 compare-tiny: $(VENV)/.installed-dev
-	$(TEST_ENV) $(BIN)/python -m eval.policies --model tiny/$(MODEL) --out outputs/compare_$(MODEL) --bundle $(ARGS)
+	$(TEST_ENV) $(BIN)/python -m eval.policies --model $(MODEL) --out outputs/compare_$(MODEL) --bundle $(ARGS)
 
 test: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Compares caches at equal work: `python -m eval.policies --model tiny/opensora --out FOLDER`.
+"""Compares caches at equal work: `python -m eval.policies --model opensora --out FOLDER`.
 
 Polynomial, thresholds and schedules are learnt from some prompts and measured on others: fewer steps,
 interval, PAB, TeaCache, MagCache, and schedules by dynamic programming and by search. Prints a Markdown
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,11 +37,12 @@ from videosys.calibration import (
     write_report,
 )
 
-PREFIX = "tiny/"
+PREFIX = "tiny/"  # of names until now, still taken
 CALIBRATION = "calibration.json"
 SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed, of all steps
 MANY_TIMES = 4  # as many steps has the run that stands for the exact one
 MOST_STEPS = 1000
+LONG, FEWER_HELD_OUT = 100, 12  # steps of a generation, from which fewer prompts have to do
 SHOWN = ("fewer steps", "fewer steps, cosine", "interval, hold", TEACACHE, "schedule, hold", CALIBRATED)
 
 
@@ -84,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m eval.policies", description=__doc__)
-    arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as tiny/opensora")
+    arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as opensora")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
-    arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32, or 12 for the Plans")
+    arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32; 12 from 100 steps on")
     arguments.add_argument("--search", type=float, help="full runs the search may take per budget: 200")
     arguments.add_argument(
         "--bundle", action="store_true", help="put the calibration beside the model's weights"
@@ -101,7 +103,8 @@ def read_settings(args: argparse.Namespace) -> ComparisonSettings:
     check_matplotlib()
     if args.quick and args.bundle:
         raise ValueError("--bundle is given, and so is --quick, whose settings are no good; leave one out")
-    default = ComparisonSettings(held_out=12 if "plan" in args.model else ComparisonSettings.held_out)
+    is_long = checkpoint(args.model).steps >= LONG
+    default = ComparisonSettings(held_out=FEWER_HELD_OUT if is_long else ComparisonSettings.held_out)
     settings = QUICK if args.quick else default
     most = len(scored())
     if args.held_out is not None and not 1 <= args.held_out <= most:
@@ -114,12 +117,15 @@ def read_settings(args: argparse.Namespace) -> ComparisonSettings:
     )
 
 
+def checkpoint(model: str, **changes: Any) -> Any:
+    """The config of a bundled checkpoint. ValueError for a name that is not bundled."""
+    return tiny.config(model.removeprefix(PREFIX), **changes)
+
+
 def open_study(model: str, settings: ComparisonSettings, folder: Path, quiet: bool) -> Study:
     """The study of a bundled checkpoint, which learns from captions as in training."""
-    if not model.startswith(PREFIX):
-        raise ValueError(f"--model is {model!r}; it must begin with {PREFIX}")
     changes = {} if settings.steps is None else {"num_inference_steps": settings.steps}
-    config = tiny.config(model.removeprefix(PREFIX), batch_size=settings.search_size, **changes)
+    config = checkpoint(model, batch_size=settings.search_size, **changes)
     rng = np.random.default_rng(0)
     learnt = [caption(training_spec(rng), rng) for _ in range(settings.learnt)]
     held_out = [text for text, _ in scored()[: settings.held_out]]

@@ -146,19 +146,30 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     assert read_calibration(tmp_path / "weights" / "calibration.json").settings == settings
 
 
+def test_long_generations_are_judged_on_fewer_prompts(tmp_path):
+    def held_out(model, *more):
+        args = policies.parser().parse_args(["--model", model, "--out", str(tmp_path), *more])
+        return policies.read_settings(args).held_out
+
+    assert [held_out(name) for name in tiny.bundled()] == [32, 32, 12, 12]
+    assert held_out("tiny/latte") == 32  # as it was spelt before
+    assert held_out("open_sora_plan_v110", "--held-out", "20") == 20
+
+
 def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
-    assert policies.main(["--model", "opensora", "--out", str(tmp_path)]) == 2
-    assert "must begin with tiny/" in capsys.readouterr().err
-    assert policies.main(["--model", "tiny/opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
+    for name in ("opensorra", "tiny/opensorra"):
+        assert policies.main(["--model", name, "--out", str(tmp_path)]) == 2
+        assert "no tiny checkpoint 'opensorra' (did you mean 'opensora'?)" in capsys.readouterr().err
+    assert policies.main(["--model", "opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
     assert "--held-out is 0" in capsys.readouterr().err
     for search in ("nan", "-5", "inf", "0"):
-        assert policies.main(["--model", "tiny/opensora", "--search", search, "--out", str(tmp_path)]) == 2
+        assert policies.main(["--model", "opensora", "--search", search, "--out", str(tmp_path)]) == 2
         assert f"--search is {search}; it must be above 0" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert policies.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file")]) == 2
+    assert policies.main(["--model", "opensora", "--out", str(tmp_path / "file")]) == 2
     assert "which is a file" in capsys.readouterr().err
-    assert policies.main(["--model", "tiny/opensora", "--out", str(tmp_path / "file" / "more")]) == 2
+    assert policies.main(["--model", "opensora", "--out", str(tmp_path / "file" / "more")]) == 2
     assert "is not a folder" in capsys.readouterr().err
-    quick = ["--model", "tiny/opensora", "--quick", "--bundle", "--out", str(tmp_path)]
+    quick = ["--model", "opensora", "--quick", "--bundle", "--out", str(tmp_path)]
     assert policies.main(quick) == 2
     assert "--bundle is given" in capsys.readouterr().err
