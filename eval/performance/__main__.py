@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from eval.performance import cases, graphs, needs, published
-from eval.performance.models import BUILDERS
+from eval.performance.models import class_of, models
 from eval.performance.plan import Plan, Row
+from eval.performance.sizes import SIZES
 
 Case = Callable[[Plan], Iterator[Row]]
 
@@ -49,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--models", nargs="+", choices=list(BUILDERS), default=list(BUILDERS))
-    parser.add_argument("--sizes", nargs="+", choices=list(published.SIZES), default=list(published.SIZES))
+    parser.add_argument("--models", nargs="+", choices=models(), default=models())
+    measured = [name for name, size in SIZES.items() if size.is_measured]
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=measured)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
@@ -74,7 +76,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Ends the program where a combination has nothing to measure."""
     if args.rounds < 1:
         parser.error(f"--rounds is {args.rounds}; it must be 1 or more")
-    of_sizes = {published.SIZES[name].setting.model for name in args.sizes}
+    of_sizes = {class_of(SIZES[name].plan) for name in args.sizes}
     if not of_sizes & set(args.models):
         parser.error(f"--sizes are of {', '.join(sorted(of_sizes))}, and --models leaves these out")
 

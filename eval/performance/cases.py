@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
 from eval.performance.floor import Floor, total_flops
-from eval.performance.models import Setting, Size, Subject, diffusers_latte
+from eval.performance.models import Setting, Size, Subject, diffusers_step, facts, published
 from eval.performance.plan import NO_COMPILER, Plan, Row, name_of
 from eval.performance.timing import Run, alternate, counted, once, ratio
 from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
@@ -28,12 +26,12 @@ def step_row(setting: Setting, subject: Subject, plan: Plan) -> Row:
     calls = subject.calls()
     floor = Floor(calls, setting.dtype, setting.device)
     runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
-    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.size.tokens}
+    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.tokens}
     if plan.compile and plan.can_compile:
         runs["compiled"], compiling = compiled_step(setting)
         row |= compiling
-    if setting.model == "LatteT2V":
-        runs["diffusers"] = diffusers_latte(setting, subject)
+    if (theirs := diffusers_step(setting, subject)) is not None:
+        runs["diffusers"] = theirs
     samples = alternate(runs, plan.rounds)
     row |= {} if plan.can_compile or not plan.compile else {"compiled_s": NO_COMPILER}
     row |= {f"{name}_s": samples[name].seconds for name in runs if name != "floor"}
@@ -105,12 +103,9 @@ def caches(plan: Plan) -> Iterator[Row]:
     for setting in plan.settings():
         subject = setting.subject()
         samples = alternate({"computed": subject.step, **cached(subject)}, plan.rounds)
-        row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
+        row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.plan.depth}
         row |= {f"{name}_s": sample.seconds for name, sample in samples.items()}
-        yield row | shares(row, setting.depth, PUBLISHED_DEPTH[setting.model])
-
-
-PUBLISHED_DEPTH = MappingProxyType({"STDiT3": 28, "LatteT2V": 28, "OpenSoraT2V": 32})
+        yield row | shares(row, setting.plan.depth, published()[setting.model].depth)
 
 
 def shares(row: Row, depth: int, published: int) -> Row:
@@ -134,21 +129,25 @@ def real(plan: Plan) -> Iterator[Row]:
 
     Nothing is scaled. The computed step, cache and all, runs once: a CPU takes half a minute for it.
     """
-    setting = Setting("STDiT3", torch.bfloat16, plan.device, REAL_SIZE, depth=28, width=1152, heads=16)
+    for published_plan in published().values():
+        latents = facts(published_plan.config).get("real")
+        if latents is not None:
+            yield real_row(Setting(published_plan, torch.bfloat16, plan.device, Size(tuple(latents))), plan)
+
+
+def real_row(setting: Setting, plan: Plan) -> Row:
     subject, made = setting.subject(), []
     with torch.no_grad():
         if plan.device.type == "cuda":
             forced(subject)  # the first call on a card starts its libraries
         seconds = counted(lambda: made.append(forced(subject)))
         runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
-    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.depth}
-    row |= {"width": setting.width, "tokens": setting.size.tokens}
+    row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.plan.depth}
+    row |= {"width": setting.config.hidden_size, "tokens": setting.tokens}
     row |= {"computed_s": seconds}
     row |= {f"{name}_s": sample.seconds for name, sample in alternate(runs, plan.rounds).items()}
-    yield row | {f"{name}_share": row[f"{name}_s"] / row["computed_s"] for name in runs}
+    return row | {f"{name}_share": row[f"{name}_s"] / row["computed_s"] for name in runs}
 
-
-REAL_SIZE = Size(latents=(15, 18, 32))
 
 SCALES: tuple[tuple[str, Sequence[dict[str, Any]]], ...] = (
     ("tokens", [{"latents": (4, side, side)} for side in (16, 32, 64)]),
@@ -160,7 +159,7 @@ def scaling(plan: Plan) -> Iterator[Row]:
     """Seconds per step as a frame gets more tokens, and as there are more frames."""
     for model in plan.models:
         for axis, sizes in SCALES:
-            setting = Setting(model, torch.float32, plan.device)
+            setting = Setting.small(model, torch.float32, plan.device)
             yield from scaling_rows(setting, axis, sizes, plan.rounds)
 
 
@@ -169,16 +168,16 @@ def scaling_rows(setting: Setting, axis: str, sizes: Sequence[dict[str, Any]], r
     runs: dict[str, Callable[[], object]] = {str(key): subject.step for key, subject in subjects.items()}
     samples = alternate(runs, rounds)
     for latents, subject in subjects.items():
-        size = replace(setting.size, latents=latents)
+        tokens = setting.resized(latents=latents).tokens
         gflop = total_flops(subject.calls()) / 1e9
         seconds = samples[str(latents)].seconds
         yield {
             "model": setting.model,
             "axis": axis,
             "latents": "x".join(map(str, latents)),
-            "tokens": size.tokens,
+            "tokens": tokens,
             "step_s": seconds,
             "gflop": gflop,
-            "us_per_token": 1e6 * seconds / size.tokens,
+            "us_per_token": 1e6 * seconds / tokens,
             "gflops": gflop / seconds,
         }

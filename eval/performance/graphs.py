@@ -25,7 +25,7 @@ def graphs(plan: Plan) -> Iterator[Row]:
         return
     is_compiled: bool | str = plan.compile and (plan.can_compile or NO_COMPILER)
     for model in plan.models:
-        subject = Setting(model, torch.bfloat16, plan.device).subject()
+        subject = Setting.small(model, torch.bfloat16, plan.device).subject()
         if is_compiled is True:
             compile_blocks(subject.model)
         runs = steps(subject)

@@ -1,12 +1,16 @@
-"""The transformers at a size that a CPU takes seconds for, with random weights and inputs, and diffusers' own
-Latte on the same weights.
+"""The transformers of all families at a size for which a CPU takes seconds, with random weights and inputs.
+Beside them, diffusers' own of the same weights, where it has one.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,34 +18,20 @@ import torch
 from torch import nn
 
 from eval.performance.floor import Shape, record
-from videosys import (
-    LatteT2V,
-    LatteT2VConfig,
-    OpenSoraT2V,
-    OpenSoraT2VConfig,
-    STDiT3,
-    STDiT3Config,
-    use_attention,
-)
+from videosys import FAMILIES, Blueprint, Parallel, blueprint, use_attention
 
-CAPTION_CHANNELS = 4096
 NOISE = 1_000_003  # random numbers, taken again and again: a prime, so that no two rows are alike
 TIMESTEP = 500.0
+USUAL_DEPTH = 2  # blocks of each stack of a family that models.json does not name
 
 
 @dataclass(frozen=True)
 class Size:
-    """Latents [batch, 4, *latents] (two by two of them are a token), and tokens of text."""
+    """Latents [batch, channels, *latents], and tokens of text."""
 
     latents: tuple[int, int, int] = (16, 32, 32)
     batch: int = 2
     text: int = 100
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the batch."""
-        frames, rows, columns = self.latents
-        return self.batch * frames * (rows // 2) * (columns // 2)
 
 
 MID = Size()
@@ -70,48 +60,80 @@ class Subject:
         return calls
 
 
-def stdit3(depth: int, width: int, heads: int) -> nn.Module:
-    return STDiT3(STDiT3Config(depth=depth, hidden_size=width, num_heads=heads))
+def versions() -> Iterator[Any]:
+    """The config of every published version of every family."""
+    for family in FAMILIES.values():
+        names = list(family.published)
+        yield from [family.config(version=name) for name in names] if len(names) > 1 else [family.config()]
 
 
-def latte(depth: int, width: int, heads: int) -> nn.Module:
-    return LatteT2V(latte_config(depth, width, heads))
+def facts(config: Any) -> Mapping[str, Any]:
+    """What models.json has for a config.
+
+    transformer: changes that make it small. real: latents of a size that is measured as published. decoders:
+    changes of the config that decode otherwise. diffusers: the name of diffusers' transformer.
+    """
+    return json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")).get(config.model_name, {})
 
 
-def latte_config(depth: int, width: int, heads: int) -> LatteT2VConfig:
-    return LatteT2VConfig(
-        num_layers=depth,
-        num_attention_heads=heads,
-        attention_head_dim=width // heads,
-        cross_attention_dim=width,
-        sample_size=32,
-    )
+def with_transformer(plan: Blueprint, config: Any) -> Blueprint:
+    """A blueprint with another config of its transformer."""
+    part = replace(plan.parts.transformer, config=config)
+    return replace(plan, parts=replace(plan.parts, transformer=part))
 
 
-def open_sora_plan(depth: int, width: int, heads: int) -> nn.Module:
-    heads = width // 96  # its heads are 96 wide as published
-    config = OpenSoraT2VConfig(
-        num_layers=depth, num_attention_heads=heads, attention_head_dim=96, cross_attention_dim=width
-    )
-    return OpenSoraT2V(config)
+def class_of(plan: Blueprint) -> str:
+    """The name of the transformer's class, by which models are chosen."""
+    return plan.parts.transformer.module_cls.__name__
 
 
-BUILDERS: MappingProxyType[str, Callable[[int, int, int], nn.Module]] = MappingProxyType(
-    {"STDiT3": stdit3, "LatteT2V": latte, "OpenSoraT2V": open_sora_plan}
-)
+@functools.cache
+def published() -> Mapping[str, Blueprint]:
+    """For the class of each transformer the first published version that has it."""
+    plans: dict[str, Blueprint] = {}
+    for config in versions():
+        plan = blueprint(config)
+        plans.setdefault(class_of(plan), plan)
+    return MappingProxyType(plans)
+
+
+def models() -> list[str]:
+    """The names of the transformers' classes."""
+    return list(published())
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Which model, how large, and where it runs."""
+    """A transformer of a blueprint, for latents of a size, and where it runs."""
 
-    model: str
+    plan: Blueprint
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
     size: Size = MID
-    depth: int = 2
-    width: int = 384
-    heads: int = 6
+
+    @classmethod
+    def small(cls, model: str, *where: Any, **changes: Any) -> Setting:
+        """A class of transformers at the size of models.json, with other fields of its config."""
+        plan = published()[model]
+        fields = facts(plan.config).get("transformer")
+        config = plan.parts.transformer.config
+        config = replace(config, **fields) if fields else config.with_depth(USUAL_DEPTH)
+        return cls(with_transformer(plan, replace(config, **changes)), *where)
+
+    @property
+    def model(self) -> str:
+        return class_of(self.plan)
+
+    @property
+    def config(self) -> Any:
+        """The transformer's."""
+        return self.plan.parts.transformer.config
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the batch."""
+        grid = self.config.grid(self.size.latents)
+        return self.size.batch * grid.num_frames * grid.tokens_per_frame
 
     def resized(self, **changes: Any) -> Setting:
         return replace(self, size=replace(self.size, **changes))
@@ -119,7 +141,7 @@ class Setting:
     def built(self) -> nn.Module:
         """The model with random weights."""
         with torch.device("meta"):
-            model = BUILDERS[self.model](self.depth, self.width, self.heads)
+            model = self.plan.parts.transformer.build(Parallel())
         model = model.to(self.dtype).to_empty(device=self.device).eval().requires_grad_(False)
         torch.manual_seed(0)
         noise = (0.02 * torch.randn(NOISE)).to(self.device, self.dtype)
@@ -129,41 +151,27 @@ class Setting:
         return model
 
     def subject(self) -> Subject:
-        model = self.built()
+        model, size = self.built(), self.size
         make: dict[str, Any] = {"device": self.device}
-        latents = torch.randn(self.size.batch, 4, *self.size.latents, **make)
-        embeds = torch.randn(self.size.batch, self.size.text, CAPTION_CHANNELS, **make).to(self.dtype)
-        _, rows, columns = self.size.latents
-        more = {"fps": 24.0, "height": 8 * rows, "width": 8 * columns} if self.model == "STDiT3" else {}
+        latents = torch.randn(size.batch, self.plan.latent_channels, *size.latents, **make)
+        embeds = torch.randn(size.batch, size.text, self.config.caption_channels, **make).to(self.dtype)
         with torch.no_grad():
-            condition = model.prepare(embeds, latent_size=self.size.latents, **more)
-        timesteps = torch.full((self.size.batch,), TIMESTEP, **make)
+            condition = replace(self.plan, latent_size=size.latents).condition(model, embeds)
+        timesteps = torch.full((size.batch,), TIMESTEP, **make)
         return Subject(model, latents, timesteps, embeds, condition)
 
 
-def diffusers_latte(setting: Setting, subject: Subject) -> Callable[[], torch.Tensor]:
-    """A step of diffusers' LatteTransformer3DModel with the weights and inputs of our own."""
-    from diffusers import LatteTransformer3DModel
+def diffusers_step(setting: Setting, subject: Subject) -> Callable[[], torch.Tensor] | None:
+    """A step of diffusers' transformer with the weights and inputs of our own; None where it has none."""
+    import diffusers
 
-    config = latte_config(setting.depth, setting.width, setting.heads)
-    theirs = LatteTransformer3DModel(
-        num_layers=config.num_layers,
-        num_attention_heads=config.num_attention_heads,
-        attention_head_dim=config.attention_head_dim,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        patch_size=config.patch_size,
-        sample_size=config.native_size,
-        video_length=setting.size.latents[0],
-        caption_channels=config.caption_channels,
-        cross_attention_dim=config.cross_attention_dim,
-        attention_bias=True,
-        activation_fn="gelu-approximate",
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        norm_eps=config.norm_eps,
-        num_embeds_ada_norm=1000,
-    )
+    name = facts(setting.plan.config).get("diffusers")
+    if name is None:
+        return None
+    theirs_cls = getattr(diffusers, name)
+    fields = {**asdict(setting.config), "video_length": setting.size.latents[0], "num_embeds_ada_norm": 1000}
+    taken = inspect.signature(theirs_cls).parameters
+    theirs = theirs_cls(**{name: value for name, value in fields.items() if name in taken})
     theirs.load_state_dict(subject.model.state_dict())
     theirs = theirs.to(setting.device, setting.dtype).eval().requires_grad_(False)
     latents, timesteps = subject.latents.to(setting.dtype), subject.timesteps.long()

@@ -8,54 +8,39 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from eval.performance.models import Setting
+from eval.performance.models import Setting, facts, versions
 from eval.performance.plan import DTYPES, Plan, Row, name_of
 from eval.performance.timing import Run, alternate, synchronize
-from videosys import (
-    CausalVAE,
-    CausalVAEConfig,
-    LatteVAE,
-    LatteVAEConfig,
-    OpenSoraPlanConfig,
-    OpenSoraVAE,
-    OpenSoraVAEConfig,
-)
+from videosys import Blueprint, Parallel, blueprint
 
 MIB = 2**20
 Video = tuple[int, int, int]  # frames, rows and columns of pixels
 SMALL = (5, 64, 64)
 
 
-def plan_vae(version: Literal["v110", "v120"]) -> nn.Module:
-    """The autoencoder of Open-Sora-Plan, in the published layout and with the tiles of its version."""
-    return CausalVAE(CausalVAEConfig.published(version), tiling=OpenSoraPlanConfig(version=version).tiles())
-
-
-AUTOENCODERS: MappingProxyType[str, Callable[[], nn.Module]] = MappingProxyType(
-    {
-        "Open-Sora v1.2": lambda: OpenSoraVAE(OpenSoraVAEConfig()),
-        "Latte, frame by frame": lambda: LatteVAE(LatteVAEConfig()),
-        "Latte, temporal": lambda: LatteVAE(LatteVAEConfig(_class_name="AutoencoderKLTemporalDecoder")),
-        "Open-Sora-Plan v1.1.0": lambda: plan_vae("v110"),
-        "Open-Sora-Plan v1.2.0": lambda: plan_vae("v120"),
-    }
-)
+def autoencoders() -> dict[str, Blueprint]:
+    """The blueprints of all published versions by name, and with the further decoders of models.json."""
+    plans = {}
+    for config in versions():
+        plans[config.model_name] = blueprint(config)
+        for label, changes in facts(config).get("decoders", {}).items():
+            plans[f"{config.model_name}, {label}"] = blueprint(replace(config, **changes))
+    return plans
 
 
 def decoding(plan: Plan) -> Iterator[Row]:
     """Seconds to decode 5 frames of 64 x 64, published shapes and random weights."""
-    for name in AUTOENCODERS:
+    for name, published in autoencoders().items():
         runs: dict[str, Run] = {
-            key: decoder(name, SMALL, dtype, plan.device) for key, dtype in DTYPES.items()
+            key: decoder(published, SMALL, dtype, plan.device) for key, dtype in DTYPES.items()
         }
         samples = alternate(runs, max(plan.rounds // 2, 1))
         for key, sample in samples.items():
@@ -63,11 +48,11 @@ def decoding(plan: Plan) -> Iterator[Row]:
             yield {"autoencoder": name, "dtype": key, "decode_s": seconds, "s_per_mpx": seconds / megapixels}
 
 
-def decoder(name: str, video: Video, dtype: torch.dtype, device: torch.device) -> Run:
+def decoder(plan: Blueprint, video: Video, dtype: torch.dtype, device: torch.device) -> Run:
     """Decodes a video of random latents."""
     torch.manual_seed(0)
-    vae: Any = AUTOENCODERS[name]().to(device, dtype).eval().requires_grad_(False)
-    latents = torch.randn(1, 4, *vae.latent_size(*video), device=device)
+    vae: Any = plan.parts.vae.build(Parallel()).to(device, dtype).eval().requires_grad_(False)
+    latents = torch.randn(1, plan.latent_channels, *vae.latent_size(*video), device=device)
     return lambda: vae.decode(latents, video[0])
 
 
@@ -90,7 +75,7 @@ def peak_of(model: str, dtype: str) -> float:
 def main(model: str, dtype: str) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(1)
-    subject = Setting(model, DTYPES[dtype], device).subject()
+    subject = Setting.small(model, DTYPES[dtype], device).subject()
     with torch.no_grad():
         print(peak(subject.step, device) / MIB)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from eval.performance.models import BUILDERS, Setting
+from eval.performance.models import Setting, models
 from videosys import check_compiler
 
 Row = dict[str, Any]  # a line of a table
@@ -26,14 +26,14 @@ class Plan:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
     rounds: int = 5
     compile: bool = True
-    models: tuple[str, ...] = tuple(BUILDERS)
+    models: tuple[str, ...] = field(default_factory=lambda: tuple(models()))
     sizes: tuple[str, ...] = ()
 
     def settings(self) -> Iterator[Setting]:
         """Every model in every dtype."""
         for model in self.models:
             for dtype in DTYPES.values():
-                yield Setting(model, dtype, self.device)
+                yield Setting.small(model, dtype, self.device)
 
     @property
     def can_compile(self) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from eval.performance.cases import cached, step_row
 from eval.performance.models import Setting, Size, Subject
-from eval.performance.needs import MIB, Video, decoder, peak
+from eval.performance.needs import MIB, decoder, peak
 from eval.performance.plan import Plan, Row
+from eval.performance.sizes import SIZES, PublishedSize
 from eval.performance.timing import Run, alternate, counted
 from videosys import NoCacheConfig, TeaCache, TeaCacheConfig, compile_blocks, start
 
@@ -27,42 +27,24 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Published:
-    """A size: its transformer, its autoencoder, its video, and the evaluations of a generation.
-
-    computed: of these, how many TeaCache computes in each of its settings (arXiv 2411.19108, table 1).
-    """
+    """A published size on a device. computed: see `PublishedSize`."""
 
     setting: Setting
-    autoencoder: str
-    video: Video
-    evaluations: int
-    computed: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    computed: Mapping[str, int]
 
+    @classmethod
+    def of(cls, size: PublishedSize, device: torch.device) -> Published:
+        return cls(Setting(size.plan, torch.bfloat16, device, Size(size.plan.latent_size)), size.computed)
 
-def setting(model: str, latents: tuple[int, int, int], depth: int = 28, width: int = 1152) -> Setting:
-    return Setting(model, torch.bfloat16, size=Size(latents), depth=depth, width=width, heads=16)
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of a generation, those left out that a sampler adds to its steps."""
+        return self.setting.plan.config.steps
 
-
-PLAN = ("OpenSoraT2V", "Open-Sora-Plan v1.2.0")
-SIZES: Mapping[str, Published] = MappingProxyType(
-    {
-        "opensora-51x480x848": Published(
-            setting("STDiT3", (15, 60, 106)), "Open-Sora v1.2", (51, 480, 848), 30, {"slow": 19, "fast": 12}
-        ),
-        "latte-16x512x512": Published(
-            setting("LatteT2V", (16, 64, 64)), "Latte, temporal", (16, 512, 512), 50, {"slow": 27, "fast": 15}
-        ),
-        "v110-65x512x512": Published(
-            setting("LatteT2V", (17, 64, 64)),
-            "Open-Sora-Plan v1.1.0",
-            (65, 512, 512),
-            150,
-            {"slow": 37, "fast": 24},
-        ),
-        "v120-29x480x640": Published(setting(PLAN[0], (8, 60, 80), 32, 2304), PLAN[1], (29, 480, 640), 100),
-        "v120-93x480x640": Published(setting(PLAN[0], (24, 60, 80), 32, 2304), PLAN[1], (93, 480, 640), 100),
-    }
-)
+    def decoder(self) -> Run:
+        """Decodes a video of the size."""
+        plan, setting = self.setting.plan, self.setting
+        return decoder(plan, (plan.config.clip_frames, *plan.config.size), setting.dtype, setting.device)
 
 
 Case = Callable[[Plan], Iterator[Row]]
@@ -76,11 +58,10 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
             yield missing
             return
         for name in plan.sizes:
-            size = SIZES[name]
+            size = Published.of(SIZES[name], plan.device)
             if size.setting.model in plan.models:
-                here = replace(size, setting=replace(size.setting, device=plan.device))
                 try:
-                    yield from rows(name, here, plan)
+                    yield from rows(name, size, plan)
                 except torch.OutOfMemoryError:  # the other sizes are still worth measuring
                     yield {"size": name, "step": OUT_OF_MEMORY}
                 gc.collect()  # compiled blocks refer to themselves
@@ -109,7 +90,7 @@ def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
 def decode_row(size: Published, plan: Plan) -> Row:
     """Seconds to decode the video, and what that takes beyond the weights."""
     try:
-        run = decoder(size.autoencoder, size.video, size.setting.dtype, plan.device)
+        run = size.decoder()
         most = peak(run, plan.device) / MIB
         samples = alternate({"decode": run}, max(plan.rounds // 2, 1))
     except torch.OutOfMemoryError:
@@ -172,7 +153,7 @@ def generations(name: str, size: Published, plan: Plan) -> Iterator[Row]:
     if not size.computed:
         return
     subject = size.setting.subject()
-    decode = decoder(size.autoencoder, size.video, size.setting.dtype, plan.device)
+    decode = size.decoder()
     ways = {"eager": False, **({"compiled": True} if plan.compile and plan.can_compile else {})}
     for way, is_compiled in ways.items():
         if is_compiled:

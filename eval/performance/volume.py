@@ -7,79 +7,21 @@ there. What they hand to torch.distributed is counted, and printed beside the fo
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 
-from videosys import (
-    LatteT2V,
-    LatteT2VConfig,
-    OpenSoraT2V,
-    OpenSoraT2VConfig,
-    Parallel,
-    ParallelConfig,
-    STDiT3,
-    STDiT3Config,
-)
+from eval.performance.sizes import SIZES
+from videosys import Blueprint, Parallel, ParallelConfig
 
 HALF, FLOAT = 2, 4  # bytes of bfloat16, which the model computes in, and of what the sampler reads
-CHANNELS, PATCH = 4, 2
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A published size: latents (frames, rows, columns) of one video, under guidance."""
-
-    latent_size: tuple[int, int, int]
-    model_cls: type
-    config: Any
-
-    @property
-    def tokens(self) -> int:
-        frames, rows, columns = self.latent_size
-        return frames * -(-rows // PATCH) * -(-columns // PATCH)
-
-    @property
-    def is_joint(self) -> bool:
-        """Whether every token attends to every other."""
-        return self.model_cls is OpenSoraT2V
-
-    @property
-    def depth(self) -> int:
-        return self.config.depth if self.model_cls is STDiT3 else self.config.num_layers
-
-    def prepare(self, model: Any, batch: int) -> Any:
-        text = torch.empty(batch, 20, self.config.caption_channels)
-        frame = {"fps": 24.0, "height": 480.0, "width": 848.0} if self.model_cls is STDiT3 else {}
-        return model.prepare(text, latent_size=self.latent_size, **frame)
-
-
-def plan(frames: int, rows: int, columns: int) -> Setting:
-    """A checkpoint of Open-Sora-Plan v1.2.0."""
-    config = OpenSoraT2VConfig(sample_size=(rows, columns), sample_size_t=frames)
-    return Setting((frames, rows, columns), OpenSoraT2V, config)
-
-
-SETTINGS: Mapping[str, Setting] = MappingProxyType(
-    {
-        "Open-Sora 480p 9:16, 2s": Setting((15, 60, 106), STDiT3, STDiT3Config()),
-        "Open-Sora 480p 9:16, 8s": Setting((60, 60, 106), STDiT3, STDiT3Config()),
-        "Latte 16x512x512": Setting((16, 64, 64), LatteT2V, LatteT2VConfig()),
-        "Plan v1.1.0 65x512x512": Setting((17, 64, 64), LatteT2V, LatteT2VConfig(video_length=17)),
-        "Plan v1.1.0 221x512x512": Setting((56, 64, 64), LatteT2V, LatteT2VConfig(video_length=56)),
-        "Plan v1.2.0 29x480p": plan(8, 60, 80),
-        "Plan v1.2.0 93x480p": plan(24, 60, 80),
-        "Plan v1.2.0 29x720p": plan(8, 90, 160),
-        "Plan v1.2.0 93x720p": plan(24, 90, 160),
-    }
-)
+TEXT = 20  # tokens
 
 
 class Skip:
@@ -128,31 +70,38 @@ def counted() -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def count(setting: Setting, parallel: Parallel) -> tuple[int, int]:
+def count(plan: Blueprint, parallel: Parallel) -> tuple[int, int]:
     """Bytes that rank 0 sends in a computed and in a skipped step, the guidance pair included."""
-    batch = 2 // parallel.cfg_size
+    batch, channels = 2 // parallel.cfg_size, plan.latent_channels
     made = []
     with torch.device("meta"):
-        model = setting.model_cls(setting.config, parallel).requires_grad_(False).to(torch.bfloat16)
-        condition = setting.prepare(model, batch)
-        latents, timesteps = torch.empty(batch, CHANNELS, *setting.latent_size), torch.empty(batch)
+        model = plan.parts.transformer.build(parallel).requires_grad_(False).to(torch.bfloat16)
+        text = torch.empty(batch, TEXT, plan.parts.transformer.config.caption_channels)
+        condition = plan.condition(model, text)
+        latents, timesteps = torch.empty(batch, channels, *plan.latent_size), torch.empty(batch)
         for cache in ((), (Skip(),)):
             with counted() as sent:
-                parallel.cfg_gather(model(latents, timesteps, condition, *cache)[:, :CHANNELS])
+                parallel.cfg_gather(model(latents, timesteps, condition, *cache)[:, :channels])
             made.append(sum(sent))
     return made[0], made[1]
 
 
-def formula(setting: Setting, cfg: int, sp: int) -> tuple[float, float]:
+def formula(plan: Blueprint, cfg: int, sp: int) -> tuple[float, float]:
     """The same by docs/parallel.md, with even shards."""
-    batch, width = 2 // cfg, setting.config.hidden_size
-    shard = batch * setting.tokens * HALF / sp  # of one channel
-    swaps = (4 if setting.is_joint else 2) * setting.depth
-    head = setting.config.out_channels * PATCH * PATCH
-    frames, rows, columns = setting.latent_size
-    pair = (cfg - 1) * batch * CHANNELS * frames * rows * columns * FLOAT
+    config, batch = plan.parts.transformer.config, 2 // cfg
+    grid = config.grid(plan.latent_size)
+    shard = batch * grid.num_frames * grid.tokens_per_frame * HALF / sp  # of one channel
+    swaps = (4 if is_joint(plan) else 2) * plan.depth
+    head = config.out_channels * math.prod(grid.patch_size)
+    pair = (cfg - 1) * batch * plan.latent_channels * math.prod(plan.latent_size) * FLOAT
     always = shard * head * (sp - 1) + pair
-    return swaps * shard * width * (sp - 1) / sp + always, always
+    return swaps * shard * config.hidden_size * (sp - 1) / sp + always, always
+
+
+def is_joint(plan: Blueprint) -> bool:
+    """Whether every token attends to every other."""
+    with torch.device("meta"):
+        return "joint" in plan.transformer(1, Parallel()).stacks
 
 
 def meshes(num_gpus: int) -> list[ParallelConfig]:
@@ -169,11 +118,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--gpus", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--settings", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     args = parser.parse_args(argv)
     print("MB that one device sends in a step: counted (by the formula)\n")
     print("| size | GPUs | cfg x sp | computed step | skipped step |\n|---|---|---|---|---|")
-    for name in args.settings:
+    for name in args.sizes:
         for num_gpus in args.gpus:
             for line in lines(name, num_gpus):
                 print(line, flush=True)
@@ -184,8 +133,8 @@ def lines(name: str, num_gpus: int) -> Iterator[str]:
     """Rows of the table."""
     for config in meshes(num_gpus):
         with ranks(num_gpus):
-            found = count(SETTINGS[name], Parallel.from_config(config, "cpu"))
-        expected = formula(SETTINGS[name], config.cfg or 1, config.sp or 1)
+            found = count(SIZES[name].plan, Parallel.from_config(config, "cpu"))
+        expected = formula(SIZES[name].plan, config.cfg or 1, config.sp or 1)
         steps = [f"{one / 1e6:.1f} ({other / 1e6:.1f})" for one, other in zip(found, expected)]
         yield f"| {name} | {num_gpus} | {config.cfg} x {config.sp} | {steps[0]} | {steps[1]} |"
 

@@ -10,7 +10,6 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +18,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from eval.training.clips import ClipSpec, render
+from eval.training.clips import ClipSpec
 from eval.training.recipes import RECIPES
 from eval.training.scored import training_spec
 from eval.training.trainer import say
-from videosys import OpenSoraVAE, OpenSoraVAEConfig, load_model, read_config, replacing
+from videosys import replacing
 
 CLIPS_PER_SHARD = 250
 HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
 
 
 Encode = Callable[[ClipSpec], Tensor]  # the latents [4, t, 8, 8] of a clip
-
-
-def load_vae(folder: Path) -> OpenSoraVAE:
-    return load_model(OpenSoraVAE, read_config(OpenSoraVAEConfig, folder), folder)
-
-
-def encode_clip(vae: OpenSoraVAE, spec: ClipSpec) -> Tensor:
-    """[4, 10, 8, 8]: the posterior mean of both stages for the clip of 34 frames."""
-    with torch.no_grad():
-        return vae.encode(render(spec)[None])[0]
 
 
 def write_shard(encode: Encode, folder: Path, number: int) -> None:
@@ -60,16 +49,9 @@ def read_shard(path: Path) -> tuple[Tensor, list[ClipSpec]]:
 
 def encoder(model: str, folder: Path) -> Encode:
     """What turns a clip into the latents of a model, with the autoencoder of a folder."""
-    if model == "opensora":
-        return partial(encode_clip, load_vae(folder))
     recipe = RECIPES[model]
     vae = recipe.load_vae(folder)
-
-    @torch.no_grad()
-    def encode(spec: ClipSpec) -> Tensor:
-        return recipe.encode(vae, recipe.frames(spec)[None])[0]
-
-    return encode
+    return lambda spec: recipe.encode(vae, recipe.frames(spec)[None])[0]
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -78,7 +60,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m eval.training.train latents", description=__doc__)
-    parser.add_argument("--model", choices=["opensora", *RECIPES], default="opensora")
+    parser.add_argument("--model", choices=list(RECIPES), default=next(iter(RECIPES)))
     parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
     parser.add_argument("--first", type=int, default=0)

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.training.latents import load_vae
-from eval.training.recipes import every_second, fold_statistics
+from eval.training.recipes import RECIPES, fold_statistics
 from eval.training.scored import training_spec
 from eval.training.trainer import say
 from videosys import LatteVAE, LatteVAEConfig, resolve, save_model
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--vae", default="bundled:opensora/vae", help="a folder of the vae stage")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
-    stage = load_vae(resolve(args.vae))
+    stage = RECIPES["opensora"].load_vae(resolve(args.vae))
     published = stage.config
     config = LatteVAEConfig(
         block_out_channels=published.block_out_channels,
@@ -37,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     vae = LatteVAE(config)
     vae.load_state_dict(stage.spatial.state_dict())
-    rng = np.random.default_rng(30)
+    rng, frames = np.random.default_rng(30), RECIPES["latte"].frames
     with torch.no_grad():
-        latents = torch.cat([vae.encode(every_second(training_spec(rng))[None]) for _ in range(CLIPS)])
+        latents = torch.cat([vae.encode(frames(training_spec(rng))[None]) for _ in range(CLIPS)])
     axes = (0, 2, 3, 4)
     fold_statistics(vae, latents.mean(axes), latents.std(axes))
     state = {name: value.bfloat16() for name, value in vae.state_dict().items()}

@@ -1,8 +1,11 @@
-"""What is trained for each tiny checkpoint that predicts noise: classes, sizes, and how text enters."""
+"""What is trained for each bundled checkpoint. Its family says the parts; `recipes.json` has, by checkpoint,
+what is not in a config. The config files of a new checkpoint are put into the package before it is trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -12,112 +15,69 @@ import torch
 from torch import Tensor, nn
 
 from eval.training.clips import ClipSpec, render
-from videosys import (
-    CausalVAE,
-    CausalVAEConfig,
-    LatteT2V,
-    LatteT2VConfig,
-    LatteVAE,
-    LatteVAEConfig,
-    OpenSoraT2V,
-    OpenSoraT2VConfig,
-    load_model,
-    read_config,
-)
-
-TEXT_WIDTH = 96  # of the T5 encoder that all tiny checkpoints share
-LATTE_FRAMES, PLAN_FRAMES = 16, 33
-LATENT_SIDE = 8
+from videosys import blueprint, load_model, read_config, tiny
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One checkpoint.
 
-    frames: the pixels [3, T, 64, 64] that the model is to make of a clip. encode: their latents
-        [1, 4, t, 8, 8], as the transformer sees them. reads_padding: the null text is as many rows of the
-        empty prompt as the prompt has; otherwise it is the empty prompt behind a mask.
+    model, config: the transformer's class and config. vae, vae_config: the classes of the autoencoder and of
+        its config. latent_size: frames, rows and columns of a clip as the transformer sees it.
+    num_frames: of the clip in pixels; they are every `stride`-th of what `render` makes.
+    predicts: noise or velocity. reads_padding: the null text is as many rows of the empty prompt as the
+        prompt has; otherwise it is the empty prompt behind a mask.
     """
 
     model: type[nn.Module]
     config: Any
     vae: type[nn.Module]
     vae_config: type
-    frames: Callable[[ClipSpec], Tensor]
-    encode: Callable[[Any, Tensor], Tensor]
-    latent_frames: int
+    latent_size: tuple[int, int, int]
+    num_frames: int
     reads_padding: bool
+    predicts: str = "noise"
+    stride: int = 1
 
-    @property
-    def latent_size(self) -> tuple[int, int, int]:
-        return self.latent_frames, LATENT_SIDE, LATENT_SIDE
+    @classmethod
+    def of(cls, name: str, **fields: Any) -> Recipe:
+        """The recipe of a bundled checkpoint, with its fields in `recipes.json`."""
+        config = tiny.config(name)
+        plan = blueprint(config)
+        transformer, vae = plan.parts.transformer, plan.parts.vae
+        return cls(
+            transformer.module_cls,
+            transformer.config,
+            vae.module_cls,
+            type(vae.config),
+            plan.latent_size,
+            config.clip_frames,
+            config.reads_padding(config.negative_text or ""),
+            **fields,
+        )
 
-    def load_vae(self, folder: Path) -> nn.Module:
+    def load_vae(self, folder: Path) -> Any:
         return load_model(self.vae, read_config(self.vae_config, folder), folder)
 
+    def frames(self, spec: ClipSpec) -> Tensor:
+        """The pixels [3, T, 64, 64] that the model is to make of a clip."""
+        return render(spec, self.stride * self.num_frames)[:, :: self.stride]
 
-def every_second(spec: ClipSpec) -> Tensor:
-    """Latte keeps a latent per frame, so its clips have half as many frames a second."""
-    return render(spec)[:, : 2 * LATTE_FRAMES : 2]
-
-
-def plan_frames(spec: ClipSpec) -> Tensor:
-    return render(spec, PLAN_FRAMES)
-
-
-def encode_latte(vae: LatteVAE, frames: Tensor) -> Tensor:
-    return vae.encode(frames)
+    @torch.no_grad()
+    def encode(self, vae: Any, frames: Tensor) -> Tensor:
+        """The latents [1, 4, t, 8, 8] of frames [1, 3, T, 64, 64]; of a distribution its mean."""
+        latents = vae.encode(frames)
+        return latents if isinstance(latents, Tensor) else latents.mean * vae.config.scaling_factor
 
 
-def encode_plan(vae: CausalVAE, frames: Tensor) -> Tensor:
-    return vae.encode(frames).mean * vae.config.scaling_factor
+def read_recipes() -> dict[str, Recipe]:
+    """The recipes of all bundled checkpoints, by their names."""
+    fields = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+    return {name: Recipe.of(name, **fields.get(name, {})) for name in tiny.bundled()}
 
 
-LATTE = LatteT2VConfig(
-    num_layers=4,
-    num_attention_heads=4,
-    attention_head_dim=32,
-    cross_attention_dim=128,
-    caption_channels=TEXT_WIDTH,
-    sample_size=LATENT_SIDE,
-    video_length=LATTE_FRAMES,
-    interpolation_scale_1d=2.0,  # as far apart as in the Plan's latents, so that weights can pass over
-)
-PLAN_V110 = LatteT2VConfig(
-    num_layers=4,
-    num_attention_heads=4,
-    attention_head_dim=32,
-    cross_attention_dim=128,
-    caption_channels=TEXT_WIDTH,
-    sample_size=(LATENT_SIDE, LATENT_SIDE),
-    video_length=9,
-    interpolation_scale_1d=1.0,
-)
-PLAN_V120 = OpenSoraT2VConfig(
-    num_layers=6,
-    num_attention_heads=4,
-    attention_head_dim=36,
-    cross_attention_dim=144,
-    caption_channels=TEXT_WIDTH,
-    sample_size=(LATENT_SIDE, LATENT_SIDE),
-    sample_size_t=9,
-    interpolation_scale_t=1.0,
-    interpolation_scale_h=1.0,
-    interpolation_scale_w=1.0,
-)
-RECIPES: Mapping[str, Recipe] = MappingProxyType(
-    {
-        "latte": Recipe(
-            LatteT2V, LATTE, LatteVAE, LatteVAEConfig, every_second, encode_latte, LATTE_FRAMES, True
-        ),
-        "open_sora_plan_v110": Recipe(
-            LatteT2V, PLAN_V110, CausalVAE, CausalVAEConfig, plan_frames, encode_plan, 9, True
-        ),
-        "open_sora_plan_v120": Recipe(
-            OpenSoraT2V, PLAN_V120, CausalVAE, CausalVAEConfig, plan_frames, encode_plan, 9, False
-        ),
-    }
-)
+RECIPES: Mapping[str, Recipe] = MappingProxyType(read_recipes())
+NOISE = tuple(name for name, recipe in RECIPES.items() if recipe.predicts == "noise")
 
 
 def fold_statistics(vae: Any, mean: Tensor, std: Tensor) -> None:

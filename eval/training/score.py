@@ -64,7 +64,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def tiny_config(model: str = "opensora", overrides: Sequence[str] = ()) -> Any:
+def tiny_config(model: str, overrides: Sequence[str] = ()) -> Any:
     """The config of a bundled checkpoint, with key=value overrides as `load_config` reads them."""
     base = tiny.config(model)
     return load_config(type(base), config_to_dict(base), overrides) if overrides else base
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.training.score", description=__doc__)
-    parser.add_argument("--model", default="opensora", help="name of the bundled checkpoint")
+    parser.add_argument("--model", default=tiny.bundled()[0], help="name of the bundled checkpoint")
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
     parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
     parser.add_argument("--gif", type=Path, help=f"GIF of the first {GIF_CLIPS} clips side by side")

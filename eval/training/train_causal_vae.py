@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.training.clips import FULL_FRAMES
-from eval.training.recipes import PLAN_FRAMES, RECIPES, fold_statistics
+from eval.training.recipes import RECIPES, fold_statistics
 from eval.training.train_vae import (
     HELD_OUT_CLIPS,
     Clips,
@@ -47,6 +47,7 @@ CONFIG = replace(
     decoder_resnet_blocks=("ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"),
     scaling_factor=1.0,
 )
+NUM_FRAMES = 33  # of a clip
 KL = 3e-4
 WINDOW = (17, 2)  # frames of a window, and windows of a step
 STATISTICS_CLIPS = 100
@@ -130,13 +131,13 @@ class Evaluation:
     """Held-out clips, and what the autoencoder makes of them with the weights as they are stored."""
 
     def __init__(self, clips: Clips):
-        every = torch.arange(PLAN_FRAMES)
+        every = torch.arange(NUM_FRAMES)
         self.target = clips.pick(torch.arange(HELD_OUT_CLIPS)[:, None], every).movedim(1, 2)
 
     def reconstruct(self, vae: CausalVAE) -> Tensor:
         stored = bfloat16_weights(vae)
         with torch.no_grad():
-            rows = [stored.decode(stored.encode(clip[None]).mean, PLAN_FRAMES) for clip in self.target]
+            rows = [stored.decode(stored.encode(clip[None]).mean, NUM_FRAMES) for clip in self.target]
         return torch.cat(rows)
 
     def figure(self, vae: Any) -> float:
@@ -154,7 +155,7 @@ class Evaluation:
 
 def freeze_encoder(vae: CausalVAE, clips: Clips) -> None:
     """Makes the latents of clips standard per channel, and rounds the encoder as it will be stored."""
-    every = torch.arange(PLAN_FRAMES)
+    every = torch.arange(NUM_FRAMES)
     with torch.no_grad():
         latents = torch.cat(
             [

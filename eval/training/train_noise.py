@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from eval.training.batches import CaptionedLatents
 from eval.training.latents import HELD_OUT_SHARD
-from eval.training.recipes import RECIPES, Recipe
+from eval.training.recipes import NOISE, RECIPES, Recipe
 from eval.training.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
 from eval.training.trainer import Stage, Trainer, say, settings_of
 from videosys import T5Encoder, load_model, resolve, save_model
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m eval.training.train noise", description=__doc__)
-    parser.add_argument("--model", choices=list(RECIPES), required=True)
+    parser.add_argument("--model", choices=NOISE, required=True)
     parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
     parser.add_argument("--text-encoder", default="bundled:opensora")
     parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")

@@ -5,16 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eval.performance.models import BUILDERS, Setting, Size
+from eval.performance.models import Setting, Size, models
 
 DEVICE = torch.device("cuda")
 ON_CARD = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-MODELS = list(BUILDERS)
+MODELS = models()
+# The head widths of the published ones, 72 and 96.
+SHAPES = {
+    "STDiT3": {"hidden_size": 288, "num_heads": 4},
+    "LatteT2V": {"num_attention_heads": 4, "attention_head_dim": 72, "cross_attention_dim": 288},
+    "OpenSoraT2V": {"num_attention_heads": 3, "attention_head_dim": 96, "cross_attention_dim": 288},
+}
 
 
 def small(model: str, dtype: torch.dtype = torch.bfloat16, text: int = 20) -> Setting:
-    """A model with the head widths of the published ones (72 and 96), and a few tokens."""
-    return Setting(model, dtype, DEVICE, Size((4, 16, 16), text=text), depth=2, width=288, heads=4)
+    """A narrow model of two blocks of each stack, and a few tokens."""
+    return Setting.small(model, dtype, DEVICE, Size((4, 16, 16), text=text), **SHAPES[model])
 
 
 def distance(made: torch.Tensor, want: torch.Tensor) -> float:

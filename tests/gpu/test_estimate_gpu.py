@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from eval.performance.models import Setting
 from eval.performance.needs import peak_on_gpu
 from tests.gpu.card import DEVICE, MODELS, ON_CARD
 from tests.tiny_checkpoint import config_of
-from tests.unit.test_estimate import shallow_of
+from tests.unit.test_estimate import shallow, shallow_of
 
 pytestmark = ON_CARD
 
@@ -18,7 +17,7 @@ pytestmark = ON_CARD
 @pytest.mark.parametrize("model", MODELS)
 @torch.no_grad()
 def test_a_step_of_the_middle_size_needs_what_is_measured(checkpoint, model, dtype):
-    setting = Setting(model, getattr(torch, dtype), DEVICE, depth=1)
+    setting = shallow(model, getattr(torch, dtype), DEVICE)
     subject = setting.subject()
     subject.step()  # libraries keep memory from their first call on
     inputs = subject.latents.nbytes + subject.prompt_embeds.nbytes

@@ -70,7 +70,8 @@ def test_compiled_blocks_give_the_same_numbers_for_texts_of_any_length(model, st
     own = subjects[0].model
     if storage != "auto":
         quantize_blocks(own)
-    conditions = [prepared(own, subject, model) for subject in subjects]
+    plan = replace(small(model).plan, latent_size=tuple(subjects[0].latents.shape[2:]))
+    conditions = [plan.condition(own, subject.prompt_embeds) for subject in subjects]
     subjects = [replace(subject, model=own, condition=each) for subject, each in zip(subjects, conditions)]
     wants = [subject.step() for subject in subjects]
     before = compile_report()
@@ -80,12 +81,6 @@ def test_compiled_blocks_give_the_same_numbers_for_texts_of_any_length(model, st
     after = compile_report()
     assert after.graphs - before.graphs == len({type(block) for block in blocks(own)})
     assert after.graph_breaks == before.graph_breaks
-
-
-def prepared(model, subject, name):
-    _, _, *size = subject.latents.shape
-    more = {"fps": 24.0, "height": 128, "width": 128} if name == "STDiT3" else {}
-    return model.prepare(subject.prompt_embeds, latent_size=tuple(size), **more)
 
 
 @torch.no_grad()
@@ -139,7 +134,11 @@ def test_a_fixed_schedule_as_graphs(model, is_compiled):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_benchmark_of_published_sizes_runs(model, monkeypatch):
     monkeypatch.setattr(published, "decoder", lambda *_: lambda: torch.zeros(1000, device=card.DEVICE) + 1)
-    size, plan = published.Published(small(model), "", (1, 8, 8), 6, {"fast": 2}), Plan(card.DEVICE, 1)
+    setting, plan = small(model), Plan(card.DEVICE, 1)
+    setting = replace(
+        setting, plan=replace(setting.plan, config=replace(setting.plan.config, num_inference_steps=6))
+    )
+    size = published.Published(setting, {"fast": 2})
     (row,) = published.needs_of("toy", size, plan)
     assert 0 < row["floor_s"] < row["eager_s"]
     assert row["step_mib"] > 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from eval.performance.models import BUILDERS, Setting
+from eval.performance.models import Setting, models, with_transformer
 from eval.performance.needs import peak_on_cpu as measured_peak
 from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import STDiT3, VideoSysEngine
@@ -94,38 +94,31 @@ def decoded(pipeline, latents, config):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("model", BUILDERS)
+@pytest.mark.parametrize("model", models())
 @torch.no_grad()
 def test_a_step_of_the_middle_size_needs_what_is_measured(checkpoint, model, dtype):
     """With the feed-forward in chunks, the attention in pieces and frames read as they lie, as CPUs do."""
-    setting = Setting(model, getattr(torch, dtype), depth=1)
+    setting = shallow(model, getattr(torch, dtype))
     subject = setting.subject()
     subject.step()  # kernels that are made once
     inputs = subject.latents.nbytes + subject.prompt_embeds.nbytes
     made = shallow_of(subject, setting, config_of(checkpoint, dtype=dtype))
     assert made.activations == pytest.approx(measured_peak(subject.step) + inputs, rel=0.05)
     assert made.weights == pytest.approx(bytes_of(subject.model), rel=1e-4)  # some are float32 as published
-    linear = 2 * setting.size.tokens * 384 * 384 * (12 + 4)  # q, k, v, their projection, and the feed-forward
+    linear = 2 * setting.tokens * 384 * 384 * (12 + 4)  # q, k, v, their projection, and the feed-forward
     assert made.flops > config_of(checkpoint).steps * linear
+
+
+def shallow(model, *where):
+    """A transformer of the middle size with one block of each stack."""
+    setting = Setting.small(model, *where)
+    return replace(setting, plan=with_transformer(setting.plan, setting.config.with_depth(1)))
 
 
 def shallow_of(subject, setting, config):
     """What the estimate says of a subject, whose batch is a guided video."""
-    options = {"latent_size": setting.size.latents}
-    if setting.model == "STDiT3":
-        options |= {"fps": 24.0, "height": 256, "width": 256}
-
-    def build(model_config, parallel):
-        return BUILDERS[setting.model](model_config.depth, setting.width, setting.heads)
-
-    plan = blueprint(config)
-    model_config = replace(plan.parts.transformer.config, caption_channels=subject.prompt_embeds.shape[-1])
-    plan = replace(
-        plan,
-        parts=replace(plan.parts, transformer=Part(build, model_config, None)),
-        latent_size=setting.size.latents,
-        family=replace(plan.family, condition=lambda model, text, *_: model.prepare(text, **options)),
-    )
+    parts = {name: getattr(setting.plan, name) for name in ("config", "family", "parts")}
+    plan = replace(blueprint(config), **parts, latent_size=setting.size.latents)
     return Estimator(plan, config, setting.size.text).shallow_transformer(1)
 
 

@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from eval.performance import __main__ as command
 from eval.performance import cases, floor, graphs, needs, published, timing
 from eval.performance.floor import Floor, flops, record, total_flops
-from eval.performance.models import BUILDERS, Setting, Size, diffusers_latte
+from eval.performance.models import Setting, Size, diffusers_step, models
 from eval.performance.plan import Plan
 from eval.performance.published import Published
+from eval.performance.sizes import SIZES
 from eval.performance.timing import Sample, alternate, ratio
+from videosys import Parallel
 from videosys.generation import compile as compiling
 
 CPU = torch.device("cpu")
@@ -25,9 +27,25 @@ SMALL = Size(latents=(2, 4, 4), text=3)
 ONCE = Plan(rounds=1, compile=False)
 
 
+TOY = {
+    "STDiT3": {"depth": 1, "hidden_size": 16, "num_heads": 2},
+    "LatteT2V": {
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+    },
+    "OpenSoraT2V": {
+        "num_layers": 1,
+        "num_attention_heads": 1,
+        "attention_head_dim": 96,
+        "cross_attention_dim": 96,
+    },
+}
+
+
 def small(model: str) -> Setting:
-    width = 96 if model == "OpenSoraT2V" else 16
-    return Setting(model, size=SMALL, depth=1, width=width, heads=2)
+    return replace(Setting.small(model, **TOY[model]), size=SMALL)
 
 
 def test_calls_are_counted_by_shape():
@@ -39,13 +57,13 @@ def test_calls_are_counted_by_shape():
     assert total_flops(calls, "linear") == flops(("linear", 6, 5, 7, False))
 
 
-@pytest.mark.parametrize("model", BUILDERS)
+@pytest.mark.parametrize("model", models())
 def test_the_floor_of_a_model_is_all_its_products(model):
     setting = small(model)
     subject = setting.subject()
     calls = subject.calls()
-    tokens, width = setting.size.tokens, setting.width
-    blocks = {"STDiT3": 2, "LatteT2V": 2, "OpenSoraT2V": 1}[model]
+    tokens, width = setting.tokens, setting.config.hidden_size
+    blocks = len(subject.model.stacks)
     perceptrons = sum(
         count * flops(shape)
         for shape, count in calls.items()
@@ -62,7 +80,8 @@ def test_the_floor_of_a_model_is_all_its_products(model):
 def test_diffusers_does_the_same():
     setting = small("LatteT2V")
     subject = setting.subject()
-    torch.testing.assert_close(diffusers_latte(setting, subject)(), subject.step(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(diffusers_step(setting, subject)(), subject.step(), atol=1e-5, rtol=1e-4)
+    assert diffusers_step(small("STDiT3"), subject) is None
 
 
 def test_runs_take_turns():
@@ -85,9 +104,16 @@ def test_a_reused_step_and_the_cache_alone(monkeypatch):
 
 
 def test_a_real_size_is_measured_and_not_scaled(monkeypatch):
-    monkeypatch.setattr(cases, "Setting", lambda *given, **_: replace(small("STDiT3"), dtype=given[1]))
-    (row,) = cases.real(ONCE)
-    assert (cases.REAL_SIZE.tokens, row["dtype"]) == (2 * 15 * 9 * 16, "bfloat16")
+    seen: list[Setting] = []
+    monkeypatch.setattr(cases, "real_row", lambda setting, plan: seen.append(setting) or {})
+    list(cases.real(ONCE))
+    (setting,) = seen
+    assert (setting.model, setting.tokens, setting.dtype) == ("STDiT3", 2 * 15 * 9 * 16, torch.bfloat16)
+    assert (setting.plan.depth, setting.config.hidden_size) == (28, 1152)
+
+
+def test_shares_of_a_real_size():
+    row = cases.real_row(small("STDiT3"), ONCE)
     assert row["reused_share"] == row["reused_s"] / row["computed_s"]
 
 
@@ -109,9 +135,10 @@ def test_what_needs_a_gpu_says_so():
 def test_a_graph_must_give_the_numbers_of_its_step(monkeypatch, error):
     """Where no graph can be captured, one stands in for it that is off by an error."""
     graph = SimpleNamespace(replay=lambda: None)
+    tiny = {model: small(model) for model in models()}
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(graphs, "capture", lambda run, pool: (graph, run() + error))
-    monkeypatch.setattr(graphs, "Setting", lambda model, *_: small(model))
+    monkeypatch.setattr(graphs.Setting, "small", lambda model, *_: tiny[model])
     monkeypatch.setattr(Plan, "needs_cuda", lambda plan, what: None)
     if error:
         with pytest.raises(ArithmeticError, match="computed step of STDiT3 differs"):
@@ -132,8 +159,11 @@ def test_the_floor_counts_attentions_whatever_kernel_serves():
 def test_the_autoencoders_have_the_published_layouts():
     from videosys.models.open_sora_plan.autoencoder import V110, V120
 
+    plans = needs.autoencoders()
     with torch.device("meta"):
-        assert [needs.plan_vae(name).config for name in ("v110", "v120")] == [V110, V120]
+        built = {name: plan.parts.vae.build(Parallel()).config for name, plan in plans.items()}
+    assert [built[f"open_sora_plan_{version}"] for version in ("v110", "v120")] == [V110, V120]
+    assert [built[name].is_temporal for name in ("latte", "latte, frame by frame")] == [True, False]
 
 
 def test_the_report_is_written(monkeypatch, tmp_path, capsys):
@@ -229,11 +259,10 @@ def test_without_a_compiler_rows_say_so(monkeypatch):
     assert row["eager_share"] > 0
 
 
-TOY = {"OpenSoraT2V": ("Open-Sora-Plan v1.2.0", (5, 32, 32)), "STDiT3": ("Open-Sora v1.2", (5, 32, 32))}
-
-
 def toy(model: str) -> Published:
-    return Published(small(model), *TOY[model], 6, {"slow": 4, "fast": 2})
+    setting = small(model)
+    config = replace(setting.plan.config, num_inference_steps=6)
+    return Published(replace(setting, plan=replace(setting.plan, config=config)), {"slow": 4, "fast": 2})
 
 
 @pytest.fixture
@@ -241,7 +270,7 @@ def no_autoencoder(monkeypatch):
     monkeypatch.setattr(published, "decoder", lambda *_: lambda: torch.zeros(1000) + 1)
 
 
-@pytest.mark.parametrize("model", TOY)
+@pytest.mark.parametrize("model", ["OpenSoraT2V", "STDiT3"])
 def test_a_published_size_tells_all_that_a_step_needs(model, no_autoencoder):
     (row,) = published.needs_of("toy", toy(model), ONCE)
     assert row["size"] == "toy"
@@ -289,12 +318,16 @@ def test_computed_steps_are_spread_evenly(computed, evaluations):
 
 
 def test_published_sizes_are_those_of_the_models():
-    tokens = {name: size.setting.size.tokens for name, size in published.SIZES.items()}
-    assert list(tokens.values()) == [47700, 32768, 34816, 19200, 57600]
-    for size in published.SIZES.values():
-        with torch.device("meta"):
-            vae = needs.AUTOENCODERS[size.autoencoder]()
-        assert vae.latent_size(*size.video) == size.setting.size.latents
+    sizes = {name: Published.of(size, CPU) for name, size in SIZES.items() if size.is_measured}
+    assert {name: size.setting.tokens for name, size in sizes.items()} == {
+        "latte-16x512x512": 32768,
+        "opensora-51x480x848": 47700,
+        "v110-65x512x512": 34816,
+        "v120-29x480x640": 19200,
+        "v120-93x480x640": 57600,
+    }
+    assert [size.evaluations for size in sizes.values()] == [50, 30, 150, 100, 100]
+    assert [size.setting.plan.depth for size in sizes.values()] == [28, 28, 28, 32, 32]
 
 
 def test_one_size_can_be_asked_for(monkeypatch, tmp_path):

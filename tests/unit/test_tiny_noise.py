@@ -14,13 +14,13 @@ from eval.training import train_causal_vae, train_noise
 from eval.training.batches import CaptionedLatents
 from eval.training.captions import caption_of
 from eval.training.clips import render, sample_spec
-from eval.training.recipes import RECIPES, fold_statistics
+from eval.training.recipes import NOISE, RECIPES, fold_statistics
 from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import CausalVAE
 from videosys.schedulers import ddim
 from videosys.utils.checkpoint import load_model, read_config, resolve
 
-NAMES = sorted(RECIPES)
+NAMES = sorted(NOISE)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from eval.training import latents as shards
 from eval.training import train_transformer as training
 from eval.training.batches import CaptionedLatents
 from eval.training.captions import caption_of
+from eval.training.recipes import RECIPES
 from eval.training.scored import is_scored
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.text_encoders.cleaning import prepare_prompt
@@ -31,6 +32,11 @@ class StubVAE:
         return frames.mean().expand(1, 4, 10, 8, 8)
 
 
+def encode(spec):
+    recipe = RECIPES["opensora"]
+    return recipe.encode(StubVAE(), recipe.frames(spec)[None])[0]
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return load_tokenizer(TOKENIZER)
@@ -42,7 +48,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shards, "CLIPS_PER_SHARD", 12)
         for number in (0, 1, shards.HELD_OUT_SHARD):
-            shards.write_shard(partial(shards.encode_clip, StubVAE()), folder, number)
+            shards.write_shard(encode, folder, number)
     return folder
 
 
@@ -57,7 +63,7 @@ def test_shards_hold_neither_scored_nor_held_out_clips_and_differ(folder):
         assert latents.shape == (12, 4, 10, 8, 8)
         assert not any(spec.is_held_out or is_scored(spec) for spec in specs)
     assert read[0][1] != read[1][1]
-    again = shards.encode_clip(StubVAE(), read[0][1][3])
+    again = encode(read[0][1][3])
     assert torch.equal(again, read[0][0][3])
 
 

@@ -18,9 +18,13 @@ def bundled() -> list[str]:
     return list(_bundled())
 
 
-def config(model: str = "opensora", **changes: Any) -> Any:
-    """The config of a bundled checkpoint, without a cache. ValueError for a name that is not bundled."""
+def config(model: str | None = None, **changes: Any) -> Any:
+    """The config of a bundled checkpoint, without a cache; None for the first of `bundled()`.
+
+    changes: fields of the config. ValueError for a name that is not bundled.
+    """
     checkpoints = _bundled()
+    model = next(iter(checkpoints)) if model is None else model
     if model not in checkpoints:
         raise ValueError(
             f"no tiny checkpoint {model!r}{suggest(model, checkpoints)}; allowed: {listing(checkpoints)}"

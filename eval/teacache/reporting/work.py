@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from reporting.gpus import Gpu
-from videosys import Blueprint, LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, TransformerWork, blueprint
+from toolbox import read_json
 
+from reporting.gpus import Gpu
+from videosys import FAMILIES, Blueprint, TransformerWork, blueprint
+
+SIZES = Path(__file__).resolve().parents[2] / "sizes.json"
 BYTES = 2  # of a bfloat16
 REUSED_PASSES = 10  # of all tokens through memory in a reused step, about
 
@@ -30,14 +34,13 @@ class Setting:
         return blueprint(self.config)
 
 
-SETTINGS = (
-    Setting("Latte-1, 16 x 512 x 512", LatteConfig()),
-    Setting("Open-Sora v1.2, 51 x 480p", OpenSoraConfig(num_frames="2s")),
-    Setting("Open-Sora v1.2, 204 x 480p", OpenSoraConfig(num_frames="8s")),
-    Setting("Open-Sora-Plan v1.1.0, 65 x 512 x 512", OpenSoraPlanConfig(version="v110")),
-    Setting("Open-Sora-Plan v1.2.0, 29 x 480p", OpenSoraPlanConfig(transformer_type="29x480p")),
-    Setting("Open-Sora-Plan v1.2.0, 93 x 720p", OpenSoraPlanConfig(transformer_type="93x720p")),
-)
+def titled() -> tuple[Setting, ...]:
+    """The sizes that have a title."""
+    rows = [row for row in read_json(SIZES).values() if "title" in row]
+    return tuple(Setting(row["title"], FAMILIES[row["family"]].config(**row["settings"])) for row in rows)
+
+
+SETTINGS = titled()
 
 
 def seconds(work: TransformerWork, computed: float, evaluations: int, gpu: Gpu, fused: bool) -> float:
