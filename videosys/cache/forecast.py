@@ -57,9 +57,13 @@ class Linear:
 
     @property
     def num_residuals(self) -> int:
+        """The last two computed steps make a line."""
         return 2
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
+        """The line through the last two residuals at `times[step]`; the last one where both have the same
+        time.
+        """
         if len(computed) < 2 or times[computed[0]] == times[computed[1]]:
             return HOLD_WEIGHTS
         newest, older = computed[:2]
@@ -89,9 +93,11 @@ class Fitted:
 
     @property
     def num_residuals(self) -> int:
+        """As many as the longest row of weights has, 1 without rows."""
         return max((len(weights) for weights in self.weights_per_step), default=1) or 1
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
+        """The row of the step; the last residual where the row is empty or longer than the residuals."""
         weights = self.weights_per_step[step] if step < len(self.weights_per_step) else ()
         return weights if 0 < len(weights) <= len(computed) else HOLD_WEIGHTS
 

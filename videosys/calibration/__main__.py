@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
     arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
     add = arguments.add_argument
     add("--config", type=Path, required=True, help="YAML or Python file, as for the samples")

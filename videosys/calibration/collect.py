@@ -42,6 +42,7 @@ class Trace:
     ratios: list[float]
 
     def save(self, path: Path) -> None:
+        """Writes the trace to a safetensors file, whole or not at all."""
         tensors = {"reused": self.reused.contiguous(), "latents": self.latents.cpu().contiguous()}
         with replacing(path) as temporary:
             about = {name: json.dumps(getattr(self, name)) for name in ("distances", "ratios")}
@@ -49,6 +50,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Trace:
+        """The trace of a file that `save` wrote; OSError where there is none."""
         with safe_open(path, framework="pt") as file:
             distances, ratios = (json.loads(file.metadata()[name]) for name in ("distances", "ratios"))
             return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios)
@@ -92,6 +94,8 @@ class ReuseProbe:
         self.rows: list[torch.Tensor] = []
 
     def around(self, model: Model) -> Model:
+        """The model, which also predicts from each kept residual and notes samples of all predictions."""
+
         def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
             caches = [cache, *(PrecomputedResidual(residual) for _, residual in self.recorder.residuals)]
             predictions = [model(pair, timesteps, condition, each) for each in caches]

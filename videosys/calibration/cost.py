@@ -26,6 +26,7 @@ class CalibrationCost:
 
     @property
     def total(self) -> float:
+        """All of it, in full runs."""
         return sum(astuple(self))
 
     def __str__(self) -> str:

@@ -47,6 +47,7 @@ class Journal:
         return self._results[key]
 
     def has(self, key: str) -> bool:
+        """Whether the result of a key was kept, of this run or an earlier one."""
         return key in self._results
 
     def _read(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ class DenoiseRun:
 
     @property
     def computed(self) -> int:
+        """Number of steps that computed all blocks."""
         return sum(step.computed for step in self.steps)
 
 
@@ -47,6 +48,7 @@ class Clips:
     @functools.cached_property
     @torch.no_grad()
     def condition(self) -> Any:
+        """What the transformer's forward takes as condition, for all clips; loads the transformer."""
         with self.pipeline.transformer.use() as model:
             return self.pipeline.denoising(self.jobs, self.texts, self.config).condition(model)
 
@@ -81,7 +83,7 @@ class Clips:
 
     @torch.no_grad()
     def frames(self, latents: torch.Tensor) -> torch.Tensor:
-        """Frames [T, H, W, 3] in [0, 1] of one sample of latents, before they are rounded to bytes."""
+        """Frames [T, H, W, 3] in [0, 1] on the CPU, not rounded to bytes, of latents [1, C, t, h, w]."""
         (frames,) = self.pipeline.frames(latents, self.config, quiet=True)
         return ((frames[0].float().clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).contiguous().cpu()
 
@@ -98,6 +100,7 @@ class Clock:
         self.begin = self._now()
 
     def seconds(self) -> float:
+        """Seconds since it began."""
         return self._now() - self.begin
 
     def _now(self) -> float:

@@ -225,10 +225,12 @@ def as_bytes(tensor: torch.Tensor) -> memoryview:
 
 
 def type_name(cls: type) -> str:
+    """`module:qualified name`, as messages name a type."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def field_names(cls: type) -> list[str]:
+    """The fields that a dataclass takes as arguments, in order."""
     return [field.name for field in dataclasses.fields(cls) if field.init]
 
 
@@ -260,5 +262,6 @@ def check(value: Any, cls: type, what: str) -> Any:
 
 
 def short(value: Any) -> str:
+    """The value's repr in at most 80 characters, for errors."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

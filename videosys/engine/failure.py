@@ -78,8 +78,10 @@ def timeout_error(ranks: Sequence[int], seconds: float, processes: Processes) ->
 
 
 def stack_lines(stacks: Mapping[int, str]) -> list[str]:
+    """A paragraph for each rank: where it stood."""
     return [f"rank {rank} stood here:\n{stack}" for rank, stack in stacks.items()]
 
 
 def name_ranks(ranks: Sequence[int]) -> str:
+    """`rank 1` or `ranks 1, 2`."""
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"

@@ -28,6 +28,7 @@ def join(device: torch.device, timeout: float, **membership: Any) -> None:
 
 
 def leave() -> None:
+    """Ends this process's part in its process group, if it is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -30,6 +30,8 @@ class Message:
 
 @dataclass(frozen=True)
 class ConfiguredMessage(Message):
+    """A message about a request: it brings the config."""
+
     config: Any
 
     def __post_init__(self) -> None:
@@ -165,6 +167,7 @@ class Wire:
             raise ValueError(f"a message has more than {MAX_MESSAGE_BYTES} bytes") from error
 
     def close(self) -> None:
+        """Closes the connection; the other side reads its end."""
         self.connection.close()
 
 

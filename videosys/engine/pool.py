@@ -49,6 +49,7 @@ class RequestState:
 
     @property
     def is_over(self) -> bool:
+        """Whether no rank works on it any more."""
         return not self.active
 
     def fail(self, error: Exception) -> None:

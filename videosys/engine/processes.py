@@ -109,7 +109,7 @@ class Processes:
         return None
 
     def stack(self, rank: int) -> str:
-        """The stack that a process wrote when it crashed, or when `stacks` signalled it."""
+        """The stack that a process wrote when it crashed, or when `stacks` signalled it; empty for none."""
         descriptor = self.stack_files[rank].fileno()
         # Not `read`: it moves the position in the file, which the writing process shares.
         content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
@@ -159,6 +159,7 @@ def end(parent: int, popens: list[subprocess.Popen], wires: list[Wire], stack_fi
 
 
 def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:
+    """Waits until all have ended, `seconds` in all at most."""
     deadline = time.monotonic() + seconds
     for popen in popens:
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -40,6 +40,7 @@ def table(cost: Estimate) -> str:
 
 
 def as_json(cost: Estimate) -> dict[str, Any]:
+    """The estimate as plain values, bytes and FLOPs, with its sums."""
     derived = [{"activations": stage.activations, "total": stage.total} for stage in cost.stages]
     stages = [dataclasses.asdict(stage) | more for stage, more in zip(cost.stages, derived)]
     return dataclasses.asdict(cost) | {"stages": stages, "peak": cost.peak, "host": cost.host}
@@ -48,7 +49,8 @@ def as_json(cost: Estimate) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE")
-    parser.add_argument("--model", choices=list(FAMILIES))
+    help_text = "whose config it is, where the file could be of several"
+    parser.add_argument("--model", choices=list(FAMILIES), help=help_text)
     parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
     parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")

@@ -42,6 +42,7 @@ class Blueprint:
 
     @property
     def latent_channels(self) -> int:
+        """Channels that the autoencoder decodes."""
         return self.parts.vae.config.latent_channels
 
     @property

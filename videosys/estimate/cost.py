@@ -50,6 +50,7 @@ class StageCost:
 
     @property
     def total(self) -> int:
+        """Bytes on the device at the stage's peak."""
         return self.resident + self.peak
 
 

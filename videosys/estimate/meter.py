@@ -46,6 +46,7 @@ class Meter:
 
     @property
     def flops(self) -> int:
+        """FLOPs until now, two per multiplication with addition."""
         return self.attention_flops + self._counter.get_total_flops()
 
     def __enter__(self) -> Meter:
@@ -59,6 +60,7 @@ class Meter:
         self._stack.close()
 
     def add(self, size: int) -> None:
+        """Counts so many bytes more; fewer where negative."""
         self.live += size
         self.peak = max(self.peak, self.live)
 
@@ -133,6 +135,7 @@ def linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) ->
 
 
 def storages(tree: Any) -> Iterable[Any]:
+    """The memory of every tensor in a nested value."""
     return [item.untyped_storage() for item in tree_iter(tree) if isinstance(item, torch.Tensor)]
 
 

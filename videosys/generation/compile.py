@@ -102,6 +102,7 @@ def copy_function(function: FunctionType) -> FunctionType:
 
 
 def run_block(block: nn.Module, *inputs: Any) -> Tensor:
+    """A block's output with nothing kept: what is compiled."""
     return type(block).forward(block, *inputs, compute_branch)
 
 

@@ -34,6 +34,7 @@ class Sampling:
 
     @property
     def is_guided(self) -> bool:
+        """Whether each step evaluates the guidance pair."""
         return self.guidance_scale > 1
 
 

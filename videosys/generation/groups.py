@@ -80,6 +80,7 @@ class Groups:
         return slot
 
     def leave(self, block: nn.Module) -> None:
+        """Before another block comes: this one's copies go, and its slot is free."""
         self.weights[block].go()
         self.slots[-1].release()
 
@@ -155,6 +156,7 @@ class Slot:
             self.weights = weights
 
     def copy(self, weights: Weights) -> None:
+        """Fills the slot with a block's weights; the views of them are its `copies`."""
         self.copies, start = [], 0
         for item in weights.host:
             place = self.buffer[start : start + span(item)].view(item.dtype)
@@ -178,6 +180,7 @@ class StreamSlot(Slot):
         self.release()
 
     def copy(self, weights: Weights) -> None:
+        """As in `Slot`, on a stream of its own, once the slot is free."""
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(self.is_free)
             super().copy(weights)
@@ -210,7 +213,7 @@ def slot_bytes(item: torch.Tensor) -> int:
 
 
 def pin(tensors: Iterable[torch.Tensor]) -> None:
-    """Moves the data of tensors to memory of the host from which a copy need not wait; it stays there."""
+    """Moves tensors on the host, in place, to page-locked memory, from where copies need not wait."""
     for item in tensors:
         item.data = item.data.pin_memory()  # itself where it is pinned
 

@@ -82,6 +82,7 @@ class Loader:
         return Component(load, self.device, self.config.offload, root=lambda encoder: encoder.blocks_owner)
 
     def vae(self, part: Part) -> Component[Any]:
+        """An autoencoder, whole where others move in groups: it has no blocks to move."""
         load = self._checked(part)
         offload = "stage" if self.has_groups else self.config.offload
         return Component(lambda: load(device=self.device), self.device, offload, part.folder)
@@ -112,5 +113,6 @@ class Loader:
 
 
 def existing(folder: Path | None) -> Path:
+    """The folder, which everybody but an estimate has."""
     assert folder is not None, "only an estimate does without folders"
     return folder

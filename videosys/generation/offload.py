@@ -54,6 +54,7 @@ class Component(Generic[M]):
 
     @property
     def is_loaded(self) -> bool:
+        """Whether the module is in memory, here or parked."""
         return self._module is not None
 
     @contextmanager

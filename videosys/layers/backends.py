@@ -49,6 +49,7 @@ def canonical_backend(name: str) -> str:
 
 
 def supports_bias(kernel: str, device: torch.device) -> bool:
+    """Whether a kernel takes a bias of the scores on such a device."""
     return kernel != "flash_attn" and (kernel != "flash" or device.type == "cpu")
 
 
@@ -184,6 +185,7 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
 
 
 def is_before_ampere(device: torch.device) -> bool:
+    """Whether it is a CUDA device of compute capability below 8.0."""
     if device.type != "cuda" or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) < (8, 0)

@@ -28,10 +28,12 @@ class Grid:
 
     @property
     def num_frames(self) -> int:
+        """Token frames T."""
         return self.size[0]
 
     @property
     def tokens_per_frame(self) -> int:
+        """Tokens S of a frame."""
         return self.size[1] * self.size[2]
 
     def check_shards(self, count: int) -> None:

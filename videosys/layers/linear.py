@@ -40,6 +40,7 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) ->
 
 
 def shape_of(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """An empty [..., out], for tensors without values."""
     return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
@@ -48,6 +49,7 @@ OPERATORS.impl("multiply", shape_of, "Meta")
 
 
 def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Whether the product is on a CPU and nothing asks for its gradient."""
     is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     return x.device.type == "cpu" and not is_training
 

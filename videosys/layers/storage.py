@@ -67,6 +67,7 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
+        """The weight [out, in], made anew from its 8-bit storage at each access."""
         is_hidden = self.is_opaque and torch.compiler.is_compiling()
         return (torch.ops.videosys.dequantize if is_hidden else dequantize)(self.quantized, self.scale)
 

@@ -71,6 +71,7 @@ class Tiles:
 
     @property
     def step(self) -> int:
+        """From the start of one tile to that of the next."""
         return int(self.size * (1 - self.overlap))
 
     def are_needed(self, x: Tensor) -> bool:

@@ -54,6 +54,7 @@ class ParallelConfig:
 
     @property
     def is_resolved(self) -> bool:
+        """Whether all three axes have a size."""
         return None not in (self.dp, self.cfg, self.sp)
 
     @property

@@ -30,6 +30,7 @@ class Axis:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup) -> Axis:
+        """The axis of a process group, with this process's place."""
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     @property
@@ -74,6 +75,7 @@ class Parallel:
 
     @property
     def cfg_size(self) -> int:
+        """Devices that share a guidance pair: 1 or 2."""
         return self.cfg.size
 
     def shard(self, x: Tensor, dim: int) -> Tensor:

@@ -109,6 +109,7 @@ class T5Encoder(nn.Module):
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
+    """ValueError where prompts are no list of at least one string."""
     if isinstance(prompts, str):
         raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
     if not prompts:
@@ -119,7 +120,7 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
-    """Return folder/name or folder, whichever first has one of the files."""
+    """folder/name or folder, whichever first has one of the files; ValueError where neither has."""
     for candidate in (folder / name, folder):
         if any((candidate / file).is_file() for file in files):
             return candidate
@@ -196,7 +197,7 @@ def read_encoder_config(folder: Path) -> Any:
 
 
 def encoder_class(config: Any) -> Any:
-    """Return transformers' class of the encoder that a config describes."""
+    """The class of transformers for an encoder config: mT5 for an MT5Config, T5 for all others."""
     import transformers as tf
 
     return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel

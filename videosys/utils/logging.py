@@ -43,6 +43,7 @@ class KeyValueFormatter(logging.Formatter):
     """`12:34:56 warning videosys.hub: message key=value`"""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line: time, level, logger, message, then key=value for each field."""
         level = record.levelname.lower()
         time = self.formatTime(record, "%H:%M:%S")
         fields = "".join(f" {key}={_word(value)}" for key, value in _fields(record).items())
@@ -53,6 +54,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object per line: time (seconds), level, logger, message, then the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON with the record's fields."""
         line = {
             "time": round(record.created, 3),
             "level": record.levelname.lower(),

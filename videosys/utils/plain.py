@@ -27,6 +27,7 @@ _LOG = logging.getLogger("videosys.config")
 
 
 def unchanged(value: Any) -> Any:
+    """The value itself: what needs no conversion."""
     return value
 
 

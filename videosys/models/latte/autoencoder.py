@@ -43,6 +43,7 @@ class LatteVAEConfig(FrameAutoencoderConfig):
 
     @property
     def is_temporal(self) -> bool:
+        """Whether frames are decoded together."""
         return self._class_name == TEMPORAL
 
 

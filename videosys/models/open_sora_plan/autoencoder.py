@@ -104,6 +104,7 @@ class CausalVAEConfig(LatentSize):
 
     @property
     def latent_channels(self) -> int:
+        """Channels C of latents [B, C, T, H, W]."""
         return self.embed_dim
 
     @property
@@ -281,6 +282,7 @@ class CausalVAE(VideoAutoencoder):
         return self.decoder(self.post_quant_conv(latents))
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
+        """ValueError where latents [B, C, T, H, W] cannot be of so many frames."""
         self.check_channels(latents)
         factor = self.config.temporal_factor
         most = 1 + factor * (latents.shape[2] - 1)

@@ -62,6 +62,7 @@ class CausalConv3d(nn.Module):
 
 
 def image_conv(c_in: int, c_out: int, kernel: int = 3) -> nn.Conv2d:
+    """A convolution of single frames that keeps their size."""
     return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)
 
 

@@ -55,6 +55,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
 
     @property
     def is_v110(self) -> bool:
+        """Whether it is v1.1.0: LatteT2V, PNDM and prompts cut to the longest."""
         return self.version == "v110"
 
     @property

@@ -59,6 +59,7 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
 
     @property
     def temporal_widths(self) -> tuple[int, ...]:
+        """Channels of the temporal stage at each level, the outermost first."""
         return tuple(self.temporal_filters * factor for factor in self.channel_multipliers)
 
     @property
@@ -149,6 +150,7 @@ class OpenSoraVAE(VideoAutoencoder):
         return self.decode_frames(torch.cat(x, dim=2), progress)
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
+        """ValueError where latents [B, C, T, H, W] are not of so many frames."""
         self.check_channels(latents)
         if num_frames < 1 or self.config.latent_frames(num_frames) != latents.shape[2]:
             raise ValueError(

@@ -78,7 +78,7 @@ class Reference:
         self.as_condition(0).check()
 
     def as_condition(self, reference: int) -> FrameCondition:
-        """Return this as a condition on the reference with that number."""
+        """The same of the reference with that number, counted from 0; not checked against any clip."""
         return FrameCondition(self.loop, reference, self.start, self.target, self.length, self.strength)
 
 
@@ -91,6 +91,7 @@ def parse_mask_strategy(strategy: str) -> list[FrameCondition]:
 
 
 def parse_condition(text: str) -> FrameCondition:
+    """The condition of an entry of a published mask strategy, such as 0,0,0,0,1,0; else ValueError."""
     fields = text.split(",")
     names = FrameCondition._fields
     if len(fields) > len(names):
@@ -109,6 +110,7 @@ def references_from_strategy(strategy: str, sources: Sequence[Source]) -> list[R
 
 
 def pick(references: Sequence[T], number: int) -> T:
+    """The reference of that number; ValueError where there is none."""
     if number >= len(references):
         raise ValueError(f"there is no reference {number}: {len(references)} are given, counted from 0")
     return references[number]
@@ -213,6 +215,7 @@ def apply_mask_strategy(
 
 
 def check_size(reference: Tensor, latents: Tensor) -> None:
+    """ValueError where a reference [.., C, t, h, w] and latents differ in channels, rows or columns."""
     ours, theirs = ((x.shape[-4], *x.shape[-2:]) for x in (latents, reference))
     if ours != theirs:
         raise ValueError(

@@ -35,6 +35,7 @@ def load_reference(
 
 
 def check_frames(frames: Tensor) -> Tensor:
+    """The frames, if they are uint8 [T, H, W, 3]; else ValueError."""
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
         raise ValueError(
             f"reference frames must be uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}"

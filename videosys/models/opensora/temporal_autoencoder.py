@@ -41,6 +41,7 @@ class ResBlock(nn.Module):
 
 
 def res_stack(c_in: int, c_out: int, count: int, groups: int) -> nn.Sequential:
+    """So many residual blocks; the first one changes the channels."""
     return nn.Sequential(*(ResBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(count)))
 
 

@@ -67,6 +67,7 @@ class STDiT3Config(TokenConfig):
 
     @property
     def out_channels(self) -> int:
+        """Channels of the output: velocity, and as many of sigma with pred_sigma."""
         return self.in_channels * (2 if self.pred_sigma else 1)
 
 
@@ -123,6 +124,7 @@ class STDiT3Block(AdaLNBlock):
         return x
 
     def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
+        """Self-attention of x [B, T, S/n, C] along the block's axis."""
         raise NotImplementedError
 
 
@@ -186,6 +188,7 @@ class STDiT3(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights that compute; some are float32 in every model."""
         return self.x_embedder.proj.weight.dtype
 
     def null_caption(self, length: int) -> Tensor:
@@ -277,6 +280,7 @@ class STDiT3(nn.Module):
     def run_blocks(
         self, x: Tensor, time: TimeEmbedding, condition: STDiT3Condition, cache: Cache = NO_CACHE
     ) -> Tensor:
+        """Tokens x [B, T, S/n, C] after all blocks."""
         t6 = time.t6_per_frame()
         for i, (spatial, temporal) in enumerate(zip(*self.stacks.values())):
             x = spatial(x, t6, condition.spatial_text[i], condition.layout, cache.layer("spatial", i))
@@ -284,6 +288,7 @@ class STDiT3(nn.Module):
         return x
 
     def head(self, x: Tensor, time: TimeEmbedding, condition: STDiT3Condition) -> Tensor:
+        """Velocity (and sigma) of tokens x [B, T, S/n, C], gathered: float32 [B, C_out, T, H, W]."""
         patches = self.parallel.gather(self.final_layer(x, time), dim=2, size=condition.grid.tokens_per_frame)
         return condition.grid.unpatchify(patches).float()
 

@@ -71,6 +71,7 @@ class LatteT2VConfig(PixArtConfig):
 
     @property
     def frame_scale(self) -> float:
+        """What frame numbers are divided by."""
         return 1.0 if self.interpolation_scale_1d is None else self.interpolation_scale_1d
 
 

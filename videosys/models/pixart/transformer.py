@@ -68,6 +68,7 @@ class PixArtConfig(TokenConfig):
 
     @property
     def hidden_size(self) -> int:
+        """The width C of tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
     @property
