@@ -62,7 +62,7 @@ class Study:
         jobs = [VideoJob(prompt, seed) for prompt, seed in zip([*learnt, *held_out], seeds)]
         self.learnt, self.held_out = jobs[: len(learnt)], jobs[len(learnt) :]
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
-        self.times = self.pipeline.family.scheduler(self.config, generators(jobs[:1])).times()
+        self.times = self.pipeline.family.sampler(self.config, generators(jobs[:1])).times()
         if self.num_steps < LEAST_STEPS:
             raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
         check(self.num_steps)

@@ -76,7 +76,7 @@ def blueprint(config: PipelineConfig) -> Blueprint:
     """The blueprint of a config: of folders on this computer, else of what was published."""
     family, finder = family_of(config), PartFinder(config, may_be_missing=True)
     parts = family.parts(config, finder)
-    scheduler = family.scheduler(config, ())
+    scheduler = family.sampler(config, ())
     return Blueprint(
         config=config,
         family=family,

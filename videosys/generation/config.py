@@ -18,6 +18,7 @@ from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
+from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import check_types
 
@@ -66,6 +67,7 @@ class PipelineConfig:
 
     The rest can be given anew with each request:
     num_inference_steps: None for the number published for the model.
+    scheduler: the published one, or a solver (see docs/schedulers.md).
     num_videos_per_prompt: video j uses seed + j.
     batch_size: videos made together; at 1 no video depends on another.
     """
@@ -86,14 +88,18 @@ class PipelineConfig:
     fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's
 
     num_inference_steps: int | None = None
+    scheduler: SchedulerConfig = field(default_factory=PublishedConfig, metadata={"registry": SCHEDULERS})
     guidance_scale: float = 7.5
     seed: int | None = None
     num_videos_per_prompt: int = 1
     batch_size: int = 1
     cache: CacheConfig = cache_field({})
 
+    prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
+
     def __post_init__(self) -> None:
         check_types(self)
+        self.scheduler.check(self.prediction, type(self).__name__)
         object.__setattr__(self, "attention", canonical_backend(self.attention))
         if self.num_gpus is not None:
             object.__setattr__(self, "parallel", with_num_gpus(self.parallel, self.num_gpus))
@@ -125,7 +131,7 @@ class PipelineConfig:
 
     @property
     def scheduler_name(self) -> str:
-        """The scheduler's name in calibration files, with settings that are not the published ones."""
+        """The published scheduler's name in calibration files, with settings that are not as published."""
         raise NotImplementedError
 
     @property
@@ -144,6 +150,24 @@ class PipelineConfig:
         raise NotImplementedError
 
     # What it may say.
+
+    @property
+    def training(self) -> Training:
+        """What the weights were trained to predict; for a config class with a `prediction`."""
+        if self.prediction is None:
+            raise ValueError(f"{type(self).__name__} has no prediction")
+        return Training(self.prediction)
+
+    @property
+    def uses_published_scheduler(self) -> bool:
+        return isinstance(self.scheduler, PublishedConfig)
+
+    @property
+    def sampler_name(self) -> str:
+        """The name in calibration files of the scheduler that is used, with its settings."""
+        if self.uses_published_scheduler:
+            return self.scheduler_name
+        return f"{solver_name(self.scheduler)} instead of {self.scheduler_name}"
 
     @property
     def clip_frames(self) -> int:
@@ -212,7 +236,7 @@ class PipelineConfig:
         """
         return RunSpec(
             model=self.model_name,
-            scheduler=self.scheduler_name,
+            scheduler=self.sampler_name,
             num_inference_steps=self.steps,
             evaluations=evaluations,
             size=size,
@@ -290,6 +314,16 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     if parallel.num_gpus not in (1, num_gpus):
         raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
     return replace(parallel, num_gpus=num_gpus)
+
+
+def solver_name(scheduler: SchedulerConfig) -> str:
+    """The name of a solver, with those of its settings that are not the defaults."""
+    (name,) = [name for name, cls in SCHEDULERS.items() if cls is type(scheduler)]
+    values = {
+        item.name: (getattr(scheduler, item.name), item.default) for item in dataclasses.fields(scheduler)
+    }
+    changed = [f"{key}={value}" for key, (value, default) in values.items() if value != default]
+    return f"{name}({', '.join(changed)})" if changed else name
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:

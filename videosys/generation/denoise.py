@@ -60,10 +60,10 @@ def denoise(
             "(parallel.cfg is 2): without guidance there is none"
         )
     latents = latents.float()
-    frames = FrameConditioning(sampling, latents)
+    frames = FrameConditioning(sampling, latents, scheduler)
     for step, timestep in enumerate(scheduler.timesteps):
         cache.begin_step(step, float(timestep))
-        kept, latents = latents, frames.renoise(latents, timestep, scheduler)
+        kept, latents = latents, frames.renoise(latents, step, timestep)
         sample = scheduler.scale_model_input(latents, timestep)
         pair = parallel.cfg_shard(frames.pair(sample))
         timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
@@ -72,7 +72,7 @@ def denoise(
         noise_pred = parallel.cfg_gather(output[:, : latents.shape[1]])  # the rest is an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
-        latents = scheduler.step(guide(noise_pred, sampling), timestep, latents).prev_sample
+        latents = frames.step(guide(noise_pred, sampling), timestep, latents)
         latents = frames.restore(latents, kept)
         if sampling.progress is not None:
             sampling.progress()
@@ -104,13 +104,16 @@ class FrameConditioning:
     back unchanged after each step, and when it joins it is noised to that step's level.
     """
 
-    def __init__(self, sampling: Sampling, latents: torch.Tensor):
-        self.sampling = sampling
+    def __init__(self, sampling: Sampling, latents: torch.Tensor, scheduler: Any):
+        self.sampling, self.scheduler = sampling, scheduler
         mask = sampling.frame_mask
         self.mask = None if mask is None else mask.to(latents.device, torch.float32)
         self.free = None if self.mask is None else self.mask == 1
+        self.joined: list[
+            tuple[torch.Tensor, Any]
+        ] = []  # frames [B, 1, T, 1, 1] with a scheduler of their own
 
-    def renoise(self, latents: torch.Tensor, timestep: torch.Tensor, scheduler: Any) -> torch.Tensor:
+    def renoise(self, latents: torch.Tensor, step: int, timestep: torch.Tensor) -> torch.Tensor:
         """`latents` with the frames that join at this timestep noised."""
         if self.mask is None or self.free is None:
             return latents
@@ -118,7 +121,19 @@ class FrameConditioning:
         # Drawn at every step, used or not: the noise of a step then does not depend on the mask.
         noise = fresh_noise(latents, self.sampling.generator)
         joins = (self.free & ~before)[:, None, :, None, None]
-        return torch.where(joins, scheduler.add_noise(latents, noise, timestep), latents)
+        if self.scheduler.history and joins.any():
+            self.joined.append((joins, self.scheduler.restarted(step)))
+        return torch.where(joins, self.scheduler.add_noise(latents, noise, timestep), latents)
+
+    def step(self, model_output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """`latents` at the next timestep. What a scheduler remembers of a frame from before it joined is not
+        of this frame's path, so frames that joined have a scheduler that began with them.
+        """
+        following = self.scheduler.step(model_output, timestep, latents).prev_sample
+        for frames, scheduler in self.joined:
+            own = scheduler.step(model_output, timestep, latents).prev_sample
+            following = torch.where(frames, own, following)
+        return following
 
     def restore(self, latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """`latents` with every frame that has not joined yet as it was."""

@@ -113,7 +113,7 @@ class Pipeline:
     def scope(self, config: Any) -> RunSpec:
         """What cache settings must have been calibrated on to hold for this config."""
         folder = self.parts.transformer.folder
-        evaluations = len(self.family.scheduler(config, ()).timesteps)
+        evaluations = len(self.family.sampler(config, ()).timesteps)
         return config.scope(evaluations, self.latent_size(config), folder and weights_hash(folder))
 
     def with_resolved_cache(self, config: C) -> C:
@@ -144,7 +144,7 @@ class Pipeline:
     def denoising(self, jobs: Sequence[VideoJob], texts: Texts, config: Any) -> Denoising:
         """What the loop needs for the first clip of these videos, all noise drawn anew from their seeds."""
         sources = generators(jobs)
-        scheduler = self.family.scheduler(config, sources)
+        scheduler = self.family.sampler(config, sources)
         noise = self.initial_noise(sources, config) * scheduler.init_noise_sigma
         prompts = [config.prompt_texts(job.prompt)[0] for job in jobs]
         return Denoising(

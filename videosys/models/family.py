@@ -41,10 +41,10 @@ class Family:
     name: on the command line, of its folder in examples/, in the evaluation.
     config: what a user chooses, a frozen dataclass derived from PipelineConfig.
     parts(config, finder) -> Parts: where the parts are, and what they are built of.
-    scheduler(config, generators) -> a new scheduler with its timesteps set. It has the interface of
-        diffusers' schedulers, and `times()` (its own time at each model evaluation), `init_noise_sigma` and
-        `history` (see videosys/schedulers). Noise that a step adds to a video is drawn from the video's own
-        generator.
+    scheduler(config, generators) -> the published scheduler, new, with its timesteps set. It has the
+        interface of diffusers' schedulers, and `times()` (its own time at each model evaluation),
+        `init_noise_sigma` and `history` (see videosys/schedulers). Noise that a step adds to a video is
+        drawn from the video's own generator.
     condition(model, prompt_embeds, prompt_mask, latent_size, config) -> what the transformer's forward takes
         as `condition`: all that stays the same over the steps.
     guidance_pair(model, prompts, negative, config) -> embeds [2B, L, D] as [cond, uncond] and mask [2B, L] or
@@ -102,6 +102,14 @@ class Family:
         """The caches that the config knows by name: policies (classes) and presets (instances)."""
         (cache,) = [item for item in dataclasses.fields(self.config) if item.name == "cache"]
         return cache.metadata.get("registry", {})
+
+    def sampler(self, config: Any, generators: Sequence[Any]) -> Any:
+        """A new scheduler for one generation, with its timesteps set: the family's, or the solver that the
+        config names.
+        """
+        if config.uses_published_scheduler:
+            return self.scheduler(config, generators)
+        return config.scheduler.build(config.steps, config.training, generators)
 
     def build(self, config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Pipeline:
         """The pipeline of a config. Folders are found and their configs read now, weights when first used.

@@ -35,6 +35,8 @@ class Sampler:
 
     def __init__(self, scheduler: Any, num_inference_steps: int, *, history: int = 0, **options: Any):
         scheduler.set_timesteps(num_inference_steps)
+        if history and hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(0)  # grids may hold a timestep twice, and are stepped by index
         self._scheduler, self._options = scheduler, options
         self.history = history
         self.timesteps: torch.Tensor = scheduler.timesteps
@@ -70,7 +72,7 @@ def ddim(
     """
     from diffusers import DDIMScheduler
 
-    _check_steps(num_inference_steps, 1)
+    check_steps(num_inference_steps, 1)
     scheduler = DDIMScheduler(
         **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
@@ -89,7 +91,7 @@ def pndm(num_inference_steps: int) -> Sampler:
     """
     from diffusers import PNDMScheduler
 
-    _check_steps(num_inference_steps, PNDM_MIN_STEPS)
+    check_steps(num_inference_steps, PNDM_MIN_STEPS)
     scheduler = PNDMScheduler(
         **NOISE, skip_prk_steps=False, set_alpha_to_one=False, timestep_spacing="leading"
     )
@@ -104,12 +106,13 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     """
     from diffusers import EulerAncestralDiscreteScheduler
 
-    _check_steps(num_inference_steps, 1)
+    check_steps(num_inference_steps, 1)
     scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
     return Sampler(scheduler, num_inference_steps, generator=generator)
 
 
-def _check_steps(num_inference_steps: int, least: int) -> None:
+def check_steps(num_inference_steps: int, least: int) -> None:
+    """ValueError for a number of steps outside least..1000."""
     if not least <= num_inference_steps <= NUM_TRAIN_TIMESTEPS:
         raise ValueError(
             f"num_inference_steps is {num_inference_steps}; it must be {least} to {NUM_TRAIN_TIMESTEPS}"

@@ -9,6 +9,8 @@ from videosys.cache import CacheConfig
 from videosys.generation.config import NegativePromptConfig, cache_field, loading
 from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
+from videosys.schedulers.build import NOISE
+from videosys.schedulers.solvers import Training
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     eta: float = 0.0
     cache: CacheConfig = cache_field(PRESETS)
 
+    prediction = "epsilon"
     size_multiple = 16  # a patch of two latents, of eight pixels each
 
     def __post_init__(self) -> None:
@@ -60,6 +63,10 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
             )
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
+        if self.eta and not self.uses_published_scheduler:
+            raise ValueError(
+                f"eta is {self.eta}, which DDIM alone knows; leave it out with another scheduler"
+            )
 
     @property
     def model_name(self) -> str:
@@ -68,6 +75,11 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     @property
     def scheduler_name(self) -> str:
         return self._named("ddim", "beta_start", "beta_end", "beta_schedule", "eta")
+
+    @property
+    def training(self) -> Training:
+        keys = ("beta_start", "beta_end", "beta_schedule")
+        return Training("epsilon", {**NOISE, **{key: getattr(self, key) for key in keys}})
 
     def _named(self, name: str, *keys: str) -> str:
         """The name, with those settings that are not the published ones: what is calibrated with the others

@@ -33,6 +33,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
     prompt_template: str | None = None
     cache: CacheConfig = cache_field(PRESETS)
 
+    prediction = "epsilon"
     size_multiple = 16  # a patch of two latents, of eight pixels each
 
     def __post_init__(self) -> None:
@@ -86,7 +87,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
 
     @property
     def steps_range(self) -> tuple[int, int]:  # type: ignore[override]
-        return self.release.least_steps, 1000
+        return self.release.least_steps if self.uses_published_scheduler else 1, 1000
 
     @property
     def template(self) -> str:

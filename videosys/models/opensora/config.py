@@ -17,6 +17,8 @@ from videosys.models.opensora.conditioning import (
 from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
 from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
+from videosys.schedulers.rflow import time_shift
+from videosys.schedulers.solvers import Training
 
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
@@ -65,6 +67,8 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     align: int | None = CHUNK_LATENTS
     cache: CacheConfig = cache_field(PRESETS)
 
+    prediction = "flow"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_numbers()
@@ -108,6 +112,10 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     @property
     def scheduler_name(self) -> str:
         return "rflow"
+
+    @property
+    def training(self) -> Training:
+        return Training("flow", shift=float(time_shift(self.clip_frames, *self.size)))
 
     @property
     def steps(self) -> int:

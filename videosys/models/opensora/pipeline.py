@@ -170,7 +170,7 @@ class OpenSoraPipeline(Pipeline):
         frame_mask = mask if any(condition.loop == loop for condition in conditions) else None
         prompts = [config.prompt_texts(job.prompt)[loop] for job in jobs]
         return Denoising(
-            scheduler(config, sources),
+            self.family.sampler(config, sources),
             latents,
             lambda model: self.condition(model, prompts, texts, config),
             Sampling(config.guidance_scale, sources, frame_mask),

@@ -1,0 +1,228 @@
+"""The solvers that a user may choose instead of a model's published scheduler.
+
+All integrate the same equation: with many steps they reach the same video. With few steps a solver of higher
+order, or a better grid of timesteps, comes nearer to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+from videosys.schedulers.build import NOISE, Sampler, check_steps
+from videosys.schedulers.flow import FlowSampler, FlowSolver, shifted_grid
+from videosys.utils.seed import Generators
+from videosys.utils.typed import check_types, listing
+
+MAX_SHIFT = 1000.0
+
+Prediction = Literal["epsilon", "flow"]
+Grid = Literal["lu", "karras", "exponential", "linspace", "leading", "trailing"]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the weights of a model were trained to predict.
+
+    prediction: epsilon is the noise; flow is data minus noise on the straight path between them.
+    noise: the betas of the training, as options of diffusers' schedulers; for epsilon.
+    shift: the time shift of the published grid; for flow.
+    """
+
+    prediction: Prediction
+    noise: Mapping[str, Any] = field(default_factory=lambda: NOISE)
+    shift: float = 1.0
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Base of the settings of every solver.
+
+    predictions: of the models that it serves. options: fields that serve one kind of prediction only.
+    """
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ()
+    options: ClassVar[Mapping[str, Prediction]] = MappingProxyType({})
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+    def check(self, prediction: Prediction | None, model: str) -> None:
+        """ValueError where the solver, or one of the options given, does not fit the model's prediction."""
+        name = next(name for name, cls in SCHEDULERS.items() if cls is type(self))
+        if prediction is None:
+            raise ValueError(f"scheduler is {name!r}; {model} has its own only: allowed: 'published'")
+        if prediction not in self.predictions:
+            fitting = [key for key, cls in SCHEDULERS.items() if prediction in cls.predictions]
+            raise ValueError(
+                f"scheduler is {name!r}, which does not fit the {prediction} prediction of {model}; allowed: "
+                f"published, {listing(fitting)}"
+            )
+        for option, needed in self.options.items():
+            if getattr(self, option) is not None and needed != prediction:
+                raise ValueError(
+                    f"scheduler.{option} is {getattr(self, option)!r}; it is for {needed} predictions, and "
+                    f"that of {model} is {prediction}"
+                )
+
+    def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
+        """A new scheduler for one generation, its timesteps set. generator: the source of its noise."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class PublishedConfig(SchedulerConfig):
+    """The scheduler that was published with the model."""
+
+    def check(self, prediction: Prediction | None, model: str) -> None:
+        pass
+
+
+def check_order(order: int, most: int) -> None:
+    if not 1 <= order <= most:
+        raise ValueError(f"scheduler.order is {order}; it must be 1 to {most}")
+
+
+def check_shift(shift: float | None) -> None:
+    if shift is not None and not 0 < shift <= MAX_SHIFT:
+        raise ValueError(f"scheduler.shift is {shift}; it must be above 0 and at most {MAX_SHIFT:g}")
+
+
+@dataclass(frozen=True)
+class EulerConfig(SchedulerConfig):
+    """Euler steps of a flow model on a grid of one's own.
+
+    shift: more than 1 spends more of the steps at high noise: sigma = s u / (1 + (s - 1) u) for u that falls
+        evenly from 1. None is the published shift, which follows the size of the video.
+    """
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
+
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_shift(self.shift)
+
+    def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
+        shift = training.shift if self.shift is None else self.shift
+        return FlowSolver(shifted_grid(num_inference_steps, shift), order=1)
+
+
+@dataclass(frozen=True)
+class DPMSolverConfig(SchedulerConfig):
+    """DPM-Solver++ (arXiv 2211.01095), multistep: one model evaluation per step.
+
+    order: 2 is known as 2M. For flow models 1 (Euler) or 2.
+    solver_type: midpoint or heun, of order 2; for epsilon models.
+    grid: of the timesteps, for epsilon models. lu (also known as use_lu_lambdas) and exponential have even
+        steps of log-SNR, karras those of arXiv 2206.00364; linspace, leading and trailing are even in time.
+        None is lu.
+    shift: the grid of flow models, as in EulerConfig.
+    """
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "flow")
+    options: ClassVar[Mapping[str, Prediction]] = MappingProxyType(
+        {"grid": "epsilon", "solver_type": "epsilon", "shift": "flow"}
+    )
+    algorithm: ClassVar[str] = "dpmsolver++"
+
+    order: int = 2
+    solver_type: Literal["midpoint", "heun"] | None = None
+    grid: Grid | None = None
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self.order, 3)
+        check_shift(self.shift)
+
+    def check(self, prediction: Prediction | None, model: str) -> None:
+        super().check(prediction, model)
+        if prediction == "flow":
+            check_order(self.order, 2)
+
+    def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
+        if training.prediction == "flow":
+            shift = training.shift if self.shift is None else self.shift
+            return FlowSolver(shifted_grid(num_inference_steps, shift), order=self.order)
+        return self._of_epsilon(num_inference_steps, training.noise, {})
+
+    def _of_epsilon(self, steps: int, noise: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
+        from diffusers import DPMSolverMultistepScheduler
+
+        check_steps(steps, 1)
+        scheduler = DPMSolverMultistepScheduler(
+            **{**noise, **grid_options(self.grid)},
+            solver_order=self.order,
+            solver_type=self.solver_type or "midpoint",
+            algorithm_type=self.algorithm,
+        )
+        return Sampler(scheduler, steps, history=self.order, **options)
+
+
+@dataclass(frozen=True)
+class SDEDPMSolverConfig(DPMSolverConfig):
+    """DPM-Solver++ of the equation with noise: each step draws fresh noise. Fields as in DPMSolverConfig."""
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon",)
+    algorithm: ClassVar[str] = "sde-dpmsolver++"
+
+    def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
+        return self._of_epsilon(num_inference_steps, training.noise, {"generator": generator})
+
+
+@dataclass(frozen=True)
+class UniPCConfig(SchedulerConfig):
+    """UniPC (arXiv 2302.04867): a multistep predictor, and a corrector that costs no model evaluation.
+
+    order: 2 is usual. solver_type: bh2, or bh1 for very few steps. grid, shift: as in DPMSolverConfig; UniPC
+        has no lu, and None is exponential, which has the same steps.
+    """
+
+    predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "flow")
+    options: ClassVar[Mapping[str, Prediction]] = MappingProxyType({"grid": "epsilon", "shift": "flow"})
+
+    order: int = 2
+    solver_type: Literal["bh1", "bh2"] = "bh2"
+    grid: Literal["karras", "exponential", "linspace", "leading", "trailing"] | None = None
+    shift: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_order(self.order, 3)
+        check_shift(self.shift)
+
+    def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
+        from diffusers import UniPCMultistepScheduler
+
+        own = {"solver_order": self.order, "solver_type": self.solver_type}
+        if training.prediction == "flow":
+            shift = training.shift if self.shift is None else self.shift
+            flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+            scheduler = UniPCMultistepScheduler(**own, **flow)
+            return FlowSampler(scheduler, shifted_grid(num_inference_steps, shift), history=self.order)
+        check_steps(num_inference_steps, 1)
+        options = {**training.noise, **grid_options(self.grid or "exponential")}
+        return Sampler(UniPCMultistepScheduler(**options, **own), num_inference_steps, history=self.order)
+
+
+def grid_options(grid: Grid | None) -> dict[str, Any]:
+    """The options of diffusers' schedulers for a grid; None is lu."""
+    if grid in ("linspace", "leading", "trailing"):
+        return {"timestep_spacing": grid}
+    name = {"lu": "use_lu_lambdas", "karras": "use_karras_sigmas", "exponential": "use_exponential_sigmas"}
+    return {name[grid or "lu"]: True}
+
+
+SCHEDULERS: MappingProxyType[str, type[SchedulerConfig]] = MappingProxyType(
+    {
+        "published": PublishedConfig,
+        "euler": EulerConfig,
+        "dpm_solver": DPMSolverConfig,
+        "sde_dpm_solver": SDEDPMSolverConfig,
+        "unipc": UniPCConfig,
+    }
+)
