@@ -78,7 +78,7 @@ class SyntheticPipeline:
     def encode_texts(self, prompts: Sequence[str], config: Any, quiet: bool) -> dict[str, torch.Tensor]:
         return {text: torch.randn(4, FRAMES, SIDE, SIDE, generator=seeded(len(text))) for text in prompts}
 
-    def scheduler(self, config: SyntheticConfig, generators: Any) -> RFlowScheduler:
+    def sampler(self, config: SyntheticConfig, generators: Any) -> RFlowScheduler:
         scheduler = RFlowScheduler(use_timestep_transform=False)
         scheduler.set_timesteps(config.steps)
         return scheduler
@@ -90,7 +90,7 @@ class SyntheticPipeline:
     def denoising(self, jobs: Sequence[Any], texts: Any, config: SyntheticConfig) -> Denoising:
         noise = torch.stack([torch.randn(4, FRAMES, SIDE, SIDE, generator=seeded(job.seed)) for job in jobs])
         pictures = torch.stack([texts[job.prompt] for job in jobs])
-        return Denoising(self.scheduler(config, ()), noise, lambda model: pictures, Sampling(1.0))
+        return Denoising(self.sampler(config, ()), noise, lambda model: pictures, Sampling(1.0))
 
     def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
         return (row[:, :3].tanh() for row in latents.split(1))

@@ -64,9 +64,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; it must be between 0 and 1")
         if self.eta and not self.uses_published_scheduler:
-            raise ValueError(
-                f"eta is {self.eta}, which DDIM alone knows; leave it out with another scheduler"
-            )
+            raise ValueError(f"eta is {self.eta}; only the published scheduler has one")
 
     @property
     def model_name(self) -> str:
