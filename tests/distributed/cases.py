@@ -38,6 +38,8 @@ CACHES: MappingProxyType[str, CacheConfig] = MappingProxyType(
         "interval": IntervalConfig(2, Linear(damping=0.5)),
         "schedule": ScheduleConfig(computed=(0, 1, 3), forecast=Fitted(((1.5, -0.5),) * 6)),
         "magcache": MagCacheConfig(ratios=(0.95,) * 6, threshold=0.1, retention=0.0),
+        "teacache of outputs": TeaCacheConfig(0.2, (4.0, 1.0, 0.02), Linear(), place="output"),
+        "interval of outputs": IntervalConfig(2, Linear(damping=0.5), place="output"),
         "pab": PABConfig(mlp_spatial=((0.3, 2, (0, 1)),), mlp_joint=((0.3, 2, (1,)),)),
     }
 )

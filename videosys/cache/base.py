@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from typing import Literal
 
 import torch
 
 from videosys.cache.device import AUTO, to_cache_device
-from videosys.cache.forecast import HOLD, HOLD_WEIGHTS, Forecast
+from videosys.cache.forecast import HOLD, Forecast
 
 Signal = Callable[[str], torch.Tensor]
 Compute = Callable[[], torch.Tensor]
 Branch = Callable[[str, Compute], torch.Tensor]
+Place = Literal["stack", "output"]
+STACK: Place = "stack"
+OUTPUT: Place = "output"
 GatherRows = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -71,6 +76,10 @@ class Cache:
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
         """Tokens `x` with what replaces the blocks; RuntimeError if nothing was stored."""
         raise RuntimeError("nothing was stored: a cache must compute before it reuses")
+
+    def predict(self, evaluate: Compute) -> torch.Tensor:
+        """The model's prediction for this step. evaluate: calls the model's forward."""
+        return evaluate()
 
     def layer(self, stack: str, index: int) -> Branch:
         """The function `branch(kind, compute)` of a block, which calls it for each of its residual branches.
@@ -132,20 +141,25 @@ class RecordedCache(Cache):
 
 
 class ResidualCache(RecordedCache):
-    """Keeps the residual of all blocks (output minus input), and adds its forecast in a skipped step.
+    """Keeps what a computed step brought, and uses its forecast in a skipped step.
 
-    times: the sampler's time at each model evaluation. forecast: weights of the kept residuals.
-    device: where residuals are kept, see `to_cache_device`.
+    times: the sampler's time at each model evaluation. forecast: weights of the kept tensors.
+    device: where they are kept, see `to_cache_device`. place: what is kept; stack is the residual of all
+    blocks (output minus input), to which the head of the model is applied anew; output is the model's
+    prediction, of which each device holds the whole.
     """
 
-    def __init__(self, times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO):
+    def __init__(
+        self, times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO, place: Place = STACK
+    ):
         super().__init__()
-        self.times, self.forecast, self.device = tuple(times), forecast, device
-        self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and their residuals, newest first
+        self.times, self.forecast, self.device, self.place = tuple(times), forecast, device, place
+        self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and kept tensors, newest first
+        self.compute_device = torch.device("cpu")  # of the predictions, known from the first one on
 
     @property
     def residual(self) -> torch.Tensor | None:
-        """The residual of the last computed step, with the shape of the tokens; None before it."""
+        """What is kept of the last computed step; None before it."""
         return self.history[0][1] if self.history else None
 
     def held(self) -> Iterable[torch.Tensor]:
@@ -157,37 +171,73 @@ class ResidualCache(RecordedCache):
         return self.step in (0, len(self.times) - 1)
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        self.history = self.history[: self.forecast.num_residuals - 1]  # frees the oldest first
-        self.history = ((self.step, to_cache_device(after - before, self.device)), *self.history)
+        if self.place == STACK:
+            self._keep(after - before)
         return after
 
+    def _keep(self, tensor: torch.Tensor) -> None:
+        self.history = self.history[: self.forecast.num_residuals - 1]  # frees the oldest first
+        self.history = ((self.step, to_cache_device(tensor, self.device)), *self.history)
+
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        steps, residuals = tuple(zip(*self.history)) or ((), ())
-        if not residuals:
-            return super().reuse(x)
-        if residuals[0].shape != x.shape:
-            raise RuntimeError(
-                f"the residual is {tuple(residuals[0].shape)}, the tokens are {tuple(x.shape)}: "
-                "a cache serves one generation; start another with videosys.cache.start"
-            )
-        weights = self.forecast.weights(self.step, steps, self.times)
-        if weights == HOLD_WEIGHTS:
-            return x + residuals[0].to(x.device)
-        for weight, residual in zip(weights, residuals):
+        if self.place == OUTPUT:
+            return x  # `predict` replaces what the head makes of it
+        for weight, residual in self._weighted(x.shape):
             x = torch.add(x, residual.to(x.device), alpha=weight)
         return x
+
+    def predict(self, evaluate: Compute) -> torch.Tensor:
+        if self.place == STACK:
+            return evaluate()
+        output = evaluate()  # of a skipped step: the decision only
+        if self._records[-1].computed:
+            self.compute_device = output.device
+            self._keep(output)
+            return output
+        return self._forecast_output()
+
+    def _forecast_output(self) -> torch.Tensor:
+        products = [tensor.to(self.compute_device) * weight for weight, tensor in self._weighted()]
+        return reduce(torch.add, products)
+
+    def _weighted(self, shape: torch.Size | None = None) -> Iterable[tuple[float, torch.Tensor]]:
+        """The forecast's weights and the kept tensors, newest first. RuntimeError for another `shape`."""
+        if not self.history:
+            raise RuntimeError("nothing was stored: a cache must compute before it reuses")
+        steps, kept = zip(*self.history)
+        if shape is not None and kept[0].shape != shape:
+            raise RuntimeError(
+                f"the residual is {tuple(kept[0].shape)}, the tokens are {tuple(shape)}: "
+                "a cache serves one generation; start another with videosys.cache.start"
+            )
+        return zip(self.forecast.weights(self.step, steps, self.times), kept)
 
 
 class FixedCache(ResidualCache):
     """A residual cache whose computed steps are known before it starts: no signal, no exchange."""
 
     def __init__(
-        self, computed: frozenset[int], times: Sequence[float], forecast: Forecast = HOLD, device: str = AUTO
+        self,
+        computed: frozenset[int],
+        times: Sequence[float],
+        forecast: Forecast = HOLD,
+        device: str = AUTO,
+        place: Place = STACK,
     ):
-        super().__init__(times, forecast, device)
+        super().__init__(times, forecast, device, place)
         self.computed = computed
 
+    @property
+    def computes(self) -> bool:
+        """Whether this step computes."""
+        return self.is_forced or self.step in self.computed
+
     def should_compute(self, signal: Signal) -> bool:
-        computed = self.is_forced or self.step in self.computed
-        self.record(computed=computed)
-        return computed
+        self.record(computed=self.computes)
+        return self.computes
+
+    def predict(self, evaluate: Compute) -> torch.Tensor:
+        if self.place == STACK or self.computes:
+            return super().predict(evaluate)
+        self.record(computed=False)  # nothing of the model runs
+        return self._forecast_output()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from videosys.cache.base import Cache, FixedCache, GatherRows
+from videosys.cache.base import STACK, Cache, FixedCache, GatherRows
 from videosys.cache.device import AUTO, check_cache_device
 from videosys.cache.forecast import HOLD
 from videosys.cache.ranges import at_least, check_least
@@ -23,11 +23,13 @@ class CacheConfig:
     """Base of the settings of every policy, without fields of its own.
 
     A policy overrides `computed_steps` if they are known before the generation starts, else `start`.
-    forecast, device: used by `start`; a policy that lets users choose them declares fields of these names.
+    forecast, device, place: used by `start`; a policy that lets users choose them declares fields of these
+        names.
     """
 
     forecast = HOLD
     device = AUTO
+    place = STACK
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -39,7 +41,7 @@ class CacheConfig:
         times: the sampler's time at each model evaluation. gather_rows: [row] of this rank -> [ranks, row] of
         all ranks that work on the same video. request_id: equal on these ranks, different in each generation.
         """
-        return FixedCache(self.computed_steps(len(times)), times, self.forecast, self.device)
+        return FixedCache(self.computed_steps(len(times)), times, self.forecast, self.device, self.place)
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The indices of the steps that compute, of a generation of `count` model evaluations."""

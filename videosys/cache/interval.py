@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from videosys.cache.base import STACK, Place
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
@@ -14,11 +15,13 @@ class IntervalConfig(Goal):
     """Settings of the interval policy.
 
     every: steps 0, every, 2 * every, ... and the last one compute; 1 computes every step.
-    forecast: of the residual in a skipped step.
+    forecast: of what is kept, in a skipped step.
+    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     every: int = at_least(1, default=2)
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The multiples of `every` below `count`, and the last step."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from videosys.cache.base import STACK, Place
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.run_spec import RunSpec
@@ -21,7 +22,8 @@ class MagCacheConfig(Goal):
         step s after the last computed step c is |1 - g[c+1] * ... * g[s]|.
     max_skips: at most so many skips in a row. retention: the fraction of the steps, from the first, in which
         nothing is skipped.
-    forecast: of the residual in a skipped step.
+    forecast: of what is kept, in a skipped step.
+    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     ratios: tuple[float, ...] = ()
@@ -29,6 +31,7 @@ class MagCacheConfig(Goal):
     max_skips: int = 3
     retention: float = 0.2
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from videosys.cache.base import STACK, Place
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
 from videosys.cache.run_spec import RunSpec
@@ -17,12 +18,14 @@ class ScheduleConfig(Goal):
 
     computed: indices of the model evaluations that compute, in order; the first and the last always do.
     file: a JSON file with `computed` and `forecast`, see `ScheduleFile`.
-    forecast: of the residual in a skipped step; with a file it must be left out.
+    forecast: of what is kept, in a skipped step; with a file it must be left out, and so must `place`.
+    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     computed: tuple[int, ...] | None = None
     file: str | None = None
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -32,8 +35,9 @@ class ScheduleConfig(Goal):
                 "a schedule needs its steps: cache.computed (a list), cache.file, or a goal such as "
                 "cache.speedup; give one of them"
             )
-        if self.file is not None and self.forecast != HOLD:
-            raise ValueError("cache.forecast is given, and so is cache.file, which says the forecast")
+        for name, default in (("forecast", HOLD), ("place", STACK)):
+            if self.file is not None and getattr(self, name) != default:
+                raise ValueError(f"cache.{name} is given, and so is cache.file, which says the {name}")
         check_steps("cache.computed", self.computed or ())
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
@@ -44,8 +48,7 @@ class ScheduleConfig(Goal):
         if self.file is not None:
             content = read_json(ScheduleFile, self.file)
             content.check(run, self.file)
-            settings = replace(self, file=None, computed=content.computed, forecast=content.forecast)
-            return settings.for_run(run)
+            return content.settings(self).for_run(run)
         check_steps("cache.computed", self.computed or (), run.evaluations)
         if isinstance(self.forecast, Fitted) and run.evaluations is not None:
             rows, steps = len(self.forecast.weights_per_step), run.evaluations
@@ -69,12 +72,17 @@ class ScheduleFile(RunSpec):
 
     computed: tuple[int, ...] = ()
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.computed:
             raise ValueError("computed is missing or empty; it must be a list of steps")
         check_steps("computed", self.computed, self.evaluations)
+
+    def settings(self, config: ScheduleConfig) -> ScheduleConfig:
+        """`config` with the content of the file in place of its name."""
+        return replace(config, file=None, computed=self.computed, forecast=self.forecast, place=self.place)
 
 
 def check_steps(name: str, steps: Sequence[int], count: int | None = None) -> None:

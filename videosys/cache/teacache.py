@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import Cache, GatherRows, ResidualCache, Signal
+from videosys.cache.base import STACK, Cache, GatherRows, Place, ResidualCache, Signal
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
@@ -30,7 +30,9 @@ class TeaCacheConfig(Goal):
     threshold: the blocks run if the sum of rescaled distances reaches it; 0 computes every step.
     coefficients: the rescaling polynomial, highest power first. None uses those published for the model,
         which are of the modulated input, and [1, 0] (no rescaling) for another signal.
-    forecast: of the residual in a skipped step; hold is the published rule.
+    forecast: of what is kept, in a skipped step; hold is the published rule.
+    place: what is kept of a computed step; stack is the blocks' residual, as published, output the model's
+        prediction.
     signal: modulated is the first block's input after norm and modulation, timestep the time embedding
         (ablation).
     max_consecutive_skips: an upper bound on skips in a row; None for no bound.
@@ -40,6 +42,7 @@ class TeaCacheConfig(Goal):
     threshold: float = at_least(0, default=0.1)
     coefficients: tuple[float, ...] | None = None
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
     signal: Literal["modulated", "timestep"] = "modulated"
     max_consecutive_skips: int | None = at_least(1, default=None)
     floor: bool = False
@@ -90,7 +93,7 @@ class TeaCache(ResidualCache):
     def __init__(
         self, config: TeaCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
-        super().__init__(times, config.forecast, config.device)
+        super().__init__(times, config.forecast, config.device, config.place)
         self.config = config
         self.coefficients = config.coefficients or IDENTITY
         self.gather_rows = gather_rows

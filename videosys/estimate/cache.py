@@ -66,10 +66,11 @@ def small_cache(config: CacheConfig) -> tuple[Cache, int]:
     if isinstance(config, PABConfig):
         return RecordedCache(), 1
     if is_fixed(config):
-        return ResidualCache((0.0,), config.forecast), config.forecast.num_residuals + 1
-    near = replace(config, device=AUTO) if isinstance(config, Goal) else config
-    cache = near.start((0.0,), lambda row: row[None])
-    return cache, (cache.forecast.num_residuals if isinstance(cache, ResidualCache) else 1) + 1
+        cache = ResidualCache((0.0,), config.forecast, place=config.place)
+        return cache, config.forecast.num_residuals + 1
+    near: CacheConfig = replace(config, device=AUTO) if isinstance(config, Goal) else config
+    started = near.start((0.0,), lambda row: row[None])
+    return started, (started.forecast.num_residuals if isinstance(started, ResidualCache) else 1) + 1
 
 
 def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:

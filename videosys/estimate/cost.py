@@ -191,7 +191,7 @@ class Estimator:
         def evaluate(cache: Cache, steps: int) -> int:
             for _ in range(steps):
                 cache.begin_step(0, 0.0)
-                size = model(latents, timesteps, condition, cache).nbytes
+                size = cache.predict(partial(model, latents, timesteps, condition, cache)).nbytes
             return size
 
         cache, steps = small_cache(self.config.cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,7 +69,7 @@ def denoise(
         pair = parallel.cfg_shard(frames.pair(sample))
         timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
         inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
-        output = model(pair, timesteps, condition, cache, **inputs)
+        output = cache.predict(partial(model, pair, timesteps, condition, cache, **inputs))
         noise_pred = parallel.cfg_gather(output[:, : latents.shape[1]])  # the rest is an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
