@@ -45,6 +45,10 @@ $(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
 
 sample: $(VENV)/.installed
 	$(BIN)/python examples/opensora/sample.py $(ARGS)
+	@echo
+	@echo "Next:  . $(BIN)/activate                     so that python knows videosys"
+	@echo "       python -m videosys.tiny.words         the words that the tiny checkpoint knows"
+	@echo "       python examples/opensora/sample.py --help"
 
 eval-tiny: $(VENV)/.installed
 	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)

@@ -21,6 +21,7 @@ from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import family_of
+from videosys.tiny import warn_of_unknown_words
 from videosys.utils.logging import get_logger, log
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
@@ -83,18 +84,18 @@ class VideoSysEngine:
         inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
         config = self.requested(request)
         prompts = check_prompts(prompt)
+        warn_of_unknown_words(config, prompts)
         return log_outputs(self.runner.stream(prompts, config, inputs))
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields."""
-        fields = {field.name: field for field in dataclasses.fields(self.config)}
-        allowed = sorted(fields.keys() - loading_fields(type(self.config)))
+        fields = {field.name for field in dataclasses.fields(self.config)}
+        allowed = sorted(fields - loading_fields(type(self.config)))
         for name in request:
             if name not in allowed:
                 hint = suggest(name, allowed)
                 raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(allowed)}")
-        changes = {name: resolve_choice(fields[name], value) for name, value in request.items()}
-        return dataclasses.replace(self.config, **changes)
+        return dataclasses.replace(self.config, **request)
 
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
@@ -144,17 +145,6 @@ def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     if config.parallel.num_gpus > 1:
         return Pool(config, quiet)
     return SingleProcessRunner(config, quiet)
-
-
-def resolve_choice(field: dataclasses.Field, value: Any) -> Any:
-    """`value`, or what it names in the field's registry: "teacache_slow" is that preset."""
-    registry = field.metadata.get("registry")
-    if registry is None or not isinstance(value, str):
-        return value
-    if value not in registry:
-        raise ValueError(f"{field.name} is {value!r}{suggest(value, registry)}; allowed: {listing(registry)}")
-    choice = registry[value]
-    return choice() if isinstance(choice, type) else choice
 
 
 def log_outputs(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:

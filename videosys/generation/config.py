@@ -20,7 +20,7 @@ from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.seed import LARGEST_SEED
-from videosys.utils.typed import check_types
+from videosys.utils.typed import check_types, listing, suggest
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 NAIVE_COEFFICIENTS = (1.0, 0.0)  # distances as they are
@@ -98,6 +98,7 @@ class PipelineConfig:
     prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
 
     def __post_init__(self) -> None:
+        resolve_choices(self)
         check_types(self)
         self.scheduler.check(self.prediction, type(self).__name__)
         object.__setattr__(self, "attention", canonical_backend(self.attention))
@@ -314,6 +315,23 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
     if parallel.num_gpus not in (1, num_gpus):
         raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
     return replace(parallel, num_gpus=num_gpus)
+
+
+def resolve_choices(config: Any) -> None:
+    """Replaces what names an entry of a field's registry by that entry: "teacache_slow" by the preset, None
+    by the entry "none". ValueError for another name. For `__post_init__`, also of frozen dataclasses.
+    """
+    for item in dataclasses.fields(config):
+        registry, value = item.metadata.get("registry"), getattr(config, item.name)
+        if registry is None or not (value is None or isinstance(value, str)):
+            continue
+        name = "none" if value is None else value
+        if name not in registry:
+            raise ValueError(
+                f"{item.name} is {value!r}{suggest(name, registry)}; allowed: {listing(registry)}"
+            )
+        choice = registry[name]
+        object.__setattr__(config, item.name, choice() if isinstance(choice, type) else choice)
 
 
 def solver_name(scheduler: SchedulerConfig) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from videosys.models import FAMILIES
 from videosys.models.family import Family
+from videosys.tiny.words import unknown_words, vocabulary
 from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
+from videosys.utils.logging import get_logger
 from videosys.utils.typed import listing, suggest
 
-__all__ = ["bundled", "config"]
+__all__ = ["bundled", "config", "warn_of_unknown_words"]
+
+_LOG = get_logger("tiny")
 
 
 def bundled() -> list[str]:
@@ -31,6 +35,19 @@ def config(model: str | None = None, **changes: Any) -> Any:
         )
     family, settings = checkpoints[model]
     return family.config(**{**settings, **changes})
+
+
+def warn_of_unknown_words(config: Any, prompts: Sequence[str]) -> None:
+    """Logs a warning for prompts with words that the bundled checkpoint of a config was not trained on."""
+    if not str(config.transformer).startswith(BUNDLED):
+        return
+    unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
+    if unknown:
+        _LOG.warning(
+            "the tiny checkpoint was trained on few words, and not on: %s. It knows these:\n%s",
+            ", ".join(unknown),
+            vocabulary(),
+        )
 
 
 def _bundled() -> dict[str, tuple[Family, Mapping[str, Any]]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["BACKGROUNDS", "COLOURS", "PHRASES", "SHAPES", "SIZES", "TEMPLATES", "WORDS"]
+import re
+
+__all__ = ["BACKGROUNDS", "COLOURS", "PHRASES", "SHAPES", "SIZES", "TEMPLATES", "WORDS", "unknown_words"]
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 BACKGROUNDS = ("white", "black", "grey", "navy", "cream", "olive")
@@ -38,6 +40,12 @@ def vocabulary() -> str:
     groups["background"] = BACKGROUNDS
     lines = [f"{name}: {', '.join(values)}" for name, values in groups.items()]
     return "\n".join([f"captions: {TEMPLATES[0]}", *lines])
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that no caption of the training has, in order, each once."""
+    words = re.findall(r"[^\W_]+", prompt.lower())
+    return list(dict.fromkeys(word for word in words if word not in WORDS))
 
 
 if __name__ == "__main__":
