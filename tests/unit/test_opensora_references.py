@@ -61,12 +61,11 @@ def test_a_photo_stands_upright(tmp_path):
     assert upright[4:].max() == -1
 
 
-@pytest.mark.parametrize("num_frames", [None, 1, 3, 5])
-def test_videos(tmp_path, num_frames):
+def test_videos(tmp_path):
     video = frames(5, 32, 48)
     save_video(video, tmp_path / "clip.mp4", fps=12, lossless=True)
-    reference = load_reference(tmp_path / "clip.mp4", 32, 48, num_frames)
-    assert torch.equal(to_pixels(reference), video[:num_frames])
+    reference = load_reference(tmp_path / "clip.mp4", 32, 48)
+    assert torch.equal(to_pixels(reference), video)
 
 
 def test_an_animation_is_a_video(tmp_path):
@@ -137,7 +136,7 @@ def test_tensors_that_are_no_frames(tensor):
         load_reference(tensor, 6, 8)
 
 
-@pytest.mark.parametrize("values", [(0, 8), (6, -1), (6, 8, 0), (6, 8, 2)])
+@pytest.mark.parametrize("values", [(0, 8), (6, -1)])
 def test_impossible_sizes(values):
-    with pytest.raises(ValueError, match=r"must be 1 or more|has 1 frames, 2 are needed"):
+    with pytest.raises(ValueError, match="must be 1 or more"):
         load_reference(frames(1), *values)

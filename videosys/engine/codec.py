@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from videosys.utils.typed import listing
+from videosys.utils.typed import listing, shown
 
 MAX_MESSAGE_BYTES = 1 << 34  # 16 GiB: several minutes of 720p video
 MAX_HEADER_BYTES = 1 << 25  # 32 MiB of JSON: thousands of long prompts
@@ -122,7 +122,7 @@ class Codec:
         if not isinstance(plain, dict):
             return plain
         if len(plain) != 1 or not plain.keys() <= {*KINDS}:
-            raise ValueError(f"a mapping has the keys {short([*plain])}, not one of {listing(KINDS)}")
+            raise ValueError(f"a mapping has the keys {shown([*plain])}, not one of {listing(KINDS)}")
         ((kind, content),) = plain.items()
         if kind == "tuple":
             return tuple(self._decode(check(content, list, "a tuple"), tensors))
@@ -130,7 +130,7 @@ class Codec:
             return Path(check(content, str, "a path"))
         if kind == "tensor":
             if type(content) is not int or not 0 <= content < len(tensors):
-                raise ValueError(f"tensor {short(content)} is none of the message's {len(tensors)}")
+                raise ValueError(f"tensor {shown(content)} is none of the message's {len(tensors)}")
             return tensors[content]
         if kind == "class":
             name, fields = pair(content, "a class")
@@ -142,10 +142,10 @@ class Codec:
 
     def _decode_dataclass(self, name: Any, fields: Any, tensors: Sequence[torch.Tensor]) -> Any:
         if not isinstance(name, str) or name not in self.types:
-            raise ValueError(f"class {short(name)} is not allowed; allowed: {listing(self.types)}")
+            raise ValueError(f"class {shown(name)} is not allowed; allowed: {listing(self.types)}")
         cls, names = self.types[name], field_names(self.types[name])
         if check(fields, dict, f"the fields of {name}").keys() != {*names}:
-            raise ValueError(f"{name} has the fields {short([*fields])}; it must have: {listing(names)}")
+            raise ValueError(f"{name} has the fields {shown([*fields])}; it must have: {listing(names)}")
         values = {field: self._decode(item, tensors) for field, item in fields.items()}
         try:
             return cls(**values)
@@ -194,13 +194,13 @@ def parse(data: memoryview) -> tuple[Any, list[torch.Tensor]]:
 def parse_layout(name: Any, shape: Any) -> tuple[torch.dtype, list[int]]:
     """The dtype and shape of a tensor."""
     if not isinstance(name, str) or name not in DTYPES:
-        raise ValueError(f"dtype {short(name)} is not allowed; allowed: {listing(DTYPES)}")
+        raise ValueError(f"dtype {shown(name)} is not allowed; allowed: {listing(DTYPES)}")
     sizes = check(shape, list, "a shape")
     if len(sizes) > MAX_DIMS or not all(type(size) is int and size >= 0 for size in sizes):
-        raise ValueError(f"shape {short(shape)} must hold {MAX_DIMS} or less whole numbers, none below 0")
+        raise ValueError(f"shape {shown(shape)} must hold {MAX_DIMS} or less whole numbers, none below 0")
     # Also where one of them is 0: torch multiplies the others.
     if math.prod(max(size, 1) for size in sizes) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"shape {short(shape)} has more entries than a message can hold")
+        raise ValueError(f"shape {shown(shape)} has more entries than a message can hold")
     return DTYPES[name], sizes
 
 
@@ -250,18 +250,12 @@ def unique(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
 def pair(value: Any, what: str) -> list[Any]:
     """A list of two. ValueError for anything else."""
     if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{what} must be a list of two, not {short(value)}")
+        raise ValueError(f"{what} must be a list of two, not {shown(value)}")
     return value
 
 
 def check(value: Any, cls: type, what: str) -> Any:
     """The value. ValueError if it is of another type."""
     if not isinstance(value, cls):
-        raise ValueError(f"{what} must be a {cls.__name__}, not {short(value)}")
+        raise ValueError(f"{what} must be a {cls.__name__}, not {shown(value)}")
     return value
-
-
-def short(value: Any) -> str:
-    """The value's repr in at most 80 characters, for errors."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

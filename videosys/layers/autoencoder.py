@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from videosys.layers.tiling import Progress
 from videosys.parallel import Parallel
 
 if TYPE_CHECKING:
@@ -111,6 +113,16 @@ class VideoAutoencoder(nn.Module):
         channels = self.config.latent_channels
         if latents.ndim != 5 or latents.shape[1] != channels:
             raise ValueError(f"latents must be [B, {channels}, T, H, W], not {list(latents.shape)}")
+
+    def in_chunks(
+        self, run: Callable[[Tensor], Tensor], chunks: Sequence[Tensor], progress: Progress | None = None
+    ) -> Tensor:
+        """The results of chunks of frames, one after the other as one tensor; ranks share the chunks.
+
+        `progress` is called with the number of frames of each chunk that is done.
+        """
+        done = progress and (lambda number: progress(len(chunks[number])))
+        return torch.cat(list(self.parallel.map(run, chunks, done)))
 
 
 def posterior(moments: Tensor) -> DiagonalGaussianDistribution:

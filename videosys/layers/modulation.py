@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from videosys.cache import Branch
+from videosys.layers.attention import TextKV
 
 EPS = 1e-6
 
@@ -43,6 +49,38 @@ class AdaLNBlock(nn.Module):
         """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
         shift, scale, *_ = modulation(self.scale_shift_table, t6)
         return modulate(x, shift, scale)
+
+
+class TextBlock(AdaLNBlock):
+    """Self-attention, cross-attention to the text where the block reads it, and an MLP.
+
+    names: the attributes of the three layers, as checkpoints call them. A subclass makes them, and says in
+        `attend` which tokens meet.
+    """
+
+    names = ("attn", "cross_attn", "mlp")
+
+    def forward(
+        self, x: Tensor, t6: Tensor, text: Sequence[TextKV] | None, layout: Any, branch: Branch
+    ) -> Tensor:
+        """x [B, T, S, C], t6 [B, 1 or T, 6, C]; text None for a block that reads none. `layout` is what
+        `attend` needs; `branch` may return what it kept instead of computing.
+        """
+        layers: list[Any] = [getattr(self, name, None) for name in self.names]
+        attn, cross, mlp = layers
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
+        x = x + self.gated(branch, gate1, lambda: self.attend(attn, modulate(x, shift1, scale1), layout))
+        if text is not None:
+            x = x + branch("cross", lambda: cross(x, text))  # neither norm nor gate
+        return x + branch("mlp", lambda: gate2 * mlp(modulate(x, shift2, scale2)))
+
+    def gated(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Tensor:
+        """The attention times its gate; one that was kept has the gate of the step it was computed in."""
+        return branch("attention", lambda: gate * attended())
+
+    def attend(self, attn: Any, x: Tensor, layout: Any) -> Tensor:
+        """The self-attention `attn` of x [B, T, S/n, C]."""
+        raise NotImplementedError
 
 
 def select_frames(frame_mask: Tensor, free: Tensor, kept: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def _checked(value: Any, hint: Any) -> Any:
         return convert(value, hint)
     if not any(_is_member(value, member) for member in members):
         names = " or ".join(member.__name__ for member in members)
-        raise ValueError(f"must be {names}, got {_shown(value)}")
+        raise ValueError(f"must be {names}, got {shown(value)}")
     return value
 
 
@@ -127,10 +127,11 @@ def describe(hint: Any) -> str:
 
 
 def _refuse(value: Any, hint: Any, advice: str = "") -> ValueError:
-    return ValueError(f"must be {describe(hint)}, got {_shown(value)}{advice}")
+    return ValueError(f"must be {describe(hint)}, got {shown(value)}{advice}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """The value's repr in at most 80 characters, for errors."""
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

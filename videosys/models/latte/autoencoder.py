@@ -92,10 +92,8 @@ class LatteVAE(VideoAutoencoder):
         latents = latents.to(self.dtype) / self.config.scaling_factor
         size = self.config.decode_chunk_size if self.config.is_temporal else 1
         chunks = [chunk for video in latents.transpose(1, 2) for chunk in video.split(size)]
-        frames = self.parallel.map(
-            self._decode_in_tiles, chunks, progress and (lambda number: progress(len(chunks[number])))
-        )
-        return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(latents))
+        frames = self.in_chunks(self._decode_in_tiles, chunks, progress)
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(latents))
 
     def _decode_in_tiles(self, latents: Tensor) -> Tensor:
         """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w], in one piece where one tile holds them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, NamedTuple
@@ -10,18 +10,16 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import TextKV
 from videosys.layers.backends import attend
-from videosys.layers.modulation import AdaLNBlock, modulate, modulation
 from videosys.layers.rope import Rotary, rotary_table_3d, rotate_3d
-from videosys.models.pixart.layers import (
-    AttentionProjections,
-    CrossAttention,
-    FeedForward,
-    mask_bias,
-    visible_tokens,
+from videosys.models.pixart.layers import AttentionProjections, mask_bias, visible_tokens
+from videosys.models.pixart.transformer import (
+    FIXED,
+    PixArtBlock,
+    PixArtCondition,
+    PixArtConfig,
+    PixArtTransformer,
 )
-from videosys.models.pixart.transformer import FIXED, PixArtCondition, PixArtConfig, PixArtTransformer
 from videosys.parallel import Parallel
 from videosys.utils.typed import listing
 
@@ -114,28 +112,18 @@ class JointAttention(AttentionProjections):
         return self.output(self.parallel.swap(out, gather=3, scatter=2, size=self.num_heads))
 
 
-class JointBlock(AdaLNBlock):
+class JointBlock(PixArtBlock):
     """Self-attention over the clip, cross-attention to the text, and a feed-forward."""
 
-    def __init__(self, config: OpenSoraT2VConfig, parallel: Parallel):
-        dim, heads, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
-        super().__init__(dim)
-        self.attn1 = JointAttention(dim, heads, bias, parallel)
-        self.attn2 = CrossAttention(dim, heads, bias)
-        self.ff = FeedForward(dim)
+    def attention(self, dim: int, num_heads: int, bias: bool) -> JointAttention:
+        return JointAttention(dim, num_heads, bias, self.parallel)
 
-    def forward(
-        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], layout: JointLayout, branch: Branch
-    ) -> Tensor:
-        """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing.
+    def attend(self, attn: JointAttention, x: Tensor, layout: JointLayout) -> Tensor:
+        return attn(x, layout)
 
-        A kept attention takes the gate of the step it is used in, a kept feed-forward that of its own.
-        """
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + gate1 * branch("attention", lambda: self.attn1(modulate(x, shift1, scale1), layout))
-        x = x + branch("cross", lambda: self.attn2(x, text))  # the text is asked without a norm
-        x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
-        return x
+    def gated(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Tensor:
+        """The attention times its gate; one that was kept takes the gate of the step it is used in."""
+        return gate * branch("attention", attended)
 
 
 class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):

@@ -129,9 +129,7 @@ class OpenSoraVAE(VideoAutoencoder):
     def spatial_moments(self, frames: Tensor) -> Tensor:
         """Moments [N, 8, h, w] of frames [N, 3, H, W], a micro batch at a time."""
         batches = frames.split(self.config.micro_batch_size)
-        return torch.cat(
-            list(self.parallel.map(lambda batch: self.spatial.encode(batch).latent_dist.parameters, batches))
-        )
+        return self.in_chunks(lambda batch: self.spatial.encode(batch).latent_dist.parameters, batches)
 
     def decode(self, latents: Tensor, num_frames: int, progress: Progress | None = None) -> Tensor:
         """Frames [B, 3, num_frames, 8 h, 8 w], about in [-1, 1] (not clamped).
@@ -162,9 +160,5 @@ class OpenSoraVAE(VideoAutoencoder):
         """Frames [B, 3, T, H, W] of scaled spatial latents [B, 4, T, h, w], a micro batch at a time."""
         folded = rearrange(x, "b c t h w -> (b t) c h w") / self.config.scaling_factor
         batches = folded.split(self.config.micro_batch_size)
-        frames = self.parallel.map(
-            lambda batch: self.spatial.decode(batch).sample,
-            batches,
-            progress and (lambda number: progress(len(batches[number]))),
-        )
-        return rearrange(torch.cat(list(frames)), "(b t) c h w -> b c t h w", b=len(x))
+        frames = self.in_chunks(lambda batch: self.spatial.decode(batch).sample, batches, progress)
+        return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))

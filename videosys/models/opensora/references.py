@@ -14,24 +14,17 @@ from torch.nn import functional as F
 from videosys.utils.video import read_video
 
 
-def load_reference(
-    source: str | Path | Tensor, height: int, width: int, num_frames: int | None = None
-) -> Tensor:
+def load_reference(source: str | Path | Tensor, height: int, width: int) -> Tensor:
     """Return the frames of an image or video, float32 [3, T, height, width] in [-1, 1].
 
     source: path of a file, or uint8 frames [T, H, W, 3]. An image is one frame. The frames are resized to
-    cover the size and cut to it around the centre, so nothing is distorted. num_frames takes the first so
-    many. ValueError if the file is missing, is neither an image nor a video, or has fewer frames.
+    cover the size and cut to it around the centre, so nothing is distorted. ValueError if the file is
+    missing, or is neither an image nor a video.
     """
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
-    if num_frames is not None and num_frames < 1:
-        raise ValueError(f"num_frames must be 1 or more, not {num_frames}")
     frames = check_frames(source) if isinstance(source, Tensor) else read_frames(Path(source))
-    if num_frames is not None and len(frames) < num_frames:
-        name = "the reference" if isinstance(source, Tensor) else f"reference {str(source)!r}"
-        raise ValueError(f"{name} has {len(frames)} frames, {num_frames} are needed")
-    return torch.stack([fit(frame, height, width) for frame in frames[:num_frames]], dim=1)
+    return torch.stack([fit(frame, height, width) for frame in frames], dim=1)
 
 
 def check_frames(frames: Tensor) -> Tensor:

@@ -12,13 +12,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.cache import NO_CACHE, Cache
 from videosys.layers.attention import CrossAttention, SelfAttention, TextKV
 from videosys.layers.embeddings import CaptionEmbedder, PatchEmbed, ScalarEmbedder, position_embedding
 from videosys.layers.feedforward import Mlp
 from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid, TokenConfig
-from videosys.layers.modulation import AdaLNBlock, modulate, modulation, select_frames
+from videosys.layers.modulation import AdaLNBlock, TextBlock, modulate, modulation, select_frames
 from videosys.layers.rope import Rotary, RotaryEmbedding
 from videosys.parallel import Parallel
 from videosys.utils.typed import check_positive
@@ -102,7 +102,7 @@ class TimeEmbedding(NamedTuple):
         return select_frames(self.frame_mask, self.t6, self.t6_kept)
 
 
-class STDiT3Block(AdaLNBlock):
+class STDiT3Block(TextBlock):
     """Self-attention, cross-attention to the text, MLP; spatial and temporal blocks differ in `attend`."""
 
     def __init__(self, config: STDiT3Config, parallel: Parallel):
@@ -113,33 +113,19 @@ class STDiT3Block(AdaLNBlock):
         self.cross_attn = CrossAttention(dim, config.num_heads)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio), dim)
 
-    def forward(
-        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], layout: TokenLayout, branch: Branch
-    ) -> Tensor:
-        """x [B, T, S, C], t6 [B, 1 or T, 6, C]; `branch` may give what it kept instead of computing."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), layout))
-        x = x + branch("cross", lambda: self.cross_attn(x, text))
-        x = x + branch("mlp", lambda: gate2 * self.mlp(modulate(x, shift2, scale2)))
-        return x
-
-    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        """Self-attention of x [B, T, S/n, C] along the block's axis."""
-        raise NotImplementedError
-
 
 class SpatialBlock(STDiT3Block):
     """Attention of the tokens within each frame; sharded tokens are exchanged for frames around it."""
 
-    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        return spatial_attention(self.attn, x, self.parallel, layout.tokens_per_frame)
+    def attend(self, attn: SelfAttention, x: Tensor, layout: TokenLayout) -> Tensor:
+        return spatial_attention(attn, x, self.parallel, layout.tokens_per_frame)
 
 
 class TemporalBlock(STDiT3Block):
     """Attention over the frames at each position, with rotary positions."""
 
-    def attend(self, x: Tensor, layout: TokenLayout) -> Tensor:
-        return temporal_attention(lambda rows: self.attn(rows, layout.rotary), x)
+    def attend(self, attn: SelfAttention, x: Tensor, layout: TokenLayout) -> Tensor:
+        return temporal_attention(lambda rows: attn(rows, layout.rotary), x)
 
 
 class FinalLayer(nn.Module):

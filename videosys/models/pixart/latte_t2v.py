@@ -4,7 +4,7 @@ and temporal blocks on tokens [B, T, S, C].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
@@ -12,21 +12,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from videosys.cache import NO_CACHE, Branch, Cache
-from videosys.layers.attention import TextKV
+from videosys.cache import NO_CACHE, Cache
 from videosys.layers.embeddings import sine_cosine
 from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid
-from videosys.layers.modulation import AdaLNBlock, modulate, modulation
-from videosys.models.pixart.layers import (
-    CrossAttention,
-    FeedForward,
-    SelfAttention,
-    mask_bias,
-    visible_tokens,
+from videosys.models.pixart.layers import SelfAttention, mask_bias, visible_tokens
+from videosys.models.pixart.transformer import (
+    FIXED,
+    PixArtBlock,
+    PixArtCondition,
+    PixArtConfig,
+    PixArtTransformer,
 )
-from videosys.models.pixart.transformer import FIXED, PixArtCondition, PixArtConfig, PixArtTransformer
-from videosys.parallel import Parallel
 
 NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not squeezed
 
@@ -85,53 +82,23 @@ class LatteCondition(PixArtCondition):
     enable_temporal_attentions: bool
 
 
-class SpatialBlock(AdaLNBlock):
-    """Self-attention within each frame, cross-attention to the text and an MLP."""
+class SpatialBlock(PixArtBlock):
+    """Attention of the tokens within each frame, and to the text."""
 
-    def __init__(self, config: LatteT2VConfig, parallel: Parallel):
-        dim, heads = config.hidden_size, config.num_attention_heads
-        super().__init__(dim)
-        self.parallel = parallel
-        self.attn1 = SelfAttention(dim, heads)
-        self.attn2 = CrossAttention(dim, heads)
-        self.ff = FeedForward(dim)
-
-    def forward(
-        self, x: Tensor, t6: Tensor, text: Sequence[TextKV], condition: LatteCondition, branch: Branch
-    ) -> Tensor:
-        """x [B, T, S, C], t6 [B, 1, 6, C]. `branch` may answer with what it kept instead of computing."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1), condition))
-        x = x + branch("cross", lambda: self.attn2(x, text))  # neither norm nor gate
-        x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
-        return x
-
-    def attend(self, x: Tensor, condition: LatteCondition) -> Tensor:
+    def attend(self, attn: SelfAttention, x: Tensor, condition: LatteCondition) -> Tensor:
         tokens_per_frame = condition.grid.tokens_per_frame
         return spatial_attention(
-            lambda rows: self.attn1(rows, condition.visible), x, self.parallel, tokens_per_frame
+            lambda rows: attn(rows, condition.visible), x, self.parallel, tokens_per_frame
         )
 
 
-class TemporalBlock(AdaLNBlock):
-    """Self-attention over the frames at each position, and an MLP; the text does not enter."""
+class TemporalBlock(PixArtBlock):
+    """Attention over the frames at each position; the text does not enter."""
 
     branches = ("attention", "mlp")
 
-    def __init__(self, config: LatteT2VConfig, parallel: Parallel):
-        super().__init__(config.hidden_size)
-        self.attn1 = SelfAttention(config.hidden_size, config.num_attention_heads)
-        self.ff = FeedForward(config.hidden_size)
-
-    def forward(self, x: Tensor, t6: Tensor, branch: Branch) -> Tensor:
-        """As in a spatial block."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + branch("attention", lambda: gate1 * self.attend(modulate(x, shift1, scale1)))
-        x = x + branch("mlp", lambda: gate2 * self.ff(modulate(x, shift2, scale2)))
-        return x
-
-    def attend(self, x: Tensor) -> Tensor:
-        return temporal_attention(self.attn1, x)
+    def attend(self, attn: SelfAttention, x: Tensor, condition: LatteCondition) -> Tensor:
+        return temporal_attention(attn, x)
 
 
 class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
@@ -224,5 +191,5 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
                 continue
             if i == 0 and condition.frame_position is not None:
                 x = x + condition.frame_position
-            x = temporal(x, t6, cache.layer("temporal", i))
+            x = temporal(x, t6, None, condition, cache.layer("temporal", i))
         return x

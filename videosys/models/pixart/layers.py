@@ -4,6 +4,7 @@ diffusers, which their checkpoints have.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,7 @@ from videosys.layers.feedforward import run_chunked
 from videosys.layers.grid import Grid
 from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
+NUM_FREQUENCIES = 256  # of the sinusoid of a timestep
 MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
 
 
@@ -61,19 +63,15 @@ def visible_tokens(mask: Tensor | None, grid: Grid, batch: int) -> Tensor | None
     return tokens.repeat(batch // len(mask), 1, 1)
 
 
-class TimestepEmbedding(nn.Module):
-    """The sinusoid of a timestep through two linear layers: [B] -> [B, C]."""
+class TwoLinear(nn.Sequential):
+    """Linear, activation, Linear: [..., in_dim] to [..., C], in the dtype of the weights."""
 
-    def __init__(self, dim: int, num_frequencies: int = 256):
-        super().__init__()
-        self.num_frequencies = num_frequencies
-        self.linear_1 = nn.Linear(num_frequencies, dim)
-        self.linear_2 = nn.Linear(dim, dim)
+    def __init__(self, in_dim: int, dim: int, activation: nn.Module):
+        linears = nn.Linear(in_dim, dim), nn.Linear(dim, dim)
+        super().__init__(OrderedDict(linear_1=linears[0], activation=activation, linear_2=linears[1]))
 
-    def forward(self, timesteps: Tensor) -> Tensor:
-        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
-        waves = sinusoid(timesteps, self.num_frequencies).to(self.linear_1.weight.dtype)
-        return self.linear_2(F.silu(self.linear_1(waves)))
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(next(self.parameters()).dtype))
 
 
 class AdaLNSingle(nn.Module):
@@ -81,25 +79,13 @@ class AdaLNSingle(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedding(dim)})
+        self.emb = nn.ModuleDict({"timestep_embedder": TwoLinear(NUM_FREQUENCIES, dim, nn.SiLU())})
         self.linear = nn.Linear(dim, 6 * dim)
 
     def forward(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        t = self.emb["timestep_embedder"](timesteps)
+        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
+        t = self.emb["timestep_embedder"](sinusoid(timesteps, NUM_FREQUENCIES))
         return t, rearrange(self.linear(F.silu(t)), "b (six c) -> b 1 six c", six=6)
-
-
-class CaptionProjection(nn.Module):
-    """Text-encoder features [B, L, D] at the model's width [B, L, C]."""
-
-    def __init__(self, caption_channels: int, dim: int):
-        super().__init__()
-        self.linear_1 = nn.Linear(caption_channels, dim)
-        self.linear_2 = nn.Linear(dim, dim)
-
-    def forward(self, y: Tensor) -> Tensor:
-        y = self.linear_1(y.to(self.linear_1.weight.dtype))
-        return self.linear_2(F.gelu(y, approximate="tanh"))
 
 
 class _Activation(nn.Module):

@@ -16,8 +16,16 @@ from videosys.cache import NO_CACHE, Cache
 from videosys.layers.attention import TextKV
 from videosys.layers.embeddings import PatchEmbed
 from videosys.layers.grid import Grid, TokenConfig
-from videosys.layers.modulation import EPS, AdaLNBlock, modulate, modulation
-from videosys.models.pixart.layers import AdaLNSingle, CaptionProjection, mask_bias, visible_text
+from videosys.layers.modulation import EPS, AdaLNBlock, TextBlock, modulate, modulation
+from videosys.models.pixart.layers import (
+    AdaLNSingle,
+    CrossAttention,
+    FeedForward,
+    SelfAttention,
+    TwoLinear,
+    mask_bias,
+    visible_text,
+)
 from videosys.parallel import Parallel
 
 # What the published configs say in all sizes; other values would be another network.
@@ -89,6 +97,25 @@ class PixArtCondition:
     text: tuple[tuple[TextKV, ...], ...]  # per block that reads it
 
 
+class PixArtBlock(TextBlock):
+    """A block with the layers of PixArt: `attn1`, `attn2` where it reads the text, `ff`."""
+
+    names = ("attn1", "attn2", "ff")
+
+    def __init__(self, config: PixArtConfig, parallel: Parallel):
+        dim, heads, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
+        super().__init__(dim)
+        self.parallel = parallel
+        self.attn1 = self.attention(dim, heads, bias)
+        if "cross" in self.branches:
+            self.attn2 = CrossAttention(dim, heads, bias)
+        self.ff = FeedForward(dim)
+
+    def attention(self, dim: int, num_heads: int, bias: bool) -> nn.Module:
+        """A new self-attention."""
+        return SelfAttention(dim, num_heads, bias)
+
+
 C = TypeVar("C", bound=PixArtConfig)
 Condition = TypeVar("Condition", bound=PixArtCondition)
 
@@ -109,7 +136,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
         dim, patch = config.hidden_size, config.patch_size
         self.pos_embed = PatchEmbed(config.in_channels, dim, (patch, patch))
         self.adaln_single = AdaLNSingle(dim)
-        self.caption_projection = CaptionProjection(config.caption_channels, dim)
+        self.caption_projection = TwoLinear(config.caption_channels, dim, nn.GELU("tanh"))
         for name, block_cls in self.block_types.values():
             self.add_module(name, nn.ModuleList(block_cls(config, parallel) for _ in range(config.depth)))
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
