@@ -5,7 +5,6 @@ How fields name a union's classes and their own old names is said in `videosys.u
 
 from __future__ import annotations
 
-import io
 import re
 import runpy
 from collections.abc import Iterable, Mapping
@@ -13,13 +12,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from videosys.utils.files import read_bounded
 from videosys.utils.plain import Layer, Place, build, to_plain
 from videosys.utils.typed import Text
+from videosys.utils.yaml12 import parse_yaml
 
 T = TypeVar("T")
+
+MOST_BYTES = 1 << 20  # of a file
 
 _OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 
@@ -55,10 +56,10 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
     """Return (base instance or None, settings) of a file."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path, MOST_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # text in another encoding is a ValueError
         raise ValueError(f"{path}: cannot be read: {error}") from error
     if path.suffix == ".py":
         return _run_python(cls, path), {}
@@ -67,13 +68,12 @@ def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
 
 def _parse_yaml(text: str, path: Path) -> Layer:
     try:
-        # OmegaConf's loader reads 1e-3 as a number and refuses a key given twice.
-        data = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: not valid YAML: {error}") from error
-    except OSError:
-        data = None  # a lone number
-    if not isinstance(data, dict) or data == {text.strip(): None}:
+        data = parse_yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if data is None:  # nothing but comments
+        return {}
+    if not isinstance(data, dict):
         raise ValueError(f"{path}: must hold `key: value` lines, got {text.strip()[:40]!r}")
     return data
 
@@ -113,6 +113,6 @@ def _as_section(value: Any, override: str) -> dict[str, Any]:
 
 def _parse_value(text: str) -> Any:
     try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]  # type: ignore
-    except (yaml.YAMLError, OmegaConfBaseException):
+        return parse_yaml(text)
+    except (yaml.YAMLError, ValueError):
         return text

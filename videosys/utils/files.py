@@ -31,3 +31,18 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_bounded(path: str | Path, most: int) -> bytes:
+    """Return the content of a file of at most `most` bytes.
+
+    A larger file, and what is no file (a pipe, a device that never ends), is a ValueError.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError("is a folder" if path.is_dir() else "is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"is larger than {most >> 20} MiB")
+    return content

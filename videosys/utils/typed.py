@@ -23,6 +23,14 @@ class Text(str):
         return instance
 
 
+class Word(str):
+    """An unquoted yes, no, on or off of YAML: text, or true or false where that is wanted."""
+
+    @property
+    def is_yes(self) -> bool:
+        return self.lower() in ("yes", "on")
+
+
 def convert(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type `hint`.
 
@@ -37,6 +45,8 @@ def convert(value: Any, hint: Any) -> Any:
         return _literal(value, hint)
     if isinstance(value, Text):
         value = str(value) if hint in (str, Path) else value.parsed
+    if isinstance(value, Word):
+        value = value.is_yes if hint is bool else str(value)
     if hint in (Any, object):
         return value
     if origin in _CONTAINERS:
@@ -151,7 +161,7 @@ def _union(value: Any, hint: Any) -> Any:
 def _literal(value: Any, hint: Any) -> Any:
     allowed = get_args(hint)
     candidates = (str(value), value.parsed) if isinstance(value, Text) else (value,)
-    for candidate in candidates:
+    for candidate in (str(item) if isinstance(item, str) else item for item in candidates):
         for option in allowed:
             if type(candidate) is type(option) and candidate == option:
                 return option

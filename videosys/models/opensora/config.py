@@ -34,7 +34,8 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     The rest can be given anew with each request:
     enable_vae_slicing: decode the videos of a batch one after the other; memory only.
-    resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH) if null; or give height and width in pixels.
+    resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH, or HEIGHT / WIDTH as a
+        number) if null; or give height and width in pixels.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
@@ -50,7 +51,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
-    aspect_ratio: str | None = None
+    aspect_ratio: str | float | None = None
     height: int | None = None
     width: int | None = None
     num_frames: int | str = "2s"
