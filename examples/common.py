@@ -23,13 +23,15 @@ from videosys import (
     is_main_process,
     load_config,
     plot_steps,
+    read_prompts,
     reserved_path,
     video_name,
     write_sidecar,
 )
 
 HELP = """
-The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one per line), output=FOLDER,
+The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one a line, or JSON, JSON lines or
+CSV with a column `prompt`), output=FOLDER,
 format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a picture of what the cache did), quiet=true
 (errors only), verbose=true (more details) and json_logs=true (one JSON object per line of the log); every
 other key is a field of {config}, with dots for sections: seed=3 cache.threshold=0.2.
@@ -136,24 +138,21 @@ def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
     options = load_config(Options, overrides=ours)
     prompts = [setting.partition("=")[2] for setting in ours if setting.startswith("prompt=")]
     if "prompts=" in ours:
-        raise ValueError("prompts= is empty; it must be a file with one prompt per line")
+        raise ValueError("prompts= is empty; it must be a file of prompts")
     if options.prompts:
-        prompts += read_prompts(Path(options.prompts))
+        prompts += listed(options.prompts)
     for prompt in prompts:
         if not prompt.strip():
             raise ValueError(f"prompt is {prompt!r}; it must not be blank")
     return options, prompts, [setting for setting in settings if setting not in ours]
 
 
-def read_prompts(path: Path) -> list[str]:
+def listed(path: str) -> Sequence[str]:
+    """The prompts of a file. ValueError that names the key."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts={path}: cannot be read: {error}") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise ValueError(f"prompts={path}: holds no prompt")
-    return prompts
+        return read_prompts(path).prompts
+    except ValueError as error:
+        raise ValueError(f"prompts={error}") from error
 
 
 def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool = False) -> Path:

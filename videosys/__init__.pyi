@@ -117,6 +117,10 @@ from .utils.names import (
     video_name as video_name,
 )
 from .utils.plots import check_matplotlib as check_matplotlib
+from .utils.prompts import (
+    PromptFile as PromptFile,
+    read_prompts as read_prompts,
+)
 from .utils.sidecar import write_sidecar as write_sidecar
 from .utils.video import (
     check_writable as check_writable,

@@ -60,12 +60,30 @@ def test_files_without_prompts_are_refused(tmp_path, content, message):
         prompts.load_prompts(str(tmp_path / "none.txt"))
 
 
-@pytest.mark.parametrize("content", ["{}", '["a cat"]', '[{"prompt": "a"}]', "{"])
+@pytest.mark.parametrize("content", ["{}", '[{"name": "a"}]', "{", "[1]"])
 def test_json_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "list.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"list\.json"):
         prompts.load_prompts(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", '["a cat", "a cat", "a dog"]'),
+        ("list.json", '[{"prompt": "a cat"}, {"prompt": "a dog"}]'),
+        ("list.jsonl", '{"prompt_en": "a cat"}\n"a dog"\n'),
+        ("list.csv", "id,prompt\n1,a cat\n2,a dog\n"),
+        ("list.txt", "\ufeffa cat\na dog\n"),
+    ],
+)
+def test_lists_in_other_formats_are_no_list_of_vbenchs(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    listed = prompts.load_prompts(str(path))
+    assert listed.prompts == ("a cat", "a dog")
+    assert prompts.choose_naming("auto", listed, tmp_path) == "slug"
 
 
 @pytest.mark.parametrize(

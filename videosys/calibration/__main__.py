@@ -17,10 +17,10 @@ from pathlib import Path
 from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
-from videosys.generation.request import check_prompts
 from videosys.models import FAMILIES, load_family_config
 from videosys.utils.command import exit_status
 from videosys.utils.logging import configure_logging
+from videosys.utils.prompts import read_prompts
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
 MOST_PROMPTS = 10
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
     add = arguments.add_argument
     add("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
-    add("--prompts", type=Path, required=True, help=f"one per line; {MOST_PROMPTS} suffice")
+    add("--prompts", type=Path, required=True, help=f"one a line, JSON or CSV; {MOST_PROMPTS} suffice")
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
     add("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     check_search(args.search)
     announce_missing_plots()
     config = load_family_config(args.config, args.model, args.overrides)
-    learnt, held_out = split(read_prompts(args.prompts), args.held_out)
+    learnt, held_out = split(listed(args.prompts), args.held_out)
     check = partial(budgets, args.budgets)
     folder = args.out.with_suffix(".work")
     study = Study(config, learnt, held_out, folder, quiet=args.quiet, check=check)
@@ -75,13 +75,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file, one per line; blank lines are passed over."""
+def listed(path: Path) -> Sequence[str]:
+    """The prompts of a file. ValueError that names the option."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--prompts {path}: cannot be read: {error}") from error
-    return check_prompts([line.strip() for line in lines if line.strip()])
+        return read_prompts(path).prompts
+    except ValueError as error:
+        raise ValueError(f"--prompts {error}") from error
 
 
 def split(prompts: Sequence[str], held_out: int | None) -> tuple[Sequence[str], Sequence[str]]:

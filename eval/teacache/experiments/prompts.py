@@ -10,9 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolbox import read_json
-
-from videosys import video_name
+from videosys import read_prompts, video_name
 
 HERE = Path(__file__).resolve().parent
 OWN, OWN_TINY = HERE / "prompts.txt", HERE / "prompts_tiny.txt"
@@ -36,22 +34,28 @@ class PromptList:
 
 
 def load_prompts(source: str | None, tiny: bool = False) -> PromptList:
-    """Prompts of a file: text with one prompt per line, or VBench's JSON. ValueError where it has none.
+    """Prompts of a file: one a line, JSON such as VBench's, or CSV. ValueError where it has none.
 
     source: a path; `vbench` for the list of an installed vbench; None for that one if there is one, else for
     the few prompts that stand beside this script (with `tiny`, always those that a tiny model knows).
     """
     if source is None:
         path = None if tiny else find_vbench_list()
-        return read_prompts(path or (OWN_TINY if tiny else OWN))
+        return listed(path or (OWN_TINY if tiny else OWN))
     if source == VBENCH and not Path(source).is_file():
         path = find_vbench_list()
         if path is None:
             raise ValueError(
                 f"--prompts vbench: no vbench with a {VBENCH_LIST} is installed; give the path of that file"
             )
-        return read_prompts(path)
-    return read_prompts(Path(source))
+        return listed(path)
+    return listed(Path(source))
+
+
+def listed(path: Path) -> PromptList:
+    """The prompts of a file, each once."""
+    file = read_prompts(path)
+    return PromptList(tuple(dict.fromkeys(file.prompts)), str(path), file.is_vbench)
 
 
 def find_vbench_list() -> Path | None:
@@ -60,30 +64,6 @@ def find_vbench_list() -> Path | None:
     folders = spec.submodule_search_locations if spec is not None else None
     paths = [Path(folder) / VBENCH_LIST for folder in folders or ()]
     return next((path for path in paths if path.is_file()), None)
-
-
-def read_prompts(path: Path) -> PromptList:
-    is_vbench = path.suffix == ".json"
-    prompts = _from_json(path) if is_vbench else _from_text(path)
-    if not prompts:
-        raise ValueError(f"{path}: holds no prompt")
-    return PromptList(tuple(dict.fromkeys(prompts)), str(path), is_vbench)
-
-
-def _from_json(path: Path) -> list[str]:
-    rows = read_json(path)
-    try:
-        return [str(row["prompt_en"]) for row in rows]
-    except (TypeError, KeyError):
-        raise ValueError(f"{path}: must be a list of objects with a prompt_en, as VBench's") from None
-
-
-def _from_text(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as prompts: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def file_name(prompt: str, index: int, seed: int, naming: str) -> str:

@@ -133,7 +133,7 @@ def parser(study: Study, description: str | None = None) -> argparse.ArgumentPar
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--methods", default=methods.DEFAULT, help="with commas; " + METHODS_HELP)
-    made.add_argument("--prompts", help="one per line, or VBench's JSON, or vbench for an installed one")
+    made.add_argument("--prompts", help="one a line, JSON or CSV, or vbench for an installed one")
     made.add_argument("--num-samples", type=int, default=5, help="videos per prompt (VBench: 5)")
     made.add_argument("--limit", type=int, help="only the first prompts of the list")
     made.add_argument("--seed", type=int, default=0, help="video i of every prompt uses seed + i")

@@ -22,8 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import scores
-from toolbox import command, read_json
+from toolbox import command
 from tqdm import tqdm
+
+from videosys import read_prompts
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 SAMPLES = 5  # videos of each prompt
@@ -133,8 +135,7 @@ def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bo
     """The names of the videos that are needed and there. ValueError where some are missing, which vbench
     would pass over without a word.
     """
-    rows = [row for row in read_json(full_info) if {*row["dimension"]} & {*todo}]
-    names = {f"{row['prompt_en']}-{index}{VIDEO}" for row in rows for index in range(SAMPLES)}
+    names = {f"{prompt}-{index}{VIDEO}" for prompt in prompts_of(full_info, todo) for index in range(SAMPLES)}
     if not names:
         raise ValueError(f"{full_info}: has no prompts of {', '.join(todo)}")
     missing = sorted(names - {path.name for path in folder.iterdir()})
@@ -146,6 +147,15 @@ def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bo
             "evaluates nevertheless"
         )
     return sorted(names - {*missing})
+
+
+def prompts_of(full_info: Path, todo: Sequence[str]) -> list[str]:
+    """The prompts of these dimensions. ValueError for a list that is not as VBench's."""
+    file = read_prompts(full_info)
+    named = [row.get("dimension") for row in file.rows]
+    if not file.is_vbench or not all(isinstance(names, list) for names in named):
+        raise ValueError(f"{full_info}: must be a list of objects with prompt_en and dimension, as VBench's")
+    return [prompt for prompt, names in zip(file.prompts, named) if any(name in todo for name in names or ())]
 
 
 def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[str], dimension: str) -> None:

@@ -1,0 +1,103 @@
+"""Bytes of a file as text: marks and encodings understood, and what is no text named."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import unicodedata
+
+# A file that begins so is no text, or not the one that was meant; the first that fits.
+_KINDS = (
+    (rb"\x89PNG", "a PNG image"),
+    (rb"\xff\xd8\xff", "a JPEG image"),
+    (rb"GIF8[79]a", "a GIF image"),
+    (rb"BM.{4}\0{4}", "a BMP image"),
+    (rb"II\*\0|MM\0\*", "a TIFF image"),
+    (rb"RIFF.{4}(WEBP|AVI |WAVE)", "a WebP image, an AVI video or a sound"),
+    (rb".{4}ftyp", "an MP4 video or an AVIF image"),
+    (rb"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (rb"PK\x03\x04", "a ZIP archive, as .xlsx, .docx and .npz files are"),
+    (rb"\xd0\xcf\x11\xe0", "an old Office document"),
+    (rb"\x1f\x8b", "compressed by gzip"),
+    (rb"BZh[1-9]1AY", "compressed by bzip2"),
+    (rb"\xfd7zXZ", "compressed by xz"),
+    (rb"\x28\xb5\x2f\xfd", "compressed by zstd"),
+    (rb"%PDF-", "a PDF document"),
+    (rb"%!PS", "a PostScript document"),
+    (rb"\{\\rtf", "a rich text document"),
+    (rb"PAR1", "a Parquet table"),
+    (rb"SQLite format 3", "a database"),
+    (rb"\x80[\x02-\x05]", "a pickle"),
+    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
+    (rb"\s*(?i:<!doctype html|<html)", "a web page"),
+    (rb"\s*<\?xml", "XML"),
+)
+_MARKS = (  # the longer first: UTF-32's begins with UTF-16's
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def decode(content: bytes) -> str:
+    """Return text in UTF-8, or in UTF-16 or UTF-32 with or without a byte order mark, which is dropped.
+
+    ValueError, which says what the content is where that can be seen, for all else, and for text with NULs.
+    """
+    kind = kind_of(content)
+    if kind:
+        raise ValueError(f"it is {kind}")
+    mark, encoding = next((item for item in _MARKS if content.startswith(item[0])), (b"", "utf-8"))
+    if not mark and b"\0" in content:
+        return _decode_by_guess(content)
+    try:
+        text = content[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line} is not {encoding.upper()} ({error.reason}); save it as UTF-8"
+        ) from None
+    if "\0" in text:
+        raise ValueError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL: it is no text")
+    return text
+
+
+def kind_of(content: bytes) -> str:
+    """Return what a file is by its first bytes, or "" where that may be text."""
+    start = content[:64]
+    return next((kind for pattern, kind in _KINDS if re.match(pattern, start, re.DOTALL)), "")
+
+
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text, which end in \\n, \\r\\n or \\r and in no other character."""
+    return re.split("\r\n|\r|\n", text)
+
+
+def _decode_by_guess(content: bytes) -> str:
+    """Return text with NULs and without a mark: the one encoding that makes plain characters of it.
+
+    The wrong order of bytes makes others of ASCII: U+0A00, which is none, of the end of a line.
+    """
+    found = []
+    for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if _is_plain(text):
+            found.append((sum(letter.isascii() for letter in text), text))
+    found.sort()
+    if not found or (len(found) > 1 and found[-1][0] <= 4 * found[-2][0]):
+        line = content.count(b"\n", 0, content.index(0)) + 1
+        raise ValueError(
+            f"line {line} has a NUL: it is no text, or UTF-16 without its mark; save it as UTF-8"
+        )
+    return found[-1][1]
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text has only characters that people write."""
+    categories = {unicodedata.category(letter) for letter in {*text} - {*"\t\n\v\f\r\x85"}}
+    return not {"Cc", "Cn", "Co", "Cs"} & categories
