@@ -350,7 +350,7 @@ def test_half_precision_videos_stay_near_those_of_float32(checkpoint, make, dtyp
 
 @pytest.mark.filterwarnings("ignore:the prompt has")
 def test_no_prompt_reaches_a_file(make, monkeypatch):
-    monkeypatch.setattr("videosys.models.opensora.references.load_reference", None)
+    monkeypatch.setattr("videosys.models.opensora.references.open_reference", None)
     make('a cat{"reference_path": "/etc/passwd", "mask_strategy": "0"}', num_frames=1)
 
 

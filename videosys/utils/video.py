@@ -17,20 +17,16 @@ from types import MappingProxyType
 import imageio_ffmpeg
 import numpy as np
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image
 
+from videosys.utils.animation import FRAME_PATTERN, comment
+from videosys.utils.clips import MOST_BYTES, open_clip
 from videosys.utils.files import replacing
+from videosys.utils.images import BACKGROUND
 from videosys.utils.logging import get_logger
 
 LARGEST_CRF = 51
 LONGEST_NAME = 255  # bytes, on the common file systems
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-FRAME_PATTERN = "frame_*.png"
-# The formats that ffmpeg may detect: those that hold their frames themselves, no playlists of other files.
-CONTAINERS = (
-    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,dv"
-)
-
 _LOG = get_logger("video")
 
 
@@ -100,53 +96,18 @@ def check_writable(
         )
 
 
-def read_video(path: str | Path) -> tuple[torch.Tensor, float]:
+def read_video(path: str | Path, background: str = BACKGROUND) -> tuple[torch.Tensor, float]:
     """Return (frames uint8 [T, H, W, 3], frames per second to two decimals) of a video, image or folder.
 
-    Images and folders of frames have no rate: it is 0. What cannot be read is a ValueError.
+    The frames are equally far apart: those of a variable rate are the ones nearest in time, those of an
+    animation are repeated by their durations. Images have no rate: it is 0. What is transparent shows
+    `background`. ValueError for what cannot be read, or is larger than `MOST_BYTES`.
     """
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(path.glob(FRAME_PATTERN))
-        if not files:
-            raise ValueError(f"{path}: holds no frames named {FRAME_PATTERN}")
-        return torch.cat([_read_image(file)[0] for file in files]), 0.0
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    return _read_image(path) if path.suffix.lower() in IMAGES else _read_ffmpeg(path)
-
-
-def _read_image(path: Path) -> tuple[torch.Tensor, float]:
-    """Return the frames of an image and their rate: that of a GIF, or one frame without a rate."""
-    pages, milliseconds = [], 0
-    try:
-        with Image.open(path) as image:
-            for page in ImageSequence.Iterator(image):
-                pages.append(np.array(page.convert("RGB")))
-                milliseconds += page.info.get("duration", 0)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-    frames = torch.from_numpy(np.stack(pages))
-    if path.suffix.lower() != ".gif":
-        return frames[:1], 0.0
-    return frames, round(len(frames) * 1000 / milliseconds, 2) if milliseconds else 0.0
-
-
-def _read_ffmpeg(path: Path) -> tuple[torch.Tensor, float]:
-    # An absolute path cannot be read as an option or a network address, and the content of the file cannot
-    # refer to other files or addresses.
-    only = ["-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS]
-    reader = imageio_ffmpeg.read_frames(str(path.resolve()), input_params=only)
-    try:
-        with contextlib.closing(reader):
-            about = next(reader)
-            width, height = about["size"]
-            frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
-    except (OSError, RuntimeError, StopIteration, IndexError) as error:
-        raise ValueError(f"{path}: cannot be read as a video: {str(error).strip()[:200]}") from error
-    if not frames:
-        raise ValueError(f"{path}: holds no frames")
-    return torch.from_numpy(np.stack(frames)), float(about["fps"])
+    clip = open_clip(path, background)
+    size = len(clip.order) * math.prod(clip.size) * 3
+    if size > MOST_BYTES:
+        raise ValueError(f"{path}: has {size >> 20} MiB of frames, and {MOST_BYTES >> 20} MiB are the most")
+    return torch.from_numpy(np.stack(list(clip.frames()))), clip.fps
 
 
 def _frames(video: torch.Tensor | np.ndarray) -> np.ndarray:
@@ -247,7 +208,9 @@ def _write_gif(frames: np.ndarray, path: Path, *, fps: float | Fraction, **_: ob
     lengths = [max(end - start, 10) for start, end in itertools.pairwise(ends)]
     first, *others = [Image.fromarray(frame) for frame in frames]
     with replacing(path) as temporary:
-        first.save(temporary, save_all=True, append_images=others, duration=lengths, loop=0)
+        # Equal frames in a row become one, with the sum of their lengths: the comment tells them apart.
+        note = comment(len(frames), fps)
+        first.save(temporary, save_all=True, append_images=others, duration=lengths, loop=0, comment=note)
     return path
 
 

@@ -174,14 +174,44 @@ def check_aligned(condition: FrameCondition, reference_end: int, clip_end: int, 
             )
 
 
-def frames_needed(conditions: Sequence[FrameCondition], reference: int) -> int | None:
-    """Return how many frames of a reference its conditions reach into, in whole chunks; None for all."""
-    ours = [condition for condition in conditions if condition.reference == reference]
-    if any(condition.start < 0 for condition in ours):
-        return None
-    last = max(condition.start + condition.length for condition in ours)
-    # A start may be moved up to half a chunk.
-    return (math.ceil(last / CHUNK_LATENTS) + 1) * CHUNK_FRAMES
+def chunks_needed(
+    conditions: Sequence[FrameCondition], lengths: Sequence[int], align: int | None, step: int = 1
+) -> list[tuple[int, int]]:
+    """Return (first, end) of the chunks of each reference that its conditions reach into.
+
+    lengths: latent frames of each reference. One chunk more than is needed is in it, and the first is a
+    multiple of `step`, so that the VAE takes the frames in the same groups as those of the whole reference.
+    """
+    step = math.lcm(step, math.lcm(align or 1, CHUNK_LATENTS) // CHUNK_LATENTS)
+    spans = []
+    for number, length in enumerate(lengths):
+        ours = [condition for condition in conditions if condition.reference == number]
+        starts = [start_of(condition, length, align) for condition in ours]
+        last = max(start + condition.length for start, condition in zip(starts, ours))
+        spans.append((min(starts) // CHUNK_LATENTS // step * step, math.ceil(last / CHUNK_LATENTS) + 1))
+    return spans
+
+
+def start_of(condition: FrameCondition, length: int, align: int | None) -> int:
+    """Return where a condition's frames begin in a reference of so many latent frames."""
+    start = from_start(condition.start, length)
+    return nearest_point(start, align, length) if align else start
+
+
+def from_chunks(
+    conditions: Sequence[FrameCondition],
+    lengths: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    align: int | None,
+) -> list[FrameCondition]:
+    """Return the conditions as they count from the first chunk that is read of each reference."""
+    return [
+        condition._replace(
+            start=start_of(condition, lengths[condition.reference], align)
+            - spans[condition.reference][0] * CHUNK_LATENTS
+        )
+        for condition in conditions
+    ]
 
 
 def apply_mask_strategy(

@@ -19,6 +19,7 @@ from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 from videosys.schedulers.rflow import time_shift
 from videosys.schedulers.solvers import Training
+from videosys.utils.images import BACKGROUND, check_colour
 
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
@@ -39,6 +40,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
+    reference_background: the colour that their transparent parts show: white, black, #7f7f7f.
     loops: clips that continue each other: each begins with the last condition_frame_length latent frames of
         the one before, edited with strength condition_frame_edit.
     align: conditions start at multiples of this; null lets them start anywhere.
@@ -62,6 +64,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     camera_motion: str | None = None
     reference_paths: tuple[str, ...] = ()
     mask_strategy: str = ""
+    reference_background: str = BACKGROUND
     loops: int = 1
     condition_frame_length: int = CHUNK_LATENTS
     condition_frame_edit: float = 0.0
@@ -82,6 +85,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     def _check_numbers(self) -> None:
         self.check_counts("vae_micro_batch_size")
         self.frame_tiling()
+        check_colour(self.reference_background)
         if not 0 <= self.condition_frame_edit <= 1:
             raise ValueError(
                 f"condition_frame_edit is {self.condition_frame_edit}; it must be between 0 and 1"

@@ -16,13 +16,15 @@ from videosys.generation.pipeline import Decoded, Denoising, Pipeline, Progress,
 from videosys.generation.request import VideoJob, VideoOutput, generators, to_uint8
 from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 from videosys.models.opensora.conditioning import (
+    CHUNK_FRAMES,
     FrameCondition,
     Reference,
     apply_mask_strategy,
     check_aligned,
+    chunks_needed,
     collect_sources,
     continuation,
-    frames_needed,
+    from_chunks,
     join_clips,
     latent_to_pixel_frames,
 )
@@ -103,20 +105,27 @@ class OpenSoraPipeline(Pipeline):
         Places of the config's published strategy are moved to the nearest start of a chunk, as published code
         does; in `references` such a place is a ValueError.
         """
-        from videosys.models.opensora.references import load_reference
+        from videosys.models.opensora.references import check_shape, open_reference
 
         published = config.references
         explicit = [references] if isinstance(references, Reference) else list(references or ())
         sources, conditions = collect_sources([*published, *explicit])
         if not sources:
             return [], []
-        clips = [load_reference(source, *config.size)[None] for source in sources]
-        lengths = [self.parts.vae.config.latent_frames(clip.shape[2]) for clip in clips]
+        vae_config = self.parts.vae.config
+        opened = [open_reference(source, config.reference_background) for source in sources]
+        lengths = [vae_config.latent_frames(reference.num_frames) for reference in opened]
         self.check_conditions(conditions, lengths, config)
-        end = self.parts.vae.config.latent_frames(config.clip_frames)
+        end = vae_config.latent_frames(config.clip_frames)
         for condition in conditions[len(published) :]:
             check_aligned(condition, lengths[condition.reference], end, config.align)
-        clips = [clip[:, :, : frames_needed(conditions, number)] for number, clip in enumerate(clips)]
+        spans = chunks_needed(conditions, lengths, config.align, vae_config.micro_batch_size)
+        (height, width), clips = config.size, []
+        for reference, (first, last) in zip(opened, spans):
+            check_shape(reference, height, width)
+            begin, end = first * CHUNK_FRAMES, last * CHUNK_FRAMES
+            clips.append(reference.load(height, width, begin, end)[None])
+        conditions = from_chunks(conditions, lengths, spans, config.align)
         with self.vae.use() as vae:
             return conditions, [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
 

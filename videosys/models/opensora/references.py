@@ -3,28 +3,98 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
-from videosys.utils.video import read_video
+from videosys.utils.clips import Clip, is_frame_folder, open_clip
+from videosys.utils.ffmpeg import NoVideoError
+from videosys.utils.images import BACKGROUND
+
+MOST_COVERING = 1 << 25  # pixels of a frame that covers a clip, before it is cut; or 8 times the clip's
 
 
-def load_reference(source: str | Path | Tensor, height: int, width: int) -> Tensor:
+@dataclass(frozen=True)
+class OpenReference:
+    """An image or video of which no frame is read yet; size is (height, width)."""
+
+    name: str
+    size: tuple[int, int]
+    num_frames: int
+    frames: Callable[[int, int | None], Iterator[Tensor]]
+
+    def load(self, height: int, width: int, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return frames `start` to before `stop`, float32 [3, T, height, width] in [-1, 1].
+
+        They are resized to cover the size and cut to it around the centre, so nothing is distorted, one at a
+        time: no more than one is kept at its own size. ValueError for a frame that cannot be read.
+        """
+        try:
+            frames = [fit(frame, height, width) for frame in self.frames(start, stop)]
+        except ValueError as error:
+            raise ValueError(f"reference {error}") from error
+        return torch.stack(frames, dim=1)
+
+
+def open_reference(source: str | Path | Tensor, background: str = BACKGROUND) -> OpenReference:
+    """Return an image or video (upright, as its camera noted), or uint8 frames [T, H, W, 3], to be read.
+
+    What is transparent shows `background`. ValueError for a missing file, and one of another kind.
+    """
+    if isinstance(source, Tensor):
+        height, width = check_frames(source).shape[1:3]
+        return OpenReference("the reference", (height, width), len(source), partial(given_frames, source))
+    name = f"reference {str(source)!r}"
+    if not Path(source).is_file() and not is_frame_folder(source):
+        raise ValueError(f"{name} is not a file")
+    try:
+        clip = open_clip(source, background)
+    except NoVideoError as error:
+        raise ValueError(f"reference {error}; it is neither an image nor a video") from error
+    except ValueError as error:
+        raise ValueError(f"reference {error}") from error
+    return OpenReference(
+        name, clip.size, len(clip.order), lambda *span: map(torch.from_numpy, clip.frames(*span))
+    )
+
+
+def load_reference(
+    source: str | Path | Tensor,
+    height: int,
+    width: int,
+    num_frames: int | None = None,
+    background: str = BACKGROUND,
+) -> Tensor:
     """Return the frames of an image or video, float32 [3, T, height, width] in [-1, 1].
 
     source: path of a file, or uint8 frames [T, H, W, 3]. An image is one frame. The frames are resized to
-    cover the size and cut to it around the centre, so nothing is distorted. ValueError if the file is
-    missing, or is neither an image nor a video.
+    cover the size and cut to it around the centre, so nothing is distorted. num_frames takes the first so
+    many. What is transparent shows `background`. ValueError if the file is missing, is neither an image nor
+    a video, has another shape than any part of which could be shown, or has fewer frames.
     """
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
-    frames = check_frames(source) if isinstance(source, Tensor) else read_frames(Path(source))
-    return torch.stack([fit(frame, height, width) for frame in frames], dim=1)
+    if num_frames is not None and num_frames < 1:
+        raise ValueError(f"num_frames must be 1 or more, not {num_frames}")
+    reference = open_reference(source, background)
+    check_shape(reference, height, width)
+    if num_frames is not None and reference.num_frames < num_frames:
+        raise ValueError(f"{reference.name} has {reference.num_frames} frames, {num_frames} are needed")
+    return reference.load(height, width, 0, num_frames)
+
+
+def check_shape(reference: OpenReference, height: int, width: int) -> None:
+    """Raise a ValueError where a frame that covers the size would be huge, and nearly all of it cut off."""
+    rows, columns = covering(reference.size, height, width)
+    if rows * columns > max(MOST_COVERING, 8 * height * width):
+        shape = f"{reference.size[0]} x {reference.size[1]} (height x width)"
+        change = f"it would have to grow to {rows} x {columns} to cover {height} x {width}"
+        raise ValueError(f"{reference.name} is {shape}; {change}")
 
 
 def check_frames(frames: Tensor) -> Tensor:
@@ -36,32 +106,26 @@ def check_frames(frames: Tensor) -> Tensor:
     return frames
 
 
-def read_frames(path: Path) -> Tensor:
-    """Return the frames uint8 [T, H, W, 3] of an image (upright, as its camera noted) or video file."""
-    if not path.is_file():
-        raise ValueError(f"reference {str(path)!r} is not a file")
-    try:
-        with Image.open(path) as image:
-            if (
-                not getattr(image, "is_animated", False) or image.format == "MPO"
-            ):  # MPO: a photo and its previews
-                return torch.from_numpy(np.array(ImageOps.exif_transpose(image).convert("RGB")))[None]
-    except UnidentifiedImageError:
-        pass  # not an image: perhaps a video
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"reference {str(path)!r} cannot be read as an image: {error}") from error
-    try:
-        return read_video(path)[0]
-    except ValueError as error:
-        raise ValueError(f"reference {str(path)!r} is neither an image nor a video: {error}") from error
+def read_tensors(clip: Clip, start: int, stop: int | None) -> Iterator[Tensor]:
+    return map(torch.from_numpy, clip.frames(start, stop))
+
+
+def given_frames(frames: Tensor, start: int, stop: int | None) -> Iterator[Tensor]:
+    return iter(frames[start:stop])
+
+
+def covering(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
+    """Return the (height, width) to which a frame of this size is resized to cover another one."""
+    scale = max(height / size[0], width / size[1])
+    rows, columns = (max(least, math.floor(side * scale + 0.5)) for side, least in zip(size, (height, width)))
+    return rows, columns
 
 
 def fit(frame: Tensor, height: int, width: int) -> Tensor:
     """Return one frame [H, W, 3] as float32 [3, height, width] in [-1, 1], resized to cover it and cut."""
-    scale = max(height / frame.shape[0], width / frame.shape[1])
-    size = [max(least, math.floor(side * scale + 0.5)) for side, least in zip(frame.shape, (height, width))]
+    size = covering((frame.shape[0], frame.shape[1]), height, width)
     pixels = frame.permute(2, 0, 1)[None].float()
-    if size != list(frame.shape[:2]):
+    if size != frame.shape[:2]:
         pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True, align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return pixels[0, :, top : top + height, left : left + width].clamp(0, 255) / 127.5 - 1

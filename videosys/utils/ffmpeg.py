@@ -1,0 +1,192 @@
+"""Frames of video files and when they are shown, read by ffmpeg, which may open nothing but the file."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import IO
+
+import imageio_ffmpeg
+import numpy as np
+
+MOST_FRAMES = 200_000  # of a file: more than two hours at 25 frames per second
+MOST_PIXELS = 1 << 26  # of a frame: 8192 x 8192
+PRECISION = 0.0011  # seconds: some formats count milliseconds
+# Formats that hold their frames themselves: no playlists of other files, no devices, no subtitles.
+CONTAINERS = (
+    "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,dv"
+)
+DECODERS = (
+    "h264,hevc,vvc,libdav1d,libaom-av1,av1,vp8,vp9,libvpx,libvpx-vp9,mpeg1video,mpeg2video,mpeg4,h263,h263p,"
+    "flv,msmpeg4v1,msmpeg4v2,msmpeg4,wmv1,wmv2,wmv3,vc1,theora,mjpeg,ljpeg,png,rawvideo,wrapped_avframe,ffv1,"
+    "huffyuv,ffvhuff,utvideo,magicyuv,prores,dnxhd,cfhd,dvvideo,qtrle,svq1,svq3,cinepak"
+)
+ALLOWED = (
+    *("-protocol_whitelist", "file,pipe", "-format_whitelist", CONTAINERS),
+    *("-codec_whitelist", DECODERS, "-max_pixels", str(MOST_PIXELS)),
+)
+
+_COPY = ("-c", "copy")
+_DECODE = ("-enc_time_base", "demux", "-c:v", "wrapped_avframe")
+_PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), *(\d+), *\d+, 0x\w+(?:, F=0x([0-9A-F]+))?", re.MULTILINE)
+_NO_STAMP = -(1 << 63)
+_DISCARDED = 4  # the flag of a packet that an edit list leaves out
+_SHOWN = 200  # characters of what ffmpeg says
+
+
+class NoVideoError(ValueError):
+    """A file that is none of the known video formats."""
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """When the frames of a file are shown, in seconds from the first one on, in that order.
+
+    seconds: to the end of the last frame. rate: frames per second as the file says, or 0. size: (height,
+    width) as stored.
+    """
+
+    times: tuple[float, ...]
+    seconds: float
+    rate: float
+    size: tuple[int, int]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second to two decimals: as the file says where its frames keep to that, or the mean."""
+        mean = len(self.times) / self.seconds if self.seconds else self.rate
+        keeps_rate = self.is_even and abs(self.rate - mean) <= 0.02 * mean
+        return round(self.rate if keeps_rate else mean, 2)
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the frames are shown at equal distances, as far as their stamps can say."""
+        if not self.times:
+            return False
+        even = np.linspace(0, self.times[-1], len(self.times))
+        return bool(np.abs(even - self.times).max() <= PRECISION)
+
+    @property
+    def order(self) -> list[int]:
+        """The number of the frame to show at each of as many times at equal distances.
+
+        A frame less than half a distance from its place is taken there, else the one nearest in time.
+        """
+        count, times = len(self.times), np.asarray(self.times)
+        own, distance = np.arange(count), self.seconds / count
+        after = np.searchsorted(times, own * distance).clip(1, max(count - 1, 1))
+        is_before = own * distance - times[after - 1] <= times[np.minimum(after, count - 1)] - own * distance
+        stays = self.is_even | (np.abs(times - own * distance) <= distance / 2)
+        return np.where(stays, own, after - is_before).tolist()
+
+
+def read_stamps(path: Path) -> Stamps:
+    """Return when the frames of a video file are shown. ValueError where it is no video, or too large."""
+    stamps = _stamps(path, _COPY)
+    # Not every format has one packet for each frame, and stamps in all. Decoding takes longer, and is exact.
+    return stamps if stamps.is_even else _stamps(path, _DECODE)
+
+
+def read_frames(path: Path, start: int = 0, count: int | None = None) -> Generator[np.ndarray]:
+    """Yield frames uint8 [H, W, 3] from number `start` on, upright as the file says, one at a time.
+
+    Fewer than `count` come where the file ends before. ValueError where none can be read.
+    """
+    chosen = ("-vf", rf"select=gte(n\,{start})") if start else ()
+    most = () if count is None else ("-frames:v", str(count))
+    picture = ("-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "-")
+    with _running(path, (*chosen, *most, *picture), "error") as (output, messages):
+        number = 0
+        while (frame := _next_picture(output)) is not None:
+            yield frame
+            number += 1
+        if not number:
+            raise ValueError(f"holds no frames that can be read: {_reason(_said(messages))}")
+
+
+@contextlib.contextmanager
+def _running(path: Path, output: Sequence[str], level: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Start ffmpeg on a file; yield (what it writes, what it says), and end it."""
+    # An absolute path cannot be read as an option or a network address.
+    source = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *ALLOWED, "-i", f"file:{path.resolve()}")
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *source, "-map", "0:V:0", "-fps_mode", "passthrough", *output]
+    with tempfile.TemporaryFile() as messages:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 16
+        )
+        assert process.stdout is not None
+        try:
+            yield process.stdout, messages
+        finally:
+            process.stdout.close()
+            process.kill()
+            process.wait()
+
+
+def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
+    """Return the stamps of packets or frames: without packets' no times, without frames' equal distances."""
+    output = ("-frames:v", str(MOST_FRAMES + 1), *codec, "-f", "framecrc", "-")
+    with _running(path, output, "info") as (content, messages):
+        lines = content.read()
+        said = _said(messages)
+    head = re.search(rb"#tb 0: (\d+)/(\d+)\n(?:#.*\n)*?#dimensions 0: (\d+)x(\d+)", lines)
+    if head is None:
+        raise NoVideoError(_reason(said))
+    numerator, denominator, width, height = map(int, head.groups())
+    if width * height > MOST_PIXELS:
+        raise ValueError(f"has frames of {width} x {height} pixels, and {MOST_PIXELS} pixels are the most")
+    packets = [
+        (int(pts), int(length), int(flags or b"1", 16)) for pts, length, flags in _PACKET.findall(lines)
+    ]
+    shown = sorted((pts, length) for pts, length, flags in packets if not flags & _DISCARDED)
+    _check_count(len(shown), said)
+    rate, tick = _rate(said), numerator / denominator
+    if shown[0][0] == _NO_STAMP:
+        times = [] if codec is _COPY else [number / (rate or 25) for number in range(len(shown))]
+    else:
+        times = [(pts - shown[0][0]) * tick for pts, _ in shown]
+    rest = shown[-1][1] * tick or median([after - before for before, after in pairwise(times)] or [0])
+    return Stamps(tuple(times), times[-1] + rest if times else 0.0, rate, (height, width))
+
+
+def _check_count(count: int, said: str) -> None:
+    if not count:
+        raise ValueError(f"holds no frames: {_reason(said)}")
+    if count > MOST_FRAMES:
+        raise ValueError(f"has more than {MOST_FRAMES} frames")
+
+
+def _rate(said: str) -> float:
+    """Return the frames per second of the first video stream, as ffmpeg says, or 0."""
+    found = re.search(r"Stream #0:\d.*?Video:.*? ([\d.]+)(k?) fps", said)
+    return float(found[1]) * (1000 if found[2] else 1) if found else 0.0
+
+
+def _next_picture(file: IO[bytes]) -> np.ndarray | None:
+    """Return the next PPM image of a stream, or None at its end, or where it breaks off."""
+    if file.readline(16) != b"P6\n":
+        return None
+    width, height = map(int, file.readline(32).split())
+    file.readline(16)
+    content = bytearray(file.read(height * width * 3))  # what NumPy takes without a copy, and lets be written
+    is_whole = len(content) == height * width * 3
+    return np.frombuffer(content, np.uint8).reshape(height, width, 3) if is_whole else None
+
+
+def _said(messages: IO[bytes]) -> str:
+    messages.seek(0)
+    text = re.sub(r"\[[^]\n]* @ 0x\w+\] ", "", messages.read(1 << 20).decode("utf-8", "replace"))
+    return " ".join(text.split())
+
+
+def _reason(said: str) -> str:
+    """Return the last thing that ffmpeg says about its input."""
+    found = re.findall(r"Error opening input: (.*?)(?= Error|$)", said)
+    return found[-1] if found else said[-_SHOWN:]
