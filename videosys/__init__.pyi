@@ -107,6 +107,7 @@ from .utils.checkpoint import (
     read_config as read_config,
     save_model as save_model,
 )
+from .utils.clips import is_frame_folder as is_frame_folder
 from .utils.command import exit_status as exit_status
 from .utils.files import replacing as replacing
 from .utils.hub import resolve as resolve

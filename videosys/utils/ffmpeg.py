@@ -94,6 +94,14 @@ def read_stamps(path: Path) -> Stamps:
     return stamps if stamps.is_even else _stamps(path, _DECODE)
 
 
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a video file, 0 where it is none."""
+    try:
+        return len(read_stamps(path).times)
+    except ValueError:
+        return 0
+
+
 def read_frames(path: Path, start: int = 0, count: int | None = None) -> Generator[np.ndarray]:
     """Yield frames uint8 [H, W, 3] from number `start` on, upright as the file says, one at a time.
 

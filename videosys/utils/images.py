@@ -163,7 +163,8 @@ def _is_unsigned(image: Image.Image) -> bool:
 def _white(image: Image.Image, numbers: np.ndarray, say: Say) -> float:
     """Return the number that is white: that of the type, or one chosen by the largest number."""
     tags = getattr(image, "tag_v2", {})
-    bits, is_signed = tags.get(_BITS, (16,))[0], tags.get(_SAMPLES, (1,))[0] == _SIGNED
+    bits = tags.get(_BITS, (16 if image.mode.startswith("I;16") else 32,))[0]
+    is_signed = tags.get(_SAMPLES, (1,))[0] == _SIGNED
     if image.mode.startswith("I;16"):
         return float((1 << min(bits, 16)) - 1)
     if image.mode == "I" and (image.format in ("PNG", "PPM") or bits == 16):

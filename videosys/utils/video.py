@@ -21,6 +21,7 @@ from PIL import Image
 
 from videosys.utils.animation import FRAME_PATTERN, comment
 from videosys.utils.clips import MOST_BYTES, open_clip
+from videosys.utils.ffmpeg import count_frames
 from videosys.utils.files import replacing
 from videosys.utils.images import BACKGROUND
 from videosys.utils.logging import get_logger
@@ -185,9 +186,7 @@ def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: in
             for frame in frames:
                 writer.send(frame)
         # ffmpeg's own end is not reported, so a full disk shows here.
-        written = (
-            imageio_ffmpeg.count_frames_and_secs(str(temporary.resolve()))[0] if temporary.exists() else 0
-        )
+        written = count_frames(temporary) if temporary.exists() else 0
         if written != len(frames):
             raise OSError(f"{written} of {len(frames)} frames were written")
     return path

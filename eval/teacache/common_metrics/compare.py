@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from videosys import load_lpips, psnr, read_video, ssim
+from videosys import is_frame_folder, load_lpips, psnr, read_video, ssim
 
 Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # two videos to one value per frame
 
@@ -54,13 +54,14 @@ def videos(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: no such folder")
     names = sorted(path.name for path in folder.iterdir() if is_video(path))
     if not names:
-        raise ValueError(f"{folder}: holds no videos ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{folder}: holds no videos ({', '.join(sorted(SUFFIXES))} or folders of frames)")
     return names
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, and not one that is still being written."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    """Whether a file is a video, or a folder the frames of one, and not still being written."""
+    is_known = path.suffix.lower() in SUFFIXES or is_frame_folder(path)
+    return is_known and not path.name.startswith(".")
 
 
 def listed(items: Iterable[str], separator: str = ", ") -> str:

@@ -111,6 +111,7 @@ def read_tensors(clip: Clip, start: int, stop: int | None) -> Iterator[Tensor]:
 
 
 def given_frames(frames: Tensor, start: int, stop: int | None) -> Iterator[Tensor]:
+    """The frames from `start` to before `stop`, one at a time."""
     return iter(frames[start:stop])
 
 
