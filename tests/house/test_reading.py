@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 
+import imageio_ffmpeg
 import pytest
 
 from tests.house.source import dotted, named, parsed, python_files
@@ -51,6 +52,7 @@ def test_images_and_videos_are_opened_in_one_place(path):
 
 
 def test_every_start_of_ffmpeg_that_reads_is_guarded(monkeypatch, tmp_path):
+    imageio_ffmpeg.get_ffmpeg_exe()  # starts the program once, to see that it is there
     commands = []
 
     def start(command, **options):

@@ -12,11 +12,14 @@ from videosys.models.opensora.conditioning import (
     FrameCondition,
     Reference,
     apply_mask_strategy,
+    chunks_needed,
     collect_sources,
     continuation,
+    from_chunks,
     join_clips,
     joined_length,
     latent_to_pixel_frames,
+    locate,
     nearest_point,
     parse_mask_strategy,
     references_from_strategy,
@@ -208,3 +211,24 @@ def test_malformed_loops(prompt):
 def test_bars_elsewhere_are_words():
     assert split_loops("a |1| b") == (["a |1| b"], None)
     assert text_of_loop("a |1| b", 7) == "a |1| b"
+
+
+@pytest.mark.parametrize("align", [None, 1, 2, 3, 5, 7, 10, 25])
+@pytest.mark.parametrize("total", [1, 4, 5, 12, 46, 60])
+def test_conditions_mean_the_same_frames_in_the_chunks_that_are_read(align, total):
+    for start in range(-total, total):
+        for length in (1, 2, 5):
+            condition = FrameCondition(start=start, length=length)
+            try:
+                place = locate(condition, "start", total, align)
+            except ValueError:
+                continue  # refused before anything is read
+            spans = chunks_needed([condition], [total], align, 4)
+            ((first, end),) = spans
+            (moved,) = from_chunks([condition], [total], spans, align)
+            read = min(end * 5, total) - first * 5
+            assert first % 4 == 0
+            assert first * 5 <= place
+            assert place + length <= first * 5 + read
+            assert locate(moved, "start", read, align) + first * 5 == place
+            assert moved.start == place - first * 5

@@ -232,8 +232,13 @@ def encoded(source):
         (Reference(picture(17), length=5), 5, slice(0, 5)),
         (Reference(picture(17), length=5, target=-5), 5, slice(5, 10)),
         (Reference(picture(34), start=-5, length=5), 5, slice(0, 5)),
+        (Reference(picture(156), start=-1), None, slice(0, 1)),
+        (Reference(picture(156), start=-2, length=2), None, slice(0, 2)),
+        (Reference(picture(153), start=-10, length=5), 5, slice(0, 5)),
+        (Reference(picture(153), start=30, length=5), 10, slice(0, 5)),
+        (Reference(picture(153), start=33, length=4), 3, slice(0, 4)),
     ],
-    ids=["first frame", "last frame", "video", "video at the end", "end of a video"],
+    ids=["first", "last", "video", "at the end", "end of a video", "one", "two", "ten", "middle", "of three"],
 )
 def test_references_are_kept_exactly(make, latents, reference, align, places):
     make(PROMPTS[0], [reference], align=align)
@@ -246,6 +251,20 @@ def test_references_are_kept_exactly(make, latents, reference, align, places):
     assert torch.equal(mask, expected)
     free = mask[0] == 1
     assert not torch.isclose(after[:, :, free], before[:, :, free]).all()
+
+
+@pytest.mark.parametrize(("start", "count"), [(0, 34), (1, 34), (-1, 20), (-40, 51), (-10, 85)])
+def test_only_chunks_around_what_is_needed_are_read(pipeline, checkpoint, monkeypatch, start, count):
+    read = []
+    monkeypatch.setattr(
+        "videosys.models.opensora.references.given_frames",
+        lambda frames, first, stop: read.extend(frames[first:stop]) or iter(frames[first:stop]),
+    )
+    reference = Reference(picture(17 * 9 + 3)[:, :8, :8], start=start)
+    ((condition,), (latents,)) = pipeline.encode_inputs(config_of(checkpoint, align=None), [reference])
+    assert len(read) == count
+    assert latents.shape[2] == pipeline.parts.vae.config.latent_frames(count)
+    assert condition.start < latents.shape[2]
 
 
 def test_references_hold_in_every_video_of_a_batch_and_a_list(make, latents):

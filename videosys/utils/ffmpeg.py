@@ -124,7 +124,7 @@ def _running(path: Path, output: Sequence[str], level: str) -> Iterator[tuple[IO
     """Start ffmpeg on a file; yield (what it writes, what it says), and end it."""
     # An absolute path cannot be read as an option or a network address.
     source = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *ALLOWED, "-i", f"file:{path.resolve()}")
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), *source, "-map", "0:V:0", "-fps_mode", "passthrough", *output]
+    command = [_program(), *source, "-map", "0:V:0", "-fps_mode", "passthrough", *output]
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 16
@@ -136,6 +136,13 @@ def _running(path: Path, output: Sequence[str], level: str) -> Iterator[tuple[IO
             process.stdout.close()
             process.kill()
             process.wait()
+
+
+def _program() -> str:
+    try:
+        return imageio_ffmpeg.get_ffmpeg_exe()
+    except RuntimeError as error:
+        raise ValueError(f"cannot be read without ffmpeg: {error}") from error
 
 
 def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
