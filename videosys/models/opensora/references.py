@@ -64,28 +64,20 @@ def open_reference(source: str | Path | Tensor, background: str = BACKGROUND) ->
 
 
 def load_reference(
-    source: str | Path | Tensor,
-    height: int,
-    width: int,
-    num_frames: int | None = None,
-    background: str = BACKGROUND,
+    source: str | Path | Tensor, height: int, width: int, background: str = BACKGROUND
 ) -> Tensor:
     """Return the frames of an image or video, float32 [3, T, height, width] in [-1, 1].
 
     source: path of a file, or uint8 frames [T, H, W, 3]. An image is one frame. The frames are resized to
-    cover the size and cut to it around the centre, so nothing is distorted. num_frames takes the first so
-    many. What is transparent shows `background`. ValueError if the file is missing, is neither an image nor
-    a video, has another shape than any part of which could be shown, or has fewer frames.
+    cover the size and cut to it around the centre, so nothing is distorted. What is transparent shows
+    `background`. ValueError if the file is missing, is neither an image nor a video, or has a shape of which
+    nearly all would be cut off.
     """
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
-    if num_frames is not None and num_frames < 1:
-        raise ValueError(f"num_frames must be 1 or more, not {num_frames}")
     reference = open_reference(source, background)
     check_shape(reference, height, width)
-    if num_frames is not None and reference.num_frames < num_frames:
-        raise ValueError(f"{reference.name} has {reference.num_frames} frames, {num_frames} are needed")
-    return reference.load(height, width, 0, num_frames)
+    return reference.load(height, width)
 
 
 def check_shape(reference: OpenReference, height: int, width: int) -> None:
