@@ -62,6 +62,7 @@ setup(
         "videosys": [
             "py.typed",
             "*.pyi",
+            "*/__init__.pyi",
             "**/*.json",
             "metrics/*.safetensors",
             "metrics/LICENSE.*",

@@ -111,6 +111,7 @@ from .utils.clips import is_frame_folder as is_frame_folder
 from .utils.command import exit_status as exit_status
 from .utils.files import replacing as replacing
 from .utils.hub import resolve as resolve
+from .utils.interrupts import leave_at_interrupt as leave_at_interrupt
 from .utils.logging import configure_logging as configure_logging
 from .utils.names import (
     reserved_path as reserved_path,
@@ -121,6 +122,10 @@ from .utils.plots import check_matplotlib as check_matplotlib
 from .utils.prompts import (
     PromptFile as PromptFile,
     read_prompts as read_prompts,
+)
+from .utils.reading import (
+    load_json as load_json,
+    parse_json as parse_json,
 )
 from .utils.sidecar import write_sidecar as write_sidecar
 from .utils.video import (

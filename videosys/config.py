@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from videosys.utils.files import read_bounded
 from videosys.utils.plain import Layer, Place, build, to_plain
+from videosys.utils.reading import expanded, read_text
 from videosys.utils.typed import Text
 from videosys.utils.yaml12 import parse_yaml
 
@@ -56,13 +56,11 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
     """Return (base instance or None, settings) of a file."""
     try:
-        text = read_bounded(path, MOST_BYTES).decode("utf-8")
+        text = read_text(path, MOST_BYTES)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such config file") from None
-    except (OSError, ValueError) as error:  # text in another encoding is a ValueError
-        raise ValueError(f"{path}: cannot be read: {error}") from error
     if path.suffix == ".py":
-        return _run_python(cls, path), {}
+        return _run_python(cls, expanded(path)), {}
     return None, _parse_yaml(text, path)
 
 

@@ -7,6 +7,11 @@ GPU they are seconds between its events. The cases published, kernels and teacac
 
 from __future__ import annotations
 
+from videosys import exit_status, leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import datetime
 import json
@@ -134,4 +139,4 @@ def write(folder: Path, report: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, "interrupted"))

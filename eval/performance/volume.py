@@ -6,6 +6,11 @@ there. What they hand to torch.distributed is counted, and printed beside the fo
 
 from __future__ import annotations
 
+from videosys import exit_status, leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import math
 import sys
@@ -140,4 +145,4 @@ def lines(name: str, num_gpus: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main, "interrupted"))

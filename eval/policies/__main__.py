@@ -8,6 +8,11 @@ interruption it goes on where it stopped, also with more prompts to judge on.
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import json
 import shutil

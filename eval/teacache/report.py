@@ -6,6 +6,11 @@ and what the same shares of computed steps would bring at the published sizes on
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence

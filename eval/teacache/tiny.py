@@ -6,6 +6,11 @@ full run and against a run of four times the steps, and the report. What was mad
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import dataclasses
 import sys

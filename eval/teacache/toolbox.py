@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from videosys import exit_status, replacing
+from videosys import exit_status, load_json, replacing
+
+LARGEST = 256 << 20  # bytes of a JSON file: results of thousands of videos
 
 
 def command(
@@ -34,9 +36,4 @@ def write_json(path: Path, content: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file. ValueError where there is none, or it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
+    return load_json(path, LARGEST)

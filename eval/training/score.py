@@ -6,6 +6,11 @@ and prints the share that is right, captions of seen and of held-out colour-shap
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import json
 import sys

@@ -7,10 +7,17 @@ on where it stopped when it is started again with the same arguments.
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+
+from videosys import exit_status
 
 STAGES = {
     "vae": "eval.training.train_vae",
@@ -27,11 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
     args = parser.parse_args(argv)
-    try:
-        return importlib.import_module(STAGES[args.stage]).main(args.options)
-    except ValueError as error:
-        print("error:", error, file=sys.stderr)
-        return 2
+    return exit_status(
+        lambda: importlib.import_module(STAGES[args.stage]).main(args.options),
+        "interrupted: the same command goes on from here",
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,11 @@ Without --config, the published checkpoint is used where there is a CUDA device,
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +19,7 @@ from videosys import FAMILIES
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import common  # noqa: E402 (the scripts of all models share it)
+import common
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,11 @@ with version=v110), else the bundled tiny one.
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +20,7 @@ from videosys import FAMILIES
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import common  # noqa: E402 (the scripts of all models share it)
+import common
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,11 @@ latent frame stands for four video frames. All other arguments are those of samp
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import json
 import sys
 from collections.abc import Sequence

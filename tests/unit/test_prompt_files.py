@@ -170,7 +170,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
     assert read_prompts(write(tmp_path, "a.txt", "a" * (1 << 20))).prompts == ("a" * (1 << 20),)
     with pytest.raises(ValueError, match="is larger than 1 MiB"):
         read_prompts(write(tmp_path, "a.txt", "a" * ((1 << 20) + 1)))
-    with pytest.raises(ValueError, match="is larger than 1 MiB"):
+    with pytest.raises(ValueError, match="it is a device, not a file"):
         read_prompts("/dev/zero")
     monkeypatch.setattr(module, "MOST_PROMPTS", 3)
     assert len(read_prompts(write(tmp_path, "a.txt", "a\n" * 3)).prompts) == 3
@@ -180,5 +180,5 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["nowhere.txt", ".", "x" * 300])
 def test_what_is_no_file_is_the_same_error(tmp_path, name):
-    with pytest.raises(ValueError, match="cannot be read as prompts: "):
+    with pytest.raises(ValueError, match="cannot be read"):
         read_prompts(tmp_path / name)

@@ -8,6 +8,11 @@ interruption it goes on where it stopped; what it needs for that lies in FILE.wo
 
 from __future__ import annotations
 
+from videosys.utils.interrupts import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from videosys.utils.reading import parse_json
+
 FILE = "journal.jsonl"
 
 
@@ -59,7 +61,7 @@ class Journal:
             lines.pop()
             os.truncate(self.path, sum(map(len, lines)))
         try:
-            return dict(json.loads(line) for line in lines)
+            return dict(parse_json(line) for line in lines)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self.path} is damaged ({error}); delete it") from error
 

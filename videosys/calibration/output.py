@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from videosys.cache import RunSpec as RunSpec  # a public name of this package
 from videosys.cache import calibration_text
 from videosys.calibration.calibrate import CalibrationReport
 from videosys.calibration.collect import SIGNALS, Trace, mean_columns

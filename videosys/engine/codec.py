@@ -15,14 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 import torch
 
+from videosys.utils.reading import MAX_DEPTH, nesting
 from videosys.utils.typed import listing, shown
 
 MAX_MESSAGE_BYTES = 1 << 34  # 16 GiB: several minutes of 720p video
 MAX_HEADER_BYTES = 1 << 25  # 32 MiB of JSON: thousands of long prompts
-MAX_DEPTH = 100  # brackets that are open at once
 MAX_DIMS = 16
 PREFIX_BYTES = 8  # the length of the header
 NUMBERS = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64"
@@ -159,19 +158,6 @@ def check_header(header: bytes) -> None:
         raise ValueError(f"a header has {len(header)} bytes; it must have {MAX_HEADER_BYTES} or less")
     if nesting(header) > MAX_DEPTH:
         raise ValueError(f"a message must not be nested deeper than {MAX_DEPTH} brackets")
-
-
-def nesting(header: bytes) -> int:
-    """The most brackets that are open at once in a JSON text, not counting those inside its strings.
-
-    Exact up to the first mistake in the text, where a parser stops.
-    """
-    # Without escaped characters, every quotation mark begins or ends a string.
-    text = np.frombuffer(header.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
-    outside = np.cumsum(text == ord('"'), dtype=np.uint8) % 2 == 0
-    opening = ((text == ord("[")) | (text == ord("{"))) & outside
-    closing = ((text == ord("]")) | (text == ord("}"))) & outside
-    return int(np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32).max(initial=0))
 
 
 def parse(data: memoryview) -> tuple[Any, list[torch.Tensor]]:

@@ -1,7 +1,6 @@
 """Memory and operations of a config, before anything is loaded."""
 
-from __future__ import annotations
+import lazy_loader
 
-from videosys.estimate.cost import Estimate, estimate
-
-__all__ = ["Estimate", "estimate"]
+# Imported when first used: the command line answers Ctrl-C before imports of seconds.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

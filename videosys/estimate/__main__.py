@@ -10,6 +10,11 @@ fetched.
 
 from __future__ import annotations
 
+from videosys.utils.interrupts import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import dataclasses
 import json

@@ -14,6 +14,7 @@ from videosys.generation.config import PipelineConfig
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import read_config, resolve
 from videosys.utils.hub import BUNDLED, PATTERNS
+from videosys.utils.reading import expanded
 
 C = TypeVar("C")
 
@@ -124,7 +125,7 @@ class PartFinder:
 
     def _folder(self, source: str, subfolder: str, patterns: Sequence[str]) -> Path:
         options: dict[str, Any] = {"revision": self.revision, "offline": self.offline, "patterns": patterns}
-        is_local = source.startswith(BUNDLED) or Path(source).expanduser().is_dir()
+        is_local = source.startswith(BUNDLED) or expanded(source).is_dir()
         if not is_local and not self.may_be_missing:
             return resolve(source, subfolder=subfolder, **options)
         folder = resolve(source, **options)

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.reading import expanded
 from videosys.utils.weights import read_tensors, shortened
 
 HEADS = "lpips_alexnet.safetensors"
@@ -106,7 +107,7 @@ def load_lpips(
 
 def find_backbone(path: str | Path | None) -> Path:
     """The file of the backbone; ValueError that says where to get it, where there is none."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else Path(path).expanduser()
+    file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else expanded(path)
     if file.is_file():
         return file
     reason = f"{BACKBONE} is not in torch's cache" if path is None else f"{path} is no file"

@@ -15,12 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from videosys.layers.storage import StorageDType, quantize_blocks
-from videosys.utils.checkpoint import load_state_dict, read_config, resolve
+from videosys.utils.checkpoint import load_state_dict, read_config, resolve, tell_prefix
+from videosys.utils.interrupts import raise_interrupt
+from videosys.utils.prefixes import common_prefix, without_prefix
+from videosys.utils.reading import HEAD_BYTES, check_regular, load_json_object, mistaken
 from videosys.utils.weights import shortened
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
 PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 CONFIG_FILES = ("config.json",)
 LOADING = threading.Lock()  # transformers changes torch's default dtype and its own log while it loads
 
@@ -146,6 +150,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Return the T5 tokenizer of a folder with spiece.model or tokenizer.json."""
     from transformers import T5Tokenizer, T5TokenizerFast
 
+    check_tokenizer_files(folder)
     has_vocabulary = (folder / "spiece.model").is_file()
     if not (folder / "tokenizer.json").is_file():
         require_packages(folder)
@@ -154,7 +159,42 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         return tokenizer_cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the libraries below raise anything, from OSError to bare Exception
+        raise_interrupt(error)
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def check_tokenizer_files(folder: Path) -> None:
+    """ValueError naming the file of a tokenizer that is damaged: transformers asks for other packages."""
+    for path in sorted(folder.glob("*.json")):
+        if path.name in SETTINGS_FILES:
+            load_json_object(path)
+    for path in (folder / name for name in TOKENIZER_FILES):
+        if not path.exists():
+            continue
+        check_regular(path, path.stat().st_mode)
+        with path.open("rb") as file:
+            known = mistaken(file.read(HEAD_BYTES))
+        if known:
+            raise ValueError(f"the tokenizer in {path} cannot be read: it is {known}")
+    if (folder / "spiece.model").is_file():
+        check_vocabulary(folder / "spiece.model")
+
+
+def check_vocabulary(path: Path) -> None:
+    """ValueError where a spiece.model is none; nothing where the package that reads it is missing."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        return
+    try:
+        size = SentencePieceProcessor(model_proto=path.read_bytes()).get_piece_size()
+    except Exception as error:  # sentencepiece raises RuntimeError and others
+        raise_interrupt(error)
+        raise ValueError(
+            f"the tokenizer in {path} is no SentencePiece model: it is damaged or cut off"
+        ) from error
+    if size == 0:
+        raise ValueError(f"the tokenizer in {path} is no SentencePiece model: it holds no pieces")
 
 
 def require_packages(folder: Path) -> None:
@@ -188,11 +228,13 @@ def read_encoder_config(folder: Path) -> Any:
     """Return the config of a folder's config.json: MT5Config where it is mT5's, else T5Config."""
     import transformers as tf
 
+    load_json_object(folder / "config.json")
     try:
         about, _ = tf.T5Config.get_config_dict(str(folder), local_files_only=True)
         config_cls = tf.MT5Config if about.get("model_type") == "mt5" else tf.T5Config
         return config_cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError and others for a broken config.json
+        raise_interrupt(error)
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
 
 
@@ -203,16 +245,33 @@ def encoder_class(config: Any) -> Any:
     return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
 
 
+def renamed(state: dict[str, Tensor], config: Any, folder: Path) -> dict[str, Tensor]:
+    """Return the weights without a known prefix of their names, which a log line tells."""
+    try:
+        with torch.device("meta"):
+            expected = encoder_class(config)(config).state_dict().keys()
+    except Exception as error:  # a config that makes no model
+        raise_interrupt(error)
+        raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
+    state, words = without_prefix(state, expected)
+    tell_prefix(folder, words)
+    if prefix := common_prefix(state, expected):
+        raise ValueError(f"{folder}: the keys of the weights begin with {prefix!r}; rename them")
+    return state
+
+
 def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong."""
     state = load_state_dict(folder)
     config = read_encoder_config(folder)
+    state = renamed(state, config, folder)
     try:
         with without_bar():
             model, info = encoder_class(config).from_pretrained(
                 None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
             )
     except Exception as error:  # transformers raises OSError, RuntimeError and others for what does not fit
+        raise_interrupt(error)
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
     # transformers leaves the decoder of a whole T5 aside; any other difference means files of another model.
     kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videosys.utils.files import read_bounded
 from videosys.utils.images import BACKGROUND, Say, frame_count, open_image, pixels
+from videosys.utils.reading import read_bytes
 from videosys.utils.sidecar import sidecar_path
 
 FRAME_PATTERN = "frame_*.png"
@@ -73,7 +73,7 @@ def _fewest(ends: np.ndarray, unit: int) -> int | None:
 def durations(image: Image.Image, path: Path) -> list[int]:
     """Return the milliseconds of each frame of an animation that is open."""
     if image.format == "GIF":
-        return gif_durations(read_bounded(path, MOST_BYTES))
+        return gif_durations(read_bytes(path, MOST_BYTES))
     count = frame_count(image)
     _check_decoded(image, count)
     found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,11 +15,22 @@ from torch import nn
 
 from videosys.utils.files import replacing, write_text
 from videosys.utils.hub import resolve
+from videosys.utils.interrupts import raise_interrupt
 from videosys.utils.plain import read_json
+from videosys.utils.prefixes import KNOWN, common_prefix, without_prefix
 from videosys.utils.progress import progress
+from videosys.utils.reading import expanded
 from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
 
-__all__ = ["check_model", "load_model", "load_state_dict", "read_config", "resolve", "save_model"]
+__all__ = [
+    "check_model",
+    "load_model",
+    "load_state_dict",
+    "read_config",
+    "resolve",
+    "save_model",
+    "tell_prefix",
+]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -35,7 +46,7 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     value are a ValueError that names the file and the key.
     """
     path = Path(folder) / name
-    if not path.exists():
+    if not expanded(path).exists():
         raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder")
     return read_json(config_cls, path, ignores_unknown=True)
 
@@ -61,7 +72,8 @@ def load_model(
     keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
     tensor of the file, by name.
     """
-    model, mapped = _model_and_weights(model_cls, config, folder, **kwargs)
+    model, mapped, words = _model_and_weights(model_cls, config, folder, **kwargs)
+    tell_prefix(folder, words)
     exact = getattr(model_cls, "float32_parameters", ())
     split: Split = keep(model) if keep else lambda key, tensor: {key: tensor}
     weights: dict[str, torch.Tensor] = {}
@@ -82,25 +94,40 @@ def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **k
 
 def _model_and_weights(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
-) -> tuple[M, dict[str, torch.Tensor]]:
-    """Return the model without memory, and the weights of a folder by its keys: all of them, no others."""
+) -> tuple[M, dict[str, torch.Tensor], list[str]]:
+    """Return the model without memory, and the weights of a folder by its keys: all of them, no others.
+
+    Last come the words that were taken off the file's keys.
+    """
     try:
         with torch.device("meta"):
             model = model_cls(config, **kwargs)
     except Exception as error:  # torch and diffusers raise anything for sizes that cannot be
+        raise_interrupt(error)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
     ignored = tuple(getattr(model_cls, "ignored_keys", ()))
     current = getattr(model_cls, "current_key", str)
-    weights = {
-        current(key): item for key, item in load_state_dict(folder).items() if not key.startswith(ignored)
-    }
+    found, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
+    weights = {current(key): item for key, item in found.items() if not key.startswith(ignored)}
     _check_keys(model, weights, folder)
-    return model, weights
+    return model, weights, words
+
+
+def tell_prefix(folder: str | Path, words: Sequence[str]) -> None:
+    """Log the words that were taken off the keys of a folder's weights."""
+    if words:
+        _LOG.warning("%s: the keys are read without %s", folder, " and ".join(map(repr, words)))
 
 
 def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
     expected = model.state_dict()
+    prefix = common_prefix(weights, expected.keys())
+    if prefix:
+        raise ValueError(
+            f"{folder}: the keys of the weights begin with {prefix!r}, those of {type(model).__name__} do "
+            f"not; rename them (known words, such as {KNOWN[0]!r}, are taken off)"
+        )
     pairs = [(key, weights[key], expected[key]) for key in expected if key in weights]
     problems = {
         "missing": [key for key in expected if key not in weights],

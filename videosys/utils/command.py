@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-USAGE_ERROR, INTERRUPTED = 2, 130  # exit statuses
+from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
+from videosys.utils.streams import steady_streams
+
+USAGE_ERROR = 2  # exit status
 
 
 def exit_status(
@@ -14,14 +17,24 @@ def exit_status(
     """The exit status of `run`; 2 after one line for a mistake of the user's, 130 after Ctrl-C.
 
     interrupted: what is printed after Ctrl-C, such as what is complete; "" for nothing. mistakes: errors that
-    are the user's to mend.
+    are the user's to mend. Nothing that is printed ends the run: see `Steady`.
     """
-    try:
-        return run()
-    except mistakes as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return USAGE_ERROR
-    except KeyboardInterrupt:
+    with steady_streams(), noticed_interrupt() as interrupt:
+        try:
+            return run()
+        except KeyboardInterrupt:
+            pass
+        except Exception as error:
+            if not interrupt.is_set() and not isinstance(error, mistakes):
+                raise
+            if not interrupt.is_set():
+                return told(error)
         if interrupted:
             print(interrupted, file=sys.stderr)
         return INTERRUPTED
+
+
+def told(error: Exception) -> int:
+    """The exit status of a mistake, after a line about it."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return USAGE_ERROR

@@ -31,12 +31,3 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def read_bounded(path: str | Path, most: int) -> bytes:
-    """Return the content of a file; ValueError where it has more than `most` bytes, or no end."""
-    with Path(path).open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"is larger than {most >> 20} MiB")
-    return content

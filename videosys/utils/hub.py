@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+from videosys.utils.reading import expanded
+
 # Configurations, tokenizers and safetensors; sharded .bin files only where a caller asks for them.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 
@@ -37,7 +39,7 @@ def resolve(
         raise ValueError(f"subfolder {subfolder!r} must stay inside the checkpoint")
     if str(source).startswith(BUNDLED):
         return _bundled(str(source).removeprefix(BUNDLED), subfolder)
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir() and str(source):
         if revision is not None:
             _LOG.warning("revision %s has no effect on the local folder %s", revision, folder)

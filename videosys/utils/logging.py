@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from videosys.utils.streams import Steady
+
 ROOT = "videosys"
 
 
@@ -73,7 +75,8 @@ class _BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record), file=self.stream or sys.stderr)
+            stream: Any = Steady(self.stream or sys.stderr)
+            tqdm.write(self.format(record), file=stream)
         except Exception:
             self.handleError(record)
 

@@ -8,7 +8,6 @@ section's `name` picks the class, or the preset where the registry holds an inst
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import typing
@@ -16,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from videosys.utils.reading import load_json_object
 from videosys.utils.typed import Text, convert, listing, suggest
 
 T = TypeVar("T")
@@ -84,14 +84,7 @@ def read_json(cls: type[T], path: str | Path, *, ignores_unknown: bool = False) 
     A missing or damaged file, a value of the wrong type, a missing value and an unknown key (or that is
     ignored) are a ValueError that names the file and the key.
     """
-    try:
-        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:  # not text and not JSON are both ValueErrors
-        raise ValueError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+    content = load_json_object(path)
     if ignores_unknown:
         known = {name for item in _fields(cls).values() for name in (item.name, *_old_names(item))}
         _LOG.debug("%s: ignored keys: %s", path, sorted(content.keys() - known))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
 from tqdm import tqdm
+
+from videosys.utils.streams import Steady
 
 
 def progress(
@@ -19,4 +22,5 @@ def progress(
 
     It can be iterated and used as a context manager; `quiet` shows nothing.
     """
-    return tqdm(items, desc=description, total=total, disable=quiet, dynamic_ncols=True)
+    stream: Any = Steady(sys.stderr)
+    return tqdm(items, desc=description, total=total, disable=quiet, dynamic_ncols=True, file=stream)

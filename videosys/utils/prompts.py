@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videosys.utils.files import read_bounded
+from videosys.utils.reading import read_bytes
 from videosys.utils.text import decode, lines_of
 
 MOST_BYTES = 16 << 20
@@ -49,7 +49,11 @@ def read_prompts(path: str | Path) -> PromptFile:
     Text may be UTF-8, UTF-16 or UTF-32. A mistake is a ValueError that names the file and the line or item.
     """
     try:
-        text = decode(read_bounded(path, MOST_BYTES))
+        content = read_bytes(path, MOST_BYTES)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: cannot be read as prompts: no such file") from None
+    try:
+        text = decode(content)
         _check_format(text, Path(path).suffix.lower())
         reader = _READERS.get(Path(path).suffix.lower(), _text_rows)
         found = [
@@ -57,8 +61,6 @@ def read_prompts(path: str | Path) -> PromptFile:
             for where, value in itertools.islice(reader(text), MOST_PROMPTS + 1)
         ]
         _check_count(len(found))
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read as prompts: {error.strerror or error}") from error
     except RecursionError:
         raise ValueError(f"{path}: cannot be read as prompts: it is nested too deep") from None
     except (ValueError, csv.Error) as error:

@@ -142,7 +142,10 @@ def _refuse(value: Any, hint: Any, advice: str = "") -> ValueError:
 
 def shown(value: Any) -> str:
     """The value's repr in at most 80 characters, for errors."""
-    text = repr(str(value)) if isinstance(value, str) else repr(value)
+    try:
+        text = repr(str(value)) if isinstance(value, str) else repr(value)
+    except ValueError:  # Python prints no whole number of more than 4300 digits
+        return f"a {type(value).__name__} that is too long to print"
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -215,7 +218,10 @@ def _int(value: Any, hint: Any) -> int:
 def _float(value: Any, hint: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise _refuse(value, hint)
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        raise _refuse(value, hint, " (too large)") from None
 
 
 def _path(value: Any, hint: Any) -> Path:

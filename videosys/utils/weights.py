@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,20 +11,26 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from videosys.utils.interrupts import raise_interrupt
+from videosys.utils.reading import HEAD_BYTES, check_regular, expanded, load_json, mistaken
+
 PART_BYTES = 128 << 20
+FOREIGN = re.compile(
+    r"(?:GLOBAL|global:?|class|[Ff]unction) (?:GLOBAL )?([\w.]+\.[\w.]+)"
+)  # in torch's refusals
 
 # The names that published checkpoints use; the first that is there is taken.
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 BIN_NAMES = ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.bin")
-CKPT_PATTERN = "*.ckpt"  # what a training leaves: weights and more
+TRAINING_PATTERNS = ("*.ckpt", "*.pt", "*.pth")  # what a training leaves: weights, or weights and more
 
 
 def load_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint folder by name, mapped from their files on the CPU.
 
-    Nothing is read before a tensor is used. Safetensors come before .bin files, and those before the .ckpt
-    file of a training; .bin and .ckpt files are read with `weights_only`, so that nothing in them can run.
-    A file that is missing, damaged or outside the folder is a ValueError.
+    Nothing is read before a tensor is used. Safetensors come before .bin files, and those before the .ckpt,
+    .pt or .pth file of a training; all but safetensors are read with `weights_only`, so that nothing in them
+    can run. A file that is missing, damaged or outside the folder is a ValueError.
     """
     folder = Path(folder)
     for name in (*SAFETENSORS_NAMES, *BIN_NAMES):
@@ -32,13 +38,15 @@ def load_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
             return _read_shards(folder, folder / f"{name}.index.json")
         if (folder / name).exists():
             return read_tensors(folder / name)
-    for pattern, read in (("*.safetensors", read_tensors), (CKPT_PATTERN, read_training)):
+    patterns = {"*.safetensors": read_tensors, **dict.fromkeys(TRAINING_PATTERNS, read_training)}
+    for pattern, read in patterns.items():
         others = sorted(folder.glob(pattern))
         if len(others) == 1:
             return read(others[0])
     names = ", ".join((*SAFETENSORS_NAMES, *BIN_NAMES))
     raise ValueError(
-        f"{folder}: no weights; there must be one of {names}, or the .index.json of one, or one .ckpt file"
+        f"{folder}: no weights; there must be one of {names}, or the .index.json of one, or one .ckpt file, "
+        "or one .pt or .pth file"
     )
 
 
@@ -51,17 +59,20 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_training(path: Path) -> dict[str, torch.Tensor]:
-    """Return the weights in the .ckpt file of a training by name, mapped from it.
+    """Return the weights in the file of a training by name, mapped from it.
 
     These are the averaged ones (`ema_state_dict`) where there are any, else those of `state_dict`, or of the
-    `gen_model` in it. Whatever else the file holds must be plain data, or it is refused.
+    `gen_model` in it, or all that the file holds. Whatever else is in it must be plain data, or it is
+    refused.
     """
     content = _read(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold a dictionary, got {type(content).__name__}")
+    if content and _is_state_dict(content):
+        return content
     tensors = content.get("ema_state_dict")
     if tensors and _is_state_dict(tensors):
-        return {key.removeprefix("module."): tensor for key, tensor in tensors.items()}
+        return tensors
     tensors = tensors or content.get("state_dict")
     if isinstance(tensors, dict):
         tensors = tensors.get("gen_model", tensors)
@@ -71,19 +82,52 @@ def read_training(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _is_state_dict(content: Any) -> bool:
-    return isinstance(content, dict) and all(isinstance(item, torch.Tensor) for item in content.values())
+    return isinstance(content, dict) and all(
+        isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in content.items()
+    )
 
 
 def _read(path: Path) -> Any:
     try:
+        check_regular(path, path.stat().st_mode)
         if path.suffix == ".safetensors":
             return _map_safetensors(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        raise ValueError(
-            f"{path}: cannot be read as tensors (damaged, or it holds other things): {reason}"
-        ) from error
+        raise_interrupt(error)
+        raise ValueError(f"{path}: cannot be read as tensors: {_reason(path, error)}") from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Return why a file cannot be read, by what it holds: the libraries say less, or give bad advice."""
+    if not path.is_file():
+        return str(error)
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    is_ours, size = path.suffix == ".safetensors", path.stat().st_size
+    if known := mistaken(head):
+        return f"it is {known}"
+    if is_ours and head.startswith((b"PK", b"\x80")):
+        return "it is a file of torch.save, and its name must end in .bin, .pt or .ckpt"
+    if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").isprintable():
+        return f"it is a text that begins with {head[:40].decode('ascii')!r}"
+    if is_ours and size < (needed := 8 + int.from_bytes(head[:8], "little")):
+        return f"it has {size} bytes and its header alone {needed}: it is cut off or damaged"
+    if not is_ours and head[8:9] == b"{":
+        return "it is a safetensors file, and its name must end in .safetensors"
+    if not is_ours and head.startswith(b"PK") and not zipfile.is_zipfile(path):
+        return f"its end is missing after {size} bytes: it is cut off"
+    if is_ours and "not fully covered" in str(error):
+        return f"its tensors do not end where the file ends, after {size} bytes: it is cut off or damaged"
+    if named := FOREIGN.search(str(error)):
+        return f"it holds other things than tensors ({named[1]}), which are never loaded"
+    first = "" if is_pickle(error) else f" ({type(error).__name__} {' '.join(str(error).split())[:200]})"
+    return f"it is damaged, or holds other things{first}"
+
+
+def is_pickle(error: Exception) -> bool:
+    """Whether an error is torch's of a refused content, whose text advises to load it all the same."""
+    return "weights_only" in str(error) or "Weights only" in str(error)
 
 
 def _map_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -109,7 +153,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
 
 def _read_index(index: Path) -> dict[str, str]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = load_json(index)["weight_map"]
         if not all(isinstance(name, str) for name in places.values()):
             raise TypeError("a file name is not text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -122,7 +166,7 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
     home = folder.resolve()
     # The hub's cache links every file of snapshots/<commit>/ to one in blobs/.
     roots = [home, *(parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")]
-    path = folder / name
+    path = expanded(folder / name)
     if Path(name).name != name or not any(root in path.resolve().parents for root in roots):
         raise ValueError(f"{index}: names {name!r}, which is not a file in its own folder")
     if not path.is_file():

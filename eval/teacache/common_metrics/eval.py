@@ -5,6 +5,11 @@ python common_metrics/eval.py --gt_video_dir FOLDER --generated_video_dir FOLDER
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence

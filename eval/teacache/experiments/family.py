@@ -6,6 +6,11 @@ The options are those of the other scripts. A family of another package is found
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -7,6 +7,11 @@ torchrun --nproc-per-node 8 experiments/latte.py
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path

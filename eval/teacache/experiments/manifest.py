@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from videosys import parse_json
+
 NAME = "manifest.jsonl"
 PATTERN = "manifest*.jsonl"
 
@@ -45,7 +47,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _parsed(line: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
+        record = parse_json(line.encode())
     except ValueError:
         return None
     return record if isinstance(record, dict) else None

@@ -5,6 +5,11 @@ python vbench/cal_vbench.py --score_dir FOLDER
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -8,6 +8,11 @@ that was stopped goes on with the dimensions that are left. cal_vbench.py makes 
 
 from __future__ import annotations
 
+from videosys import leave_at_interrupt
+
+if __name__ == "__main__":
+    leave_at_interrupt()
+
 import argparse
 import json
 import os

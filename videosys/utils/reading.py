@@ -1,0 +1,145 @@
+"""Text and JSON of files that a user names: regular ones of a bounded size, else one ValueError."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAX_TEXT_BYTES = 16 << 20  # an index of 100,000 tensors has 10 MiB
+MAX_DEPTH = 100  # brackets that are open at once
+HEAD_BYTES = 1024
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with ~ replaced.
+
+    ValueError for one that no file can have: of an unknown user, with a NUL, too long, or a loop of links.
+    """
+    try:
+        whole = Path(path).expanduser()
+        os.stat(whole)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except RuntimeError:
+        raise ValueError(f"{_shown(path)}: there is no such user's home folder") from None
+    except OSError as error:
+        raise ValueError(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"{_shown(path)}: is no path: {error}") from error
+    return whole
+
+
+def _shown(path: str | Path) -> str:
+    """Return the path for a message, short and without characters that cannot be printed."""
+    text = str(path)
+    text = text if len(text) <= 200 else f"{text[:100]}...{text[-20:]}"
+    return text if text.isprintable() else repr(text)
+
+
+def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file.
+
+    FileNotFoundError where there is none. ValueError for a folder, device or pipe, for more than `limit`
+    bytes and for a file that may not be read. Never waits, and never reads more than the limit.
+    """
+    whole = expanded(path)
+    try:
+        # Not blocking: opening a pipe would wait for its writer.
+        with open(os.open(whole, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            check_regular(path, os.fstat(file.fileno()).st_mode)
+            content = file.read(limit + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(content) > limit:
+        raise ValueError(
+            f"{path}: cannot be read: it is larger than {limit >> 20} MiB, the most that is read here"
+        )
+    return content
+
+
+def check_regular(path: str | Path, mode: int) -> None:
+    """ValueError that says what `path` is where it is no regular file; `mode` is of its `os.stat`."""
+    if not stat.S_ISREG(mode):
+        names: dict[Callable[[int], bool], str] = {
+            stat.S_ISDIR: "a folder",
+            stat.S_ISFIFO: "a pipe",
+            stat.S_ISSOCK: "a socket",
+        }
+        kind = next((name for test, name in names.items() if test(mode)), "a device")
+        raise ValueError(f"{path}: cannot be read: it is {kind}, not a file")
+
+
+def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """Return a UTF-8 file without its byte order mark; errors as `read_bytes`, ValueError if it is none."""
+    content = read_bytes(path, limit)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: cannot be read: it is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+
+
+def load_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
+    """Return what a JSON file holds. ValueError where it is missing, damaged or nested too deep."""
+    try:
+        content = read_bytes(path, limit)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    try:
+        return parse_json(content)
+    except ValueError as error:
+        known = mistaken(content[:HEAD_BYTES])
+        raise ValueError(f"{path}: cannot be read as JSON: {f'it is {known}' if known else error}") from error
+
+
+def load_json_object(path: str | Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds; ValueError for any other content."""
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def parse_json(content: bytes) -> Any:
+    """Return what a JSON text holds; ValueError where it is none, or deeper than `MAX_DEPTH` brackets."""
+    if nesting(content) > MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} brackets")
+    return json.loads(content.decode("utf-8-sig"))
+
+
+def nesting(content: bytes) -> int:
+    """Return the most brackets that are open at once in a JSON text, not counting those inside its strings.
+
+    Exact up to the first mistake in the text, where a parser stops.
+    """
+    # Without escaped characters, every quotation mark begins or ends a string.
+    text = np.frombuffer(content.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)
+    outside = np.cumsum(text == ord('"'), dtype=np.uint8) % 2 == 0
+    opening = ((text == ord("[")) | (text == ord("{"))) & outside
+    closing = ((text == ord("]")) | (text == ord("}"))) & outside
+    return int(np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32).max(initial=0))
+
+
+def mistaken(head: bytes) -> str:
+    """Return what a file often is in place of what its name says, by its first bytes, or nothing."""
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, and not the file itself: fetch that with `git lfs pull`"
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page, such as that of a login or an error: fetch the file again"
+    if start.startswith((b"<?xml", b"<error")):
+        return "an XML text, such as a server's error: fetch the file again"
+    if not head.strip(b"\0"):
+        return "zero bytes, as an interrupted download leaves: fetch the file again"
+    return ""
