@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +13,12 @@ from typing import Any, NoReturn
 
 from videosys import (
     Family,
+    UnsavedVideo,
     VideoOutput,
     VideoSysEngine,
     cache_statistics,
     check_matplotlib,
+    check_room,
     check_writable,
     config_to_dict,
     configure_logging,
@@ -119,7 +122,8 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
     if is_main_process():
         check_output(options, config, len(prompts) * config.num_videos_per_prompt)
     with VideoSysEngine(config, options.quiet) as engine:
-        generate(engine, engine.stream(prompts), options)
+        wanted = [prompt for prompt in prompts for _ in range(config.num_videos_per_prompt)]
+        generate(engine, engine.stream(prompts), options, wanted)
     return 0
 
 
@@ -184,18 +188,39 @@ def check_output(options: Options, config: Any, count: int) -> None:
     check_writable(path, shape, lossless=options.lossless, count=count)
 
 
-def generate(engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Options) -> None:
-    """Saves each video as soon as it is made, and prints a line about it."""
+def generate(
+    engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Options, wanted: Sequence[str]
+) -> None:
+    """Saves each video as soon as it is made, and prints a line about it. wanted: the prompt of each video.
+
+    ValueError that says what remains, where the output folder takes no more videos.
+    """
     begin = time.perf_counter()
     for output in videos:
+        wanted = wanted[len(output.video) :]
         seconds = time.perf_counter() - begin
         for index in range(len(output.video) if is_main_process() else 0):
-            path = save(engine, output, index, options)
+            with remaining(wanted):
+                path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
-            describe(engine, output, index, path)
-            if options.plot:
-                plot_steps(output.steps_per_video[index], path.with_name(f"{path.name}.steps.png"))
+            describe(engine, output, index, path, options.plot)
+            is_rescued = path.parent.resolve() != Path(options.output).resolve()
+            if is_rescued and index == len(output.video) - 1:
+                with remaining(wanted):
+                    check_room(options.output, output.video[index].nbytes // 4)
         begin = time.perf_counter()
+
+
+@contextlib.contextmanager
+def remaining(wanted: Sequence[str]) -> Iterator[None]:
+    """Adds to the error of a video that cannot be saved, or of a full disk, what is not made yet."""
+    try:
+        yield
+    except (UnsavedVideo, ValueError) as error:
+        rest = f"; {len(wanted)} more are not made, from the prompt {wanted[0][:60]!r} on" if wanted else ""
+        if not rest and not isinstance(error, UnsavedVideo):
+            return
+        raise ValueError(f"{error}{rest}") from error
 
 
 def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Options) -> Path:
@@ -205,8 +230,8 @@ def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Optio
         return engine.save_video(output.video[index], path, fps=output.fps, **choices)
 
 
-def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path) -> None:
-    """Writes the JSON file beside a video; without it the video is still worth having."""
+def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path, plot: bool) -> None:
+    """Writes the JSON file and the plot beside a video; without them the video is still worth having."""
     try:
         write_sidecar(
             path,
@@ -217,8 +242,10 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
             compiled=output.compiled,
             steps=output.steps_per_video[index],
         )
+        if plot:
+            plot_steps(output.steps_per_video[index], path.with_name(f"{path.name}.steps.png"))
     except OSError as error:
-        LOG.error("%s has no JSON file beside it: %s", path, error)
+        LOG.error("%s lacks what belongs beside it, such as its JSON file: %s", path, error)
 
 
 def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:

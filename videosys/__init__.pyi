@@ -127,6 +127,10 @@ from .utils.reading import (
     load_json as load_json,
     parse_json as parse_json,
 )
+from .utils.rescue import (
+    UnsavedVideo as UnsavedVideo,
+    check_room as check_room,
+)
 from .utils.sidecar import write_sidecar as write_sidecar
 from .utils.video import (
     check_writable as check_writable,

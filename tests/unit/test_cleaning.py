@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 
+from videosys.text_encoders import cleaning
 from videosys.text_encoders.cleaning import LISTING_RULES, SYMBOL_RULES, WEB_RULES, clean_caption
 
 
@@ -69,3 +70,52 @@ def test_a_caption_that_looks_like_a_file_does_not_warn(caption):
 )
 def test_hostile_captions_are_cleaned(caption):
     assert isinstance(clean_caption(caption), str)
+
+
+PIECES = [
+    "<a ",
+    "<a b='",
+    "&",
+    "&#",
+    "(",
+    "@",
+    " ",
+    "\t",
+    "\u0301",
+    "<!--",
+    "</",
+    "a.",
+    "1.1.",
+    "-",
+    "Ã©",
+    "%25",
+]
+
+
+@pytest.mark.parametrize("piece", PIECES)
+def test_the_work_does_not_grow_with_the_square_of_the_length(monkeypatch, piece):
+    """Work: the square of what each step is given, the worst that a rule or a parser makes of it."""
+    work = []
+
+    def counted(step):
+        return lambda *arguments: work.append(len(arguments[-1]) ** 2) or step(*arguments)
+
+    for name in ("substitute", "strip_markup", "split_separators", "unescape"):
+        monkeypatch.setattr(cleaning, name, counted(getattr(cleaning, name)))
+    monkeypatch.setattr("ftfy.fix_text", counted(cleaning.ftfy.fix_text))
+    totals = []
+    for length in (8_000, 16_000, 32_000):
+        work.clear()
+        with pytest.warns(UserWarning, match=f"{length} characters, of which the first 4096 are read"):
+            cleaning.clean_prompt((piece * length)[:length])
+        assert len(work) == 14
+        totals.append(sum(work))
+    assert totals[2] <= 2 * totals[1] <= 4 * totals[0]
+    assert totals[2] <= 14 * (2 * cleaning.MAX_CHARACTERS) ** 2
+
+
+def test_a_long_prompt_ends_with_a_word():
+    with pytest.warns(UserWarning, match="characters"):
+        assert cleaning.clean_prompt("abc " * 2000) == ("abc " * 1024).strip()
+    with pytest.warns(UserWarning, match="characters"):
+        assert set(cleaning.clean_prompt("x abcdefg " * 2000).split()) == {"x", "abcdefg"}

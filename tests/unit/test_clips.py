@@ -210,7 +210,7 @@ def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"config": {"fps": 8.5}}))
     frames, fps = read_video(tmp_path / "a")
     assert (numbers(frames), fps) == (list(range(12)), 8.5)
-    assert load_reference(tmp_path / "a", *SIZE, 3).shape[1] == 3
+    assert open_reference(tmp_path / "a").load(*SIZE, 0, 3).shape[1] == 3
     assert is_frame_folder(tmp_path / "a")
     assert not is_frame_folder(tmp_path)
 
@@ -295,7 +295,7 @@ def test_a_whole_video_has_a_limit_in_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("videosys.utils.video.MOST_BYTES", 1000)
     with pytest.raises(ValueError, match=r"a\.mp4: has 0 MiB of frames"):
         read_video(path)
-    assert load_reference(path, 8, 8, 1).shape == (3, 1, 8, 8)
+    assert open_reference(path).load(8, 8, 0, 1).shape == (3, 1, 8, 8)
     assert clips.MOST_BYTES == 4 << 30
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from videosys.utils.reading import parse_json
+from videosys.utils.reservations import sweep
 
 FILE = "journal.jsonl"
 
@@ -26,6 +27,7 @@ class Journal:
         self.folder = Path(folder)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            sweep(self.folder)
         except OSError as error:
             raise ValueError(f"{self.folder} cannot be made: {error}") from error
         self.path = self.folder / FILE
@@ -42,11 +44,17 @@ class Journal:
         if key not in self._results:
             value = make()
             self._results[key] = value
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([key, value]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                self._append([key, value])
+            except OSError as error:
+                raise ValueError(f"{self.path} cannot be written: {error.strerror}") from error
         return self._results[key]
+
+    def _append(self, row: list[Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def has(self, key: str) -> bool:
         """Whether the result of a key was kept, of this run or an earlier one."""

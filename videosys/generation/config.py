@@ -111,8 +111,8 @@ class PipelineConfig:
                 f"seed is {self.seed}; it must be a whole number from 0 to {last}, or none to draw one"
             )
         self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
-        if not 0 < self.fps <= 1000:
-            raise ValueError(f"fps is {self.fps}; it must be above 0 and at most 1000")
+        if not 0.01 <= self.fps <= 1000:
+            raise ValueError(f"fps is {self.fps}; it must be 0.01 or more and at most 1000")
         if not 1 <= self.guidance_scale < math.inf:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 1 (no guidance) or more")
 

@@ -26,7 +26,9 @@ DASHES = (
 ODD_SYMBOLS = r"[#®•©™&@·º½¾¿¡§~)(\]\[}{|\\/*]+"
 SEPARATORS = re.compile("[-_]")
 MAX_SEPARATORS = 3  # more than this many, and they stand for spaces: this-is-a-file_name
-
+# The rules and parsers take quadratic time at worst (a word of dots, a row of open tags); the encoders read
+# 300 to 512 tokens, some 2,000 characters.
+MAX_CHARACTERS = 4096
 
 CHINESE = "Chinese characters and their relatives"
 
@@ -135,8 +137,25 @@ def unescape(text: str) -> str:
         return text
 
 
+def bounded(text: str) -> str:
+    """Return the first MAX_CHARACTERS of a text, up to the end of a word, with a warning for more."""
+    if len(text) <= MAX_CHARACTERS:
+        return text
+    warnings.warn(
+        f"the prompt has {len(text)} characters, of which the first {MAX_CHARACTERS} are "
+        f"read ({text[:40]!r}...)",
+        stacklevel=3,
+    )
+    cut = text[:MAX_CHARACTERS]
+    return cut if text[MAX_CHARACTERS].isspace() else cut[: cut.rfind(" ") + 1] or cut
+
+
 def clean_caption(text: str, keep_chinese: bool = False) -> str:
-    """Return the caption after one pass of the cleaner. All models apply it twice: see `clean_prompt`."""
+    """Return the caption after one pass of the cleaner. All models apply it twice: see `clean_prompt`.
+
+    Of more than MAX_CHARACTERS, which no encoder reads, the rest is left out.
+    """
+    text = bounded(text)
     text = unquote_plus(text).strip().lower()
     text = substitute(WEB_RULES, text)
     text = strip_markup(text)

@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from videosys.utils.owners import hidden_path
+from videosys.utils.reservations import sweep
 
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; the file written there replaces `path` at the end.
 
-    After any error, an interrupt included, the temporary file is removed and `path` is unchanged. Missing
-    folders are created.
+    It may be a folder too, which replaces a folder. After any error, an interrupt included, the temporary
+    file is removed and `path` is unchanged. Missing folders are created. What killed processes left there is
+    removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Short, because `path` may use up the length that a file name may have.
-    temporary = path.with_name(f".{secrets.token_hex(6)}{path.suffix}")
+    sweep(path.parent)
+    temporary = hidden_path(path)
     try:
         yield temporary
+        if temporary.is_dir() and path.is_dir() and any(path.iterdir()):  # an empty one goes in one step
+            shutil.rmtree(path)
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from videosys.utils.reservations import release, reserve, sweep
 from videosys.utils.sidecar import sidecar_path
 
 SLUG_LENGTH = 60
@@ -47,18 +48,19 @@ def unique_path(folder: str | Path, name: str, overwrite: bool = False) -> Path:
 def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Iterator[Path]:
     """Yield the path of `unique_path`, which no other process or thread gets in the meantime.
 
-    It is reserved by an empty file (or folder, for a name without a suffix), which is removed if it is still
-    empty at the end. Nothing is reserved with `overwrite`, and in a folder that cannot be written: there
-    saving raises the error.
+    It is reserved by a hidden file, which is removed at the end, or by the next run if this process is
+    killed. Nothing is reserved with `overwrite`, and in a folder that cannot be written: there saving raises
+    the error.
     """
     if overwrite:
         yield unique_path(folder, name, overwrite)
         return
+    sweep(Path(folder))
     path = next(path for path in _candidates(folder, name) if _reserve(path))
     try:
         yield path
     finally:
-        _release(path)
+        release(path)
 
 
 def _candidates(folder: str | Path, name: str) -> Iterator[Path]:
@@ -79,15 +81,6 @@ def _reserve(path: Path) -> bool:
         return False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch(exist_ok=False) if path.suffix else path.mkdir()
+        return reserve(path)
     except OSError:
         return not os.path.lexists(path)
-    return True
-
-
-def _release(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        if path.is_dir():
-            path.rmdir()  # refused where there is something in it
-        elif path.stat().st_size == 0:
-            path.unlink()

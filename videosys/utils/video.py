@@ -25,8 +25,12 @@ from videosys.utils.ffmpeg import count_frames
 from videosys.utils.files import replacing
 from videosys.utils.images import BACKGROUND
 from videosys.utils.logging import get_logger
+from videosys.utils.reading import expanded
+from videosys.utils.rescue import RAW, read_raw, rescued
+from videosys.utils.reservations import sweep
 
 LARGEST_CRF = 51
+SLOWEST, FASTEST = 0.01, 1000  # frames per second that every format can hold
 LONGEST_NAME = 255  # bytes, on the common file systems
 _LOG = get_logger("video")
 
@@ -45,8 +49,9 @@ def save_video(
     `video` is uint8 [T, H, W, 3]. The suffix picks the format: .mp4, .gif, .png (one frame), and none (or
     a trailing slash) for a folder of PNG frames. `crf` is x264's rate factor for mp4 (0 best, 51 worst);
     `lossless` stores exact RGB, which every decoder but few players can read. ValueError for wrong
-    arguments. The file is written whole or not at all; if the folder cannot be written, the video goes to
-    a temporary folder, whose path is returned and logged as a warning.
+    arguments. The file is written whole or not at all; whatever fails, the video goes to a temporary folder
+    or, raw, to a .npy file, whose path is returned and logged as a warning. UnsavedVideo (an OSError) where
+    nothing can be written: then the frames are still the caller's.
     """
     frames = _frames(video)
     kind = _check_format(path, len(frames), lossless)
@@ -55,15 +60,10 @@ def save_video(
     write = partial(_WRITERS[kind], frames, fps=fps, crf=crf, lossless=lossless)
     try:
         return write(Path(path))
-    except OSError as error:
-        rescue = Path(tempfile.mkdtemp(prefix="videosys-")) / f"video{kind}"
-        try:
-            write(rescue)
-        except OSError:
-            shutil.rmtree(rescue.parent, ignore_errors=True)
-            raise error from None
-        _LOG.warning("%s cannot be written (%s); the video is in %s", path, error, rescue)
-        return rescue
+    except MemoryError:
+        raise
+    except Exception as error:  # of the file system, ffmpeg, imageio or Pillow
+        return rescued(frames, Path(path), kind, write, error)
 
 
 def check_writable(
@@ -83,7 +83,9 @@ def check_writable(
     _check_target(Path(path), kind, overwrite)
     folder = Path(path).parent
     try:
+        expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"0")
     except OSError as error:
@@ -104,6 +106,8 @@ def read_video(path: str | Path, background: str = BACKGROUND) -> tuple[torch.Te
     animation are repeated by their durations. Images have no rate: it is 0. What is transparent shows
     `background`. ValueError for what cannot be read, or is larger than `MOST_BYTES`.
     """
+    if Path(path).suffix == RAW:
+        return read_raw(Path(path)), 0.0
     clip = open_clip(path, background)
     size = len(clip.order) * math.prod(clip.size) * 3
     if size > MOST_BYTES:
@@ -145,15 +149,15 @@ def _check_format(path: str | Path, num_frames: int, lossless: bool) -> str:
 
 
 def _check_rate(fps: float | Fraction, crf: int) -> None:
-    if not isinstance(fps, (int, float, Fraction)) or not 0 < fps < math.inf:
-        raise ValueError(f"fps must be a number above 0, got {fps!r}")
+    if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not SLOWEST <= fps <= FASTEST:
+        raise ValueError(f"fps must be a number above 0, got {fps!r}; files hold {SLOWEST} to {FASTEST}")
     if type(crf) is not int or not 0 <= crf <= LARGEST_CRF:
         raise ValueError(f"crf must be a whole number from 0 to {LARGEST_CRF}, got {crf!r}")
 
 
 def _check_target(path: Path, kind: str, overwrite: bool) -> None:
     """Raise a ValueError where `path` exists and must not, or cannot safely, be replaced."""
-    if not path.exists():
+    if not expanded(path).exists():
         return
     content = set(path.iterdir()) if path.is_dir() else {path}
     if content and not overwrite:
@@ -220,17 +224,10 @@ def _write_png(frames: np.ndarray, path: Path, **_: object) -> Path:
 
 
 def _write_folder(frames: np.ndarray, path: Path, **_: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix="."))
-    try:
+    with replacing(path) as temporary:
+        temporary.mkdir()
         for number, frame in enumerate(frames):
             Image.fromarray(frame).save(temporary / FRAME_PATTERN.replace("*", f"{number:05}"))
-        temporary.chmod(0o755)
-        if path.is_dir() and any(path.iterdir()):  # an empty one is replaced in one step
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return path
 
 

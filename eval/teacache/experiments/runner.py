@@ -312,9 +312,10 @@ def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) ->
         return  # another rank has the video
     folder, video = run.folder(job), output.video[0]
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save_video(
-        video, manifest.partial(folder, job.file), fps=output.fps, lossless=run.arguments.lossless
-    )
+    wanted = manifest.partial(folder, job.file)
+    saved = engine.save_video(video, wanted, fps=output.fps, lossless=run.arguments.lossless)
+    if saved != wanted:
+        raise ValueError(f"{folder} takes no more videos; this one is in {saved}, and was not counted")
     decisions = "".join("1" if step.computed else "0" for step in output.steps)
     frames, height, width, _ = video.shape
     results = {

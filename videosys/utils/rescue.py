@@ -1,0 +1,92 @@
+"""Where a finished video goes when it cannot be written where it should: no computed frame is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from videosys.utils.files import remove, replacing
+from videosys.utils.logging import get_logger
+from videosys.utils.owners import hidden_path
+
+RAW = ".npy"
+_LOG = get_logger("video")
+
+
+class UnsavedVideo(OSError):
+    """A video could be written nowhere; its frames are only in memory."""
+
+
+def rescued(
+    frames: np.ndarray, path: Path, kind: str, write: Callable[[Path], Path], error: Exception
+) -> Path:
+    """Return the path of a video that could not be written to `path`, and log it in one line.
+
+    It is a file of the same kind in a new temporary folder, else its raw frames there or in the folder it
+    should be in. UnsavedVideo where all of them fail.
+    """
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    attempts = (
+        lambda: _in_temporary_folder(kind, write),
+        lambda: _in_temporary_folder(RAW, lambda place: write_raw(frames, place)),
+        lambda: write_raw(frames, path.with_name(f"{path.name[:100]}{RAW}")),
+    )
+    for attempt in attempts:
+        with contextlib.suppress(Exception):
+            place = attempt()
+            _LOG.warning("%s cannot be written (%s); the video is in %s", path, reason, place)
+            return place
+    raise UnsavedVideo(
+        f"{path} cannot be written ({reason}), nor any other file; the video is in memory only"
+    ) from error
+
+
+def _in_temporary_folder(kind: str, write: Callable[[Path], Path]) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="videosys-"))
+    try:
+        return write(folder / f"video{kind}")
+    except BaseException:
+        remove(folder)
+        raise
+
+
+def write_raw(frames: np.ndarray, path: Path) -> Path:
+    """Return the path of the raw frames, on the disk."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, frames, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def check_room(folder: str | Path, size: int) -> None:
+    """ValueError where a folder cannot take so many bytes now: the file system is asked by writing them."""
+    block, place = os.urandom(1 << 20), hidden_path(Path(folder) / "room")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("wb") as file:
+            for start in range(0, size, len(block)):
+                file.write(block[: size - start])
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ValueError(f"output folder {str(folder)!r} takes no more: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            place.unlink()
+
+
+def read_raw(path: Path) -> torch.Tensor:
+    """Return the raw frames that `rescued` wrote, uint8 [T, H, W, 3]; ValueError for another file."""
+    try:
+        frames = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: cannot be read as raw frames: {error}") from error
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise ValueError(f"{path}: must hold uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+    return torch.from_numpy(np.array(frames))

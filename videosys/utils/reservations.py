@@ -1,0 +1,109 @@
+"""A name that one process has for a while: a small hidden file beside it says whose it is."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from videosys.utils.owners import PREFIX, current_owner, hidden_path, parse_owner, sweep_hidden
+
+RESERVED = f"{PREFIX}reserved-"
+LONGEST = 600  # bytes of a reservation
+
+
+def reservation_path(path: Path) -> Path:
+    """Return the hidden file that reserves a path; a short name, whatever its own is."""
+    return path.with_name(RESERVED + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])
+
+
+def reserve(path: Path) -> bool:
+    """Return whether the path is this process's now. OSError where its folder takes no file.
+
+    A path without a suffix becomes an empty folder. A reservation of a dead process is taken over.
+    """
+    place, content = reservation_path(path), f"{current_owner()} {path.name}"
+    try:
+        _create(place, os.fsencode(content))
+    except FileExistsError:
+        if not _take_over(place, os.fsencode(content)):
+            return False
+    try:
+        if os.path.lexists(path):  # by one that has just finished
+            raise FileExistsError
+        if not path.suffix:
+            path.mkdir()
+    except OSError:
+        place.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def release(path: Path) -> None:
+    """End a reservation; a folder that is still empty goes with it."""
+    with contextlib.suppress(OSError):
+        path.rmdir()  # refused for all else
+    with contextlib.suppress(OSError):
+        reservation_path(path).unlink()
+
+
+def _create(place: Path, content: bytes) -> None:
+    """Create the file with its content in one step."""
+    temporary = hidden_path(place)
+    temporary.write_bytes(content)
+    try:
+        os.link(temporary, place)
+    except FileExistsError:
+        raise
+    except OSError:  # the file system has no links
+        with place.open("xb") as file:
+            file.write(content)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[int | None]:
+    """Yield the reservation of a dead process of this user, open and locked, or None."""
+    descriptor = os.open(place, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        about = os.fstat(descriptor)
+        is_same = os.stat(place, follow_symlinks=False).st_ino == about.st_ino
+        is_mine = stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid()
+        owner = parse_owner(os.pread(descriptor, LONGEST, 0).decode("ascii", "replace"))
+        is_dead = owner is not None and owner.is_dead(about.st_mtime)
+        yield descriptor if is_same and is_mine and is_dead else None
+    finally:
+        os.close(descriptor)
+
+
+def _take_over(place: Path, content: bytes) -> bool:
+    with contextlib.suppress(OSError), _locked(place) as descriptor:
+        if descriptor is not None:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, content, 0)
+            return True
+    return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove the hidden files, folders and reservations that dead processes of this user left in a folder."""
+    sweep_hidden(folder)
+    for place in folder.glob(f"{RESERVED}*"):
+        with contextlib.suppress(OSError), _locked(place) as descriptor:
+            if descriptor is not None:
+                _remove_folder(place, descriptor)
+                place.unlink()
+
+
+def _remove_folder(place: Path, descriptor: int) -> None:
+    """Remove the empty folder that a reservation made."""
+    name = os.fsdecode(os.pread(descriptor, LONGEST, 0)).partition(" ")[2]
+    if name and Path(name).name == name and not Path(name).suffix:
+        with contextlib.suppress(OSError, ValueError):
+            place.with_name(name).rmdir()  # refused for all else
