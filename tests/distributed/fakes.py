@@ -99,6 +99,7 @@ def forge(command: str) -> None:
 
 def build_with_plugin(config: Any, quiet: bool, device: torch.device) -> Fake:
     assert os.environ["THEIR_PLUGIN"] == "imported"
+    assert torch.get_default_dtype() == torch.float32  # the plugin has set another
     return Fake(config, quiet, device)
 
 

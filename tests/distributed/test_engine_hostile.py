@@ -70,7 +70,10 @@ def test_a_rank_that_gets_what_is_no_message_says_so(tmp_path):
 
 
 def test_ranks_import_plugins_before_the_first_message(tmp_path, monkeypatch):
-    (tmp_path / "their_plugin.py").write_text("import os\nos.environ['THEIR_PLUGIN'] = 'imported'\n")
+    program = (
+        "import os, torch\ntorch.set_default_dtype(torch.float64)\nos.environ['THEIR_PLUGIN'] = 'imported'"
+    )
+    (tmp_path / "their_plugin.py").write_text(program)
     monkeypatch.syspath_prepend(str(tmp_path))
     pool, config = make_pool("build_with_plugin", plugins=["their_plugin"])
     assert [output.prompts for output in pool.stream(["a"], config, {})] == [["a"]]

@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 import textwrap
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.ambient import together
 from videosys import OpenSoraConfig, ParallelConfig, VideoSysEngine, load_config, read_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +51,7 @@ def lines(text, pattern):
 
 def test_an_engine_of_two_processes_makes_the_same_videos(config, alone, capfd):
     parallel = ParallelConfig(num_gpus=2, sp=2)
-    with VideoSysEngine(replace(config, parallel=parallel, offload="stage")) as engine:
+    with together("16 bits"), VideoSysEngine(replace(config, parallel=parallel, offload="stage")) as engine:
         stream = engine.stream(PROMPTS)
         first = next(stream)
         output = first.joined(next(stream))
@@ -100,6 +102,7 @@ def test_the_sample_script_runs_under_torchrun(alone, tmp_path):
 
 PROGRAM = """
     import json, os, sys, zlib
+    import torch
     from dataclasses import dataclass, replace
     from videosys import OpenSoraConfig, ParallelConfig, TeaCacheConfig, VideoSysEngine, load_config
 
@@ -110,6 +113,9 @@ PROGRAM = """
     config = load_config(OpenSoraConfig, sys.argv[1], sys.argv[2:])
     config = replace(config, parallel=ParallelConfig(dp=2), num_inference_steps=1, seed=None)
     rank = int(os.environ["RANK"])
+    if rank == 1:
+        torch.set_default_dtype(torch.float16)
+        torch.set_default_device("meta")
     report = {"rank": rank}
     with VideoSysEngine(config, quiet=True) as engine:
         requests = {"prompt": {}, "num_frames": {"num_frames": 17 + rank}, "cache": {"cache": Unknown(0.1)}}
@@ -119,6 +125,8 @@ PROGRAM = """
             except ValueError as error:
                 report[name] = str(error)
         output = engine.generate(["a", "b", "c"])
+        again = engine.generate(["a", "b"], seed=5)
+        report["again"] = [zlib.crc32(video.numpy().tobytes()) for video in again.video]
         report["videos"] = [zlib.crc32(video.numpy().tobytes()) for video in output.video]
         report["prompts"], report["seeds"] = output.prompts, output.seeds
         engine.save_video(output.video[0], f"{rank}.gif")
@@ -126,7 +134,7 @@ PROGRAM = """
 """
 
 
-def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(tmp_path):
+def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(config, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     done = torchrun(program, str(TINY), *SMALL, folder=tmp_path)
@@ -140,3 +148,6 @@ def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(tmp_path):
     assert len(set(one["seeds"])) == 1  # drawn once, by the first
     assert len(set(one["videos"])) == 3
     assert [path.name for path in tmp_path.glob("*.gif")] == ["0.gif"]
+    with VideoSysEngine(replace(config, num_inference_steps=1), quiet=True) as engine:
+        alone = engine.generate(["a", "b"], seed=5)  # each rank made one, whatever was set in its program
+    assert one["again"] == [zlib.crc32(video.numpy().tobytes()) for video in alone.video]

@@ -7,16 +7,13 @@ import io
 import json
 import os
 import shutil
-import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentencepiece
 import torch
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from videosys.text_encoders import t5
 from videosys.text_encoders.t5 import T5Encoder
 
 SENTENCE = "a red blue green cat dog runs over the big small hill at night slowly and then sleeps"
@@ -249,9 +246,9 @@ def remove(name):
         (escape_folder, "not a file in its own folder"),
         (lose_shard, "gone.safetensors', which is missing"),
         (spoil_index, "weight_map"),
-        (change_config(num_layers=3), "missing keys: .*block.2"),
-        (change_config(num_layers=1), "unexpected keys: .*block.1"),
-        (change_config(d_model=16), "d_model|size|mismatch"),
+        (change_config(num_layers=3), "missing: .*block.2"),
+        (change_config(num_layers=1), "unexpected: .*block.1"),
+        (change_config(d_model=16), "of another shape: "),
         (remove("config.json"), "config.json"),
         (remove("spiece.model"), "spiece.model"),
         (lambda folder: (folder / "spiece.model").write_bytes(b"no vocabulary"), "tokenizer"),
@@ -301,23 +298,3 @@ def test_an_encoder_of_mt5_is_loaded_as_one(checkpoint, tmp_path):
     encoder = T5Encoder.from_pretrained(tmp_path, max_length=9)
     assert type(encoder.model) is MT5EncoderModel
     assert encoder(["a red cat"])[0].shape == (1, 9, 32)
-
-
-def test_encoders_are_loaded_one_after_the_other(checkpoint, monkeypatch):
-    now, most = [], []
-    load = t5.load_weights
-
-    def counted(*arguments):
-        now.append(1)
-        most.append(len(now))
-        time.sleep(0.05)
-        try:
-            return load(*arguments)
-        finally:
-            now.pop()
-
-    monkeypatch.setattr(t5, "load_weights", counted)
-    with ThreadPoolExecutor(3) as pool:
-        encoders = list(pool.map(lambda _: T5Encoder.from_pretrained(checkpoint, max_length=8), range(3)))
-    assert most == [1, 1, 1]
-    assert len(encoders) == 3

@@ -22,6 +22,7 @@ from videosys.calibration.thresholds import (
 )
 from videosys.utils import plain
 from videosys.utils.logging import get_logger
+from videosys.utils.settled import settle
 
 _LOG = get_logger("calibration")
 
@@ -93,6 +94,7 @@ def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
     return list(first.values())
 
 
+@settle
 def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationReport:
     """The report of a calibration: fits, thresholds and schedules, measured on the held-out prompts.
 

@@ -15,6 +15,7 @@ from videosys.generation.denoise import Observer, denoise
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoJob
 from videosys.models import family_of
+from videosys.utils.settled import settle
 
 CacheFactory = Callable[[Sequence[float]], Cache]
 Model = Callable[..., torch.Tensor]
@@ -40,19 +41,19 @@ class DenoiseRun:
 class Clips:
     """Some prompts with their seeds and encoded texts, denoised together once for each `run`."""
 
-    @torch.no_grad()
+    @settle
     def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[VideoJob]):
         self.pipeline, self.config, self.jobs = pipeline, config, list(jobs)
         self.texts = pipeline.encode_texts([job.prompt for job in jobs], config, quiet=True)
 
     @functools.cached_property
-    @torch.no_grad()
+    @settle
     def condition(self) -> Any:
         """What the transformer's forward takes as condition, for all clips; loads the transformer."""
         with self.pipeline.transformer.use() as model:
             return self.pipeline.denoising(self.jobs, self.texts, self.config).condition(model)
 
-    @torch.no_grad()
+    @settle
     def run(
         self,
         cache: CacheConfig | CacheFactory,
@@ -81,7 +82,7 @@ class Clips:
             )
             return DenoiseRun(latents, run_cache.steps, clock.seconds())
 
-    @torch.no_grad()
+    @settle
     def frames(self, latents: torch.Tensor) -> torch.Tensor:
         """Frames [T, H, W, 3] in [0, 1] on the CPU, not rounded to bytes, of latents [1, C, t, h, w]."""
         (frames,) = self.pipeline.frames(latents, self.config, quiet=True)
@@ -110,6 +111,7 @@ class Clock:
         return time.perf_counter()
 
 
+@settle
 def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
     """The pipeline of a config, and the config as a calibration runs it: without a cache, with a seed.
 

@@ -23,6 +23,7 @@ from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import family_of
 from videosys.tiny import warn_of_unknown_words
 from videosys.utils.logging import get_logger, log
+from videosys.utils.settled import settle, settled, settled_steps
 from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
 
@@ -57,13 +58,14 @@ class VideoSysEngine:
     the videos, and `save_video` writes in the first only.
     """
 
+    @settle
     def __init__(self, config: PipelineConfig, quiet: bool = False):
         """ValueError for a config without a pipeline, for folders that are no checkpoints, and for more
         devices than there are.
         """
         self.family = family_of(config)
-        self.config, self.quiet = config, quiet
-        self.runner = runner_of(config, quiet)
+        self.config, self.quiet = config.anchored(), quiet
+        self.runner = runner_of(self.config, quiet)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -81,11 +83,13 @@ class VideoSysEngine:
 
     def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
         """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
-        inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
-        config = self.requested(request)
-        prompts = check_prompts(prompt)
-        warn_of_unknown_words(config, prompts)
-        return log_outputs(self.runner.stream(prompts, config, inputs))
+        with settled():
+            inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
+            config = self.requested(request)
+            prompts = check_prompts(prompt)
+            warn_of_unknown_words(config, prompts)
+            outputs = self.runner.stream(prompts, config, inputs)
+        return log_outputs(settled_steps(outputs))
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields."""
@@ -95,7 +99,7 @@ class VideoSysEngine:
             if name not in allowed:
                 hint = suggest(name, allowed)
                 raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(allowed)}")
-        return dataclasses.replace(self.config, **request)
+        return dataclasses.replace(self.config, **request).anchored()
 
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any

@@ -30,6 +30,7 @@ from videosys.generation.request import VideoOutput
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
 from videosys.utils.plain import to_plain
+from videosys.utils.settled import settled
 
 PR_SET_PDEATHSIG = 1
 # Errors of a rank that has lost another one: they are not the cause.
@@ -56,7 +57,8 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
             importlib.import_module(module)
         wire.codec = m.message_codec()  # of what is registered now
         module, _, name = build.partition(":")
-        serve(wire, getattr(importlib.import_module(module), name))
+        with settled():  # whatever a plugin has set
+            serve(wire, getattr(importlib.import_module(module), name))
     except BaseException as error:
         give_up(wire, error)
     leave(0)

@@ -16,6 +16,7 @@ from videosys.generation.parts import PartFinder, Parts
 from videosys.generation.pipeline import Pipeline
 from videosys.models import Family, family_of
 from videosys.parallel import Parallel
+from videosys.utils.settled import settle
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Blueprint:
         )
 
 
+@settle
 def blueprint(config: PipelineConfig) -> Blueprint:
     """The blueprint of a config: of folders on this computer, else of what was published."""
     family, finder = family_of(config), PartFinder(config, may_be_missing=True)

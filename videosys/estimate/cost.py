@@ -23,6 +23,7 @@ from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.text_encoders.meta import encode_shape, encoder_shape
 from videosys.utils.devices import parse_device
+from videosys.utils.settled import settle
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Estimate:
         return sum(stage.host for stage in self.stages)
 
 
-@torch.no_grad()
+@settle
 def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate:
     """What one micro-batch of a config needs, without loading it. Texts are as long as the model allows if
     not given. ValueError for a config of no family.

@@ -13,6 +13,7 @@ from videosys.estimate.cost import metered
 from videosys.estimate.meter import on_meta
 from videosys.layers.backends import use_attention
 from videosys.parallel import Parallel
+from videosys.utils.settled import settle
 
 BLOCK_PASSES = (33, 8)  # of a block of attention and MLP, for transformers that do not say theirs
 
@@ -51,7 +52,7 @@ class Reused:
         return x + torch.empty_like(x)
 
 
-@torch.no_grad()
+@settle
 def transformer_work(plan: Blueprint, text_tokens: int | None = None) -> TransformerWork:
     """The transformer's work for one video of a blueprint, for a prompt of `text_tokens` tokens; None for the
     longest that the model takes. No weights are loaded.

@@ -8,7 +8,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 
@@ -19,9 +19,11 @@ from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
+from videosys.utils.files import anchored
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import check_types, listing, suggest
 
+C = TypeVar("C", bound="PipelineConfig")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 NAIVE_COEFFICIENTS = (1.0, 0.0)  # distances as they are
 
@@ -226,6 +228,12 @@ class PipelineConfig:
                 stacklevel=2,
             )
         return self.cache.with_coefficients(published or NAIVE_COEFFICIENTS)
+
+    def anchored(self: C) -> C:
+        """The same for a program that works in another folder later: what is here by its absolute path."""
+        sources = (self.transformer, self.vae, self.text_encoder)
+        transformer, vae, text_encoder = (source and anchored(source) for source in sources)
+        return replace(self, transformer=transformer, vae=vae, text_encoder=text_encoder)
 
     def check_calibratable(self) -> None:
         """ValueError where a calibration cannot run this config."""

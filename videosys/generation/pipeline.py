@@ -22,6 +22,7 @@ from videosys.generation.request import Rounding, VideoJob, VideoOutput, generat
 from videosys.parallel import Parallel
 from videosys.utils.devices import resolve_device
 from videosys.utils.progress import progress
+from videosys.utils.settled import settle
 from videosys.utils.weights_hash import weights_hash
 
 C = TypeVar("C", bound=PipelineConfig)
@@ -63,7 +64,7 @@ class Pipeline:
         self.text_encoder: Component[Any] = components.text_encoder
         self.transformer, self.vae = components.transformer, components.vae
 
-    @torch.no_grad()
+    @settle
     def generate(
         self, prompts: Sequence[str], config: Any, quiet: bool = False, **inputs: Any
     ) -> Iterator[VideoOutput]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from videosys.metrics.frames import Video, check_pair, pieces
 from videosys.utils.reading import expanded
+from videosys.utils.settled import settle
 from videosys.utils.weights import read_tensors, shortened
 
 HEADS = "lpips_alexnet.safetensors"
@@ -67,7 +68,7 @@ class Lpips(nn.Module):
             total += F.interpolate(layer, size=x.shape[2:], mode="bilinear", align_corners=False)
         return total
 
-    @torch.no_grad()
+    @settle
     def forward(self, video: Video, reference: Video, batch_size: int = FRAMES) -> torch.Tensor:
         """The LPIPS of each frame, float64 [T] on the CPU: the mean of its map; a video's is their mean.
 
@@ -87,6 +88,7 @@ class Lpips(nn.Module):
             return torch.cat([self.maps(x, y).double().mean(dim=(1, 2, 3)).cpu() for x, y in parts])
 
 
+@settle
 def load_lpips(
     backbone: str | Path | None = None,
     heads: str | Path | None = None,
@@ -129,4 +131,6 @@ def fill(parameters: Mapping[str, torch.Tensor], path: Path) -> None:
             raise ValueError(
                 f"{path}: {name} is {tuple(tensors[name].shape)} and must be {tuple(parameter.shape)}"
             )
+        if not tensors[name].is_floating_point():
+            raise ValueError(f"{path}: {name} holds {tensors[name].dtype}; it must be floating")
         parameter.copy_(tensors[name].reshape(parameter.shape))

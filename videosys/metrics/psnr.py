@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 
 from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.settled import settle
 
 CAP = 100.0  # dB, of frames that are equal
 EQUAL = 1e-10  # mean squared error below which frames are equal
 FRAMES = 16
 
 
-@torch.no_grad()
+@settle
 def psnr(video: Video, reference: Video, device: torch.device | str | None = None) -> torch.Tensor:
     """The PSNR in dB of each frame, float64 [T] on the CPU; a video's is their mean.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.settled import settle
 
 WINDOW = 11
 SIGMA = 1.5
@@ -12,7 +13,7 @@ C1, C2 = 0.01**2, 0.03**2
 FRAMES = 4
 
 
-@torch.no_grad()
+@settle
 def ssim(video: Video, reference: Video, device: torch.device | str | None = None) -> torch.Tensor:
     """The SSIM of each frame, float64 [T] on the CPU; a video's is their mean.
 

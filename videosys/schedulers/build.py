@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import MappingProxyType
 from typing import Any
 
@@ -107,8 +108,11 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     from diffusers import EulerAncestralDiscreteScheduler
 
     check_steps(num_inference_steps, 1)
-    scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
-    return Sampler(scheduler, num_inference_steps, generator=generator)
+    with warnings.catch_warnings():
+        # It makes arrays of tensors, which NumPy 2 warns of; a program may make warnings errors.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
+        return Sampler(scheduler, num_inference_steps, generator=generator)
 
 
 def check_steps(num_inference_steps: int, least: int) -> None:

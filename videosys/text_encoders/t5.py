@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from videosys.layers.storage import StorageDType, quantize_blocks
-from videosys.utils.checkpoint import load_state_dict, read_config, resolve, tell_prefix
+from videosys.utils.checkpoint import check_keys, load_state_dict, read_config, resolve, tell_prefix
 from videosys.utils.interrupts import raise_interrupt
-from videosys.utils.prefixes import common_prefix, without_prefix
+from videosys.utils.prefixes import without_prefix
 from videosys.utils.reading import HEAD_BYTES, check_regular, load_json_object, mistaken
-from videosys.utils.weights import shortened
+from videosys.utils.settled import settle
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
 PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 CONFIG_FILES = ("config.json",)
-LOADING = threading.Lock()  # transformers changes torch's default dtype and its own log while it loads
+DECODER = ("decoder.", "lm_head.")  # of a whole T5
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor
 
 
 class T5Encoder(nn.Module):
@@ -45,6 +44,7 @@ class T5Encoder(nn.Module):
         self.max_length = max_length
 
     @classmethod
+    @settle
     def from_pretrained(
         cls,
         source: str | Path,
@@ -64,9 +64,8 @@ class T5Encoder(nn.Module):
         `auto` is `dtype`.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
-        with LOADING:
-            tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
-            model = load_weights(find_folder(folder, "text_encoder", CONFIG_FILES), dtype)
+        tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
+        model = load_weights(find_folder(folder, "text_encoder", CONFIG_FILES), dtype)
         if storage_dtype != "auto":
             quantize_blocks(model.get_submodule("encoder"))
         return cls(model.to(device), tokenizer, max_length).eval()
@@ -76,7 +75,7 @@ class T5Encoder(nn.Module):
         """The part of the model that has the list of blocks: transformers' T5Stack."""
         return self.model.encoder
 
-    @torch.no_grad()
+    @settle
     def forward(self, prompts: Sequence[str], padded: bool = False) -> tuple[Tensor, Tensor]:
         """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
 
@@ -210,20 +209,6 @@ def require_packages(folder: Path) -> None:
             )
 
 
-@contextlib.contextmanager
-def without_bar() -> Iterator[None]:
-    """Keeps transformers from drawing a progress bar of its own among ours."""
-    from transformers.utils import logging
-
-    was_enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            logging.enable_progress_bar()
-
-
 def read_encoder_config(folder: Path) -> Any:
     """Return the config of a folder's config.json: MT5Config where it is mT5's, else T5Config."""
     import transformers as tf
@@ -245,39 +230,36 @@ def encoder_class(config: Any) -> Any:
     return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
 
 
-def renamed(state: dict[str, Tensor], config: Any, folder: Path) -> dict[str, Tensor]:
-    """Return the weights without a known prefix of their names, which a log line tells."""
+def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong.
+
+    Not by transformers' own loading, which changes torch's default dtype for all threads meanwhile.
+    """
+    config = read_encoder_config(folder)
     try:
         with torch.device("meta"):
-            expected = encoder_class(config)(config).state_dict().keys()
-    except Exception as error:  # a config that makes no model
+            model = encoder_class(config)(config)
+    except Exception as error:  # transformers raises anything for sizes that cannot be
         raise_interrupt(error)
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
-    state, words = without_prefix(state, expected)
+    state, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     tell_prefix(folder, words)
-    if prefix := common_prefix(state, expected):
-        raise ValueError(f"{folder}: the keys of the weights begin with {prefix!r}; rename them")
-    return state
+    weights = encoder_weights(state)
+    check_keys(model, weights, folder)
+    for key in weights:
+        # As transformers has it: this layer's results leave the range of float16.
+        is_exact = dtype == torch.float16 and ".wo." in key
+        weights[key] = weights[key].to(torch.float32 if is_exact else dtype)
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    return model.eval().requires_grad_(False)
 
 
-def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong."""
-    state = load_state_dict(folder)
-    config = read_encoder_config(folder)
-    state = renamed(state, config, folder)
-    try:
-        with without_bar():
-            model, info = encoder_class(config).from_pretrained(
-                None, config=config, state_dict=state, torch_dtype=dtype, output_loading_info=True
-            )
-    except Exception as error:  # transformers raises OSError, RuntimeError and others for what does not fit
-        raise_interrupt(error)
-        raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
-    # transformers leaves the decoder of a whole T5 aside; any other difference means files of another model.
-    kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
-    wrong = [
-        f"{kind.replace('_', ' ')}: {shortened(sorted(map(str, info[kind])))}" for kind in kinds if info[kind]
-    ]
-    if wrong:
-        raise ValueError(f"the weights in {folder} are not those of its config.json: {'; '.join(wrong)}")
-    return model.requires_grad_(False)
+def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the encoder of a whole T5, its token embeddings under both of their names."""
+    weights = {key: item for key, item in state.items() if not key.startswith(DECODER)}
+    first, second = EMBEDDINGS
+    for name, other in ((first, second), (second, first)):
+        if other in weights:
+            weights.setdefault(name, weights[other])
+    return weights

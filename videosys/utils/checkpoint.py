@@ -20,6 +20,7 @@ from videosys.utils.plain import read_json
 from videosys.utils.prefixes import KNOWN, common_prefix, without_prefix
 from videosys.utils.progress import progress
 from videosys.utils.reading import expanded
+from videosys.utils.settled import settle
 from videosys.utils.weights import SAFETENSORS_NAMES, load_state_dict, shortened
 
 __all__ = [
@@ -51,6 +52,7 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     return read_json(config_cls, path, ignores_unknown=True)
 
 
+@settle
 def load_model(
     model_cls: type[M],
     config: Any,
@@ -87,6 +89,7 @@ def load_model(
     return model.eval().requires_grad_(False)
 
 
+@settle
 def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **kwargs: Any) -> None:
     """ValueError where `load_model` would raise one. No weight is read: files are only mapped."""
     _model_and_weights(model_cls, config, folder, **kwargs)
@@ -110,7 +113,7 @@ def _model_and_weights(
     current = getattr(model_cls, "current_key", str)
     found, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     weights = {current(key): item for key, item in found.items() if not key.startswith(ignored)}
-    _check_keys(model, weights, folder)
+    check_keys(model, weights, folder)
     return model, weights, words
 
 
@@ -120,7 +123,8 @@ def tell_prefix(folder: str | Path, words: Sequence[str]) -> None:
         _LOG.warning("%s: the keys are read without %s", folder, " and ".join(map(repr, words)))
 
 
-def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+def check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
+    """ValueError that lists the names, shapes and kinds of number that are not those of the model."""
     expected = model.state_dict()
     prefix = common_prefix(weights, expected.keys())
     if prefix:
@@ -148,6 +152,7 @@ def _check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: s
         raise ValueError(f"{folder}: the weights do not fit {type(model).__name__}; " + "; ".join(lines))
 
 
+@settle
 def save_model(state_dict: Mapping[str, torch.Tensor], config: Any, folder: str | Path) -> None:
     """Write config.json and model.safetensors, each whole or not at all."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}

@@ -45,3 +45,14 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def anchored(source: str) -> str:
+    """The absolute path of a file or folder that is here, whatever folder the program works in later; other
+    text as it is.
+    """
+    try:
+        path = Path(source).expanduser()
+        return str(path.absolute()) if source and path.exists() else source
+    except (OSError, RuntimeError, ValueError):  # no name of a file, or of an unknown user's
+        return source

@@ -53,7 +53,7 @@ def resolve(
     folder = folder / subfolder
     if not folder.is_dir():
         raise ValueError(f"checkpoint {str(source)!r} has no folder {subfolder!r}")
-    return folder
+    return folder.absolute()  # weights are read later, when the program may work elsewhere
 
 
 def _bundled(name: str, subfolder: str) -> Path:

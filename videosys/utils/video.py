@@ -28,6 +28,7 @@ from videosys.utils.logging import get_logger
 from videosys.utils.reading import expanded
 from videosys.utils.rescue import RAW, read_raw, rescued
 from videosys.utils.reservations import sweep
+from videosys.utils.settled import settle
 
 LARGEST_CRF = 51
 SLOWEST, FASTEST = 0.01, 1000  # frames per second that every format can hold
@@ -35,6 +36,7 @@ LONGEST_NAME = 255  # bytes, on the common file systems
 _LOG = get_logger("video")
 
 
+@settle
 def save_video(
     video: torch.Tensor | np.ndarray,
     path: str | Path,
@@ -99,6 +101,7 @@ def check_writable(
         )
 
 
+@settle
 def read_video(path: str | Path, background: str = BACKGROUND) -> tuple[torch.Tensor, float]:
     """Return (frames uint8 [T, H, W, 3], frames per second to two decimals) of a video, image or folder.
 

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from videosys.utils.files import anchored
 from videosys.utils.logging import get_logger
 
 CHUNK_LATENTS, CHUNK_FRAMES = 5, 17
@@ -75,6 +76,8 @@ class Reference:
     def __post_init__(self) -> None:
         if not isinstance(self.source, (str, Path, Tensor)):
             raise ValueError(f"source must be a path or frames, not {self.source!r}")
+        if not isinstance(self.source, Tensor):
+            object.__setattr__(self, "source", type(self.source)(anchored(str(self.source))))
         self.as_condition(0).check()
 
     def as_condition(self, reference: int) -> FrameCondition:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from videosys.cache import CacheConfig
 from videosys.generation.config import PipelineConfig, cache_field, loading
@@ -19,6 +19,7 @@ from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 from videosys.schedulers.rflow import time_shift
 from videosys.schedulers.solvers import Training
+from videosys.utils.files import anchored
 from videosys.utils.images import BACKGROUND, check_colour
 
 LEAST_SIDE = 16  # pixels: one patch of latents
@@ -145,6 +146,10 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         from videosys.text_encoders.cleaning import prepare_prompt
 
         return prepare_prompt(text, self.aes, self.flow, self.camera_motion)
+
+    def anchored(self) -> OpenSoraConfig:
+        paths = tuple(map(anchored, self.reference_paths))
+        return replace(super().anchored(), reference_paths=paths)
 
     def check_calibratable(self) -> None:
         if self.loops != 1 or self.references:

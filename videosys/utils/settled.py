@@ -1,0 +1,241 @@
+"""A settled context: what a program has set for all of torch changes no result in it, and is left as it was.
+
+Results are defined at the settings torch starts with. Instruments that only count or measure (torch's
+FlopCounterMode, its profiler) see what is done here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch.utils import _python_dispatch as dispatch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+END = object()
+AUTOCAST = ("cpu", "cuda")
+COUNTERS = "torch.utils.flop_counter"  # the module of dispatch modes that change nothing
+EXACT = ("none", "ieee")  # values of a float32 precision that round nothing
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of torch for the whole process. settled: values that make no difference, one to set first."""
+
+    get: Callable[..., Any]
+    set: Callable[..., object]
+    settled: tuple[Any, ...]
+
+    def unsettled(self) -> list[Any]:
+        """The value in a list where it could change a result, else an empty list."""
+        try:
+            value = self.get()
+        except RuntimeError:  # torch has two interfaces to precisions, and refuses to read a mixture by one
+            return []
+        return [] if value in self.settled else [value]
+
+
+def deterministic() -> tuple[bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+
+
+def use_deterministic(modes: tuple[bool, bool]) -> None:
+    torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
+
+
+def low_level(get: str, set_: str, *settled: Any) -> list[Setting]:
+    """A setting behind two functions of torch._C; none where this version of torch lacks it.
+
+    The public ways to set these refuse where a program has frozen them, and warn.
+    """
+    core: Any = torch._C
+    if not (hasattr(core, get) and hasattr(core, set_)):
+        return []
+    return [Setting(getattr(core, get), getattr(core, set_), settled)]
+
+
+def precision(backend: str, operation: str, *settled: str) -> list[Setting]:
+    """A float32 precision as torch 2.9 and later name them."""
+    getters = low_level("_get_fp32_precision_getter", "_set_fp32_precision_setter", *settled)
+    return [
+        Setting(
+            functools.partial(item.get, backend, operation),
+            functools.partial(item.set, backend, operation),
+            settled,
+        )
+        for item in getters
+    ]
+
+
+SETTINGS = (
+    Setting(torch.get_default_dtype, torch.set_default_dtype, (torch.float32,)),
+    Setting(deterministic, use_deterministic, ((False, False), (False, True))),
+    Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, ("highest",)),
+    *precision("generic", "all", *EXACT),
+    *precision("mkldnn", "all", *EXACT),
+    *precision("mkldnn", "matmul", *EXACT),
+    *precision("mkldnn", "conv", *EXACT),
+    *precision("cuda", "all", *EXACT),
+    *precision("cuda", "matmul", *EXACT),
+    *precision("cuda", "conv", "tf32"),
+    *low_level("_get_mkldnn_enabled", "_set_mkldnn_enabled", True),
+    *low_level("_get_mkldnn_deterministic", "_set_mkldnn_deterministic", False),
+    *low_level("_get_nnpack_enabled", "_set_nnpack_enabled", True),
+    *low_level("_get_cudnn_enabled", "_set_cudnn_enabled", True),
+    *low_level("_get_cudnn_benchmark", "_set_cudnn_benchmark", False),
+    *low_level("_get_cudnn_deterministic", "_set_cudnn_deterministic", False),
+    *low_level("_get_flash_sdp_enabled", "_set_sdp_use_flash", True),
+    *low_level("_get_mem_efficient_sdp_enabled", "_set_sdp_use_mem_efficient", True),
+    *low_level("_get_math_sdp_enabled", "_set_sdp_use_math", True),
+    *low_level("_get_cudnn_sdp_enabled", "_set_sdp_use_cudnn", True),
+    *low_level("_get_math_sdp_allow_fp16_bf16_reduction", "_set_math_sdp_allow_fp16_bf16_reduction", False),
+    *low_level("_get_cublas_allow_fp16_accumulation", "_set_cublas_allow_fp16_accumulation", False),
+    *low_level(
+        "_get_cpu_allow_fp16_reduced_precision_reduction",
+        "_set_cpu_allow_fp16_reduced_precision_reduction",
+        False,
+    ),
+)
+
+
+class ProcessSettings:
+    """The settings of the process. They are settled while any thread is in a settled context: the first
+    thread settles them, the last one out puts back what it has not found changed meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._users = threading.Lock(), 0
+        self._found: dict[Setting, Any] = {}
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            for setting in SETTINGS:
+                for value in setting.unsettled():
+                    self._found[setting] = value
+                    setting.set(setting.settled[0])
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._restore()
+
+    def _restore(self) -> None:
+        while self._found:
+            setting, value = self._found.popitem()  # the last one first
+            if not setting.unsettled():
+                setting.set(value)
+
+
+PROCESS = ProcessSettings()
+
+
+@contextlib.contextmanager
+def settled() -> Iterator[None]:
+    """A context in which torch computes on the CPU in float32 unless it is told otherwise, in full precision,
+    without gradients, autocast and modes, whatever the caller has set.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(PROCESS.settled())
+        stack.enter_context(without_function_modes())
+        stack.enter_context(without_dispatch_modes())
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in AUTOCAST:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(with_denormals())
+        yield
+
+
+def settle(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, run in a settled context; a generator function is in it while it works on an item."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def in_pieces(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return settled_steps(cast(Any, function(*args, **kwargs)))
+
+        return in_pieces
+
+    @functools.wraps(function)
+    def whole(*args: P.args, **kwargs: P.kwargs) -> R:
+        with settled():
+            return function(*args, **kwargs)
+
+    return whole
+
+
+def settled_steps(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in a settled context, which is left before the caller gets the item."""
+    try:
+        while True:
+            with settled():
+                item = next(items, END)
+            if item is END:
+                return
+            yield cast(T, item)
+            del item  # the caller's alone while the next one is made
+    finally:
+        with settled():
+            getattr(items, "close", lambda: None)()
+
+
+@contextlib.contextmanager
+def without_function_modes() -> Iterator[None]:
+    """No TorchFunctionMode of the caller, which the default device is one of."""
+    from torch.overrides import _len_torch_function_stack, _pop_mode, _push_mode
+
+    modes = [_pop_mode() for _ in range(_len_torch_function_stack())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
+
+
+@contextlib.contextmanager
+def without_dispatch_modes() -> Iterator[None]:
+    """No TorchDispatchMode of the caller but those that count."""
+    with dispatch._disable_current_modes() as modes:
+        counters = [mode for mode in reversed(modes) if type(mode).__module__ == COUNTERS]
+        for mode in counters:
+            dispatch._push_mode(mode)
+        try:
+            yield
+        finally:
+            for _ in counters:
+                dispatch._pop_mode()
+
+
+@contextlib.contextmanager
+def with_denormals() -> Iterator[None]:
+    """Numbers nearer to zero than float32's normal ones are kept in this thread, not made zero."""
+    smallest = sys.float_info.min
+    are_flushed = smallest / 2 == 0  # the flag of the processor, which torch cannot read
+    if not are_flushed:
+        yield
+        return
+    torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(True)
