@@ -4,6 +4,7 @@ from videosys.models.family import Family
 from videosys.models.open_sora_plan.config import OpenSoraPlanConfig
 from videosys.models.open_sora_plan.pipeline import (
     OpenSoraPlanPipeline,
+    condition,
     guidance_pair,
     parts,
     scheduler,
@@ -15,6 +16,7 @@ FAMILY = Family(
     config=OpenSoraPlanConfig,
     parts=parts,
     scheduler=scheduler,
+    condition=condition,
     guidance_pair=guidance_pair,
     pipeline=OpenSoraPlanPipeline,
     presets=PRESETS,

@@ -60,6 +60,11 @@ class OpenSoraPlanConfig(NegativePromptConfig):
         return self.version == "v110"
 
     @property
+    def is_v110_image(self) -> bool:
+        """Whether v1.1.0 makes one frame, which as published leaves out its temporal blocks."""
+        return self.is_v110 and self.output_frames == 1
+
+    @property
     def checkpoint(self) -> str:
         """The name of the transformer's checkpoint."""
         return self.transformer_type or next(iter(self.release.types))

@@ -92,6 +92,18 @@ def guidance_pair(
     return cut_pair(prompts, negative) if config.is_v110 else masked_pair(prompts, negative)
 
 
+def condition(
+    model: Any,
+    prompt_embeds: torch.Tensor,
+    prompt_mask: torch.Tensor | None,
+    latent_size: tuple[int, int, int],
+    config: OpenSoraPlanConfig,
+) -> Any:
+    """The transformer's condition; v1.1.0 makes a single image without its temporal blocks, as published."""
+    image: dict[str, Any] = {"enable_temporal_attentions": False} if config.is_v110_image else {}
+    return model.prepare(prompt_embeds, prompt_mask, latent_size=latent_size, **image)
+
+
 class OpenSoraPlanPipeline(Pipeline):
     """Prompts to videos with Open-Sora-Plan."""
 
