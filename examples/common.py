@@ -198,17 +198,23 @@ def generate(
     begin = time.perf_counter()
     for output in videos:
         wanted = wanted[len(output.video) :]
-        seconds = time.perf_counter() - begin
-        for index in range(len(output.video) if is_main_process() else 0):
-            with remaining(wanted):
-                path = save(engine, output, index, options)
-            report(output, index, path, seconds / len(output.video))
-            describe(engine, output, index, path, options.plot)
-            is_rescued = path.parent.resolve() != Path(options.output).resolve()
-            if is_rescued and index == len(output.video) - 1:
-                with remaining(wanted):
-                    check_room(options.output, output.video[index].nbytes // 4)
+        if is_main_process():
+            keep(engine, output, options, wanted, time.perf_counter() - begin)
         begin = time.perf_counter()
+
+
+def keep(
+    engine: VideoSysEngine, output: VideoOutput, options: Options, wanted: Sequence[str], seconds: float
+) -> None:
+    """Saves the videos of an output, made in so many seconds; arguments and errors as of `generate`."""
+    for index in range(len(output.video)):
+        with remaining(wanted):
+            path = save(engine, output, index, options)
+        report(output, index, path, seconds / len(output.video))
+        describe(engine, output, index, path, options.plot)
+    if path.parent.resolve() != Path(options.output).resolve():  # it was rescued to another folder
+        with remaining(wanted):
+            check_room(options.output, output.video[-1].nbytes // 4)
 
 
 @contextlib.contextmanager
