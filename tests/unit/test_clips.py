@@ -299,6 +299,23 @@ def test_a_whole_video_has_a_limit_in_bytes(tmp_path, monkeypatch):
     assert clips.MOST_BYTES == 4 << 30
 
 
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
+def test_a_damaged_animation_is_one_error_or_some_frames(tmp_path, name):
+    path = gif(tmp_path / name, [100, 300, 100])
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        damaged = bytearray(content)
+        for place in random.integers(10, len(content), 3):
+            damaged[place] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            assert read_video(path)[0].shape[-1] == 3
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (3, 60_000)])
 def test_shapes_that_would_grow_huge_are_refused_before_they_are_decoded(
     tmp_path, monkeypatch, height, width

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.evaluation import compare, metrics_script, write
+from videosys import save_video
 
 
 def folders(tmp_path, **videos):
@@ -42,6 +44,20 @@ def test_two_folders_are_compared_as_the_papers_command_does(tmp_path, capsys):
     assert "without LPIPS" in output.err
     assert "psnr dB" in output.out
     assert "public way" in output.out
+
+
+def test_folders_of_frames_are_videos_too(tmp_path, capsys):
+    arguments = folders(tmp_path, a=((*SIZE, 100), (*SIZE, 100)))
+    for name, value in (("gt", 100), ("made", 110)):
+        save_video(np.full((*SIZE, 3), value, np.uint8), tmp_path / name / "b", fps=8)
+    assert metrics_script.main(arguments) == 0
+    made = json.loads((tmp_path / "made" / "metrics.json").read_text())
+    assert [row["name"] for row in made["videos"]] == ["a.mp4", "b"]
+    assert made["videos"][1]["frames"] == 3
+    assert made["videos"][1]["psnr_per_frame"] == pytest.approx([28.13] * 3, abs=0.01)
+    (tmp_path / "made" / "b" / "frame_00001.png").unlink()
+    assert metrics_script.main(arguments) == 2
+    assert "b: holds frame 0 and frame 2, but none between" in capsys.readouterr().err
 
 
 def test_the_public_mean_weighs_a_short_last_batch_more():

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from videosys.utils.images import BACKGROUND, Say, frame_count, open_image, pixels
+from videosys.utils.images import BACKGROUND, Say, frame_count, go_to, open_image, pixels
 from videosys.utils.reading import read_bytes
 from videosys.utils.sidecar import sidecar_path
 
@@ -73,13 +73,15 @@ def _fewest(ends: np.ndarray, unit: int) -> int | None:
 def durations(image: Image.Image, path: Path) -> list[int]:
     """Return the milliseconds of each frame of an animation that is open."""
     if image.format == "GIF":
-        return gif_durations(read_bytes(path, MOST_BYTES))
+        found = gif_durations(read_bytes(path, MOST_BYTES))
+        if not found:
+            raise ValueError("cannot be read as an image: it is damaged, and holds no frames")
+        return found
     count = frame_count(image)
     _check_decoded(image, count)
     found = []
     for number in range(first_frame(image), count):
-        image.seek(number)
-        image.load()
+        go_to(image, number)
         found.append(round(image.info.get("duration", 0)))
     return found
 
@@ -97,10 +99,7 @@ def animation_frames(
         offset = first_frame(image)
         _check_decoded(image, offset + max(shown, default=-1) + 1)
         for number, times in itertools.groupby(shown):
-            try:
-                image.seek(offset + number)
-            except (EOFError, OSError, SyntaxError) as error:
-                raise ValueError(f"cannot be read as an image: frame {number}: {error}") from error
+            go_to(image, offset + number)
             frame = pixels(image, background, say)
             yield from (frame for _ in times)
 

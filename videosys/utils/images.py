@@ -54,6 +54,17 @@ def frame_count(image: Image.Image) -> int:
         raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
 
 
+def go_to(image: Image.Image, number: int) -> None:
+    """Decode frame `number` of an animation; ValueError where it is damaged or too large."""
+    try:
+        image.seek(number)
+        image.load()
+    except Exception as error:
+        raise ValueError(
+            f"cannot be read as an image: frame {number}: {error or type(error).__name__}"
+        ) from error
+
+
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Return (height, width) of an image turned as its camera noted."""
     is_rotated = _orientation(image) in _ROTATED
