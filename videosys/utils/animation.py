@@ -20,7 +20,7 @@ from videosys.utils.sidecar import sidecar_path
 FRAME_PATTERN = "frame_*.png"
 MOST_BYTES = 1 << 30  # of a GIF
 MOST_SHOWN = 20_000  # frames of an animation, each as often as its duration asks for
-MOST_DECODED = 1 << 31  # pixels of all frames of an animation up to the last one needed
+MOST_DECODED = 1 << 30  # pixels of all frames of an animation up to the last one needed
 ZERO = 100  # milliseconds that browsers show a frame whose duration is 0
 
 _COMMENT = re.compile(r"videosys: (\d{1,9}) frames at (\d{1,12}(?:/\d{1,12})?) per second")
