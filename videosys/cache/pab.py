@@ -209,7 +209,7 @@ def mlp_steps(rules: MLPRules, positions: Sequence[float], block: int) -> set[in
     steps: set[int] = set()
     for start, count in starts:
         if start not in steps:
-            steps.update(range(start + 1, start + 1 + count))
+            steps.update(range(start + 1, min(start + 1 + count, len(positions))))
     return steps
 
 

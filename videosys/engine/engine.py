@@ -19,7 +19,7 @@ from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
-from videosys.generation.request import VideoOutput, check_prompts
+from videosys.generation.request import VideoOutput, check_count, check_prompts, with_full_batches
 from videosys.models import family_of
 from videosys.tiny import warn_of_unknown_words
 from videosys.utils.logging import get_logger, log
@@ -87,7 +87,9 @@ class VideoSysEngine:
             inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
             config = self.requested(request)
             prompts = check_prompts(prompt)
+            check_count(prompts, config)
             warn_of_unknown_words(config, prompts)
+            config = with_full_batches(prompts, config)
             outputs = self.runner.stream(prompts, config, inputs)
         return log_outputs(settled_steps(outputs))
 

@@ -18,10 +18,11 @@ from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
+from videosys.parallel.config import MOST_DEVICES
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.files import anchored
 from videosys.utils.seed import LARGEST_SEED
-from videosys.utils.typed import check_types, listing, suggest
+from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, check_types, limited, listing, suggest
 
 C = TypeVar("C", bound="PipelineConfig")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -86,15 +87,15 @@ class PipelineConfig:
     compile: Compile = loading("none")
     attention: AttentionBackend = loading("auto")
     parallel: ParallelConfig = loading(ParallelConfig())
-    num_gpus: int | None = loading(None)
+    num_gpus: int | None = loading(None, most=MOST_DEVICES)
     fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's
 
-    num_inference_steps: int | None = None
+    num_inference_steps: int | None = limited(None, most=MOST_STEPS)
     scheduler: SchedulerConfig = field(default_factory=PublishedConfig, metadata={"registry": SCHEDULERS})
     guidance_scale: float = 7.5
     seed: int | None = None
-    num_videos_per_prompt: int = 1
-    batch_size: int = 1
+    num_videos_per_prompt: int = limited(1, most=10_000)
+    batch_size: int = limited(1, most=1000)
     cache: CacheConfig = cache_field({})
 
     prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
@@ -263,9 +264,9 @@ class NegativePromptConfig(PipelineConfig):
     clean_caption: clean prompts twice, as captions were for training; false only lower-cases and strips.
     """
 
-    num_frames: int | None = None
-    height: int | None = None
-    width: int | None = None
+    num_frames: int | None = limited(None, most=MOST_FRAMES)
+    height: int | None = limited(None, most=MOST_PIXELS)
+    width: int | None = limited(None, most=MOST_PIXELS)
     negative_prompt: str | None = None
     clean_caption: bool = True
 

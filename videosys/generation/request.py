@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -14,6 +14,9 @@ from videosys.generation.compile import CompileReport
 from videosys.utils.seed import generator
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Any)
+MOST_VIDEOS = 1_000_000  # of one request
+LONGEST_PROMPT = 100_000  # characters
 Rounding = Literal["nearest", "down"]
 
 
@@ -58,6 +61,21 @@ class VideoJob:
     seed: int
 
 
+def check_count(prompts: Sequence[str], config: Any) -> None:
+    """ValueError for more videos than a request may ask for."""
+    count, each = len(prompts), config.num_videos_per_prompt
+    if count * each > MOST_VIDEOS:
+        raise ValueError(
+            f"num_videos_per_prompt is {each} for {count} prompts; there may be {MOST_VIDEOS} videos"
+        )
+
+
+def with_full_batches(prompts: Sequence[str], config: C) -> C:
+    """The config with a batch_size of no more than the videos there are. They are the same."""
+    most = len(prompts) * config.num_videos_per_prompt
+    return replace(config, batch_size=most) if config.batch_size > most else config
+
+
 def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[VideoJob]:
     """The videos of a request: video j of every prompt uses seed + j."""
     return [VideoJob(prompt, seed + j) for prompt in prompts for j in range(num_videos_per_prompt)]
@@ -76,6 +94,10 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     for text in prompts:
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"prompt is {text!r}; it must be text that is not blank")
+        if len(text) > LONGEST_PROMPT:
+            raise ValueError(
+                f"prompt has {len(text)} characters ({text[:40]!r}...); it may have {LONGEST_PROMPT}"
+            )
     return prompts
 
 

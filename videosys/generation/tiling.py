@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from videosys.generation.config import loading
 from videosys.layers.tiling import FrameTiling
+from videosys.utils.typed import MOST_PIXELS
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class FrameTilingConfig:
     """
 
     enable_vae_tiling: bool = loading(False)
-    vae_tile_sample_min_size: int = loading(256)
+    vae_tile_sample_min_size: int = loading(256, most=MOST_PIXELS)
     vae_tile_overlap_factor: float = loading(0.25)
 
     def frame_tiling(self) -> FrameTiling | None:

@@ -11,6 +11,11 @@ from torch import Tensor, nn
 
 from videosys.layers.tiling import Progress
 from videosys.parallel import Parallel
+from videosys.utils.typed import (
+    MOST_CHANNELS,
+    MOST_LEVELS,
+    limited,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder
@@ -51,10 +56,12 @@ class LatentSize:
 class FrameAutoencoderConfig(LatentSize):
     """Fields of an autoencoder of diffusers on frames; the defaults are those of Stable Diffusion's."""
 
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = limited(
+        (128, 256, 512, 512), most=MOST_CHANNELS, longest=MOST_LEVELS
+    )
+    layers_per_block: int = limited(2, most=MOST_LEVELS)
+    norm_num_groups: int = limited(32, most=MOST_CHANNELS)
+    latent_channels: int = limited(4, most=MOST_CHANNELS)
     scaling_factor: float = 0.18215  # what comes after the autoencoder reads its latents times this
 
     @property

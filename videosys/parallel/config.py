@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from videosys.utils.logging import get_logger, log
-from videosys.utils.typed import check_types
+from videosys.utils.typed import check_types, limited
+
+MOST_DEVICES = 4096
 
 _LOG = get_logger("parallel")
 
@@ -24,15 +26,18 @@ class ParallelConfig:
     timeout: seconds after which a device that waits for the others gives up.
     """
 
-    num_gpus: int = 1
-    dp: int | None = None
+    num_gpus: int = limited(1, most=MOST_DEVICES)
+    dp: int | None = limited(None, most=MOST_DEVICES)
     cfg: int | None = None
-    sp: int | None = None
+    sp: int | None = limited(None, most=MOST_DEVICES)
     mesh_backend: Literal["torch", "colossalai"] = "torch"
-    timeout: float = 1800.0
+    timeout: float = limited(1800.0, most=10_000_000)
 
     def __post_init__(self) -> None:
-        check_types(self)
+        try:
+            check_types(self)
+        except ValueError as error:
+            raise ValueError(f"parallel.{error}") from error
         for name in ("num_gpus", "dp", "cfg", "sp"):
             value = getattr(self, name)
             if value is not None and value < 1:

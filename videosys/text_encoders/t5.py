@@ -18,6 +18,7 @@ from videosys.utils.interrupts import raise_interrupt
 from videosys.utils.prefixes import without_prefix
 from videosys.utils.reading import HEAD_BYTES, check_regular, load_json_object, mistaken
 from videosys.utils.settled import settle
+from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_HEADS, limited
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
 PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
@@ -133,16 +134,23 @@ def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
 def check_width(folder: Path, width: int) -> None:
     """ValueError where the encoder of a folder makes embeddings of another width, or is not there."""
     path = find_folder(folder, "text_encoder", CONFIG_FILES) / "config.json"
-    d_model = read_config(Width, path.parent).d_model
+    d_model = read_config(Shape, path.parent).d_model
     if d_model != width:
         raise ValueError(f"{path}: d_model is {d_model}; the transformer reads embeddings of {width}")
 
 
 @dataclass(frozen=True)
-class Width:
-    """The field of a T5's config.json that a transformer depends on; the default is transformers'."""
+class Shape:
+    """The numbers in a T5's config.json; the defaults are transformers'. A transformer depends on d_model."""
 
-    d_model: int = 512
+    d_model: int = limited(512, most=MOST_CHANNELS)
+    d_kv: int = limited(64, most=MOST_CHANNELS)
+    d_ff: int = limited(2048, most=MOST_CHANNELS)
+    num_layers: int = limited(6, most=MOST_BLOCKS)
+    num_decoder_layers: int | None = limited(None, most=MOST_BLOCKS)
+    num_heads: int = limited(8, most=MOST_HEADS)
+    vocab_size: int = limited(32128, most=10_000_000)
+    relative_attention_num_buckets: int = limited(32, most=MOST_CHANNELS)
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -213,7 +221,7 @@ def read_encoder_config(folder: Path) -> Any:
     """Return the config of a folder's config.json: MT5Config where it is mT5's, else T5Config."""
     import transformers as tf
 
-    load_json_object(folder / "config.json")
+    read_config(Shape, folder)  # ValueError for numbers that no encoder has
     try:
         about, _ = tf.T5Config.get_config_dict(str(folder), local_files_only=True)
         config_cls = tf.MT5Config if about.get("model_type") == "mt5" else tf.T5Config

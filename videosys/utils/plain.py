@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from videosys.utils.reading import load_json_object
-from videosys.utils.typed import Text, convert, listing, suggest
+from videosys.utils.typed import Text, check_limit, convert, listing, suggest
 
 T = TypeVar("T")
 Layer = Mapping[Any, Any]  # one source of settings for a section; later layers win
@@ -183,9 +183,11 @@ def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], defaul
         if dataclasses.is_dataclass(member):
             return _section(member, type(None) in members, settings, default, place)  # type: ignore[arg-type]
     try:
-        return convert(settings[-1], hint)
+        value = convert(settings[-1], hint)
+        check_limit(item, value)
     except ValueError as error:
         raise place.error(str(error), settings[-1]) from error
+    return value
 
 
 def _section(cls: type, is_optional: bool, settings: list[Any], default: Any, place: Place) -> Any:

@@ -11,6 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+LARGEST_NUMBER = 2**63 - 1  # of whole numbers whose field says no other limit
+LONGEST_LIST = 1_000_000
+LONG_INTEGER = 1000  # bits
+LONGEST_TEXT = 1_000_000  # characters
+
 
 class Text(str):
     """What a user typed for one key: a text field takes it as it is, any other field takes `parsed`."""
@@ -56,8 +61,46 @@ def convert(value: Any, hint: Any) -> Any:
     return _SCALARS[hint](value, hint)
 
 
+# Limits of several configs, far above what anybody has trained or made.
+MOST_STEPS, MOST_FRAMES, MOST_PIXELS = 10_000, 10_000, 16_384  # pixels: of one side
+MOST_BLOCKS, MOST_HEADS, MOST_CHANNELS, MOST_LEVELS = 1000, 1024, 65_536, 64
+
+
+def limited(default: Any = dataclasses.MISSING, *, most: float, **metadata: Any) -> Any:
+    """A dataclass field whose number, or each number in its list, must be `most` or less.
+
+    metadata: more of the field's; with `longest`, so many items a list may have.
+    """
+    return dataclasses.field(default=default, metadata={"most": most, **metadata})
+
+
+def check_limit(field: dataclasses.Field, value: Any) -> None:
+    """Raise a ValueError for a value that is larger or longer than its field allows.
+
+    The message starts with "is", for the caller to put the name in front. Fields that do not say a limit
+    have that of all whole numbers; lists and texts have those of all lists and texts.
+    """
+    own = field.metadata.get("most")
+    if isinstance(value, str):
+        _check_length(value, LONGEST_TEXT, "characters")
+    elif isinstance(value, (list, tuple)):
+        _check_length(value, field.metadata.get("longest", LONGEST_LIST), "items")
+        for item in value:
+            check_limit(field, item)
+    elif isinstance(value, int) or (own is not None and isinstance(value, float)):
+        most = LARGEST_NUMBER if own is None else own
+        if value > most:
+            raise ValueError(f"is {shown(value)}; it must be {most} or less")
+
+
+def _check_length(value: Any, longest: int, unit: str) -> None:
+    if len(value) > longest:
+        raise ValueError(f"has {len(value)} {unit}; there must be {longest} or fewer")
+
+
 def check_types(config: Any) -> None:
-    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with.
+    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with, or
+    is above its limit (`limited`).
 
     Numbers of other libraries, such as numpy's, are replaced by Python's own, which JSON can hold. For use in
     `__post_init__`, also of frozen dataclasses.
@@ -67,6 +110,7 @@ def check_types(config: Any) -> None:
         value = getattr(config, field.name)
         try:
             checked = _checked(value, hints[field.name])
+            check_limit(field, checked)
         except ValueError as error:
             raise ValueError(f"{field.name} {error}") from error
         if _is_foreign(value):
@@ -142,10 +186,9 @@ def _refuse(value: Any, hint: Any, advice: str = "") -> ValueError:
 
 def shown(value: Any) -> str:
     """The value's repr in at most 80 characters, for errors."""
-    try:
-        text = repr(str(value)) if isinstance(value, str) else repr(value)
-    except ValueError:  # Python prints no whole number of more than 4300 digits
-        return f"a {type(value).__name__} that is too long to print"
+    if isinstance(value, int) and value.bit_length() > LONG_INTEGER:  # Python refuses to write it
+        return "a number of hundreds of digits"
+    text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

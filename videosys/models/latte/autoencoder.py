@@ -19,6 +19,10 @@ from videosys.layers.autoencoder import (
 )
 from videosys.layers.tiling import FrameTiling, Progress
 from videosys.parallel import Parallel
+from videosys.utils.typed import (
+    MOST_FRAMES,
+    limited,
+)
 
 IMAGES, TEMPORAL = "AutoencoderKL", "AutoencoderKLTemporalDecoder"
 
@@ -31,7 +35,7 @@ class LatteVAEConfig(FrameAutoencoderConfig):
     """Fields of the published config.json files of both; the defaults are those of the one for images."""
 
     _class_name: str = IMAGES
-    decode_chunk_size: int = 14  # frames that the temporal decoder sees together
+    decode_chunk_size: int = limited(14, most=MOST_FRAMES)  # frames that the temporal decoder sees together
 
     def __post_init__(self) -> None:
         if self._class_name not in (IMAGES, TEMPORAL):

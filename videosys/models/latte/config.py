@@ -11,6 +11,7 @@ from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
 from videosys.schedulers.build import NOISE
 from videosys.schedulers.solvers import Training
+from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, limited
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,13 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     vae: str = loading(REPOSITORY)
     text_encoder: str = loading(REPOSITORY)
     enable_vae_temporal_decoder: bool = loading(True)
-    decode_chunk_size: int = loading(14)
+    decode_chunk_size: int = loading(14, most=MOST_FRAMES)
     fps: float = loading(8.0)
 
-    num_frames: int = 16
-    height: int = 512
-    width: int = 512
-    num_inference_steps: int = 50
+    num_frames: int = limited(16, most=MOST_FRAMES)
+    height: int = limited(512, most=MOST_PIXELS)
+    width: int = limited(512, most=MOST_PIXELS)
+    num_inference_steps: int = limited(50, most=MOST_STEPS)
     negative_prompt: str = ""
     mask_feature: bool = True
     enable_temporal_attentions: bool = True

@@ -15,7 +15,13 @@ from videosys.layers.autoencoder import LatentSize, VideoAutoencoder, posterior
 from videosys.layers.tiling import Progress, Tiling
 from videosys.models.open_sora_plan.autoencoder_layers import LAYERS, CausalConv3d, LayerTable, group_norm
 from videosys.parallel import Parallel
-from videosys.utils.typed import listing, suggest
+from videosys.utils.typed import (
+    MOST_CHANNELS,
+    MOST_LEVELS,
+    limited,
+    listing,
+    suggest,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
@@ -36,11 +42,11 @@ class CausalVAEConfig(LatentSize):
     decoder_spatial_upsample: tuple[str, ...]
     decoder_temporal_upsample: tuple[str, ...]
     decoder_resnet_blocks: tuple[str, ...]
-    hidden_size: int = 128
-    hidden_size_mult: tuple[int, ...] = (1, 2, 4, 4)
-    z_channels: int = 4
-    embed_dim: int = 4
-    num_res_blocks: int = 2
+    hidden_size: int = limited(128, most=MOST_CHANNELS)
+    hidden_size_mult: tuple[int, ...] = limited((1, 2, 4, 4), most=MOST_LEVELS, longest=MOST_LEVELS)
+    z_channels: int = limited(4, most=MOST_CHANNELS)
+    embed_dim: int = limited(4, most=MOST_CHANNELS)
+    num_res_blocks: int = limited(2, most=MOST_LEVELS)
     double_z: bool = True
     attn_resolutions: tuple[int, ...] = ()
     q_conv: str = "CausalConv3d"

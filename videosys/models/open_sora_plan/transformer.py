@@ -21,7 +21,15 @@ from videosys.models.pixart.transformer import (
     PixArtTransformer,
 )
 from videosys.parallel import Parallel
-from videosys.utils.typed import listing
+from videosys.utils.typed import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_FRAMES,
+    MOST_HEADS,
+    MOST_PIXELS,
+    limited,
+    listing,
+)
 
 
 @dataclass(frozen=True)
@@ -34,13 +42,13 @@ class OpenSoraT2VConfig(PixArtConfig):
 
     fixed: ClassVar[Mapping[str, object]] = MappingProxyType({**FIXED, "use_rope": True, "downsampler": None})
 
-    num_layers: int = 32
-    num_attention_heads: int = 24
-    attention_head_dim: int = 96
-    out_channels: int = 4
-    cross_attention_dim: int = 2304
-    sample_size: tuple[int, int] = (60, 80)  # latent rows and columns
-    sample_size_t: int = 24  # latent frames
+    num_layers: int = limited(32, most=MOST_BLOCKS)
+    num_attention_heads: int = limited(24, most=MOST_HEADS)
+    attention_head_dim: int = limited(96, most=MOST_CHANNELS)
+    out_channels: int = limited(4, most=MOST_CHANNELS)
+    cross_attention_dim: int = limited(2304, most=MOST_CHANNELS)
+    sample_size: tuple[int, int] = limited((60, 80), most=MOST_PIXELS)  # latent rows and columns
+    sample_size_t: int = limited(24, most=MOST_FRAMES)  # latent frames
     interpolation_scale_t: float | None = None
     interpolation_scale_h: float | None = None
     interpolation_scale_w: float | None = None

@@ -19,7 +19,14 @@ from videosys.layers.autoencoder import (
 from videosys.layers.tiling import FrameTiling, Progress
 from videosys.models.opensora.temporal_autoencoder import TemporalVAE
 from videosys.parallel import Parallel
-from videosys.utils.typed import check_multiple, check_positive
+from videosys.utils.typed import (
+    MOST_CHANNELS,
+    MOST_FRAMES,
+    MOST_LEVELS,
+    check_multiple,
+    check_positive,
+    limited,
+)
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -35,13 +42,15 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
     Spatial latents times `scaling_factor` enter the temporal stage.
     """
 
-    temporal_filters: int = 128
-    num_res_blocks: int = 4
-    channel_multipliers: tuple[int, ...] = (1, 2, 2, 4)
+    temporal_filters: int = limited(128, most=MOST_CHANNELS)
+    num_res_blocks: int = limited(4, most=MOST_LEVELS)
+    channel_multipliers: tuple[int, ...] = limited((1, 2, 2, 4), most=MOST_LEVELS, longest=MOST_LEVELS)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
-    num_groups: int = 32
+    num_groups: int = limited(32, most=MOST_CHANNELS)
     micro_frame_size: int = CHUNK_FRAMES  # frames that are encoded together, independent of all others
-    micro_batch_size: int = 4  # frames the spatial stage takes at once: memory only
+    micro_batch_size: int = limited(
+        4, most=MOST_FRAMES
+    )  # frames the spatial stage takes at once: memory only
 
     def __post_init__(self):
         if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:

@@ -21,6 +21,7 @@ from videosys.schedulers.rflow import time_shift
 from videosys.schedulers.solvers import Training
 from videosys.utils.files import anchored
 from videosys.utils.images import BACKGROUND, check_colour
+from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, limited
 
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
@@ -50,15 +51,15 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     transformer: str = loading("hpcai-tech/OpenSora-STDiT-v3")
     vae: str = loading("hpcai-tech/OpenSora-VAE-v1.2")
     text_encoder: str = loading("DeepFloyd/t5-v1_1-xxl")
-    vae_micro_batch_size: int = loading(4)
+    vae_micro_batch_size: int = loading(4, most=MOST_FRAMES)
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
     aspect_ratio: str | float | None = None
-    height: int | None = None
-    width: int | None = None
-    num_frames: int | str = "2s"
-    num_inference_steps: int = field(default=30, metadata={"aliases": ("num_sampling_steps",)})
+    height: int | None = limited(None, most=MOST_PIXELS)
+    width: int | None = limited(None, most=MOST_PIXELS)
+    num_frames: int | str = limited("2s", most=MOST_FRAMES)
+    num_inference_steps: int = limited(30, most=MOST_STEPS, aliases=("num_sampling_steps",))
     guidance_scale: float = field(default=7.0, metadata={"aliases": ("cfg_scale",)})
     aes: float | None = 6.5
     flow: float | None = None
@@ -66,8 +67,8 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     reference_paths: tuple[str, ...] = ()
     mask_strategy: str = ""
     reference_background: str = BACKGROUND
-    loops: int = 1
-    condition_frame_length: int = CHUNK_LATENTS
+    loops: int = limited(1, most=1000)
+    condition_frame_length: int = limited(CHUNK_LATENTS, most=MOST_FRAMES)
     condition_frame_edit: float = 0.0
     align: int | None = CHUNK_LATENTS
     cache: CacheConfig = cache_field(PRESETS)

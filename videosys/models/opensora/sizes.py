@@ -8,6 +8,9 @@ import math
 from importlib.resources import files
 from typing import Any
 
+from videosys.utils.typed import MOST_FRAMES
+
+LONG_NUMBER = 20  # digits
 SQUARE_BUCKETS = ("256", "512", "1024", "2048", "2880")  # these tables have ratios of their own
 
 
@@ -69,7 +72,9 @@ def resolve_num_frames(num_frames: str | int) -> int:
         return names[text]
     if isinstance(num_frames, bool) or not text.removeprefix("-").isdecimal():
         raise ValueError(f"num_frames {num_frames!r} is neither a whole number nor one of {', '.join(names)}")
-    count = int(text)
+    count = int(text) if len(text) < LONG_NUMBER else MOST_FRAMES + 1
+    if count > MOST_FRAMES:
+        raise ValueError(f"num_frames is {text[:LONG_NUMBER]}; it must be {MOST_FRAMES} or less")
     if count < 1:
         raise ValueError(f"num_frames is {count}; it must be 1 (an image) or at least 17")
     if 1 < count < 17:

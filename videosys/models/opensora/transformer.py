@@ -21,7 +21,15 @@ from videosys.layers.grid import Grid, TokenConfig
 from videosys.layers.modulation import AdaLNBlock, TextBlock, modulate, modulation, select_frames
 from videosys.layers.rope import Rotary, RotaryEmbedding
 from videosys.parallel import Parallel
-from videosys.utils.typed import check_positive
+from videosys.utils.typed import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_HEADS,
+    MOST_LEVELS,
+    MOST_PIXELS,
+    check_positive,
+    limited,
+)
 
 LONGEST_PROMPT = 10_000  # tokens; each takes memory in every request
 
@@ -37,16 +45,16 @@ class TokenLayout(NamedTuple):
 class STDiT3Config(TokenConfig):
     """Fields of the published config.json; the defaults are the released XL/2."""
 
-    input_sq_size: int = 512
-    in_channels: int = 4
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
+    input_sq_size: int = limited(512, most=MOST_PIXELS)
+    in_channels: int = limited(4, most=MOST_CHANNELS)
+    patch_size: tuple[int, int, int] = limited((1, 2, 2), most=MOST_LEVELS)
+    hidden_size: int = limited(1152, most=MOST_CHANNELS)
+    depth: int = limited(28, most=MOST_BLOCKS)
+    num_heads: int = limited(16, most=MOST_HEADS)
+    mlp_ratio: float = limited(4.0, most=64)
     pred_sigma: bool = True
-    caption_channels: int = 4096
-    model_max_length: int = 300
+    caption_channels: int = limited(4096, most=MOST_CHANNELS)
+    model_max_length: int = limited(300, most=LONGEST_PROMPT)
     qk_norm: bool = True
 
     def __post_init__(self) -> None:
@@ -54,10 +62,6 @@ class STDiT3Config(TokenConfig):
             self, "input_sq_size", "in_channels", "patch_size", "hidden_size", "depth", "num_heads"
         )
         check_positive(self, "mlp_ratio", "caption_channels", "model_max_length")
-        if self.model_max_length > LONGEST_PROMPT:
-            raise ValueError(
-                f"model_max_length is {self.model_max_length}; it must be {LONGEST_PROMPT} or less"
-            )
         if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
             raise ValueError(
                 f"hidden_size {self.hidden_size} must be num_heads ({self.num_heads}) times an even number"

@@ -24,6 +24,14 @@ from videosys.models.pixart.transformer import (
     PixArtConfig,
     PixArtTransformer,
 )
+from videosys.utils.typed import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_FRAMES,
+    MOST_HEADS,
+    MOST_PIXELS,
+    limited,
+)
 
 NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not squeezed
 
@@ -42,13 +50,13 @@ class LatteT2VConfig(PixArtConfig):
         {**FIXED, "attention_bias": True, "use_rope": False, "compress_kv_factor": 1}
     )
 
-    num_layers: int = 28
-    num_attention_heads: int = 16
-    attention_head_dim: int = 72
-    out_channels: int = 8
-    cross_attention_dim: int = 1152
-    sample_size: int | tuple[int, int] = 64
-    video_length: int = 16
+    num_layers: int = limited(28, most=MOST_BLOCKS)
+    num_attention_heads: int = limited(16, most=MOST_HEADS)
+    attention_head_dim: int = limited(72, most=MOST_CHANNELS)
+    out_channels: int = limited(8, most=MOST_CHANNELS)
+    cross_attention_dim: int = limited(1152, most=MOST_CHANNELS)
+    sample_size: int | tuple[int, int] = limited(64, most=MOST_PIXELS)
+    video_length: int = limited(16, most=MOST_FRAMES)
     interpolation_scale_1d: float | None = None
     use_rope: bool = False
     compress_kv_factor: int = 1

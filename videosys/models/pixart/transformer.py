@@ -27,6 +27,13 @@ from videosys.models.pixart.layers import (
     visible_text,
 )
 from videosys.parallel import Parallel
+from videosys.utils.typed import (
+    MOST_BLOCKS,
+    MOST_CHANNELS,
+    MOST_HEADS,
+    MOST_LEVELS,
+    limited,
+)
 
 # What the published configs say in all sizes; other values would be another network.
 FIXED: Mapping[str, object] = MappingProxyType(
@@ -49,14 +56,14 @@ class PixArtConfig(TokenConfig):
 
     fixed: ClassVar[Mapping[str, object]] = FIXED
 
-    num_layers: int
-    num_attention_heads: int
-    attention_head_dim: int
-    out_channels: int
-    cross_attention_dim: int
-    in_channels: int = 4
-    patch_size: int = 2
-    caption_channels: int = 4096
+    num_layers: int = limited(most=MOST_BLOCKS)
+    num_attention_heads: int = limited(most=MOST_HEADS)
+    attention_head_dim: int = limited(most=MOST_CHANNELS)
+    out_channels: int = limited(most=MOST_CHANNELS)
+    cross_attention_dim: int = limited(most=MOST_CHANNELS)
+    in_channels: int = limited(4, most=MOST_CHANNELS)
+    patch_size: int = limited(2, most=MOST_LEVELS)
+    caption_channels: int = limited(4096, most=MOST_CHANNELS)
     patch_size_t: int = 1
     attention_bias: bool = True
     activation_fn: str = "gelu-approximate"
