@@ -55,7 +55,7 @@ def test_damaged_weights_make_no_video(checkpoint):
     pipeline = build_pipeline(config_of(checkpoint), quiet=True)
     with pipeline.transformer.use() as model:
         model.x_embedder.proj.bias.data.fill_(torch.nan)
-    with pytest.raises(ValueError, match="latents are not finite"):
+    with pytest.raises(ValueError, match="denoising step 1 of 4 gives latents that are not finite"):
         list(pipeline.generate(["a cross"], config_of(checkpoint), quiet=True))
 
 

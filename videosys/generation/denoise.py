@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from videosys.cache import Cache
+from videosys.generation.finite import check_steps
 from videosys.parallel import Parallel
 from videosys.utils.seed import Generators
 
@@ -54,14 +55,12 @@ def denoise(
     `condition` was prepared for the pair [cond, uncond], or for cond alone where guidance_scale is 1 or less;
     where the pair is split over two devices (cfg), for the half of this one. `scheduler` is ours or one of
     diffusers, with its timesteps set. All devices of a replica have the same latents, and get the same.
+    ValueError that names the first step whose latents are not finite.
     """
-    if parallel.cfg_size > 1 and not sampling.is_guided:
-        raise ValueError(
-            f"guidance_scale is {sampling.guidance_scale}, and the devices share a guidance pair "
-            "(parallel.cfg is 2): without guidance there is none"
-        )
+    check_guidance(sampling, parallel)
     latents = latents.float()
     frames = FrameConditioning(sampling, latents, scheduler)
+    are_finite: list[torch.Tensor] = []
     for step, timestep in enumerate(scheduler.timesteps):
         cache.begin_step(step, float(timestep))
         kept, latents = latents, frames.renoise(latents, step, timestep)
@@ -75,9 +74,20 @@ def denoise(
             sampling.observer(step, float(timestep), latents, noise_pred)
         latents = frames.step(guide(noise_pred, sampling), timestep, latents)
         latents = frames.restore(latents, kept)
+        are_finite.append(torch.isfinite(latents).all())
         if sampling.progress is not None:
             sampling.progress()
+    check_steps(are_finite)
     return latents
+
+
+def check_guidance(sampling: Sampling, parallel: Parallel) -> None:
+    """ValueError where devices share a guidance pair, and there is no guidance."""
+    if parallel.cfg_size > 1 and not sampling.is_guided:
+        raise ValueError(
+            f"guidance_scale is {sampling.guidance_scale}, and the devices share a guidance pair "
+            "(parallel.cfg is 2): without guidance there is none"
+        )
 
 
 def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:

@@ -14,6 +14,7 @@ from videosys.generation import request
 from videosys.generation.compile import compile_report
 from videosys.generation.config import PipelineConfig
 from videosys.generation.denoise import Sampling, denoise
+from videosys.generation.finite import check_finite, check_frames, frame_sums
 from videosys.generation.guidance import PromptEmbeds, Texts
 from videosys.generation.loader import Components
 from videosys.generation.offload import Component
@@ -43,9 +44,12 @@ class Denoising:
 
 
 class Decoded(NamedTuple):
-    """Decoded clips, uint8 [B, T, H, W, 3], and latents [B, C, t, H, W] that a next clip continues from."""
+    """Decoded clips, uint8 [B, T, H, W, 3], their `frame_sums` [B, T] before they were rounded, and latents
+    [B, C, t, H, W] that a next clip continues from.
+    """
 
     frames: torch.Tensor
+    sums: torch.Tensor
     tail: torch.Tensor | None = None
 
 
@@ -139,6 +143,8 @@ class Pipeline:
                 text: encoder([config.clean(text)], padded=config.reads_padding(text))
                 for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
             }
+        for text, (embeds, _) in encoded.items():
+            check_finite(embeds, f"the text encoder, for {text[:40]!r},")
         device = self.text_encoder.device
         return {text: PromptEmbeds(*(part.to(device) for part in parts)) for text, parts in encoded.items()}
 
@@ -186,11 +192,6 @@ class Pipeline:
             sampling = replace(denoising.sampling, progress=bar.update)
             latents = latents.to(self.transformer.device)
             latents = denoise(model, scheduler, latents, condition, sampling, cache, self.parallel)
-        if not bool(torch.isfinite(latents).all()):
-            raise ValueError(
-                "the latents are not finite: the weights are damaged, or too large for their dtype "
-                "(bfloat16 and float32 reach further than float16)"
-            )
         return latents, cache.steps
 
     def decode(
@@ -206,6 +207,7 @@ class Pipeline:
         with self.vae.use() as vae, progress(None, "decode", total=total, quiet=quiet) as bar:
             for rows in latents.split(config.decode_batch_size):
                 decoded = self.decode_rows(vae, rows, config, continues, bar.update)
+                check_frames(decoded.sums, self.parts.vae.config.chunk_frames)
                 clips += decoded.frames.cpu()
                 tails += [] if decoded.tail is None else [decoded.tail.cpu()]
         return clips, torch.cat(tails) if tails else None
@@ -219,7 +221,8 @@ class Pipeline:
         progress: Progress | None = None,
     ) -> Decoded:
         """The clips of latents that are decoded together, on their device."""
-        return Decoded(request.to_uint8(self.vae_frames(vae, latents, config, progress), self.rounding))
+        frames = self.vae_frames(vae, latents, config, progress)
+        return Decoded(request.to_uint8(frames, self.rounding), frame_sums(frames))
 
     def vae_frames(
         self, vae: Any, latents: torch.Tensor, config: Any, progress: Progress | None = None

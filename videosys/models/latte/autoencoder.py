@@ -46,6 +46,10 @@ class LatteVAEConfig(FrameAutoencoderConfig):
             raise ValueError(f"decode_chunk_size must be at least 1, not {self.decode_chunk_size}")
 
     @property
+    def chunk_frames(self) -> int:
+        return self.decode_chunk_size if self.is_temporal else 1
+
+    @property
     def is_temporal(self) -> bool:
         """Whether frames are decoded together."""
         return self._class_name == TEMPORAL

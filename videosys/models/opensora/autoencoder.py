@@ -67,6 +67,10 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
             raise ValueError(f"micro_frame_size is {self.micro_frame_size}; it must be {CHUNK_FRAMES}")
 
     @property
+    def chunk_frames(self) -> int:
+        return self.micro_frame_size
+
+    @property
     def temporal_widths(self) -> tuple[int, ...]:
         """Channels of the temporal stage at each level, the outermost first."""
         return tuple(self.temporal_filters * factor for factor in self.channel_multipliers)

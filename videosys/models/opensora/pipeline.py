@@ -10,6 +10,7 @@ import torch
 
 from videosys.cache import StepRecord
 from videosys.generation.denoise import Sampling
+from videosys.generation.finite import check_finite, frame_sums
 from videosys.generation.guidance import Pair, PromptEmbeds, Texts
 from videosys.generation.parts import Part, PartFinder, Parts, config_of
 from videosys.generation.pipeline import Decoded, Denoising, Pipeline, Progress, output
@@ -127,7 +128,10 @@ class OpenSoraPipeline(Pipeline):
             clips.append(reference.load(height, width, begin, end)[None])
         conditions = from_chunks(conditions, lengths, spans, config.align)
         with self.vae.use() as vae:
-            return conditions, [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
+            latents = [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
+        for number, item in enumerate(latents):
+            check_finite(item, f"the autoencoder's encoder, for reference {number},")
+        return conditions, latents
 
     def check_conditions(
         self, conditions: Sequence[FrameCondition], lengths: Sequence[int], config: OpenSoraConfig
@@ -157,6 +161,7 @@ class OpenSoraPipeline(Pipeline):
             clips.append(frames)
             steps.extend(records)
             if tail is not None:
+                check_finite(tail, f"the autoencoder's encoder, for the end of loop {loop},")
                 length, strength = config.condition_frame_length, config.condition_frame_edit
                 conditions.append(continuation(loop + 1, len(references), length, strength))
                 references.append(tail)
@@ -193,7 +198,8 @@ class OpenSoraPipeline(Pipeline):
         continues: bool = False,
         progress: Progress | None = None,
     ) -> Decoded:
-        frames = self.vae_frames(vae, latents, config, progress).float().clamp(-1, 1)
+        frames = self.vae_frames(vae, latents, config, progress).float()
+        sums, frames = frame_sums(frames), frames.clamp(-1, 1)
         end = frames[:, :, -latent_to_pixel_frames(config.condition_frame_length) :]
         tail = vae.encode(end).float() if continues else None
-        return Decoded(to_uint8(frames), tail)
+        return Decoded(to_uint8(frames), sums, tail)
