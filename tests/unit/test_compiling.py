@@ -125,6 +125,22 @@ def test_each_size_has_graphs_of_its_own(monkeypatch):
     assert len({id(code) for code in made}) == len(made) == 3
 
 
+@torch.no_grad()
+def test_no_strides_are_padded_and_no_other_compilation_hears_of_it(monkeypatch):
+    """With padding, Open-Sora's published size ends in an illegal memory access on a GPU (tests/gpu)."""
+    padding = "comprehensive_padding"
+    seen: list[Any] = []
+    monkeypatch.setattr(compiling.torch, "compile", lambda run, **given: seen.append(given["options"]) or run)
+    before = torch._inductor.config.get_config_copy()
+    model, forward = EXAMPLES["STDiT3"]()
+    compile_blocks(model)
+    forward()
+    assert len(seen) == 2  # spatial and temporal blocks
+    assert all(options[padding] is False for options in seen)
+    assert torch._inductor.config.get_config_copy() == before
+    assert padding in torch._inductor.list_options()
+
+
 CACHES: dict[str, Any] = {
     "none": "none",
     "teacache": TeaCacheConfig(threshold=0.5, coefficients=(1.0, 0.0)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 
 import torch
@@ -23,6 +23,9 @@ BlockForward = Callable[..., Tensor]
 GraphKey = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 GPU_COMPILERS = ("gcc", "clang")  # for what launches triton's kernels
+# Strides that the compiler pads for large buffers are not known to all kernels that read them (torch 2.11):
+# one that rotates the queries of 2 x 15 x 1590 tokens reads outside its buffer.
+OPTIONS: Mapping[str, bool] = MappingProxyType({"comprehensive_padding": False})
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def compiled_for(key: GraphKey) -> BlockForward:
     """A compiled block for inputs of one GraphKey, with graphs of its own: of one function torch makes only a
     few (sizes, models) and runs all others as they are.
     """
-    return torch.compile(copy_function(cast(FunctionType, run_block)), dynamic=False)
+    return torch.compile(copy_function(cast(FunctionType, run_block)), dynamic=False, options={**OPTIONS})
 
 
 def copy_function(function: FunctionType) -> FunctionType:
