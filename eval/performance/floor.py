@@ -37,10 +37,10 @@ class Recorder(TorchDispatchMode):
             x, weight, bias = args[:3]
             outputs, inputs = weight.shape
             self.calls["linear", x.numel() // inputs, inputs, outputs, bias is not None] += 1
-        elif name in ("addmm", "mm"):
+        elif name in ("addmm", "mm", "_addmm_activation"):
             x, weight = args[-2:]
             inputs, outputs = weight.shape
-            self.calls["linear", x.shape[0], inputs, outputs, name == "addmm"] += 1
+            self.calls["linear", x.shape[0], inputs, outputs, name != "mm"] += 1
         elif name.startswith("_scaled_dot_product"):
             q, k = args[:2]
             batch, heads, queries, width = q.shape

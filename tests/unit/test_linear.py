@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear, has_kernel, multiply
+from videosys.layers.linear import (
+    OneDnnGeluLinear,
+    OneDnnLinear,
+    gelu_linear,
+    has_epilogue,
+    has_kernel,
+    multiply,
+)
 
 SHAPES = [(5,), (2, 3), (2, 3, 7), (0,)]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float64: 1e-12}
@@ -84,3 +91,25 @@ def test_a_torch_without_the_names_serves_too(monkeypatch, names):
 
 def test_the_state_is_that_of_a_linear_layer():
     assert OneDnnGeluLinear(4, 3).state_dict().keys() == nn.Linear(4, 3).state_dict().keys()
+
+
+def test_gelu_goes_into_the_product_in_half_precision_on_a_card():
+    """Estimates run the models of cards on meta, by the same choice."""
+    layer = OneDnnGeluLinear(16, 24).requires_grad_(False)
+    x = torch.empty(2, 3, 16, device="meta")
+    for dtype, expected in ((torch.bfloat16, True), (torch.float16, True), (torch.float32, False)):
+        assert has_epilogue(x.to(dtype), layer.weight.to("meta", dtype)) is expected
+    assert not has_epilogue(x.bfloat16(), layer.weight.to("meta"))
+    assert not has_epilogue(torch.empty(2, 16).bfloat16(), layer.weight.bfloat16())
+    trained = layer.weight.to("meta", torch.bfloat16).requires_grad_()
+    assert not has_epilogue(x.bfloat16(), trained)
+    assert OneDnnGeluLinear(16, 24, bias=False).to("meta", torch.bfloat16)(x.bfloat16()).shape == (2, 3, 24)
+
+
+@torch.no_grad()
+def test_a_product_with_gelu_in_it_is_the_two_layers():
+    """On a CPU the operator takes the other form of GELU, which differs by .0005 at most; see tests/gpu."""
+    torch.manual_seed(0)
+    layer, x = OneDnnGeluLinear(16, 24), torch.randn(2, 3, 16)
+    want = F.gelu(F.linear(x, layer.weight, layer.bias), approximate="tanh")
+    torch.testing.assert_close(gelu_linear(x, layer.weight, layer.bias), want, atol=6e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""Linear layers that take the faster kernel on a CPU."""
+"""Linear layers that take the faster kernel: oneDNN's on a CPU, one with the activation on a card."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Not torch.library.custom_op nor torch.compiler's decorators: they import the compiler, which takes seconds.
+HALF = (torch.bfloat16, torch.float16)  # meta with them is an estimate for a card
 OPERATORS = torch.library.Library("videosys", "FRAGMENT")
 OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 
@@ -35,6 +36,8 @@ def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) ->
     if has_kernel(x, weight):
         algorithm = "tanh" if activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
+    if bias is not None and activation == "gelu" and has_epilogue(x, weight):
+        return gelu_linear(x, weight, bias)
     out = F.linear(x, weight, bias)
     return F.gelu(out, approximate="tanh") if activation == "gelu" else out
 
@@ -48,10 +51,32 @@ OPERATORS.impl("multiply", multiply, "CPU")
 OPERATORS.impl("multiply", shape_of, "Meta")
 
 
+def is_training(x: Tensor, weight: Tensor) -> bool:
+    """Whether something asks for the gradient of a product."""
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+
+
 def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether the product is on a CPU and nothing asks for its gradient."""
-    is_training = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    return x.device.type == "cpu" and not is_training
+    return x.device.type == "cpu" and not is_training(x, weight)
+
+
+def has_epilogue(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product applies GELU to its results before it writes them: in half precision on a card.
+
+    No public function of torch asks for it, and its compiler does not do it either: GELU alone would read
+    and write the widest tensor of a block once more.
+    """
+    if x.device.type not in ("cuda", "meta") or x.dtype not in HALF or x.dtype != weight.dtype:
+        return False
+    return hasattr(torch.ops.aten, "_addmm_activation") and not is_training(x, weight)
+
+
+def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """GELU of x weight^T + bias: on a card in its tanh form, as torch decomposes the operator."""
+    flat = x.reshape(-1, x.shape[-1])
+    out = torch.ops.aten._addmm_activation(bias, flat, weight.t(), use_gelu=True)
+    return out.view(*x.shape[:-1], -1)
 
 
 def has_kernel(x: Tensor, weight: Tensor) -> bool:
