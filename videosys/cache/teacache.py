@@ -17,6 +17,7 @@ from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
 from videosys.cache.run_spec import RunSpec
+from videosys.utils.triton import runs_triton
 
 _LOG = logging.getLogger("videosys.cache")
 IDENTITY = (1.0, 0.0)
@@ -148,9 +149,15 @@ def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> 
 
 def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
     """sum|current - previous| and sum|previous| (equation 4), summed in float64 from float32 values."""
-    difference = (current.float() - previous.float()).abs().sum(dtype=torch.float64)
-    size = previous.float().abs().sum(dtype=torch.float64)
-    numerator, denominator = torch.stack((difference, size)).tolist()  # one transfer to the host
+    if runs_triton(current.device):
+        from videosys.cache.kernels import l1_sums_in_one_pass  # imports triton, which takes a second
+
+        sums = l1_sums_in_one_pass(current, previous)
+    else:
+        difference = (current.float() - previous.float()).abs().sum(dtype=torch.float64)
+        size = previous.float().abs().sum(dtype=torch.float64)
+        sums = torch.stack((difference, size))
+    numerator, denominator = sums.tolist()  # one transfer to the host
     return numerator, denominator
 
 

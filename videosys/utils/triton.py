@@ -1,0 +1,34 @@
+"""Where kernels written in Triton can run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+COMPILERS = ("gcc", "clang")  # for what launches the kernels
+OLDEST = (8, 0)  # capability of a card: Ampere, the first that knows bfloat16
+
+
+def can_launch() -> bool:
+    """Whether triton is installed, and what builds the launchers of its kernels: a C compiler and Python's
+    headers.
+    """
+    program = os.environ.get("CC")
+    headers = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
+    has_compiler = any(shutil.which(name) for name in ((program,) if program else COMPILERS))
+    return has_compiler and headers.is_file() and find_spec("triton") is not None
+
+
+CAN_LAUNCH = can_launch()  # once: it looks for files
+
+
+def runs_triton(device: torch.device) -> bool:
+    """Whether kernels run on a device: a card of the Ampere generation or newer, and triton is here."""
+    if device.type != "cuda" or not CAN_LAUNCH or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) >= OLDEST
