@@ -35,6 +35,7 @@ TEST = [
     "scikit-image>=0.24",
 ]
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
+TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs
 PLOT = ["matplotlib>=3.8"]
 LINT = ["ruff>=0.9", "mypy>=1.13", "codespell[toml]>=2.3", "pre-commit>=3.8", "pre-commit-hooks>=5"]
 
@@ -43,10 +44,11 @@ EXTRAS = {
     "av": ["av>=14"],
     "plot": PLOT,
     "flash-attn": ["flash-attn>=2.6"],
+    "triton": TRITON,
     "colossalai": COLOSSALAI,
     "test": TEST,
     "lint": LINT,
-    "dev": TEST + LINT + COLOSSALAI + PLOT,
+    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON,
 }
 
 setup(

@@ -54,6 +54,7 @@ from .layers.backends import (
     attend as attend,
     use_attention as use_attention,
 )
+from .layers.kernels import use_kernels as use_kernels
 from .metrics import (
     load_lpips as load_lpips,
     psnr as psnr,

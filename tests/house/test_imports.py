@@ -154,7 +154,7 @@ from videosys.config import load_config
 for name in videosys.__all__:
     if name.endswith("Config"):
         getattr(videosys, name)
-print(sorted({"diffusers", "transformers", "colossalai"} & sys.modules.keys()))
+print(sorted({"diffusers", "transformers", "colossalai", "triton"} & sys.modules.keys()))
 """
 
 

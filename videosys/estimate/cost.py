@@ -18,6 +18,7 @@ from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
 from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.layers.backends import use_attention
+from videosys.layers.kernels import use_kernels
 from videosys.layers.storage import quantize_blocks
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
@@ -141,7 +142,10 @@ class Estimator:
         plan, width = self.plan, self.plan.parts.transformer.config.caption_channels
         model = on_meta(lambda: plan.transformer(depth, Absent.of(self.axes)), self.dtype)
         stage = self._loaded("transformer", model, model)
-        with pretending(use_attention(model, "torch"), self.device) as device:
+        # One call of torch's attention is counted; on a card, auto leaves few frames to a kernel of our own.
+        backend = "torch" if self.is_cpu or self.config.attention != "auto" else "auto"
+        use_kernels(use_attention(model, backend), self.config.kernels, self.device)
+        with pretending(model, self.device) as device:
             text = torch.empty(self.samples, self.text_tokens, width, dtype=self.dtype, device=device)
             latents = torch.empty(self.samples, plan.latent_channels, *plan.latent_size, device=device)
             return self._evaluated(stage, model, text, latents)

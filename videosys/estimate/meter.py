@@ -38,10 +38,7 @@ class Meter:
     def __init__(self, is_cpu: bool = False, scores: Scores = lambda q, k: 0) -> None:
         self.is_cpu, self.scores = is_cpu, scores
         self.live = self.peak = self.attention_flops = 0
-        # Operations of a product that torch's counter does not know; absent where torch has no oneDNN.
-        linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-        mapping = {} if linear is None else {linear: linear_flops}
-        self._counter = FlopCounterMode(display=False, custom_mapping=mapping)
+        self._counter = FlopCounterMode(display=False, custom_mapping=operators())
         self._stack = ExitStack()
 
     @property
@@ -129,9 +126,29 @@ def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]
         return not select(*small, None, *options).name.startswith("Slow")
 
 
+def operators() -> dict[Any, Callable[..., int]]:
+    """What counts the operators that torch's counter does not know. A torch may lack some of them."""
+    found: dict[Any, Callable[..., int]] = {
+        getattr(torch.ops.mkldnn, "_linear_pointwise", None): linear_flops,
+        getattr(torch.ops.aten, "_addmm_activation", None): product_flops,
+        getattr(torch.ops.videosys, "attend_frames", None): frames_flops,
+    }
+    return {operator: count for operator, count in found.items() if operator is not None}
+
+
 def linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
     """The operations of a linear layer, by the shapes of input and weight."""
     return 2 * math.prod(x) * weight[0]
+
+
+def product_flops(bias: Sequence[int], x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """The operations of a product with a bias, by the shapes of its two matrices."""
+    return 2 * math.prod(x) * weight[1]
+
+
+def frames_flops(q: Sequence[int], *_: Any, **__: Any) -> int:
+    """The operations of attention over frames, by the shape of its queries [B, T, S, heads, d]."""
+    return 4 * math.prod(q) * q[1]
 
 
 def storages(tree: Any) -> Iterable[Any]:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from videosys.cache.base import compute_branch
 from videosys.layers.attention import TextKV
+from videosys.utils.triton import COMPILERS
 
 M = TypeVar("M", bound=nn.Module)
 Compile = Literal["none", "blocks"]
 BlockForward = Callable[..., Tensor]
 GraphKey = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
-GPU_COMPILERS = ("gcc", "clang")  # for what launches triton's kernels
 # Strides that the compiler pads for large buffers are not known to all kernels that read them (torch 2.11):
 # one that rotates the queries of 2 x 15 x 1590 tokens reads outside its buffer.
 OPTIONS: Mapping[str, bool] = MappingProxyType({"comprehensive_padding": False})
@@ -50,7 +50,7 @@ def check_compiler(device: torch.device) -> None:
             "none"
         )
     else:
-        check_program("C", "CC", GPU_COMPILERS)
+        check_program("C", "CC", COMPILERS)
 
 
 def check_program(language: str, variable: str, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from videosys.cache import CACHES, CacheConfig, NoCacheConfig, RunSpec, TeaCache
 from videosys.generation.compile import Compile
 from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
+from videosys.layers.kernels import Kernels
 from videosys.layers.storage import StorageDType
 from videosys.parallel import ParallelConfig
 from videosys.parallel.config import MOST_DEVICES
@@ -65,6 +66,8 @@ class PipelineConfig:
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
     attention: the kernel of softmax attention; auto takes what suits device and dtype, torch what torch
         chooses, flash_attn the package of the extra flash-attn.
+    kernels: auto lets the transformer use this package's Triton kernels on a GPU, in bfloat16 and float16,
+        where triton and a C compiler are installed; none leaves all to torch.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
     fps: of the file.
 
@@ -86,6 +89,7 @@ class PipelineConfig:
     offload: Offload = loading("none")
     compile: Compile = loading("none")
     attention: AttentionBackend = loading("auto")
+    kernels: Kernels = loading("auto")
     parallel: ParallelConfig = loading(ParallelConfig())
     num_gpus: int | None = loading(None, most=MOST_DEVICES)
     fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's

@@ -15,6 +15,7 @@ from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.generation.offload import HOST, Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
 from videosys.layers.backends import check_attention, use_attention
+from videosys.layers.kernels import use_kernels
 from videosys.layers.storage import quantize_blocks, use_opaque_dequantize
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import check_model, load_model
@@ -88,7 +89,7 @@ class Loader:
         return Component(lambda: load(device=self.device), self.device, offload, part.folder)
 
     def transformer(self, part: Part) -> Component[Any]:
-        """A transformer with its attention kernel, its blocks compiled where the config says so."""
+        """A transformer with its kernels, its blocks compiled where the config says so."""
         is_compiled, backend = self.config.compile != "none", self.config.attention
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
@@ -99,6 +100,7 @@ class Loader:
 
         def load_transformer() -> nn.Module:
             model = use_attention(load(device=self.home, keep=keep), backend)
+            model = use_kernels(model, self.config.kernels, self.device)
             return compile_blocks(use_opaque_dequantize(model, self.device)) if is_compiled else model
 
         return Component(load_transformer, self.device, self.config.offload, part.folder)

@@ -10,15 +10,18 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from videosys.layers.backends import attend, heads_first
+from videosys.layers import kernels
+from videosys.layers.backends import attend, heads_first, takes_frames
 from videosys.layers.linear import OneDnnLinear
 from videosys.layers.rope import Rotary, rotate
+
+EPS = 1e-6
 
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last dimension: float32 inside, weighted in the dtype of the input."""
 
-    def __init__(self, dim: int, eps: float = 1e-6):
+    def __init__(self, dim: int, eps: float = EPS):
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
@@ -32,7 +35,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True):
         super().__init__()
-        self.num_heads, self.attention_backend = num_heads, "auto"
+        self.num_heads, self.attention_backend, self.uses_kernels = num_heads, "auto", False
         self.qkv = OneDnnLinear(dim, 3 * dim)
         self.q_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
         self.k_norm = RMSNorm(dim // num_heads) if qk_norm else nn.Identity()
@@ -43,13 +46,27 @@ class SelfAttention(nn.Module):
 
         `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
         """
-        heads = attend(*self._project(x, rotary), None, self.attention_backend)
+        parts = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        if takes_frames(self, x):
+            heads = kernels.attend_frames(parts, self._weights(), rotary or (), EPS)
+        else:
+            q, k = self._norm_rotate(parts[0], parts[1], rotary)
+            heads = attend(q, k, heads_first(parts[2]), None, self.attention_backend)
         return self.proj(heads.reshape(x.shape))
 
-    def _project(self, x: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
-        q, k, v = heads_first(self.q_norm(q)), heads_first(self.k_norm(k)), heads_first(v)
-        return (q, k, v) if rotary is None else (rotate(q, rotary), rotate(k, rotary), v)
+    def _weights(self) -> list[Tensor]:
+        """Those of the norms of queries and keys, where there are any."""
+        return [norm.weight for norm in (self.q_norm, self.k_norm) if isinstance(norm, RMSNorm)]
+
+    def _norm_rotate(self, q: Tensor, k: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys [batch, heads, tokens, d] of [batch, tokens, ..., heads, d]."""
+        weights = self._weights()
+        if self.uses_kernels and q.ndim == 4 and kernels.serves_heads(q, k) and (weights or rotary):
+            group = q.shape[-1] // 2 if rotary is None else 1  # without a rotation any pairs will do
+            q, k = kernels.norm_rotate((q, k), weights, rotary or (), EPS, group)
+            return heads_first(q), heads_first(k)
+        q, k = heads_first(self.q_norm(q)), heads_first(self.k_norm(k))
+        return (q, k) if rotary is None else (rotate(q, rotary), rotate(k, rotary))
 
 
 class TextKV(NamedTuple):

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from videosys.layers import kernels
 from videosys.layers.linear import OPERATORS, kernel_dtypes
 
 M = TypeVar("M", bound=nn.Module)
@@ -59,6 +60,12 @@ def heads_first(part: Tensor) -> Tensor:
     Each head of each of what stands between stands alone, as heads do: they count as heads.
     """
     return part.flatten(2, -2).transpose(1, 2)
+
+
+def takes_frames(layer: Any, x: Tensor) -> bool:
+    """Whether an attention to the frames of tokens [B, T, S, C] is done by the kernel for few frames."""
+    is_free = getattr(layer, "uses_kernels", False) and layer.attention_backend == "auto"
+    return is_free and kernels.serves_frames(x, layer.num_heads)
 
 
 def default_backend(q: Tensor) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from einops import rearrange
 from torch import Tensor
 
+from videosys.layers.backends import takes_frames
 from videosys.parallel import Parallel
 
 Attend = Callable[[Tensor], Tensor]
@@ -25,13 +27,13 @@ def spatial_attention(attend: Attend, x: Tensor, parallel: Parallel, tokens_per_
     return rearrange(rows, "(b t) s c -> b t s c", b=batch)
 
 
-def temporal_attention(attend: Attend, x: Tensor) -> Tensor:
-    """`attend` applied to the frames at each position: it gets [batch, T, ..., C], and what stands between is
-    attended each for itself. Nothing is exchanged.
+def temporal_attention(layer: Callable[..., Tensor], x: Tensor, *inputs: Any) -> Tensor:
+    """A layer applied to the frames at each position: it gets [batch, T, ..., C], where what stands between
+    is attended each for itself, and the further inputs. Nothing is exchanged.
     """
-    if reads_strided(x):
-        return attend(x)
-    rows = attend(rearrange(x, "b t s c -> (b s) t c"))
+    if reads_strided(x) or takes_frames(layer, x):
+        return layer(x, *inputs)
+    rows = layer(rearrange(x, "b t s c -> (b s) t c"), *inputs)
     return rearrange(rows, "(b s) t c -> b t s c", b=x.shape[0])
 
 

@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from videosys.cache import Branch
+from videosys.cache.base import Branch, Compute, compute_branch
+from videosys.layers import kernels
 from videosys.layers.attention import TextKV
 
 EPS = 1e-6
+Gated = tuple[Tensor, Tensor | None]
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -20,8 +22,10 @@ def normalize(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=EPS)
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, uses_kernels: bool = False) -> Tensor:
     """LN(x) * (1 + scale) + shift."""
+    if uses_kernels and kernels.serves_modulation(x, shift, scale):
+        return kernels.modulate(x, shift, scale, EPS)
     return normalize(x) * (1 + scale) + shift
 
 
@@ -31,6 +35,15 @@ def modulation(table: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
     F is 1, or the number of frames when kept and denoised frames are modulated differently.
     """
     return (table + vectors).unsqueeze(2).unbind(3)
+
+
+def gated(branch: Branch, kind: str, gate: Tensor, compute: Compute) -> Gated:
+    """A branch whose gate a cache keeps with it, and the gate that it is still to be multiplied with: None
+    where the cache keeps branches.
+    """
+    if branch is compute_branch:
+        return compute(), gate
+    return branch(kind, lambda: gate * compute()), None
 
 
 class AdaLNBlock(nn.Module):
@@ -43,12 +56,32 @@ class AdaLNBlock(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
+        self.uses_kernels = False
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def modulated_input(self, x: Tensor, t6: Tensor) -> Tensor:
         """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
         shift, scale, *_ = modulation(self.scale_shift_table, t6)
-        return modulate(x, shift, scale)
+        return self.modulate(x, shift, scale)
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return modulate(x, shift, scale, self.uses_kernels)
+
+    def add(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
+        """x + gate * y: in one pass, without rounding the product, where kernels are used."""
+        if gate is not None and self.uses_kernels and kernels.serves(x, y, gate):
+            return torch.addcmul(x, gate, y)
+        return x + (y if gate is None else gate * y)
+
+    def add_modulate(
+        self, x: Tensor, shift: Tensor, scale: Tensor, y: Tensor, gate: Tensor | None = None
+    ) -> tuple[Tensor, Callable[[], Tensor]]:
+        """x + gate * y, and what gives that modulated: a cache may not want it."""
+        if self.uses_kernels and kernels.serves_modulation(x, shift, scale):
+            total, modulated = kernels.add_modulate(x, y, gate, shift, scale, EPS)
+            return total, lambda: modulated
+        total = self.add(x, y, gate)
+        return total, lambda: self.modulate(total, shift, scale)
 
 
 class TextBlock(AdaLNBlock):
@@ -69,14 +102,18 @@ class TextBlock(AdaLNBlock):
         layers: list[Any] = [getattr(self, name, None) for name in self.names]
         attn, cross, mlp = layers
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation(self.scale_shift_table, t6)
-        x = x + self.gated(branch, gate1, lambda: self.attend(attn, modulate(x, shift1, scale1), layout))
+        y, gate = self.gated_attention(
+            branch, gate1, lambda: self.attend(attn, self.modulate(x, shift1, scale1), layout)
+        )
         if text is not None:
-            x = x + branch("cross", lambda: cross(x, text))  # neither norm nor gate
-        return x + branch("mlp", lambda: gate2 * mlp(modulate(x, shift2, scale2)))
+            x = self.add(x, y, gate)
+            y, gate = branch("cross", lambda: cross(x, text)), None  # neither norm nor gate
+        x, modulated = self.add_modulate(x, shift2, scale2, y, gate)
+        return self.add(x, *gated(branch, "mlp", gate2, lambda: mlp(modulated())))
 
-    def gated(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Tensor:
-        """The attention times its gate; one that was kept has the gate of the step it was computed in."""
-        return branch("attention", lambda: gate * attended())
+    def gated_attention(self, branch: Branch, gate: Tensor, attended: Compute) -> Gated:
+        """The attention and its gate; one that was kept has the gate of the step it was computed in."""
+        return gated(branch, "attention", gate, attended)
 
     def attend(self, attn: Any, x: Tensor, layout: Any) -> Tensor:
         """The self-attention `attn` of x [B, T, S/n, C]."""

@@ -10,7 +10,9 @@ from typing import ClassVar, NamedTuple
 from torch import Tensor
 
 from videosys.cache import NO_CACHE, Branch, Cache
+from videosys.layers import kernels
 from videosys.layers.backends import attend
+from videosys.layers.modulation import Gated
 from videosys.layers.rope import Rotary, rotary_table_3d, rotate_3d
 from videosys.models.pixart.layers import AttentionProjections, mask_bias, visible_tokens
 from videosys.models.pixart.transformer import (
@@ -114,10 +116,15 @@ class JointAttention(AttentionProjections):
         size = layout.tokens_per_frame
         parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=size)
         q, k, v = (part.flatten(1, 2) for part in parts)  # all tokens of some heads: [B, T * S, heads/n, d]
-        q, k = rotate_3d(q, layout.rotary), rotate_3d(k, layout.rotary)
+        q, k = self._rotate(q, k, layout.rotary)
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))
         out = attend(q, k, v, layout.bias, self.attention_backend).unflatten(1, (-1, size))
         return self.output(self.parallel.swap(out, gather=3, scatter=2, size=self.num_heads))
+
+    def _rotate(self, q: Tensor, k: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        if self.uses_kernels and kernels.serves_heads(q, k):
+            return kernels.norm_rotate((q, k), table=rotary, group=q.shape[-1] // 6)
+        return rotate_3d(q, rotary), rotate_3d(k, rotary)
 
 
 class JointBlock(PixArtBlock):
@@ -129,9 +136,9 @@ class JointBlock(PixArtBlock):
     def attend(self, attn: JointAttention, x: Tensor, layout: JointLayout) -> Tensor:
         return attn(x, layout)
 
-    def gated(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Tensor:
-        """The attention times its gate; one that was kept takes the gate of the step it is used in."""
-        return gate * branch("attention", attended)
+    def gated_attention(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Gated:
+        """The attention and its gate; one that was kept takes the gate of the step it is used in."""
+        return branch("attention", attended), gate
 
 
 class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):

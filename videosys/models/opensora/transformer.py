@@ -129,7 +129,7 @@ class TemporalBlock(STDiT3Block):
     """Attention over the frames at each position, with rotary positions."""
 
     def attend(self, attn: SelfAttention, x: Tensor, layout: TokenLayout) -> Tensor:
-        return temporal_attention(lambda rows: attn(rows, layout.rotary), x)
+        return temporal_attention(attn, x, layout.rotary)
 
 
 class FinalLayer(nn.Module):
@@ -137,6 +137,7 @@ class FinalLayer(nn.Module):
 
     def __init__(self, dim: int, patch_volume: int, out_channels: int):
         super().__init__()
+        self.uses_kernels = False
         self.scale_shift_table = nn.Parameter(torch.randn(2, dim) / dim**0.5)
         self.linear = nn.Linear(dim, patch_volume * out_channels)
 
@@ -148,7 +149,8 @@ class FinalLayer(nn.Module):
         return self.linear(h)
 
     def _modulate(self, x: Tensor, t: Tensor) -> Tensor:
-        return modulate(x, *modulation(self.scale_shift_table, t[:, None, None]))
+        shift, scale = modulation(self.scale_shift_table, t[:, None, None])
+        return modulate(x, shift, scale, self.uses_kernels)
 
 
 class STDiT3(nn.Module):

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from videosys.layers import kernels
 from videosys.layers.attention import TextKV, attend_text
-from videosys.layers.backends import attend, heads_first
+from videosys.layers.backends import attend, heads_first, takes_frames
 from videosys.layers.embeddings import sinusoid
 from videosys.layers.feedforward import run_chunked
 from videosys.layers.grid import Grid
@@ -116,7 +117,7 @@ class AttentionProjections(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, bias: bool = True):
         super().__init__()
-        self.num_heads, self.attention_backend = num_heads, "auto"
+        self.num_heads, self.attention_backend, self.uses_kernels = num_heads, "auto", False
         self.to_q = OneDnnLinear(dim, dim, bias=bias)
         self.to_k = OneDnnLinear(dim, dim, bias=bias)
         self.to_v = OneDnnLinear(dim, dim, bias=bias)
@@ -142,7 +143,10 @@ class SelfAttention(AttentionProjections):
 
         `bias` [batch or 1, 1, 1, tokens] is added to the scores.
         """
-        q, k, v = (heads_first(part) for part in self.project(x))
+        parts = self.project(x)
+        if bias is None and takes_frames(self, x):
+            return self.output(kernels.attend_frames(parts))
+        q, k, v = (heads_first(part) for part in parts)
         return self.to_out[0](attend(q, k, v, bias, self.attention_backend).reshape(x.shape))
 
 

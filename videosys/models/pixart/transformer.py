@@ -139,7 +139,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
 
     def __init__(self, config: C, parallel: Parallel = Parallel()):
         super().__init__()
-        self.config, self.parallel = config, parallel
+        self.config, self.parallel, self.uses_kernels = config, parallel, False
         dim, patch = config.hidden_size, config.patch_size
         self.pos_embed = PatchEmbed(config.in_channels, dim, (patch, patch))
         self.adaln_single = AdaLNSingle(dim)
@@ -210,6 +210,6 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
     def head(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The noise of tokens x [B, T, S/n, C], gathered: float32 [B, C_out, T, H, W]."""
         shift, scale = modulation(self.scale_shift_table, t[:, None, None])
-        patches = self.proj_out(modulate(x, shift, scale))
+        patches = self.proj_out(modulate(x, shift, scale, self.uses_kernels))
         patches = self.parallel.gather(patches, dim=2, size=condition.grid.tokens_per_frame)
         return condition.grid.unpatchify(patches).float()

@@ -1,0 +1,131 @@
+"""Kernels of our own, in Triton, and where they run: chosen here, and nowhere else.
+
+Each does in one pass over memory what torch's operators do in several. `use_kernels` turns them on in a model
+that runs on a card; a layer then asks here whether there is one for its tensors, and else takes torch's
+operators: in float32, in training, at unusual widths. Compilers see each as one operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from videosys.layers.linear import OPERATORS
+from videosys.utils.triton import runs_triton
+
+M = TypeVar("M", bound=nn.Module)
+Kernels = Literal["auto", "none"]
+Pair = Sequence[Tensor]  # of q and k, or cosines and sines; empty for none
+
+DTYPES = (torch.bfloat16, torch.float16)
+DEVICES = ("cuda", "meta")  # estimates run the models of cards on meta
+MOST_FRAMES = 64  # whose scores a program holds in its registers
+HEADS = range(16, 129, 8)  # widths of a head: rows of 16 bytes
+WIDTHS = range(64, 8193, 8)  # of a token
+
+SCHEMAS = MappingProxyType(
+    {
+        "attend_frames": "(Tensor q, Tensor k, Tensor v, Tensor[] weights, Tensor[] table, float eps)"
+        " -> Tensor",
+        "norm_rotate": "(Tensor q, Tensor k, Tensor[] weights, Tensor[] table, float eps, int group)"
+        " -> (Tensor, Tensor)",
+        "modulate": "(Tensor x, Tensor shift, Tensor scale, float eps) -> Tensor",
+        "add_modulate": "(Tensor x, Tensor y, Tensor? gate, Tensor shift, Tensor scale, float eps)"
+        " -> (Tensor, Tensor)",
+    }
+)
+
+
+def use_kernels(model: M, choice: Kernels, device: torch.device) -> M:
+    """The model itself, whose layers take these kernels from now on: `auto` where they run on the device,
+    `none` nowhere.
+    """
+    for module in model.modules():
+        if hasattr(module, "uses_kernels"):
+            module.uses_kernels = choice == "auto" and runs_triton(device)  # type: ignore[assignment]
+    return model
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the kernels know such tensors."""
+    x = tensors[0]
+    if x.device.type not in DEVICES or x.dtype not in DTYPES or not x.numel():
+        return False
+    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+
+def serves_frames(x: Tensor, num_heads: int) -> bool:
+    """Whether the frames of tokens [B, T, S, C] are attended in one kernel, from the layout they have."""
+    return serves(x) and x.ndim == 4 and x.shape[1] <= MOST_FRAMES and x.shape[3] // num_heads in HEADS
+
+
+def serves_heads(q: Tensor, k: Tensor) -> bool:
+    """Whether queries and keys [..., heads, d] are normed and rotated in one kernel."""
+    return serves(q, k) and q.shape[-1] in HEADS and q.shape == k.shape
+
+
+def serves_modulation(x: Tensor, shift: Tensor, scale: Tensor) -> bool:
+    """Whether tokens [B, T, S, C] are modulated by vectors [B, 1 or T, 1, C] in one kernel."""
+    if x.ndim != 4 or x.shape[3] not in WIDTHS or not serves(x, shift, scale):
+        return False
+    batch, frames, _, width = x.shape
+    return shift.shape == scale.shape and shift.shape in ((batch, 1, 1, width), (batch, frames, 1, width))
+
+
+def attend_frames(parts: Sequence[Tensor], weights: Pair = (), table: Pair = (), eps: float = 0.0) -> Tensor:
+    """Attention over frames of queries, keys and values [B, T, S, heads, d]: [B, T, S, heads, d], contiguous.
+
+    weights: [d] of RMS norms of q and k before it. table: cosines and sines [T, d/2] of interleaved pairs.
+    """
+    return torch.ops.videosys.attend_frames(*parts, list(weights), list(table), eps)
+
+
+def norm_rotate(
+    parts: Sequence[Tensor], weights: Pair = (), table: Pair = (), eps: float = 0.0, group: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys [..., heads, d] after RMS norms, and turned; contiguous.
+
+    table: cosines and sines [positions, ..., d/2], of all tokens of a sample in order. group: how far apart
+    the two numbers of a pair are; pairs lie in groups of twice as many.
+    """
+    return torch.ops.videosys.norm_rotate(*parts, list(weights), list(table), eps, group)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LN(x) * (1 + scale) + shift of tokens [B, T, S, C] and vectors [B, 1 or T, 1, C]."""
+    return torch.ops.videosys.modulate(x, shift, scale, eps)
+
+
+def add_modulate(
+    x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x + gate * y, and that modulated."""
+    return torch.ops.videosys.add_modulate(x, y, gate, shift, scale, eps)
+
+
+def like(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+def like_two(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return like(x), like(x)
+
+
+def launched(name: str) -> Callable[..., Any]:
+    """The function of `launch` for an operator; it is imported when first called: triton takes a second."""
+
+    def run(*inputs: Any) -> Any:
+        return getattr(import_module(f"{__name__}.launch"), name)(*inputs)
+
+    return run
+
+
+for _name, _schema in SCHEMAS.items():
+    OPERATORS.define(_name + _schema)
+    OPERATORS.impl(_name, launched(_name), "CompositeExplicitAutograd")
+    OPERATORS.impl(_name, like_two if _schema.endswith(")") else like, "Meta")

@@ -1,0 +1,67 @@
+"""Residual, gate, layer norm and modulation in one pass over the tokens, in Triton."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def modulation_kernel(
+    tensors, residual, vectors, strides, sizes, eps, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """One token: x + gate y, its layer norm, modulated.
+
+    tensors: x and the output. residual: y, the sum's output, and the gate or None; or None for x as it is.
+    vectors: shift and scale. strides: of sample and frame in vectors and gate. sizes: frames, positions.
+    """
+    x_pointer, out = tensors
+    token = tl.program_id(0)
+    sample, frame = (token // (sizes[0] * sizes[1])).to(tl.int64), (token // sizes[1] % sizes[0]).to(tl.int64)
+    columns = tl.arange(0, COLUMNS)
+    inside = columns < WIDTH
+    place = token.to(tl.int64) * WIDTH + columns
+    vector = sample * strides[0] + frame * strides[1] + columns
+    x = tl.load(x_pointer + place, mask=inside, other=0.0).to(tl.float32)
+    if residual is not None:
+        y = tl.load(residual[0] + place, mask=inside, other=0.0).to(tl.float32)
+        if residual[2] is not None:
+            y *= tl.load(residual[2] + vector, mask=inside, other=0.0).to(tl.float32)
+        rounded = (x + y).to(out.dtype.element_ty)
+        tl.store(residual[1] + place, rounded, mask=inside)
+        x = rounded.to(tl.float32)  # the norm is of what the next layer reads
+    centered = tl.where(inside, x - tl.sum(x, 0) / WIDTH, 0.0)
+    normed = centered * tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + eps)
+    shift = tl.load(vectors[0] + vector, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(vectors[1] + vector, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + place, (normed * (1 + scale) + shift).to(out.dtype.element_ty), mask=inside)
+
+
+def modulate(
+    x: Tensor,
+    residual: tuple[Tensor, Tensor, Tensor | None] | None,
+    vectors: tuple[Tensor, Tensor],
+    eps: float,
+) -> Tensor:
+    """LN(x) * (1 + scale) + shift of contiguous x [B, T, S, C].
+
+    residual: y, where the sum x + gate y is written, and the gate; the norm is then of the sum. vectors:
+    shift and scale, like the gate [B, 1 or T, 1, C] with the same strides.
+    """
+    _, frames, positions, width = x.shape
+    shift, out = vectors[0], torch.empty_like(x)
+    columns = triton.next_power_of_2(width)
+    modulation_kernel[(x.numel() // width,)](
+        (x, out),
+        residual,
+        vectors,
+        (shift.stride(0), shift.stride(1) if shift.shape[1] > 1 else 0),
+        (frames, positions),
+        eps,
+        WIDTH=width,
+        COLUMNS=columns,
+        num_warps=min(max(columns // 512, 1), 8),
+    )
+    return out

@@ -1,0 +1,87 @@
+"""Norms and rotary positions of queries and keys in one pass over both, in Triton."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS = tl.constexpr(32)  # heads of tokens in one program
+
+
+@triton.jit
+def turn(x, out, near, inside, weight, table, WIDTH: tl.constexpr, GROUP: tl.constexpr):
+    """Writes rows of x, normed where there is a weight (pointer, columns, eps) and turned by a table.
+
+    x: pointers' base and offsets of the rows; near: columns whose partner is GROUP further.
+    """
+    a = tl.load(x[0] + x[1] + near, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(x[0] + x[1] + near + GROUP, mask=inside, other=0.0).to(tl.float32)
+    if weight is not None:
+        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + weight[1])[:, None]
+        inner = near < WIDTH - GROUP
+        a = a * scale * tl.load(weight[0] + near, mask=inner, other=0.0).to(tl.float32)
+        b = b * scale * tl.load(weight[0] + near + GROUP, mask=inner, other=0.0).to(tl.float32)
+    if table is not None:
+        cos, sin = table
+        a, b = a * cos - b * sin, a * sin + b * cos
+    kind = out[0].dtype.element_ty
+    tl.store(out[0] + out[1] + near, a.to(kind), mask=inside)
+    tl.store(out[0] + out[1] + near + GROUP, b.to(kind), mask=inside)
+
+
+@triton.jit
+def rotation_kernel(
+    tensors, weights, table, strides, sizes, WIDTH: tl.constexpr, GROUP: tl.constexpr, PAIRS: tl.constexpr
+):
+    """ROWS heads of tokens, of q and of k.
+
+    tensors: q, k, and their contiguous outputs. weights: q's and k's, and eps; or None. table: cosines and
+    sines [positions, WIDTH / 2], contiguous float32; or None. strides: of a token of q and of k. sizes: rows,
+    heads and positions. In groups of 2 GROUP columns, each pairs with the one that is GROUP further.
+    """
+    q, k, q_out, k_out = tensors
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    pairs = tl.arange(0, PAIRS)[None, :]
+    near = pairs // GROUP * (2 * GROUP) + pairs % GROUP
+    inside = (rows < sizes[0]) & (pairs < WIDTH // 2)
+    tokens, heads = rows // sizes[1], rows % sizes[1]
+    q_weight, k_weight, angles = None, None, None
+    if weights is not None:
+        q_weight, k_weight = (weights[0], weights[2]), (weights[1], weights[2])
+    if table is not None:
+        places = tokens % sizes[2] * (WIDTH // 2) + pairs
+        cos = tl.load(table[0] + places, mask=inside, other=1.0)
+        angles = (cos, tl.load(table[1] + places, mask=inside, other=0.0))
+    q_from, k_from = tokens * strides[0] + heads * WIDTH, tokens * strides[1] + heads * WIDTH
+    turn((q, q_from), (q_out, rows * WIDTH), near, inside, q_weight, angles, WIDTH, GROUP)
+    turn((k, k_from), (k_out, rows * WIDTH), near, inside, k_weight, angles, WIDTH, GROUP)
+
+
+def norm_rotate(
+    parts: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor] | None,
+    table: tuple[Tensor, Tensor] | None,
+    eps: float,
+    group: int,
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys [tokens, heads, d], heads side by side, normed and turned: both contiguous.
+
+    table: cosines and sines [positions, d/2], float32; tokens take the positions again and again.
+    """
+    q, k = parts
+    tokens, heads, width = q.shape
+    outs = tuple(torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in parts)
+    rows = tokens * heads
+    rotation_kernel[(triton.cdiv(rows, ROWS.value),)](
+        (*parts, *outs),
+        None if weights is None else (*weights, eps),
+        table,
+        (q.stride(0), k.stride(0)),
+        (rows, heads, 1 if table is None else len(table[0])),
+        WIDTH=width,
+        GROUP=group,
+        PAIRS=triton.next_power_of_2(width // 2),
+    )
+    return outs[0], outs[1]
