@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 
 from videosys.generation.config import NegativePromptConfig
 from videosys.models import FAMILIES
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # which triton reads when it is first imported, by whomever
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -60,12 +60,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=measured)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
+    parser.add_argument(
+        "--kernels",
+        choices=("auto", "none"),
+        default="auto",
+        help="none measures published sizes without this package's kernels",
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     check(parser, args)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = Plan(device, args.rounds, not args.no_compile, tuple(args.models), tuple(args.sizes))
+    plan = Plan(device, args.rounds, not args.no_compile, tuple(args.models), tuple(args.sizes), args.kernels)
     args.output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
     for name in args.cases:

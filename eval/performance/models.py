@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from eval.performance.floor import Shape, record
-from videosys import FAMILIES, Blueprint, Parallel, blueprint, use_attention
+from videosys import FAMILIES, Blueprint, Parallel, blueprint, use_attention, use_kernels
 
 NOISE = 1_000_003  # random numbers, taken again and again: a prime, so that no two rows are alike
 TIMESTEP = 500.0
@@ -104,12 +104,13 @@ def models() -> list[str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """A transformer of a blueprint, for latents of a size, and where it runs."""
+    """A transformer of a blueprint, for latents of a size, and where and with what kernels it runs."""
 
     plan: Blueprint
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
     size: Size = MID
+    kernels: str = "auto"  # this package's on a card; none for torch's operators alone
 
     @classmethod
     def small(cls, model: str, *where: Any, **changes: Any) -> Setting:
@@ -151,7 +152,7 @@ class Setting:
         return model
 
     def subject(self) -> Subject:
-        model, size = self.built(), self.size
+        model, size = use_kernels(self.built(), self.kernels, self.device), self.size
         make: dict[str, Any] = {"device": self.device}
         latents = torch.randn(size.batch, self.plan.latent_channels, *size.latents, **make)
         embeds = torch.randn(size.batch, size.text, self.config.caption_channels, **make).to(self.dtype)

@@ -19,8 +19,8 @@ NO_COMPILER = "no compiler"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where it runs, how often all that is compared takes turns, which models and published sizes, and
-    whether blocks are compiled too.
+    """Where it runs, how often all that is compared takes turns, which models and published sizes, whether
+    blocks are compiled too, and whether published sizes use this package's kernels (auto) or none.
     """
 
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
@@ -28,6 +28,7 @@ class Plan:
     compile: bool = True
     models: tuple[str, ...] = field(default_factory=lambda: tuple(models()))
     sizes: tuple[str, ...] = ()
+    kernels: str = "auto"
 
     def settings(self) -> Iterator[Setting]:
         """Every model in every dtype."""

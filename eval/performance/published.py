@@ -14,12 +14,12 @@ from torch.profiler import ProfilerActivity, profile
 from eval.performance.cases import cached, step_row
 from eval.performance.models import Setting, Size, Subject
 from eval.performance.needs import MIB, decoder, peak
+from eval.performance.operations import TFLOPS, operation_rows
 from eval.performance.plan import Plan, Row
 from eval.performance.sizes import SIZES, PublishedSize
 from eval.performance.timing import Run, alternate, counted
 from videosys import NoCacheConfig, TeaCache, TeaCacheConfig, compile_blocks, start
 
-TFLOPS = 790.0  # of an H200 in bfloat16, measured in matrix products
 MOST_KERNELS = 20
 GUIDANCE = 4.0
 OUT_OF_MEMORY = "out of memory"
@@ -33,8 +33,9 @@ class Published:
     computed: Mapping[str, int]
 
     @classmethod
-    def of(cls, size: PublishedSize, device: torch.device) -> Published:
-        return cls(Setting(size.plan, torch.bfloat16, device, Size(size.plan.latent_size)), size.computed)
+    def of(cls, size: PublishedSize, device: torch.device, kernels: str = "auto") -> Published:
+        where = (torch.bfloat16, device, Size(size.plan.latent_size), kernels)
+        return cls(Setting(size.plan, *where), size.computed)
 
     @property
     def evaluations(self) -> int:
@@ -58,7 +59,7 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
             yield missing
             return
         for name in plan.sizes:
-            size = Published.of(SIZES[name], plan.device)
+            size = Published.of(SIZES[name], plan.device, plan.kernels)
             if size.setting.model in plan.models:
                 try:
                     yield from rows(name, size, plan)
@@ -99,12 +100,19 @@ def decode_row(size: Published, plan: Plan) -> Row:
 
 
 def kernels_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """The kernels of a step that take the most time, eager and compiled."""
-    subject = size.setting.subject()
-    yield from kernel_rows({"size": name, "step": "eager"}, subject.step, plan.device)
-    if plan.compile and plan.can_compile:
-        compile_blocks(subject.model)
-        yield from kernel_rows({"size": name, "step": "compiled"}, subject.step, plan.device)
+    """The kernels of a step that take the most time, eager and compiled, with and without ours; then ours one
+    by one.
+    """
+    for choice in ("none", "auto") if plan.device.type == "cuda" else ("auto",):
+        subject = replace(size.setting, kernels=choice).subject()
+        head: Row = {"size": name, "step": "eager", "kernels": choice}
+        yield from kernel_rows(head, subject.step, plan.device)
+        if choice == "auto":
+            alone = list(operation_rows({"size": name, "step": "alone"}, subject, plan))
+        if plan.compile and plan.can_compile:
+            compile_blocks(subject.model)
+            yield from kernel_rows({**head, "step": "compiled"}, subject.step, plan.device)
+    yield from alone
 
 
 @torch.no_grad()

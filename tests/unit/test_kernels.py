@@ -6,10 +6,13 @@ import importlib
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from eval.performance import operations
+from eval.performance.plan import Plan
 from tests.house.source import ROOT
 from videosys.cache import teacache
 from videosys.generation.compile import compile_blocks, compile_report
@@ -35,7 +38,6 @@ def interpreted(monkeypatch) -> None:
     """Kernels that take tensors of the CPU."""
     if torch.cuda.is_available():
         pytest.skip("there is a card here, for which kernels are compiled: tests/gpu runs them")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")  # read where kernels are first imported
     from triton import language
     from triton.runtime import interpreter
 
@@ -269,6 +271,37 @@ def test_models_give_the_same_numbers_with_kernels(interpreted, build, calls, mo
     assert calls == USED[build]
     kernels.use_kernels(model, "none", torch.device("cuda"))
     assert torch.equal(forward(), want)
+
+
+@needs_triton
+@torch.no_grad()
+@pytest.mark.parametrize("build", USED)
+def test_the_benchmark_finds_every_kernel_of_a_step(interpreted, build, monkeypatch):
+    model, forward = prepared(build)
+    turn_on(model, monkeypatch)
+    plan = Plan(torch.device("cpu"), rounds=1, compile=False)
+    monkeypatch.setattr(operations, "CALLS", 1)
+    rows = list(operations.operation_rows({"size": "toy"}, SimpleNamespace(step=forward), plan))
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row["operation"]] = found.get(row["operation"], 0) + row["calls"]
+        assert row["difference"] < 5e-3
+        assert row["kernel_over_bound"] == row["kernel_ms"] / row["bound_ms"] > 1
+    assert found == USED[build]
+
+
+def test_bounds_are_those_of_bytes_and_products():
+    x = torch.empty(2, 15, 1590, 16, 72, dtype=HALF, device="meta")
+    frames = operations.Operation(
+        "attend_frames", torch.ops.videosys.attend_frames, (x, x, x, [], [], 0.0), {}
+    )
+    assert frames.bound == pytest.approx(8 * x.numel() / 3.35e12)
+    tokens, weight = x.view(-1, 1152), x.new_empty(1152, 4608)
+    inputs = (x.new_empty(4608), tokens, weight)
+    gelu = operations.Operation(
+        "_addmm_activation", torch.ops.aten._addmm_activation, inputs, {"use_gelu": True}
+    )
+    assert gelu.bound == pytest.approx(8 * len(tokens) * 1152**2 / 790e12)
 
 
 @needs_triton
