@@ -9,7 +9,7 @@ from videosys.utils.devices import check_device
 
 
 def check_cache_device(device: str) -> None:
-    """ValueError unless `device` is auto, cpu, cuda or cuda:N. Whether this machine has it is not checked."""
+    """ValueError unless `device` is one of the allowed names. Whether this machine has it is not checked."""
     check_device(device, "cache.device")
 
 

@@ -9,6 +9,7 @@ import torch
 
 from videosys.cache.base import Cache, RecordedCache, Signal
 from videosys.cache.teacache import l1_sums
+from videosys.utils.devices import in_float64
 
 
 class SignalRecorder(RecordedCache):
@@ -62,7 +63,7 @@ class PrecomputedResidual(Cache):
 
 def length_ratio(current: torch.Tensor, previous: torch.Tensor) -> float:
     """The mean over tokens of |current| / |previous|, norms over the last dim; tokens of norm 0 left out."""
-    norms, before = (tensor.float().norm(dim=-1).double() for tensor in (current, previous))
+    norms, before = (in_float64(tensor.float().norm(dim=-1)) for tensor in (current, previous))
     nonzero = before > 0
     return float((norms[nonzero] / before[nonzero]).mean())
 

@@ -17,6 +17,7 @@ from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
 from videosys.cache.run_spec import RunSpec
+from videosys.utils.devices import float64_device
 from videosys.utils.triton import runs_triton
 
 _LOG = logging.getLogger("videosys.cache")
@@ -154,6 +155,7 @@ def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float
 
         sums = l1_sums_in_one_pass(current, previous)
     else:
+        current, previous = (item.to(float64_device(item.device)) for item in (current, previous))
         difference = (current.float() - previous.float()).abs().sum(dtype=torch.float64)
         size = previous.float().abs().sum(dtype=torch.float64)
         sums = torch.stack((difference, size))

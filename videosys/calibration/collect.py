@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from videosys.cache.record import PrecomputedResidual, SignalRecorder, relative_change
 from videosys.calibration.runs import Clips, Model
 from videosys.generation.denoise import Sampling, guide
+from videosys.utils.devices import in_float64
 from videosys.utils.files import replacing
 
 # What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.
@@ -148,4 +149,4 @@ class SkipOne(SignalRecorder):
 
 def rms(values: torch.Tensor) -> torch.Tensor:
     """Root mean square of each sample."""
-    return values.double().square().flatten(1).mean(dim=1).sqrt()
+    return in_float64(values).square().flatten(1).mean(dim=1).sqrt()

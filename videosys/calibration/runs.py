@@ -15,6 +15,7 @@ from videosys.generation.denoise import Observer, denoise
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoJob
 from videosys.models import family_of
+from videosys.utils.devices import in_float64, synchronize
 from videosys.utils.settled import settle
 
 CacheFactory = Callable[[Sequence[float]], Cache]
@@ -105,9 +106,9 @@ class Clock:
         return self._now() - self.begin
 
     def _now(self) -> float:
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":
             return time.process_time()
-        torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
 
@@ -129,6 +130,7 @@ def error_db(latents: torch.Tensor, reference: torch.Tensor) -> list[float]:
 
     One number per sample; 200 where they are equal.
     """
-    error = (latents.double() - reference.double()).square().flatten(1).mean(dim=1)
-    size = reference.double().square().flatten(1).mean(dim=1)
+    latents, reference = in_float64(latents), in_float64(reference)
+    error = (latents - reference).square().flatten(1).mean(dim=1)
+    size = reference.square().flatten(1).mean(dim=1)
     return (-10 * torch.log10((error / size).clamp(min=1e-20))).tolist()

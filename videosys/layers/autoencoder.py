@@ -82,8 +82,7 @@ def build_frame_autoencoder(
 
     is_temporal: with the decoder of Stable Video Diffusion, whose norms have 32 groups.
     """
-    import diffusers  # seconds to import, and the configs need none of it
-
+    images, clips = frame_classes()
     levels = len(config.block_out_channels)
     shape: dict[str, Any] = {
         "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -93,9 +92,21 @@ def build_frame_autoencoder(
         "scaling_factor": config.scaling_factor,
     }
     if is_temporal:
-        return diffusers.AutoencoderKLTemporalDecoder(**shape)
+        model = clips(**shape)
+        return model.to(next(model.parameters()).device)  # it makes a few on the CPU, wherever it is built
     up = ("UpDecoderBlock2D",) * levels
-    return diffusers.AutoencoderKL(**shape, up_block_types=up, norm_num_groups=config.norm_num_groups)
+    return images(**shape, up_block_types=up, norm_num_groups=config.norm_num_groups)
+
+
+def frame_classes() -> tuple[type[AutoencoderKL], type[AutoencoderKLTemporalDecoder]]:
+    """diffusers' autoencoders of images, and of clips.
+
+    Their modules compute with tensors while they are imported, here always on the CPU: models are built on
+    the meta device, where older versions of torch end such an import with an error.
+    """
+    with torch.device("cpu"):
+        from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder  # seconds, and configs need neither
+    return AutoencoderKL, AutoencoderKLTemporalDecoder
 
 
 class VideoAutoencoder(nn.Module):

@@ -10,15 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from videosys.layers.feedforward import Mlp
+from videosys.utils.devices import CPU, float64_device
 
 MAX_PERIOD = 10000.0
 
 
+def arange(*span: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """torch.arange on the CPU, whatever the default device: a table's bits are then those of any machine."""
+    return torch.arange(*span, dtype=dtype, device=CPU)
+
+
 def sinusoid(values: Tensor, dim: int) -> Tensor:
     """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
-    steps = torch.arange(dim // 2, dtype=torch.float32, device=values.device)
+    steps = torch.arange(dim // 2, dtype=torch.float32, device=float64_device(values.device))
     # In float64: the last bit of a float32 exp differs between processors, and at timestep 1000 it shows.
-    frequencies = (-math.log(MAX_PERIOD) * steps / (dim // 2)).double().exp().float()
+    frequencies = (-math.log(MAX_PERIOD) * steps / (dim // 2)).double().exp().float().to(values.device)
     angles = values.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
@@ -31,14 +37,14 @@ def sine_cosine(positions: Tensor, dim: int) -> Tensor:
 
 
 def position_embedding(rows: int, columns: int, dim: int, scale: float, base_size: int) -> Tensor:
-    """Sine-cosine table [rows * columns, dim], float32, row-major; the column fills the first half.
+    """Sine-cosine table [rows * columns, dim], float32, of the CPU, row-major; columns fill the first half.
 
     Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means
     the same share of the picture at every resolution.
     """
-    row = torch.arange(rows, dtype=torch.float32) / scale * (base_size / rows)
-    column = torch.arange(columns, dtype=torch.float32) / scale * (base_size / columns)
-    frequencies = MAX_PERIOD ** -(torch.arange(0, dim // 2, 2, dtype=torch.float32) / (dim // 2))
+    row = arange(rows) / scale * (base_size / rows)
+    column = arange(columns) / scale * (base_size / columns)
+    frequencies = MAX_PERIOD ** -(arange(0, dim // 2, 2) / (dim // 2))
     v, u = torch.meshgrid(row, column, indexing="ij")
     u, v = torch.outer(u.flatten(), frequencies), torch.outer(v.flatten(), frequencies)
     return torch.cat((u.sin(), u.cos(), v.sin(), v.cos()), dim=-1)
@@ -54,7 +60,7 @@ class ScalarEmbedder(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
-        return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters()).dtype))
+        return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters())))
 
 
 class PatchEmbed(nn.Module):

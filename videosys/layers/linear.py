@@ -58,7 +58,7 @@ def is_training(x: Tensor, weight: Tensor) -> bool:
 
 def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
     """Whether the product is on a CPU and nothing asks for its gradient."""
-    return x.device.type == "cpu" and not is_training(x, weight)
+    return x.device.type == weight.device.type == "cpu" and not is_training(x, weight)
 
 
 def has_epilogue(x: Tensor, weight: Tensor) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from videosys.layers.embeddings import arange
+from videosys.utils.devices import CPU
+
 THETA = 10000.0
 Rotary = tuple[Tensor, Tensor]  # cosines and sines
 
 
-def rotary_frequencies(head_dim: int) -> Tensor:
-    """Frequencies theta^(-2j/d), j = 0 .. d/2 - 1, float32 [d/2]."""
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+def rotary_frequencies(head_dim: int, device: torch.device | None = None) -> Tensor:
+    """Frequencies theta^(-2j/d), j = 0 .. d/2 - 1, float32 [d/2]; without `device` on torch's default."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     return THETA**-exponents
 
 
@@ -31,7 +34,7 @@ class RotaryEmbedding(nn.Module):
         """
         freqs: Tensor = self.freqs
         if freqs.dtype != torch.float32:
-            freqs = rotary_frequencies(self.head_dim).to(freqs.device)
+            freqs = rotary_frequencies(self.head_dim, CPU).to(freqs.device)
         positions = torch.arange(num_positions, dtype=torch.float32, device=freqs.device)
         angles = torch.outer(positions, freqs)
         return angles.cos(), angles.sin()
@@ -46,12 +49,13 @@ def rotate(x: Tensor, table: Rotary) -> Tensor:
 
 
 def rotary_table_3d(size: tuple[int, int, int], scales: tuple[float, float, float], head_dim: int) -> Rotary:
-    """Cosines and sines [t * h * w, 1, 3, d/6], float32: a third of the head for each of frame, row, column.
+    """Cosines and sines [t * h * w, 1, 3, d/6], float32, on the CPU: a third of the head for each of frame,
+    row and column.
 
     `scales` divide the positions along each axis.
     """
-    freqs = rotary_frequencies(head_dim // 3)
-    axes = [torch.arange(n, dtype=torch.float32) / scale for n, scale in zip(size, scales)]
+    freqs = rotary_frequencies(head_dim // 3, CPU)
+    axes = [arange(n) / scale for n, scale in zip(size, scales)]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 1, 3, 1)
     angles = positions * freqs
     return angles.cos(), angles.sin()

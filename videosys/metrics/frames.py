@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from videosys.utils.devices import float64_device
+
 Video = torch.Tensor | np.ndarray
 
 
@@ -40,11 +42,12 @@ def _tensor(video: Video, name: str) -> torch.Tensor:
 def pieces(
     pair: tuple[torch.Tensor, torch.Tensor], size: int, device: torch.device | str | None, dtype: torch.dtype
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both videos in pieces of `size` frames, as [t, C, H, W] in [0, 1]."""
+    """Both videos in pieces of `size` frames, as [t, C, H, W] in [0, 1]; without a device, where they are."""
     for parts in zip(*(video.split(size) for video in pair)):
         yield tuple(_unit(part, device, dtype) for part in parts)  # type: ignore[misc]
 
 
 def _unit(frames: torch.Tensor, device: torch.device | str | None, dtype: torch.dtype) -> torch.Tensor:
-    values = frames.to(device).to(dtype)
+    place = frames.device if device is None else torch.device(device)
+    values = frames.to(float64_device(place) if dtype == torch.float64 else place).to(dtype)
     return (values / 255 if frames.dtype == torch.uint8 else values).permute(0, 3, 1, 2)

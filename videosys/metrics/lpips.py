@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.devices import in_float64
 from videosys.utils.reading import expanded
 from videosys.utils.settled import settle
 from videosys.utils.weights import read_tensors, shortened
@@ -85,7 +86,7 @@ class Lpips(nn.Module):
         own = torch.backends.cudnn
         # TF32, torch's own choice for convolutions on a GPU, would cost three of the digits.
         with own.flags(own.enabled, own.benchmark, deterministic=own.deterministic, allow_tf32=False):
-            return torch.cat([self.maps(x, y).double().mean(dim=(1, 2, 3)).cpu() for x, y in parts])
+            return torch.cat([in_float64(self.maps(x, y)).mean(dim=(1, 2, 3)).cpu() for x, y in parts])
 
 
 @settle

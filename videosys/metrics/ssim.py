@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from videosys.metrics.frames import Video, check_pair, pieces
+from videosys.utils.devices import CPU
 from videosys.utils.settled import settle
 
 WINDOW = 11
@@ -25,10 +26,9 @@ def ssim(video: Video, reference: Video, device: torch.device | str | None = Non
     height, width = pair[0].shape[1:3]
     if min(height, width) < WINDOW:
         raise ValueError(f"frames are {height} x {width}; SSIM needs {WINDOW} x {WINDOW} or more")
-    rows, columns = (band(size).to(device) for size in (height, width))
-    return torch.cat(
-        [_ssim(x, y, rows, columns).cpu() for x, y in pieces(pair, FRAMES, device, torch.float64)]
-    )
+    bands = band(height), band(width)
+    parts = pieces(pair, FRAMES, device, torch.float64)
+    return torch.cat([_ssim(x, y, *(item.to(x.device) for item in bands)).cpu() for x, y in parts])
 
 
 def band(size: int) -> torch.Tensor:
@@ -37,9 +37,9 @@ def band(size: int) -> torch.Tensor:
     Two products with such matrices are several times as fast on a CPU as a convolution in float64, which the
     differences of squares below need.
     """
-    distance = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    distance = torch.arange(WINDOW, dtype=torch.float64, device=CPU) - WINDOW // 2
     weights = (-0.5 * (distance / SIGMA).square()).exp()
-    matrix = torch.zeros(size - WINDOW + 1, size, dtype=torch.float64)
+    matrix = torch.zeros(size - WINDOW + 1, size, dtype=torch.float64, device=CPU)
     for offset, weight in enumerate(weights / weights.sum()):
         matrix.diagonal(offset).fill_(weight)
     return matrix

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -208,8 +208,9 @@ class STDiT3(nn.Module):
                 f"{self.config.caption_channels}: they are of different checkpoints"
             )
         grid = self.config.grid(latent_size)
-        runs = [(rows, self.y_embedder(y)) for rows, y in text_runs(prompt_embeds, prompt_mask)]
         device = self.x_embedder.proj.weight.device
+        texts = text_runs(prompt_embeds.to(device), prompt_mask)
+        runs = [(rows, self.y_embedder(y)) for rows, y in texts]
         position = self.parallel.shard(self._position(grid, height, width), dim=0)
         return STDiT3Condition(
             grid=grid,
@@ -255,7 +256,8 @@ class STDiT3(nn.Module):
         t, t6 = self._time(timesteps, condition)
         if frame_mask is None:
             return x, TimeEmbedding(t, t6)
-        return x, TimeEmbedding(t, t6, *self._time(torch.zeros_like(timesteps), condition), frame_mask)
+        kept = self._time(torch.zeros_like(timesteps), condition)
+        return x, TimeEmbedding(t, t6, *kept, frame_mask.to(x.device))
 
     def _time(self, timesteps: Tensor, condition: STDiT3Condition) -> tuple[Tensor, Tensor]:
         t = self.t_embedder(timesteps) + condition.fps
@@ -292,12 +294,12 @@ def text_runs(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> list[tuple[s
         return [(slice(0, batch), prompt_embeds)]
     if batch % prompt_mask.shape[0] or prompt_mask.shape[1] != prompt_embeds.shape[1]:
         raise ValueError(f"prompt_mask {tuple(prompt_mask.shape)} fits no {tuple(prompt_embeds.shape)} text")
-    mask = prompt_mask.bool().repeat(batch // prompt_mask.shape[0], 1)
+    mask = prompt_mask.bool().to(prompt_embeds.device).repeat(batch // prompt_mask.shape[0], 1)
     if not bool(mask.any(dim=1).all()):
         raise ValueError("prompt_mask keeps no token of at least one prompt")
     kept = [y[keep] for y, keep in zip(prompt_embeds, mask)]
     groups = [list(group) for _, group in groupby(kept, key=len)]
-    ends = torch.tensor([len(group) for group in groups]).cumsum(0).tolist()
+    ends = accumulate(map(len, groups))
     return [(slice(end - len(group), end), torch.stack(group)) for end, group in zip(ends, groups)]
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from videosys.cache import NO_CACHE, Cache
-from videosys.layers.embeddings import sine_cosine
+from videosys.layers.embeddings import arange, sine_cosine
 from videosys.layers.frames import spatial_attention, temporal_attention
 from videosys.layers.grid import Grid
 from videosys.models.pixart.layers import SelfAttention, mask_bias, visible_tokens
@@ -171,14 +171,11 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
         _, rows, columns = grid.size
         half = self.config.hidden_size // 2
         # The checkpoints saw coordinates rounded to float32.
-        row, column = (
-            sine_cosine(torch.arange(n, dtype=torch.float32) / (n / base) / scale, half)
-            for n in (rows, columns)
-        )
+        row, column = (sine_cosine(arange(n) / (n / base) / scale, half) for n in (rows, columns))
         return torch.cat((column.repeat(rows, 1), row.repeat_interleave(columns, dim=0)), dim=-1)
 
     def _frame_position(self, grid: Grid) -> Tensor:
-        frames = torch.arange(grid.num_frames, dtype=torch.float64) / self.config.frame_scale
+        frames = arange(grid.num_frames, dtype=torch.float64) / self.config.frame_scale
         return sine_cosine(frames, self.config.hidden_size)[:, None]
 
     def _visible(self, mask: Tensor | None, grid: Grid, batch: int) -> Tensor | None:

@@ -72,7 +72,7 @@ class TwoLinear(nn.Sequential):
         super().__init__(OrderedDict(linear_1=linears[0], activation=activation, linear_2=linears[1]))
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(next(self.parameters()).dtype))
+        return super().forward(x.to(next(self.parameters())))
 
 
 class AdaLNSingle(nn.Module):
