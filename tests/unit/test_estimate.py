@@ -230,7 +230,7 @@ def test_what_kernels_of_a_cpu_copy_is_known(name, dtype):
     x = torch.randn(1, channels, *size, dtype=dtype)
     made(x)
     empty, nothing = copy.deepcopy(made).to("meta"), x.to("meta")
-    with Meter(is_cpu=True) as meter:
+    with Meter(torch.device("cpu")) as meter:
         empty(nothing)
     assert meter.peak == near(measured_peak(lambda: made(x)))
 

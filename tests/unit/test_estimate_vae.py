@@ -36,6 +36,6 @@ def test_decoding_at_a_middle_size_needs_what_is_measured(name):
         parameter.zero_()
     latents = torch.zeros(1, 4, *config.latent_size(FRAMES, SIDE, SIDE))
     peak = peak_on_cpu(lambda: to_uint8(made.decode(latents, FRAMES)))
-    with pretending(empty, latents.device), Meter(is_cpu=True) as meter:
+    with pretending(empty, latents.device), Meter(torch.device("cpu")) as meter:
         to_uint8(empty.decode(torch.empty(latents.shape), FRAMES))
     assert meter.peak == pytest.approx(peak, rel=0.15)

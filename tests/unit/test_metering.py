@@ -29,7 +29,7 @@ def test_what_a_convolution_copies(monkeypatch, kernel, has_onednn, copied):
         monkeypatch.delattr(torch._C, NAME)
     else:
         monkeypatch.setattr(torch._C, NAME, lambda *_: SimpleNamespace(name=kernel))
-    with Meter(is_cpu=True) as meter:
+    with Meter(torch.device("cpu")) as meter:
         F.conv2d(X, WEIGHT, padding=1)
     assert meter.peak == X.nbytes + copied
 

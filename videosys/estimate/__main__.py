@@ -27,7 +27,9 @@ from videosys.estimate import Estimate, estimate
 from videosys.estimate.memory import GIB, first_shortage
 from videosys.models import FAMILIES, load_family_config
 from videosys.utils.command import exit_status
+from videosys.utils.devices import parse_device, shares_memory
 
+NOTED = 0.1  # a cache that keeps more of the peak is named
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 
@@ -48,7 +50,8 @@ def as_json(cost: Estimate) -> dict[str, Any]:
     """The estimate as plain values, bytes and FLOPs, with its sums."""
     derived = [{"activations": stage.activations, "total": stage.total} for stage in cost.stages]
     stages = [dataclasses.asdict(stage) | more for stage, more in zip(cost.stages, derived)]
-    return dataclasses.asdict(cost) | {"stages": stages, "peak": cost.peak, "host": cost.host}
+    sizes = {name: getattr(cost, name) for name in ("peak", "host", "cache", "peak_without_cache")}
+    return dataclasses.asdict(cost) | {"stages": stages} | sizes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,6 +79,13 @@ def run(args: argparse.Namespace) -> int:
     print(table(cost))
     for part in cost.assumed:
         print(f"not on this computer, published shape taken: {part}")
+    saved = cost.peak - cost.peak_without_cache
+    if saved > NOTED * cost.peak and not shares_memory(parse_device(config.device)):
+        print(
+            f"the cache keeps {cost.cache / GIB:.3f} GiB of the peak on the device; with cache.device=cpu it "
+            "lies in the host's memory, each use is a copy, and the peak is about "
+            f"{cost.peak_without_cache / GIB:.3f} GiB"
+        )
     warning = first_shortage(config, cost, ranks)
     if warning:
         print(f"warning: {warning}")

@@ -23,7 +23,7 @@ from videosys.layers.storage import quantize_blocks
 from videosys.parallel import Parallel
 from videosys.parallel.absent import Absent
 from videosys.text_encoders.meta import encode_shape, encoder_shape
-from videosys.utils.devices import parse_device
+from videosys.utils.devices import SHARING, parse_device, shares_memory
 from videosys.utils.settled import settle
 
 
@@ -55,6 +55,10 @@ class StageCost:
         """Bytes on the device at the stage's peak."""
         return self.resident + self.peak
 
+    def without_cache(self) -> StageCost:
+        """The same where the cache lies in the host's memory."""
+        return replace(self, peak=self.peak - self.cache, cache=0, host=self.host + self.cache)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -80,6 +84,16 @@ class Estimate:
     def host(self) -> int:
         """Bytes in the host's memory for one accelerator."""
         return sum(stage.host for stage in self.stages)
+
+    @property
+    def cache(self) -> int:
+        """Bytes that a cache keeps on the device."""
+        return sum(stage.cache for stage in self.stages)
+
+    @property
+    def peak_without_cache(self) -> int:
+        """Bytes at the worst moment where the cache lies elsewhere."""
+        return replace(self, stages=tuple(stage.without_cache() for stage in self.stages)).peak
 
 
 @settle
@@ -113,7 +127,8 @@ class Estimator:
         self.samples_per_video = 2 if config.is_guided and (self.axes.cfg or 1) == 1 else 1
         self.samples = config.batch_size * self.samples_per_video
         kept_on = config.cache.device
-        self.is_cache_elsewhere = kept_on != AUTO and torch.device(kept_on).type != self.device.type
+        where = {self.device.type, self.device.type if kept_on == AUTO else torch.device(kept_on).type}
+        self.is_cache_elsewhere = len(where) > 1 and not where <= {*SHARING}
 
     def text_encoder(self) -> StageCost:
         """One prompt after the other is encoded, and the negative one."""
@@ -121,7 +136,7 @@ class Estimator:
         encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), self.dtype)
         stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
         stage = self._loaded("text encoder", encoder, stack)
-        _, meter = metered(lambda: encode_shape(encoder, 1, self.text_tokens), self.is_cpu)
+        _, meter = metered(lambda: encode_shape(encoder, 1, self.text_tokens), self.device)
         # On a CPU it is read before its weights are quantized.
         peak = max(meter.peak, wide - stage.weights if self.is_cpu else 0)
         return replace(stage, peak=peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
@@ -157,7 +172,7 @@ class Estimator:
         stage = self._stage("autoencoder", weight_bytes(vae))
         with pretending(vae, self.device) as device:
             latents = torch.empty(batch, plan.latent_channels, *plan.latent_size, device=device)
-            frames, meter = metered(lambda: plan.decode(vae, latents), self.is_cpu)
+            frames, meter = metered(lambda: plan.decode(vae, latents), self.device)
         clips = self.config.batch_size * self.config.num_clips
         # Clips that wait for the last one.
         waiting = frames.nbytes // batch * (clips - batch) if self.is_cpu else 0
@@ -177,7 +192,7 @@ class Estimator:
 
     def _stage(self, name: str, weights: int) -> StageCost:
         """A stage that needs only weights, all of them on the device; parked ones are in the host too."""
-        is_parked = self.config.offload != "none" and not self.is_cpu
+        is_parked = self.config.offload != "none" and not shares_memory(self.device)
         return StageCost(name, weights, 0, 0, resident=weights, host=weights if is_parked else 0)
 
     def _with_cache(self, stage: StageCost, size: int) -> StageCost:
@@ -215,8 +230,8 @@ class Estimator:
         return self._with_cache(stage, cached)
 
 
-def metered(run: Callable[[], Any], is_cpu: bool = False, **options: Any) -> tuple[Any, Meter]:
+def metered(run: Callable[[], Any], device: torch.device | None = None, **options: Any) -> tuple[Any, Meter]:
     """(result of a function, the meter that it ran in)."""
-    with Meter(is_cpu, **options) as meter:
+    with Meter(device, **options) as meter:
         result = run()
     return result, meter

@@ -8,12 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from videosys.estimate.blueprint import blueprint
 from videosys.estimate.cost import Estimate, estimate
 from videosys.generation.config import PipelineConfig
-from videosys.utils.devices import parse_device
+from videosys.utils.devices import free_memory, parse_device
 from videosys.utils.logging import get_logger
 from videosys.utils.weights_hash import SUFFIXES
 
@@ -49,8 +47,8 @@ def free_of(config: PipelineConfig) -> FreeMemory:
 def available_bytes(config: PipelineConfig) -> int | None:
     """Free memory of the device of a config; None where it cannot be known."""
     device = parse_device(config.device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] if torch.cuda.is_available() else None
+    if device.type != "cpu":
+        return free_memory(device)
     try:
         lines = MEMINFO.read_text(encoding="ascii").splitlines()
     except OSError:  # not Linux

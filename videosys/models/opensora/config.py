@@ -33,7 +33,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     the published ones.
 
     transformer, vae, text_encoder: local folders or hub ids.
-    vae_micro_batch_size: frames that the VAE takes at once; memory only.
+    vae_micro_batch_size: frames that the VAE takes at once, memory only; null is 4, with offload `group` 1.
 
     The rest can be given anew with each request:
     enable_vae_slicing: decode the videos of a batch one after the other; memory only.
@@ -51,7 +51,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     transformer: str = loading("hpcai-tech/OpenSora-STDiT-v3")
     vae: str = loading("hpcai-tech/OpenSora-VAE-v1.2")
     text_encoder: str = loading("DeepFloyd/t5-v1_1-xxl")
-    vae_micro_batch_size: int = loading(4, most=MOST_FRAMES)
+    vae_micro_batch_size: int | None = loading(None, most=MOST_FRAMES)
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
@@ -111,6 +111,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
             raise ValueError(
                 f"the video would be {self.size[0]} x {self.size[1]}; {LEAST_SIDE} pixels is the least"
             )
+
+    @property
+    def frames_at_once(self) -> int:
+        """Frames that the autoencoder takes at once. With offload `group` no other part needs as much."""
+        return self.vae_micro_batch_size or (1 if self.offload == "group" else 4)
 
     @property
     def model_name(self) -> str:

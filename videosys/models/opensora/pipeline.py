@@ -42,7 +42,7 @@ def parts(config: OpenSoraConfig, finder: PartFinder) -> Parts:
     transformer = finder.part("transformer", config.transformer, STDiT3, STDiT3Config())
     vae_folder = finder.folder("vae", config.vae)
     vae_config = config_of(OpenSoraVAEConfig, vae_folder, OpenSoraVAEConfig())
-    vae_config = replace(vae_config, micro_batch_size=config.vae_micro_batch_size)
+    vae_config = replace(vae_config, micro_batch_size=config.frames_at_once)
     return Parts(
         transformer=transformer,
         vae=Part(OpenSoraVAE, vae_config, vae_folder, {"tiling": config.frame_tiling()}),
