@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
     arguments.add_argument(
-        "--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N"
+        "--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N, mps"
     )
     arguments.add_argument(
         "--gpu",

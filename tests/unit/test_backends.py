@@ -10,7 +10,7 @@ from tests.tiny_checkpoint import config_of
 from videosys import VideoSysEngine
 from videosys.layers import attention, backends, frames
 from videosys.layers.backends import (
-    ON_CPU,
+    ALLOWED,
     attend,
     check_attention,
     default_backend,
@@ -41,7 +41,7 @@ def plain(q, k, v, bias) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("biased", [None, "shared", "own"])
-@pytest.mark.parametrize("backend", ON_CPU)
+@pytest.mark.parametrize("backend", ALLOWED["cpu"])
 def test_every_kernel_gives_the_same_numbers(backend, biased, shape, dtype, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(backends, "SCORE_BYTES", 3 * shape[3] * dtype.itemsize)

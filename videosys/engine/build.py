@@ -10,7 +10,7 @@ from videosys.generation.config import PipelineConfig
 from videosys.generation.pipeline import Pipeline
 from videosys.models import family_of
 from videosys.parallel import Parallel
-from videosys.utils.devices import resolve_device
+from videosys.utils.devices import AUTO, CPU, resolve_device
 from videosys.utils.seed import draw_seed
 
 
@@ -20,9 +20,11 @@ def rank_device(config: PipelineConfig, rank: int, num_ranks: int) -> torch.devi
     ValueError where the computer has too few devices, and where the config names a single one.
     """
     device = resolve_device(config.device)
-    if device.type == "cpu":
+    if device.type == "mps" and num_ranks > 1 and config.device == AUTO:
+        device = CPU  # of Apple's there is one
+    if device.type == "cpu" or (device.type == "mps" and num_ranks == 1):
         return device
-    if device.index is not None and num_ranks > 1:
+    if (device.index is not None or device.type == "mps") and num_ranks > 1:
         raise ValueError(
             f"device is {config.device!r}; for {num_ranks} processes it must be auto, cuda or cpu"
         )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from videosys.cache.base import compute_branch
 from videosys.layers.attention import TextKV
+from videosys.utils.devices import shares_memory
 from videosys.utils.triton import COMPILERS
 
 M = TypeVar("M", bound=nn.Module)
@@ -42,6 +43,8 @@ class CompileReport:
 
 def check_compiler(device: torch.device) -> None:
     """ValueError where nothing is at hand that could compile for the device."""
+    if device.type == "mps":
+        raise ValueError("compile is 'blocks', which is for a CPU or a CUDA device; on mps set it to none")
     if device.type == "cpu":
         check_program("C++", "CXX", CPU_COMPILERS)
     elif find_spec("triton") is None:
@@ -72,10 +75,10 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 def check_compile_offload(offload: str, device: torch.device) -> None:
     """ValueError where a compiled model would be forgotten after each use: on a CPU, stages are dropped."""
-    if offload == "stage" and device.type == "cpu":
+    if offload == "stage" and shares_memory(device):
         raise ValueError(
-            "compile is 'blocks', and offload is 'stage', which drops the model after each use on a CPU: it "
-            "would be compiled each time; set offload to none, or compile to none"
+            "compile is 'blocks', and offload is 'stage', which drops the model after each use on a "
+            f"{device.type}: it would be compiled each time; set offload to none, or compile to none"
         )
 
 

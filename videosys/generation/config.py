@@ -58,7 +58,8 @@ class PipelineConfig:
 
     transformer, vae, text_encoder: hub ids or local folders of the three parts; None for the published ones.
     revision: of the hub ids. offline: take only what was downloaded before.
-    device: auto, cpu, cuda, cuda:N. dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
+    device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N, mps (Apple's).
+    dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
     storage_dtype: of the weights of the blocks of transformer and text encoder while they wait: float8_e4m3fn
         takes half of bfloat16 and rounds them (they are made `dtype` again when used); auto is `dtype`.
     offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from videosys.utils.devices import release_memory
+
 ALIGNMENT = 512  # bytes, as torch's own allocator has it on a GPU
 
 
@@ -108,8 +110,7 @@ class Groups:
             torch.cuda.synchronize(self.device)  # a block may still be on its way when a forward failed
         self.resident.go()
         self.slots.clear()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        release_memory(self.device)
 
 
 class Weights:

@@ -12,14 +12,14 @@ from torch import nn
 
 from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks
 from videosys.generation.config import PipelineConfig, resolve_dtype
-from videosys.generation.offload import HOST, Component, check_offload
+from videosys.generation.offload import Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
 from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.kernels import use_kernels
-from videosys.layers.storage import quantize_blocks, use_opaque_dequantize
+from videosys.layers.storage import check_storage, quantize_blocks, use_opaque_dequantize
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import check_model, load_model
-from videosys.utils.devices import resolve_device
+from videosys.utils.devices import CPU, resolve_device
 
 if TYPE_CHECKING:
     from videosys.text_encoders.t5 import T5Encoder
@@ -51,9 +51,10 @@ class Loader:
         self.device = resolve_device(config.device)
         self.dtype = resolve_dtype(config.dtype, self.device)
         check_offload(config.offload, self.device)
+        check_storage(config.storage_dtype, self.device)
         self.has_groups = config.offload == "group"
         # Where modules lie that move in groups of blocks.
-        self.home = HOST if self.has_groups else self.device
+        self.home = CPU if self.has_groups else self.device
 
     def components(self, parts: Parts) -> Components:
         """The components of all parts."""

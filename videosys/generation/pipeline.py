@@ -17,7 +17,7 @@ from videosys.generation.denoise import Sampling, denoise
 from videosys.generation.finite import check_finite, check_frames, frame_sums
 from videosys.generation.guidance import PromptEmbeds, Texts
 from videosys.generation.loader import Components
-from videosys.generation.offload import Component
+from videosys.generation.offload import Component, loaded_ahead
 from videosys.generation.parts import Parts
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
 from videosys.parallel import Parallel
@@ -86,7 +86,8 @@ class Pipeline:
         if not batches:
             return  # there are more replicas than micro-batches
         conditions = self.encode_inputs(config, **inputs)
-        texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
+        with loaded_ahead([self.transformer, self.vae]):
+            texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
         for batch in batches:
             yield self.generate_batch(batch, texts, config, quiet, conditions)
 

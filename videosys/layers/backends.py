@@ -168,16 +168,23 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     }
 )
 HALF_ONLY = ("flash", "cudnn", "flash_attn")
-ON_CPU = ("auto", "torch", "flash", "math", "bmm")
+ALLOWED: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
+    {"cpu": ("auto", "torch", "flash", "math", "bmm"), "mps": ("auto", "torch", "math")}
+)
 
 
 def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> None:
     """ValueError where the device, the dtype or the packages installed are not for a backend."""
     backend = canonical_backend(backend)
-    if device.type == "cpu" and backend not in ON_CPU:
-        raise ValueError(f"attention is {backend!r}, which needs a GPU; on a CPU: {', '.join(ON_CPU)}")
+    allowed = ALLOWED.get(device.type, (backend,))
+    if device.type == "cpu" and backend not in allowed:
+        raise ValueError(f"attention is {backend!r}, which needs a GPU; on a CPU: {', '.join(allowed)}")
     if device.type != "cpu" and backend == "bmm":
         raise ValueError(f"attention is 'bmm', which is for a CPU; on {device.type}: auto or torch")
+    if backend not in allowed:
+        raise ValueError(
+            f"attention is {backend!r}, which needs CUDA; on {device.type}: {', '.join(allowed)}"
+        )
     if device.type != "cpu" and backend in HALF_ONLY and dtype == torch.float32:
         raise ValueError(f"attention is {backend!r}, and dtype is float32; it knows bfloat16 and float16")
     if backend in HALF_ONLY and is_before_ampere(device):

@@ -26,6 +26,12 @@ FUSING = (8, 9)  # the capability of a GPU from which triton knows such numbers
 OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
+def check_storage(storage_dtype: StorageDType, device: torch.device) -> None:
+    """ValueError where a device does not have the numbers."""
+    if storage_dtype != "auto" and device.type == "mps":
+        raise ValueError(f"storage_dtype is {storage_dtype!r}, which mps does not have; allowed there: auto")
+
+
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [out, in] in float8_e4m3fn, and the scale of each row [out, 1] in the weight's dtype.
 

@@ -82,7 +82,9 @@ def load_model(
     for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
         tensor = mapped.pop(key)  # so that the mapping of a part ends when its last tensor has been copied
         own_dtype = torch.float32 if key in exact else dtype
-        weights |= split(key, tensor.to(device, own_dtype if tensor.is_floating_point() else tensor.dtype))
+        # Converted there: a conversion on the host would be a copy in its memory besides.
+        there = tensor.to(device)
+        weights |= split(key, there.to(own_dtype) if there.is_floating_point() else there)
     model.load_state_dict(weights, strict=True, assign=True)
     unfilled = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
     assert not unfilled, f"{model_cls.__name__} has buffers that no checkpoint fills: {unfilled}"

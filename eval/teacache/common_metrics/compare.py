@@ -101,7 +101,8 @@ def choose_metrics(
 def choose_device(name: str) -> str:
     """`name`, or for auto the GPU if there is one. ValueError for a device that is not here."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    allowed = ["cpu", *(["cuda"] if gpus else []), *gpus]
+    apples = ["mps"] if torch.backends.mps.is_available() else []
+    allowed = ["cpu", *(["cuda"] if gpus else []), *gpus, *apples]
     if name not in ("auto", *allowed):
         raise ValueError(f"--device is {name!r}; allowed here: auto, {', '.join(allowed)}")
     return ("cuda" if gpus else "cpu") if name == "auto" else name

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
-    arguments.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N")
+    arguments.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
     arguments.add_argument("--batch-size", type=int, default=8, help="frames that LPIPS takes at once")
     arguments.add_argument(
         "--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below"
