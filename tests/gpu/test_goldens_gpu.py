@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -17,12 +19,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 @pytest.fixture(params=TOLERANCE, ids=str)
 def dtype(request, monkeypatch) -> torch.dtype:
     """What models and their inputs are made in, on the card."""
+    place: dict[str, Any] = {"device": card.DEVICE, "dtype": request.param}
     for module in (test_stdit3, test_open_sora_plan, latte):
         build, filled = module.build, module.filled
-        monkeypatch.setattr(module, "build", lambda case, build=build: build(case).to(request.param))
-        monkeypatch.setattr(
-            module, "filled", lambda case, name, filled=filled: filled(case, name).to(request.param)
-        )
+        monkeypatch.setattr(module, "build", lambda case, build=build: build(case).to(**place))
+        monkeypatch.setattr(module, "filled", lambda *name, filled=filled: filled(*name).to(**place))
     return request.param
 
 
