@@ -22,7 +22,7 @@ DEPENDENCIES = [
     "pillow>=10",
     "tqdm>=4.66",
     "lazy-loader>=0.4",
-    "ftfy>=6.2",
+    "ftfy>=6.3",
     "beautifulsoup4>=4.12",
 ]
 

@@ -19,6 +19,7 @@ from videosys.models.opensora.prompt import text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 from videosys.schedulers.rflow import time_shift
 from videosys.schedulers.solvers import Training
+from videosys.utils.devices import parse_device
 from videosys.utils.files import anchored
 from videosys.utils.images import BACKGROUND, check_colour
 from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, limited
@@ -114,8 +115,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     @property
     def frames_at_once(self) -> int:
-        """Frames that the autoencoder takes at once. With offload `group` no other part needs as much."""
-        return self.vae_micro_batch_size or (1 if self.offload == "group" else 4)
+        """Frames that the autoencoder takes at once: one on an accelerator that gets all other weights block
+        by block, where no part would need as much as it.
+        """
+        is_largest = self.offload == "group" and parse_device(self.device).type != "cpu"
+        return self.vae_micro_batch_size or (1 if is_largest else 4)
 
     @property
     def model_name(self) -> str:
