@@ -235,6 +235,8 @@ def pretend(patch: pytest.MonkeyPatch, machine: StandIn) -> None:
     kind = machine.device.type
     # Threads of their own would know nothing of it.
     patch.setattr("videosys.generation.pipeline.loaded_ahead", lambda components: nullcontext())
+    for modes in ("without_dispatch_modes", "without_function_modes"):  # of a caller; these are the device
+        patch.setattr(f"videosys.utils.settled.{modes}", nullcontext)
     patch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
     patch.setattr(torch.cuda, "device_count", lambda: int(kind == "cuda"))
     patch.setattr(torch.backends.mps, "is_available", lambda: kind == "mps")

@@ -14,6 +14,7 @@ from torch import nn
 
 from videosys.generation.groups import Groups
 from videosys.utils.devices import CPU, release_memory, shares_memory
+from videosys.utils.settled import settle
 
 M = TypeVar("M", bound=nn.Module)
 Offload = Literal["none", "stage", "group"]
@@ -25,6 +26,7 @@ def loaded_ahead(components: Sequence[Component[Any]]) -> Iterator[None]:
     waiting = [each for each in components if each.may_load_ahead and not each.is_loaded]
     current = torch.cuda.current_device() if waiting and torch.cuda.is_available() else None
 
+    @settle
     def load() -> None:
         if current is not None:
             torch.cuda.set_device(current)  # each thread has its own
