@@ -6,8 +6,7 @@ import logging
 
 import pytest
 
-from videosys import LatteConfig, NoCacheConfig, OpenSoraConfig, VideoSysEngine, tiny
-from videosys.models.latte.presets import PRESETS
+from videosys import FAMILIES, NoCacheConfig, OpenSoraConfig, VideoSysEngine, tiny
 from videosys.tiny import warn_of_unknown_words
 from videosys.tiny.words import PHRASES, TEMPLATES, unknown_words
 
@@ -49,8 +48,9 @@ def test_published_checkpoints_know_every_word(caplog):
     assert not caplog.records
 
 
-def test_a_config_takes_caches_by_name_and_none():
-    assert LatteConfig(cache=None).cache == NoCacheConfig()
-    assert LatteConfig(cache="pab_slow").cache == PRESETS["pab_slow"]
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_a_config_takes_caches_by_name_and_none(family):
+    assert family.config(cache=None).cache == NoCacheConfig()
+    assert family.config(cache="pab_slow").cache == family.presets["pab_slow"]
     with pytest.raises(ValueError, match=r"cache is 'pab_slo' \(did you mean 'pab_slow'\?\)"):
-        LatteConfig(cache="pab_slo")
+        family.config(cache="pab_slo")

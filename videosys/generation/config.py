@@ -105,9 +105,15 @@ class PipelineConfig:
 
     prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
 
-    def __post_init__(self) -> None:
+    def check_fields(self) -> None:
+        """Replaces the names of caches and schedulers by what they name. ValueError for a field of another
+        type or above its limit. For a config class whose other checks come before those of its base.
+        """
         resolve_choices(self)
         check_types(self)
+
+    def __post_init__(self) -> None:
+        self.check_fields()
         self.scheduler.check(self.prediction, type(self).__name__)
         object.__setattr__(self, "attention", canonical_backend(self.attention))
         if self.num_gpus is not None:

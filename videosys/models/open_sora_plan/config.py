@@ -8,7 +8,7 @@ from videosys.cache import CacheConfig
 from videosys.generation.config import NegativePromptConfig, cache_field, loading
 from videosys.layers.tiling import Tiling, tiling_preset
 from videosys.models.open_sora_plan.presets import PLACEHOLDER, PRESETS, RELEASES, Release, Version
-from videosys.utils.typed import check_types, listing, suggest
+from videosys.utils.typed import listing, suggest
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
     size_multiple = 16  # a patch of two latents, of eight pixels each
 
     def __post_init__(self) -> None:
-        check_types(self)
+        self.check_fields()
         if self.transformer_type is not None and self.transformer_type not in self.release.types:
             types = self.release.types
             raise ValueError(
