@@ -140,7 +140,9 @@ def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
     names = set(Options.__dataclass_fields__)
     ours = [setting for setting in settings if setting.partition("=")[0] in names]
     options = load_config(Options, overrides=ours)
-    prompts = [setting.partition("=")[2] for setting in ours if setting.startswith("prompt=")]
+    prompts = [
+        setting.partition("=")[2].removeprefix("\ufeff") for setting in ours if setting.startswith("prompt=")
+    ]
     if "prompts=" in ours:
         raise ValueError("prompts= is empty; it must be a file of prompts")
     if options.prompts:

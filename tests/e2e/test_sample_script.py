@@ -107,3 +107,11 @@ def test_the_log_can_be_detailed_and_json(settings, capsys):
     assert "debug" in {json.loads(line)["level"] for line in lines}
     assert main([PROMPT, *settings, "verbose=true", "quiet=true"]) == 2
     assert "exclude" in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_on_the_command_line_is_no_part_of_a_prompt(tmp_path):
+    (tmp_path / "more.csv").write_text("id,prompt\n1,a dog\n", encoding="utf-8-sig")
+    settings = ["prompt=\ufeffa cat", f"prompts={tmp_path / 'more.csv'}", "seed=3"]
+    assert common.split(settings)[1:] == (["a cat", "a dog"], ["seed=3"])
+    with pytest.raises(ValueError, match=r"prompts=.*none\.csv: cannot be read as prompts"):
+        common.split([f"prompts={tmp_path / 'none.csv'}"])

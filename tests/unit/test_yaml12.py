@@ -56,6 +56,7 @@ class Words:
         ("=", "="),
         ("'true'", "true"),
         ("!!str 5", "5"),
+        (r'"\ud83d\udc08 \u00e9"', "\U0001f408 \u00e9"),
         ("!!int '5'", 5),
     ],
 )
@@ -102,6 +103,7 @@ def doubled(levels: int, item: str = "{}") -> str:
         ("a: " + "9" * 5000, "is not int, or too large"),
         ("a: !!int 9:16", "'9:16' is not int"),
         ("a: !!int [1]", "must be one value"),
+        (r'a: "\ud800"', "is not str"),
         ("a: !!map 3", "expected a mapping"),
         ("a: !!seq {b: 1}", "expected a sequence"),
         ("a: !!binary aGk=", "could not determine a constructor"),

@@ -155,7 +155,7 @@ def _image(path: Path, background: str, say: Say) -> Clip:
             note = image.info.get("comment", b"").decode("ascii", "replace") if is_gif else ""
             order, fps = timeline(durations(image, path), note, 10 if is_gif else 1)
             return Clip(path, size, fps, order, partial(_moving, path, background, say))
-        if count > 1:
+        if count > 1 and image.format != "MPO":  # a photo with previews
             say(f"holds {count} images, of which the first is read")
     return Clip(path, size, 0.0, (0,), partial(_still, path, background, say))
 

@@ -62,6 +62,15 @@ def _int(text: str) -> int:
     return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
 
 
+def _str(text: str) -> str:
+    """Return a text whose letters above U+FFFF may be written as in JSON, in two halves."""
+    return (
+        text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        if re.search("[\ud800-\udfff]", text)
+        else text
+    )
+
+
 def _float(text: str) -> float:
     word = text.lower()
     return float(word.replace(".inf", "inf").replace(".nan", "nan"))
@@ -74,7 +83,7 @@ _SCALARS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "word": Word,
         "int": _int,
         "float": _float,
-        "str": str,
+        "str": _str,
     }
 )
 
