@@ -30,12 +30,12 @@ def load_config(
 ) -> T:
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
-    `path` is a YAML file, or a Python file (which is run) that sets `config`, to a `cls` or an instance of a
-    class derived from it, which is the one returned; or the settings themselves, as `config_to_dict` returns
-    them. An override is `key=value`
-    with dots for sections; text fields take the value as it is, the others read it as YAML. Naming a
-    choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults, whatever
-    stood before. Every mistake of the user is a ValueError that names the file and the key.
+    `path` is a file of YAML 1.2 (9:16 is text there, 010 is ten), or a Python file (which is run) that sets
+    `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the settings
+    themselves, as `config_to_dict` returns them. An override is `key=value` with dots for sections; text
+    fields take the value as it is, the others read it as YAML. Naming a choice (`cache=teacache`,
+    `cache: {name: teacache}`) starts from that choice's defaults, whatever stood before. Every mistake of the
+    user is a ValueError that names the file and the key.
     """
     if path is None or isinstance(path, Mapping):
         base, layer, place = None, path or {}, Place("", "")

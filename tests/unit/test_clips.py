@@ -301,6 +301,7 @@ def test_a_whole_video_has_a_limit_in_bytes(tmp_path, monkeypatch):
     assert clips.MOST_BYTES == 4 << 30
 
 
+@pytest.mark.filterwarnings("ignore:Invalid APNG")
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp"])
 def test_a_damaged_animation_is_one_error_or_some_frames(tmp_path, name):
     path = gif(tmp_path / name, [100, 300, 100])
