@@ -288,8 +288,9 @@ def test_a_file_without_a_frame_that_can_be_read_in_time_is_named(tmp_path):
 def test_limits(tmp_path, monkeypatch, name, limit, value, message):
     path = save_video(counted(9), tmp_path / name, fps=8)
     monkeypatch.setattr(*limit, value)
-    with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
+    with pytest.raises(ValueError, match=rf"{name}: .*{message}") as caught:
         read_video(path)
+    assert str(caught.value).count(name) == 1
 
 
 def test_a_whole_video_has_a_limit_in_bytes(tmp_path, monkeypatch):

@@ -152,7 +152,7 @@ def folder_files(folder: Path) -> list[Path]:
 def folder_rate(folder: Path) -> float:
     """Return the frames per second that the JSON file beside a folder of frames gives, or 0."""
     try:
-        content = json.loads(sidecar_path(folder).read_bytes())
+        content = json.loads(read_bytes(sidecar_path(folder)))
         rate = content["config"]["fps"]
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return 0.0

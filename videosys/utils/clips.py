@@ -114,7 +114,7 @@ def _named(path: Path) -> Iterator[None]:
         raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         kind = NoVideoError if isinstance(error, NoVideoError) else ValueError
-        raise kind(f"{path}: {error}") from error
+        raise kind(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 
 
 @contextlib.contextmanager
