@@ -106,7 +106,9 @@ class Parser(argparse.ArgumentParser):
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake of the user's, or 130 after an interrupt."""
     configure_logging()
-    interrupted = "interrupted; the videos named above are complete" if is_main_process() else ""
+    interrupted = ""
+    with contextlib.suppress(ValueError):  # of a broken environment, which `run` tells
+        interrupted = "interrupted; the videos named above are complete" if is_main_process() else ""
     return exit_status(lambda: run(example, parse(example, argv)), interrupted)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
@@ -20,14 +22,32 @@ from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
+from videosys.utils.logging import get_logger
+from videosys.utils.plain import to_plain
 from videosys.utils.seed import draw_seed
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+ADVICE = f"if no torchrun started this program: unset {' '.join(VARIABLES)}"
+PATIENCE = 10.0  # seconds until it is said what is waited for
+SHOWN = 200  # characters of a value in a message
+
+_LOG = get_logger("engine")
 
 
 def world_size() -> int:
-    """The number of processes that torchrun started for this program; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if all(name in os.environ for name in VARIABLES) else 1
+    """The number of processes that torchrun started for this program; 1 without it.
+
+    ValueError where its variables cannot be its own.
+    """
+    if not all(name in os.environ for name in VARIABLES):
+        return 1
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not (os.environ[name].isascii() and os.environ[name].isdecimal()):
+            raise ValueError(f"{name}={os.environ[name]} in the environment is no number; {ADVICE}")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if not rank < world:
+        raise ValueError(f"RANK={rank} in the environment is not below WORLD_SIZE={world}; {ADVICE}")
+    return world
 
 
 def is_main_process() -> bool:
@@ -70,7 +90,8 @@ class TorchrunRunner:
         self.memory_check = MemoryCheck(here)
         self._running: list[object] = []  # requests that are not at their end
         if not dist.is_initialized():
-            group.join(self.device, parallel.timeout)
+            with meeting():
+                group.join(self.device, parallel.timeout)
             atexit.register(leave_if_done, self._running)
         self.pipeline = build_pipeline(self.config, self.quiet, self.device)
 
@@ -113,6 +134,25 @@ class TorchrunRunner:
         self.pipeline.close()
 
 
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Says after `PATIENCE` what is waited for; ValueError where the ranks do not meet."""
+    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    which = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
+    # An error, since all ranks but the first are quiet.
+    words = f"{which} has waited {PATIENCE:g} s for the others at {where}; {ADVICE}"
+    timer = threading.Timer(PATIENCE, _LOG.error, [words])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:  # torch's own errors of stores and networks are RuntimeErrors
+        reason = " ".join(str(error).split())[:SHOWN]
+        raise ValueError(f"{which} does not meet the others at {where}: {reason}; {ADVICE}") from error
+    finally:
+        timer.cancel()
+
+
 def local_rank() -> int:
     """The number of this process among those of this computer."""
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
@@ -141,15 +181,27 @@ def describe(
 
 
 def short_text(value: Any, codec: Codec) -> str:
-    """A value as JSON, or a hash of it."""
-    return json.dumps(value) if is_plain(value) else f"other ({sha256(codec.pack(value)).hexdigest()[:16]})"
+    """A value in words, with a hash where they do not say all of it."""
+    text = json.dumps(to_plain(value, key=str, other=lambda item: f"a {type(item).__name__}"))
+    is_whole = is_plain(value) or (isinstance(value, list) and all(map(is_plain, value)))
+    if is_whole and len(text) <= SHOWN:
+        return text
+    shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return f"{shown} ({sha256(codec.pack(value)).hexdigest()[:16]})"
 
 
 def check_same_request(descriptions: Sequence[dict[str, str]]) -> None:
-    """ValueError naming the rank and the fields that differ from rank 0's."""
+    """ValueError naming a rank and the fields that differ from rank 0's, with the value of every rank."""
     first = descriptions[0]
     for rank, own in enumerate(descriptions):
         names = sorted(name for name in {*own, *first} if own.get(name) != first.get(name))
         if names:
             differences = ", ".join(f"{name} is {own.get(name)} and {first.get(name)}" for name in names)
-            raise ValueError(f"rank {rank} asks for something else than rank 0: {differences}")
+            others = "; ".join(all_values(name, descriptions) for name in names)
+            all_of_them = f"; of all: {others}" if len(descriptions) > 2 else ""
+            raise ValueError(f"rank {rank} asks for something else than rank 0: {differences}{all_of_them}")
+
+
+def all_values(name: str, descriptions: Sequence[dict[str, str]]) -> str:
+    values = (f"rank {rank}: {own.get(name)}" for rank, own in enumerate(descriptions))
+    return f"{name} ({', '.join(values)})"
