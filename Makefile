@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+MINUTES ?= 10
 MODEL  ?= opensora
 PYTEST_ARGS ?=
 
@@ -14,11 +15,12 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample eval-tiny compare-tiny bench bench-parallel test lint format clean
+.PHONY: help install dev sample eval-tiny compare-tiny bench bench-parallel test fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
+	@echo "make fuzz     new random configs, files and messages for MINUTES=10; a failure stops it and can be repeated"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: six minutes, on a busy one an hour; ARGS are passed on)"
@@ -58,6 +60,13 @@ compare-tiny: $(VENV)/.installed-dev
 
 test: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal $(PYTEST_ARGS)
+
+# Each round takes other examples; the first failing one is printed, reduced to its smallest form.
+fuzz: $(VENV)/.installed-dev
+	@end=$$(( $$(date +%s) + 60 * $(MINUTES) )); \
+	while [ $$(date +%s) -lt $$end ]; do \
+		$(TEST_ENV) FUZZ_EXAMPLES=300 $(BIN)/python -m pytest -q -x tests/property/test_fuzz_*.py || exit 1; \
+	done
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance $(ARGS)

@@ -23,7 +23,16 @@ from videosys.parallel.config import MOST_DEVICES
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.files import anchored
 from videosys.utils.seed import LARGEST_SEED
-from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, check_types, limited, listing, suggest
+from videosys.utils.typed import (
+    MOST_FRAMES,
+    MOST_PIXELS,
+    MOST_STEPS,
+    check_characters,
+    check_types,
+    limited,
+    listing,
+    suggest,
+)
 
 C = TypeVar("C", bound="PipelineConfig")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -287,6 +296,7 @@ class NegativePromptConfig(PipelineConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_counts("num_frames", "height", "width")
+        check_characters("negative_prompt", self.negative_prompt or "")
         height, width = self.size
         if height % self.size_multiple or width % self.size_multiple:
             raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from videosys.cache import StepRecord
 from videosys.generation.compile import CompileReport
 from videosys.utils.seed import generator
+from videosys.utils.typed import check_characters
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Any)
@@ -98,6 +99,7 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
             raise ValueError(
                 f"prompt has {len(text)} characters ({text[:40]!r}...); it may have {LONGEST_PROMPT}"
             )
+        check_characters("prompt", text)
     return prompts
 
 

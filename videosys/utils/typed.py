@@ -148,6 +148,15 @@ def check_multiple(config: Any, name: str, of: str) -> None:
             raise ValueError(f"{name} is {value}; each must be a multiple of {of}, which is {factor}")
 
 
+def check_characters(name: str, text: str) -> None:
+    """Raise a ValueError for text with parts that are no characters, as from bytes that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        shown = ascii(text[max(error.start - 20, 0) : error.end + 20])
+        raise ValueError(f"{name} holds what is no UTF-8 text, at {shown}") from None
+
+
 def _is_foreign(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(map(_is_foreign, value))
