@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from tests.hostile import hostile
 from videosys.engine import group
-from videosys.engine.codec import Codec
+from videosys.engine.codec import MAX_MESSAGE_BYTES, Codec
 from videosys.engine.messages import value_codec
 
 PATIENCE = timedelta(seconds=120)
+SIZES = (0, -1, MAX_MESSAGE_BYTES + 1, -(1 << 63), (1 << 63) - 1)
 
 
 class Forger(Codec):
@@ -47,3 +50,34 @@ def work(rank: int, world_size: int, folder: Path) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(errors))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def announce(rank: int, world_size: int, folder: Path) -> None:
+    """Rank 1 announces sizes that cannot be, then ends in the middle of an exchange."""
+    store = dist.FileStore(str(folder / "store"), world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=PATIENCE)
+    codec, errors = value_codec(), {}
+    for size in SIZES:
+        if rank == 1:
+            send_size(size, world_size)
+            continue
+        try:
+            group.exchange("honest", codec)
+        except ValueError as error:
+            errors[str(size)] = str(error)
+    errors["honest"] = group.exchange(f"rank {rank}", codec)
+    if rank == 1:
+        send_size(1000, world_size)
+        (folder / f"{rank}.json").write_text("{}")
+        os._exit(0)  # in the middle of an exchange
+    try:
+        group.exchange("honest", codec)
+    except RuntimeError as error:  # torch's: a peer is gone
+        errors["gone"] = str(error).splitlines()[0]
+    (folder / f"{rank}.json").write_text(json.dumps(errors))
+    os._exit(0)  # the group is broken: there is nobody to leave it with
+
+
+def send_size(size: int, world_size: int) -> None:
+    """The first half of an exchange."""
+    dist.all_gather([torch.zeros(1, dtype=torch.int64) for _ in range(world_size)], torch.tensor([size]))

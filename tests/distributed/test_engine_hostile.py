@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import socket
 
 import pytest
 
 from tests.distributed import fakes, hostile_ranks
 from tests.hostile import hostile
 from videosys import OpenSoraConfig, ParallelConfig
+from videosys.engine.codec import MAX_MESSAGE_BYTES
 from videosys.engine.failure import RankError
 from videosys.engine.pool import Pool
+from videosys.engine.rank import LOST_PEER
 
 PARTS = {"transformer": "bundled:opensora/transformer", "vae": "bundled:opensora/vae"}
 PARTS |= {"text_encoder": "bundled:opensora", "device": "cpu"}
@@ -20,12 +23,11 @@ PATIENCE = 300.0
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_a_hostile_rank_of_a_group_is_an_error_on_all_ranks_and_runs_nothing(world_size, tmp_path):
-    (tmp_path / "hostile_marker.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+def reports(work, world_size, folder):
+    """What each of some processes wrote down."""
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=hostile_ranks.work, args=(rank, world_size, tmp_path), daemon=True)
+        context.Process(target=work, args=(rank, world_size, folder), daemon=True)
         for rank in range(world_size)
     ]
     for process in processes:
@@ -34,7 +36,13 @@ def test_a_hostile_rank_of_a_group_is_an_error_on_all_ranks_and_runs_nothing(wor
         process.join(PATIENCE)
         process.kill()
     assert [process.exitcode for process in processes] == [0] * world_size
-    errors = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(world_size)]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_hostile_rank_of_a_group_is_an_error_on_all_ranks_and_runs_nothing(world_size, tmp_path):
+    (tmp_path / "hostile_marker.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    errors = reports(hostile_ranks.work, world_size, tmp_path)
     assert errors == [errors[0]] * world_size
     assert errors[0].pop("honest") == [f"rank {rank}" for rank in range(world_size)]
     assert not errors[0].pop("modules")
@@ -43,6 +51,28 @@ def test_a_hostile_rank_of_a_group_is_an_error_on_all_ranks_and_runs_nothing(wor
     start = "rank 1: a message from another process is refused: "
     assert all(error.startswith(start) for error in errors[0].values())
     assert not (tmp_path / "ran").exists()
+
+
+def test_sizes_that_cannot_be_and_a_rank_that_ends_are_errors_for_the_others(tmp_path):
+    honest, _ = reports(hostile_ranks.announce, 2, tmp_path)
+    gone = honest.pop("gone")
+    assert honest.pop("honest") == ["rank 0", "rank 1"]  # after all of them, the group is in step
+    assert honest == {
+        str(size): f"rank 1 sends {size} bytes; it must be 1 to {MAX_MESSAGE_BYTES}"
+        for size in hostile_ranks.SIZES
+    }
+    assert LOST_PEER.search(gone)
+
+
+def test_who_talks_nonsense_to_the_meeting_place_of_the_ranks_changes_nothing(tmp_path):
+    pool, config = make_pool("build")
+    assert [output.prompts for output in pool.stream(["a"], config, {})] == [["a"]]
+    port = pool._processes.store.port
+    for content in (b"GET / HTTP/1.1\r\n\r\n", bytes(64), b"\xff" * 4096):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(content)
+    assert [output.prompts for output in pool.stream(["b"], config, {})] == [["b"]]
+    pool.close()
 
 
 def make_pool(build, **options):
