@@ -12,7 +12,7 @@ import torch
 from videosys.cache import StepRecord
 from videosys.generation.compile import CompileReport
 from videosys.utils.seed import generator
-from videosys.utils.typed import check_characters
+from videosys.utils.typed import check_characters, shown
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Any)
@@ -94,7 +94,7 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
         raise ValueError("no prompt was given: the list is empty")
     for text in prompts:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"prompt is {text!r}; it must be text that is not blank")
+            raise ValueError(f"prompt is {shown(text)}; it must be text that is not blank")
         if len(text) > LONGEST_PROMPT:
             raise ValueError(
                 f"prompt has {len(text)} characters ({text[:40]!r}...); it may have {LONGEST_PROMPT}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from videosys.utils.typed import shown
+
 
 def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
     """Return the texts of "|0|a day|2|a night" and the loops they start at; ([prompt], None) for a plain one.
@@ -14,11 +16,11 @@ def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
     numbers, texts = fields[::2], fields[1::2]
     if len(numbers) != len(texts) or not all(number.strip().isdecimal() for number in numbers):
         raise ValueError(
-            f"prompt {prompt!r} is not of the form |0|text|2|text with loop numbers between the bars"
+            f"prompt {shown(prompt)} is not of the form |0|text|2|text with loop numbers between the bars"
         )
     starts = [int(number) for number in numbers]
     if starts != sorted(set(starts)):
-        raise ValueError(f"the loop numbers of prompt {prompt!r} must rise, they are {starts}")
+        raise ValueError(f"the loop numbers of prompt {shown(prompt)} must rise, they are {shown(starts)}")
     return [text.strip() for text in texts], starts
 
 
