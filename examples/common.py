@@ -211,13 +211,13 @@ def keep(
     engine: VideoSysEngine, output: VideoOutput, options: Options, wanted: Sequence[str], seconds: float
 ) -> None:
     """Saves the videos of an output, made in so many seconds; arguments and errors as of `generate`."""
-    for index in range(len(output.video)):
-        with remaining(wanted):
+    with remaining(wanted):
+        for index in range(len(output.video)):
             path = save(engine, output, index, options)
-        report(output, index, path, seconds / len(output.video))
-        describe(engine, output, index, path, options.plot)
-    if path.parent.resolve() != Path(options.output).resolve():  # it was rescued to another folder
-        with remaining(wanted):
+            report(output, index, path, seconds / len(output.video))
+            describe(engine, output, index, path, options.plot)
+        is_rescued = path.parent.resolve() != Path(options.output).resolve()
+        if is_rescued and wanted:
             check_room(options.output, output.video[-1].nbytes // 4)
 
 
@@ -228,8 +228,6 @@ def remaining(wanted: Sequence[str]) -> Iterator[None]:
         yield
     except (UnsavedVideo, ValueError) as error:
         rest = f"; {len(wanted)} more are not made, from the prompt {wanted[0][:60]!r} on" if wanted else ""
-        if not rest and not isinstance(error, UnsavedVideo):
-            return
         raise ValueError(f"{error}{rest}") from error
 
 

@@ -106,6 +106,14 @@ def test_bytes_that_are_no_text_are_named(tmp_path, capsys, setting, name):
     assert len(error.splitlines()) == 1
 
 
+def test_an_error_with_the_last_video_is_told(tmp_path):
+    def fail(video, path, **_):
+        raise ValueError("fps must be a number above 0")
+
+    with pytest.raises(ValueError, match=r"^fps must be a number above 0$"):
+        run(tmp_path, fail, prompts=("a",))
+
+
 @pytest.mark.slow
 def test_a_folder_of_any_bytes_takes_videos(tmp_path):
     folder = os.fsencode(tmp_path) + b"/Vid\xe9os"

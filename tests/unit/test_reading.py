@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import socket
+from pathlib import Path
 
 import pytest
 
-from videosys import OpenSoraConfig, load_config
+from videosys import OpenSoraConfig, check_writable, load_config, read_video
 from videosys.cache import read_calibration
-from videosys.calibration import Journal
+from videosys.calibration import Journal, check_place
+from videosys.models.opensora.references import load_reference
 from videosys.utils.checkpoint import read_config
 from videosys.utils.hub import resolve
 from videosys.utils.reading import MAX_DEPTH, expanded, load_json, mistaken, read_text
@@ -38,9 +40,20 @@ def same_place(monkeypatch):
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path[:12])
 def test_a_path_that_cannot_be_is_one_error(path):
-    for read in (expanded, read_text, resolve, lambda path: load_config(OpenSoraConfig, path)):
+    readers = (
+        expanded,
+        read_text,
+        resolve,
+        read_video,
+        check_place,
+        read_calibration,
+        lambda path: load_config(OpenSoraConfig, path),
+        lambda path: load_reference(path, 8, 8),
+        lambda path: check_writable(Path(path) / "a.mp4"),
+    )
+    for read in readers:
         with pytest.raises(ValueError) as caught:
-            read(path)
+            read(Path(path))
         assert len(str(caught.value)) < 400
         assert "\0" not in str(caught.value)
 

@@ -150,3 +150,18 @@ def test_a_broken_file_of_a_tokenizer_is_named(tmp_path, name, content):
     with pytest.raises(ValueError, match=name) as caught:
         load_tokenizer(tmp_path)
     assert "tiktoken" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_file_whose_reading_is_interrupted_is_not_damaged(tmp_path, monkeypatch, name):
+    def interrupted(*arguments, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise RuntimeError("unexpected end of file") from error
+
+    monkeypatch.setattr("videosys.utils.weights.safe_open", interrupted)
+    monkeypatch.setattr("torch.load", interrupted)
+    (tmp_path / name).write_bytes(WHOLE)
+    with pytest.raises(KeyboardInterrupt):
+        load_state_dict(tmp_path)

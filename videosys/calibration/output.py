@@ -17,6 +17,7 @@ from videosys.calibration.tables import report_text, words
 from videosys.utils.files import write_text
 from videosys.utils.logging import get_logger
 from videosys.utils.plots import ADVICE, has_matplotlib, line_axes, save_figure
+from videosys.utils.reading import expanded
 
 POINTS_PER_CURVE = 61
 _LOG = get_logger("calibration")
@@ -24,6 +25,7 @@ _LOG = get_logger("calibration")
 
 def check_place(path: Path, is_folder: bool = False) -> None:
     """ValueError where no file, or no folder, can have this name: what is above it is a file, for example."""
+    expanded(path)
     if path.exists() and path.is_dir() != is_folder:
         raise ValueError(f"--out is {str(path)!r}, which is a {'file' if is_folder else 'folder'}")
     above = next(folder for folder in path.absolute().parents if folder.exists())

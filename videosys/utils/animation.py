@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from videosys.utils.images import BACKGROUND, Say, frame_count, go_to, open_image, pixels
-from videosys.utils.reading import read_bytes
+from videosys.utils.reading import load_json, read_bytes
 from videosys.utils.sidecar import sidecar_path
 
 FRAME_PATTERN = "frame_*.png"
@@ -152,8 +151,8 @@ def folder_files(folder: Path) -> list[Path]:
 def folder_rate(folder: Path) -> float:
     """Return the frames per second that the JSON file beside a folder of frames gives, or 0."""
     try:
-        content = json.loads(read_bytes(sidecar_path(folder)))
+        content = load_json(sidecar_path(folder))
         rate = content["config"]["fps"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return 0.0
     return round(float(rate), 2) if type(rate) in (int, float) and 0 < rate < 1e6 else 0.0

@@ -22,6 +22,7 @@ from videosys.utils.animation import (
 from videosys.utils.ffmpeg import NoVideoError, read_frames, read_stamps
 from videosys.utils.images import BACKGROUND, NoImageError, Say, frame_count, open_image, pixels, upright_size
 from videosys.utils.logging import get_logger
+from videosys.utils.reading import expanded
 from videosys.utils.text import kind_of
 
 MOST_BYTES = 4 << 30  # of all frames of a video that is read whole
@@ -73,7 +74,7 @@ def open_clip(path: str | Path, background: str = BACKGROUND) -> Clip:
     What is transparent shows `background`. ValueError, which names the file, for all else, and for what is
     larger than the limits in `videosys.utils`' images, animation and ffmpeg.
     """
-    path = Path(path)
+    path = expanded(path)
     say = _Once(path)
     with _named(path):
         if path.is_dir():

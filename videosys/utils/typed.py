@@ -153,7 +153,7 @@ def check_characters(name: str, text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        shown = ascii(text[max(error.start - 20, 0) : error.end + 20])
+        shown = ascii(text[max(error.start - 20, 0) : error.start + 20])
         raise ValueError(f"{name} holds what is no UTF-8 text, at {shown}") from None
 
 

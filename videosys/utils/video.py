@@ -110,7 +110,7 @@ def read_video(path: str | Path, background: str = BACKGROUND) -> tuple[torch.Te
     `background`. ValueError for what cannot be read, or is larger than `MOST_BYTES`.
     """
     if Path(path).suffix == RAW:
-        return read_raw(Path(path)), 0.0
+        return read_raw(expanded(path)), 0.0
     clip = open_clip(path, background)
     size = len(clip.order) * math.prod(clip.size) * 3
     if size > MOST_BYTES:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from videosys.utils.clips import Clip, is_frame_folder, open_clip
 from videosys.utils.ffmpeg import NoVideoError
 from videosys.utils.images import BACKGROUND
+from videosys.utils.reading import expanded
 
 MOST_COVERING = 1 << 25  # pixels of a frame that covers a clip, before it is cut; or 8 times the clip's
 
@@ -50,7 +51,7 @@ def open_reference(source: str | Path | Tensor, background: str = BACKGROUND) ->
         height, width = check_frames(source).shape[1:3]
         return OpenReference("the reference", (height, width), len(source), partial(given_frames, source))
     name = f"reference {str(source)!r}"
-    if not Path(source).is_file() and not is_frame_folder(source):
+    if not expanded(source).is_file() and not is_frame_folder(source):
         raise ValueError(f"{name} is not a file")
     try:
         clip = open_clip(source, background)
