@@ -87,8 +87,8 @@ def test_the_name_is_free_again(folder):
 @pytest.mark.parametrize(
     "change",
     [
-        {"machine": "00000000"},
-        {"namespace": 1},
+        {"machine": "00000000", "pid": 2**22 + 1},  # no such process here, but perhaps there
+        {"namespace": 1, "pid": 2**22 + 1},
         {"boot": "00000000"},  # but written after this boot: somebody else's
         {},
     ],
