@@ -15,7 +15,7 @@ from videosys.models.opensora.conditioning import (
     references_from_strategy,
 )
 from videosys.models.opensora.presets import COEFFICIENTS, PRESETS
-from videosys.models.opensora.prompt import text_of_loop
+from videosys.models.opensora.prompt import inline_references, split_inline, text_of_loop
 from videosys.models.opensora.sizes import resolve_num_frames, resolve_size
 from videosys.schedulers.rflow import time_shift
 from videosys.schedulers.solvers import Training
@@ -35,6 +35,9 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     transformer, vae, text_encoder: local folders or hub ids.
     vae_micro_batch_size: frames that the VAE takes at once, memory only; null is 4, with offload `group` 1.
+    prompt_references: read the images and videos that prompts name in the published JSON at their end,
+        {"reference_path": "a.png;b.mp4", "mask_strategy": "0"}. Whoever writes prompts can then have any
+        file of this computer read; false leaves the JSON out, and says so.
 
     The rest can be given anew with each request:
     enable_vae_slicing: decode the videos of a batch one after the other; memory only.
@@ -53,6 +56,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     vae: str = loading("hpcai-tech/OpenSora-VAE-v1.2")
     text_encoder: str = loading("DeepFloyd/t5-v1_1-xxl")
     vae_micro_batch_size: int | None = loading(None, most=MOST_FRAMES)
+    prompt_references: bool = loading(False)  # not of the weights, but no request may allow itself files
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
@@ -150,7 +154,15 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         return self.loops
 
     def prompt_texts(self, prompt: str) -> list[str]:
-        return [text_of_loop(prompt, loop) for loop in range(self.loops)]
+        words, _ = split_inline(prompt)
+        return [text_of_loop(words, loop) for loop in range(self.loops)]
+
+    def prompt_conditions(self, prompt: str) -> list[Reference]:
+        """The references that a prompt names itself, if that is allowed. ValueError for unreadable JSON."""
+        if not self.prompt_references or not split_inline(prompt)[1]:
+            return []
+        given = inline_references(prompt)
+        return references_from_strategy(given.mask_strategy or "0", given.paths)
 
     def clean(self, text: str) -> str:
         from videosys.text_encoders.cleaning import prepare_prompt

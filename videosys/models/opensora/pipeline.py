@@ -30,11 +30,13 @@ from videosys.models.opensora.conditioning import (
     latent_to_pixel_frames,
 )
 from videosys.models.opensora.config import OpenSoraConfig
+from videosys.models.opensora.prompt import notes
 from videosys.models.opensora.transformer import STDiT3, STDiT3Condition, STDiT3Config
 from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("opensora")
+Conditions = tuple[Sequence[FrameCondition], Sequence[torch.Tensor]]  # and the references they name by number
 
 
 def parts(config: OpenSoraConfig, finder: PartFinder) -> Parts:
@@ -92,6 +94,10 @@ class OpenSoraPipeline(Pipeline):
 
     def check_request(self, prompts: Sequence[str], config: Any) -> None:
         super().check_request(prompts, config)
+        for prompt in dict.fromkeys(prompts):
+            for note in notes(prompt, config.loops, config.prompt_references):
+                _LOG.warning("%s", note)
+            self.read_references(config.prompt_conditions(prompt), (), config)  # before any work
         _, rows, columns = self.latent_size(config)
         factor = self.parts.vae.config.spatial_factor
         if (rows * factor, columns * factor) != config.size:
@@ -106,10 +112,15 @@ class OpenSoraPipeline(Pipeline):
         Places of the config's published strategy are moved to the nearest start of a chunk, as published code
         does; in `references` such a place is a ValueError.
         """
+        explicit = [references] if isinstance(references, Reference) else list(references or ())
+        return self.encode_references(*self.read_references(config.references, explicit, config))
+
+    def read_references(
+        self, published: Sequence[Reference], explicit: Sequence[Reference], config: OpenSoraConfig
+    ) -> tuple[list[FrameCondition], list[torch.Tensor]]:
+        """The conditions, and the frames [1, 3, T, H, W] of each source. ValueError where they do not fit."""
         from videosys.models.opensora.references import check_shape, open_reference
 
-        published = config.references
-        explicit = [references] if isinstance(references, Reference) else list(references or ())
         sources, conditions = collect_sources([*published, *explicit])
         if not sources:
             return [], []
@@ -126,7 +137,14 @@ class OpenSoraPipeline(Pipeline):
             check_shape(reference, height, width)
             begin, end = first * CHUNK_FRAMES, last * CHUNK_FRAMES
             clips.append(reference.load(height, width, begin, end)[None])
-        conditions = from_chunks(conditions, lengths, spans, config.align)
+        return from_chunks(conditions, lengths, spans, config.align), clips
+
+    def encode_references(
+        self, conditions: list[FrameCondition], clips: Sequence[torch.Tensor]
+    ) -> tuple[list[FrameCondition], list[torch.Tensor]]:
+        """The conditions, and the latents [1, C, t, h, w] of each source's frames."""
+        if not clips:
+            return [], []
         with self.vae.use() as vae:
             latents = [vae.encode(clip.to(self.vae.device)).float().cpu() for clip in clips]
         for number, item in enumerate(latents):
@@ -151,11 +169,15 @@ class OpenSoraPipeline(Pipeline):
     ) -> VideoOutput:
         """The videos, clip by clip; `conditions` name latents [1 or B, C, t, h, w] by number."""
         conditions, references = (list(items) for items in conditions)
+        own = [
+            self.encode_references(*self.read_references(config.prompt_conditions(job.prompt), (), config))
+            for job in jobs
+        ]
         sources = generators(jobs)
         clips: list[list[torch.Tensor]] = []
         steps: list[StepRecord] = []
         for loop in range(config.loops):
-            denoising = self.clip_denoising(jobs, texts, config, loop, sources, conditions, references)
+            denoising = self.clip_denoising(jobs, texts, config, loop, sources, (conditions, references), own)
             latents, records = self.denoise(denoising, config.cache, quiet)
             frames, tail = self.decode(latents, config, quiet, continues=loop + 1 < config.loops)
             clips.append(frames)
@@ -175,13 +197,22 @@ class OpenSoraPipeline(Pipeline):
         config: OpenSoraConfig,
         loop: int,
         sources: Sequence[torch.Generator],
-        conditions: Sequence[FrameCondition],
-        references: Sequence[torch.Tensor],
+        shared: Conditions,
+        own: Sequence[Conditions],
     ) -> Denoising:
-        """What the denoise loop needs for one clip of each video, with its conditions."""
+        """What the denoise loop needs for one clip of each video, with the conditions of all of them and of
+        each one's own.
+        """
         noise = self.initial_noise(sources, config)
-        latents, mask = apply_mask_strategy(noise, references, conditions, loop, config.align)
-        frame_mask = mask if any(condition.loop == loop for condition in conditions) else None
+        latents, mask = apply_mask_strategy(noise, shared[1], shared[0], loop, config.align)
+        for row, (conditions, references) in enumerate(own):
+            rows = slice(row, row + 1)
+            latents[rows], given = apply_mask_strategy(
+                latents[rows], references, conditions, loop, config.align
+            )
+            mask[rows] = mask[rows].minimum(given)
+        all_conditions = [condition for conditions, _ in (shared, *own) for condition in conditions]
+        frame_mask = mask if any(condition.loop == loop for condition in all_conditions) else None
         prompts = [config.prompt_texts(job.prompt)[loop] for job in jobs]
         return Denoising(
             self.family.sampler(config, sources),

@@ -1,8 +1,56 @@
-"""Open-Sora's prompt syntax: other words for each loop."""
+"""Open-Sora's prompt syntax: other words for each loop, and images or videos named in a prompt's JSON."""
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import dataclass
+
+from videosys.utils.plain import from_mapping
 from videosys.utils.typed import shown
+
+SHORT_NUMBER = 9  # digits of a loop
+LOOP = re.compile(r"\|\s*-?\d+\s*\|")
+INLINE_KEYS = ("reference_path", "mask_strategy")
+
+
+@dataclass(frozen=True)
+class InlineReferences:
+    """The published JSON at the end of a prompt. reference_path: images and videos, joined by ";".
+    mask_strategy: where they are put, as in a config; empty means that the first one is the first frame.
+    """
+
+    reference_path: str = ""
+    mask_strategy: str = ""
+
+    @property
+    def paths(self) -> list[str]:
+        return [path.strip() for path in self.reference_path.split(";") if path.strip()]
+
+
+def split_inline(prompt: str) -> tuple[str, str]:
+    """The words of a prompt, and the JSON behind them that names references; "" where there is none."""
+    words, brace, rest = prompt.partition("{")
+    is_inline = any(key in rest for key in INLINE_KEYS)
+    return (words, brace + rest) if is_inline else (prompt, "")
+
+
+def inline_references(prompt: str) -> InlineReferences:
+    """What the JSON of a prompt names. ValueError where it is no JSON, or has other keys."""
+    _, text = split_inline(prompt)
+    if not text:
+        return InlineReferences()
+    where = f"the JSON in prompt {prompt[:60]!r}"
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} must be an object with {' and '.join(INLINE_KEYS)}")
+    given = from_mapping(InlineReferences, content, where)
+    if not given.paths:
+        raise ValueError(f"{where} names no reference_path")
+    return given
 
 
 def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
@@ -14,7 +62,7 @@ def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
         return [prompt], None
     fields = prompt.split("|")[1:]
     numbers, texts = fields[::2], fields[1::2]
-    if len(numbers) != len(texts) or not all(number.strip().isdecimal() for number in numbers):
+    if len(numbers) != len(texts) or not all(map(is_loop, numbers)):
         raise ValueError(
             f"prompt {shown(prompt)} is not of the form |0|text|2|text with loop numbers between the bars"
         )
@@ -24,7 +72,35 @@ def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
     return [text.strip() for text in texts], starts
 
 
+def is_loop(number: str) -> bool:
+    return number.strip().isdecimal() and len(number.strip()) <= SHORT_NUMBER
+
+
 def text_of_loop(prompt: str, loop: int) -> str:
     """Return the words of a prompt in the given loop: the last text that starts at it or before."""
     texts, starts = split_loops(prompt)
     return [text for text, start in zip(texts, starts or [0], strict=True) if start <= loop][-1]
+
+
+def notes(prompt: str, loops: int, reads_inline: bool) -> list[str]:
+    """What to say of a prompt whose syntax is not, or not all, made use of."""
+    words, inline = split_inline(prompt)
+    _, starts = split_loops(words)
+    name = repr(prompt[:60])
+    said = []
+    unused = [start for start in starts or () if start >= loops]
+    if unused:
+        said.append(
+            f"prompt {name} has words from loop {unused[0]} on, and loops is {loops}: they are not used "
+            f"(loops={unused[-1] + 1} uses all)"
+        )
+    if starts is None and LOOP.search(words):
+        said.append(
+            f"prompt {name} has numbers between bars and does not begin with |0|: it is all taken as words"
+        )
+    if inline and not reads_inline:
+        said.append(
+            f"prompt {name} names references in JSON, which is left out: files that a prompt names are "
+            "read only where prompt_references is true"
+        )
+    return said
