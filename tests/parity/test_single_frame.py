@@ -12,7 +12,7 @@ import torch
 from tests.goldens import single_frame
 from tests.goldens.load import load_tensors
 from tests.parity.latte import build
-from tests.tiny_checkpoint import build_vae
+from tests.tiny_checkpoint import build_pipeline, build_vae, text_to_video_config, write_latte
 from videosys import FAMILIES, OpenSoraConfig, OpenSoraPlanConfig
 from videosys.models.open_sora_plan.pipeline import condition
 from videosys.schedulers.rflow import time_shift
@@ -86,3 +86,15 @@ def test_opensora_tells_an_image_from_a_clip():
     assert (image.model_fps, clip.model_fps) == (120.0, 24.0)
     assert float(time_shift(1, 512, 512)) == 1.0
     assert float(time_shift(17, 512, 512)) == pytest.approx(5**0.5)
+
+
+@pytest.mark.parametrize(("num_frames", "is_temporal"), [(1, True), (1, False), (2, True)])
+def test_latte_says_how_images_were_decoded(num_frames, is_temporal, tmp_path, caplog):
+    """Section 3: the published pipeline has the plain autoencoder for images."""
+    write_latte(tmp_path)
+    config = text_to_video_config(
+        "latte", tmp_path, num_frames=num_frames, enable_vae_temporal_decoder=is_temporal
+    )
+    (output,) = build_pipeline(config).generate(["a cross"], config, quiet=True)
+    assert output.video[0].shape == (num_frames, 16, 32, 3)
+    assert ("enable_vae_temporal_decoder=false" in caplog.text) == (num_frames == 1 and is_temporal)

@@ -12,9 +12,10 @@ import warnings
 import pytest
 import sentencepiece
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration
 
-from videosys.text_encoders.t5 import T5Encoder
+from videosys.text_encoders.t5 import EMBEDDINGS, T5Encoder
 
 SENTENCE = "a red blue green cat dog runs over the big small hill at night slowly and then sleeps"
 WORDS = SENTENCE.split()
@@ -298,3 +299,41 @@ def test_an_encoder_of_mt5_is_loaded_as_one(checkpoint, tmp_path):
     encoder = T5Encoder.from_pretrained(tmp_path, max_length=9)
     assert type(encoder.model) is MT5EncoderModel
     assert encoder(["a red cat"])[0].shape == (1, 9, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(copy, dtype):
+    path = copy / "model.safetensors"
+    state = load_file(path)
+    key = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    state[key] = state[key].to(dtype)
+    save_file(state, path)
+    with pytest.raises(ValueError, match=rf"1 of another kind of number: {key} {dtype}"):
+        T5Encoder.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5"])
+@pytest.mark.parametrize("name", ["shared.weight", "encoder.embed_tokens.weight"])
+def test_a_whole_model_gives_its_encoder(checkpoint, encoder, copy, model_type, name):
+    """Published mT5 files have a decoder, and files call the token embeddings by either of two names."""
+    path = copy / "model.safetensors"
+    state = {key: item.clone() for key, item in load_file(path).items()}
+    embeddings = next(state.pop(key) for key in EMBEDDINGS if key in state)
+    more = {"decoder.final_layer_norm.weight": torch.ones(32), "lm_head.weight": embeddings.clone()}
+    save_file({**state, **more, name: embeddings}, path)
+    change_config(model_type=model_type)(copy)
+    loaded = T5Encoder.from_pretrained(copy, max_length=40)
+    assert torch.equal(loaded(["a red cat"])[0], encoder(["a red cat"])[0])
+    assert loaded.model.get_input_embeddings().weight is loaded.model.encoder.embed_tokens.weight
+
+
+def test_numbers_that_no_encoder_has_are_refused_at_once(copy):
+    change_config(num_layers=10**12)(copy)
+    with pytest.raises(ValueError, match="num_layers: is 1000000000000; it must be 1000 or less"):
+        T5Encoder.from_pretrained(copy)
+
+
+def test_the_default_dtype_is_not_touched_while_weights_are_read(checkpoint, monkeypatch):
+    monkeypatch.setattr(torch, "set_default_dtype", None)  # other threads compute meanwhile
+    encoder = T5Encoder.from_pretrained(checkpoint, max_length=40, dtype=torch.bfloat16)
+    assert encoder(["a red cat"])[0].dtype == torch.bfloat16

@@ -208,7 +208,7 @@ class Pipeline:
         with self.vae.use() as vae, progress(None, "decode", total=total, quiet=quiet) as bar:
             for rows in latents.split(config.decode_batch_size):
                 decoded = self.decode_rows(vae, rows, config, continues, bar.update)
-                check_frames(decoded.sums, self.parts.vae.config.chunk_frames)
+                check_frames(decoded.sums, getattr(self.parts.vae.config, "chunk_frames", None))
                 clips += decoded.frames.cpu()
                 tails += [] if decoded.tail is None else [decoded.tail.cpu()]
         return clips, torch.cat(tails) if tails else None

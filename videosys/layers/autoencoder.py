@@ -35,11 +35,6 @@ class LatentSize:
         """Pixels per latent row and column."""
         raise NotImplementedError
 
-    @property
-    def chunk_frames(self) -> int | None:
-        """How many frames are decoded together; None where that depends on more than this config."""
-        return None
-
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of so many frames."""
         return num_frames

@@ -47,6 +47,7 @@ class LatteVAEConfig(FrameAutoencoderConfig):
 
     @property
     def chunk_frames(self) -> int:
+        """How many frames are decoded together."""
         return self.decode_chunk_size if self.is_temporal else 1
 
     @property

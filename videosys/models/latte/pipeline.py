@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,6 +17,9 @@ from videosys.models.latte.config import LatteConfig
 from videosys.models.latte.presets import MAX_TOKENS
 from videosys.models.pixart.latte_t2v import LatteCondition, LatteT2V, LatteT2VConfig
 from videosys.schedulers import Sampler, ddim
+from videosys.utils.logging import get_logger
+
+_LOG = get_logger("latte")
 
 
 def parts(config: LatteConfig, finder: PartFinder) -> Parts:
@@ -81,3 +85,8 @@ def condition(
 
 class LattePipeline(Pipeline):
     """Prompts to videos with Latte-1."""
+
+    def check_request(self, prompts: Sequence[str], config: Any) -> None:
+        super().check_request(prompts, config)
+        if config.output_frames == 1 and config.enable_vae_temporal_decoder:
+            _LOG.warning("num_frames is 1: images are published with enable_vae_temporal_decoder=false")

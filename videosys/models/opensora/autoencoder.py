@@ -68,6 +68,7 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
 
     @property
     def chunk_frames(self) -> int:
+        """How many frames are decoded together."""
         return self.micro_frame_size
 
     @property
