@@ -17,8 +17,8 @@ def operations(clip: Clips, policy: CacheConfig) -> int:
     counter = FlopCounterMode(display=False)
     # Kernels of oneDNN and fused attention would not be counted.
     quiet = torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)  # which warns where it is set
-    with quiet, sdpa_kernel(SDPBackend.MATH), counter:
-        clip.run(policy)
+    with torch.no_grad(), quiet, sdpa_kernel(SDPBackend.MATH), counter:
+        Clips.run.__wrapped__(clip, policy)  # outside the settled context, in which none of this would hold
     return counter.get_total_flops()
 
 
