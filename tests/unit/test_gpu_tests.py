@@ -19,7 +19,6 @@ from tests.gpu.test_metrics_gpu import (  # noqa: F401
 from tests.gpu.test_opensora_gpu import test_offloading_leaves_the_device_empty  # noqa: F401
 from tests.gpu.test_steps_gpu import (  # noqa: F401
     test_texts_of_several_lengths_go_without_a_mask,
-    test_the_benchmark_of_published_sizes_runs,
     test_the_peak_of_a_call_is_that_of_its_tensors,
     test_weights_of_eight_bits_come_back_as_on_a_cpu,
     test_what_a_cache_keeps_in_the_memory_of_the_host_changes_nothing,
