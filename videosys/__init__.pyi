@@ -41,6 +41,7 @@ from .estimate.work import (
     transformer_work as transformer_work,
 )
 from .engine import (
+    Handle as Handle,
     VideoSysEngine as VideoSysEngine,
     is_main_process as is_main_process,
 )
@@ -50,6 +51,10 @@ from .generation.compile import (
     compile_report as compile_report,
 )
 from .generation.request import VideoOutput as VideoOutput
+from .generation.watch import (
+    Cancelled as Cancelled,
+    StepProgress as StepProgress,
+)
 from .layers.backends import (
     attend as attend,
     use_attention as use_attention,

@@ -16,6 +16,7 @@ from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, Reference,
 from videosys.cache import StepRecord
 from videosys.engine import messages as m
 from videosys.engine.codec import MAX_DEPTH, MAX_MESSAGE_BYTES, Codec, nesting
+from videosys.generation.watch import StepProgress
 
 CODEC = m.message_codec()
 
@@ -178,7 +179,9 @@ MESSAGES = [
     m.Drop(1),
     m.Resume(),
     m.Close(),
+    m.Cancel(1),
     m.Output(1, None),
+    m.Progress(1, StepProgress("denoise", 1, 4, False, 0.5)),
     m.End(1),
     FAILED,
     m.Log("videosys.x", 20, "INFO", "text", 1.5, {"a": [1, "b"]}),
@@ -220,6 +223,7 @@ def test_messages_are_taken_in_one_direction_only(pipe, message):
         (m.Output, {"request": 1, "output": {"dict": []}}, "output must be VideoOutput or NoneType"),
         (m.Failed, {**asdict(FAILED), "trace": None}, "trace must be text"),
         (m.Drop, {"request": True}, "request must be a whole number"),
+        (m.Progress, {"request": 1, "progress": {"dict": []}}, "progress must be StepProgress, got"),
     ],
 )
 def test_fields_of_messages_have_their_types(cls, fields, message):

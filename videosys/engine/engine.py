@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from functools import reduce
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -14,12 +14,15 @@ from typing import Any, Protocol
 import torch
 
 from videosys.engine.build import seeded
-from videosys.engine.pool import Pool
+from videosys.engine.pool import Pool, closed
+from videosys.engine.running import Running
+from videosys.engine.submit import Handle, Submissions
 from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoOutput, check_count, check_prompts, with_full_batches
+from videosys.generation.watch import StepProgress, Watch
 from videosys.models import family_of
 from videosys.tiny import warn_of_unknown_words
 from videosys.utils.logging import get_logger, log
@@ -28,6 +31,7 @@ from videosys.utils.typed import listing, suggest
 from videosys.utils.video import save_video
 
 _LOG = get_logger("engine")
+Callback = Callable[[StepProgress], object]
 
 
 class Runner(Protocol):
@@ -38,9 +42,12 @@ class Runner(Protocol):
         """The pipeline of this process."""
 
     def stream(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], watch: Watch | None
     ) -> Iterator[VideoOutput]:
-        """Each micro-batch as soon as it is done, in order; a seed that is not set is drawn."""
+        """Each micro-batch as soon as it is done, in order; a seed that is not set is drawn.
+
+        watch: of a request that tells its steps and may be stopped.
+        """
 
     def close(self) -> None:
         """Frees the weights."""
@@ -66,23 +73,49 @@ class VideoSysEngine:
         self.family = family_of(config)
         self.config, self.quiet = config.anchored(), quiet
         self.runner = runner_of(self.config, quiet)
+        self._submissions = Submissions()
 
     @property
     def pipeline(self) -> Pipeline:
         """The pipeline of this process; it has no weights where other processes do the work."""
         return self.runner.pipeline
 
-    def generate(self, prompt: str | Sequence[str], **request: Any) -> VideoOutput:
+    def generate(
+        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+    ) -> VideoOutput:
         """All videos of one prompt or a list of prompts.
 
         `request` replaces fields of the config for this call, and brings inputs of the model family, such as
         Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt and for what
         the config would refuse, before any weight is loaded.
-        """
-        return reduce(VideoOutput.joined, self.stream(prompt, **request))
 
-    def stream(self, prompt: str | Sequence[str], **request: Any) -> Iterator[VideoOutput]:
+        `callback` is called with a `StepProgress` after each step. What it returns is ignored. What it raises
+        ends the request before the next step, in all processes, and is raised here: `videosys.Cancelled` is
+        meant for that. The next request is not affected. `close()` in another thread ends a request with
+        `Cancelled` as well. Under torchrun the callback is called in each process, for its own steps.
+        """
+        return reduce(VideoOutput.joined, self.stream(prompt, callback=callback, **request))
+
+    def stream(
+        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+    ) -> Iterator[VideoOutput]:
         """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
+        return self._watched(prompt, request, None if callback is None else Watch(callback))
+
+    def submit(
+        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+    ) -> Handle:
+        """The same without waiting. The handle has the `progress`, can `cancel()`, and waits for the
+        `result(timeout)`. Requests that are handed in are computed in order, by one thread, which also calls
+        the callback. ValueError for a mistake in the request, at once where it can be seen.
+        """
+        watch = Watch(callback)
+        outputs = self._watched(prompt, request, watch)
+        return self._submissions.add(partial(reduce, VideoOutput.joined, outputs), watch)
+
+    def _watched(
+        self, prompt: str | Sequence[str], request: dict[str, Any], watch: Watch | None
+    ) -> Iterator[VideoOutput]:
         with settled():
             inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
             config = self.requested(request)
@@ -90,7 +123,7 @@ class VideoSysEngine:
             check_count(prompts, config)
             warn_of_unknown_words(config, prompts)
             config = with_full_batches(prompts, config)
-            outputs = self.runner.stream(prompts, config, inputs)
+            outputs = self.runner.stream(prompts, config, inputs, watch)
         return log_outputs(settled_steps(outputs))
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
@@ -115,7 +148,11 @@ class VideoSysEngine:
         return save_video(video, path, fps=self.config.fps if fps is None else fps, **options)
 
     def close(self) -> None:
-        """Frees the weights and ends other processes; the next `generate` would start and load anew."""
+        """Frees the weights and ends other processes; the next `generate` would start and load anew.
+
+        Requests that are not at their end, also of other threads, end with `Cancelled`.
+        """
+        self._submissions.close()
         self.runner.close()
 
     def __enter__(self) -> VideoSysEngine:
@@ -132,15 +169,23 @@ class SingleProcessRunner:
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         self.pipeline, self.quiet = family_of(config).build(config, quiet), quiet
-        self.memory_check = MemoryCheck()
+        self.memory_check, self.running = MemoryCheck(), Running()
 
     def stream(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+        self,
+        prompts: Sequence[str],
+        config: PipelineConfig,
+        inputs: dict[str, Any],
+        watch: Watch | None = None,
     ) -> Iterator[VideoOutput]:
         self.memory_check.look(config)
-        return self.pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
+        watch = watch or Watch()
+        pipeline = self.pipeline.watched(watch)
+        outputs = pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
+        return self.running.outputs(outputs, watch)
 
     def close(self) -> None:
+        self.running.stop(closed())
         self.pipeline.close()
 
 

@@ -14,6 +14,7 @@ from videosys.engine.codec import MAX_MESSAGE_BYTES, Codec
 from videosys.generation.compile import CompileReport
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
+from videosys.generation.watch import StepProgress
 from videosys.models import FAMILIES
 from videosys.utils.typed import check_types
 
@@ -53,12 +54,16 @@ class Start(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Open(ConfiguredMessage):
-    """A new request. inputs: as the pipeline's `generate` takes them. log_level: of what is sent back."""
+    """A new request. inputs: as the pipeline's `generate` takes them. log_level: of what is sent back.
+
+    is_watched: whether it may be cancelled; the first rank of each replica sends its progress.
+    """
 
     request: int
     prompts: list[str]
     inputs: dict[str, Any]
     log_level: int
+    is_watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,13 @@ class Next(Message):
 @dataclass(frozen=True)
 class Drop(Message):
     """A request is not continued."""
+
+    request: int
+
+
+@dataclass(frozen=True)
+class Cancel(Message):
+    """A watched request ends before its next step: with `Failed`, or with what it has just made."""
 
     request: int
 
@@ -95,6 +107,14 @@ class Output(Message):
 
 
 @dataclass(frozen=True)
+class Progress(Message):
+    """A step of a watched request is done."""
+
+    request: int
+    progress: StepProgress
+
+
+@dataclass(frozen=True)
 class End(Message):
     """The answer to `Next`: no micro-batch is left."""
 
@@ -105,7 +125,8 @@ class End(Message):
 class Failed(Message):
     """An error, as the answer to `Next` or (without a request) at any time.
 
-    error: name of its class. is_refusal: it is a ValueError. is_lost_peer: another rank cannot be reached.
+    error: name of its class. is_refusal: it is a ValueError, or the request was cancelled. is_lost_peer:
+    another rank cannot be reached.
     """
 
     request: int | None
@@ -129,8 +150,8 @@ class Log(Message):
 
 
 FIRST = (Start,)
-TO_RANK = (Open, Next, Drop, Resume, Close)
-FROM_RANK = (Output, End, Failed, Log)
+TO_RANK = (Open, Next, Drop, Resume, Close, Cancel)
+FROM_RANK = (Output, End, Failed, Log, Progress)
 
 
 class Wire:
@@ -177,7 +198,7 @@ def message_types(configs: Iterable[type], inputs: Iterable[type] = ()) -> tuple
     They are those that the annotations of fields lead to, and the choices of a field's registry.
     """
     types: dict[type, None] = {}
-    pending: list[Any] = [*configs, *inputs, VideoOutput, StepRecord, CompileReport]
+    pending: list[Any] = [*configs, *inputs, VideoOutput, StepRecord, StepProgress, CompileReport]
     while pending:
         hint = pending.pop(0)
         pending += get_args(hint)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
+from videosys.generation.watch import Cancelled, Watch
 from videosys.models import FAMILIES, family_of
 from videosys.utils.logging import get_logger
 
@@ -39,6 +41,7 @@ class RequestState:
     """What is known of one request.
 
     replies: of each replica's ranks to the last `Next`. active: replicas that are not at the end.
+    watch: by which it may be stopped, if it may.
     """
 
     number: int
@@ -46,6 +49,12 @@ class RequestState:
     replies: list[dict[int, type[m.Message]]]
     active: set[int] = field(default_factory=set)
     error: Exception | None = None
+    watch: Watch | None = None
+
+    @property
+    def stopped_by(self) -> Exception | None:
+        """What has stopped it, where it was stopped."""
+        return None if self.watch is None else self.watch.error
 
     @property
     def is_over(self) -> bool:
@@ -100,16 +109,21 @@ class Pool:
         self._abandoned: list[int] = []  # requests that nobody reads any more and that ranks still hold
 
     def stream(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+        self,
+        prompts: Sequence[str],
+        config: PipelineConfig,
+        inputs: dict[str, Any],
+        watch: Watch | None = None,
     ) -> Iterator[VideoOutput]:
         """The outputs in order, each as soon as it and those before it are done.
 
         When a rank fails, the outputs before come first; then RankError with the rank's traceback,
         TimeoutError where no rank replied for `parallel.timeout` seconds, or the ValueError of a request
-        that all ranks refuse (they go on with the next).
+        that all ranks refuse (they go on with the next). watch: to be told of steps, and to stop the request
+        before the next one; the ranks then agree on it before each step.
         """
         self.memory_check.look(replace(config, parallel=self.config.parallel))
-        request = self._open(prompts, seeded(config), inputs)
+        request = self._open(prompts, seeded(config), inputs, watch)
         try:
             while (output := self._next(request)) is not None:
                 yield output
@@ -118,20 +132,27 @@ class Pool:
             self._abandoned.append(request.number)
 
     def close(self) -> None:
-        """Ends the processes."""
+        """Ends the processes; a request that another thread reads ends with `Cancelled`."""
+        processes = self._processes
+        if processes is not None:
+            processes.interrupt()  # or the lock would be held until the next message
         with self._lock:
             if self._processes is not None:
                 self._processes.close()
-            self._end_requests(RankError("the engine was closed"))
+            self._end_requests(closed())
 
-    def _open(self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]) -> RequestState:
+    def _open(
+        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], watch: Watch | None
+    ) -> RequestState:
         outputs = ReorderBuffer.for_request(prompts, config)
-        request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas])
+        request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas], watch=watch)
         config, texts = replace(config, parallel=self.config.parallel), list(map(str, prompts))
         # Rank 0 logs what this program wants to read now; the others log nothing.
         levels = [get_logger().getEffectiveLevel(), *[LOG_NOTHING] * (len(self.devices) - 1)]
         messages = [
-            m.Open(replace(config, device=str(device)), request.number, texts, inputs, level)
+            m.Open(
+                replace(config, device=str(device)), request.number, texts, inputs, level, watch is not None
+            )
             for device, level in zip(self.devices, levels)
         ]
         with self._lock:
@@ -146,6 +167,8 @@ class Pool:
                     processes.send(rank, message)
                 for replica in range(len(self.replicas)):
                     self._ask_next(request, replica)
+        if watch is not None:
+            watch.when_stopped(partial(cancel, processes, request.number))
         return request
 
     def importable_plugins(self) -> list[str]:
@@ -211,7 +234,9 @@ class Pool:
         processes, timeout = self._processes, self.config.parallel.timeout
         assert processes is not None
         messages = processes.receive(timeout)
-        if not messages:
+        if processes.is_interrupted:
+            self._fail(closed())
+        elif not messages:
             silent = [rank for rank, pending in enumerate(processes.pending_replies) if pending]
             self._fail(timeout_error(silent, timeout, processes))
         failures = self._handle(messages)
@@ -226,6 +251,10 @@ class Pool:
                 failures.append((rank, message))
             elif isinstance(message, m.Log):
                 handle_log(message)
+            elif isinstance(message, m.Progress):
+                request = self._requests.get(message.request)
+                if request is not None and request.watch is not None:
+                    request.watch.tell(message.progress)
             elif isinstance(message, (m.Output, m.End)):
                 self._handle_reply(rank, message)
         return failures
@@ -244,6 +273,8 @@ class Pool:
             return
         kinds = set(replies.values())
         replies.clear()
+        if request.stopped_by is not None:
+            request.fail(request.stopped_by)
         if kinds == {m.End} or request.error is not None:
             request.active.discard(replica)
         elif kinds == {m.Output}:
@@ -295,7 +326,7 @@ class Pool:
         request = self._requests.get(failure.request)
         if request is not None:
             # Micro-batches of other replicas are waited for.
-            request.fail(error)
+            request.fail(request.stopped_by or error)
             request.active.discard(failure.rank // self.replica_size)
         for rank in ranks:
             processes.send(rank, m.Resume())
@@ -312,6 +343,16 @@ class Pool:
             request.active.clear()
         self._requests.clear()
         self._processes = None
+
+
+def closed() -> Cancelled:
+    return Cancelled("the engine was closed")
+
+
+def cancel(processes: Processes, number: int) -> None:
+    """Has the ranks stop a request before its next step."""
+    for rank in range(len(processes)):
+        processes.send(rank, m.Cancel(number))
 
 
 def handle_log(message: m.Log) -> None:

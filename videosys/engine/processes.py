@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from typing import IO, Any
@@ -48,7 +49,10 @@ class Processes:
         self.stack_files: list[IO[bytes]] = []
         self.open: dict[Any, int] = {}
         self.pending_replies = [0] * num_ranks  # to `Next`
-        self.end = weakref.finalize(self, end, os.getpid(), self.popens, self.wires, self.stack_files)
+        self.is_interrupted = False
+        self._woken, self._waker = Pipe(duplex=False)
+        owned = (self.popens, self.wires, self.stack_files, (self._woken, self._waker))
+        self.end = weakref.finalize(self, end, os.getpid(), *owned)
         # With the parent where the thread that starts them lives as long as the program.
         ends_with_parent = threading.current_thread() is threading.main_thread()
         trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": ends_with_parent}
@@ -82,12 +86,15 @@ class Processes:
             self.wires[rank].send(message)
 
     def receive(self, seconds: float) -> list[tuple[int, Message | None]]:
-        """(rank, message) pairs, None for a process that has ended; nothing after so many seconds.
+        """(rank, message) pairs, None for a process that has ended; nothing after so many seconds, and after
+        `interrupt`.
 
         A message that cannot be read is a failure of its rank, which is not listened to any more.
         """
         messages: list[tuple[int, Message | None]] = []
-        for connection in wait(list(self.open), seconds) if self.end.alive else ():
+        for connection in wait([*self.open, self._woken], seconds) if self.end.alive else ():
+            if connection is self._woken:
+                continue
             rank = self.open[connection]
             message: Message | None
             try:
@@ -101,6 +108,12 @@ class Processes:
                 del self.open[connection]
             messages.append((rank, message))
         return messages
+
+    def interrupt(self) -> None:
+        """Ends a `receive` of another thread, and all later ones, at once."""
+        self.is_interrupted = True
+        with contextlib.suppress(OSError):  # it has ended
+            self._waker.send_bytes(b"")
 
     def exit_status(self, rank: int) -> int | None:
         """The exit status of a process that has closed its pipe; below 0 is the signal that ended it."""
@@ -142,8 +155,8 @@ def environment(rank: int) -> dict[str, str]:
     return {**variables, **os.environ}
 
 
-def end(parent: int, popens: list[subprocess.Popen], wires: list[Wire], stack_files: list[IO[bytes]]) -> None:
-    """Ends processes, unless this is a fork of their parent."""
+def end(parent: int, popens: list[subprocess.Popen], *owned: Iterable[Any]) -> None:
+    """Ends processes and closes what belongs to them, unless this is a fork of their parent."""
     if os.getpid() != parent:
         return
     for popen in popens:
@@ -152,10 +165,8 @@ def end(parent: int, popens: list[subprocess.Popen], wires: list[Wire], stack_fi
     for popen in popens:
         popen.kill()
         popen.wait()
-    for wire in wires:
-        wire.close()
-    for file in stack_files:
-        file.close()
+    for item in itertools.chain(*owned):
+        item.close()
 
 
 def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:

@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,6 +28,7 @@ from videosys.engine import group
 from videosys.engine import messages as m
 from videosys.engine.codec import Codec
 from videosys.generation.request import VideoOutput
+from videosys.generation.watch import Cancelled, StepProgress, Watch, forget_frames
 from videosys.parallel import ParallelConfig
 from videosys.utils.logging import get_logger
 from videosys.utils.plain import to_plain
@@ -82,8 +84,8 @@ def leave(status: int) -> None:
 def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
     """Joins the group that the first message describes, and answers the next ones until the last."""
     start = wire.receive(m.FIRST)
-    inbox: queue.SimpleQueue[m.Message] = queue.SimpleQueue()
-    threading.Thread(target=listen, args=(wire, inbox), name="listen", daemon=True).start()
+    inbox = Inbox(wire, tells=start.rank % start.config.parallel.replica_size == 0)
+    threading.Thread(target=inbox.listen, name="listen", daemon=True).start()
     prepare(wire, start)
     device = torch.device(start.device)
     parallel: ParallelConfig = start.config.parallel
@@ -98,15 +100,41 @@ def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
     group.leave()
 
 
-def listen(wire: m.Wire, inbox: queue.SimpleQueue[m.Message]) -> None:
-    """Passes messages on; ends the process when the parent is gone, whatever the main thread is doing."""
-    while True:
-        try:
-            inbox.put(wire.receive(m.TO_RANK))
-        except (EOFError, OSError):
-            os._exit(1)
-        except ValueError as error:
-            give_up(wire, error)
+class Inbox:
+    """The parent's messages in order, but `Cancel`, which is obeyed at once.
+
+    tells: whether this rank sends the progress of watched requests. watches: of these, by their numbers.
+    """
+
+    def __init__(self, wire: m.Wire, tells: bool):
+        self.wire, self.tells = wire, tells
+        self.watches: dict[int, Watch] = {}
+        self._messages: queue.SimpleQueue[m.Message] = queue.SimpleQueue()
+
+    def get(self) -> m.Message:
+        """The next message, waited for."""
+        return self._messages.get()
+
+    def listen(self) -> None:
+        """Receives messages; ends the process when the parent is gone, whatever the main thread is doing."""
+        while True:
+            try:
+                message = self.wire.receive(m.TO_RANK)
+            except (EOFError, OSError):
+                os._exit(1)
+            except ValueError as error:
+                give_up(self.wire, error)
+            if isinstance(message, m.Open) and message.is_watched:
+                send = partial(self._send_progress, message.request) if self.tells else None
+                self.watches[message.request] = Watch(send)
+            if not isinstance(message, m.Cancel):
+                self._messages.put(message)
+            elif message.request in self.watches:
+                self.watches[message.request].stop(Cancelled("the request was cancelled"))
+
+    def _send_progress(self, request: int, progress: StepProgress) -> None:
+        with contextlib.suppress(OSError):  # the parent is gone
+            self.wire.send(m.Progress(request, progress))
 
 
 def prepare(wire: m.Wire, start: m.Start) -> None:
@@ -134,17 +162,20 @@ class LogSender(logging.Handler):
             self.wire.send(log)
 
 
-def answer_requests(wire: m.Wire, inbox: queue.SimpleQueue[m.Message], pipeline: Any, quiet: bool) -> None:
+def answer_requests(wire: m.Wire, inbox: Inbox, pipeline: Any, quiet: bool) -> None:
     """Answers each `Next` with a micro-batch of its request, with its end or with an error, until `Close`."""
     requests: dict[int, Iterator[VideoOutput | None]] = {}
     deferred: deque[m.Message] = deque()
     while not isinstance(message := deferred.popleft() if deferred else inbox.get(), m.Close):
         if isinstance(message, m.Open):
             get_logger().setLevel(message.log_level)
-            outputs = pipeline.generate(message.prompts, message.config, quiet=quiet, **message.inputs)
+            watch = inbox.watches.get(message.request)
+            own = pipeline if watch is None else pipeline.watched(watch)
+            outputs = own.generate(message.prompts, message.config, quiet=quiet, **message.inputs)
             requests[message.request] = outputs
         elif isinstance(message, m.Drop):
             requests.pop(message.request, None)
+            inbox.watches.pop(message.request, None)
         elif isinstance(message, m.Next):
             reply = advance(requests, message)
             wire.send(reply)
@@ -163,7 +194,9 @@ def advance(requests: dict[int, Iterator[VideoOutput | None]], message: m.Next) 
         return m.End(number)
     except Exception as error:
         requests.pop(number, None)
-        return failed(number, error)
+        failure = failed(number, error)
+        forget_frames(error)
+        return failure
     return m.Output(number, output if message.needs_output else None)
 
 
@@ -171,4 +204,5 @@ def failed(request: int | None, error: BaseException) -> m.Failed:
     """What the parent needs to know about an error."""
     text, trace = str(error), "".join(traceback.format_exception(error))
     is_lost_peer = isinstance(error, RuntimeError) and bool(LOST_PEER.search(text))
-    return m.Failed(request, type(error).__name__, text, trace, isinstance(error, ValueError), is_lost_peer)
+    is_refusal = isinstance(error, (ValueError, Cancelled))
+    return m.Failed(request, type(error).__name__, text, trace, is_refusal, is_lost_peer)

@@ -22,6 +22,7 @@ from videosys.engine.reorder import ReorderBuffer
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
+from videosys.generation.watch import Cancelled, Watch, forget_frames
 from videosys.utils.logging import get_logger
 from videosys.utils.plain import to_plain
 from videosys.utils.seed import draw_seed
@@ -69,10 +70,13 @@ class Seed(Message):
 
 @dataclass(frozen=True)
 class Turn(Message):
-    """A rank's micro-batch. is_end: it has none left. output: of the first rank of a replica."""
+    """A rank's micro-batch. is_end: it has none left. output: of the first rank of a replica. is_stopped: the
+    request was stopped.
+    """
 
     is_end: bool
     output: VideoOutput | None
+    is_stopped: bool = False
 
 
 class TorchrunRunner:
@@ -96,7 +100,11 @@ class TorchrunRunner:
         self.pipeline = build_pipeline(self.config, self.quiet, self.device)
 
     def stream(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any]
+        self,
+        prompts: Sequence[str],
+        config: PipelineConfig,
+        inputs: dict[str, Any],
+        watch: Watch | None = None,
     ) -> Iterator[VideoOutput]:
         """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
         config = replace(config, parallel=self.config.parallel)
@@ -105,22 +113,31 @@ class TorchrunRunner:
         codec = value_codec(Description, Seed, Turn)  # of what is registered now
         with refusing_unknown():
             codec.check((config, inputs))
-        description = Description(describe(prompts, config, inputs, codec))
+        description = Description(describe(prompts, config, inputs, codec) | watched(watch))
         check_same_request([other.values for other in group.exchange(description, codec)])
         if config.seed is None:
             config = replace(config, seed=group.exchange(Seed(draw_seed()), codec)[0].seed)
-        return self._outputs(prompts, replace(config, device=str(self.device)), inputs, codec)
+        config = replace(config, device=str(self.device))
+        pipeline = self.pipeline if watch is None else self.pipeline.watched(watch)
+        outputs = pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
+        return self._exchanged(outputs, ReorderBuffer.for_request(prompts, config), config, codec, watch)
 
-    def _outputs(
-        self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], codec: Codec
+    def _exchanged(
+        self,
+        outputs: Iterator[VideoOutput],
+        buffer: ReorderBuffer,
+        config: PipelineConfig,
+        codec: Codec,
+        watch: Watch | None,
     ) -> Iterator[VideoOutput]:
-        buffer = ReorderBuffer.for_request(prompts, config)
-        outputs = self.pipeline.generate(prompts, config, quiet=self.quiet, **inputs)
         is_first = dist.get_rank() % config.parallel.replica_size == 0
         self._running.append(outputs)
         is_working = True
         while is_working:
-            turns = group.exchange(take_turn(outputs, is_first), codec)
+            turns = group.exchange(take_turn(outputs, is_first, watch), codec)
+            if watch is not None and any(turn.is_stopped for turn in turns):
+                self._running.remove(outputs)
+                raise watch.error or Cancelled("the request was cancelled")
             is_working = not all(turn.is_end for turn in turns)
             for turn in turns:
                 if turn.output is not None:
@@ -158,11 +175,22 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
-def take_turn(outputs: Iterator[VideoOutput], has_output: bool) -> Turn:
+def take_turn(outputs: Iterator[VideoOutput], has_output: bool, watch: Watch | None = None) -> Turn:
     """The next micro-batch; its output is sent if this rank `has_output`."""
-    for output in outputs:
-        return Turn(is_end=False, output=output if has_output else None)
+    try:
+        for output in outputs:
+            return Turn(is_end=False, output=output if has_output else None)
+    except Exception as error:
+        if watch is None or not (isinstance(error, Cancelled) or error is watch.error):
+            raise
+        forget_frames(error)
+        return Turn(is_end=True, output=None, is_stopped=True)
     return Turn(is_end=True, output=None)
+
+
+def watched(watch: Watch | None) -> dict[str, str]:
+    """What ranks must agree on besides the request."""
+    return {} if watch is None else {"callback": "given"}
 
 
 def leave_if_done(running: Sequence[object]) -> None:

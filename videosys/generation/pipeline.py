@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
-from videosys.cache import CacheConfig, RunSpec, StepRecord, resolve_cache, start
+from videosys.cache import Cache, CacheConfig, RunSpec, StepRecord, resolve_cache, start
 from videosys.generation import request
 from videosys.generation.compile import compile_report
 from videosys.generation.config import PipelineConfig
@@ -20,6 +22,7 @@ from videosys.generation.loader import Components
 from videosys.generation.offload import Component, loaded_ahead
 from videosys.generation.parts import Parts
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
+from videosys.generation.watch import Monitor, Watch
 from videosys.parallel import Parallel
 from videosys.utils.devices import resolve_device
 from videosys.utils.progress import progress
@@ -27,6 +30,7 @@ from videosys.utils.settled import settle
 from videosys.utils.weights_hash import weights_hash
 
 C = TypeVar("C", bound=PipelineConfig)
+P = TypeVar("P", bound="Pipeline")
 Progress = Callable[[int], object]
 
 
@@ -67,6 +71,16 @@ class Pipeline:
         self.family, self.parts, self.components, self.parallel = family, parts, components, parallel
         self.text_encoder: Component[Any] = components.text_encoder
         self.transformer, self.vae = components.transformer, components.vae
+        self.monitor = Monitor()
+
+    def watched(self: P, watch: Watch) -> P:
+        """This pipeline, with the same parts, for one request that is watched.
+
+        All devices of a replica must watch the request, or none.
+        """
+        pipeline = copy.copy(self)
+        pipeline.monitor = Monitor(watch, self.parallel)
+        return pipeline
 
     @settle
     def generate(
@@ -85,6 +99,7 @@ class Pipeline:
         batches = self.parallel.own([*request.batches(jobs, config.batch_size)])
         if not batches:
             return  # there are more replicas than micro-batches
+        self.monitor.expect(len(batches) * config.num_clips)
         conditions = self.encode_inputs(config, **inputs)
         with loaded_ahead([self.transformer, self.vae]):
             texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
@@ -139,11 +154,12 @@ class Pipeline:
         texts = [text for prompt in prompts for text in config.prompt_texts(prompt)]
         if config.is_guided and config.negative_text is not None:
             texts.append(config.negative_text)
+        texts, encoded = list(dict.fromkeys(texts)), {}
+        self.monitor.begin("encode", len(texts))
         with self.text_encoder.use() as encoder:
-            encoded = {
-                text: encoder([config.clean(text)], padded=config.reads_padding(text))
-                for text in progress(list(dict.fromkeys(texts)), "encode", quiet=quiet)
-            }
+            for text in progress(texts, "encode", quiet=quiet):
+                encoded[text] = encoder([config.clean(text)], padded=config.reads_padding(text))
+                self.monitor.advance()
         for text, (embeds, _) in encoded.items():
             check_finite(embeds, f"the text encoder, for {text[:40]!r},")
         device = self.text_encoder.device
@@ -188,12 +204,19 @@ class Pipeline:
         self.parallel.agree("a generation (latents, settings)", request_id, zlib.crc32(settings.encode()))
         cache = start(cache_config, times, self.parallel.gather_rows, request_id)
         total = len(scheduler.timesteps)
+        self.monitor.begin("denoise", total)
         with self.transformer.use() as model, progress(None, "denoise", total=total, quiet=quiet) as bar:
             condition = denoising.condition(model)
-            sampling = replace(denoising.sampling, progress=bar.update)
+            sampling = replace(denoising.sampling, progress=partial(self.step_done, bar, cache))
             latents = latents.to(self.transformer.device)
             latents = denoise(model, scheduler, latents, condition, sampling, cache, self.parallel)
         return latents, cache.steps
+
+    def step_done(self, bar: Any, cache: Cache) -> None:
+        """Tells that a model evaluation is done; raises what stopped the request."""
+        bar.update()
+        if self.monitor.watch is not None:
+            self.monitor.advance(computed=all(record.computed for record in cache.steps[-1:]))
 
     def decode(
         self, latents: torch.Tensor, config: Any, quiet: bool, continues: bool = False
@@ -205,13 +228,20 @@ class Pipeline:
         clips: list[torch.Tensor] = []
         tails: list[torch.Tensor] = []
         total = len(latents) * config.clip_frames
+        self.monitor.begin("decode", total)
         with self.vae.use() as vae, progress(None, "decode", total=total, quiet=quiet) as bar:
             for rows in latents.split(config.decode_batch_size):
-                decoded = self.decode_rows(vae, rows, config, continues, bar.update)
+                decoded = self.decode_rows(vae, rows, config, continues, partial(self.frames_done, bar))
+                self.monitor.check()
                 check_frames(decoded.sums, getattr(self.parts.vae.config, "chunk_frames", None))
                 clips += decoded.frames.cpu()
                 tails += [] if decoded.tail is None else [decoded.tail.cpu()]
         return clips, torch.cat(tails) if tails else None
+
+    def frames_done(self, bar: Any, count: int) -> None:
+        """Tells that frames are decoded. Devices that share them are not at the same place here."""
+        bar.update(count)
+        (self.monitor.advance if self.parallel.replica.size == 1 else self.monitor.tell)(count)
 
     def decode_rows(
         self,
