@@ -33,10 +33,18 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "scikit-image>=0.24",
+    "openai>=2.3",  # its client against our service
 ]
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
 TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs
 PLOT = ["matplotlib>=3.8"]
+SERVE = [
+    "fastapi>=0.120",
+    "uvicorn>=0.35",
+    "sqlalchemy>=2.0.36",
+    "prometheus-client>=0.21",
+    "python-multipart>=0.0.18",  # forms, which is what the openai client sends
+]
 LINT = ["ruff>=0.9", "mypy>=1.13", "codespell[toml]>=2.3", "pre-commit>=3.8", "pre-commit-hooks>=5"]
 
 EXTRAS = {
@@ -46,9 +54,11 @@ EXTRAS = {
     "flash-attn": ["flash-attn>=2.6"],
     "triton": TRITON,
     "colossalai": COLOSSALAI,
+    "serve": SERVE,
+    "postgres": ["psycopg[binary]>=3.2"],
     "test": TEST,
     "lint": LINT,
-    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON,
+    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON + SERVE,
 }
 
 setup(
@@ -75,6 +85,7 @@ setup(
     },
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["videosys = videosys.cli:main"]},
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",

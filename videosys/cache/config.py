@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from videosys.cache.base import STACK, Cache, FixedCache, GatherRows
@@ -76,7 +76,7 @@ class Goal(CacheConfig):
         accelerator's memory, and costs a copy for each use.
     """
 
-    calibration: str | None = None
+    calibration: str | None = field(default=None, metadata={"local": True})
     speedup: float | None = at_least(1, default=None)
     min_psnr: float | None = None
     device: str = AUTO

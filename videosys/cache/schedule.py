@@ -23,7 +23,7 @@ class ScheduleConfig(Goal):
     """
 
     computed: tuple[int, ...] | None = None
-    file: str | None = None
+    file: str | None = field(default=None, metadata={"local": True})
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
     place: Place = STACK
 

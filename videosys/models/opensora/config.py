@@ -69,7 +69,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     aes: float | None = 6.5
     flow: float | None = None
     camera_motion: str | None = None
-    reference_paths: tuple[str, ...] = ()
+    reference_paths: tuple[str, ...] = field(default=(), metadata={"local": True})
     mask_strategy: str = ""
     reference_background: str = BACKGROUND
     loops: int = limited(1, most=1000)

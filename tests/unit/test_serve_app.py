@@ -1,0 +1,369 @@
+"""The routes, without a server process and without workers: what is accepted, answered and refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
+
+from fastapi.testclient import TestClient
+
+from videosys import load_family_config
+from videosys.serve.app import Service, build_app
+from videosys.serve.files import VARIANTS, path_of, public
+from videosys.serve.requests import BadRequest, Checker, changed, without_paths
+from videosys.serve.settings import Keys, Limits
+from videosys.serve.store import Store
+
+CONFIG = "examples/opensora/tiny.yaml"
+KEYS = ("first-key-first-key", "second-key-second-key")
+LIMITS = Limits(queue=5, prompt=60, pixels=128 * 128, frames=60, steps=40, per_minute=30, body=4000)
+PROMPT = "a large red circle moves rightward on a white background"
+
+
+@pytest.fixture(scope="module")
+def checker():
+    return Checker(load_family_config(CONFIG), LIMITS)
+
+
+@pytest.fixture
+def service(checker, tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
+    workers = SimpleNamespace(alive=1, restarts=0)
+    yield Service(checker, store, workers, Keys(KEYS), tmp_path)
+    store.close()
+
+
+def client_of(service, key=KEYS[0]):
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    app = build_app(service)
+    return TestClient(app, base_url="http://127.0.0.1", headers=headers, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def client(service):
+    return client_of(service)
+
+
+def error_of(answer, status):
+    assert answer.status_code == status, answer.text
+    return answer.json()["error"]
+
+
+def finish(service, tmp_path, name):
+    """Does what a worker does, with files of a few bytes."""
+    job = service.store.claim("w")
+    assert job.id == name
+    for variant in VARIANTS:
+        path_of(tmp_path, job, variant).write_bytes(b"0123456789")
+    service.store.finish(job, computed="computed 2 of 6 steps")
+    return job
+
+
+def test_a_request_is_accepted_and_its_job_told(client, service):
+    answer = client.post("/v1/videos", json={"prompt": PROMPT, "size": "48x32", "frames": 17, "seed": 5})
+    assert answer.status_code == 200, answer.text
+    video = answer.json()
+    assert video["id"].startswith("video_")
+    assert {
+        key: video[key] for key in ("object", "status", "model", "size", "frames", "seed", "progress")
+    } == {
+        "object": "video",
+        "status": "queued",
+        "model": "opensora",
+        "size": "48x32",
+        "frames": 17,
+        "seed": 5,
+        "progress": 0,
+    }
+    assert client.get(f"/v1/videos/{video['id']}").json()["queue_position"] == 1
+    job = service.store.claim("w")
+    service.store.report(job, stage="denoise", step=3, steps=6, eta=2.04)
+    running = client.get(f"/v1/videos/{video['id']}").json()
+    assert (running["status"], running["stage"], running["step"], running["of"]) == (
+        "in_progress",
+        "denoise",
+        3,
+        6,
+    )
+    assert (running["eta"], running["progress"]) == (2.0, 45)
+    service.store.finish(job, error="one line")
+    failed = client.get(f"/v1/videos/{video['id']}").json()
+    assert (failed["status"], failed["error"]) == (
+        "failed",
+        {"code": "generation_failed", "message": "one line"},
+    )
+
+
+def test_a_form_asks_for_the_same_as_json(client, service):
+    form = {
+        "prompt": "7",
+        "seed": "5",
+        "seconds": "1.4",
+        "cache[name]": "interval",
+        "cache[every]": "3",
+        "aes": "null",
+    }
+    answer = client.post("/v1/videos", data=form)
+    assert answer.status_code == 200, answer.text
+    plain = {
+        "prompt": "7",
+        "seed": 5,
+        "seconds": 1.4,
+        "cache": {"name": "interval", "every": 3},
+        "aes": None,
+    }
+    assert client.post("/v1/videos", json=plain).status_code == 200
+    one, two = service.store.claim("w"), service.store.claim("w")
+    assert one.changes == two.changes
+    assert (one.prompt, one.frames, one.changes["aes"]) == ("7", 17, None)
+    config = changed(load_family_config(CONFIG), one.changes)
+    assert (config.cache.every, config.seed, config.num_frames) == (3, 5, 17)
+
+
+def test_a_seed_that_is_not_given_is_drawn_and_kept(client, service):
+    seed = client.post("/v1/videos", json={"prompt": "a"}).json()["seed"]
+    assert service.store.claim("w").changes["seed"] == seed == load_family_config(CONFIG).seed or seed >= 0
+
+
+MISTAKES = {
+    "no prompt": ({"seed": 1}, "prompt", "prompt must be text"),
+    "a blank prompt": ({"prompt": " \n"}, "prompt", "not blank"),
+    "a number as prompt": ({"prompt": 3}, "prompt", "must be text"),
+    "a long prompt": ({"prompt": "a" * 61}, "prompt", "has 61 characters; it may have 60"),
+    "a prompt that no text is": ({"prompt": "\ud800"}, "prompt", "no text may have"),
+    "another model": (
+        {"prompt": "a", "model": "sora-2"},
+        "model",
+        "model is 'sora-2'; this service has: 'opensora'",
+    ),
+    "an unknown key": ({"prompt": "a", "sed": 1}, "sed", "unknown key 'sed' (did you mean 'seed'?)"),
+    "a key of loading": ({"prompt": "a", "transformer": "/etc"}, "transformer", "unknown key 'transformer'"),
+    "a file": ({"prompt": "a", "reference_paths": ["/etc/passwd"]}, "reference_paths", "unknown key"),
+    "a file of a cache": (
+        {"prompt": "a", "cache": {"name": "schedule", "file": "/etc/passwd"}},
+        "cache",
+        "cache.file cannot",
+    ),
+    "a calibration": (
+        {"prompt": "a", "cache": {"name": "best", "speedup": 2, "calibration": "/x"}},
+        "cache",
+        "cache.calibration",
+    ),
+    "many videos": ({"prompt": "a", "num_videos_per_prompt": 9}, "num_videos_per_prompt", "unknown key"),
+    "a size in words": ({"prompt": "a", "size": "large"}, "size", "must be WIDTHxHEIGHT"),
+    "a large size": ({"prompt": "a", "size": "256x256"}, "size", "it may have 16384 pixels"),
+    "a small size": ({"prompt": "a", "size": "8x8"}, None, "16 pixels is the least"),
+    "many frames": ({"prompt": "a", "frames": 68}, "frames", "it may have 60"),
+    "frames that cannot be": ({"prompt": "a", "frames": 5}, "num_frames", "num_frames is 5"),
+    "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
+    "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
+    "no seconds": ({"prompt": "a", "seconds": [4]}, "seconds", "must be a number"),
+    "many steps": ({"prompt": "a", "num_inference_steps": 41}, "num_inference_steps", "it may be 40"),
+    "a seed of words": ({"prompt": "a", "seed": "x"}, "seed", "seed: must be a whole number"),
+    "a seed below zero": ({"prompt": "a", "seed": -1}, "seed", "seed is -1"),
+    "an unknown cache": ({"prompt": "a", "cache": "teacach"}, "cache", "did you mean 'teacache'"),
+    "a goal and a cache": ({"prompt": "a", "cache": "none", "speedup": 2}, "cache", "give cache, or speedup"),
+    "a goal out of reach": ({"prompt": "a", "frames": 51, "speedup": 900}, None, "has speedup 900"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_refused_with_their_key_before_anything_is_queued(client, service, name):
+    body, param, message = MISTAKES[name]
+    answer = client.post("/v1/videos", content=json.dumps(body), headers={"content-type": "application/json"})
+    error = error_of(answer, 400)
+    assert message in error["message"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert "\n" not in error["message"]
+    assert service.store.counts() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"{", b"\xff", b"[" * 3000])
+def test_bodies_that_are_no_requests_are_refused(client, content):
+    error_of(client.post("/v1/videos", content=content), 400)
+    error_of(client.post("/v1/videos", content=content, headers={"content-type": "multipart/form-data"}), 400)
+
+
+def test_a_body_has_a_largest_length(client):
+    error_of(client.post("/v1/videos", json={"prompt": "a", "negative": "x" * 5000}), 413)
+    chunks = (b"x" * 1000 for _ in range(5))
+    error_of(client.post("/v1/videos", content=chunks, headers={"content-type": "application/json"}), 413)
+
+
+def test_every_route_of_the_api_needs_a_key(service):
+    for key in (None, "wrong-wrong-wrong-wrong"):
+        client = client_of(service, key)
+        paths = ["/v1/videos", "/v1/videos/x", "/v1/videos/x/content", "/v1/models", "/v1/models/opensora"]
+        answers = [client.get(path) for path in paths]
+        answers += [client.post("/v1/videos", json={"prompt": "a"}), client.delete("/v1/videos/x")]
+        assert {error_of(answer, 401)["code"] for answer in answers} == {"invalid_api_key"}
+    assert service.store.counts() == {}
+
+
+def test_a_key_sees_its_own_videos_only(client, service):
+    name = client.post("/v1/videos", json={"prompt": "a"}).json()["id"]
+    other = client_of(service, KEYS[1])
+    for answer in (other.get(f"/v1/videos/{name}"), other.delete(f"/v1/videos/{name}")):
+        assert error_of(answer, 404)["code"] == "not_found"
+    error_of(other.get(f"/v1/videos/{name}/content"), 404)
+    assert other.get("/v1/videos").json()["data"] == []
+    assert [video["id"] for video in client.get("/v1/videos").json()["data"]] == [name]
+
+
+def test_pages_of_other_sites_can_ask_for_nothing(client, service):
+    for headers in ({"origin": "http://evil.example"}, {"host": "evil.example"}):
+        error_of(client.post("/v1/videos", data={"prompt": "a"}, headers=headers), 403)
+    assert service.store.counts() == {}
+
+
+def test_the_queue_and_the_requests_of_a_minute_are_limited(client, service):
+    for _ in range(LIMITS.queue):
+        assert client.post("/v1/videos", json={"prompt": "a"}).status_code == 200
+    full = client.post("/v1/videos", json={"prompt": "a"})
+    assert error_of(full, 429)["code"] == "queue_full"
+    assert full.headers["retry-after"]
+    for _ in range(LIMITS.per_minute - LIMITS.queue - 1):
+        client.post("/v1/videos", json={"prompt": " "})
+    often = client.post("/v1/videos", json={"prompt": "a"})
+    assert error_of(often, 429)["code"] == "rate_limit_exceeded"
+    assert client.get("/v1/videos").status_code == 200
+    assert service.store.counts() == {"queued": LIMITS.queue}
+
+
+def test_an_idempotency_key_makes_one_job(client):
+    headers = {"Idempotency-Key": "once"}
+    names = {client.post("/v1/videos", json={"prompt": "a"}, headers=headers).json()["id"] for _ in range(3)}
+    assert len(names) == 1
+    other = client.post("/v1/videos", json={"prompt": "b"}, headers=headers)
+    assert error_of(other, 422)["code"] == "idempotency_mismatch"
+    forms = {
+        client.post("/v1/videos", files={"prompt": (None, "a")}, headers={"Idempotency-Key": "form"}).json()[
+            "id"
+        ]
+        for _ in range(2)
+    }
+    assert len(forms) == 1  # though the boundary of each is another
+    error_of(client.post("/v1/videos", json={"prompt": "a"}, headers={"Idempotency-Key": "x" * 201}), 400)
+
+
+def test_lists_have_pages(client):
+    names = [client.post("/v1/videos", json={"prompt": str(n)}).json()["id"] for n in range(3)]
+    page = client.get("/v1/videos", params={"limit": 2}).json()
+    assert [item["id"] for item in page["data"]] == names[:0:-1]
+    assert (page["has_more"], page["last_id"]) == (True, names[1])
+    rest = client.get("/v1/videos", params={"limit": 2, "after": names[1]}).json()
+    assert ([item["id"] for item in rest["data"]], rest["has_more"]) == ([names[0]], False)
+    assert [item["id"] for item in client.get("/v1/videos?order=asc").json()["data"]] == names
+    for query in ("limit=0", "limit=101", "limit=x", "order=up"):
+        error_of(client.get(f"/v1/videos?{query}"), 400)
+
+
+def test_content_is_sent_whole_and_in_ranges(client, service, tmp_path):
+    name = client.post("/v1/videos", json={"prompt": "a"}).json()["id"]
+    assert error_of(client.get(f"/v1/videos/{name}/content"), 404)["code"] == "not_ready"
+    finish(service, tmp_path, name)
+    for variant, (_, kind) in VARIANTS.items():
+        answer = client.get(f"/v1/videos/{name}/content", params={"variant": variant})
+        assert (answer.content, answer.headers["content-type"]) == (b"0123456789", kind)
+    for asked, status, content in [
+        ("bytes=0-3", 206, b"0123"),
+        ("bytes=-2", 206, b"89"),
+        ("bytes=20-", 416, None),
+    ]:
+        answer = client.get(f"/v1/videos/{name}/content", headers={"range": asked})
+        assert answer.status_code == status
+        assert content is None or answer.content == content
+    error_of(client.get(f"/v1/videos/{name}/content?variant=weights"), 400)
+    error_of(client.get("/v1/videos/..%2f..%2fetc%2fpasswd/content"), 404)
+
+
+def test_what_is_deleted_is_gone(client, service, tmp_path):
+    names = [client.post("/v1/videos", json={"prompt": "a"}).json()["id"] for _ in range(3)]
+    finish(service, tmp_path, names[0])
+    running = service.store.claim("w")
+    for name in names:
+        assert client.delete(f"/v1/videos/{name}").json() == {
+            "id": name,
+            "object": "video.deleted",
+            "deleted": True,
+        }
+        error_of(client.get(f"/v1/videos/{name}"), 404)
+        error_of(client.delete(f"/v1/videos/{name}"), 404)
+    assert not service.store.report(running, step=1)  # so its worker stops
+    assert [
+        path.name for path in tmp_path.iterdir() if path.suffix != ".sqlite" and "sqlite" not in path.name
+    ] == []
+
+
+def test_models_health_and_metrics(client, service):
+    assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["opensora"]
+    assert client.get("/v1/models/opensora").json()["object"] == "model"
+    error_of(client.get("/v1/models/sora-2"), 404)
+    client.post("/v1/videos", json={"prompt": "a"})
+    assert client.get("/health").json() == {"status": "ok", "workers": 1, "jobs": {"queued": 1}}
+    text = client.get("/metrics").text
+    assert 'videosys_jobs{status="queued"} 1.0' in text
+    assert 'videosys_http_requests_total{method="POST",route="/v1/videos",status="200"} 1.0' in text
+    service.workers.alive = 0
+    assert client.get("/health").status_code == 503
+
+
+def test_no_answer_names_a_folder_of_the_server(client, service, tmp_path, monkeypatch):
+    paths = [
+        "/",
+        "/nope",
+        "/v1/videos/x",
+        "/v1/videos?limit=x",
+        "/v1/models",
+        "/health",
+        "/openapi.json",
+        "/metrics",
+    ]
+    texts = [client.get(path).text for path in paths]
+    texts += [
+        client.post("/v1/videos", json={"prompt": "a", "frames": 51, "speedup": goal}).text
+        for goal in (900, "x")
+    ]
+    monkeypatch.setattr(service.store, "get", lambda *_: shutil.rmtree(tmp_path / "absent"))
+    broken = client.get("/v1/videos/x")
+    assert error_of(broken, 500)["message"] == "the service has failed; its log says why"
+    for text in [*texts, broken.text]:
+        assert str(tmp_path) not in text
+        assert "videosys/tiny" not in text
+        assert str(Path(__file__).parents[2]) not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/srv/models/x/calibration.json: no setting", "calibration.json: no setting"),
+        ("reference 'C:\\data\\a.png' is not a file", "reference 'a.png' is not a file"),
+        ("in ~/models/ and ../x/y.json", "in ... and y.json"),
+        ("a\n  b", "a b"),
+        ("the video would be 8 x 8", "the video would be 8 x 8"),
+    ],
+)
+def test_paths_are_cut_to_their_last_part(text, shown):
+    assert without_paths(text) == shown
+
+
+def test_the_sidecar_says_nothing_of_folders(checker):
+    config = replace(checker.config, cache=replace(checker.config.cache))
+    shown = public(config)
+    assert shown["num_inference_steps"] == config.num_inference_steps
+    assert not {"transformer", "vae", "text_encoder", "device", "reference_paths"} & {*shown}
+
+
+def test_a_goal_takes_the_calibration_of_the_service(checker):
+    request = checker.check({"prompt": "a", "speedup": 2.0, "frames": 51})
+    assert request.changes["cache"]["name"] == "best"
+    assert request.config.cache.speedup == 2.0
+    with pytest.raises(BadRequest, match=r"^calibration.json: was made with num_inference_steps 30, this"):
+        checker.check({"prompt": "a", "speedup": 2.0, "num_inference_steps": 6})

@@ -1,0 +1,101 @@
+"""The command `videosys`: one word for each thing that the package does."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from videosys.utils.command import USAGE_ERROR, exit_status
+from videosys.utils.typed import listing, suggest
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+EXAMPLES = CHECKOUT / "examples"
+USUAL_MODEL = "opensora"
+# Command -> what --help says of it. Nothing of a command is imported before it is run.
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
+        "serve": "answer requests over HTTP, as the openai client makes them",
+        "calibrate": "find the best settings of a cache for a model",
+        "estimate": "memory and operations of a config, before anything is loaded",
+        "compare": "compare caches at equal work",
+    }
+)
+MODULES: Mapping[str, str] = MappingProxyType(
+    {
+        "serve": "videosys.serve.__main__",
+        "calibrate": "videosys.calibration.__main__",
+        "estimate": "videosys.estimate.__main__",
+        "compare": "eval.policies.__main__",
+    }
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is its own, or 2 for a word that is no command."""
+    name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name not in COMMANDS:
+        hint = suggest(name, COMMANDS)
+        print(f"error: no command {name!r}{hint}; commands: {listing(COMMANDS)}", file=sys.stderr)
+        return USAGE_ERROR
+    return exit_status(lambda: command(name, arguments)(arguments), "")
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        ["usage: videosys COMMAND [argument ...]", "", *lines, "", "videosys COMMAND --help: more"]
+    )
+
+
+def command(name: str, arguments: list[str]) -> Callable[[Sequence[str]], int]:
+    """The function of a command. What only the command line understands is taken out of the arguments.
+
+    ValueError for a command whose files did not come with this installation.
+    """
+    if name == "sample":
+        return sample(take_model(arguments))
+    if MODULES[name].startswith("eval."):
+        if not (CHECKOUT / "eval").is_dir():
+            raise ValueError(f"{name} needs the folder eval/ of the repository, which is not installed")
+        sys.path.insert(0, str(CHECKOUT))
+    return importlib.import_module(MODULES[name]).main
+
+
+def take_model(arguments: list[str]) -> str:
+    """The model that `--model` names, which is taken out, or a folder in the path of `--config`."""
+    from videosys.models import FAMILIES
+
+    name = ""
+    for position, word in enumerate(arguments):
+        if word == "--model" or word.startswith("--model="):
+            taken = arguments[position : position + (1 if "=" in word else 2)]
+            del arguments[position : position + len(taken)]
+            name = taken[-1].removeprefix("--model=")
+            break
+    else:
+        words = [part for word in arguments for part in reversed(Path(word.removeprefix("--config=")).parts)]
+        name = next((word for word in words if word in FAMILIES), USUAL_MODEL)
+    if name not in FAMILIES:
+        raise ValueError(f"there is no model {name!r}{suggest(name, FAMILIES)}; models: {listing(FAMILIES)}")
+    return name
+
+
+def sample(model: str) -> Callable[[Sequence[str]], int]:
+    """The main function of a model's sample script."""
+    script = EXAMPLES / model / "sample.py"
+    if not script.is_file():
+        raise ValueError(f"sample needs {script.relative_to(CHECKOUT)} of the repository, which is not here")
+    return runpy.run_path(str(script))["main"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

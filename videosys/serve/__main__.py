@@ -1,0 +1,86 @@
+"""Answers requests for videos over HTTP, as the openai client makes them: `videosys serve --config FILE`.
+
+Jobs are kept in a database (SQLite beside the videos unless --database names another) and survive the end of
+the server and of its workers. It listens on this computer only unless --host says otherwise. API keys are
+read from --keys FILE (one per line) or VIDEOSYS_API_KEYS (between commas); without any, everybody who reaches
+the service may use it. docs/serving.md has the routes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from videosys.utils.command import exit_status
+from videosys.utils.logging import configure_logging
+
+if TYPE_CHECKING:
+    from videosys.serve.settings import Limits
+
+ADVICE = "the service needs an extra: pip install 'videosys[serve]'"
+PORT = 8000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; 2 where the arguments are wrong."""
+    args = parser().parse_args(argv)
+    configure_logging()
+    return exit_status(partial(run, args), "stopped; the jobs that wait are kept")
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(prog="videosys serve", description=__doc__)
+    add = arguments.add_argument
+    add("--config", required=True, help="YAML or Python file, as for the samples")
+    add("--model", help="whose config it is, where the file could be of several")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=int, default=PORT, help="0 takes a free one, which is printed")
+    add("--data", type=Path, default=Path("outputs/serve"), help="folder of the videos and the database")
+    add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
+    add("--workers", type=int, default=1, help="processes that make videos")
+    add("--keys", type=Path, help="file of API keys, one per line")
+    for name, text in LIMITS.items():
+        add(f"--max-{name.replace('_', '-')}", type=int, dest=f"max_{name}", help=text)
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    return arguments
+
+
+LIMITS = {
+    "queue": "videos that may wait (100)",
+    "prompt": "characters of a prompt (2000)",
+    "pixels": "pixels of a frame (1920 x 1088)",
+    "frames": "frames of a video (1000)",
+    "steps": "steps of the sampler (200)",
+    "per_minute": "videos that a key may ask for in a minute (60)",
+    "body": "bytes of a request (1 MiB)",
+}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serves. ValueError for arguments that cannot be, and where the extra is not installed."""
+    try:
+        from videosys.serve.server import Options, serve
+    except ImportError as error:
+        if error.name is None or error.name.startswith("videosys"):
+            raise
+        raise ValueError(f"{ADVICE} ({error.name} cannot be imported)") from error
+    from videosys.serve.settings import Source
+
+    source = Source(args.config, args.model, tuple(args.overrides))
+    options = Options(args.host, args.port, args.data, args.database, args.workers, args.keys)
+    return serve(source, options, limits_of(args))
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    from videosys.serve.settings import Limits
+
+    given = {name: getattr(args, f"max_{name}") for name in LIMITS}
+    return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

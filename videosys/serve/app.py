@@ -1,0 +1,228 @@
+"""The routes of the service."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from videosys.serve import answers
+from videosys.serve.answers import ApiError
+from videosys.serve.bodies import read_body
+from videosys.serve.files import VARIANTS, path_of, remove_files
+from videosys.serve.guards import Body, Rate, check_site
+from videosys.serve.metrics import Metrics
+from videosys.serve.requests import BadRequest, Checker, VideoRequest
+from videosys.serve.settings import Keys
+from videosys.serve.store import ORDERS, Job, Store
+from videosys.serve.workers import Workers
+from videosys.utils.logging import get_logger
+from videosys.utils.typed import listing
+
+LONGEST_KEY = 200  # characters of an Idempotency-Key
+LONGEST_PAGE = 100
+LOG = get_logger("serve")
+
+
+@dataclass
+class Service:
+    """What the routes need. host: to which the server is bound."""
+
+    checker: Checker
+    store: Store
+    workers: Workers
+    keys: Keys
+    folder: Path
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        self.limits = self.checker.limits
+        self.rate = Rate(self.limits.per_minute)
+        self.metrics = Metrics(self.store, self.workers)
+
+    def owner(self, request: Request) -> str:
+        """Who asks. ApiError 401 without a valid key, 403 for another site's page."""
+        check_site(self.host, request.headers)
+        owner = self.keys.owner(request.headers.get("authorization", ""))
+        if owner is None:
+            text = "a valid API key is needed: Authorization: Bearer KEY"
+            raise ApiError(401, text, "invalid_api_key", **{"WWW-Authenticate": "Bearer"})
+        return owner
+
+    def accept(self, owner: str, body: Mapping[str, Any], raw: bytes, idempotency_key: str | None) -> Job:
+        """The job of a request, which is in the database when this returns."""
+        asked = hashlib.sha256(raw).hexdigest()
+        self.rate.check(owner)
+        request = self.checker.check(body)
+        if self.store.counts().get("queued", 0) >= self.limits.queue:
+            text = f"{self.limits.queue} videos are waiting, which is the most"
+            raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
+        job = new_job(owner, request, idempotency_key, asked)
+        stored = self.store.add(job)
+        if stored.id != job.id and stored.body_hash != asked:
+            text = "this Idempotency-Key was given with another request"
+            raise ApiError(422, text, "idempotency_mismatch", "Idempotency-Key")
+        return stored
+
+    def find(self, owner: str, name: str) -> Job:
+        """A job of an owner. ApiError 404 where there is none."""
+        job = self.store.get(owner, name)
+        if job is None:
+            raise answers.not_found(name)
+        return job
+
+    def shown(self, job: Job) -> dict[str, Any]:
+        """A job as it is answered."""
+        ahead = self.store.ahead(job) if job.status == "queued" and job.number is not None else None
+        return answers.video(job, self.checker.model, ahead)
+
+    def page(self, owner: str, after: str | None, limit: int, order: str) -> dict[str, Any]:
+        if order not in ORDERS or not 1 <= limit <= LONGEST_PAGE:
+            text = f"order must be one of {listing(ORDERS)}, and limit 1 to {LONGEST_PAGE}"
+            raise ApiError(400, text, "invalid_value", "order" if order not in ORDERS else "limit")
+        jobs = self.store.page(owner, after, limit + 1, order)
+        return answers.page([self.shown(job) for job in jobs[:limit]], len(jobs) > limit)
+
+    def content(self, owner: str, name: str, variant: str) -> Response:
+        """A file of a finished job, or the part of it that a range asks for."""
+        if variant not in VARIANTS:
+            text = f"variant is {variant[:40]!r}; it must be one of {listing(VARIANTS)}"
+            raise ApiError(400, text, "invalid_value", "variant")
+        job = self.find(owner, name)
+        path = path_of(self.folder, job, variant)
+        if job.status != "completed" or not path.is_file():
+            raise ApiError(404, f"the video is not ready: its status is {job.status}", "not_ready")
+        suffix, kind = VARIANTS[variant]
+        return FileResponse(
+            path, media_type=kind, filename=f"{job.id}{suffix}", content_disposition_type="inline"
+        )
+
+    def remove(self, owner: str, name: str) -> dict[str, Any]:
+        """Removes a job and its files; one that is at work is stopped."""
+        job = self.store.remove(owner, name)
+        if job is None:
+            raise answers.not_found(name)
+        remove_files(self.folder, job.files)
+        return {"id": job.id, "object": "video.deleted", "deleted": True}
+
+    def health(self) -> JSONResponse:
+        """Whether the service works: the database answers and a worker is alive."""
+        counts, alive = self.store.counts(), self.workers.alive
+        content = {"status": "ok" if alive else "no worker is alive", "workers": alive, "jobs": counts}
+        return JSONResponse(content, 200 if alive else 503)
+
+
+def new_job(owner: str, request: VideoRequest, idempotency_key: str | None, body_hash: str) -> Job:
+    """The job of a request."""
+    config = request.config
+    height, width = config.size
+    return Job(
+        id=f"video_{uuid.uuid4().hex}",
+        owner=owner,
+        prompt=request.prompt,
+        request=json.dumps(request.changes),
+        size=f"{width}x{height}",
+        frames=config.output_frames,
+        fps=float(config.fps),
+        seed=config.seed,
+        created=time.time(),
+        idempotency_key=idempotency_key,
+        body_hash=body_hash,
+    )
+
+
+def build_app(service: Service) -> FastAPI:
+    """The application. Work that may wait for the disk is done in threads."""
+    app = FastAPI(title="videosys", docs_url=None, redoc_url=None)
+    add_routes(app, service)
+    add_status_routes(app, service)
+    app.add_exception_handler(ApiError, api_error)
+    app.add_exception_handler(BadRequest, bad_request)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, unexpected)
+    app.add_middleware(Body, most=service.limits.body)
+    app.middleware("http")(service.metrics.measure)
+    return app
+
+
+def add_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/videos")
+    async def create(request: Request) -> JSONResponse:
+        owner = service.owner(request)
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 0 < len(key) <= LONGEST_KEY:
+            raise ApiError(400, f"Idempotency-Key may have {LONGEST_KEY} characters", "invalid_value")
+        body, raw = await read_body(request)
+        job = await run_in_threadpool(service.accept, owner, body, raw, key)
+        return JSONResponse(await run_in_threadpool(service.shown, job))
+
+    @app.get("/v1/videos")
+    def page(request: Request, after: str | None = None, limit: str = "20", order: str = "desc") -> Any:
+        owner = service.owner(request)
+        return service.page(owner, after, int(limit) if limit.isdecimal() and len(limit) < 9 else 0, order)
+
+    @app.get("/v1/videos/{name}")
+    def get(request: Request, name: str) -> dict[str, Any]:
+        return service.shown(service.find(service.owner(request), name))
+
+    @app.get("/v1/videos/{name}/content")
+    def content(request: Request, name: str, variant: str = "video") -> Response:
+        return service.content(service.owner(request), name, variant)
+
+    @app.delete("/v1/videos/{name}")
+    def remove(request: Request, name: str) -> dict[str, Any]:
+        return service.remove(service.owner(request), name)
+
+
+def add_status_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/models")
+    def models(request: Request) -> dict[str, Any]:
+        service.owner(request)
+        return {"object": "list", "data": [answers.model_card(service.checker.model)]}
+
+    @app.get("/v1/models/{name}")
+    def model(request: Request, name: str) -> dict[str, Any]:
+        service.owner(request)
+        if name != service.checker.model:
+            raise ApiError(404, f"there is no model {name[:80]!r}", "model_not_found", "model")
+        return answers.model_card(name)
+
+    @app.get("/health")
+    def health() -> JSONResponse:
+        return service.health()
+
+    @app.get("/metrics")
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+async def api_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return error.response()
+
+
+async def bad_request(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BadRequest)
+    return ApiError(400, str(error), "invalid_value", error.param).response()
+
+
+async def http_error(_request: Request, error: Exception) -> Response:
+    """No such route, another method, and what the framework refuses."""
+    assert isinstance(error, HTTPException)
+    return ApiError(error.status_code, str(error.detail), "http_error").response()
+
+
+async def unexpected(request: Request, error: Exception) -> Response:
+    """An error of the service: told to the log, not to the client."""
+    LOG.error("%s %s", request.method, request.url.path, exc_info=error)
+    return ApiError(500, "the service has failed; its log says why", "server_error").response()

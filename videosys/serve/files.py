@@ -1,0 +1,85 @@
+"""The files of finished jobs: the video, two pictures of it, and the JSON file of what made it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Set
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from videosys.cache import cache_statistics
+from videosys.generation.config import PipelineConfig, loading_fields
+from videosys.generation.request import VideoOutput
+from videosys.serve.store import Job
+from videosys.utils.plain import to_plain
+from videosys.utils.sidecar import write_sidecar
+from videosys.utils.video import save_video
+
+SHEET_FRAMES = 8
+# Variant -> (suffix, media type)
+VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "video": (".mp4", "video/mp4"),
+        "thumbnail": (".thumbnail.png", "image/png"),
+        "spritesheet": (".sheet.png", "image/png"),
+        "sidecar": (".mp4.json", "application/json"),
+    }
+)
+
+
+def path_of(folder: Path, job: Job, variant: str) -> Path:
+    """Where a variant of a finished job is."""
+    return folder / f"{job.files}{VARIANTS[variant][0]}"
+
+
+def write_files(folder: Path, job: Job, output: VideoOutput, config: PipelineConfig) -> str:
+    """What the cache did, in words, after all files of a job were written."""
+    frames, steps = output.video[0], output.steps_per_video[0]
+    statistics = str(cache_statistics(steps))
+    path = save_video(frames, path_of(folder, job, "video"), fps=output.fps)
+    if path.parent != folder:
+        raise OSError(f"the folder of the videos cannot be written; this one is in {path}")
+    still = frames[len(frames) // 2][None]
+    save_video(still, path_of(folder, job, "thumbnail"), fps=output.fps)
+    save_video(contact_sheet(frames)[None], path_of(folder, job, "spritesheet"), fps=output.fps)
+    content = public(config)
+    write_sidecar(path, prompt=job.prompt, seed=job.seed, config=content, steps=steps, statistics=statistics)
+    return statistics
+
+
+def public(config: PipelineConfig) -> dict[str, Any]:
+    """A config without what says where files of this computer are."""
+    hidden = loading_fields(type(config)) - {"fps"}
+    return {name: value for name, value in without_files(to_plain(config)).items() if name not in hidden}
+
+
+def without_files(value: Any) -> Any:
+    """Plain values without the entries that name files."""
+    if not isinstance(value, dict):
+        return value
+    local = ("calibration", "file", "reference_paths")
+    return {name: without_files(item) for name, item in value.items() if name not in local}
+
+
+def contact_sheet(frames: torch.Tensor) -> torch.Tensor:
+    """Frames [T, H, W, 3], evenly taken, side by side."""
+    count = min(SHEET_FRAMES, len(frames))
+    chosen = torch.linspace(0, len(frames) - 1, count).round().long()
+    return torch.cat(list(frames[chosen]), dim=1).contiguous()
+
+
+def remove_files(folder: Path, name: str) -> None:
+    """Removes all files of an attempt, which may not be there."""
+    for suffix, _ in VARIANTS.values():
+        with contextlib.suppress(OSError):
+            (folder / f"{name}{suffix}").unlink()
+
+
+def remove_leftovers(folder: Path, finished: Set[str]) -> None:
+    """Removes the files that belong to no finished job, such as those of a worker that was killed."""
+    for path in folder.iterdir():
+        if path.name.split(".")[0] not in finished and path.is_file():
+            path.unlink(missing_ok=True)

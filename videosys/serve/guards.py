@@ -1,0 +1,85 @@
+"""What stands before the routes: keys, the length of bodies, who may ask, and how often."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from videosys.serve.answers import ApiError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+MINUTE = 60.0
+OWNERS_KEPT = 10_000
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Rate:
+    """How often each owner has asked within the last minute."""
+
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic):
+        self.per_minute, self.clock = per_minute, clock
+        self._times: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def check(self, owner: str) -> None:
+        """ApiError 429 for an owner who has asked too often; otherwise this time is counted."""
+        now = self.clock()
+        with self._lock:
+            if len(self._times) > OWNERS_KEPT:
+                self._times = {name: times for name, times in self._times.items() if times[-1] > now - MINUTE}
+            times = self._times.setdefault(owner, deque())
+            while times and times[0] <= now - MINUTE:
+                times.popleft()
+            if len(times) >= self.per_minute:
+                wait = max(1, round(times[0] + MINUTE - now))
+                text = f"at most {self.per_minute} videos may be asked for in a minute; try again in {wait} s"
+                raise ApiError(429, text, "rate_limit_exceeded", **{"Retry-After": str(wait)})
+            times.append(now)
+
+
+class Body:
+    """ASGI middleware: a body that is longer than `most` bytes is refused, before it is kept."""
+
+    def __init__(self, app: Any, most: int):
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self.most:
+            await self._error().response()(scope, receive, send)
+            return
+        received = 0
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.most:
+                raise self._error()
+            return message
+
+        await self.app(scope, counted, send)
+
+    def _error(self) -> ApiError:
+        return ApiError(413, f"a request may have {self.most} bytes", "request_too_large")
+
+
+def check_site(host: str, headers: Mapping[str, str]) -> None:
+    """ApiError 403 for a request that a page of another site has a browser make.
+
+    host: to which the server is bound. On the loopback it answers to the loopback's names only, so that no
+    site can give its own name to it.
+    """
+    asked = urlsplit(f"//{headers.get('host', '')}")
+    if host in LOOPBACK and asked.hostname not in LOOPBACK:
+        raise ApiError(403, "this service answers to 127.0.0.1 and localhost only", "forbidden")
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != asked.netloc:
+        raise ApiError(403, "requests of pages of other sites are refused", "forbidden")

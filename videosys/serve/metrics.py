@@ -1,0 +1,57 @@
+"""What the service counts, for Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+from fastapi import Request, Response
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from videosys.serve.store import Store
+from videosys.serve.workers import Workers
+
+STATUSES = ("queued", "in_progress", "completed", "failed")
+
+
+class Metrics:
+    """Counters of this server, and the jobs as the database has them when they are asked for."""
+
+    def __init__(self, store: Store, workers: Workers):
+        self.store, self.workers = store, workers
+        self.registry = CollectorRegistry()
+        labels = ("method", "route", "status")
+        self.requests = Counter("videosys_http_requests", "Answers", labels, registry=self.registry)
+        self.seconds = Histogram(
+            "videosys_http_seconds", "Seconds until an answer", ("route",), registry=self.registry
+        )
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """For the registry: jobs and workers as they are now."""
+        counts = self.store.counts()
+        jobs = GaugeMetricFamily("videosys_jobs", "Jobs by status", labels=["status"])
+        for status in STATUSES:
+            jobs.add_metric([status], counts.get(status, 0))
+        yield jobs
+        yield GaugeMetricFamily("videosys_workers_alive", "Worker processes", value=self.workers.alive)
+        restarts = self.workers.restarts
+        yield GaugeMetricFamily("videosys_worker_restarts", "Workers that ended", value=restarts)
+
+    def describe(self) -> list[Metric]:
+        return []  # nothing is asked of the database when this is registered
+
+    def text(self) -> str:
+        return generate_latest(self.registry).decode()
+
+    async def measure(
+        self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        """Middleware that counts an answer, under its route's pattern: names of videos are no labels."""
+        begin = time.perf_counter()
+        response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "none")
+        self.requests.labels(request.method, route, str(response.status_code)).inc()
+        self.seconds.labels(route).observe(time.perf_counter() - begin)
+        return response

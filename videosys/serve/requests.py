@@ -1,0 +1,178 @@
+"""A client's request, checked before it is accepted: the config that it makes of the service's."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from videosys.generation.config import PipelineConfig, loading_fields
+from videosys.models import family_of
+from videosys.serve.settings import Limits
+from videosys.utils.plain import WRONG_NUMBERS, Place, build, to_plain
+from videosys.utils.seed import LARGEST_SEED, draw_seed
+from videosys.utils.typed import listing, suggest
+
+SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
+PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\w.~-]*[/\\])+([\w.~-]*)")
+# Fields of a config that a client must not choose: the service makes one video of each request.
+FIXED = frozenset({"num_videos_per_prompt", "batch_size"})
+NAMES_OF_SIZES = ("resolution", "aspect_ratio")
+OWN_KEYS = ("frames", "min_psnr", "model", "prompt", "seconds", "size", "speedup")
+
+
+class BadRequest(ValueError):
+    """A mistake of the client. param: the key of the request that is wrong, if it is one."""
+
+    def __init__(self, message: str, param: str | None = None):
+        super().__init__(message)
+        self.param = param
+
+
+def local_fields(config_cls: type) -> frozenset[str]:
+    """The fields that name files of this computer: those declared so, as no client may read them."""
+    return frozenset(item.name for item in dataclasses.fields(config_cls) if item.metadata.get("local"))
+
+
+def allowed_fields(config_cls: type) -> list[str]:
+    """The fields of a config that a client may change."""
+    fields = {item.name for item in dataclasses.fields(config_cls) if item.init}
+    return sorted(fields - loading_fields(config_cls) - local_fields(config_cls) - FIXED)
+
+
+def changed(base: PipelineConfig, changes: Mapping[str, Any]) -> Any:
+    """The config with a client's changes. BadRequest for values that it would refuse."""
+    try:
+        return build(type(base), [changes], base, Place("", ""))
+    except (ValueError, *WRONG_NUMBERS) as error:
+        message = without_paths(str(error))
+        param = next((key for key in changes if message.startswith(key)), None)
+        raise BadRequest(message, param) from error
+
+
+def without_paths(text: str) -> str:
+    """A text on one line in which only the last part of each path is left."""
+    return PATH.sub(lambda match: match[1] or "...", " ".join(text.split()))
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoRequest:
+    """A checked request. changes: fields of the config, the seed among them. config: with them."""
+
+    prompt: str
+    changes: dict[str, Any]
+    config: Any
+
+
+class Checker:
+    """Checks requests against a service's config and limits; nothing is loaded for it."""
+
+    def __init__(self, config: PipelineConfig, limits: Limits):
+        """ValueError for a config that cannot run here."""
+        self.config, self.limits = config, limits
+        self.family = family_of(config)
+        self.pipeline = self.family.build(config, quiet=True)
+        self.allowed = allowed_fields(type(config))
+
+    @property
+    def model(self) -> str:
+        """The name of the service's model."""
+        return self.family.name
+
+    def check(self, body: Mapping[str, Any]) -> VideoRequest:
+        """The request of a body. BadRequest for a mistake, named with its key, before anything is queued."""
+        prompt = self._prompt(body.get("prompt"))
+        model = body.get("model", self.model)
+        if model != self.model:
+            raise BadRequest(f"model is {model!r}; this service has: {listing([self.model])}", "model")
+        changes = self._changes(body)
+        config = changed(self.config, changes)
+        seed = draw_seed() if config.seed is None else config.seed
+        if not 0 <= seed <= LARGEST_SEED:
+            raise BadRequest(f"seed is {seed}; it must be 0 to {LARGEST_SEED}", "seed")
+        plain = to_plain(config)
+        changes = {name: plain[name] for name in changes} | {"seed": seed}
+        config = dataclasses.replace(config, seed=seed, num_videos_per_prompt=1, batch_size=1)
+        self._check_limits(config)
+        self._check_run(prompt, config)
+        return VideoRequest(prompt, changes, config)
+
+    def _prompt(self, prompt: Any) -> str:
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise BadRequest("prompt must be text that is not blank", "prompt")
+        if len(prompt) > self.limits.prompt:
+            text = f"prompt has {len(prompt)} characters; it may have {self.limits.prompt}"
+            raise BadRequest(text, "prompt")
+        if "\x00" in prompt or any("\ud800" <= sign <= "\udfff" for sign in prompt):
+            raise BadRequest("prompt has characters that no text may have", "prompt")
+        return str(prompt)
+
+    def _changes(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        changes = {key: value for key, value in body.items() if key not in OWN_KEYS}
+        for key in changes:
+            if key not in self.allowed:
+                known = [*OWN_KEYS, *self.allowed]
+                raise BadRequest(
+                    f"unknown key {key!r}{suggest(key, known)}; allowed: {listing(known)}", str(key)
+                )
+        self._check_cache(changes.get("cache"))
+        return changes | self._size(body) | self._frames(body) | self._goal(body)
+
+    def _check_cache(self, cache: Any) -> None:
+        """BadRequest for settings of a cache that name a file of this computer."""
+        choices = self.family.caches.values() if isinstance(cache, Mapping) else ()
+        classes = {choice if isinstance(choice, type) else type(choice) for choice in choices}
+        local = {name for cls in classes for name in local_fields(cls)}
+        for name in sorted(local.intersection(cache or ())):
+            raise BadRequest(f"cache.{name} cannot be chosen by a request", "cache")
+
+    def _size(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        if "size" not in body:
+            return {}
+        match = SIZE.fullmatch(str(body["size"]))
+        if match is None:
+            raise BadRequest(f"size is {str(body['size'])[:40]!r}; it must be WIDTHxHEIGHT in pixels", "size")
+        names = {name: None for name in NAMES_OF_SIZES if name in self.allowed}
+        return {"width": int(match[1]), "height": int(match[2]), **names}
+
+    def _frames(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        given = [key for key in ("seconds", "frames", "num_frames") if key in body]
+        if len(given) > 1:
+            raise BadRequest(f"give one of {listing(given)}", given[0])
+        try:
+            if "seconds" in body:
+                return {"num_frames": max(1, round(float(body["seconds"]) * self.config.fps))}
+            return {"num_frames": int(str(body["frames"]))} if "frames" in body else {}
+        except (TypeError, ValueError, OverflowError):
+            raise BadRequest(
+                f"{given[0]} is {str(body[given[0]])[:40]!r}; it must be a number", given[0]
+            ) from None
+
+    def _goal(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        goal = {key: body[key] for key in ("speedup", "min_psnr") if key in body}
+        if goal and "cache" in body:
+            raise BadRequest(f"give cache, or {' and '.join(goal)}", "cache")
+        calibration = getattr(self.config.cache, "calibration", None)
+        return {"cache": {"name": "best", "calibration": calibration, **goal}} if goal else {}
+
+    def _check_limits(self, config: Any) -> None:
+        height, width = config.size
+        if height * width > self.limits.pixels:
+            text = f"size is {width}x{height}; it may have {self.limits.pixels} pixels"
+            raise BadRequest(text, "size")
+        if config.steps > self.limits.steps:
+            text = f"num_inference_steps is {config.steps}; it may be {self.limits.steps}"
+            raise BadRequest(text, "num_inference_steps")
+        if config.output_frames > self.limits.frames:
+            text = f"the video would have {config.output_frames} frames; it may have {self.limits.frames}"
+            raise BadRequest(text, "frames")
+
+    def _check_run(self, prompt: str, config: Any) -> None:
+        """BadRequest for what the pipeline would refuse when the work begins."""
+        try:
+            self.pipeline.check_parallel(config)
+            self.pipeline.check_request([prompt], config)
+            self.pipeline.with_resolved_cache(config)
+        except ValueError as error:
+            raise BadRequest(without_paths(str(error))) from error

@@ -1,0 +1,97 @@
+"""What the operator of a service chooses."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from videosys.utils.typed import check_positive, check_types
+
+KEYS_VARIABLE = "VIDEOSYS_API_KEYS"
+LEAST_KEY = 16  # characters
+EVERYBODY = "everybody"  # the owner of all jobs where there are no keys
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, one key and the whole queue may ask for. ValueError for a limit below 1.
+
+    queue: jobs that wait. prompt: characters. pixels: of a frame. frames: of a video. steps: of the sampler.
+    per_minute: videos that a key may ask for in a minute. body: bytes of a request.
+    """
+
+    queue: int = 100
+    prompt: int = 2000
+    pixels: int = 1920 * 1088
+    frames: int = 1000
+    steps: int = 200
+    per_minute: int = 60
+    body: int = 1 << 20
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_positive(self, "queue", "prompt", "pixels", "frames", "steps", "per_minute", "body")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The config that a service runs: a file, the model's name where the file could be of several, and
+    changes.
+    """
+
+    config: str
+    model: str | None = None
+    overrides: tuple[str, ...] = ()
+
+
+class Keys:
+    """The API keys of a service. Only their hashes are kept."""
+
+    def __init__(self, keys: Sequence[str]):
+        """keys: none for a service that asks for none. ValueError for one that could be guessed."""
+        for number, key in enumerate(keys, 1):
+            if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+                text = f"must have {LEAST_KEY} or more ASCII characters, and no blanks"
+                raise ValueError(f"API key {number} of {len(keys)} {text}")
+        self._digests = [digest(key) for key in dict.fromkeys(keys)]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no key is needed."""
+        return not self._digests
+
+    def owner(self, authorization: str) -> str | None:
+        """Who asks, by the header `Authorization: Bearer KEY`; None for a wrong key.
+
+        Every key is compared, each in constant time.
+        """
+        if not self._digests:
+            return EVERYBODY
+        scheme, _, key = authorization.partition(" ")
+        given = digest(key.strip())
+        matches = [own for own in self._digests if hmac.compare_digest(own, given)]
+        return matches[0][:16] if matches and scheme.lower() == "bearer" else None
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def read_keys(path: Path | None) -> Keys:
+    """The keys in a file, one per line, or in the environment, between commas. ValueError for a file that
+    cannot be read or holds none.
+    """
+    if path is None:
+        return Keys([key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()])
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--keys {path}: cannot be read: {error}") from error
+    keys = [line for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise ValueError(f"--keys {path}: holds no key")
+    return Keys(keys)

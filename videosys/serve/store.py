@@ -1,0 +1,255 @@
+"""Jobs in a database: accepted once, handed to one worker at a time, finished once.
+
+A job is queued, in_progress, completed or failed. Every change is one statement that says in its condition
+what must still be true, so that a worker that was thought to be dead changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import IntegrityError
+
+ATTEMPTS = 3  # a job is queued again at most twice
+ORDERS = ("asc", "desc")
+BUSY_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row of the table; times are Unix seconds.
+
+    number: in the order of acceptance. request: what the client asked for, as JSON. body_hash: of the bytes
+    that asked, for `idempotency_key`. attempt: how often a worker has begun. stage, step, steps, eta: of the
+    last `StepProgress`.
+    """
+
+    id: str
+    owner: str
+    prompt: str
+    request: str
+    size: str
+    frames: int
+    fps: float
+    seed: int
+    created: float
+    status: str = "queued"
+    number: int | None = None
+    idempotency_key: str | None = None
+    body_hash: str = ""
+    attempt: int = 0
+    worker: str | None = None
+    started: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    stage: str | None = None
+    step: int = 0
+    steps: int = 0
+    eta: float | None = None
+    computed: str | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The fields of the config that the request changes."""
+        return json.loads(self.request)
+
+    @property
+    def files(self) -> str:
+        """The name of the job's files without a suffix; another one in each attempt."""
+        return f"{self.id}-{self.attempt}"
+
+
+TYPES: Mapping[str, Any] = {
+    "str": sql.Text,
+    "str | None": sql.Text,
+    "int": sql.BigInteger,
+    "int | None": sql.BigInteger,
+    "float": sql.Double,
+    "float | None": sql.Double,
+}
+FAILED_TOO_OFTEN = "the worker process ended three times while it made this video"
+
+
+def job_table(metadata: sql.MetaData) -> sql.Table:
+    """The table with a column for each field of `Job`."""
+    columns = [
+        sql.Column(item.name, TYPES[str(item.type)], nullable="None" in str(item.type))
+        for item in fields(Job)
+        if item.name != "number"
+    ]
+    # SQLite counts up by itself only with this type.
+    number = sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True)
+    return sql.Table(
+        "jobs",
+        metadata,
+        number,
+        *columns,
+        sql.UniqueConstraint("id"),
+        sql.UniqueConstraint("owner", "idempotency_key"),
+        sql.Index("jobs_status", "status", "number"),
+        sql.Index("jobs_owner", "owner", "started"),
+    )
+
+
+class Store:
+    """The jobs of one service. Several threads and processes may use it."""
+
+    def __init__(self, url: str):
+        """url: of SQLAlchemy. ValueError where no database can be opened there."""
+        self.jobs = job_table(sql.MetaData())
+        try:
+            self.engine = sql.create_engine(url, pool_pre_ping=True)
+            if self.engine.dialect.name == "sqlite":
+                sql.event.listen(self.engine, "connect", set_up_sqlite)
+            self.jobs.metadata.create_all(self.engine)
+        except (sql.exc.SQLAlchemyError, ImportError) as error:
+            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            shown = sql.engine.make_url(url).render_as_string() if "://" in url else url
+            raise ValueError(f"--database {shown}: cannot be opened: {reason}") from error
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # For the server.
+
+    def add(self, job: Job) -> Job:
+        """The job as it was stored, or the earlier one with the same idempotency key."""
+        values = {item.name: getattr(job, item.name) for item in fields(Job) if item.name != "number"}
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(sql.insert(self.jobs).values(values))
+        except IntegrityError:
+            same = self.jobs.c.idempotency_key == job.idempotency_key
+            found = self._first(sql.select(self.jobs).where(self.jobs.c.owner == job.owner, same))
+            if found is None:
+                raise
+            return found
+        return job
+
+    def get(self, owner: str, name: str) -> Job | None:
+        """A job of an owner; None where there is none."""
+        return self._first(sql.select(self.jobs).where(self.jobs.c.id == name, self.jobs.c.owner == owner))
+
+    def page(self, owner: str, after: str | None, limit: int, order: str) -> list[Job]:
+        """Up to `limit` jobs of an owner behind the one named `after`; asc: the oldest first."""
+        column = self.jobs.c.number
+        query = sql.select(self.jobs).where(self.jobs.c.owner == owner)
+        if after is not None:
+            place = sql.select(column).where(self.jobs.c.id == after).scalar_subquery()
+            query = query.where(column > place if order == "asc" else column < place)
+        query = query.order_by(column.asc() if order == "asc" else column.desc()).limit(limit)
+        with self.engine.connect() as connection:
+            return [as_job(row) for row in connection.execute(query)]
+
+    def remove(self, owner: str, name: str) -> Job | None:
+        """The job that was removed; None where there was none. A worker that is at it then stops."""
+        chosen = (self.jobs.c.id == name, self.jobs.c.owner == owner)
+        return self._changed(sql.delete(self.jobs).where(*chosen))
+
+    def ahead(self, job: Job) -> int:
+        """How many jobs were accepted before a queued one and still wait."""
+        waiting = (self.jobs.c.status == "queued", self.jobs.c.number < job.number)
+        with self.engine.connect() as connection:
+            return connection.scalar(sql.select(sql.func.count()).where(*waiting)) or 0
+
+    def counts(self) -> dict[str, int]:
+        """How many jobs have each status."""
+        query = sql.select(self.jobs.c.status, sql.func.count()).group_by(self.jobs.c.status)
+        with self.engine.connect() as connection:
+            return {str(row[0]): int(row[1]) for row in connection.execute(query)}
+
+    def finished_files(self) -> set[str]:
+        """The names of the files of all completed jobs, without suffixes."""
+        query = sql.select(self.jobs).where(self.jobs.c.status == "completed")
+        with self.engine.connect() as connection:
+            return {as_job(row).files for row in connection.execute(query)}
+
+    def release(self, worker: str | None = None, *, is_counted: bool = True) -> None:
+        """Queues the jobs of a worker that has ended, or of all workers; fails those begun too often.
+
+        is_counted: false where the worker ended because it was asked to.
+        """
+        chosen = [self.jobs.c.status == "in_progress"]
+        if worker is not None:
+            chosen.append(self.jobs.c.worker == worker)
+        again: dict[str, Any] = {
+            "status": "queued",
+            "worker": None,
+            "stage": None,
+            "step": 0,
+            "steps": 0,
+            "eta": None,
+        }
+        if not is_counted:
+            again["attempt"] = self.jobs.c.attempt - 1
+        failed = {"status": "failed", "error": FAILED_TOO_OFTEN, "ended": time.time(), "worker": None}
+        with self.engine.begin() as connection:
+            if is_counted:
+                too_often = self.jobs.c.attempt >= ATTEMPTS
+                connection.execute(sql.update(self.jobs).where(*chosen, too_often).values(failed))
+            connection.execute(sql.update(self.jobs).where(*chosen).values(again))
+
+    # For the workers.
+
+    def claim(self, worker: str) -> Job | None:
+        """The job that a worker shall do now; None where none waits.
+
+        The owner who has waited longest since one of their jobs was begun comes first.
+        """
+        other = self.jobs.alias()
+        served = sql.select(sql.func.max(other.c.started)).where(other.c.owner == self.jobs.c.owner)
+        waiting = (
+            sql.select(self.jobs.c.number)
+            .where(self.jobs.c.status == "queued")
+            .order_by(sql.func.coalesce(served.scalar_subquery(), 0.0), self.jobs.c.number)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        begun = {"status": "in_progress", "worker": worker, "started": time.time()}
+        chosen = (self.jobs.c.number == waiting.scalar_subquery(), self.jobs.c.status == "queued")
+        change = sql.update(self.jobs).where(*chosen)
+        return self._changed(change.values(begun | {"attempt": self.jobs.c.attempt + 1}))
+
+    def report(self, job: Job, **values: Any) -> bool:
+        """Writes what a worker knows of its job; False where the job is no longer this worker's."""
+        own = (
+            self.jobs.c.id == job.id,
+            self.jobs.c.worker == job.worker,
+            self.jobs.c.attempt == job.attempt,
+            self.jobs.c.status == "in_progress",
+        )
+        return self._changed(sql.update(self.jobs).where(*own).values(values)) is not None
+
+    def finish(self, job: Job, *, error: str | None = None, computed: str | None = None) -> bool:
+        """Ends a job, as failed where there is an error; False where it is no longer this worker's."""
+        status = "completed" if error is None else "failed"
+        ended = {"status": status, "error": error, "computed": computed, "ended": time.time(), "worker": None}
+        return self.report(job, **ended, eta=None)
+
+    def _first(self, query: sql.Select) -> Job | None:
+        with self.engine.connect() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else as_job(row)
+
+    def _changed(self, change: Any) -> Job | None:
+        """The row that a statement changed or removed."""
+        with self.engine.begin() as connection:
+            row = connection.execute(change.returning(self.jobs)).first()
+        return None if row is None else as_job(row)
+
+
+def as_job(row: sql.Row) -> Job:
+    return Job(**row._asdict())
+
+
+def set_up_sqlite(connection: Any, _record: Any) -> None:
+    """Readers do not wait for writers, and what was committed outlives a power cut."""
+    cursor = connection.cursor()
+    for setting in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(1000 * BUSY_SECONDS)}"):
+        cursor.execute(f"PRAGMA {setting}")
+    cursor.close()

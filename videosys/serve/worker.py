@@ -1,0 +1,127 @@
+"""A worker: a process that claims one job after the other and makes its video.
+
+It is started by the server, which writes one line of JSON to its standard input and holds that open: the
+worker ends when the server does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from videosys.engine import Handle, VideoSysEngine
+from videosys.generation.watch import Cancelled, StepProgress
+from videosys.models import load_family_config
+from videosys.serve.files import remove_files, write_files
+from videosys.serve.requests import allowed_fields, changed, without_paths
+from videosys.serve.store import Job, Store
+from videosys.utils.logging import configure_logging, get_logger, log
+
+POLL_SECONDS = 0.2  # between two looks for a job
+REPORT_SECONDS = 0.3  # between two reports of progress
+LOG = get_logger("serve.worker")
+
+
+def main() -> int:
+    options = json.loads(sys.stdin.readline())
+    threading.Thread(target=end_with_server, name="end-with-server", daemon=True).start()
+    configure_logging()
+    config = load_family_config(options["config"], options["model"], options["overrides"])
+    store = Store(options["database"])
+    with VideoSysEngine(config, quiet=True) as engine:
+        worker = Worker(options["name"], engine, store, Path(options["folder"]))
+        while True:
+            worker.work()
+
+
+def end_with_server() -> None:
+    """Ends the process at once when the server's end of the pipe is closed. The job is queued again."""
+    while sys.stdin.readline():
+        pass
+    os._exit(0)
+
+
+class Clock:
+    """A callback that measures how long decoding takes."""
+
+    def __init__(self) -> None:
+        self.denoised: float | None = None
+        self.decode_seconds: float | None = None
+
+    def __call__(self, progress: StepProgress) -> None:
+        now = time.perf_counter()
+        if progress.stage == "denoise":
+            self.denoised = now
+        elif progress.stage == "decode" and self.denoised is not None:
+            self.decode_seconds = now - self.denoised
+
+
+def shape(job: Job) -> str:
+    return f"{job.frames} {job.size}"
+
+
+class Worker:
+    """Makes the videos of the jobs that it claims."""
+
+    def __init__(self, name: str, engine: VideoSysEngine, store: Store, folder: Path):
+        self.name, self.engine, self.store, self.folder = name, engine, store, folder
+        self.decode_seconds: dict[str, float] = {}  # by the shape of the video, as last measured
+
+    def work(self) -> None:
+        """Does the next job, or waits a moment where there is none."""
+        job = self.store.claim(self.name)
+        if job is None:
+            time.sleep(POLL_SECONDS)
+            return
+        begin = time.perf_counter()
+        try:
+            self.make(job)
+        except Cancelled:
+            log(LOG, "stopped", id=job.id)  # it was removed
+        except ValueError as error:
+            log(LOG, "failed", id=job.id, error=str(error))
+            self.store.finish(job, error=without_paths(str(error)) or "the request is refused")
+        except Exception:
+            LOG.exception("%s: the worker gives it back", job.id)
+            self.store.release(self.name)
+        else:
+            log(LOG, "completed", id=job.id, seconds=round(time.perf_counter() - begin, 3))
+
+    def make(self, job: Job) -> None:
+        """Makes and keeps the video. Cancelled where the job is no longer this worker's."""
+        config = changed(self.engine.config, job.changes)
+        request = {name: getattr(config, name) for name in allowed_fields(type(config))}
+        clock = Clock()
+        handle = self.engine.submit(job.prompt, callback=clock, **request)
+        output = self._wait(job, handle)
+        computed = write_files(self.folder, job, output, config)
+        if clock.decode_seconds is not None:
+            self.decode_seconds[shape(job)] = clock.decode_seconds
+        if not self.store.finish(job, computed=computed):
+            remove_files(self.folder, job.files)
+            raise Cancelled
+
+    def _wait(self, job: Job, handle: Handle) -> Any:
+        """The job's output. Meanwhile its progress is written down; a job that was removed is cancelled."""
+        while not handle.is_done:
+            handle.wait(REPORT_SECONDS)
+            if not self.store.report(job, **self._progress(job, handle.progress)):
+                handle.cancel()
+        return handle.result()
+
+    def _progress(self, job: Job, progress: StepProgress | None) -> dict[str, Any]:
+        if progress is None:
+            return {"stage": None}
+        eta = progress.eta
+        if eta is not None and progress.stage == "denoise":
+            eta += self.decode_seconds.get(shape(job), 0.0)
+        return {"stage": progress.stage, "step": progress.step, "steps": progress.of, "eta": eta}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

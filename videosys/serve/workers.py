@@ -1,0 +1,120 @@
+"""The worker processes of a server: started, started again when they end, and ended with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from videosys.serve.settings import Source
+from videosys.serve.store import Store
+from videosys.utils.logging import get_logger
+
+WATCH_SECONDS = 0.1
+EXIT_SECONDS = 5.0
+LONGEST_PAUSE = 30.0  # before a worker that ends again and again is started once more
+STEADY_SECONDS = 60.0  # a worker that has lived so long is started again at once
+LOG = get_logger("serve")
+
+
+@dataclass
+class Place:
+    """A worker that there should be. name: another one for each of its processes. ends: in a row, soon after
+    the start. due: when to start it.
+    """
+
+    name: str = ""
+    process: subprocess.Popen | None = None
+    started: float = 0.0
+    ends: int = 0
+    due: float = 0.0
+
+
+@dataclass
+class Workers:
+    """`count` workers on the jobs of a store; videos are written to `folder`."""
+
+    source: Source
+    store: Store
+    database: str
+    folder: Path
+    count: int = 1
+    places: list[Place] = field(default_factory=list)
+    restarts: int = 0
+
+    def __post_init__(self) -> None:
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="workers", daemon=True)
+
+    def start(self) -> None:
+        self.places = [Place() for _ in range(self.count)]
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the workers. Their jobs are queued again, as if they had not begun."""
+        self._stopping.set()
+        self._thread.join()
+        for place in self.places:
+            if place.process is not None:
+                end(place.process)
+                self.store.release(place.name, is_counted=False)
+
+    @property
+    def alive(self) -> int:
+        """How many workers are running."""
+        processes = (place.process for place in self.places)
+        return sum(process is not None and process.poll() is None for process in processes)
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                for place in self.places:
+                    self._look_after(place)
+            except Exception:  # such as a database that cannot be reached now
+                LOG.exception("the workers could not be looked after")
+            self._stopping.wait(WATCH_SECONDS)
+
+    def _look_after(self, place: Place) -> None:
+        now = time.monotonic()
+        if place.process is not None and place.process.poll() is not None:
+            LOG.error("a worker ended with status %s", place.process.returncode)
+            self.store.release(place.name)
+            place.ends = 0 if now - place.started > STEADY_SECONDS else place.ends + 1
+            pause = min(LONGEST_PAUSE, 0.5 * 2 ** (place.ends - 2)) if place.ends > 1 else 0.0
+            place.process, place.due = None, now + pause
+            self.restarts += 1
+        if place.process is None and now >= place.due:
+            place.name, place.started = f"worker_{uuid.uuid4().hex[:12]}", now
+            place.process = self._started(place.name)
+
+    def _started(self, name: str) -> subprocess.Popen:
+        """A worker process. Its options go through its standard input: others could read arguments."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "videosys.serve.worker"], stdin=subprocess.PIPE, text=True
+        )
+        options = dataclasses.asdict(self.source)
+        options |= {"name": name, "database": self.database, "folder": str(self.folder)}
+        with contextlib.suppress(OSError):  # it has ended
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(options) + "\n")
+            process.stdin.flush()
+        return process
+
+
+def end(process: subprocess.Popen) -> None:
+    """Ends a worker by closing its standard input, and by force where that does not help."""
+    with contextlib.suppress(OSError):
+        assert process.stdin is not None
+        process.stdin.close()
+    try:
+        process.wait(EXIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
