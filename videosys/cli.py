@@ -14,7 +14,6 @@ from videosys.utils.typed import listing, suggest
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXAMPLES = CHECKOUT / "examples"
-USUAL_MODEL = "opensora"
 # Command -> what --help says of it. Nothing of a command is imported before it is run.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -83,7 +82,7 @@ def take_model(arguments: list[str]) -> str:
             break
     else:
         words = [part for word in arguments for part in reversed(Path(word.removeprefix("--config=")).parts)]
-        name = next((word for word in words if word in FAMILIES), USUAL_MODEL)
+        name = next((word for word in words if word in FAMILIES), next(iter(FAMILIES)))
     if name not in FAMILIES:
         raise ValueError(f"there is no model {name!r}{suggest(name, FAMILIES)}; models: {listing(FAMILIES)}")
     return name
