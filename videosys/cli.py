@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
         "serve": "answer requests over HTTP, as the openai client makes them",
+        "render": "make the videos of a long list of prompts, resumably",
         "calibrate": "find the best settings of a cache for a model",
         "estimate": "memory and operations of a config, before anything is loaded",
         "compare": "compare caches at equal work",
@@ -27,6 +28,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "serve": "videosys.serve.__main__",
+        "render": "videosys.serve.render",
         "calibrate": "videosys.calibration.__main__",
         "estimate": "videosys.estimate.__main__",
         "compare": "eval.policies.__main__",

@@ -77,7 +77,7 @@ class Server:
             )
 
     def stop(self):
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(PATIENCE)
         self.process.stdout.close()
         return status

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 where the arguments are wrong."""
     args = parser().parse_args(argv)
     configure_logging()
-    return exit_status(partial(run, args), "stopped; the jobs that wait are kept")
+    return exit_status(partial(run, args), "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from videosys.models import load_family_config
 from videosys.serve.app import Service, build_app
 from videosys.serve.files import remove_leftovers
 from videosys.serve.guards import LOOPBACK
+from videosys.serve.lock import own
 from videosys.serve.requests import Checker
 from videosys.serve.settings import KEYS_VARIABLE, Limits, Source, read_keys
 from videosys.serve.store import Store
@@ -51,7 +53,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
     keys = read_keys(options.keys)
     checker = Checker(load_family_config(source.config, source.model, source.overrides), limits)
     folder = options.data / "videos"
-    with own(options.data), listening(options) as listener:
+    with own(options.data, "--data"), listening(options) as listener:
         folder.mkdir(parents=True, exist_ok=True)
         store = Store(options.url)
         store.release()  # what a server that was killed has left
@@ -64,28 +66,20 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
             LOG.warning("everybody who reaches %s may use this service; set %s", host, KEYS_VARIABLE)
         workers.start()
         try:
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-            server.run(sockets=[listener])
+            run(app, listener)
         finally:
             workers.stop()
             store.close()
     return 0
 
 
-@contextlib.contextmanager
-def own(folder: Path) -> Iterator[None]:
-    """Keeps other servers away from a folder. ValueError where there is one, or it cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
-    except OSError as error:
-        raise ValueError(f"--data {folder}: cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ValueError(f"--data {folder}: another server uses it") from None
-        yield
+def run(app: FastAPI, listener: socket.socket) -> None:
+    """Answers until SIGINT or SIGTERM, which uvicorn raises again when the last answer is sent."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listener])
+    print("stopped; the jobs that wait are kept", flush=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,187 @@
+"""Makes the videos of a long list of prompts: `videosys render --config FILE --prompts FILE --out FOLDER`.
+
+Each video is written as soon as it is made. The same command goes on after an interruption, whatever ended
+it, and makes no video twice. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N`
+shares the videos between the devices of this computer; a process that ends costs the video that it was at,
+which is tried again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from videosys.cache import cache_statistics
+from videosys.engine import VideoSysEngine
+from videosys.engine.failure import RankError
+from videosys.generation.config import PipelineConfig, loading_fields
+from videosys.generation.request import VideoOutput, check_prompts
+from videosys.models import FAMILIES, load_family_config
+from videosys.serve.lock import own
+from videosys.utils.command import exit_status
+from videosys.utils.files import write_text
+from videosys.utils.logging import configure_logging, get_logger
+from videosys.utils.names import video_name
+from videosys.utils.plain import to_plain
+from videosys.utils.sidecar import sidecar_path, write_sidecar
+from videosys.utils.video import check_writable, save_video
+
+ATTEMPTS = 3  # of a video whose process ends
+MANIFEST, SETTINGS = "manifest.json", "settings.json"
+LOG = get_logger("render")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Render; 1 where videos are missing in the end, 2 where the arguments are wrong, 130 after Ctrl-C."""
+    args = parser().parse_args(argv)
+    configure_logging(quiet=args.quiet)
+    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
+
+
+def parser() -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(prog="videosys render", description=__doc__)
+    add = arguments.add_argument
+    add("--config", required=True, help="YAML or Python file, as for the samples")
+    add("--prompts", type=Path, required=True, help="one per line")
+    add("--out", type=Path, required=True, help="folder of the videos")
+    add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
+    add("--quiet", action="store_true", help="errors only")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    return arguments
+
+
+def run(args: argparse.Namespace) -> int:
+    """Makes what is missing. ValueError for arguments that cannot be."""
+    config = load_family_config(args.config, args.model, args.overrides)
+    prompts = read_prompts(args.prompts)
+    if config.batch_size != 1:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; it must be 1: a video must not depend on where a run goes on"
+        )
+    if config.seed is None:
+        config = dataclasses.replace(config, seed=0)
+    check_writable(args.out / "probe.mp4", (config.output_frames, *config.size), count=len(prompts))
+    with own(args.out, "--out"), VideoSysEngine(config, args.quiet) as engine:
+        return Render(engine, prompts, args.out, args.quiet).run()
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts in a file, one per line, each once. ValueError where there is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"--prompts {path}: cannot be read: {error}") from error
+    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise ValueError(f"--prompts {path}: holds no prompt")
+    return check_prompts(prompts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One video of the list."""
+
+    prompt: str
+    seed: int
+    path: Path
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the video is there; the JSON file beside it is written last."""
+        return sidecar_path(self.path).is_file() and self.path.is_file()
+
+
+class Render:
+    """A list of videos in a folder, and what is missing of it."""
+
+    def __init__(self, engine: VideoSysEngine, prompts: Sequence[str], folder: Path, quiet: bool = False):
+        """ValueError for a folder that other settings were used for."""
+        self.engine, self.folder, self.quiet = engine, folder, quiet
+        config = engine.config
+        assert config.seed is not None
+        seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
+        self.items = [
+            Item(prompt, seed, folder / video_name(prompt, seed)) for seed in seeds for prompt in prompts
+        ]
+        self.digest = digest(config)
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        path = self.folder / SETTINGS
+        content = {"digest": self.digest, "config": to_plain(self.engine.config)}
+        if not path.exists():
+            write_text(path, json.dumps(content, indent=2) + "\n")
+            return
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))["digest"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{path}: cannot be read: {error}") from error
+        if known != self.digest:
+            raise ValueError(f"{path}: the videos there were made with another config; take another --out")
+
+    def run(self) -> int:
+        """The exit status, when all that can be made is made and listed."""
+        failures: dict[Path, int] = {}
+        while todo := [
+            item for item in self.items if not item.is_done and failures.get(item.path, 0) < ATTEMPTS
+        ]:
+            try:
+                for item, output in self._outputs(todo):
+                    self._keep(item, output)
+            except (RankError, TimeoutError) as error:
+                first = next(item for item in todo if not item.is_done)
+                failures[first.path] = failures.get(first.path, 0) + 1
+                LOG.error("%s is tried again: %s", first.path.name, str(error).splitlines()[0])
+        missing = [item for item in self.items if not item.is_done]
+        self._list()
+        if missing:
+            LOG.error("%d of %d videos could not be made", len(missing), len(self.items))
+        return 1 if missing else 0
+
+    def _outputs(self, todo: Sequence[Item]) -> Iterator[tuple[Item, VideoOutput]]:
+        """The outputs of one seed after the other, each as soon as it is there."""
+        for seed in dict.fromkeys(item.seed for item in todo):
+            items = [item for item in todo if item.seed == seed]
+            prompts = [item.prompt for item in items]
+            yield from zip(items, self.engine.stream(prompts, seed=seed, num_videos_per_prompt=1))
+
+    def _keep(self, item: Item, output: VideoOutput) -> None:
+        steps, statistics = output.steps, str(cache_statistics(output.steps))
+        path = save_video(output.video[0], item.path, fps=output.fps)
+        if path != item.path:
+            raise OSError(f"{self.folder} cannot be written any more; the last video is {path}")
+        config = to_plain(self.engine.config)
+        write_sidecar(
+            item.path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics
+        )
+        if not self.quiet:
+            print(f"{item.path}  {statistics}", flush=True)
+
+    def _list(self) -> None:
+        """Writes the manifest: every video that there is, in the order of the list."""
+        rows: list[dict[str, Any]] = [
+            {"file": item.path.name, "prompt": item.prompt, "seed": item.seed}
+            for item in self.items
+            if item.is_done
+        ]
+        content = {"digest": self.digest, "videos": rows, "missing": len(self.items) - len(rows)}
+        write_text(self.folder / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def digest(config: PipelineConfig) -> str:
+    """A hash of what decides what the videos show: all but how the work is shared, and how many there are."""
+    free = {"parallel", "num_gpus", "device", "offload", "offline", "num_videos_per_prompt", "seed"}
+    assert free <= {item.name for item in dataclasses.fields(config)} | loading_fields(type(config))
+    plain = {name: value for name, value in to_plain(config).items() if name not in free}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
