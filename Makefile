@@ -15,10 +15,11 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample eval-tiny compare-tiny bench bench-parallel test fuzz lint format clean
+.PHONY: help install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
+	@echo "make serve-demo  install into $(VENV), serve the tiny checkpoint and open its web page (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make fuzz     new random configs, files and messages for MINUTES=10; a failure stops it and can be repeated"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
@@ -51,6 +52,13 @@ sample: $(VENV)/.installed
 	@echo "Next:  . $(BIN)/activate                     so that python knows videosys"
 	@echo "       python -m videosys.tiny.words         the words that the tiny checkpoint knows"
 	@echo "       python examples/opensora/sample.py --help"
+
+$(VENV)/.installed-serve: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PINS) -e '.[serve]'
+	@touch $(VENV)/.installed $@
+
+serve-demo: $(VENV)/.installed-serve
+	$(BIN)/python -m videosys ui --config examples/opensora/tiny.yaml $(ARGS)
 
 eval-tiny: $(VENV)/.installed
 	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)

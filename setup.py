@@ -81,6 +81,7 @@ setup(
             "tiny/**/*.safetensors",
             "tiny/**/*.model",
             "tiny/**/*.txt",
+            "serve/page/*",
         ]
     },
     install_requires=DEPENDENCIES,

@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
         "serve": "answer requests over HTTP, as the openai client makes them",
+        "ui": "serve, and open the web page in a browser",
         "render": "make the videos of a long list of prompts, resumably",
         "calibrate": "find the best settings of a cache for a model",
         "estimate": "memory and operations of a config, before anything is loaded",
@@ -28,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 MODULES: Mapping[str, str] = MappingProxyType(
     {
         "serve": "videosys.serve.__main__",
+        "ui": "videosys.serve.ui",
         "render": "videosys.serve.render",
         "calibrate": "videosys.calibration.__main__",
         "estimate": "videosys.estimate.__main__",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from videosys.serve.files import VARIANTS, path_of, public
 from videosys.serve.requests import BadRequest, Checker, changed, without_paths
 from videosys.serve.settings import Keys, Limits
 from videosys.serve.store import Store
+from videosys.tiny.words import unknown_words
 
 CONFIG = "examples/opensora/tiny.yaml"
 KEYS = ("first-key-first-key", "second-key-second-key")
@@ -367,3 +369,29 @@ def test_a_goal_takes_the_calibration_of_the_service(checker):
     assert request.config.cache.speedup == 2.0
     with pytest.raises(BadRequest, match=r"^calibration.json: was made with num_inference_steps 30, this"):
         checker.check({"prompt": "a", "speedup": 2.0, "num_inference_steps": 6})
+
+
+def test_the_page_comes_with_the_service_and_nothing_else(client):
+    for address, kind in [("/", "text/html"), ("/page.js", "javascript"), ("/page.css", "text/css")]:
+        answer = client.get(address)
+        assert answer.status_code == 200
+        assert kind in answer.headers["content-type"]
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"https?://(?!www\.w3\.org)", client.get("/").text + client.get("/page.js").text)
+    for address in ("/index.html", "/page/index.html", "/pages.py", "/..%2fapp.py"):
+        error_of(client.get(address), 404)
+
+
+def test_the_model_says_what_the_page_offers(client, checker):
+    (card,) = client.get("/v1/models").json()["data"]
+    config = checker.config
+    assert card["defaults"]["frames"] == config.output_frames
+    assert "circle" in card["vocabulary"]
+    assert all(unknown_words(text) == [] for text in card["examples"])
+    speedups, qualities = zip(*((goal["speedup"], goal["psnr"]) for goal in card["goals"]))
+    assert list(speedups) == sorted(speedups)
+    known = [quality for quality in qualities if quality is not None]
+    assert known == sorted(known, reverse=True)
+    assert len(known) >= 3
+    for goal in card["goals"]:
+        checker.check({"prompt": "a", "speedup": goal["speedup"]})

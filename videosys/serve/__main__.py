@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", type=Path, default=Path("outputs/serve"), help="folder of the videos and the database")
     add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
     add("--workers", type=int, default=1, help="processes that make videos")
+    add("--open", action="store_true", help="open the web page in a browser")
     add("--keys", type=Path, help="file of API keys, one per line")
     for name, text in LIMITS.items():
         add(f"--max-{name.replace('_', '-')}", type=int, dest=f"max_{name}", help=text)
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from videosys.serve.settings import Source
 
     source = Source(args.config, args.model, tuple(args.overrides))
-    options = Options(args.host, args.port, args.data, args.database, args.workers, args.keys)
+    options = Options(args.host, args.port, args.data, args.database, args.workers, args.keys, args.open)
     return serve(source, options, limits_of(args))
 
 

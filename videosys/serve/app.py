@@ -22,6 +22,7 @@ from videosys.serve.bodies import read_body
 from videosys.serve.files import VARIANTS, path_of, remove_files
 from videosys.serve.guards import Body, Rate, check_site
 from videosys.serve.metrics import Metrics
+from videosys.serve.pages import add_page, describe_model
 from videosys.serve.requests import BadRequest, Checker, VideoRequest
 from videosys.serve.settings import Keys
 from videosys.serve.store import ORDERS, Job, Store
@@ -47,6 +48,7 @@ class Service:
 
     def __post_init__(self) -> None:
         self.limits = self.checker.limits
+        self.about = describe_model(self.checker)
         self.rate = Rate(self.limits.per_minute)
         self.metrics = Metrics(self.store, self.workers)
 
@@ -146,6 +148,7 @@ def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="videosys", docs_url=None, redoc_url=None)
     add_routes(app, service)
     add_status_routes(app, service)
+    add_page(app)
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(BadRequest, bad_request)
     app.add_exception_handler(HTTPException, http_error)
@@ -188,14 +191,15 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/models")
     def models(request: Request) -> dict[str, Any]:
         service.owner(request)
-        return {"object": "list", "data": [answers.model_card(service.checker.model)]}
+        card = answers.model_card(service.checker.model) | service.about
+        return {"object": "list", "data": [card]}
 
     @app.get("/v1/models/{name}")
     def model(request: Request, name: str) -> dict[str, Any]:
         service.owner(request)
         if name != service.checker.model:
             raise ApiError(404, f"there is no model {name[:80]!r}", "model_not_found", "model")
-        return answers.model_card(name)
+        return answers.model_card(name) | service.about
 
     @app.get("/health")
     def health() -> JSONResponse:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import threading
+import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ class Options:
     database: str | None = None
     workers: int = 1
     keys: Path | None = None
+    opens_page: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
@@ -65,6 +68,8 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
         if options.host not in LOOPBACK and keys.is_open:
             LOG.warning("everybody who reaches %s may use this service; set %s", host, KEYS_VARIABLE)
         workers.start()
+        if options.opens_page:
+            threading.Timer(1.0, webbrowser.open, [f"http://{host}:{port}/"]).start()
         try:
             run(app, listener)
         finally:
