@@ -38,6 +38,7 @@ TEST = [
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
 TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs
 PLOT = ["matplotlib>=3.8"]
+POSTGRES = ["psycopg[binary]>=3.2"]
 SERVE = [
     "fastapi>=0.120",
     "uvicorn>=0.35",
@@ -55,10 +56,10 @@ EXTRAS = {
     "triton": TRITON,
     "colossalai": COLOSSALAI,
     "serve": SERVE,
-    "postgres": ["psycopg[binary]>=3.2"],
+    "postgres": POSTGRES,
     "test": TEST,
     "lint": LINT,
-    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON + SERVE,
+    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES,
 }
 
 setup(

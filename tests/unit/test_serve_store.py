@@ -9,12 +9,26 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
 
+from tests.postgres import started
 from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+@pytest.fixture(scope="module")
+def postgres():
+    with started() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request, tmp_path):
+    """The URL of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'jobs.sqlite'}"
+    url = request.getfixturevalue("postgres")
+    store = Store(url)
+    store.jobs.drop(store.engine)
+    store.close()
+    return url
 
 
 @pytest.fixture
@@ -173,9 +187,10 @@ def test_many_workers_claim_each_job_once(store, url):
     assert sorted(claimed) == sorted(f"j{number}" for number in range(40))
 
 
-def test_the_database_is_read_while_it_is_written(store, tmp_path):
-    with sqlite3.connect(tmp_path / "jobs.sqlite") as connection:
-        assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
+def test_sqlite_is_read_while_it_is_written(tmp_path):
+    Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}").close()
+    connection = sqlite3.connect(tmp_path / "jobs.sqlite")
+    assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
     connection.close()
 
 
