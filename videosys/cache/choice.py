@@ -20,21 +20,29 @@ ADVICE = "`python -m videosys.calibration` writes one"
 
 
 def resolve_cache(
-    config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None = None
+    config: CacheConfig,
+    run: Callable[[], RunSpec],
+    folder: str | Path | None = None,
+    given: tuple[Calibration, str] | None = None,
 ) -> CacheConfig:
     """The config with all values that are read from files: a goal becomes the settings that reach it.
 
     run: returns what is about to be generated, with which every file is compared; called only if needed.
     folder: of the transformer, searched for calibration files if the config names none.
+    given: a calibration in place of all files, compared already, and what messages call it.
     ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
     """
+
+    def found() -> tuple[Calibration, str]:
+        return given or find_calibration(config, run(), folder)
+
     if isinstance(config, Goal) and config.has_goal:
-        calibration, path = find_calibration(config, run(), folder)
+        calibration, path = found()
         policy = choose(config, calibration.settings, path)
         config = replace(policy, device=config.device) if isinstance(policy, Goal) else policy
 
     def calibrated(key: str) -> tuple[Any, str]:
-        calibration, path = find_calibration(config, run(), folder)
+        calibration, path = found()
         value = getattr(calibration, key)
         if value is None:
             raise ValueError(f"{path}: has no {key}")

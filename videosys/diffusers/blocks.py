@@ -1,0 +1,221 @@
+"""The blocks of a transformer, seen from outside: what they pass on, and a forward that leaves them out.
+
+A forward in which every block returns its own input costs only the layers before and after the blocks, and
+brings to the last block what the residual of all blocks is added to, whatever lies between them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+Forward = Callable[[], Any]
+Decide = Callable[[nn.Module, tuple, dict], bool]  # with the first block and its arguments: whether they run
+Visit = Callable[[int, nn.Module, Callable[..., Any], tuple, dict], Any]
+Tensors = list[Tensor]
+
+
+def block_lists(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a model: of its own lists named so, but not those that refine only the text."""
+    names = [
+        name
+        for name, child in model.named_children()
+        if isinstance(child, nn.ModuleList)
+        and ("block" in name or name == "layers")
+        and not ("refin" in name or name.startswith("text_"))
+    ]
+    return [block for name in names for block in getattr(model, name)]
+
+
+def tensors_of(output: Any) -> Tensors:
+    """The tensors in the output of a module."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+@dataclass(frozen=True)
+class Template:
+    """The form of a module's output: a tensor, a tuple, or an output object of diffusers."""
+
+    leaves: tuple[Any, ...]  # a tensor's place holds None
+    spec: Any
+    places: tuple[int, ...]  # of the tensors among the leaves
+
+    @classmethod
+    def of(cls, output: Any) -> Template:
+        leaves, spec = pytree.tree_flatten(output)
+        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+        return cls(tuple(None if i in places else leaf for i, leaf in enumerate(leaves)), spec, places)
+
+    def fill(self, tensors: Sequence[Tensor]) -> Any:
+        """An output of this form with these tensors."""
+        leaves = list(self.leaves)
+        for place, tensor in zip(self.places, tensors, strict=True):
+            leaves[place] = tensor
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """One call of a block in a forward. keys: for each tensor it returns, the argument that it replaces."""
+
+    keys: tuple[int | str, ...]
+    template: Template
+
+    def inputs(self, args: tuple, kwargs: dict) -> Tensors:
+        """The arguments that the block returns changed."""
+        return [args[key] if isinstance(key, int) else kwargs[key] for key in self.keys]
+
+
+@dataclass
+class Observation:
+    """A visit of one forward that changes nothing and finds how the blocks hang together.
+
+    decide: called with the first block; its answer must be to run.
+    follows: what each block returns is, as the same objects, what the next one takes.
+    problem: why the blocks cannot be left out; None where they can.
+    """
+
+    decide: Decide
+    calls: list[BlockCall] = field(default_factory=list)
+    follows: bool = True
+    problem: str | None = None
+    before: Tensors = field(default_factory=list)
+    after: Tensors = field(default_factory=list)
+
+    def __call__(
+        self, index: int, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict
+    ) -> Any:
+        if index == 0:
+            self.decide(block, args, kwargs)
+        output = run(*args, **kwargs)
+        tensors = tensors_of(output)
+        keys = matching(args, kwargs, tensors)
+        if keys is None:
+            self.problem = f"{type(block).__name__} returns a tensor with the shape of none that it takes"
+            return output
+        call = BlockCall(keys, Template.of(output))
+        inputs = call.inputs(args, kwargs)
+        self.before = self.before or inputs
+        if self.calls:
+            same = len(inputs) == len(self.after) and all(x is y for x, y in zip(inputs, self.after))
+            self.follows = self.follows and same
+        self.calls.append(call)
+        self.after = tensors
+        return output
+
+
+@dataclass
+class Leaving:
+    """A visit of one forward that runs the blocks or leaves them out.
+
+    reuse: from what reaches the last block to what it returns. decide: None leaves the blocks out.
+    before, after: what reached the first block (the last one where they are left out), and what came of it.
+    """
+
+    calls: Sequence[BlockCall]
+    reuse: Callable[[Tensors], Sequence[Tensor]]
+    decide: Decide | None = None
+    computes: bool = False
+    before: Tensors = field(default_factory=list)
+    after: Tensors = field(default_factory=list)
+
+    def __call__(
+        self, index: int, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict
+    ) -> Any:
+        call, is_last = self.calls[index], index == len(self.calls) - 1
+        if index == 0 and self.decide is not None:
+            self.computes = self.decide(block, args, kwargs)
+        inputs = call.inputs(args, kwargs)
+        if index == 0 or (is_last and not self.computes):
+            self.before = inputs
+        if self.computes:
+            output = run(*args, **kwargs)
+            self.after = tensors_of(output) if is_last else []
+            return output
+        return call.template.fill(self.reuse(inputs) if is_last else inputs)
+
+
+def matching(args: tuple, kwargs: dict, outputs: Sequence[Tensor]) -> tuple[int | str, ...] | None:
+    """For each output the first argument of the same shape that is not taken yet; None where there is none."""
+    free: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
+    keys = []
+    for output in outputs:
+        fitting = (key for key, x in free.items() if isinstance(x, Tensor) and x.shape == output.shape)
+        key = next(fitting, None)
+        if key is None:
+            return None
+        keys.append(key)
+        del free[key]
+    return tuple(keys) or None
+
+
+class Blocks:
+    """The blocks of one transformer, whose calls go through `called` while their classes are swapped."""
+
+    def __init__(self, blocks: Sequence[nn.Module]):
+        self.blocks = list(blocks)
+        self._own = threading.local()  # visit and index: a forward in another thread is none of ours
+
+    def called(self, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """The handler of a block's call."""
+        visit: Visit | None = getattr(self._own, "visit", None)
+        if visit is None:
+            return run(*args, **kwargs)
+        self._own.index += 1
+        return visit(self._own.index - 1, block, run, args, kwargs)
+
+    @contextlib.contextmanager
+    def _visiting(self, visit: Visit | None) -> Iterator[None]:
+        outer = dict(vars(self._own))
+        self._own.visit, self._own.index = visit, 0
+        try:
+            yield
+        finally:
+            vars(self._own).update({"visit": None, **outer})
+
+    def visited(self, visit: Visit | None, forward: Forward) -> Any:
+        """The output of a forward whose calls of blocks go to `visit`."""
+        with self._visiting(visit):
+            return forward()
+
+    def modulated_input(self, block: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
+        """What the first attention of a block is given: its input after norm and modulation; None without one.
+
+        The block runs up to there, not compiled.
+        """
+        found: Tensors = []
+
+        def stop(module: nn.Module, inputs: tuple, named: dict) -> None:
+            found.append(named["hidden_states"] if "hidden_states" in named else inputs[0])
+            raise Reached
+
+        attentions = [each for each in block.modules() if "Attention" in type(each).__name__]
+        with contextlib.ExitStack() as hooks, self._visiting(None), contextlib.suppress(Reached):
+            for module in attentions:
+                hooks.callback(module.register_forward_pre_hook(stop, with_kwargs=True).remove)
+            if attentions:
+                block.forward(*args, **kwargs)
+        return found[0] if found else None
+
+
+class Reached(Exception):  # noqa: N818 - no error
+    """The first attention of a block was reached."""
+
+
+def difference(output: Any, other: Any) -> float:
+    """The largest difference between two outputs, as a share of the largest value."""
+    pairs = list(zip(tensors_of(output), tensors_of(other), strict=True))
+    largest = max(float(x.abs().max()) for x, _ in pairs)
+    return max(float((x.float() - y.float()).abs().max()) for x, y in pairs) / max(largest, 1e-30)
+
+
+def rounding(output: Any) -> float:
+    """The share of the largest value that one subtraction and one addition of residuals may change."""
+    return max(5e-7, 4 * max(torch.finfo(x.dtype).eps for x in tensors_of(output)))

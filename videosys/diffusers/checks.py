@@ -1,0 +1,148 @@
+"""What can be cached, and the names that a calibration is compared by: known before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from videosys.cache import RunSpec
+from videosys.diffusers.swaps import is_swapped
+from videosys.parallel import Parallel
+from videosys.parallel.mesh import Axis
+
+MODELS = ("transformer", "transformer_2", "unet")
+CACHE_HOOKS = ("cache", "broadcast")  # in the names of diffusers' modules of hooks that skip work
+NOT_NUMBERS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")
+
+
+def check_pipeline(pipe: Any) -> list[nn.Module]:
+    """The models that the pipeline denoises with. ValueError for what cannot be cached, and why."""
+    name = type(pipe).__name__
+    models = [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
+    if not models:
+        raise ValueError(f"{name} has no {' or '.join(MODELS)}; only such models are cached")
+    arguments = inspect.signature(type(pipe).__call__).parameters
+    if not any("frame" in argument or "video" in argument for argument in arguments):
+        raise ValueError(f"{name} makes no videos: its call takes no argument that names frames or a video")
+    missing = [part for part in ("set_timesteps", "step") if not hasattr(_scheduler(pipe), part)]
+    if missing:
+        raise ValueError(f"{name} has no scheduler with {' and '.join(missing)}, by which steps are counted")
+    if any(map(is_swapped, (pipe, pipe.scheduler, *models))):
+        raise ValueError(f"{name}, or a part of it, is cached already; leave the other `cached` first")
+    for model in models:
+        check_no_other_cache(pipe, model)
+    return models
+
+
+def _scheduler(pipe: Any) -> Any:
+    return getattr(pipe, "scheduler", None)
+
+
+def check_no_other_cache(pipe: Any, model: nn.Module) -> None:
+    """ValueError where another cache is at work in the model: diffusers' own, or that of cache-dit."""
+    hooks = {
+        type(hook).__module__.rpartition(".")[2]
+        for module in model.modules()
+        for hook in getattr(getattr(module, "_diffusers_hook", None), "hooks", {}).values()
+    }
+    others = sorted(hook for hook in hooks if any(word in hook for word in CACHE_HOOKS))
+    others += [] if others or not getattr(model, "is_cache_enabled", False) else ["enable_cache"]
+    others += [] if not any(getattr(each, "_is_cached", False) for each in (pipe, model)) else ["cache-dit"]
+    if others:
+        raise ValueError(f"{type(model).__name__} has another cache ({', '.join(others)}); disable it first")
+
+
+def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weights: bool = True) -> RunSpec:
+    """The run as calibrations are compared with it. arguments: of the pipeline's call, where it is known."""
+    arguments = arguments or {}
+    given = any(arguments.get(name) is not None for name in ("timesteps", "sigmas"))
+    steps, scale = (arguments.get(name) for name in ("num_inference_steps", "guidance_scale"))
+    models = [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
+    return RunSpec(
+        model=f"{type(pipe).__name__} of {' and '.join(map(model_name, models))}",
+        scheduler=scheduler_name(pipe.scheduler),
+        num_inference_steps=steps if isinstance(steps, int) and not given else None,
+        guidance_scale=float(scale) if isinstance(scale, (int, float)) else None,
+        weights_hash=weights_digest(models) if reads_weights else None,
+    )
+
+
+def model_name(model: nn.Module) -> str:
+    """The class of a model, and digits that stand for its config."""
+    inner = getattr(model, "_orig_mod", model)
+    return f"{type(inner).__name__} {digest(_settings(inner))}"
+
+
+def scheduler_name(scheduler: Any) -> str:
+    """The class of a scheduler, with those settings that are not the defaults."""
+    defaults = {
+        name: each.default for name, each in inspect.signature(type(scheduler).__init__).parameters.items()
+    }
+    differing = {
+        name: value
+        for name, value in sorted(_settings(scheduler).items())
+        if name in defaults and plain_text(value) != plain_text(defaults[name])
+    }
+    inner = ", ".join(f"{name}={plain_text(value)}" for name, value in differing.items())
+    return f"{type(scheduler).__name__}({inner})"
+
+
+def _settings(item: Any) -> dict[str, Any]:
+    config = getattr(item, "config", None) or {}
+    return {name: value for name, value in dict(config).items() if name not in NOT_NUMBERS}
+
+
+def plain_text(value: Any) -> str:
+    """A setting as text; tuples read like the lists that JSON makes of them."""
+    return json.dumps(value, sort_keys=True, default=lambda item: getattr(item, "tolist", item.__repr__)())
+
+
+def digest(value: Any) -> str:
+    """8 hexadecimal digits that tell one plain value from another."""
+    return hashlib.sha256(plain_text(value).encode()).hexdigest()[:8]
+
+
+@torch.no_grad()
+def weights_digest(models: list[nn.Module]) -> str | None:
+    """Digits for the weights, adapters included: names, shapes, and one number of each in bfloat16, so that
+    they are equal for all floating dtypes. None where weights are not in memory (sequential offload).
+    """
+    named = [(name, each) for model in models for name, each in model.named_parameters()]
+    if any(each.is_meta for _, each in named):
+        return None
+    plain = [each for _, each in named if type(each.data) is Tensor and each.is_floating_point()]
+    plain = [each for each in plain if each.numel()]
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for each in plain:
+        by_device.setdefault(each.device, []).append(each.reshape(-1)[each.numel() // 2].bfloat16())
+    numbers = [torch.stack(rows).float().tolist() for rows in by_device.values()]
+    return digest([[name, list(each.shape)] for name, each in named] + numbers)
+
+
+def parallel_of(model: nn.Module) -> Parallel:
+    """The ranks that share one video through diffusers' parallelism, as the caches of `videosys` know them."""
+    config = getattr(getattr(model, "_orig_mod", model), "_parallel_config", None)
+    mesh = None
+    for name in ("context_parallel_config", "tensor_parallel_config"):
+        part = getattr(config, name, None)
+        mesh = mesh or getattr(part, "_flattened_mesh", None) or getattr(part, "_mesh", None)
+    if mesh is None:
+        return Parallel()
+    return Parallel(replica=Axis.of(mesh.get_group()), device=mesh.device_type)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether blocks of the model see a part of the tokens."""
+    config = getattr(getattr(model, "_orig_mod", model), "_parallel_config", None)
+    return getattr(config, "context_parallel_config", None) is not None
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether the whole model is compiled: what happens at its blocks is then part of the graph."""
+    return hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None

@@ -1,0 +1,151 @@
+"""One denoising loop of a pipeline: its steps, and a cache for each call of a model in a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from videosys.cache import Cache, CacheConfig, GatherRows, StepRecord, start
+from videosys.cache.base import Signal
+
+MAX_CALLS = 16  # of a model in one step; more means that no step was seen
+
+
+class Slot:
+    """What one call of a step keeps, such as that for the negative prompt: a cache per tensor.
+
+    new_cache: starts one. The first cache decides, where this is the first call of its step.
+    """
+
+    def __init__(self, loop: Loop, number: int, new_cache: Callable[[], Cache]):
+        self.loop, self.number, self.new_cache = loop, number, new_cache
+        self.caches: list[Cache] = [new_cache()]
+        self.stored: int | None = None  # the last step whose tensors are kept
+        self.form: tuple[Any, list[Tensor]] | None = None  # of the model's output: its template, and zeros
+        self.computed = True
+
+    def begin(self) -> None:
+        """Begins the loop's step."""
+        for cache in self.caches:
+            cache.begin_step(self.loop.step, self.loop.timestep)
+
+    def restart(self) -> None:
+        """Forgets all, in the middle of a step."""
+        self.caches, self.stored = [self.new_cache()], None
+        self.begin()
+
+    def should_compute(self, signal: Signal) -> bool:
+        """Whether the model runs in this call: the decision of the step's first call, which all follow.
+
+        What was never stored, or was not renewed when the step's other calls were, is computed.
+        """
+        loop = self.loop
+        if self.number == 0:
+            loop.computes = self.caches[0].should_compute(signal)
+        self.computed = loop.computes or self.stored is None or self.stored < loop.renewed
+        if self.number == 0 and self.computed:
+            loop.computes, loop.renewed = True, loop.step
+        return self.computed
+
+    def store(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+        """Keeps what the model, or its blocks, made of `before`."""
+        while len(self.caches) < len(after):
+            self.caches.append(self.new_cache())
+            self.caches[-1].begin_step(self.loop.step, self.loop.timestep)
+        for cache, x, y in zip(self.caches, before, after, strict=True):
+            cache.store(x, y)
+        self.stored = self.loop.step
+
+    def reuse(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """`tensors` with what replaces the blocks, or the model."""
+        return [cache.reuse(x) for cache, x in zip(self.caches, tensors, strict=True)]
+
+    @property
+    def bytes_held(self) -> int:
+        return sum(getattr(cache, "bytes_held", 0) for cache in self.caches)
+
+    def record(self) -> StepRecord:
+        """What was done in this call, with what the first call of a step compared."""
+        own = self.caches[0].steps[-1:] if self.number == 0 else []
+        record = own[0] if own else StepRecord(self.loop.step, self.loop.timestep, None, None, None, True)
+        return replace(record, computed=self.computed, bytes_held=self.loop.bytes_held)
+
+
+class Loop:
+    """The calls of the models from one `set_timesteps` to the next. A step ends at the first call of a model
+    after one or more steps of the scheduler.
+
+    times: the sampler's time at each evaluation; timesteps: as the scheduler has them.
+    """
+
+    def __init__(
+        self,
+        config: CacheConfig,
+        times: Sequence[float],
+        timesteps: Sequence[float],
+        gather_rows: GatherRows,
+        request_id: int,
+    ):
+        self.times, self.timesteps = tuple(times), tuple(timesteps)
+        self._new_cache = lambda: start(config, self.times, gather_rows, request_id)
+        self._slots: dict[tuple[int, int], tuple[Any, Slot]] = {}
+        self.step, self._number, self._has_stepped = 0, 0, False
+        self.computes, self.renewed = True, -1
+
+    @property
+    def timestep(self) -> float:
+        return self.timesteps[self.step]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there were as many evaluations as the scheduler has timesteps; further ones compute."""
+        return self.step >= len(self.times)
+
+    @property
+    def bytes_held(self) -> int:
+        return sum(slot.bytes_held for _, slot in self._slots.values())
+
+    def stepped(self) -> None:
+        """Tells the loop that the scheduler made a step."""
+        self._has_stepped = True
+
+    def next_slot(self, model: int, shape: Any) -> Slot | None:
+        """The slot of the next call of a model, by its number in the step; None beyond the loop's end.
+
+        shape: of the call's input; with another one the slot begins anew.
+        """
+        if self._has_stepped:
+            self.step, self._number, self._has_stepped = self.step + 1, 0, False
+        number, self._number = self._number, self._number + 1
+        if self.is_over or number >= MAX_CALLS:
+            self._slots.clear()
+            return None
+        old, slot = self._slots.get((model, number), (None, None))
+        if slot is None or old != shape:
+            slot = Slot(self, number, self._new_cache)
+            self._slots[model, number] = shape, slot
+        slot.begin()
+        return slot
+
+
+def evaluation_times(scheduler: Any) -> tuple[list[float], list[float]]:
+    """(times, timesteps) of all evaluations: noise levels of flow models, and timesteps of the others."""
+    timesteps = _floats(scheduler.timesteps)
+    sigmas = getattr(scheduler, "sigmas", None)
+    levels = [] if sigmas is None else _floats(sigmas)[: len(timesteps)]
+    is_flow = len(levels) == len(timesteps) and all(0 <= level <= 1 for level in levels)
+    return (levels if is_flow else timesteps), timesteps
+
+
+def first_evaluation(timestep: Any, timesteps: Sequence[float]) -> int:
+    """The place of the timestep that a loop begins with: video to video leaves out the first ones."""
+    value = max(_floats(timestep), default=None) if timestep is not None else None
+    return timesteps.index(value) if value in timesteps else 0
+
+
+def _floats(values: Any) -> list[float]:
+    return torch.as_tensor(values).detach().flatten().to("cpu", torch.float64).tolist()

@@ -1,0 +1,126 @@
+"""Where a cache sits in a transformer: around the whole model, or around its blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from videosys.diffusers.blocks import (
+    Blocks,
+    Decide,
+    Forward,
+    Leaving,
+    Observation,
+    Template,
+    Tensors,
+    difference,
+    rounding,
+    tensors_of,
+)
+from videosys.diffusers.loop import Slot
+
+OUTPUT, STACK, AUTO = "output", "stack", "auto"
+Watched = Callable[[], Tensor]
+Reuse = Callable[[Tensors], Sequence[Tensor]]
+
+
+class OutputPlace:
+    """The prediction is kept, whatever the model is made of. A cache decides by the noisy latents."""
+
+    name = OUTPUT
+
+    def run(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
+        """The model's output in one call."""
+        if not slot.should_compute(lambda kind: noisy()):
+            return self.reused(forward, slot, slot.reuse)
+        output = forward()
+        self.keep(slot, output)
+        return output
+
+    def keep(self, slot: Slot, output: Any) -> None:
+        """Keeps a prediction."""
+        tensors = tensors_of(output)
+        zeros = [x.new_zeros(()).expand(x.shape) for x in tensors]
+        slot.form = Template.of(output), zeros
+        slot.store(zeros, tensors)
+
+    def reused(self, forward: Forward, slot: Slot, reuse: Reuse) -> Any:
+        """The output in a call that does not run the model."""
+        assert slot.form is not None
+        template, zeros = slot.form
+        return template.fill(reuse(zeros))
+
+
+class StackPlace:
+    """The residual of all blocks is kept. A cache decides by the input of the first attention.
+
+    needs_order: each block must take the tensors that the one before returned.
+    problem: why the place cannot be used, once the first call has shown it.
+    """
+
+    name = STACK
+
+    def __init__(self, blocks: Blocks, needs_order: bool):
+        self.blocks, self.needs_order = blocks, needs_order
+        self.observation: Observation | None = None
+        self.problem: str | None = None
+
+    def run(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
+        """The model's output in one call. The first call finds out whether the blocks can be left out."""
+        if self.observation is None:
+            return self._first(forward, slot, noisy)
+        visit = Leaving(self.observation.calls, slot.reuse, self._decision(slot, noisy))
+        output = self.blocks.visited(visit, forward)
+        if visit.computes:
+            slot.store(self._before(forward, visit.before), visit.after)
+        return output
+
+    def reused(self, forward: Forward, slot: Slot, reuse: Reuse) -> Any:
+        """The output in a call that does not run the blocks."""
+        assert self.observation is not None
+        return self.blocks.visited(Leaving(self.observation.calls, reuse), forward)
+
+    def _decision(self, slot: Slot, noisy: Watched) -> Decide:
+        def decide(block: nn.Module, args: tuple, kwargs: dict) -> bool:
+            def signal(kind: str) -> Tensor:
+                modulated = self.blocks.modulated_input(block, args, kwargs)
+                return noisy() if modulated is None else modulated
+
+            return slot.should_compute(signal)
+
+        return decide
+
+    def _before(self, forward: Forward, first: Tensors) -> Tensors:
+        """What the residual is added to: the first block's input, or what reaches the last block."""
+        assert self.observation is not None
+        if self.observation.follows:
+            return first
+        visit = Leaving(self.observation.calls, list)
+        self.blocks.visited(visit, forward)
+        return visit.before
+
+    def _first(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
+        observation = Observation(decide=self._decision(slot, noisy))
+        output = self.blocks.visited(observation, forward)
+        self.observation, self.problem = observation, observation.problem
+        if not observation.calls:
+            self.problem = self.problem or "no block was called"
+        elif self.needs_order and not observation.follows:
+            self.problem = self.problem or "what a block takes is not what the one before returned"
+        if self.problem is None:
+            self._check(forward, slot, output)
+        return output
+
+    def _check(self, forward: Forward, slot: Slot, output: Any) -> None:
+        """Stores the first residual, if with it and the same input the same output comes back."""
+        assert self.observation is not None
+        before, after = self._before(forward, self.observation.before), self.observation.after
+        residuals = [y - x for x, y in zip(before, after, strict=True)]
+        again = self.reused(forward, slot, lambda tensors: [x + r for x, r in zip(tensors, residuals)])
+        wrong = difference(output, again)
+        if wrong <= rounding(output):
+            slot.store(before, after)
+        else:
+            self.problem = f"with the blocks left out the same input gives another output ({wrong:.1g} of it)"

@@ -1,0 +1,60 @@
+"""Methods of single objects replaced for a while, through a subclass of the class that each of them has."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+# Called instead of a method with (object, the method of its class bound to it, args, kwargs).
+Handler = Callable[[Any, Callable[..., Any], tuple, dict], Any]
+MARK = "_videosys_cached"  # in the namespace of each subclass
+
+
+def is_swapped(item: Any) -> bool:
+    """Whether the object's class is such a subclass."""
+    return hasattr(type(item), MARK)
+
+
+@contextlib.contextmanager
+def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[None]:
+    """Within the context, calls of these methods of the objects go to the handlers.
+
+    The class is swapped and not the instance's attributes: offloading re-installs those, `copy.deepcopy` binds
+    them to the original, and `torch.compile` traces them. Name and module of the class stay, and the methods
+    keep their signatures, which pipelines read. Copies made inside keep the subclass.
+    """
+    items = list(items)
+    made = {cls: subclass(cls, handlers) for cls in dict.fromkeys(map(type, items))}
+    originals = [(item, type(item)) for item in items]
+    try:
+        for item, cls in originals:
+            set_class(item, made[cls])
+        yield
+    finally:
+        for item, cls in reversed(originals):
+            set_class(item, cls)
+
+
+def set_class(item: Any, cls: type) -> None:
+    """Past `__setattr__`, which modules and pipelines have made their own."""
+    object.__setattr__(item, "__class__", cls)
+
+
+def subclass(cls: type, handlers: Mapping[str, Handler]) -> type:
+    """A subclass that looks like its base, with methods that call the handlers."""
+    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+    methods = {name: _method(getattr(cls, name), handler) for name, handler in handlers.items()}
+    return types.new_class(
+        cls.__name__, (cls,), exec_body=lambda space: space.update(names | methods | {MARK: True})
+    )
+
+
+def _method(original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return handler(self, functools.partial(original, self), args, kwargs)
+
+    return method
