@@ -6,15 +6,18 @@ Each function returns a pipeline and the arguments of its call, which end in lat
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image
+
+from tests import video_models as models
 
 STEPS = 4
+LARGER = {"height": 64, "width": 64, "clean_caption": False, "negative_prompt": None}
 Case = tuple[Any, dict[str, Any]]
 
 
@@ -46,7 +49,10 @@ def euler() -> Any:
 
 def texts(width: int, length: int = 8, masks: str = "") -> dict[str, torch.Tensor]:
     """Embeddings of prompt and negative prompt; masks: the end of the names of their masks."""
-    pair = {"prompt_embeds": noise(1, length, width), "negative_prompt_embeds": noise(1, length, width, seed=1)}
+    pair = {
+        "prompt_embeds": noise(1, length, width),
+        "negative_prompt_embeds": noise(1, length, width, seed=1),
+    }
     if masks:
         pair |= {f"{name}{masks}": torch.ones(1, length) for name in ("prompt", "negative_prompt")}
     return pair
@@ -62,44 +68,27 @@ def built(pipeline: str, transformer: Any, scheduler: Any, call: dict[str, Any],
     return pipe, {"num_inference_steps": STEPS, "output_type": "latent", **sizes, **call}
 
 
-def wan_transformer(cls: str = "WanTransformer3DModel", **changes: Any) -> Any:
-    options = {
-        "patch_size": (1, 2, 2),
-        "num_attention_heads": 2,
-        "attention_head_dim": 12,
-        "in_channels": 16,
-        "out_channels": 16,
-        "text_dim": 32,
-        "freq_dim": 256,
-        "ffn_dim": 32,
-        "num_layers": 2,
-        "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads",
-        "rope_max_seq_len": 32,
-    }
-    made = getattr(diffusers, cls)
-    known = inspect.signature(made.__init__).parameters
-    return made(**{name: value for name, value in {**options, **changes}.items() if name in known}).eval()
-
-
 def wan() -> Case:
-    return built("WanPipeline", wan_transformer(), unipc(), texts(32), boundary_ratio=None, expand_timesteps=False)
+    return built("WanPipeline", models.wan(), unipc(), texts(32), boundary_ratio=None, expand_timesteps=False)
 
 
 def wan_two_models() -> Case:
-    parts = {"transformer_2": wan_transformer(), "boundary_ratio": 0.875, "expand_timesteps": False}
-    return built("WanPipeline", wan_transformer(), unipc(), texts(32), **parts)
+    parts = {"transformer_2": models.wan(), "boundary_ratio": 0.875, "expand_timesteps": False}
+    return built("WanPipeline", models.wan(), unipc(), texts(32), **parts)
 
 
 def wan_video_to_video() -> Case:
-    call = {**texts(32), "video": [noise_image(seed) for seed in range(9)], "strength": 0.6, "num_inference_steps": 6}
-    pipe, call = built("WanVideoToVideoPipeline", wan_transformer(), unipc(), call, vae=wan_vae())
+    call = {
+        **texts(32),
+        "video": [noise_image(seed) for seed in range(9)],
+        "strength": 0.6,
+        "num_inference_steps": 6,
+    }
+    pipe, call = built("WanVideoToVideoPipeline", models.wan(), unipc(), call, vae=wan_vae())
     return pipe, {name: value for name, value in call.items() if name != "num_frames"}
 
 
 def noise_image(seed: int) -> Any:
-    from PIL import Image
-
     pixels = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(seed))
     return Image.fromarray((pixels * 255).byte().numpy())
 
@@ -107,54 +96,25 @@ def noise_image(seed: int) -> Any:
 def wan_image_to_video() -> Case:
     """Wan 2.2's: no image encoder, and two models."""
     call = {**texts(32), "image": noise_image(0)}
-    models = [wan_transformer(in_channels=36) for _ in range(2)]
-    parts = {"vae": wan_vae(), "boundary_ratio": 0.9, "expand_timesteps": False, "transformer_2": models[1]}
-    return built("WanImageToVideoPipeline", models[0], unipc(), call, **parts)
+    first, second = (models.wan(in_channels=36) for _ in range(2))
+    parts = {"vae": wan_vae(), "boundary_ratio": 0.9, "expand_timesteps": False, "transformer_2": second}
+    return built("WanImageToVideoPipeline", first, unipc(), call, **parts)
 
 
 def skyreels() -> Case:
-    transformer = wan_transformer("SkyReelsV2Transformer3DModel", text_dim=16)
+    transformer = models.wan("SkyReelsV2Transformer3DModel", text_dim=16)
     return built("SkyReelsV2Pipeline", transformer, unipc(), texts(16))
 
 
 def skyreels_diffusion_forcing() -> Case:
-    transformer = wan_transformer("SkyReelsV2Transformer3DModel", text_dim=16)
+    transformer = models.wan("SkyReelsV2Transformer3DModel", text_dim=16)
     pipeline = "SkyReelsV2DiffusionForcingPipeline"
     return built(pipeline, transformer, unipc(), {**texts(16), "prompt": None, "base_num_frames": 9})
 
 
 def ltx() -> Case:
-    transformer = diffusers.LTXVideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        patch_size=1,
-        patch_size_t=1,
-        num_attention_heads=4,
-        attention_head_dim=8,
-        cross_attention_dim=32,
-        num_layers=3,
-        caption_channels=32,
-    )
-    return built("LTXPipeline", transformer.eval(), euler(), {**texts(32, masks="_attention_mask"), "width": 64})
-
-
-def hunyuan_transformer(cls: str = "HunyuanVideoTransformer3DModel", **changes: Any) -> Any:
-    options = {
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_attention_heads": 2,
-        "attention_head_dim": 10,
-        "num_layers": 2,
-        "num_single_layers": 2,
-        "num_refiner_layers": 1,
-        "patch_size": 1,
-        "patch_size_t": 1,
-        "guidance_embeds": True,
-        "text_embed_dim": 16,
-        "pooled_projection_dim": 8,
-        "rope_axes_dim": (2, 4, 4),
-    }
-    return getattr(diffusers, cls)(**{**options, **changes}).eval()
+    transformer = models.ltx()
+    return built("LTXPipeline", transformer, euler(), {**texts(32, masks="_attention_mask"), "width": 64})
 
 
 def hunyuan_call() -> dict[str, Any]:
@@ -163,7 +123,7 @@ def hunyuan_call() -> dict[str, Any]:
 
 
 def hunyuan_video() -> Case:
-    return built("HunyuanVideoPipeline", hunyuan_transformer(), euler(), hunyuan_call())
+    return built("HunyuanVideoPipeline", models.hunyuan(), euler(), hunyuan_call())
 
 
 def hunyuan_video_two_calls() -> Case:
@@ -173,113 +133,59 @@ def hunyuan_video_two_calls() -> Case:
 
 
 def hunyuan_video_15() -> Case:
-    transformer = diffusers.HunyuanVideo15Transformer3DModel(
-        in_channels=9,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=3,
-        num_refiner_layers=1,
-        patch_size=1,
-        patch_size_t=1,
-        text_embed_dim=16,
-        text_embed_2_dim=32,
-        image_embed_dim=12,
-        rope_axes_dim=(2, 2, 4),
-        target_size=16,
-        task_type="t2v",
-    )
+    transformer = models.hunyuan_video_15()
     call = {}
     for sign in ("", "negative_"):
-        call |= {f"{sign}prompt_embeds": noise(1, 8, 16, seed=len(sign)), f"{sign}prompt_embeds_mask": torch.ones(1, 8)}
+        call |= {
+            f"{sign}prompt_embeds": noise(1, 8, 16, seed=len(sign)),
+            f"{sign}prompt_embeds_mask": torch.ones(1, 8),
+        }
         call |= {f"{sign}prompt_embeds_2": noise(1, 4, 32), f"{sign}prompt_embeds_mask_2": torch.ones(1, 4)}
     vae = NoVAE(latent_channels=4)
     vae.temporal_compression_ratio, vae.spatial_compression_ratio = 4, 16
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=3.0)
-    return built("HunyuanVideo15Pipeline", transformer.eval(), euler(), call, vae=vae, guider=guider)
-
-
-def cogvideox_transformer(**changes: Any) -> Any:
-    options = {
-        "num_attention_heads": 4,
-        "attention_head_dim": 8,
-        "in_channels": 4,
-        "out_channels": 4,
-        "time_embed_dim": 8,
-        "text_embed_dim": 32,
-        "num_layers": 3,
-        "sample_width": 8,
-        "sample_height": 8,
-        "sample_frames": 9,
-        "patch_size": 2,
-        "temporal_compression_ratio": 4,
-        "max_text_seq_length": 16,
-    }
-    return diffusers.CogVideoXTransformer3DModel(**{**options, **changes}).eval()
+    return built("HunyuanVideo15Pipeline", transformer, euler(), call, vae=vae, guider=guider)
 
 
 def cogvideox(scheduler: str = "CogVideoXDDIMScheduler") -> Case:
     made = getattr(diffusers, scheduler)()
-    return built("CogVideoXPipeline", cogvideox_transformer(), made, texts(32, length=16))
+    return built("CogVideoXPipeline", models.cogvideox(), made, texts(32, length=16))
 
 
 def mochi() -> Case:
-    transformer = diffusers.MochiTransformer3DModel(
-        patch_size=2,
-        num_attention_heads=2,
-        attention_head_dim=8,
-        num_layers=3,
-        pooled_projection_dim=16,
-        in_channels=12,
-        out_channels=None,
-        text_embed_dim=32,
-        time_embed_dim=4,
-        activation_fn="swiglu",
-        max_sequence_length=16,
-    )
-    call = {name: value.bool() if "mask" in name else value for name, value in texts(32, 16, "_attention_mask").items()}
-    return built("MochiPipeline", transformer.eval(), euler(), call)
+    transformer = models.mochi()
+    call = {
+        name: value.bool() if "mask" in name else value
+        for name, value in texts(32, 16, "_attention_mask").items()
+    }
+    return built("MochiPipeline", transformer, euler(), call)
 
 
 def latte(scheduler: str = "DDIMScheduler") -> Case:
-    transformer = diffusers.LatteTransformer3DModel(
-        sample_size=8,
-        patch_size=2,
-        num_attention_heads=3,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=8,
-        cross_attention_dim=24,
-        caption_channels=32,
-        num_layers=2,
-        video_length=4,
-        attention_bias=True,
-        norm_type="ada_norm_single",
-        norm_elementwise_affine=False,
-        activation_fn="gelu-approximate",
-        num_embeds_ada_norm=1000,
-    )
+    transformer = models.latte()
     settings = {"clip_sample": False} if scheduler == "DDIMScheduler" else {}
-    pipe, call = built("LattePipeline", transformer.eval(), getattr(diffusers, scheduler)(**settings), texts(32))
+    pipe, call = built("LattePipeline", transformer, getattr(diffusers, scheduler)(**settings), texts(32))
     del call["num_frames"]
-    return pipe, {**call, "height": 64, "width": 64, "video_length": 4, "clean_caption": False, "negative_prompt": None}
+    return pipe, {
+        **call,
+        "height": 64,
+        "width": 64,
+        "video_length": 4,
+        "clean_caption": False,
+        "negative_prompt": None,
+    }
 
 
 def allegro() -> Case:
-    transformer = diffusers.AllegroTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        cross_attention_dim=24,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=8,
-        caption_channels=24,
-    )
-    call = {**texts(24, masks="_attention_mask"), "height": 64, "width": 64, "num_frames": 8, "negative_prompt": None}
-    return built("AllegroPipeline", transformer.eval(), euler_ancestral(), {**call, "clean_caption": False})
+    transformer = models.allegro()
+    call = {
+        **texts(24, masks="_attention_mask"),
+        "height": 64,
+        "width": 64,
+        "num_frames": 8,
+        "negative_prompt": None,
+    }
+    return built("AllegroPipeline", transformer, euler_ancestral(), {**call, "clean_caption": False})
 
 
 def euler_ancestral() -> Any:
@@ -287,118 +193,58 @@ def euler_ancestral() -> Any:
 
 
 def kandinsky5() -> Case:
-    transformer = diffusers.Kandinsky5Transformer3DModel(
-        in_visual_dim=16,
-        out_visual_dim=16,
-        in_text_dim=32,
-        in_text_dim2=16,
-        time_dim=16,
-        patch_size=(1, 2, 2),
-        model_dim=16,
-        ff_dim=32,
-        num_text_blocks=1,
-        num_visual_blocks=2,
-        axes_dims=(1, 1, 2),
-        attention_type="regular",
-    )
-    fill_modulations(transformer)
+    transformer = models.kandinsky5()
     call: dict[str, Any] = {}
     for sign in ("", "negative_"):
         call[f"{sign}prompt_embeds_qwen"] = noise(1, 8, 32, seed=len(sign))
         call[f"{sign}prompt_embeds_clip"] = noise(1, 16, seed=len(sign))
         call[f"{sign}prompt_cu_seqlens"] = torch.tensor([0, 8])
-    return built("Kandinsky5T2VPipeline", transformer.eval(), euler(), call, vae=kandinsky_vae())
+    return built("Kandinsky5T2VPipeline", transformer, euler(), call, vae=kandinsky_vae())
 
 
 def kandinsky_vae() -> Any:
     return NoVAE(temporal_compression_ratio=4, spatial_compression_ratio=8)
 
 
-def fill_modulations(model: torch.nn.Module) -> None:
-    """They begin at zero, and blocks that add nothing show nothing."""
-    for name, parameter in model.named_parameters():
-        if "modulation" in name:
-            parameter.data.copy_(0.1 * noise(*parameter.shape, seed=len(name)))
-
-
 def sana_video() -> Case:
-    transformer = diffusers.SanaVideoTransformer3DModel(
-        in_channels=16,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=3,
-        num_cross_attention_heads=2,
-        cross_attention_head_dim=12,
-        cross_attention_dim=24,
-        caption_channels=8,
-        mlp_ratio=2.5,
-        sample_size=8,
-        patch_size=(1, 2, 2),
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=32,
-    )
-    call = {**texts(8, masks="_attention_mask"), "frames": 9, "use_resolution_binning": False, "negative_prompt": None}
+    transformer = models.sana_video()
+    call = {
+        **texts(8, masks="_attention_mask"),
+        "frames": 9,
+        "use_resolution_binning": False,
+        "negative_prompt": None,
+    }
     scheduler = diffusers.DPMSolverMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
     )
-    pipe, call = built("SanaVideoPipeline", transformer.eval(), scheduler, call, vae=wan_vae())
+    pipe, call = built("SanaVideoPipeline", transformer, scheduler, call, vae=wan_vae())
     del call["num_frames"]
     return pipe, call
 
 
 def easyanimate() -> Case:
-    transformer = diffusers.EasyAnimateTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=16,
-        in_channels=4,
-        out_channels=4,
-        mmdit_layers=2,
-        num_layers=3,
-        patch_size=2,
-        text_embed_dim=16,
-        time_embed_dim=8,
-        time_position_encoding_type="3d_rope",
-        timestep_activation_fn="silu",
-    )
+    transformer = models.easyanimate()
     vae = NoVAE(latent_channels=4)
     vae.temporal_compression_ratio, vae.spatial_compression_ratio = 4, 8
-    return built("EasyAnimatePipeline", transformer.eval(), euler(), texts(16, masks="_attention_mask"), vae=vae)
+    return built("EasyAnimatePipeline", transformer, euler(), texts(16, masks="_attention_mask"), vae=vae)
 
 
 def anyflow() -> Case:
-    transformer = wan_transformer("AnyFlowTransformer3DModel", gate_value=0.25, deltatime_type="r")
+    transformer = models.wan("AnyFlowTransformer3DModel", gate_value=0.25, deltatime_type="r")
     call = {**texts(32), "guidance_scale": 3.0}
     scheduler = diffusers.FlowMapEulerDiscreteScheduler()
     return built("AnyFlowPipeline", transformer, scheduler, call, vae=wan_vae())
 
 
 def motif_video() -> Case:
-    transformer = diffusers.MotifVideoTransformer3DModel(
-        in_channels=33,
-        out_channels=16,
-        num_attention_heads=2,
-        attention_head_dim=12,
-        num_layers=2,
-        num_single_layers=2,
-        num_decoder_layers=0,
-        patch_size=1,
-        patch_size_t=1,
-        qk_norm="rms_norm",
-        norm_type="layer_norm",
-        text_embed_dim=32,
-        image_embed_dim=4,
-        rope_axes_dim=(4, 4, 4),
-        enable_text_cross_attention_dual=False,
-        enable_text_cross_attention_single=False,
-    )
+    transformer = models.motif_video()
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=3.0)
     call = texts(32, masks="_attention_mask")
-    return built("MotifVideoPipeline", transformer.eval(), euler(), call, vae=wan_vae(), guider=guider)
+    return built("MotifVideoPipeline", transformer, euler(), call, vae=wan_vae(), guider=guider)
 
 
 def helios() -> Case:
-    transformer = wan_transformer(
+    transformer = models.wan(
         "HeliosTransformer3DModel",
         rope_dim=(4, 4, 4),
         has_multi_term_memory_patch=True,
@@ -407,7 +253,13 @@ def helios() -> Case:
         is_amplify_history=False,
     )
     call = {**texts(32), "num_frames": 66, "height": 16, "width": 16}
-    return built("HeliosPipeline", transformer, diffusers.HeliosScheduler(), call, vae=wan_vae())
+    return built(
+        "HeliosPipeline",
+        transformer,
+        diffusers.HeliosScheduler(stages=1, stage_range=[0, 1]),
+        call,
+        vae=wan_vae(),
+    )
 
 
 CASES: MappingProxyType[str, Callable[[], Case]] = MappingProxyType(

@@ -26,6 +26,7 @@ ROWS = (
     ("engine",),
     ("__init__",),  # the public names
     ("calibration",),
+    ("diffusers",),  # the adapter; nothing imports it
     ("serve",),
     ("cli",),
     ("__main__",),
@@ -35,14 +36,14 @@ ROW_OF = {folder: number for number, row in enumerate(ROWS) for folder in row}
 # External package -> the folders or files of the library that may import it.
 RESERVED = {
     "torch.distributed": ("parallel", "engine"),
-    "diffusers": ("schedulers", "models", "layers/autoencoder.py"),
+    "diffusers": ("schedulers", "models", "layers/autoencoder.py", "diffusers"),
     "transformers": ("text_encoders",),
     "yaml": ("utils/yaml12.py", "config.py"),
     "fastapi": ("serve",),
     "sqlalchemy": ("serve",),
 }
 # Packages whose `__all__` is made for scripts: in eval/ and examples/ no other name of the library is used.
-PACKAGES = ("", ".calibration", ".estimate", ".metrics", ".tiny", ".tiny.words")
+PACKAGES = ("", ".calibration", ".diffusers", ".estimate", ".metrics", ".tiny", ".tiny.words")
 # Training takes captions down the sampling path itself, and begins from parts of the published models.
 TRAINING = "eval.training"
 TRAINING_NAMES = frozenset(

@@ -20,8 +20,7 @@ class RunSpec:
     model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
     euler_ancestral, with those of its settings that are not the published ones. num_inference_steps: steps of
     the sampler; evaluations: of the model (PNDM has more of them). size: (frames, rows, columns) of the
-    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`. place: stack where
-    the blocks' residual is kept, output where the prediction is; None in our own models, which have one place.
+    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`.
     """
 
     model: str | None = None
@@ -31,7 +30,6 @@ class RunSpec:
     size: tuple[int, int, int] | None = None
     guidance_scale: float | None = None
     weights_hash: str | None = None
-    place: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)

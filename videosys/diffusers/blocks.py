@@ -143,7 +143,7 @@ class Leaving:
 
 
 def matching(args: tuple, kwargs: dict, outputs: Sequence[Tensor]) -> tuple[int | str, ...] | None:
-    """For each output the first argument of the same shape that is not taken yet; None where there is none."""
+    """For each output the first argument of its shape that is not taken yet; None where one has none."""
     free: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
     keys = []
     for output in outputs:
@@ -186,7 +186,7 @@ class Blocks:
             return forward()
 
     def modulated_input(self, block: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
-        """What the first attention of a block is given: its input after norm and modulation; None without one.
+        """What the first attention of a block is given, its modulated input; None without an attention.
 
         The block runs up to there, not compiled.
         """
@@ -205,7 +205,7 @@ class Blocks:
         return found[0] if found else None
 
 
-class Reached(Exception):  # noqa: N818 - no error
+class Reached(Exception):
     """The first attention of a block was reached."""
 
 

@@ -126,7 +126,7 @@ def weights_digest(models: list[nn.Module]) -> str | None:
 
 
 def parallel_of(model: nn.Module) -> Parallel:
-    """The ranks that share one video through diffusers' parallelism, as the caches of `videosys` know them."""
+    """The ranks that share one video through diffusers' parallelism; one rank without it."""
     config = getattr(getattr(model, "_orig_mod", model), "_parallel_config", None)
     mesh = None
     for name in ("context_parallel_config", "tensor_parallel_config"):

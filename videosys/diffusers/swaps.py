@@ -22,9 +22,9 @@ def is_swapped(item: Any) -> bool:
 def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[None]:
     """Within the context, calls of these methods of the objects go to the handlers.
 
-    The class is swapped and not the instance's attributes: offloading re-installs those, `copy.deepcopy` binds
-    them to the original, and `torch.compile` traces them. Name and module of the class stay, and the methods
-    keep their signatures, which pipelines read. Copies made inside keep the subclass.
+    The class is swapped and not the instance's attributes: offloading re-installs those, `copy.deepcopy`
+    binds them to the original, and `torch.compile` traces them. Name and module of the class stay, and the
+    methods keep their signatures, which pipelines read. Copies made inside keep the subclass.
     """
     items = list(items)
     made = {cls: subclass(cls, handlers) for cls in dict.fromkeys(map(type, items))}

@@ -1,0 +1,302 @@
+"""`cached` around pipelines of diffusers: what it refuses, what it leaves behind, what it works beside."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from tests.video_pipelines import case, generate, texts
+from videosys.cache import (
+    CacheConfig,
+    Calibration,
+    IntervalConfig,
+    Linear,
+    PABConfig,
+    RunSpec,
+    ScheduleConfig,
+    Setting,
+    TeaCacheConfig,
+)
+from videosys.diffusers import cached
+
+EVERY_SECOND = IntervalConfig(every=2)
+
+
+def computed(run: Any) -> list[bool]:
+    return [step.computed for step in run.steps]
+
+
+def fresh(name: str, cache: Any = EVERY_SECOND, place: str = "auto", **changes: Any) -> torch.Tensor:
+    """The latents of a new pipeline's first generation."""
+    pipe, call = case(name)
+    with cached(pipe, cache=cache, place=place):
+        return generate(pipe, call, **changes)
+
+
+@pytest.fixture(name="wan")
+def new_wan():
+    return case("wan")
+
+
+def test_calls_that_differ_follow_each_other_in_one_context(wan):
+    pipe, call = wan
+    two = {name: torch.cat([value, value.flip(-1)]) for name, value in texts(32).items()}
+    changes = [
+        {},
+        {"width": 48},
+        {"num_frames": 5},
+        {"num_inference_steps": 7},
+        two,
+        {"guidance_scale": 1.0},
+        {},
+    ]
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        got = [generate(pipe, call, **change) for change in changes]
+    for latents, change in zip(got, changes, strict=True):
+        assert torch.equal(latents, fresh("wan", **change))
+    assert [len(steps) for steps in run.generations] == [8, 8, 8, 14, 8, 4, 8]
+    assert len(run.report().splitlines()) == len(changes)
+    assert run.report().startswith("computed 6 of 8 calls of the model, cache ")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_in_the_middle_leaves_nothing_behind(wan, error):
+    pipe, call = wan
+    plain, cached_latents = generate(pipe, call), fresh("wan")
+
+    def stop(pipeline, step, timestep, values):
+        if step == 1:
+            raise error("stop")
+        return values
+
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        with pytest.raises(error):
+            generate(pipe, call, callback_on_step_end=stop)
+        assert torch.equal(generate(pipe, call), cached_latents)
+        assert [len(steps) for steps in run.generations] == [4, 8]
+    with pytest.raises(error), cached(pipe, cache=EVERY_SECOND):
+        generate(pipe, call, callback_on_step_end=stop)
+    assert [type(item) for item in (pipe, pipe.scheduler, pipe.transformer, pipe.transformer.blocks[0])] == [
+        diffusers.WanPipeline,
+        diffusers.UniPCMultistepScheduler,
+        diffusers.WanTransformer3DModel,
+        type(case("wan")[0].transformer.blocks[1]),
+    ]
+    assert torch.equal(generate(pipe, call), plain)
+
+
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_two_models_share_one_schedule_and_no_state(place):
+    pipe, call = case("wan_two_models")
+    schedule = ScheduleConfig(computed=(0, 11))
+    seen = []
+    for name in ("transformer", "transformer_2"):
+        getattr(pipe, name).register_forward_pre_hook(lambda module, args: seen.append(module))
+    with cached(pipe, cache=schedule, place=place) as run:
+        generate(pipe, call, num_inference_steps=12)
+    switch = next(step.step for step in run.steps if step.step and step.computed)
+    steps = {step.step for step in run.steps if step.computed}
+    assert len(run.steps) == 24
+    # The second model computes in its first step, whatever the schedule says, and the last step computes.
+    assert 0 < switch < 11
+    assert steps == {0, switch, 11}
+    if place == "output":
+        assert [seen.index(module) for module in seen] == [0, 0, 2, 2, 2, 2]
+
+
+def test_video_to_video_counts_the_steps_that_run():
+    pipe, call = case("wan_video_to_video")
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        generate(pipe, call)
+    timesteps = pipe.scheduler.timesteps.tolist()
+    assert [step.timestep for step in run.steps[::2]] == timesteps[3:]
+    assert computed(run) == [True, True, False, False, True, True]
+
+
+def test_teacache_decides_by_what_it_measures(wan):
+    pipe, call = wan
+    runs = {}
+    for place in ("output", "stack"):
+        with cached(pipe, cache=TeaCacheConfig(threshold=0.25, forecast=Linear()), place=place) as run:
+            generate(pipe, call, num_inference_steps=8)
+        runs[place] = run.steps
+        pairs = computed(run)
+        assert pairs[::2] == pairs[1::2]  # one decision for both calls of a step
+        assert 2 < sum(pairs[::2]) < 8
+        assert [step.distance is None for step in run.steps] == [True, True] + [False, True] * 6 + [
+            True,
+            True,
+        ]
+    assert runs["output"][4].distance != runs["stack"][4].distance  # noisy latents, and modulated tokens
+
+
+def test_guidance_that_pauses_is_computed_when_it_returns(wan):
+    pipe, call = wan
+
+    def pause(pipeline, step, timestep, values):
+        pipeline._guidance_scale = 1.0 if step in (1, 2) else 5.0
+        return values
+
+    with cached(pipe, cache=ScheduleConfig(computed=(0, 3, 7))) as run:
+        generate(pipe, call, num_inference_steps=8, callback_on_step_end=pause)
+    calls = [sum(step.step == number for step in run.steps) for number in range(8)]
+    assert calls == [2, 2, 1, 1, 2, 2, 2, 2]
+    # Step 3 renewed the first call only: the second one comes back in step 4, and what it had is of step 0.
+    assert [step.computed for step in run.steps if step.step == 4] == [False, True]
+    assert [step.computed for step in run.steps if step.step == 5] == [False, False]
+
+
+@dataclass(frozen=True)
+class ThirdSteps(CacheConfig):
+    """A policy of another package."""
+
+    def computed_steps(self, count: int) -> frozenset[int]:
+        return frozenset(range(0, count, 3))
+
+
+def test_policies_of_other_packages_work(wan):
+    pipe, call = wan
+    with cached(pipe, cache=ThirdSteps()) as run:
+        generate(pipe, call, num_inference_steps=7)
+    assert computed(run)[::2] == [True, False, False, True, False, False, True]
+
+
+def test_two_pipelines_in_two_threads_do_not_meet():
+    want = {name: fresh(name) for name in ("wan", "ltx")}
+    pipes, got = {name: case(name) for name in want}, {}
+
+    def run(name: str) -> None:
+        pipe, call = pipes[name]
+        with cached(pipe, cache=EVERY_SECOND):
+            got[name] = generate(pipe, call)
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in want]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def test_a_pipeline_that_shares_the_model_is_left_alone(wan):
+    pipe, call = wan
+    other = diffusers.WanPipeline(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
+    other.set_progress_bar_config(disable=True)
+    plain = generate(pipe, call)
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        assert torch.equal(generate(other, call), plain)
+        with pytest.raises(ValueError, match="cached already"), cached(other, cache="none"):
+            pass
+    assert run.steps == []
+    assert run.report() == "nothing was generated"
+
+
+def test_what_is_saved_and_copied_inside_keeps_its_class(wan, tmp_path):
+    pipe, call = wan
+    with cached(pipe, cache=EVERY_SECOND):
+        pipe.transformer.save_pretrained(tmp_path / "transformer")
+        pipe.scheduler.save_pretrained(tmp_path / "scheduler")
+        kept = copy.deepcopy(pipe.scheduler)
+        assert isinstance(pipe, diffusers.WanPipeline)
+    names = [json.loads(path.read_text())["_class_name"] for path in sorted(tmp_path.glob("*/*config.json"))]
+    assert names == ["UniPCMultistepScheduler", "WanTransformer3DModel"]
+    plain = generate(pipe, call)
+    pipe.scheduler = kept  # counts nothing any more
+    assert torch.equal(generate(pipe, call), plain)
+
+
+def test_a_scheduler_that_is_replaced_inside_is_an_error(wan):
+    pipe, call = wan
+    with cached(pipe, cache=EVERY_SECOND):
+        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        with pytest.raises(RuntimeError, match="scheduler was replaced"):
+            generate(pipe, call)
+
+
+class Plain:
+    """An object without anything."""
+
+
+def image_pipeline() -> Any:
+    transformer = diffusers.DiTTransformer2DModel(sample_size=4, num_layers=1, num_attention_heads=1)
+    return diffusers.DiTPipeline(transformer, None, diffusers.DDIMScheduler())
+
+
+def calibration(**scope: Any) -> Calibration:
+    return Calibration(RunSpec(**scope), (Setting(EVERY_SECOND, 2, 2.0, 30.0, 0.9),))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "nothing is asked for; give cache, speedup or min_psnr"),
+        ({"cache": "teacach"}, "cache is 'teacach'; there are "),
+        ({"cache": 7}, "cache is 7; it must be the name of a policy"),
+        ({"cache": "none", "speedup": 2.0}, "NoCacheConfig cannot be asked for by speedup"),
+        ({"speedup": 2.0}, "a goal needs a calibration"),
+        ({"cache": "best", "min_psnr": 30.0}, "needs a calibration"),
+        ({"cache": PABConfig()}, "cache pab needs our own blocks"),
+        ({"cache": TeaCacheConfig(signal="timestep")}, "cache.signal is 'timestep'"),
+        ({"cache": "interval", "place": "blocks"}, "place is 'blocks'; there are auto, output, stack"),
+        ({"calibration": 3, "cache": "interval"}, "calibration is 3"),
+        (
+            {"calibration": calibration(model="other"), "speedup": 2.0},
+            "was made with model other, this run has Wan",
+        ),
+        ({"calibration": calibration(scheduler="ddim"), "speedup": 2.0}, "was made with scheduler ddim"),
+        ({"calibration": calibration(weights_hash="0"), "speedup": 2.0}, "was made with weights_hash 0"),
+        ({"calibration": calibration(place="stack"), "speedup": 2.0, "place": "output"}, "made with 'stack'"),
+        ({"calibration": calibration(), "speedup": 5.0}, "no setting of Best has speedup 5"),
+        ({"cache": "magcache"}, "without ratios needs a calibration"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_runs(wan, options, message):
+    pipe, _ = wan
+    with pytest.raises(ValueError, match=message) as error, cached(pipe, **options):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan):
+    pipe, call = wan
+    with cached(pipe, calibration(num_inference_steps=4, guidance_scale=5.0), speedup=2.0) as run:
+        with pytest.raises(ValueError, match="made with num_inference_steps 4, this run has 6"):
+            generate(pipe, call, num_inference_steps=6)
+        generate(pipe, call)
+    assert [len(steps) for steps in run.generations] == [8]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (image_pipeline, "makes no videos"),
+        (Plain, "Plain has no transformer or transformer_2 or unet"),
+    ],
+)
+def test_pipelines_that_are_no_video_pipelines_are_refused(make, message):
+    with pytest.raises(ValueError, match=message), cached(make(), cache="interval"):
+        pass
+
+
+def test_a_second_cache_is_refused(wan):
+    pipe, _ = wan
+    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
+    with pytest.raises(ValueError, match="another cache .*first_block_cache.*; disable it"):
+        cached(pipe, cache="interval").__enter__()
+    pipe.transformer.disable_cache()
+    with cached(pipe, cache="interval"), pytest.raises(ValueError, match="cached already"):
+        cached(pipe, cache="interval").__enter__()
+
+
+def test_a_pipeline_without_steps_is_refused(wan):
+    pipe, _ = wan
+    pipe.scheduler = Plain()
+    with pytest.raises(ValueError, match="no scheduler with set_timesteps and step"):
+        cached(pipe, cache="interval").__enter__()

@@ -1,0 +1,90 @@
+"""What `cached` is asked for: a policy with its settings, or a goal and the calibration that it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from videosys.cache import (
+    CACHES,
+    BestConfig,
+    CacheConfig,
+    Calibration,
+    Goal,
+    MagCacheConfig,
+    PABConfig,
+    TeaCacheConfig,
+    read_calibration,
+)
+from videosys.diffusers.places import AUTO, OUTPUT, STACK
+from videosys.utils.typed import listing
+
+WATCHED = "modulated"  # the signal of TeaCache
+GIVEN = "the calibration"  # where settings come from, in messages
+Given = Calibration | str | Path | None
+
+
+def settings(
+    cache: str | CacheConfig | None, calibration: Given, speedup: float | None, min_psnr: float | None
+) -> tuple[CacheConfig, Calibration | None, str]:
+    """(settings or goal, the calibration it needs, its name in messages); ValueError for what cannot be."""
+    config = policy(cache, speedup, min_psnr)
+    own = config.calibration if isinstance(config, Goal) else None
+    found, where = read(own if calibration is None else calibration)
+    if not isinstance(config, Goal):
+        return config, found, where
+    if found is None and (config.has_goal or (isinstance(config, MagCacheConfig) and not config.ratios)):
+        asked = "a goal needs" if config.has_goal else "cache magcache without ratios needs"
+        raise ValueError(f"{asked} a calibration; videosys.diffusers.calibrate makes one")
+    return dataclasses.replace(config, calibration=where if found else None), found, where
+
+
+def read(given: Given) -> tuple[Calibration | None, str]:
+    """A calibration and its name; ValueError for what is none."""
+    if given is None or isinstance(given, Calibration):
+        return given, GIVEN
+    if not isinstance(given, (str, Path)):
+        raise ValueError(f"calibration is {given!r}; it must be a calibration or the name of its file")
+    return read_calibration(given), str(given)
+
+
+def policy(cache: str | CacheConfig | None, speedup: float | None, min_psnr: float | None) -> CacheConfig:
+    """The settings, perhaps with a goal."""
+    given = {"speedup": speedup, "min_psnr": min_psnr}
+    goals: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if cache is None and not goals:
+        raise ValueError("nothing is asked for; give cache, speedup or min_psnr")
+    config = named(cache, goals) if isinstance(cache, str) else cache or BestConfig(**goals)
+    if not isinstance(config, CacheConfig):
+        raise ValueError(f"cache is {cache!r}; it must be the name of a policy or its settings")
+    if goals and not isinstance(config, Goal):
+        raise ValueError(f"{type(config).__name__} cannot be asked for by {' or '.join(goals)}")
+    check_policy(config)
+    return dataclasses.replace(config, **goals) if goals else config
+
+
+def named(name: str, goals: dict[str, Any]) -> CacheConfig:
+    """The policy of a name, with a goal if it takes one."""
+    if name not in CACHES:
+        raise ValueError(f"cache is {name!r}; there are {listing(CACHES)}")
+    cls = CACHES[name]
+    return cls(**goals) if issubclass(cls, Goal) else cls()
+
+
+def check_policy(config: CacheConfig) -> None:
+    """ValueError for settings that mean something in our own models only."""
+    if isinstance(config, TeaCacheConfig) and config.signal != WATCHED:
+        raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
+    if isinstance(config, PABConfig):
+        raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")
+
+
+def check_place(place: str, calibration: Calibration | None) -> str:
+    """The place asked for, else that of the calibration. ValueError for others."""
+    if place not in (AUTO, OUTPUT, STACK):
+        raise ValueError(f"place is {place!r}; there are {AUTO}, {OUTPUT}, {STACK}")
+    own = None if calibration is None else calibration.scope.place
+    if own is not None and place not in (AUTO, own):
+        raise ValueError(f"place is {place!r}; the calibration was made with {own!r}")
+    return own or place
