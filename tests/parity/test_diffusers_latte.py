@@ -1,4 +1,4 @@
-"""Latte in diffusers with our caches around it, against our own Latte with the same cache: the bundled weights."""
+"""Latte of diffusers with our caches around it, against our own with the same caches: the bundled weights."""
 
 from __future__ import annotations
 

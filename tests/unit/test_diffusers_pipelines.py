@@ -26,9 +26,9 @@ def trace_of(pipe: Any) -> list[tuple]:
     return [(type(item), frozenset(vars(item)), vars(item).get("forward")) for item in items]
 
 
-def halves(count: int) -> Calibration:
+def halves(count: int, place: str) -> Calibration:
     """A calibration with one setting, of which every second evaluation computes."""
-    policy = ScheduleConfig(computed=(*range(0, count - 2, 2), count - 1))
+    policy = ScheduleConfig(computed=(*range(0, count - 2, 2), count - 1), place=place)
     return Calibration(RunSpec(), (Setting(policy, count / 2, 2.0, 30.0, 0.9),))
 
 
@@ -72,8 +72,8 @@ def test_half_of_the_calls_compute_at_a_speedup_of_two(made, place):
     with cached(pipe, cache="none") as run:
         generate(pipe, call)
     count = 1 + max(step.step for step in run.steps)
-    calibration = halves(count)
-    with cached(pipe, calibration, speedup=2.0, place=place) as run:
+    calibration = halves(count, place)
+    with cached(pipe, calibration, speedup=2.0) as run:
         latents = generate(pipe, call)
     computed = {step.step for step in run.steps if step.computed}
     # At the switch from one model to the other the second one has nothing to reuse.

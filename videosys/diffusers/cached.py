@@ -17,7 +17,7 @@ from videosys.diffusers.checks import check_pipeline, parallel_of, run_spec
 from videosys.diffusers.loop import Loop, evaluation_times, first_evaluation
 from videosys.diffusers.part import Part, Watch
 from videosys.diffusers.places import AUTO
-from videosys.diffusers.settings import Given, check_place, settings
+from videosys.diffusers.settings import Given, place_of, settings, without_place
 from videosys.diffusers.swaps import swapped
 
 
@@ -43,10 +43,11 @@ def cached(
     models = check_pipeline(pipe)
     config, found, where = settings(cache, calibration, speedup, min_psnr)
     run = CachedRun(pipe, config, found, where)
-    run.resolved(run_spec(pipe, reads_weights=found is not None))
+    first = run.resolved(run_spec(pipe, reads_weights=found is not None))
+    place = place_of(place, first, found is not None and getattr(config, "has_goal", False))
     with contextlib.ExitStack() as stack:
         for number, model in enumerate(models):
-            parts = Part(run, number, model, check_place(place, found))
+            parts = Part(run, number, model, place)
             stack.enter_context(swapped(parts.blocks.blocks, {"__call__": parts.blocks.called}))
             stack.enter_context(swapped([model], {"__call__": parts.called}))
         handlers = {"step": run.scheduler_stepped, "set_timesteps": run.timesteps_set}
@@ -150,7 +151,7 @@ class CachedRun:
         parallel.agree(
             "the settings of the cache", self._loops, len(times), zlib.crc32(repr(config).encode())
         )
-        return Loop(config, times, timesteps, parallel.gather_rows, self._loops)
+        return Loop(without_place(config), times, timesteps, parallel.gather_rows, self._loops)
 
 
 def arguments_of(call: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, Any]:

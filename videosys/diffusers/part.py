@@ -10,10 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from videosys.cache import StepRecord
+from videosys.cache.base import OUTPUT, STACK
 from videosys.diffusers.blocks import Blocks, Forward, block_lists
 from videosys.diffusers.checks import is_compiled, is_sharded
 from videosys.diffusers.loop import Loop, Slot
-from videosys.diffusers.places import AUTO, OUTPUT, STACK, OutputPlace, StackPlace
+from videosys.diffusers.places import AUTO, OutputPlace, StackPlace
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("diffusers")

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from videosys.cache.base import OUTPUT, STACK
 from videosys.diffusers.blocks import (
     Blocks,
     Decide,
@@ -21,7 +22,7 @@ from videosys.diffusers.blocks import (
 )
 from videosys.diffusers.loop import Slot
 
-OUTPUT, STACK, AUTO = "output", "stack", "auto"
+AUTO = "auto"
 Watched = Callable[[], Tensor]
 Reuse = Callable[[Tensors], Sequence[Tensor]]
 

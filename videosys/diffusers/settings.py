@@ -17,7 +17,8 @@ from videosys.cache import (
     TeaCacheConfig,
     read_calibration,
 )
-from videosys.diffusers.places import AUTO, OUTPUT, STACK
+from videosys.cache.base import OUTPUT, STACK
+from videosys.diffusers.places import AUTO
 from videosys.utils.typed import listing
 
 WATCHED = "modulated"  # the signal of TeaCache
@@ -80,11 +81,20 @@ def check_policy(config: CacheConfig) -> None:
         raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")
 
 
-def check_place(place: str, calibration: Calibration | None) -> str:
-    """The place asked for, else that of the calibration. ValueError for others."""
+def place_of(place: str, config: CacheConfig, is_calibrated: bool) -> str:
+    """The place asked for, else that of the settings, where these say output or are of a calibration.
+
+    ValueError for a place that there is none of, and for another one than was calibrated.
+    """
     if place not in (AUTO, OUTPUT, STACK):
         raise ValueError(f"place is {place!r}; there are {AUTO}, {OUTPUT}, {STACK}")
-    own = None if calibration is None else calibration.scope.place
-    if own is not None and place not in (AUTO, own):
-        raise ValueError(f"place is {place!r}; the calibration was made with {own!r}")
-    return own or place
+    if is_calibrated and place not in (AUTO, config.place):
+        raise ValueError(f"place is {place!r}; the calibration has these settings for {config.place!r}")
+    own = config.place if is_calibrated or config.place == OUTPUT else AUTO
+    return own if place == AUTO else place
+
+
+def without_place(config: CacheConfig) -> CacheConfig:
+    """Settings whose cache keeps what it is given: the place is around it."""
+    changes: dict[str, Any] = {} if config.place == STACK else {"place": STACK}
+    return dataclasses.replace(config, **changes)
