@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from videosys.calibration.budgets import budgets, split
 from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
@@ -27,7 +28,6 @@ from videosys.utils.command import exit_status
 from videosys.utils.logging import configure_logging
 from videosys.utils.prompts import read_prompts
 
-SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
 MOST_PROMPTS = 10
 
 
@@ -86,23 +86,6 @@ def listed(path: Path) -> Sequence[str]:
         return read_prompts(path).prompts
     except ValueError as error:
         raise ValueError(f"--prompts {error}") from error
-
-
-def split(prompts: Sequence[str], held_out: int | None) -> tuple[Sequence[str], Sequence[str]]:
-    """Prompts to learn from and prompts to judge on."""
-    count = max(len(prompts) // 3, 1) if held_out is None else held_out
-    if not 0 < count < len(prompts):
-        text = f"there are {len(prompts)} prompts, of which {count} would be held out"
-        raise ValueError(f"{text}; at least one must be, and one be left")
-    return prompts[:-count], prompts[-count:]
-
-
-def budgets(wanted: Sequence[int] | None, steps: int) -> list[int]:
-    """The numbers of computed steps to search schedules for."""
-    numbers = sorted(set(wanted or (max(round(share * steps), 2) for share in SHARES)))
-    if not 2 <= numbers[0] <= numbers[-1] < steps:
-        raise ValueError(f"--budgets are {numbers}; they must be 2 to {steps - 1}, of {steps} steps")
-    return numbers
 
 
 if __name__ == "__main__":

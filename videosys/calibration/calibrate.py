@@ -64,6 +64,14 @@ class CalibrationReport:
     searches: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
+    def about_speedup(self) -> str:
+        """What its speed-ups are of, in a sentence."""
+        return (
+            "The speed-up is of loop and autoencoder together, for the number of computed steps, by a line "
+            "through all that was timed."
+        )
+
+    @property
     def pace(self) -> Pace:
         """The time of a run by its computed steps."""
         return pace([row.result for row in self.rows], self.study.num_steps)

@@ -90,8 +90,7 @@ def report_text(report: CalibrationReport) -> str:
     parts = (
         f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
         f"Learnt from {len(study.learnt)} prompts, judged on {len(study.held_out)} others, against the full "
-        "runs with the same seeds. The speed-up is of loop and autoencoder together, for the number of "
-        "computed steps, by a line through all that was timed.",
+        f"runs with the same seeds. {report.about_speedup}",
         "## From a signal's change to the output's",
         correlations_table(study.traces),
         fits_table(report.fits),

@@ -1,5 +1,6 @@
 """The same caches around any video pipeline of diffusers: docs/diffusers.md."""
 
 from videosys.diffusers.cached import CachedRun, cached
+from videosys.diffusers.calibrate import calibrate
 
-__all__ = ["CachedRun", "cached"]
+__all__ = ["CachedRun", "cached", "calibrate"]

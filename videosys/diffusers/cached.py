@@ -74,7 +74,9 @@ class CachedRun:
         self.watch: Watch | None = None
         self.observe: Callable[[Mapping[str, Any], Any], None] | None = None
         self._thread: int | None = None  # that generates now
-        self._is_open, self._is_new, self._loops = True, True, 0
+        self._is_open, self._is_new = True, True
+        self.num_loops = 0  # of the scheduler
+        self.times: tuple[float, ...] = ()  # of the evaluations of the last one
         self._loop: Loop | None = None
         self._settings, self._spec = config, RunSpec()
 
@@ -147,11 +149,12 @@ class CachedRun:
         # Guidance was compared before: no second warning.
         spec = dataclasses.replace(self._spec, evaluations=len(times), guidance_scale=None)
         config, parallel = self.resolved(spec), parallel_of(model)
-        self._loops += 1
+        self.num_loops += 1
         parallel.agree(
-            "the settings of the cache", self._loops, len(times), zlib.crc32(repr(config).encode())
+            "the settings of the cache", self.num_loops, len(times), zlib.crc32(repr(config).encode())
         )
-        return Loop(without_place(config), times, timesteps, parallel.gather_rows, self._loops)
+        self.times = tuple(times)
+        return Loop(without_place(config), times, timesteps, parallel.gather_rows, self.num_loops)
 
 
 def arguments_of(call: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""`calibrate`: measures once which settings of a cache suit a pipeline, for goals such as `speedup=2.0`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from videosys.cache import Calibration, IntervalConfig
+from videosys.cache.base import OUTPUT, STACK
+from videosys.calibration.budgets import budgets as check_budgets
+from videosys.calibration.budgets import split
+from videosys.calibration.calibrate import CalibrationReport, PolicyResult
+from videosys.calibration.calibrate import calibrate as measured
+from videosys.calibration.measure import FULL, Pace
+from videosys.calibration.output import announce_missing_plots, check_place, write_report
+from videosys.diffusers.places import AUTO
+from videosys.diffusers.study import Job, PipelineStudy, Prompt, videos_of
+from videosys.utils.logging import get_logger
+
+_LOG = get_logger("diffusers")
+SHARES = (1 / 3, 0.5, 2 / 3)  # of all steps
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineReport(CalibrationReport):
+    """The results of a calibration of a pipeline. Its speed-ups count calls, which is exact."""
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.study.num_steps, skipped=0.0, decode=0.0)
+
+    @property
+    def about_speedup(self) -> str:
+        return (
+            "The speed-up is the number of the model's calls by those that compute; the times are beside it."
+        )
+
+
+def calibrate(
+    pipe: Any,
+    prompts: Sequence[Prompt],
+    *,
+    out: str | Path = "calibration.json",
+    place: str = AUTO,
+    budgets: Sequence[int] | None = None,
+    search: float = 0.0,
+    seed: int = 0,
+    **call: Any,
+) -> Calibration:
+    """The calibration of a video pipeline of diffusers, for `cached`; written to `out`, plots beside it.
+
+    prompts: texts, or mappings of arguments of the pipeline's call (embeddings, an image). The last third is
+        to judge on, the others to learn from; one prompt serves for both, with two seeds.
+    call: all other arguments of the pipeline's call; the calibration is for its number of steps.
+    place: output, stack, or auto, which takes the one whose latents are nearer to the full run's.
+    budgets: numbers of computed steps to look for, otherwise a third, a half and two thirds.
+    search: full runs that improving the schedules may take for each budget.
+    ValueError for a pipeline or arguments that cannot be calibrated.
+    """
+    prompts, out = list(prompts), Path(out)
+    if not prompts:
+        raise ValueError("there are no prompts; a calibration needs one, better three or more")
+    check_place(out)
+    announce_missing_plots()
+    jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
+    learnt, judged = split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
+    folder = out.with_suffix(".work")
+    chosen = partial(check_budgets, budgets, shares=SHARES)
+
+    def study_at(where: str) -> PipelineStudy:
+        clips, others = (videos_of(pipe, call, some, where) for some in (learnt, judged))
+        return PipelineStudy(clips, others, folder / where, seed, chosen)
+
+    study = nearest(study_at) if place == AUTO else study_at(place)
+    result = measured(study, chosen(study.num_steps), search)
+    rows = tuple(with_place(row, study.place) for row in result.rows)
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    report = PipelineReport(**{**fields, "rows": rows})
+    compare_fewer_steps(study, report)
+    write_report(report, out)
+    return report.calibration()
+
+
+def nearest(study_at: Any) -> PipelineStudy:
+    """The study at the place where every second step is nearer to the full run, of those that can be."""
+    output = study_at(OUTPUT)
+    try:
+        stack = study_at(STACK)
+    except ValueError as problem:
+        _LOG.info("the calibration is for the model's output: %s", problem)
+        return output
+    errors = [study.place_error(IntervalConfig(every=2)) for study in (output, stack)]
+    _LOG.info("every second step: %.1f dB at the model's output, %.1f at its blocks", *errors)
+    return stack if errors[1] > errors[0] else output
+
+
+def with_place(row: PolicyResult, place: str) -> PolicyResult:
+    """A result whose policy says where it was measured."""
+    has_place = any(field.name == "place" for field in dataclasses.fields(row.policy))
+    changes: dict[str, Any] = {"place": place} if has_place else {}
+    return dataclasses.replace(row, policy=dataclasses.replace(row.policy, **changes))
+
+
+def compare_fewer_steps(study: PipelineStudy, report: PipelineReport) -> None:
+    """One log line for each budget at which fewer steps of the scheduler are nearer than any cache."""
+    if "num_inference_steps" not in study.clips[0].call:
+        return
+    bench = study.bench()
+    for budget in sorted({row.budget for row in report.rows}):
+        psnr = bench.fewer_steps(budget)
+        best = max(row.result.psnr[FULL] for row in report.rows if row.budget == budget)
+        if psnr > best:
+            text = "%d steps of the scheduler itself are nearer to the full run than any cache: %.1f, %.1f dB"
+            _LOG.warning(text, budget, psnr, best)
