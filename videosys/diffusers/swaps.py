@@ -46,15 +46,25 @@ def set_class(item: Any, cls: type) -> None:
 def subclass(cls: type, handlers: Mapping[str, Handler]) -> type:
     """A subclass that looks like its base, with methods that call the handlers."""
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    methods = {name: _method(getattr(cls, name), handler) for name, handler in handlers.items()}
+    methods = {name: _method(cls, getattr(cls, name), handler) for name, handler in handlers.items()}
     return types.new_class(
         cls.__name__, (cls,), exec_body=lambda space: space.update(names | methods | {MARK: True})
     )
 
 
-def _method(original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
+def _method(cls: type, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # With its own class: what was compiled for that is not compiled anew.
+        swapped_class = type(self)
+        set_class(self, cls)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            set_class(self, swapped_class)
+
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return handler(self, functools.partial(original, self), args, kwargs)
+        return handler(self, functools.partial(call, self), args, kwargs)
 
     return method

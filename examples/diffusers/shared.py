@@ -1,0 +1,109 @@
+"""What the examples with diffusers share: calibrate a pipeline once, generate with a cache, say what it did."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from videosys import exit_status
+from videosys.diffusers import cached, calibrate
+
+PROMPTS = (
+    "a cat plays the piano in a sunny room",
+    "waves break on a rocky shore at dusk",
+    "a train crosses a bridge in the fog",
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pipeline with its published weights, and one with tiny random ones that runs on a CPU.
+
+    call, tiny_call: arguments of all its generations. texts: the embeddings that stand for a prompt of the
+    tiny one, which has no text encoder, as name -> shape.
+    """
+
+    name: str
+    published: Callable[[], Any]
+    tiny: Callable[[], Any]
+    call: Mapping[str, Any]
+    texts: Mapping[str, tuple[int, ...]]
+    tiny_call: Mapping[str, Any] = field(default_factory=dict)
+
+    def embeds(self, prompt: str) -> dict[str, torch.Tensor]:
+        """Random embeddings, the same for the same prompt; masks show all of them."""
+        source = torch.Generator().manual_seed(sum(prompt.encode()))
+        return {
+            name: torch.ones(shape) if "mask" in name else torch.randn(shape, generator=source)
+            for name, shape in self.texts.items()
+        }
+
+
+def main(example: Example, argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, or 2 with one line where something cannot be."""
+    arguments = argparse.ArgumentParser(description=f"{example.name} with a cache of videosys")
+    add = arguments.add_argument
+    add("--tiny", action="store_true", help="a tiny random model, in seconds on a CPU")
+    add("--prompt", default=PROMPTS[0])
+    add("--speedup", type=float, default=2.0, help="the model's calls by those that compute")
+    add("--steps", type=int, help="of the scheduler")
+    add("--calibration", type=Path, help="a file of an earlier run; otherwise it is made")
+    add("--output", type=Path, default=Path("outputs"), help="folder of the video and of the calibration")
+    args = arguments.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return exit_status(lambda: run(example, args), "interrupted")
+
+
+def run(example: Example, args: argparse.Namespace) -> int:
+    """Calibrates unless a calibration is given, and generates one video."""
+    pipe = example.tiny() if args.tiny else example.published()
+    call = dict(example.tiny_call if args.tiny else example.call)
+    call["num_inference_steps"] = args.steps or call["num_inference_steps"]
+
+    def prompt_of(text: str) -> Any:
+        return example.embeds(text) if args.tiny else {"prompt": text}
+
+    calibration: Any = args.calibration
+    if calibration is None:
+        out = args.output / f"{example.name}.json"
+        calibration = calibrate(pipe, [prompt_of(text) for text in PROMPTS], out=out, **call)
+    with cached(pipe, calibration, speedup=args.speedup) as made:
+        generator = torch.Generator().manual_seed(0)
+        result = pipe(**prompt_of(args.prompt), **call, generator=generator)
+    print(made.report())
+    save(example, result[0], args)
+    return 0
+
+
+def save(example: Example, result: Any, args: argparse.Namespace) -> None:
+    """Writes the video; the tiny ones end in latents, of which only the shape is told."""
+    if args.tiny:
+        print(f"latents {list(result.shape)}")
+        return
+    from diffusers.utils import export_to_video
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    print(export_to_video(result[0], str(args.output / f"{example.name}.mp4")))
+
+
+def device() -> str:
+    """Where the published models run."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def quiet(pipe: Any) -> Any:
+    """A tiny pipeline without progress bars."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def script(example: Example) -> None:
+    """Ends the process with the example's status."""
+    sys.exit(main(example))
