@@ -1,4 +1,4 @@
-"""What the examples with diffusers share: calibrate a pipeline once, generate with a cache, say what it did."""
+"""What the examples with diffusers share: calibrate a pipeline once, then generate with a cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cached` beside what else changes a pipeline of diffusers: offloading, compiled blocks, adapters, casting."""
+"""`cached` beside what else changes a pipeline: offloading, compiled blocks, adapters, casting."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Segments:
         tables = torch.stack([table.float() for table in reused], dim=1)  # [steps, prompts, back, samples]
         wrong = (tables - tables[:, :, :1]) * torch.tensor(gains, dtype=torch.float32)[:, None, None, None]
         # Every prompt counts alike, however much its picture reacts.
-        size = wrong[1:, :, 1].square().mean(dim=(0, 2)).sqrt().clamp(min=1e-12)
+        size = wrong[1:, :, 1].square().nanmean(dim=(0, 2)).sqrt().clamp(min=1e-12)
         self.wrong = (wrong / size[:, None, None]).numpy()
         self.times = tuple(times)
         self.window = tables.shape[2] - 1
@@ -126,7 +126,7 @@ class Segments:
                 return 0.0
             held, mixed, sloped = self._parts(before, last, following)
             damping = self.damping(kind, before, last, following)
-            square = held + 2 * damping * mixed + damping**2 * sloped
+            square = held + 2 * damping * mixed + damping**2 * sloped if damping else held
             return max(square, 0.0) ** (power / 2)
 
         return cost
@@ -152,7 +152,7 @@ class Segments:
             sloped = sloped + line(before, last, step, self.times) * (rows[0] - rows[1])
             bent = bent + sum(share * row for share, row in zip(shares, rows))
         sizes = [math.sqrt(float((part * part).mean())) for part in (sloped, bent)]
-        if min(sizes) <= 0:
+        if not all(size > 0 for size in sizes):  # nan where earlier residuals are unknown
             return self.damping("fitted", before, last, following), 0.0
         parts = np.stack([(part / size).ravel() for part, size in zip((sloped, bent), sizes)])
         square = parts @ parts.T / parts.shape[1] + SMALLEST * np.eye(2)

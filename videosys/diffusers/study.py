@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -95,7 +96,7 @@ class Watcher:
         self.changes = ChangeObserver()
         self.gains: list[float] = []
         self.timesteps: list[float] = []
-        self.recorder = SignalRecorder()
+        self.recorders: list[SignalRecorder] = []  # of each model's first call in a step
         self._rows: dict[int, list[Tensor]] = {}
         self._run: Any = None
         self._calls = 0
@@ -106,8 +107,8 @@ class Watcher:
 
     def _called(self, slot: Slot, place: Any, forward: Any, output: Any) -> None:
         recorders = [cache for cache in slot.caches if isinstance(cache, SignalRecorder)]
-        if slot.number == 0:
-            self.recorder = recorders[0]
+        if slot.number == 0 and recorders[0] not in self.recorders:
+            self.recorders.append(recorders[0])
 
         def predicted(back: int) -> Tensor:
             def reuse(tensors: Tensors) -> Tensors:
@@ -140,11 +141,19 @@ class Watcher:
         pairs = zip(self.timesteps, self.timesteps[1:])
         distances = {
             "timestep_embedding": [relative_change(torch.tensor(y), torch.tensor(x)) for x, y in pairs],
-            "modulated_input": self.recorder.distances["modulated"],
-            "residual": self.recorder.distances["residual"],
+            "modulated_input": self._joined(lambda recorder: recorder.distances["modulated"], math.nan),
+            "residual": self._joined(lambda recorder: recorder.distances["residual"], math.nan),
             **self.changes.distances,
         }
-        return Trace(distances, table, latents, self.recorder.ratios)
+        ratios = self._joined(lambda recorder: recorder.ratios, 1.0)
+        return Trace(distances, table, latents, ratios)
+
+    def _joined(self, values: Callable[[SignalRecorder], list[float]], between: float) -> list[float]:
+        """The values of all models, one after the other, with one for each switch between them."""
+        joined: list[float] = []
+        for number, recorder in enumerate(self.recorders):
+            joined += [*([between] if number else []), *values(recorder)]
+        return joined
 
 
 class PipelineStudy(Study):

@@ -1,0 +1,101 @@
+"""`calibrate`: what it writes for a pipeline of diffusers, and what `cached` makes of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.video_pipelines import case, generate
+from videosys.cache import read_calibration
+from videosys.diffusers import cached, calibrate
+
+STEPS = 10
+
+
+def parts(name: str):
+    """(pipeline, what stands for a prompt, the other arguments of its call)."""
+    pipe, call = case(name)
+    prompt = {key: value for key, value in call.items() if "embeds" in key or "mask" in key}
+    call = {key: value for key, value in call.items() if key not in prompt}
+    return pipe, prompt, {**call, "num_inference_steps": STEPS}
+
+
+@pytest.fixture(scope="module", name="wan")
+def calibrated_wan(tmp_path_factory):
+    pipe, prompt, call = parts("wan")
+    out = tmp_path_factory.mktemp("calibration") / "wan.json"
+    return pipe, {**prompt, **call}, out, calibrate(pipe, [prompt], out=out, **call)
+
+
+def test_half_of_the_calls_compute_at_a_speedup_of_two(wan):
+    pipe, call, out, calibration = wan
+    latents = []
+    for given in (calibration, out, str(out)):
+        with cached(pipe, given, speedup=2.0) as run:
+            latents.append(generate(pipe, call))
+        assert sum(step.computed for step in run.steps) == STEPS
+        assert len(run.steps) == 2 * STEPS
+    assert torch.equal(latents[0], latents[1])
+    assert torch.equal(latents[0], latents[2])
+
+
+def test_the_file_is_the_calibration_and_says_what_it_is_of(wan):
+    _, _, out, calibration = wan
+    read = read_calibration(out)
+    assert read.scope == calibration.scope
+    assert {row.policy.place for row in read.settings} == {calibration.settings[0].policy.place}
+    assert calibration.scope.model.startswith("WanPipeline of WanTransformer3DModel ")
+    assert calibration.scope.scheduler.startswith("UniPCMultistepScheduler(flow_shift=3.0, ")
+    assert (calibration.scope.num_inference_steps, calibration.scope.evaluations) == (STEPS, STEPS)
+    assert {row.policy.place for row in calibration.settings} <= {"stack", "output"}
+    assert "speed-up is the number of the model's calls" in out.with_suffix(".md").read_text()
+
+
+@pytest.mark.parametrize(
+    "options", [{"cache": "teacache", "speedup": 1.1}, {"min_psnr": 30.0}, {"cache": "magcache"}]
+)
+def test_goals_and_policies_take_what_was_measured(wan, options):
+    pipe, call, out, _ = wan
+    with cached(pipe, out, **options) as run:
+        generate(pipe, call)
+    assert 4 <= sum(step.computed for step in run.steps) < 2 * STEPS
+
+
+def test_another_run_is_refused(wan):
+    pipe, call, _, calibration = wan
+    with (
+        cached(pipe, calibration, speedup=2.0),
+        pytest.raises(ValueError, match="num_inference_steps 10, this run"),
+    ):
+        generate(pipe, call, num_inference_steps=8)
+    with torch.no_grad():
+        pipe.transformer.proj_out.bias += 1  # as an adapter's weights would
+        with pytest.raises(ValueError, match="weights_hash"):
+            cached(pipe, calibration, speedup=2.0).__enter__()
+        pipe.transformer.proj_out.bias -= 1
+    other, _ = case("ltx")
+    with pytest.raises(ValueError, match="was made with model WanPipeline of "):
+        cached(other, calibration, speedup=2.0).__enter__()
+
+
+@pytest.mark.parametrize("name", ["latte", "hunyuan_video", "wan_two_models"])
+def test_pipelines_of_other_kinds(tmp_path, name):
+    pipe, prompt, call = parts(name)
+    calibration = calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[5], **call)
+    with cached(pipe, calibration, speedup=2.0) as run:
+        generate(pipe, {**prompt, **call})
+    computed = sum(step.computed for step in run.steps)
+    assert 2 * computed == len(run.steps)
+
+
+def test_what_cannot_be_calibrated_is_refused(tmp_path):
+    pipe, prompt, call = parts("helios")
+    with pytest.raises(ValueError, match="2 loops of the scheduler; a calibration is for one"):
+        calibrate(
+            pipe, [prompt], out=tmp_path / "out.json", place="output", **{**call, "num_inference_steps": 4}
+        )
+    pipe, prompt, call = parts("ltx")
+    with pytest.raises(ValueError, match="there are no prompts"):
+        calibrate(pipe, [], **call)
+    with pytest.raises(ValueError, match=r"must be 2 to 9, of 10 steps"):
+        calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[10], **call)
