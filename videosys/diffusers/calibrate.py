@@ -65,8 +65,7 @@ def calibrate(
         raise ValueError("there are no prompts; a calibration needs one, better three or more")
     check_place(out)
     announce_missing_plots()
-    jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
-    learnt, judged = split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
+    learnt, judged = jobs_of(prompts, seed)
     folder = out.with_suffix(".work")
     chosen = partial(check_budgets, budgets, shares=SHARES)
 
@@ -82,6 +81,12 @@ def calibrate(
     compare_fewer_steps(study, report)
     write_report(report, out)
     return report.calibration()
+
+
+def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequence[Job]]:
+    """Videos to learn from, and videos to judge on."""
+    jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
+    return split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
 
 
 def nearest(study_at: Any) -> PipelineStudy:
