@@ -95,7 +95,10 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
             pipe, [prompt], out=tmp_path / "out.json", place="output", **{**call, "num_inference_steps": 4}
         )
     pipe, prompt, call = parts("ltx")
-    with pytest.raises(ValueError, match="there are no prompts"):
-        calibrate(pipe, [], **call)
+    for prompts in ([], "a cat", prompt):
+        with pytest.raises(ValueError, match="they must be a list of one or more"):
+            calibrate(pipe, prompts, **call)
+    with pytest.raises(ValueError, match=r"out is 'cal.md'; it must end in \.json"):
+        calibrate(pipe, [prompt], out="cal.md", **call)
     with pytest.raises(ValueError, match=r"must be 2 to 9, of 10 steps"):
         calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[10], **call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,12 +60,11 @@ def calibrate(
     search: full runs that improving the schedules may take for each budget.
     ValueError for a pipeline or arguments that cannot be calibrated.
     """
-    prompts, out = list(prompts), Path(out)
-    if not prompts:
-        raise ValueError("there are no prompts; a calibration needs one, better three or more")
+    out, (learnt, judged) = Path(out), jobs_of(prompts, seed)
+    if out.suffix != ".json":
+        raise ValueError(f"out is {str(out)!r}; it must end in .json")
     check_place(out)
     announce_missing_plots()
-    learnt, judged = jobs_of(prompts, seed)
     folder = out.with_suffix(".work")
     chosen = partial(check_budgets, budgets, shares=SHARES)
 
@@ -74,17 +73,16 @@ def calibrate(
         return PipelineStudy(clips, others, folder / where, seed, chosen)
 
     study = nearest(study_at) if place == AUTO else study_at(place)
-    result = measured(study, chosen(study.num_steps), search)
-    rows = tuple(with_place(row, study.place) for row in result.rows)
-    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    report = PipelineReport(**{**fields, "rows": rows})
+    report = report_of(measured(study, chosen(study.num_steps), search), study.place)
     compare_fewer_steps(study, report)
     write_report(report, out)
     return report.calibration()
 
 
 def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequence[Job]]:
-    """Videos to learn from, and videos to judge on."""
+    """Videos to learn from, and videos to judge on. ValueError where there are none."""
+    if isinstance(prompts, (str, Mapping)) or not prompts:
+        raise ValueError(f"prompts are {prompts!r}; they must be a list of one or more, better three")
     jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
     return split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
 
@@ -100,6 +98,12 @@ def nearest(study_at: Any) -> PipelineStudy:
     errors = [study.place_error(IntervalConfig(every=2)) for study in (output, stack)]
     _LOG.info("every second step: %.1f dB at the model's output, %.1f at its blocks", *errors)
     return stack if errors[1] > errors[0] else output
+
+
+def report_of(result: CalibrationReport, place: str) -> PipelineReport:
+    """The results with the place at which they were measured."""
+    fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return PipelineReport(**{**fields, "rows": tuple(with_place(row, place) for row in result.rows)})
 
 
 def with_place(row: PolicyResult, place: str) -> PolicyResult:
