@@ -110,3 +110,11 @@ def test_images(tmp_path_factory, kind, data):
 @given(st.sampled_from(PACKED), st.data())
 def test_engine_messages(packed, data):
     assert_value_or_error(data.draw(changed(packed) | st.binary(max_size=50)))
+
+
+def test_an_animation_without_frames_is_an_error(tmp_path, monkeypatch):
+    """Found by this suite."""
+    (tmp_path / "a.gif").write_bytes(image("GIF"))
+    monkeypatch.setattr("videosys.utils.clips.durations", lambda *_: [])
+    with pytest.raises(ValueError, match=r"a\.gif.*holds no frames"):
+        load_reference(tmp_path / "a.gif", 8, 8)
