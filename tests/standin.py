@@ -101,6 +101,8 @@ class StandIn:
         there = [item for item in tensors if isinstance(item, Away)]
         self.check(func, tensors, there)
         device = kwargs.get("device")
+        if there and device is not None and torch.device(device).type == "meta":
+            device = self.device  # torch's own code asks for the device of another tensor, and sees meta
         is_there = bool(there) if device is None else self.is_here(device)
         if func is torch.ops.aten.copy_.default:
             is_there = isinstance(args[0], Away)
@@ -235,6 +237,7 @@ def pretend(patch: pytest.MonkeyPatch, machine: StandIn) -> None:
     kind = machine.device.type
     # Threads of their own would know nothing of it.
     patch.setattr("videosys.generation.pipeline.loaded_ahead", lambda components: nullcontext())
+    patch.setattr("videosys.utils.triton.CAN_LAUNCH", False)  # its kernels are for a card's own memory
     for modes in ("without_dispatch_modes", "without_function_modes"):  # of a caller; these are the device
         patch.setattr(f"videosys.utils.settled.{modes}", nullcontext)
     patch.setattr(torch.cuda, "is_available", lambda: kind == "cuda")
