@@ -17,6 +17,7 @@ DEPENDENCIES = [
     "protobuf>=4.25",  # reading a T5 spiece.model needs it, and no other package asks for it
     "einops>=0.8",
     "numpy>=1.26",
+    "omegaconf>=2.3",
     "pyyaml>=6.0.1",
     "imageio[ffmpeg]>=2.37",
     "pillow>=10",

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from videosys.utils.plain import Layer, Place, build, to_plain
 from videosys.utils.reading import expanded, read_text
@@ -32,13 +34,13 @@ def load_config(
 
     `path` is a file of YAML 1.2 (9:16 is text there, 010 is ten), or a Python file (which is run) that sets
     `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the settings
-    themselves, as `config_to_dict` returns them. An override is `key=value` with dots for sections; text
+    themselves, as `config_to_dict` returns them, or as OmegaConf does, with its interpolations. An override is `key=value` with dots for sections; text
     fields take the value as it is, the others read it as YAML. Naming a choice (`cache=teacache`,
     `cache: {name: teacache}`) starts from that choice's defaults, whatever stood before. Every mistake of the
     user is a ValueError that names the file and the key.
     """
     if path is None or isinstance(path, Mapping):
-        base, layer, place = None, path or {}, Place("", "")
+        base, layer, place = None, _plain(path or {}), Place("", "")
     else:
         base, layer = _read(cls, Path(path))
         place = Place(str(path), "")
@@ -51,6 +53,16 @@ def config_to_dict(config: Any) -> dict[str, Any]:
     A section chosen by name gets its name as first key.
     """
     return to_plain(config)
+
+
+def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings as plain values, also where OmegaConf made them."""
+    if not OmegaConf.is_config(settings):
+        return settings
+    try:
+        return OmegaConf.to_container(settings, resolve=True)  # type: ignore[return-value]  # of a DictConfig
+    except OmegaConfBaseException as error:
+        raise ValueError(f"config: {' '.join(str(error).split())}") from error
 
 
 def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:

@@ -39,6 +39,7 @@ RESERVED = {
     "diffusers": ("schedulers", "models", "layers/autoencoder.py", "diffusers"),
     "transformers": ("text_encoders",),
     "yaml": ("utils/yaml12.py", "config.py"),
+    "omegaconf": ("config.py",),
     "fastapi": ("serve",),
     "sqlalchemy": ("serve",),
 }

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from videosys.config import config_to_dict, load_config
 
@@ -368,3 +369,12 @@ def test_a_config_written_as_json_reads_back_equal(tmp_path_factory, prompt, pro
     config = Config(prompt=prompt, prompts=prompts, guidance=guidance, cache=cache)
     text = json.dumps(config_to_dict(config), ensure_ascii=False)
     assert load_config(Config, write(tmp_path_factory.mktemp("json"), text, "some.json")) == config
+
+
+def test_settings_may_be_those_of_omegaconf():
+    plain = {"steps": 7, "cache": {"name": "teacache", "threshold": 0.4}, "seed": 7}
+    settings = OmegaConf.create({**plain, "seed": "${steps}"})
+    assert load_config(Config, settings) == load_config(Config, plain)
+    del settings.steps
+    with pytest.raises(ValueError, match="config: Interpolation key 'steps' not found"):
+        load_config(Config, settings)
