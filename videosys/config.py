@@ -34,10 +34,10 @@ def load_config(
 
     `path` is a file of YAML 1.2 (9:16 is text there, 010 is ten), or a Python file (which is run) that sets
     `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the settings
-    themselves, as `config_to_dict` returns them, or as OmegaConf does, with its interpolations. An override is `key=value` with dots for sections; text
-    fields take the value as it is, the others read it as YAML. Naming a choice (`cache=teacache`,
-    `cache: {name: teacache}`) starts from that choice's defaults, whatever stood before. Every mistake of the
-    user is a ValueError that names the file and the key.
+    themselves, as `config_to_dict` returns them, or as OmegaConf does, with its interpolations.
+    An override is `key=value` with dots for sections; text fields take the value as it is, the others read it
+    as YAML. Naming a choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults,
+    whatever stood before. Every mistake of the user is a ValueError that names the file and the key.
     """
     if path is None or isinstance(path, Mapping):
         base, layer, place = None, _plain(path or {}), Place("", "")
