@@ -155,6 +155,8 @@ def _image(path: Path, background: str, say: Say) -> Clip:
             is_gif = image.format == "GIF"
             note = image.info.get("comment", b"").decode("ascii", "replace") if is_gif else ""
             order, fps = timeline(durations(image, path), note, 10 if is_gif else 1)
+            if not order:
+                raise ValueError("holds no frames")
             return Clip(path, size, fps, order, partial(_moving, path, background, say))
         if count > 1 and image.format != "MPO":  # a photo with previews
             say(f"holds {count} images, of which the first is read")
