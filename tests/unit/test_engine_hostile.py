@@ -98,12 +98,12 @@ def test_the_table_holds_what_requests_and_outputs_can_hold_and_no_more():
 
 @pytest.mark.parametrize("cls", [OpenSoraConfig, LatteConfig, OpenSoraPlanConfig])
 def test_every_choice_of_a_registry_can_be_sent(cls):
-    (registry,) = [
-        f.metadata["registry"] for f in cls.__dataclass_fields__.values() if "registry" in f.metadata
-    ]
-    for choice in registry.values():
+    fields = cls.__dataclass_fields__.values()
+    registries = {field.name: field.metadata["registry"] for field in fields if "registry" in field.metadata}
+    presets = [(name, choice) for name in registries for choice in registries[name].values()]
+    for name, choice in presets:
         if not isinstance(choice, type):
-            config = cls(cache=choice)
+            config = cls(**{name: choice})
             assert CODEC.unpack(CODEC.pack(config)) == config
 
 
