@@ -216,7 +216,7 @@ def keep(
             path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
             describe(engine, output, index, path, options.plot)
-        is_rescued = path.parent.resolve() != Path(options.output).resolve()
+        is_rescued = path.parent.resolve() != Path(options.output).expanduser().resolve()
         if is_rescued and wanted:
             check_room(options.output, output.video[-1].nbytes // 4)
 

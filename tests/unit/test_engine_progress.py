@@ -69,6 +69,38 @@ def test_each_step_is_told(engine, usual):
     assert stages == sorted(stages, key=["encode", "denoise", "decode"].index)
 
 
+def change_default_dtype(found):
+    found.append(torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+
+
+def change_default_device(found):
+    found.append(torch.get_default_device())
+    torch.set_default_device("meta")
+
+
+def change_autocast(found):
+    found.append(torch.is_autocast_enabled("cpu"))
+    torch.set_autocast_enabled("cpu", True)
+
+
+@pytest.mark.parametrize("change", [change_default_dtype, change_default_device, change_autocast])
+def test_what_a_callback_sets_is_the_caller_s_and_changes_no_bit(engine, usual, change):
+    found = []
+    try:
+        output = engine.generate(PROMPT, callback=lambda progress: change(found), **CACHED)
+        after = []
+        change(after)  # the callback's own setting
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_autocast_enabled("cpu", False)
+    assert torch.equal(output.video[0], usual)
+    assert found[0] in (torch.float32, torch.device("cpu"), False)
+    assert {*found[1:], *after} == {after[0]}
+    assert after[0] in (torch.float64, torch.device("meta"), True)
+
+
 def test_the_seconds_left_are_told_from_the_first_evaluation_on(engine):
     seen = []
     engine.generate([PROMPT, "a cross"], callback=seen.append, **SHORT)

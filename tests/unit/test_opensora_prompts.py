@@ -23,6 +23,20 @@ def test_published_prompts_with_json(case):
     assert {"prompt": words, **vars(given)} == case["result"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "words", "inline"),
+    [
+        ('red{"reference_path": "x.png"} circle', "red circle", '{"reference_path": "x.png"}'),
+        ('a {b} c {"mask_strategy": "0"}', "a {b} c ", '{"mask_strategy": "0"}'),
+        ('red {"reference_path": "x.png" circle', "red ", '{"reference_path": "x.png" circle'),
+        ("a {b} c", "a {b} c", ""),
+        ("a reference_path", "a reference_path", ""),
+    ],
+)
+def test_words_around_the_json_stay(prompt, words, inline):
+    assert split_inline(prompt) == (words, inline)
+
+
 def inline(path, **more):
     return "a cross" + json.dumps({"reference_path": str(path), **more})
 

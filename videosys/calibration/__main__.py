@@ -24,7 +24,7 @@ from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.models import FAMILIES, load_family_config
-from videosys.utils.command import exit_status
+from videosys.utils.command import exit_status, path_argument
 from videosys.utils.logging import configure_logging
 from videosys.utils.prompts import read_prompts
 
@@ -42,9 +42,14 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
     add = arguments.add_argument
-    add("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
-    add("--prompts", type=Path, required=True, help=f"one a line, JSON or CSV; {MOST_PROMPTS} suffice")
-    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--config", type=path_argument, required=True, help="YAML or Python file, as for the samples")
+    add(
+        "--prompts",
+        type=path_argument,
+        required=True,
+        help=f"lines, JSON or CSV; {MOST_PROMPTS} suffice",
+    )
+    add("--out", type=path_argument, required=True, help="JSON file to write")
     add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
     add("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
     add("--search", type=float, default=60.0, help="full runs the search may take per budget")

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from videosys.parallel import Parallel
+from videosys.utils.settled import unsettled
 from videosys.utils.typed import check_types
 
 Stage = Literal["encode", "denoise", "decode"]
@@ -59,7 +60,8 @@ class Watch:
         self.progress = progress
         if self._callback is not None:
             try:
-                self._callback(progress)
+                with unsettled():
+                    self._callback(progress)
             except Exception as error:
                 self.stop(error)
 

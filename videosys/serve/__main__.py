@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videosys.utils.command import exit_status
+from videosys.utils.command import exit_status, path_argument
 from videosys.utils.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -39,11 +39,16 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="whose config it is, where the file could be of several")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=PORT, help="0 takes a free one, which is printed")
-    add("--data", type=Path, default=Path("outputs/serve"), help="folder of the videos and the database")
+    add(
+        "--data",
+        type=path_argument,
+        default=Path("outputs/serve"),
+        help="folder of videos and database",
+    )
     add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
     add("--workers", type=int, default=1, help="processes that make videos")
     add("--open", action="store_true", help="open the web page in a browser")
-    add("--keys", type=Path, help="file of API keys, one per line")
+    add("--keys", type=path_argument, help="file of API keys, one per line")
     for name, text in LIMITS.items():
         add(f"--max-{name.replace('_', '-')}", type=int, dest=f"max_{name}", help=text)
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")

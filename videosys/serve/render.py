@@ -25,7 +25,7 @@ from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import FAMILIES, load_family_config
 from videosys.serve.lock import own
-from videosys.utils.command import exit_status
+from videosys.utils.command import exit_status, path_argument
 from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging, get_logger
 from videosys.utils.names import video_name
@@ -49,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(prog="videosys render", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
-    add("--prompts", type=Path, required=True, help="one per line")
-    add("--out", type=Path, required=True, help="folder of the videos")
+    add("--prompts", type=path_argument, required=True, help="one per line")
+    add("--out", type=path_argument, required=True, help="folder of the videos")
     add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
     add("--quiet", action="store_true", help="errors only")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")

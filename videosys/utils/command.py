@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
+from videosys.utils.reading import expanded
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
+
+
+def path_argument(text: str) -> Path:
+    """The path that an argument of a command names, ~ replaced: shells leave it in `--out=~/x`."""
+    try:
+        return expanded(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def exit_status(

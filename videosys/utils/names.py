@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+from videosys.utils.reading import expanded
 from videosys.utils.reservations import release, reserve, sweep
 from videosys.utils.sidecar import sidecar_path
 
@@ -55,7 +56,7 @@ def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Ite
     if overwrite:
         yield unique_path(folder, name, overwrite)
         return
-    sweep(Path(folder))
+    sweep(expanded(folder))
     path = next(path for path in _candidates(folder, name) if _reserve(path))
     try:
         yield path
@@ -66,7 +67,7 @@ def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Ite
 def _candidates(folder: str | Path, name: str) -> Iterator[Path]:
     if Path(name).name != name or name in ("", ".."):
         raise ValueError(f"file name {name!r} must be a plain name, without folders")
-    path = Path(folder) / name
+    path = expanded(folder) / name
     yield path
     yield from (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(2))
 

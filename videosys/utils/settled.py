@@ -23,7 +23,7 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 END = object()
-AUTOCAST = ("cpu", "cuda")
+AUTOCAST = ("cpu", "cuda", "mps")
 COUNTERS = "torch.utils.flop_counter"  # the module of dispatch modes that change nothing
 EXACT = ("none", "ieee")  # values of a float32 precision that round nothing
 
@@ -146,24 +146,57 @@ class ProcessSettings:
 PROCESS = ProcessSettings()
 
 
+class Settled(threading.local):
+    """The settled contexts that a thread is in, outermost first."""
+
+    def __init__(self) -> None:
+        self.stacks: list[contextlib.ExitStack] = []
+
+
+THREAD = Settled()
+
+
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
     """A context in which torch computes on the CPU in float32 unless it is told otherwise, in full precision,
     without gradients, autocast and modes, whatever the caller has set.
     """
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(PROCESS.settled())
-        stack.enter_context(without_function_modes())
-        stack.enter_context(without_dispatch_modes())
-        if torch.get_default_device().type != "cpu":
-            stack.enter_context(torch.device("cpu"))
-        for kind in AUTOCAST:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(with_denormals())
+    stack = contextlib.ExitStack()
+    enter(stack)
+    THREAD.stacks.append(stack)
+    try:
         yield
+    finally:
+        THREAD.stacks.pop().close()
+
+
+def enter(stack: contextlib.ExitStack) -> None:
+    """Settles what the stack restores when it is closed."""
+    stack.enter_context(PROCESS.settled())
+    stack.enter_context(without_function_modes())
+    stack.enter_context(without_dispatch_modes())
+    if torch.get_default_device().type != "cpu":
+        stack.enter_context(torch.device("cpu"))
+    for kind in AUTOCAST:
+        if torch.is_autocast_enabled(kind):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+    stack.enter_context(torch.inference_mode(False))
+    stack.enter_context(torch.no_grad())
+    stack.enter_context(with_denormals())
+
+
+@contextlib.contextmanager
+def unsettled() -> Iterator[None]:
+    """Within settled contexts, a context for a function of the caller's: it finds the caller's settings, and
+    what it sets is the caller's.
+    """
+    for stack in reversed(THREAD.stacks):
+        stack.close()
+    try:
+        yield
+    finally:
+        for stack in THREAD.stacks:
+            enter(stack)
 
 
 def settle(function: Callable[P, R]) -> Callable[P, R]:

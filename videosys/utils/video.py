@@ -58,14 +58,15 @@ def save_video(
     frames = _frames(video)
     kind = _check_format(path, len(frames), lossless)
     _check_rate(fps, crf)
-    _check_target(Path(path), kind, overwrite)
+    target = expanded(path)
+    _check_target(target, kind, overwrite)
     write = partial(_WRITERS[kind], frames, fps=fps, crf=crf, lossless=lossless)
     try:
-        return write(Path(path))
+        return write(target)
     except MemoryError:
         raise
     except Exception as error:  # of the file system, ffmpeg, imageio or Pillow
-        return rescued(frames, Path(path), kind, write, error)
+        return rescued(frames, target, kind, write, error)
 
 
 def check_writable(
@@ -82,10 +83,10 @@ def check_writable(
     `count` such videos.
     """
     kind = _check_format(path, shape[0], lossless)
-    _check_target(Path(path), kind, overwrite)
-    folder = Path(path).parent
+    target = expanded(path)
+    _check_target(target, kind, overwrite)
+    folder = target.parent
     try:
-        expanded(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sweep(folder)
         with tempfile.TemporaryFile(dir=folder) as probe:
@@ -160,7 +161,7 @@ def _check_rate(fps: float | Fraction, crf: int) -> None:
 
 def _check_target(path: Path, kind: str, overwrite: bool) -> None:
     """Raise a ValueError where `path` exists and must not, or cannot safely, be replaced."""
-    if not expanded(path).exists():
+    if not path.exists():
         return
     content = set(path.iterdir()) if path.is_dir() else {path}
     if content and not overwrite:

@@ -12,11 +12,12 @@ from videosys.utils.typed import shown
 SHORT_NUMBER = 9  # digits of a loop
 LOOP = re.compile(r"\|\s*-?\d+\s*\|")
 INLINE_KEYS = ("reference_path", "mask_strategy")
+INLINE = re.compile(rf"\{{[^{{}}]*?(?:{'|'.join(INLINE_KEYS)})")
 
 
 @dataclass(frozen=True)
 class InlineReferences:
-    """The published JSON at the end of a prompt. reference_path: images and videos, joined by ";".
+    """The published JSON in a prompt. reference_path: images and videos, joined by ";".
     mask_strategy: where they are put, as in a config; empty means that the first one is the first frame.
     """
 
@@ -29,10 +30,18 @@ class InlineReferences:
 
 
 def split_inline(prompt: str) -> tuple[str, str]:
-    """The words of a prompt, and the JSON behind them that names references; "" where there is none."""
-    words, brace, rest = prompt.partition("{")
-    is_inline = any(key in rest for key in INLINE_KEYS)
-    return (words, brace + rest) if is_inline else (prompt, "")
+    """The words of a prompt, and the JSON in it that names references; "" where there is none. What cannot be
+    read as JSON reaches to the end of the prompt.
+    """
+    found = INLINE.search(prompt)
+    if found is None:
+        return prompt, ""
+    begin = found.start()
+    try:
+        _, end = json.JSONDecoder().raw_decode(prompt, begin)
+    except (ValueError, RecursionError):
+        end = len(prompt)
+    return prompt[:begin] + prompt[end:], prompt[begin:end]
 
 
 def inline_references(prompt: str) -> InlineReferences:
