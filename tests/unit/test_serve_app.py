@@ -166,6 +166,8 @@ MISTAKES = {
     "frames that cannot be": ({"prompt": "a", "frames": 5}, "num_frames", "num_frames is 5"),
     "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
     "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
+    "seconds below 0": ({"prompt": "a", "seconds": -5}, "seconds", "must be a number above 0"),
+    "not a number": ({"prompt": "a", "seconds": "nan"}, "seconds", "must be a number above 0"),
     "no seconds": ({"prompt": "a", "seconds": [4]}, "seconds", "must be a number"),
     "many steps": ({"prompt": "a", "num_inference_steps": 41}, "num_inference_steps", "it may be 40"),
     "a seed of words": ({"prompt": "a", "seed": "x"}, "seed", "seed: must be a whole number"),

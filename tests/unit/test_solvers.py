@@ -195,6 +195,8 @@ def test_keeping_the_prediction_under_euler_is_a_grid_with_fewer_steps():
         (LatteConfig, "{name: unipc, shift: 3}", "scheduler.shift is 3.0; it is for flow"),
         (LatteConfig, "{name: dpm_solver, order: 4}", "scheduler.order is 4; it must be 1 to 3"),
         (LatteConfig, "{name: unipc, grid: lu}", "grid"),
+        (LatteConfig, "{name: unipc, solver_type: bh1}", "solver_type"),
+        (OpenSoraConfig, "{name: euler, shift: 1.0e-300}", "scheduler.shift is 1e-300; it must be 0.001"),
         (OpenSoraPlanConfig, "dpm_solvr", "did you mean 'dpm_solver'"),
     ],
 )
@@ -218,3 +220,25 @@ def test_calibrations_name_the_solver_and_its_settings():
 def test_pndm_s_least_number_of_steps_is_its_own():
     config = OpenSoraPlanConfig(version="v110", num_inference_steps=2, scheduler=DPMSolverConfig())
     assert len(FAMILIES["open_sora_plan"].sampler(config, ()).timesteps) == 2
+
+
+FLOW = [EulerConfig(), *(cls(order=order) for cls in (DPMSolverConfig, UniPCConfig) for order in (1, 2))]
+EPSILON = [
+    DPMSolverConfig(order=order, grid=grid) for order in (1, 2, 3) for grid in (None, "karras", "linspace")
+]
+EPSILON += [
+    UniPCConfig(order=order, grid=grid) for order in (1, 2, 3) for grid in (None, "karras", "trailing")
+]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize(
+    ("config", "prediction"), [*((c, "flow") for c in FLOW), *((c, "epsilon") for c in EPSILON)]
+)
+def test_every_choice_ends_in_finite_numbers(config, prediction, steps):
+    scheduler = config.build(steps, Training(prediction, shift=3.0), ())
+    x = torch.ones(1, 2, 1, 2, 2)
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(0.1 * x, timestep, x).prev_sample
+    assert torch.isfinite(x).all()
+    assert len(scheduler.timesteps) == steps

@@ -86,8 +86,8 @@ def check_order(order: int, most: int) -> None:
 
 
 def check_shift(shift: float | None) -> None:
-    if shift is not None and not 0 < shift <= MAX_SHIFT:
-        raise ValueError(f"scheduler.shift is {shift}; it must be above 0 and at most {MAX_SHIFT:g}")
+    if shift is not None and not 1 / MAX_SHIFT <= shift <= MAX_SHIFT:
+        raise ValueError(f"scheduler.shift is {shift}; it must be {1 / MAX_SHIFT:g} to {MAX_SHIFT:g}")
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,14 @@ class SDEDPMSolverConfig(DPMSolverConfig):
 class UniPCConfig(SchedulerConfig):
     """UniPC (arXiv 2302.04867): a multistep predictor, and a corrector that costs no model evaluation.
 
-    order: 2 is usual. solver_type: bh2, or bh1 for very few steps. grid, shift: as in DPMSolverConfig; UniPC
-        has no lu, and None is exponential, which has the same steps.
+    order: 2 is usual. grid, shift: as in DPMSolverConfig; UniPC has no lu, and None is exponential, which has
+        the same steps. Of its two variants it is bh2: bh1 has no finite last step to sigma 0.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "flow")
     options: ClassVar[Mapping[str, Prediction]] = MappingProxyType({"grid": "epsilon", "shift": "flow"})
 
     order: int = 2
-    solver_type: Literal["bh1", "bh2"] = "bh2"
     grid: Literal["karras", "exponential", "linspace", "leading", "trailing"] | None = None
     shift: float | None = None
 
@@ -198,7 +197,7 @@ class UniPCConfig(SchedulerConfig):
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         from diffusers import UniPCMultistepScheduler
 
-        own = {"solver_order": self.order, "solver_type": self.solver_type}
+        own = {"solver_order": self.order}
         if training.prediction == "flow":
             shift = training.shift if self.shift is None else self.shift
             flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}

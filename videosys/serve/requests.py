@@ -142,11 +142,11 @@ class Checker:
             raise BadRequest(f"give one of {listing(given)}", given[0])
         try:
             if "seconds" in body:
-                return {"num_frames": max(1, round(float(body["seconds"]) * self.config.fps))}
+                return {"num_frames": frames_of(float(body["seconds"]), self.config.fps)}
             return {"num_frames": int(str(body["frames"]))} if "frames" in body else {}
         except (TypeError, ValueError, OverflowError):
             raise BadRequest(
-                f"{given[0]} is {str(body[given[0]])[:40]!r}; it must be a number", given[0]
+                f"{given[0]} is {str(body[given[0]])[:40]!r}; it must be a number above 0", given[0]
             ) from None
 
     def _goal(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,3 +176,10 @@ class Checker:
             self.pipeline.with_resolved_cache(config)
         except ValueError as error:
             raise BadRequest(without_paths(str(error))) from error
+
+
+def frames_of(seconds: float, fps: float) -> int:
+    """The number of frames of so many seconds, 1 or more. ValueError unless seconds is above 0."""
+    if not seconds > 0:
+        raise ValueError("seconds must be above 0")
+    return max(1, round(seconds * fps))
