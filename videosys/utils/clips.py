@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from videosys.utils.animation import (
     FRAME_PATTERN,
@@ -20,7 +21,16 @@ from videosys.utils.animation import (
     timeline,
 )
 from videosys.utils.ffmpeg import NoVideoError, read_frames, read_stamps
-from videosys.utils.images import BACKGROUND, NoImageError, Say, frame_count, open_image, pixels, upright_size
+from videosys.utils.images import (
+    BACKGROUND,
+    NoImageError,
+    Say,
+    frame_count,
+    lay_on,
+    open_image,
+    pixels,
+    upright_size,
+)
 from videosys.utils.logging import get_logger
 from videosys.utils.reading import expanded
 from videosys.utils.text import kind_of
@@ -85,7 +95,7 @@ def open_clip(path: str | Path, background: str = BACKGROUND) -> Clip:
             return _image(path, background, say)
         except NoImageError as error:
             with _explained(path, error):
-                return _video(path, say)
+                return _video(path, background, say)
 
 
 def is_frame_folder(path: str | Path) -> bool:
@@ -173,20 +183,27 @@ def _still(path: Path, background: str, say: Say, numbers: Sequence[int]) -> Ite
     yield from (frame for _ in numbers)
 
 
-def _video(path: Path, say: Say) -> Clip:
+def _video(path: Path, background: str, say: Say) -> Clip:
     stamps = read_stamps(path)
     order = stamps.order
     changed = len(order) - len({*order})
     if changed:
         say(f"has a variable frame rate: {changed} of {len(order)} frames are left out, and as many repeated")
-    return Clip(path, stamps.size, stamps.fps, order, partial(_video_frames, path))
+
+    def lay(frame: np.ndarray) -> np.ndarray:
+        return np.array(lay_on(Image.fromarray(frame), background, say)) if frame.shape[2] == 4 else frame
+
+    return Clip(path, stamps.size, stamps.fps, order, partial(_video_frames, path, stamps.alpha, lay))
 
 
-def _video_frames(path: Path, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the frames of these numbers, which do not fall."""
+def _video_frames(
+    path: Path, alpha: str | None, lay: Callable[[np.ndarray], np.ndarray], numbers: Sequence[int]
+) -> Iterator[np.ndarray]:
+    """Yield the frames of these numbers, which do not fall, as `lay` makes them."""
     if not numbers:
         return
     times = Counter(numbers)
-    with contextlib.closing(read_frames(path, numbers[0], numbers[-1] - numbers[0] + 1)) as frames:
+    with contextlib.closing(read_frames(path, numbers[0], numbers[-1] - numbers[0] + 1, alpha)) as frames:
         for number, frame in enumerate(frames, numbers[0]):
-            yield from (frame for _ in range(times[number]))
+            shown = lay(frame) if times[number] else frame
+            yield from (shown for _ in range(times[number]))

@@ -39,6 +39,9 @@ _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), *(\d+), *\d+, 0x\w+(?:, F=0x([0-9A
 _NO_STAMP = -(1 << 63)
 _DISCARDED = 4  # the flag of a packet that an edit list leaves out
 _SHOWN = 200  # characters of what ffmpeg says
+# Of VP8 and VP9, what is transparent is a second video, which ffmpeg's own decoders pass over.
+_ALPHA_DECODERS = (("vp8", "libvpx"), ("vp9", "libvpx-vp9"))
+_ALPHA_FORMATS = re.compile(r", (?:yuva|rgba|argb|bgra|abgr|gbrap|ya\d|yaf|ayuv|vuya|uyva|pal8)\w*[(,]")
 
 
 class NoVideoError(ValueError):
@@ -50,13 +53,15 @@ class Stamps:
     """When the frames of a file are shown, in seconds from the first one on, in that order.
 
     seconds: to the end of the last frame. rate: frames per second as the file says, or 0. size: (height,
-    width) as stored.
+    width) as stored. alpha: the decoder for frames with transparency, "" for the usual one; None where there
+    is no transparency.
     """
 
     times: tuple[float, ...]
     seconds: float
     rate: float
     size: tuple[int, int]
+    alpha: str | None = None
 
     @property
     def fps(self) -> float:
@@ -102,15 +107,19 @@ def count_frames(path: Path) -> int:
         return 0
 
 
-def read_frames(path: Path, start: int = 0, count: int | None = None) -> Generator[np.ndarray]:
+def read_frames(
+    path: Path, start: int = 0, count: int | None = None, alpha: str | None = None
+) -> Generator[np.ndarray]:
     """Yield frames uint8 [H, W, 3] from number `start` on, upright as the file says, one at a time.
 
-    Fewer than `count` come where the file ends before. ValueError where none can be read.
+    With the `alpha` of the file's `Stamps` they are [H, W, 4], the last its opacity. Fewer than `count` come
+    where the file ends before. ValueError where none can be read.
     """
     chosen = ("-vf", rf"select=gte(n\,{start})") if start else ()
     most = () if count is None else ("-frames:v", str(count))
-    picture = ("-c:v", "ppm", "-pix_fmt", "rgb24", "-f", "image2pipe", "-")
-    with _running(path, (*chosen, *most, *picture), "error") as (output, messages):
+    pixels = ("ppm", "-pix_fmt", "rgb24") if alpha is None else ("pam", "-pix_fmt", "rgba")
+    picture = ("-c:v", *pixels, "-f", "image2pipe", "-")
+    with _running(path, (*chosen, *most, *picture), "error", alpha) as (output, messages):
         number = 0
         while (frame := _next_picture(output)) is not None:
             yield frame
@@ -120,11 +129,24 @@ def read_frames(path: Path, start: int = 0, count: int | None = None) -> Generat
 
 
 @contextlib.contextmanager
-def _running(path: Path, output: Sequence[str], level: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _running(
+    path: Path, output: Sequence[str], level: str, decoder: str | None = None
+) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Start ffmpeg on a file; yield (what it writes, what it says), and end it."""
     # An absolute path cannot be read as an option or a network address.
-    source = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *ALLOWED, "-i", f"file:{path.resolve()}")
-    command = [_program(), *source, "-map", "0:V:0", "-fps_mode", "passthrough", *output]
+    chosen = ("-c:V", decoder) if decoder else ()
+    options = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *chosen, *ALLOWED)
+    command = [
+        _program(),
+        *options,
+        "-i",
+        f"file:{path.resolve()}",
+        "-map",
+        "0:V:0",
+        "-fps_mode",
+        "passthrough",
+        *output,
+    ]
     with tempfile.TemporaryFile() as messages:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages, bufsize=1 << 16
@@ -168,7 +190,8 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
     else:
         times = [(pts - shown[0][0]) * tick for pts, _ in shown]
     rest = shown[-1][1] * tick or median([after - before for before, after in pairwise(times)] or [0])
-    return Stamps(tuple(times), times[-1] + rest if times else 0.0, rate, (height, width))
+    seconds = times[-1] + rest if times else 0.0
+    return Stamps(tuple(times), seconds, rate, (height, width), _alpha(said))
 
 
 def _check_count(count: int, said: str) -> None:
@@ -180,19 +203,42 @@ def _check_count(count: int, said: str) -> None:
 
 def _rate(said: str) -> float:
     """Return the frames per second of the first video stream, as ffmpeg says, or 0."""
-    found = re.search(r"Stream #0:\d.*?Video:.*? ([\d.]+)(k?) fps", said)
+    found = re.search(r" ([\d.]+)(k?) fps", _stream(said))
     return float(found[1]) * (1000 if found[2] else 1) if found else 0.0
 
 
-def _next_picture(file: IO[bytes]) -> np.ndarray | None:
-    """Return the next PPM image of a stream, or None at its end, or where it breaks off."""
-    if file.readline(16) != b"P6\n":
+def _alpha(said: str) -> str | None:
+    """Return the decoder for transparent frames of the first video stream, as `Stamps.alpha`."""
+    stream, _, notes = _stream(said).partition("Metadata:")
+    if _ALPHA_FORMATS.search(stream):
+        return ""
+    if not re.search(r"\balpha_mode *: *1\b", notes, re.IGNORECASE):
         return None
-    width, height = map(int, file.readline(32).split())
-    file.readline(16)
-    content = bytearray(file.read(height * width * 3))  # what NumPy takes without a copy, and lets be written
-    is_whole = len(content) == height * width * 3
-    return np.frombuffer(content, np.uint8).reshape(height, width, 3) if is_whole else None
+    return next((decoder for codec, decoder in _ALPHA_DECODERS if f"Video: {codec}" in stream), None)
+
+
+def _stream(said: str) -> str:
+    """Return what ffmpeg says of the first video stream of a file that is no cover picture, or ""."""
+    streams = re.split(r"Stream #0:", said.partition("Stream mapping:")[0])[1:]
+    return next((each for each in streams if "Video:" in each and "(attached pic)" not in each), "")
+
+
+def _next_picture(file: IO[bytes]) -> np.ndarray | None:
+    """Return the next PPM or PAM image of a stream, or None at its end, or where it breaks off."""
+    kind = file.readline(16)
+    if kind == b"P6\n":
+        width, height = map(int, file.readline(32).split())
+        file.readline(16)
+        depth = 3
+    elif kind == b"P7\n":
+        width, height, depth = (int(file.readline(32).split()[1]) for _ in range(3))
+        for _ in range(3):  # the largest value, the kind of colours, the end
+            file.readline(32)
+    else:
+        return None
+    content = bytearray(file.read(height * width * depth))  # NumPy takes it without a copy, to be written
+    is_whole = len(content) == height * width * depth
+    return np.frombuffer(content, np.uint8).reshape(height, width, depth) if is_whole else None
 
 
 def _said(messages: IO[bytes]) -> str:

@@ -88,6 +88,15 @@ def pixels(image: Image.Image, background: str = BACKGROUND, say: Say = lambda w
         raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
 
 
+def lay_on(image: Image.Image, background: str, say: Say) -> Image.Image:
+    """Return an RGBA image laid on a colour."""
+    if image.getchannel("A").getextrema() == (255, 255):
+        return image.convert("RGB")
+    say(f"is transparent in places, and is laid on {background}")
+    below = Image.new("RGBA", image.size, (*ImageColor.getrgb(background)[:3], 255))
+    return Image.alpha_composite(below, image).convert("RGB")
+
+
 def check_colour(colour: str) -> str:
     """Return a colour. ValueError where it is no name (as of CSS) and no #rrggbb."""
     try:
@@ -112,7 +121,7 @@ def _to_rgb(image: Image.Image, background: str, say: Say) -> Image.Image:
         return _from_numbers(image, background, say)
     palette = getattr(image.palette, "mode", "") if image.mode == "P" else ""
     if image.mode in _TRANSPARENT or palette.endswith("A") or "transparency" in image.info:
-        return _on(_with_alpha(image), background, say)
+        return lay_on(_with_alpha(image), background, say)
     if image.mode == "LAB":
         return _from_lab(image)
     return image.convert("RGB")
@@ -125,15 +134,6 @@ def _with_alpha(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     return image.convert("RGBA")
-
-
-def _on(image: Image.Image, background: str, say: Say) -> Image.Image:
-    """Return an RGBA image laid on a colour."""
-    if image.getchannel("A").getextrema() == (255, 255):
-        return image.convert("RGB")
-    say(f"is transparent in places, and is laid on {background}")
-    below = Image.new("RGBA", image.size, (*ImageColor.getrgb(background)[:3], 255))
-    return Image.alpha_composite(below, image).convert("RGB")
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
@@ -161,7 +161,7 @@ def _from_numbers(image: Image.Image, background: str, say: Say) -> Image.Image:
     key = image.info.get("transparency")
     if isinstance(key, int):
         rgb.putalpha(Image.fromarray(np.where(numbers == key, 0, 255).astype(np.uint8)))
-        return _on(rgb, background, say)
+        return lay_on(rgb, background, say)
     return rgb
 
 
