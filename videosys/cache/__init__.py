@@ -13,7 +13,7 @@ from videosys.cache.base import (
 from videosys.cache.calibration import Calibration, Setting, calibration_text, read_calibration
 from videosys.cache.choice import choose, resolve_cache
 from videosys.cache.config import CacheConfig, Goal
-from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hold, Linear
+from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hermite, Hold, Linear, Taylor
 from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import Broadcast, PABConfig
@@ -39,6 +39,7 @@ __all__ = [
     "Forecast",
     "GatherRows",
     "Goal",
+    "Hermite",
     "Hold",
     "IntervalConfig",
     "Linear",
@@ -52,6 +53,7 @@ __all__ = [
     "ScheduleFile",
     "Setting",
     "StepRecord",
+    "Taylor",
     "TeaCache",
     "TeaCacheConfig",
     "cache_statistics",

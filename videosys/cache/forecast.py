@@ -102,8 +102,95 @@ class Fitted:
         return weights if 0 < len(weights) <= len(computed) else HOLD_WEIGHTS
 
 
-Forecast = Hold | Linear | Fitted
+@dataclass(frozen=True)
+class Taylor:
+    """A Taylor polynomial in the step index, TaylorSeer (arXiv 2503.06923). With j steps after the last
+    computed one:
+
+        r = r1 + D1 j + D2 j^2 / 2
+
+    D1 and D2 are backward differences of the kept residuals per step; with fewer residuals the order is
+    lower. Order 1 is a line through the last two. Order 2 is not exact on parabolas, as in the paper.
+    order: 1 or 2.
+    """
+
+    order: int = 1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_order(self.order)
+
+    @property
+    def num_residuals(self) -> int:
+        """One more than the order."""
+        return self.order + 1
+
+    def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
+        """The weights of the kept residuals; they sum to 1."""
+        j = step - computed[0]
+        return difference_weights((j, j * j)[: self.order], computed)
+
+
+@dataclass(frozen=True)
+class Hermite:
+    """Taylor with scaled Hermite polynomials instead of powers, HiCache (arXiv 2508.16984). With j steps
+    after the last computed one, contraction s and H the physicists' Hermite polynomials:
+
+        r = r1 + D1 B1(j) + D2 B2(j) / 2,   Bi(j) = s^i Hi(s j)
+
+    D1, D2 and fewer residuals: as in `Taylor`. Order 1 with s = 0.5 is half the slope of `Taylor`. B2(0) is
+    not 0, so with order 2 the curve does not pass through the last residual.
+    order: 1 or 2. contraction: s, above 0 and at most 1; the published sigma.
+    """
+
+    order: int = 2
+    contraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_order(self.order)
+        if not 0 < self.contraction <= 1:
+            raise ValueError(f"forecast.contraction is {self.contraction}; it must be above 0 and at most 1")
+
+    @property
+    def num_residuals(self) -> int:
+        """One more than the order."""
+        return self.order + 1
+
+    def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
+        """The weights of the kept residuals; they sum to 1."""
+        s, j = self.contraction, step - computed[0]
+        basis = (2 * s**2 * j, s**2 * (4 * (s * j) ** 2 - 2))
+        return difference_weights(basis[: self.order], computed)
+
+
+def check_order(order: int) -> None:
+    """ValueError for an order that needs more residuals than are kept, and below 1."""
+    if not 1 <= order < MAX_RESIDUALS:
+        raise ValueError(f"forecast.order is {order}; it must be 1 or {MAX_RESIDUALS - 1}")
+
+
+def difference_weights(basis: Sequence[float], computed: Sequence[int]) -> tuple[float, ...]:
+    """The weights of r1 + basis[0] D1 + basis[1] D2 / 2, newest first, with D2 if there are three residuals.
+
+    D1 = (r1 - r2) / d1 and D2 = (D1 - (r2 - r3) / d2) / d1, for residuals d1 and d2 steps apart.
+    """
+    first, *second = basis[: len(computed) - 1] or (0.0,)
+    if not first and not any(second):
+        return HOLD_WEIGHTS
+    d1 = computed[0] - computed[1]
+    slope = first / d1
+    if not second:
+        return (1.0 + slope, -slope)
+    d2 = computed[1] - computed[2]
+    newer, older = second[0] / (2 * d1 * d1), second[0] / (2 * d1 * d2)
+    return (1.0 + slope + newer, -slope - newer - older, older)
+
+
+Forecast = Hold | Linear | Fitted | Taylor | Hermite
 
 HOLD: Forecast = Hold()
 
-FORECASTS = MappingProxyType({"hold": Hold, "linear": Linear, "fitted": Fitted})
+FORECASTS = MappingProxyType(
+    {"hold": Hold, "linear": Linear, "fitted": Fitted, "taylor": Taylor, "hermite": Hermite}
+)
