@@ -40,7 +40,9 @@ def computed(config, count):
         else:
             assert torch.equal(cache.reuse(x), x + max(done.step for done in cache.steps if done.computed))
     assert [record.distance for record in cache.steps] == [None] * count
-    return [record.step for record in cache.steps if record.computed]
+    done = [record.step for record in cache.steps if record.computed]
+    assert sorted(config.computed_steps(count)) == done  # it says the forced steps too
+    return done
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,11 @@ class RecordedCache(Cache):
         return ()
 
 
+def forced_steps(count: int) -> frozenset[int]:
+    """The steps that every policy computes, out of `count`: the first and the last one."""
+    return frozenset((0, count - 1))
+
+
 class ResidualCache(RecordedCache):
     """Keeps what a computed step brought, and uses its forecast in a skipped step.
 
@@ -168,7 +173,7 @@ class ResidualCache(RecordedCache):
     @property
     def is_forced(self) -> bool:
         """Whether this is the first or last step, by index: rounded timesteps may miss the ends."""
-        return self.step in (0, len(self.times) - 1)
+        return self.step in forced_steps(len(self.times))
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         if self.place == STACK:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from videosys.cache.base import STACK, Place
+from videosys.cache.base import STACK, Place, forced_steps
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
@@ -25,4 +25,4 @@ class IntervalConfig(Goal):
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The multiples of `every` below `count`, and the last step."""
-        return frozenset(range(0, count, self.every)) | {count - 1}
+        return frozenset(range(0, count, self.every)) | forced_steps(count)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from videosys.cache.base import STACK, Place
+from videosys.cache.base import STACK, Place, forced_steps
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.run_spec import RunSpec
@@ -53,7 +53,7 @@ class MagCacheConfig(Goal):
             raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a calibration")
         if len(self.ratios) != count:
             raise ValueError(f"cache.ratios has {len(self.ratios)} entries; there are {count} steps")
-        computed, product, error, skips = {0, count - 1}, 1.0, 0.0, 0
+        computed, product, error, skips = {*forced_steps(count)}, 1.0, 0.0, 0
         for step in range(max(1, int(count * self.retention)), count):
             product *= self.ratios[step]
             error, skips = error + abs(1 - product), skips + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from videosys.cache.base import STACK, Place
+from videosys.cache.base import STACK, Place, forced_steps
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Fitted, Forecast
 from videosys.cache.run_spec import RunSpec
@@ -60,10 +60,12 @@ class ScheduleConfig(Goal):
         return self
 
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The steps that compute out of `count`. ValueError for others, and before the file is read."""
+        """The steps that compute out of `count`, with the first and the last. ValueError for others, and
+        before the file is read.
+        """
         if self.file is not None:
             raise ValueError(f"{self} has not been read yet; videosys.cache.resolve_cache reads it")
-        return frozenset(self.for_run(RunSpec(evaluations=count)).computed or ())
+        return forced_steps(count).union(self.for_run(RunSpec(evaluations=count)).computed or ())
 
 
 @dataclass(frozen=True)
