@@ -211,7 +211,7 @@ def test_a_unit_of_timesteps_needs_windows_of_its_own(tmp_path):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_the_settings_that_the_manual_shows_do_what_they_say(cls, tmp_path):
-    page = (Path(__file__).resolve().parents[2] / "docs" / "teacache.md").read_text("utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "pab.md").read_text("utf-8")
     (text,) = re.findall(r"^```yaml\n(cache:\n  name: pab\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "a.yaml").write_text(text)
     config, times = load_config(cls, tmp_path / "a.yaml").cache, pndm(30).times()

@@ -42,8 +42,9 @@ def world_size() -> int:
     """
     if not all(name in os.environ for name in VARIABLES):
         return 1
-    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
-        if not (os.environ[name].isascii() and os.environ[name].isdecimal()):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "0")  # torchrun sets the local ones too, other launchers need not
+        if not (value.isascii() and value.isdecimal()):
             raise ValueError(f"{name}={os.environ[name]} in the environment is no number; {ADVICE}")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not rank < world:

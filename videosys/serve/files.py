@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping, Set
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +29,8 @@ VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "sidecar": (".mp4.json", "application/json"),
     }
 )
+# Of the files of one attempt: the job's id and the attempt's number, before the suffix of a variant.
+ATTEMPT = re.compile(r"(video_[0-9a-f]{32}-\d+)\..+")
 
 
 def path_of(folder: Path, job: Job, variant: str) -> Path:
@@ -79,7 +82,10 @@ def remove_files(folder: Path, name: str) -> None:
 
 
 def remove_leftovers(folder: Path, finished: Set[str]) -> None:
-    """Removes the files that belong to no finished job, such as those of a worker that was killed."""
+    """Removes the files of attempts that belong to no finished job: those of a worker that was killed. Files
+    with other names are not ours and stay.
+    """
     for path in folder.iterdir():
-        if path.name.split(".")[0] not in finished and path.is_file():
+        attempt = ATTEMPT.fullmatch(path.name)
+        if attempt and attempt[1] not in finished and path.is_file():
             path.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ def own(folder: Path, option: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("w")
+        file = (folder / ".videosys-lock").open("a")
     except OSError as error:
         raise ValueError(f"{option} {folder}: cannot be written: {error.strerror}") from error
     with file:

@@ -30,6 +30,8 @@ from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging, get_logger
 from videosys.utils.names import video_name
 from videosys.utils.plain import to_plain
+from videosys.utils.prompts import read_prompts
+from videosys.utils.reading import load_json_object
 from videosys.utils.sidecar import sidecar_path, write_sidecar
 from videosys.utils.video import check_writable, save_video
 
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Makes what is missing. ValueError for arguments that cannot be."""
     config = load_family_config(args.config, args.model, args.overrides)
-    prompts = read_prompts(args.prompts)
+    prompts = check_prompts(list(dict.fromkeys(read_prompts(args.prompts).prompts)))
     if config.batch_size != 1:
         raise ValueError(
             f"batch_size is {config.batch_size}; it must be 1: a video must not depend on where a run goes on"
@@ -70,18 +72,6 @@ def run(args: argparse.Namespace) -> int:
     check_writable(args.out / "probe.mp4", (config.output_frames, *config.size), count=len(prompts))
     with own(args.out, "--out"), VideoSysEngine(config, args.quiet) as engine:
         return Render(engine, prompts, args.out, args.quiet).run()
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts in a file, one per line, each once. ValueError where there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--prompts {path}: cannot be read: {error}") from error
-    prompts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not prompts:
-        raise ValueError(f"--prompts {path}: holds no prompt")
-    return check_prompts(prompts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +109,7 @@ class Render:
         if not path.exists():
             write_text(path, json.dumps(content, indent=2) + "\n")
             return
-        try:
-            known = json.loads(path.read_text(encoding="utf-8"))["digest"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be read: {error}") from error
+        known = load_json_object(path).get("digest")
         if known != self.digest:
             raise ValueError(f"{path}: the videos there were made with another config; take another --out")
 
@@ -156,7 +143,10 @@ class Render:
         steps, statistics = output.steps, str(cache_statistics(output.steps))
         path = save_video(output.video[0], item.path, fps=output.fps)
         if path != item.path:
-            raise OSError(f"{self.folder} cannot be written any more; the last video is {path}")
+            rest = sum(not other.is_done for other in self.items) - 1
+            raise ValueError(
+                f"{self.folder} takes no more files; the last video is {path}; {rest} more are not made"
+            )
         config = to_plain(self.engine.config)
         write_sidecar(
             item.path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics

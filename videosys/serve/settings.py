@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from videosys.utils.reading import read_text
 from videosys.utils.typed import check_positive, check_types
 
 KEYS_VARIABLE = "VIDEOSYS_API_KEYS"
@@ -88,9 +89,9 @@ def read_keys(path: Path | None) -> Keys:
     if path is None:
         return Keys([key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()])
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"--keys {path}: cannot be read: {error}") from error
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except FileNotFoundError:
+        raise ValueError(f"--keys {path}: no such file") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ValueError(f"--keys {path}: holds no key")

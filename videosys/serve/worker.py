@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -28,6 +29,7 @@ LOG = get_logger("serve.worker")
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the server decides
     options = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_server, name="end-with-server", daemon=True).start()
     configure_logging()

@@ -7,7 +7,6 @@ from typing import Any
 
 from videosys.models import FAMILIES
 from videosys.models.family import Family
-from videosys.tiny.words import unknown_words, vocabulary
 from videosys.utils.hub import BUNDLED, BUNDLED_FOLDER
 from videosys.utils.logging import get_logger
 from videosys.utils.typed import listing, suggest
@@ -41,6 +40,8 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str]) -> None:
     """Logs a warning for prompts with words that the bundled checkpoint of a config was not trained on."""
     if not str(config.transformer).startswith(BUNDLED):
         return
+    from videosys.tiny.words import unknown_words, vocabulary  # which is a command too: python -m
+
     unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
     if unknown:
         _LOG.warning(

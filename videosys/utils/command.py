@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
-from videosys.utils.reading import expanded
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
@@ -16,6 +15,8 @@ USAGE_ERROR = 2  # exit status
 
 def path_argument(text: str) -> Path:
     """The path that an argument of a command names, ~ replaced: shells leave it in `--out=~/x`."""
+    from videosys.utils.reading import expanded  # imports NumPy, which --help does without
+
     try:
         return expanded(text)
     except ValueError as error:
