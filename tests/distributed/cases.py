@@ -11,6 +11,7 @@ import torch
 from tests.distributed.models import MODELS, SIZE, Request, forward, loop
 from videosys.cache import (
     CacheConfig,
+    EasyCacheConfig,
     Fitted,
     IntervalConfig,
     Linear,
@@ -18,6 +19,7 @@ from videosys.cache import (
     NoCacheConfig,
     PABConfig,
     ScheduleConfig,
+    SeaCacheConfig,
     StepRecord,
     TeaCacheConfig,
 )
@@ -40,6 +42,8 @@ CACHES: MappingProxyType[str, CacheConfig] = MappingProxyType(
         "magcache": MagCacheConfig(ratios=(0.95,) * 6, threshold=0.1, retention=0.0),
         "teacache of outputs": TeaCacheConfig(0.2, (4.0, 1.0, 0.02), Linear(), place="output"),
         "interval of outputs": IntervalConfig(2, Linear(damping=0.5), place="output"),
+        "easycache": EasyCacheConfig(0.3, 2),
+        "seacache": SeaCacheConfig(0.5),
         "pab": PABConfig(mlp_spatial=((0.3, 2, (0, 1)),), mlp_joint=((0.3, 2, (1,)),)),
     }
 )

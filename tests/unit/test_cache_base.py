@@ -12,6 +12,7 @@ from videosys.cache import (
     NO_CACHE,
     BestConfig,
     Cache,
+    EasyCacheConfig,
     IntervalConfig,
     Linear,
     MagCacheConfig,
@@ -20,6 +21,7 @@ from videosys.cache import (
     RecordedCache,
     ResidualCache,
     ScheduleConfig,
+    SeaCacheConfig,
     StepRecord,
     TeaCache,
     TeaCacheConfig,
@@ -127,6 +129,8 @@ EXAMPLES = [
     ScheduleConfig(computed=(0, 2)),
     MagCacheConfig(ratios=(1.0,) * 4),
     PABConfig(),
+    EasyCacheConfig(),
+    SeaCacheConfig(),
 ]
 
 

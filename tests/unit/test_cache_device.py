@@ -14,6 +14,7 @@ from videosys.cache import (
     CACHES,
     BestConfig,
     Calibration,
+    EasyCacheConfig,
     Fitted,
     IntervalConfig,
     Linear,
@@ -22,6 +23,7 @@ from videosys.cache import (
     RunSpec,
     ScheduleConfig,
     ScheduleFile,
+    SeaCacheConfig,
     Setting,
     TeaCacheConfig,
     choice,
@@ -39,6 +41,8 @@ POLICIES = {
     "schedule": ScheduleConfig((0, 1, 3), forecast=Fitted(((1.5, -0.5),) * STEPS), device="cpu"),
     "magcache": MagCacheConfig((0.95,) * STEPS, threshold=0.1, retention=0.0, device="cpu"),
     "pab": PABConfig(device="cpu"),
+    "easycache": EasyCacheConfig(0.3, 2, device="cpu"),
+    "seacache": SeaCacheConfig(0.5, device="cpu"),
 }
 
 
@@ -65,7 +69,7 @@ def copies(monkeypatch):
         assert device == "cpu"
         return x if isinstance(x, Far) else Far(x, copies)
 
-    for module in ("base", "teacache", "pab"):
+    for module in ("base", "teacache", "pab", "easycache"):
         monkeypatch.setattr(f"videosys.cache.{module}.to_cache_device", far)
     return copies
 

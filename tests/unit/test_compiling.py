@@ -18,11 +18,13 @@ from videosys.cache import (
     CACHES as CACHE_CONFIGS,
 )
 from videosys.cache import (
+    EasyCacheConfig,
     IntervalConfig,
     Linear,
     MagCacheConfig,
     PABConfig,
     ScheduleConfig,
+    SeaCacheConfig,
     TeaCacheConfig,
 )
 from videosys.generation import compile as compiling
@@ -147,6 +149,8 @@ CACHES: dict[str, Any] = {
     "interval": IntervalConfig(every=2),
     "schedule": ScheduleConfig(computed=(0, 2, 3), forecast=Linear()),
     "magcache": MagCacheConfig(ratios=(1.0,) * 4),
+    "easycache": EasyCacheConfig(threshold=1e9, warmup=2),
+    "seacache": SeaCacheConfig(threshold=1e9),
     "pab": PABConfig(),
     "pab_mlp": PABConfig(
         mlp_spatial=((0.3, 1, (0,)),), mlp_temporal=((0.3, 1, (0,)),), mlp_joint=((0.3, 1, (0,)),)

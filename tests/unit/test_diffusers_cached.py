@@ -243,6 +243,8 @@ def calibration(**scope: Any) -> Calibration:
         ({"speedup": 2.0}, "a goal needs a calibration"),
         ({"cache": "best", "min_psnr": 30.0}, "needs a calibration"),
         ({"cache": PABConfig()}, "cache pab needs our own blocks"),
+        ({"cache": "easycache"}, "cache easycache decides by the latents of our own loop"),
+        ({"cache": "seacache"}, "cache seacache decides by the latents of our own loop"),
         ({"cache": TeaCacheConfig(signal="timestep")}, "cache.signal is 'timestep'"),
         ({"cache": "interval", "place": "blocks"}, "place is 'blocks'; there are auto, output, stack"),
         ({"calibration": 3, "cache": "interval"}, "calibration is 3"),

@@ -89,6 +89,7 @@ def test_the_table_holds_what_requests_and_outputs_can_hold_and_no_more():
     names = {cls.__name__ for cls in m.value_types()}
     assert names >= {"OpenSoraConfig", "LatteConfig", "OpenSoraPlanConfig", "ParallelConfig", "Reference"}
     assert names >= {"NoCacheConfig", "TeaCacheConfig", "PABConfig", "BestConfig", "Hold", "Linear", "Fitted"}
+    assert names >= {"EasyCacheConfig", "SeaCacheConfig", "Taylor", "Hermite"}
     assert names >= {"VideoOutput", "StepRecord", "CompileReport"}
     assert names.isdisjoint({"Job", "Parallel", "STDiT3Config", "RankFailure", "Failed", "Open"})
     assert {cls.__name__ for cls in m.message_types([TeaCacheConfig])} >= {"TeaCacheConfig", "Linear"}

@@ -53,7 +53,7 @@ def made(random_model):
     return text_to_video_config(name, folder, height=192, width=128, num_frames=9)
 
 
-@pytest.mark.parametrize("cache", ["none", "teacache", "interval"])
+@pytest.mark.parametrize("cache", ["none", "teacache", "interval", "easycache", "seacache"])
 def test_opensora_needs_what_is_measured(checkpoint, cache):
     check_measured(config_of(checkpoint, **LARGE, cache=base_cache(cache)))
 

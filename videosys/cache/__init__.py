@@ -13,6 +13,7 @@ from videosys.cache.base import (
 from videosys.cache.calibration import Calibration, Setting, calibration_text, read_calibration
 from videosys.cache.choice import choose, resolve_cache
 from videosys.cache.config import CacheConfig, Goal
+from videosys.cache.easycache import EasyCacheConfig
 from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hermite, Hold, Linear, Taylor
 from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
@@ -20,6 +21,7 @@ from videosys.cache.pab import Broadcast, PABConfig
 from videosys.cache.registry import CACHES, BestConfig, NoCacheConfig, register_cache, start
 from videosys.cache.run_spec import RunSpec
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
+from videosys.cache.seacache import SeaCacheConfig
 from videosys.cache.statistics import CacheStatistics, cache_statistics, plot_steps
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 
@@ -34,6 +36,7 @@ __all__ = [
     "CacheConfig",
     "CacheStatistics",
     "Calibration",
+    "EasyCacheConfig",
     "Fitted",
     "FixedCache",
     "Forecast",
@@ -51,6 +54,7 @@ __all__ = [
     "RunSpec",
     "ScheduleConfig",
     "ScheduleFile",
+    "SeaCacheConfig",
     "Setting",
     "StepRecord",
     "Taylor",

@@ -50,8 +50,8 @@ def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
 class Cache:
     """The interface of all caches, and a cache that computes every step and changes no bit.
 
-    The denoise loop calls `begin_step`, the model's forward the rest: `should_compute`, then `store` or
-    `reuse`, and `layer` for each block that runs.
+    The denoise loop calls `begin_step`, `observe_latents` and `predict`, the model's forward the rest:
+    `should_compute`, then `store` or `reuse`, and `layer` for each block that runs.
     """
 
     @property
@@ -61,6 +61,13 @@ class Cache:
 
     def begin_step(self, step: int, timestep: float) -> None:
         """Tells the cache which model evaluation comes next. step: index, from 0."""
+
+    def observe_latents(self, latents: torch.Tensor, mix: tuple[float, float]) -> None:
+        """Shows the cache the model's input of this step, before `predict`.
+
+        latents: [B, C, T, H, W], each video once, the same on all ranks. mix: (a, b), of which they are
+        a * data + b * noise.
+        """
 
     def should_compute(self, signal: Signal) -> bool:
         """Whether the blocks run in this step.

@@ -8,10 +8,12 @@ from typing import Any
 
 from videosys.cache.base import Cache, GatherRows, RecordedCache
 from videosys.cache.config import CacheConfig, Goal
+from videosys.cache.easycache import EasyCacheConfig
 from videosys.cache.interval import IntervalConfig
 from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import PABConfig
 from videosys.cache.schedule import ScheduleConfig
+from videosys.cache.seacache import SeaCacheConfig
 from videosys.cache.teacache import TeaCacheConfig
 from videosys.utils.registry import Registry, calling_module, is_own_dataclass
 
@@ -54,6 +56,8 @@ CACHES: Registry[type[CacheConfig]] = Registry(
         "interval": IntervalConfig,
         "schedule": ScheduleConfig,
         "magcache": MagCacheConfig,
+        "easycache": EasyCacheConfig,
+        "seacache": SeaCacheConfig,
         "pab": PABConfig,
         "best": BestConfig,
     },

@@ -136,8 +136,12 @@ class TeaCache(ResidualCache):
                 f"the signal was {tuple(previous.shape)} and is {tuple(current.shape)}: "
                 "a cache serves one generation; start another with videosys.cache.start"
             )
-        row = (*self.identity, float(self.step), self.accumulated, *l1_sums(current, previous))
+        row = (*self.identity, float(self.step), self.accumulated, *self.sums(current, previous))
         return relative_l1(self.gather_rows(torch.tensor(row, dtype=torch.float64)))
+
+    def sums(self, current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
+        """Numerator and denominator of the distance, of this rank's share."""
+        return l1_sums(current, previous)
 
 
 def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
@@ -169,11 +173,20 @@ def relative_l1(rows: torch.Tensor) -> float:
     rows [ranks, 6]: request, settings, step, accumulated, numerator, denominator. RuntimeError on all ranks
     if they differ in the first four; without it they would wait for each other forever.
     """
+    return ratio(*(math.fsum(column) for column in list(zip(*same_rows(rows)))[4:]))
+
+
+def same_rows(rows: torch.Tensor) -> list[list[float]]:
+    """The rows of all ranks; RuntimeError on all of them if they differ in the first four columns."""
     table = rows.tolist()
     if any(row[:4] != table[0][:4] for row in table):
         raise RuntimeError(
             "the ranks of one video disagree on (request, cache settings, step, accumulated distance): "
             f"{[tuple(row[:4]) for row in table]}"
         )
-    numerator, denominator = (math.fsum(column) for column in list(zip(*table))[4:])
+    return table
+
+
+def ratio(numerator: float, denominator: float) -> float:
+    """The quotient; not-a-number where the denominator is 0."""
     return numerator / denominator if denominator else math.nan

@@ -11,9 +11,11 @@ from videosys.cache import (
     BestConfig,
     CacheConfig,
     Calibration,
+    EasyCacheConfig,
     Goal,
     MagCacheConfig,
     PABConfig,
+    SeaCacheConfig,
     TeaCacheConfig,
     read_calibration,
 )
@@ -77,6 +79,9 @@ def check_policy(config: CacheConfig) -> None:
     """ValueError for settings that mean something in our own models only."""
     if isinstance(config, TeaCacheConfig) and config.signal != WATCHED:
         raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
+    if isinstance(config, EasyCacheConfig | SeaCacheConfig):
+        name = next(name for name, policy in CACHES.items() if policy is type(config))
+        raise ValueError(f"cache {name} decides by the latents of our own loop; diffusers has none for it")
     if isinstance(config, PABConfig):
         raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")
 

@@ -49,7 +49,8 @@ def greediest(config: CacheConfig) -> CacheConfig:
         return TeaCacheConfig(forecast=forecast, device=config.device)
     if is_fixed(config):
         return ScheduleConfig(computed=(0,), forecast=forecast, device=config.device)
-    return replace(config, speedup=None, min_psnr=None) if isinstance(config, Goal) else config
+    changes: dict[str, Any] = {"speedup": None, "min_psnr": None} if isinstance(config, Goal) else {}
+    return replace(config, **changes, **({"forecast": forecast} if has_forecast else {}))
 
 
 def is_fixed(config: CacheConfig) -> bool:

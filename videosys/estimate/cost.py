@@ -211,6 +211,7 @@ class Estimator:
         def evaluate(cache: Cache, steps: int) -> int:
             for _ in range(steps):
                 cache.begin_step(0, 0.0)
+                cache.observe_latents(latents[:: self.samples_per_video].clone(), (0.5, 0.5))
                 size = cache.predict(partial(model, latents, timesteps, condition, cache)).nbytes
             return size
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from videosys.cache import Cache
 from videosys.generation.finite import check_steps
 from videosys.parallel import Parallel
+from videosys.schedulers.rflow import NUM_TRAIN_TIMESTEPS
 from videosys.utils.seed import Generators
 
 Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
@@ -65,6 +68,7 @@ def denoise(
         cache.begin_step(step, float(timestep))
         kept, latents = latents, frames.renoise(latents, step, timestep)
         sample = scheduler.scale_model_input(latents, timestep)
+        cache.observe_latents(sample, noise_mix(scheduler, float(timestep)))
         pair = parallel.cfg_shard(frames.pair(sample))
         timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
         inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
@@ -79,6 +83,19 @@ def denoise(
             sampling.progress()
     check_steps(are_finite)
     return latents
+
+
+def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
+    """(a, b) of the model's input a * data + b * noise at a timestep.
+
+    Those of the training where the scheduler has `alphas_cumprod`, else of the straight path of flow models.
+    """
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        sigma = timestep / NUM_TRAIN_TIMESTEPS
+        return 1 - sigma, sigma
+    alpha = float(np.interp(timestep, range(len(alphas)), alphas))  # some samplers stand between two
+    return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 
 def check_guidance(sampling: Sampling, parallel: Parallel) -> None:
