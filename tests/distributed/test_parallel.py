@@ -11,7 +11,7 @@ import torch
 
 from tests.distributed import ranks
 from tests.distributed.cases import CACHES, MESHES, Case, cases
-from videosys.cache import StepRecord, TeaCacheConfig
+from videosys.cache import EasyCacheConfig, SeaCacheConfig, StepRecord, TeaCacheConfig
 from videosys.parallel import Parallel
 
 FORWARD, LOOP = 2e-6, 1e-5  # of the largest value
@@ -71,7 +71,7 @@ def check_margins(truths: dict[tuple, Truth]) -> None:
     """Equal decisions say something: both kinds occur, and none is a matter of rounding."""
     for (request, cache), (_, steps) in truths.items():
         config = None if cache is None else CACHES[cache]
-        if not isinstance(config, TeaCacheConfig):
+        if not isinstance(config, TeaCacheConfig | EasyCacheConfig | SeaCacheConfig):
             continue
         sums = [step.accumulated for step in steps if step.accumulated is not None]
         assert all(abs(total - config.threshold) > MARGIN * config.threshold for total in sums), request
