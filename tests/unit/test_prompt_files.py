@@ -152,8 +152,8 @@ def test_vbenchs_list(tmp_path):
         ("a.txt", b"\0\0\0\x18ftypisom", "it is an MP4 video"),
         ("a.csv", b"PK\x03\x04", "it is a ZIP archive, as .xlsx"),
         ("a.txt", b"%PDF-1.7", "it is a PDF document"),
-        ("a.txt", b"\n<!DOCTYPE html>\n", "it is a web page"),
-        ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", "pointer of Git LFS"),
+        ("a.txt", b"\n<!DOCTYPE html>\n", "it is an HTML page"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         ("a.txt", b"\x80\x04\x95", "it is a pickle"),
     ],
 )

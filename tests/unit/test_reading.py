@@ -15,7 +15,7 @@ from videosys.calibration import Journal, check_place
 from videosys.models.opensora.references import load_reference
 from videosys.utils.checkpoint import read_config
 from videosys.utils.hub import resolve
-from videosys.utils.reading import MAX_DEPTH, expanded, load_json, mistaken, read_text
+from videosys.utils.reading import MAX_DEPTH, expanded, load_json, read_text
 from videosys.utils.weights import load_state_dict
 
 PATHS = ["~nosuchuser/x", "x" * 5000, "x" * 300, "a\0b"]
@@ -101,23 +101,3 @@ def test_a_number_that_no_float_holds_names_its_key(tmp_path, number):
         load_config(OpenSoraConfig, tmp_path / "a.yaml")
     with pytest.raises(ValueError, match="guidance_scale"):
         load_config(OpenSoraConfig, None, [f"guidance_scale={number}"])
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "empty"),
-        (LFS, "Git LFS pointer"),
-        (b"\n <!DOCTYPE html>", "HTML page"),
-        (b"<HTML><title>Sign in", "HTML page"),
-        (b"<?xml version='1.0'?><Error>", "XML"),
-        (b"\0" * 100, "zero bytes"),
-        (b"{}", ""),
-    ],
-)
-def test_what_a_file_is_is_said(tmp_path, content, words):
-    assert words in mistaken(content)
-    (tmp_path / "config.json").write_bytes(content)
-    if words:
-        with pytest.raises(ValueError, match=words):
-            load_json(tmp_path / "config.json")

@@ -61,7 +61,7 @@ LEGACY = saved(TENSORS, _use_new_zipfile_serialization=False)
         (".bin", LEGACY[:-30], "damaged"),
         (".bin", saved({"a": Foreign()}), "Foreign"), (".pt", saved(Foreign()), "Foreign"),
         (".ckpt", saved({"a": datetime.date(2000, 1, 1)}), r"datetime\.date"),
-        (".bin", b"\x1f\x8b\x08" + bytes(range(99)), "damaged"),
+        (".bin", bytes(range(1, 99)), "damaged"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_something_else_says_what(tmp_path, suffix, content, words):

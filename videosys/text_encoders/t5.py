@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from videosys.layers.storage import StorageDType, quantize_blocks
 from videosys.utils.checkpoint import check_keys, load_state_dict, read_config, resolve, tell_prefix
 from videosys.utils.interrupts import raise_interrupt
+from videosys.utils.kinds import HEAD_BYTES, kind_of
 from videosys.utils.prefixes import without_prefix
-from videosys.utils.reading import HEAD_BYTES, check_regular, load_json_object, mistaken
+from videosys.utils.reading import check_regular, load_json_object
 from videosys.utils.settled import settle
 from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_HEADS, limited
 
@@ -180,7 +181,7 @@ def check_tokenizer_files(folder: Path) -> None:
             continue
         check_regular(path, path.stat().st_mode)
         with path.open("rb") as file:
-            known = mistaken(file.read(HEAD_BYTES))
+            known = kind_of(file.read(HEAD_BYTES))
         if known:
             raise ValueError(f"the tokenizer in {path} cannot be read: it is {known}")
     if (folder / "spiece.model").is_file():

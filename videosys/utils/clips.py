@@ -31,9 +31,9 @@ from videosys.utils.images import (
     pixels,
     upright_size,
 )
+from videosys.utils.kinds import HEAD_BYTES, kind_of
 from videosys.utils.logging import get_logger
 from videosys.utils.reading import expanded
-from videosys.utils.text import kind_of
 
 MOST_BYTES = 4 << 30  # of all frames of a video that is read whole
 
@@ -135,7 +135,7 @@ def _explained(path: Path, no_image: Exception) -> Iterator[None]:
         yield
     except NoVideoError as error:
         with path.open("rb") as file:
-            kind = kind_of(file.read(64))
+            kind = kind_of(file.read(HEAD_BYTES))
         content = f"its content is {kind}" if kind else str(error)
         raise NoVideoError(f"cannot be read as a video, and {no_image}: {content}") from error
 

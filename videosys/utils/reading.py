@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from videosys.utils.kinds import kind_of
+
 MAX_TEXT_BYTES = 16 << 20  # an index of 100,000 tensors has 10 MiB
 MAX_DEPTH = 100  # brackets that are open at once
-HEAD_BYTES = 1024
 
 
 def expanded(path: str | Path) -> Path:
@@ -78,8 +79,13 @@ def check_regular(path: str | Path, mode: int) -> None:
 
 
 def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """Return a UTF-8 file without its byte order mark; errors as `read_bytes`, ValueError if it is none."""
+    """Return a UTF-8 file without its byte order mark.
+
+    Errors as `read_bytes`; ValueError that says what the content is, where that can be seen, if it is none.
+    """
     content = read_bytes(path, limit)
+    if content and (kind := kind_of(content)):
+        raise ValueError(f"{path}: cannot be read: it is {kind}")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -97,7 +103,7 @@ def load_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
     try:
         return parse_json(content)
     except ValueError as error:
-        known = mistaken(content[:HEAD_BYTES])
+        known = kind_of(content)
         raise ValueError(f"{path}: cannot be read as JSON: {f'it is {known}' if known else error}") from error
 
 
@@ -127,19 +133,3 @@ def nesting(content: bytes) -> int:
     opening = ((text == ord("[")) | (text == ord("{"))) & outside
     closing = ((text == ord("]")) | (text == ord("}"))) & outside
     return int(np.cumsum(opening.astype(np.int8) - closing, dtype=np.int32).max(initial=0))
-
-
-def mistaken(head: bytes) -> str:
-    """Return what a file often is in place of what its name says, by its first bytes, or nothing."""
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not head:
-        return "empty"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, and not the file itself: fetch that with `git lfs pull`"
-    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page, such as that of a login or an error: fetch the file again"
-    if start.startswith((b"<?xml", b"<error")):
-        return "an XML text, such as a server's error: fetch the file again"
-    if not head.strip(b"\0"):
-        return "zero bytes, as an interrupted download leaves: fetch the file again"
-    return ""

@@ -6,32 +6,8 @@ import codecs
 import re
 import unicodedata
 
-# A file that begins so is no text, or not the one that was meant; the first that fits.
-_KINDS = (
-    (rb"\x89PNG", "a PNG image"),
-    (rb"\xff\xd8\xff", "a JPEG image"),
-    (rb"GIF8[79]a", "a GIF image"),
-    (rb"BM.{4}\0{4}", "a BMP image"),
-    (rb"II\*\0|MM\0\*", "a TIFF image"),
-    (rb"RIFF.{4}(WEBP|AVI |WAVE)", "a WebP image, an AVI video or a sound"),
-    (rb".{4}ftyp", "an MP4 video or an AVIF image"),
-    (rb"\x1aE\xdf\xa3", "a Matroska or WebM video"),
-    (rb"PK\x03\x04", "a ZIP archive, as .xlsx, .docx and .npz files are"),
-    (rb"\xd0\xcf\x11\xe0", "an old Office document"),
-    (rb"\x1f\x8b", "compressed by gzip"),
-    (rb"BZh[1-9]1AY", "compressed by bzip2"),
-    (rb"\xfd7zXZ", "compressed by xz"),
-    (rb"\x28\xb5\x2f\xfd", "compressed by zstd"),
-    (rb"%PDF-", "a PDF document"),
-    (rb"%!PS", "a PostScript document"),
-    (rb"\{\\rtf", "a rich text document"),
-    (rb"PAR1", "a Parquet table"),
-    (rb"SQLite format 3", "a database"),
-    (rb"\x80[\x02-\x05]", "a pickle"),
-    (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: run `git lfs pull`"),
-    (rb"\s*(?i:<!doctype html|<html)", "a web page"),
-    (rb"\s*<\?xml", "XML"),
-)
+from videosys.utils.kinds import WIDE, kind_of
+
 _MARKS = (  # the longer first: UTF-32's begins with UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -46,8 +22,8 @@ def decode(content: bytes) -> str:
 
     ValueError, which says what the content is where that can be seen, for all else, and for text with NULs.
     """
-    kind = kind_of(content)
-    if kind:
+    kind = kind_of(content) if content else ""
+    if kind not in ("", WIDE):
         raise ValueError(f"it is {kind}")
     mark, encoding = next((item for item in _MARKS if content.startswith(item[0])), (b"", "utf-8"))
     if not mark and b"\0" in content:
@@ -62,12 +38,6 @@ def decode(content: bytes) -> str:
     if "\0" in text:
         raise ValueError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL: it is no text")
     return text
-
-
-def kind_of(content: bytes) -> str:
-    """Return what a file is by its first bytes, or "" where that may be text."""
-    start = content[:64]
-    return next((kind for pattern, kind in _KINDS if re.match(pattern, start, re.DOTALL)), "")
 
 
 def lines_of(text: str) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 from safetensors import safe_open
 
 from videosys.utils.interrupts import raise_interrupt
-from videosys.utils.reading import HEAD_BYTES, check_regular, expanded, load_json, mistaken
+from videosys.utils.kinds import HEAD_BYTES, PICKLE, SAFETENSORS, ZIP, kind_of
+from videosys.utils.reading import check_regular, expanded, load_json
 
 PART_BYTES = 128 << 20
 FOREIGN = re.compile(
@@ -105,17 +106,18 @@ def _reason(path: Path, error: Exception) -> str:
     with path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     is_ours, size = path.suffix == ".safetensors", path.stat().st_size
-    if known := mistaken(head):
-        return f"it is {known}"
-    if is_ours and head.startswith((b"PK", b"\x80")):
+    kind = kind_of(head)
+    if kind and kind not in (SAFETENSORS, ZIP, PICKLE):
+        return f"it is {kind}"
+    if is_ours and kind in (ZIP, PICKLE):
         return "it is a file of torch.save, and its name must end in .bin, .pt or .ckpt"
     if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").isprintable():
         return f"it is a text that begins with {head[:40].decode('ascii')!r}"
     if is_ours and size < (needed := 8 + int.from_bytes(head[:8], "little")):
         return f"it has {size} bytes and its header alone {needed}: it is cut off or damaged"
-    if not is_ours and head[8:9] == b"{":
+    if not is_ours and kind == SAFETENSORS:
         return "it is a safetensors file, and its name must end in .safetensors"
-    if not is_ours and head.startswith(b"PK") and not zipfile.is_zipfile(path):
+    if kind == ZIP and not zipfile.is_zipfile(path):
         return f"its end is missing after {size} bytes: it is cut off"
     if is_ours and "not fully covered" in str(error):
         return f"its tensors do not end where the file ends, after {size} bytes: it is cut off or damaged"
