@@ -254,7 +254,7 @@ def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     state, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     tell_prefix(folder, words)
     weights = encoder_weights(state)
-    check_keys(model, weights, folder)
+    check_keys(model, weights, folder, words)
     for key in weights:
         # As transformers has it: this layer's results leave the range of float16.
         is_exact = dtype == torch.float16 and ".wo." in key

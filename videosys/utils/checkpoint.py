@@ -17,7 +17,7 @@ from videosys.utils.files import replacing, write_text
 from videosys.utils.hub import resolve
 from videosys.utils.interrupts import raise_interrupt
 from videosys.utils.plain import read_json
-from videosys.utils.prefixes import KNOWN, common_prefix, without_prefix
+from videosys.utils.prefixes import KNOWN, common_prefix, prefixes_of, told_prefixes, without_prefix
 from videosys.utils.progress import progress
 from videosys.utils.reading import expanded
 from videosys.utils.settled import settle
@@ -115,7 +115,7 @@ def _model_and_weights(
     current = getattr(model_cls, "current_key", str)
     found, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     weights = {current(key): item for key, item in found.items() if not key.startswith(ignored)}
-    check_keys(model, weights, folder)
+    check_keys(model, weights, folder, words)
     return model, weights, words
 
 
@@ -125,8 +125,13 @@ def tell_prefix(folder: str | Path, words: Sequence[str]) -> None:
         _LOG.warning("%s: the keys are read without %s", folder, " and ".join(map(repr, words)))
 
 
-def check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path) -> None:
-    """ValueError that lists the names, shapes and kinds of number that are not those of the model."""
+def check_keys(
+    model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path, words: Sequence[str] = ()
+) -> None:
+    """ValueError that lists the names, shapes and kinds of number that are not those of the model.
+
+    Names of the model behind prefixes are counted by these, and not listed. words: what was taken off.
+    """
     expected = model.state_dict()
     prefix = common_prefix(weights, expected.keys())
     if prefix:
@@ -134,8 +139,26 @@ def check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: st
             f"{folder}: the keys of the weights begin with {prefix!r}, those of {type(model).__name__} do "
             f"not; rename them (known words, such as {KNOWN[0]!r}, are taken off)"
         )
+    found = prefixes_of(weights, expected.keys())
+    named = {prefix + key: key for prefix in found for key in expected if prefix + key in weights}
+    behind = {*named.values()}
+    misfits = _misfits(weights, expected)
+    misfits["missing"] = [key for key in misfits["missing"] if key not in behind]
+    misfits["unexpected"] = [key for key in misfits["unexpected"] if key not in named]
+    lines = [f"{len(keys)} {word}: {shortened(keys)}" for word, keys in misfits.items() if keys]
+    if found:
+        plain = sum(key in weights for key in expected)
+        lines.insert(0, told_prefixes(plain, found, len(expected), words))
+    if lines:
+        raise ValueError(f"{folder}: the weights do not fit {type(model).__name__}; " + "; ".join(lines))
+
+
+def _misfits(
+    weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> dict[str, list[str]]:
+    """Return the keys that do not fit, by what is wrong with them."""
     pairs = [(key, weights[key], expected[key]) for key in expected if key in weights]
-    problems = {
+    return {
         "missing": [key for key in expected if key not in weights],
         "unexpected": [key for key in weights if key not in expected],
         "of another shape": [
@@ -149,9 +172,6 @@ def check_keys(model: nn.Module, weights: Mapping[str, torch.Tensor], folder: st
             if item.is_floating_point() != own.is_floating_point()
         ],
     }
-    lines = [f"{len(keys)} {word}: {shortened(keys)}" for word, keys in problems.items() if keys]
-    if lines:
-        raise ValueError(f"{folder}: the weights do not fit {type(model).__name__}; " + "; ".join(lines))
 
 
 @settle

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,6 +21,7 @@ KNOWN = (
     "vae.",
     "text_encoder.",
 )
+_SHOWN = 5  # prefixes in a message
 _KNOWN = re.compile(f"({'|'.join(map(re.escape, KNOWN))})+")
 # Of wrappers around single blocks: anywhere in a name.
 _WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.")
@@ -53,6 +54,42 @@ def common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
     best = found.most_common(2)
     is_clear = bool(best) and (len(best) == 1 or best[0][1] > best[1][1])
     return best[0][0] if is_clear and 2 * best[0][1] >= len(lacking) else ""
+
+
+def prefixes_of(names: Iterable[str], expected: Collection[str]) -> dict[str, int]:
+    """Return what stands before expected names in those of `names` that are not, and before how many.
+
+    The most frequent come first. A single name counts only where the expected one is missing.
+    """
+    names, ends = set(names), {key.rpartition(".")[2] for key in expected}
+    starts = {
+        name: found for name in names if name not in expected and (found := _starts(name, ends, expected))
+    }
+    votes = Counter(prefix for found in starts.values() for prefix in found)
+    best = {
+        name: max(found, key=lambda prefix: (votes[prefix], -len(prefix))) for name, found in starts.items()
+    }
+    counts = Counter(best.values())
+    odd = {
+        prefix for name, prefix in best.items() if counts[prefix] == 1 and name.removeprefix(prefix) in names
+    }
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return {prefix: count for prefix, count in ordered if prefix not in odd}
+
+
+def told_prefixes(plain: int, found: Mapping[str, int], expected: int, words: Sequence[str] = ()) -> str:
+    """Return a line on the prefixes `found` of expected names.
+
+    plain: how many names have none, after `words` have been taken off. expected: how many there should be.
+    """
+    off = f" once {' and '.join(map(repr, words))} is taken off" if words else ""
+    places = [f"{plain} without a prefix{off}"] if plain else []
+    places += [f"{count} behind {prefix!r}" for prefix, count in [*found.items()][:_SHOWN]]
+    places += [f"more behind {len(found) - _SHOWN} other prefixes"] if len(found) > _SHOWN else []
+    whole = sum(count == expected for count in (plain, *found.values()))
+    sets = f"{whole} whole sets of the model's {expected} keys" if whole > 1 else "keys of the model"
+    advice = "keep one of them" if whole > 1 else "rename them, or leave out those that are not meant"
+    return f"the file holds {sets}: {' and '.join(places)}; {advice}"
 
 
 def _starts(name: str, ends: Collection[str], expected: Collection[str]) -> list[str]:
