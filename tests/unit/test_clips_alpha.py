@@ -25,6 +25,7 @@ CASES = {
     "vp8.webm": ("libvpx", "-pix_fmt", "yuva420p", "-auto-alt-ref", "0", "-b:v", "1M"),
     "vp9.webm": ("libvpx-vp9", "-pix_fmt", "yuva420p", "-lossless", "1"),
     "vp9.mkv": ("libvpx-vp9", "-pix_fmt", "yuva420p", "-lossless", "1"),
+    "hevc.mov": ("libx265", "-pix_fmt", "yuva420p", "-x265-params", "log-level=none"),
     "bgra.mkv": ("ffv1", "-pix_fmt", "bgra"),
     "gbrap.mkv": ("ffv1", "-pix_fmt", "gbrap10le"),
     "utvideo.avi": ("utvideo", "-pix_fmt", "gbrap"),
@@ -55,6 +56,11 @@ def test_what_is_transparent_shows_the_background(tmp_path, caplog, name):
     assert error <= 2
     assert frames[:, :, 34:, 1].max() < 60  # blue, or its grey
     assert caplog.text.count("is transparent in places, and is laid on lime") == 1
+
+
+def test_hevc_without_a_layer_of_opacity_has_none(tmp_path):
+    codec = ("libx265", "-pix_fmt", "yuv420p", "-x265-params", "log-level=none")
+    assert ffmpeg.read_stamps(film(tmp_path / "a.mp4", codec, halves())).alpha is None
 
 
 @pytest.mark.parametrize("codec", [CASES["png.mov"], CASES["bgra.mkv"], CASES["gbrap.mkv"], RGB_PNG])
@@ -106,5 +112,5 @@ def test_a_file_that_only_claims_transparency_is_read(tmp_path, caplog, name, co
 )
 def test_transparency_is_what_ffmpeg_says_of_the_first_video(said, alpha):
     text = f"Input #0, matroska Stream #0:0: {said} Stream mapping: Stream #0:0 -> #0:0"
-    assert ffmpeg._alpha(text) == alpha
+    assert ffmpeg._alpha(Path("unread"), text) == alpha
     assert ffmpeg._rate(text) == 8

@@ -191,7 +191,7 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
         times = [(pts - shown[0][0]) * tick for pts, _ in shown]
     rest = shown[-1][1] * tick or median([after - before for before, after in pairwise(times)] or [0])
     seconds = times[-1] + rest if times else 0.0
-    return Stamps(tuple(times), seconds, rate, (height, width), _alpha(said))
+    return Stamps(tuple(times), seconds, rate, (height, width), _alpha(path, said))
 
 
 def _check_count(count: int, said: str) -> None:
@@ -207,11 +207,16 @@ def _rate(said: str) -> float:
     return float(found[1]) * (1000 if found[2] else 1) if found else 0.0
 
 
-def _alpha(said: str) -> str | None:
+def _alpha(path: Path, said: str) -> str | None:
     """Return the decoder for transparent frames of the first video stream, as `Stamps.alpha`."""
     stream, _, notes = _stream(said).partition("Metadata:")
     if _ALPHA_FORMATS.search(stream):
         return ""
+    if "Video: hevc" in stream:  # which has it in a layer that is seen when a frame is decoded
+        with _running(path, ("-frames:v", "1", *_DECODE, "-f", "null", "-"), "info") as (content, messages):
+            content.read()
+            output = _said(messages).partition("Stream mapping:")[2]
+        return "" if _ALPHA_FORMATS.search(output) else None
     if not re.search(r"\balpha_mode *: *1\b", notes, re.IGNORECASE):
         return None
     return next((decoder for codec, decoder in _ALPHA_DECODERS if f"Video: {codec}" in stream), None)
