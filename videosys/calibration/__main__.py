@@ -24,7 +24,7 @@ from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.models import FAMILIES, load_family_config
-from videosys.utils.command import exit_status, path_argument
+from videosys.utils.command import CommandParser, exit_status, path_argument
 from videosys.utils.logging import configure_logging
 from videosys.utils.prompts import read_prompts
 
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    arguments = argparse.ArgumentParser(prog="python -m videosys.calibration", description=__doc__)
+    arguments = CommandParser(prog="python -m videosys.calibration", description=__doc__)
     add = arguments.add_argument
     add("--config", type=path_argument, required=True, help="YAML or Python file, as for the samples")
     add(

@@ -26,7 +26,7 @@ from typing import Any
 from videosys.estimate import Estimate, estimate
 from videosys.estimate.memory import GIB, first_shortage
 from videosys.models import FAMILIES, load_family_config
-from videosys.utils.command import exit_status
+from videosys.utils.command import CommandParser, exit_status
 from videosys.utils.devices import parse_device, shares_memory
 
 NOTED = 0.1  # a cache that keeps more of the peak is named
@@ -55,7 +55,7 @@ def as_json(cost: Estimate) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE")
     help_text = "whose config it is, where the file could be of several"
     parser.add_argument("--model", choices=list(FAMILIES), help=help_text)

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videosys.utils.command import exit_status, path_argument
+from videosys.utils.command import CommandParser, exit_status, path_argument
 from videosys.utils.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="videosys serve", description=__doc__)
+    arguments = CommandParser(prog="videosys serve", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
     add("--model", help="whose config it is, where the file could be of several")

@@ -25,7 +25,7 @@ from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import FAMILIES, load_family_config
 from videosys.serve.lock import own
-from videosys.utils.command import exit_status, path_argument
+from videosys.utils.command import CommandParser, exit_status, path_argument
 from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging, get_logger
 from videosys.utils.names import video_name
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="videosys render", description=__doc__)
+    arguments = CommandParser(prog="videosys render", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
     add("--prompts", type=path_argument, required=True, help="one per line")

@@ -6,11 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser that answers a mistake in one line, as all errors of a command."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE_ERROR, f"error: {message}; see --help\n")
 
 
 def path_argument(text: str) -> Path:
