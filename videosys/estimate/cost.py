@@ -26,6 +26,9 @@ from videosys.text_encoders.meta import encode_shape, encoder_shape
 from videosys.utils.devices import SHARING, parse_device, shares_memory
 from videosys.utils.settled import settle
 
+MEASURED_BATCH = 3  # videos; larger micro-batches are reckoned from this one and the one before
+NUMBERS = ("weights", "peak", "flops", "text", "cache", "resident", "host")  # of a stage
+
 
 @dataclass(frozen=True)
 class StageCost:
@@ -101,9 +104,29 @@ def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate
     """What one micro-batch of a config needs, without loading it. Texts are as long as the model allows if
     not given. ValueError for a config of no family.
     """
-    plan = blueprint(config)
     if text_tokens is not None and text_tokens < 1:
         raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
+    if config.batch_size <= MEASURED_BATCH:
+        return measured(config, text_tokens)
+    # What each video of a batch adds is the same, and metering them all would take ever longer.
+    low, high = (
+        measured(replace(config, batch_size=size), text_tokens)
+        for size in (MEASURED_BATCH - 1, MEASURED_BATCH)
+    )
+    more = config.batch_size - MEASURED_BATCH
+    stages = tuple(extended(*pair, more) for pair in zip(low.stages, high.stages))
+    return replace(high, stages=stages)
+
+
+def extended(low: StageCost, high: StageCost, more: int) -> StageCost:
+    """The cost of a stage with so many videos more than `high`, which has one more than `low`."""
+    pairs = {name: (getattr(low, name), getattr(high, name)) for name in NUMBERS}
+    return replace(high, **{name: after + (after - before) * more for name, (before, after) in pairs.items()})
+
+
+def measured(config: PipelineConfig, text_tokens: int | None) -> Estimate:
+    """The estimate of a micro-batch that is metered as it is."""
+    plan = blueprint(config)
     parts = Estimator(plan, replace(config, cache=cache_settings(config, plan)), text_tokens)
     stages = (parts.text_encoder(), parts.transformer(), parts.vae())
     return Estimate(stages, config.offload, plan.evaluations, plan.missing)
@@ -145,8 +168,7 @@ class Estimator:
         """Blocks are all alike, so two small models tell what each more of them adds."""
         depth = self.plan.depth
         one, two = (self.shallow_transformer(count) for count in (1, min(depth, 2)))
-        names = ("weights", "peak", "flops", "text", "cache", "resident", "host")
-        pairs = [(getattr(one, name), getattr(two, name)) for name in names]
+        pairs = [(getattr(one, name), getattr(two, name)) for name in NUMBERS]
         stage = StageCost("transformer", *(low + (high - low) * (depth - 1) for low, high in pairs))
         model = on_meta(lambda: self.plan.transformer(1, Parallel()), self.dtype)
         stage = self._with_cache(stage, branch_bytes(self.config, self.plan, model, self.samples))
