@@ -58,7 +58,7 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     path.write_text("# none\n")
     with pytest.raises(ValueError, match="holds no key"):
         read_keys(path)
-    with pytest.raises(ValueError, match="--keys .*absent: no such file"):
+    with pytest.raises(ValueError, match=r"--keys .*absent: no such file"):
         read_keys(tmp_path / "absent")
     with pytest.raises(ValueError, match="it is a device, not a file"):
         read_keys(Path("/dev/zero"))

@@ -41,6 +41,14 @@ def closed_reader() -> int:
     return writing
 
 
+@pytest.fixture(autouse=True)
+def hears_ctrl_c():
+    """A program in the background has it ignored, and so would its children."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 def run_program(path, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", PROGRAM, str(path)], timeout=100, **options)
 
