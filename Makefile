@@ -15,12 +15,13 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test fuzz lint format clean
+.PHONY: help install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make serve-demo  install into $(VENV), serve the tiny checkpoint and open its web page (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
+	@echo "make test-slow  the tests that make test leaves out because they take long"
 	@echo "make fuzz     new random configs, files and messages for MINUTES=10; a failure stops it and can be repeated"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
@@ -75,6 +76,9 @@ fuzz: $(VENV)/.installed-dev
 	while [ $$(date +%s) -lt $$end ]; do \
 		$(TEST_ENV) FUZZ_EXAMPLES=300 $(BIN)/python -m pytest -q -x tests/property/test_fuzz_*.py || exit 1; \
 	done
+
+test-slow: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m slow $(PYTEST_ARGS)
 
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance $(ARGS)

@@ -109,7 +109,7 @@ def solve_time(model: Any, through: slice, velocity: slice) -> None:
     sqrt(share); the other channels stay random.
     """
     embedder = model.adaln_single.emb["timestep_embedder"]
-    waves = sinusoid(torch.arange(TRAIN_TIMESTEPS), embedder.num_frequencies)
+    waves = sinusoid(torch.arange(TRAIN_TIMESTEPS), embedder.linear_1.in_features)
     features = nn.functional.silu(embedder.linear_1(waves))
     features = torch.cat((features, torch.ones(TRAIN_TIMESTEPS, 1)), dim=1).double()
     shares = signal_shares().double()

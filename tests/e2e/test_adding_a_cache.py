@@ -121,7 +121,9 @@ def test_the_page_has_its_files_on_one_page():
     assert len(PAGE.splitlines()) <= 150
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, f"{COMMANDS[2]} compile=blocks"])
+@pytest.mark.parametrize(
+    "command", [*COMMANDS, pytest.param(f"{COMMANDS[2]} compile=blocks", marks=pytest.mark.slow)]
+)
 def test_the_commands_of_the_page(command, package):
     program, *arguments = command.split()
     assert program == "python"
@@ -141,6 +143,7 @@ def test_a_measured_decision_makes_a_video(more, package):
     assert "distances" in lines[1]
 
 
+@pytest.mark.slow
 def test_the_estimate_counts_what_a_policy_keeps(package):
     def cache_bytes(cache: str) -> float:
         arguments = ("--config", "dense.yaml", "--model=opensora", "--json", f"cache={cache}")
@@ -153,6 +156,7 @@ def test_the_estimate_counts_what_a_policy_keeps(package):
     assert linear == drift == 2 * hold  # two residuals; a residual and a signal
 
 
+@pytest.mark.slow
 def test_it_is_calibrated_and_asked_for_by_speedup(package):
     prompts = [f"a {size} green ring grows on a grey background" for size in ("small", "large", "tiny")]
     (package / "prompts.txt").write_text("\n".join(prompts))

@@ -100,6 +100,7 @@ def test_the_commands_of_the_page(command, package):
     assert (package / "ring.mp4").stat().st_size > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["cache=none", "cache=teacache_fast", "cache=pab"])
 def test_compiled_and_shared_it_makes_the_same_video(cache, package):
     ways = ("compile=blocks", "num_gpus=2 device=cpu", "num_gpus=2 device=cpu parallel.cfg=1 parallel.sp=2")
@@ -108,6 +109,7 @@ def test_compiled_and_shared_it_makes_the_same_video(cache, package):
     assert max(differences) <= LEVELS
 
 
+@pytest.mark.slow
 def test_the_estimate_knows_its_parts(package):
     (command,) = [command for command in COMMANDS if "videosys.estimate" in command]
     lines = run(package, *command.split()[1:], "--json")
@@ -119,6 +121,7 @@ def test_the_estimate_knows_its_parts(package):
     assert min(teacache, pab) > 0
 
 
+@pytest.mark.slow
 def test_it_is_calibrated_and_asked_for_by_speedup(package):
     prompts = [f"a {size} red circle on a white background" for size in ("small", "large", "round")]
     (package / "prompts.txt").write_text("\n".join(prompts))

@@ -119,7 +119,11 @@ def test_videos_follow_their_prompts(engine):
 
 @pytest.mark.parametrize(
     ("name", "moving"),
-    [("latte", 4), ("open_sora_plan_v110", 4), ("open_sora_plan_v120", 4)],
+    [
+        ("latte", 4),
+        pytest.param("open_sora_plan_v110", 4, marks=pytest.mark.slow),
+        pytest.param("open_sora_plan_v120", 4, marks=pytest.mark.slow),
+    ],
 )
 def test_noise_models_follow_their_prompts(name, moving):
     """Fewer steps than published, so that it takes seconds; blobs without motion had one of six right."""
