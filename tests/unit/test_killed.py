@@ -164,3 +164,10 @@ def test_a_name_taken_meanwhile_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").write_bytes(b"video")
     assert not reservations.reserve(tmp_path / "a.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 300 + ".mp4"])
+def test_a_name_that_no_folder_takes_ends_the_search_for_a_free_one(tmp_path, name):
+    with reserved_path(tmp_path, name) as path:
+        assert path.name == name  # saving raises the error
+    assert list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ def reservation_path(path: Path) -> Path:
 
 
 def reserve(path: Path) -> bool:
-    """Return whether the path is this process's now. OSError where its folder takes no file.
+    """Return whether the path is this process's now. OSError where its folder takes no such file.
 
     A path without a suffix becomes an empty folder. A reservation of a dead process is taken over.
     """
@@ -33,13 +33,16 @@ def reserve(path: Path) -> bool:
         if not _take_over(place, os.fsencode(content)):
             return False
     try:
-        if os.path.lexists(path):  # by one that has just finished
+        if os.path.lexists(path):
             raise FileExistsError
         if not path.suffix:
             path.mkdir()
-    except OSError:
+    except FileExistsError:  # by one that has just finished
         place.unlink(missing_ok=True)
         return False
+    except OSError:
+        place.unlink(missing_ok=True)
+        raise
     return True
 
 
