@@ -47,43 +47,6 @@ class ScaledOperations(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def default_device(name: str) -> Iterator[None]:
-    torch.set_default_device(name)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-
-@contextlib.contextmanager
-def flushed_denormals() -> Iterator[None]:
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@contextlib.contextmanager
-def autocast_without_card() -> Iterator[None]:
-    """What torch.autocast("cuda") sets, on a computer without a card."""
-    torch.set_autocast_enabled("cuda", True)
-    try:
-        yield
-    finally:
-        torch.set_autocast_enabled("cuda", False)
-
-
-@contextlib.contextmanager
-def deterministic() -> Iterator[None]:
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
-@contextlib.contextmanager
 def warnings_as_errors() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -102,6 +65,15 @@ def seeded_everywhere() -> Iterator[None]:
 
 dtype = partial(changed, torch.get_default_dtype, torch.set_default_dtype)
 matmul = partial(changed, torch.get_float32_matmul_precision, torch.set_float32_matmul_precision)
+default_device = partial(changed, lambda: None, torch.set_default_device)
+flush_denormals = partial(changed, lambda: False, torch.set_flush_denormal)  # torch cannot say what is set
+deterministic = partial(
+    changed, torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms
+)
+# What torch.autocast("cuda") sets, on a computer without a card.
+card_autocast = partial(
+    changed, partial(torch.is_autocast_enabled, "cuda"), partial(torch.set_autocast_enabled, "cuda")
+)
 SETTINGS: dict[str, Context] = {
     "default bfloat16": partial(dtype, torch.bfloat16),
     "default float16": partial(dtype, torch.float16),
@@ -110,8 +82,8 @@ SETTINGS: dict[str, Context] = {
     "device context meta": partial(torch.device, "meta"),
     "autocast bfloat16": partial(torch.autocast, "cpu", torch.bfloat16),
     "autocast float16": partial(torch.autocast, "cpu", torch.float16),
-    "autocast of a card": autocast_without_card,
-    "deterministic": deterministic,
+    "autocast of a card": partial(card_autocast, True),
+    "deterministic": partial(deterministic, True),
     "inference mode": torch.inference_mode,
     "gradients": torch.enable_grad,
     "no gradients": torch.no_grad,
@@ -119,7 +91,7 @@ SETTINGS: dict[str, Context] = {
     "matmul precision": partial(matmul, "medium"),
     "oneDNN off": partial(torch.backends.mkldnn.flags, enabled=False, allow_tf32=None),
     "plain attention": partial(sdpa_kernel, SDPBackend.MATH),
-    "denormals flushed": flushed_denormals,
+    "denormals flushed": partial(flush_denormals, True),
     "function mode": ScaledFunctions,
     "dispatch mode": ScaledOperations,
     "numpy raises": partial(np.errstate, all="raise"),

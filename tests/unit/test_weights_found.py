@@ -10,8 +10,8 @@ import os
 import pytest
 import torch
 from safetensors.torch import save, save_file
-from torch import nn
 
+from tests.toy_weights import Toy, text_encoder_weights
 from videosys.text_encoders.t5 import load_tokenizer, load_weights
 from videosys.utils.checkpoint import check_model, load_model
 from videosys.utils.hub import resolve
@@ -23,15 +23,6 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
 
 class Foreign:
     pass
-
-
-class Toy(nn.Module):
-    ignored_keys = ("loss.",)
-
-    def __init__(self, config: None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-        self.model = nn.Linear(2, 3)
 
 
 def saved(content: object, **options: object) -> bytes:
@@ -135,9 +126,8 @@ def test_keys_that_are_right_keep_their_words(tmp_path, caplog):
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "text_encoder."])
 def test_the_text_encoder_takes_them_off_too(tmp_path, caplog, prefix):
-    source = resolve("bundled:opensora", subfolder="text_encoder")
-    (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    write(tmp_path, "bin", {prefix + key: item for key, item in load_state_dict(source).items()})
+    state = text_encoder_weights(tmp_path)
+    write(tmp_path, "bin", {prefix + key: item for key, item in state.items()})
     load_weights(tmp_path, torch.float32)
     assert repr(prefix) in caplog.text
 

@@ -5,23 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
 
+from tests.toy_weights import Toy, text_encoder_weights
 from videosys.text_encoders.t5 import load_weights
 from videosys.utils.checkpoint import check_model, load_model
-from videosys.utils.hub import resolve
 from videosys.utils.prefixes import prefixes_of
-from videosys.utils.weights import load_state_dict
-
-
-class Toy(nn.Module):
-    ignored_keys = ("loss.",)
-
-    def __init__(self, config: None) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
-        self.model = nn.Linear(2, 3)
-
 
 KEYS = list(Toy(None).state_dict())  # 8
 
@@ -100,9 +88,7 @@ def test_a_single_name_that_ends_as_another_is_no_prefix(tmp_path):
 
 
 def test_the_text_encoder_names_them_too(tmp_path):
-    source = resolve("bundled:opensora", subfolder="text_encoder")
-    (tmp_path / "config.json").write_text((source / "config.json").read_text())
-    state = load_state_dict(source)
+    state = text_encoder_weights(tmp_path)
     tensors = {prefix + key: item.clone() for prefix in ("module.", "ema.") for key, item in state.items()}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"behind 'ema\.' and .* behind 'module\.'"):
