@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from videosys.layers.storage import StorageDType, quantize_blocks
 from videosys.utils.checkpoint import check_keys, load_state_dict, read_config, resolve, tell_prefix
 from videosys.utils.interrupts import raise_interrupt
-from videosys.utils.kinds import HEAD_BYTES, kind_of
+from videosys.utils.kinds import file_kind
 from videosys.utils.prefixes import without_prefix
 from videosys.utils.reading import check_regular, load_json_object
 from videosys.utils.settled import settle
@@ -180,9 +180,7 @@ def check_tokenizer_files(folder: Path) -> None:
         if not path.exists():
             continue
         check_regular(path, path.stat().st_mode)
-        with path.open("rb") as file:
-            known = kind_of(file.read(HEAD_BYTES))
-        if known:
+        if known := file_kind(path):
             raise ValueError(f"the tokenizer in {path} cannot be read: it is {known}")
     if (folder / "spiece.model").is_file():
         check_vocabulary(folder / "spiece.model")

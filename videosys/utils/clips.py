@@ -31,7 +31,7 @@ from videosys.utils.images import (
     pixels,
     upright_size,
 )
-from videosys.utils.kinds import HEAD_BYTES, kind_of
+from videosys.utils.kinds import file_kind
 from videosys.utils.logging import get_logger
 from videosys.utils.reading import expanded
 
@@ -134,8 +134,7 @@ def _explained(path: Path, no_image: Exception) -> Iterator[None]:
     try:
         yield
     except NoVideoError as error:
-        with path.open("rb") as file:
-            kind = kind_of(file.read(HEAD_BYTES))
+        kind = file_kind(path)
         content = f"its content is {kind}" if kind else str(error)
         raise NoVideoError(f"cannot be read as a video, and {no_image}: {content}") from error
 
@@ -167,14 +166,11 @@ def _image(path: Path, background: str, say: Say) -> Clip:
             order, fps = timeline(durations(image, path), note, 10 if is_gif else 1)
             if not order:
                 raise ValueError("holds no frames")
-            return Clip(path, size, fps, order, partial(_moving, path, background, say))
+            frames = partial(animation_frames, path, background=background, say=say)
+            return Clip(path, size, fps, order, frames)
         if count > 1 and image.format != "MPO":  # a photo with previews
             say(f"holds {count} images, of which the first is read")
     return Clip(path, size, 0.0, (0,), partial(_still, path, background, say))
-
-
-def _moving(path: Path, background: str, say: Say, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    return animation_frames(path, numbers, background, say)
 
 
 def _still(path: Path, background: str, say: Say, numbers: Sequence[int]) -> Iterator[np.ndarray]:

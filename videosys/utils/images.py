@@ -39,11 +39,16 @@ def open_image(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"has more than {MOST_PIXELS} pixels, the most that are read") from None
     except Exception as error:
-        raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
+        raise _unreadable(error) from error
     if image.width * image.height > MOST_PIXELS:
         image.close()
         raise ValueError(f"has {image.width} x {image.height} pixels, and {MOST_PIXELS} are the most")
     return image
+
+
+def _unreadable(error: Exception, where: str = "") -> ValueError:
+    """What is raised in place of an error of Pillow's, which may be of any class and without a message."""
+    return ValueError(f"cannot be read as an image: {where}{error or type(error).__name__}")
 
 
 def frame_count(image: Image.Image) -> int:
@@ -51,7 +56,7 @@ def frame_count(image: Image.Image) -> int:
     try:
         return getattr(image, "n_frames", 1)
     except Exception as error:
-        raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
+        raise _unreadable(error) from error
 
 
 def go_to(image: Image.Image, number: int) -> None:
@@ -60,9 +65,7 @@ def go_to(image: Image.Image, number: int) -> None:
         image.seek(number)
         image.load()
     except Exception as error:
-        raise ValueError(
-            f"cannot be read as an image: frame {number}: {error or type(error).__name__}"
-        ) from error
+        raise _unreadable(error, f"frame {number}: ") from error
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -85,7 +88,7 @@ def pixels(image: Image.Image, background: str = BACKGROUND, say: Say = lambda w
     except ValueError:
         raise
     except Exception as error:
-        raise ValueError(f"cannot be read as an image: {error or type(error).__name__}") from error
+        raise _unreadable(error) from error
 
 
 def lay_on(image: Image.Image, background: str, say: Say) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 HEAD_BYTES = 1024  # enough for `kind_of`
 SAFETENSORS = "a safetensors file"
@@ -63,3 +64,9 @@ def kind_of(content: bytes) -> str:
     found = [kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL)]
     found += [kind for pattern, kind in _TEXTS if re.match(pattern, text)]
     return found[0] if found else ""
+
+
+def file_kind(path: Path) -> str:
+    """Return the same of a file."""
+    with path.open("rb") as file:
+        return kind_of(file.read(HEAD_BYTES))
