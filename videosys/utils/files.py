@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from videosys.utils.owners import hidden_path
+from videosys.utils.reading import expanded
 from videosys.utils.reservations import sweep
 
 
@@ -52,7 +53,7 @@ def anchored(source: str) -> str:
     text as it is.
     """
     try:
-        path = Path(source).expanduser()
-        return str(path.absolute()) if source and path.exists() else source
-    except (OSError, RuntimeError, ValueError):  # no name of a file, or of an unknown user's
+        path = expanded(source)
+    except ValueError:  # not a path of a file
         return source
+    return str(path.absolute()) if source and path.exists() else source
