@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from videosys.layers.storage import StorageDType, quantize_blocks
-from videosys.utils.checkpoint import check_keys, load_state_dict, read_config, resolve, tell_prefix
+from videosys.utils.checkpoint import (
+    check_keys,
+    empty_model,
+    load_state_dict,
+    read_config,
+    resolve,
+    tell_prefix,
+)
 from videosys.utils.interrupts import raise_interrupt
 from videosys.utils.kinds import file_kind
 from videosys.utils.prefixes import without_prefix
@@ -243,12 +250,7 @@ def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     Not by transformers' own loading, which changes torch's default dtype for all threads meanwhile.
     """
     config = read_encoder_config(folder)
-    try:
-        with torch.device("meta"):
-            model = encoder_class(config)(config)
-    except Exception as error:  # transformers raises anything for sizes that cannot be
-        raise_interrupt(error)
-        raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
+    model = empty_model(encoder_class(config), config, folder)
     state, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     tell_prefix(folder, words)
     weights = encoder_weights(state)

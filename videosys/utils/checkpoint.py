@@ -104,19 +104,24 @@ def _model_and_weights(
 
     Last come the words that were taken off the file's keys.
     """
-    try:
-        with torch.device("meta"):
-            model = model_cls(config, **kwargs)
-    except Exception as error:  # torch and diffusers raise anything for sizes that cannot be
-        raise_interrupt(error)
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
+    model = empty_model(model_cls, config, folder, **kwargs)
     ignored = tuple(getattr(model_cls, "ignored_keys", ()))
     current = getattr(model_cls, "current_key", str)
     found, words = without_prefix(load_state_dict(folder), model.state_dict().keys())
     weights = {current(key): item for key, item in found.items() if not key.startswith(ignored)}
     check_keys(model, weights, folder, words)
     return model, weights, words
+
+
+def empty_model(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
+    """Return the model without memory (on torch's meta device); ValueError where the config makes none."""
+    try:
+        with torch.device("meta"):
+            return model_cls(config, **kwargs)
+    except Exception as error:  # torch, diffusers and transformers raise anything for sizes that cannot be
+        raise_interrupt(error)
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
 
 
 def tell_prefix(folder: str | Path, words: Sequence[str]) -> None:
