@@ -92,6 +92,7 @@ def test_a_strategy_of_a_prompt_and_references_of_the_request(make, picture):
         ("a{'reference_path': 'a.png'}", "the JSON in prompt .* cannot be read"),
         ("a{" * 3000 + '"reference_path"', "the JSON in prompt .* cannot be read"),
         ("a" + '{"reference_path":' * 30_000, "the JSON in prompt .* cannot be read"),
+        ('a{"reference_path": "a.png", "reference_path": "b.png"}', "'reference_path' is given twice"),
         ('a{"reference_path": 3}', "reference_path: must be text, got 3"),
         ('a{"reference_path": ["a.png"]}', "reference_path: must be text"),
         ('a{"reference_path": "a.png", "loop": 2}', "loop: unknown key"),

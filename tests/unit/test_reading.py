@@ -89,6 +89,20 @@ def test_deep_json_is_one_error_everywhere(tmp_path, text):
             read()
 
 
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 1}', '{"b": [{"a": 1, "a": 2}]}'])
+def test_a_key_given_twice_is_one_error_everywhere(tmp_path, text):
+    for name in ("config.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_text(text)
+    readers = (
+        lambda: read_config(OpenSoraConfig, tmp_path),
+        lambda: read_calibration(tmp_path / "config.json"),
+        lambda: load_state_dict(tmp_path),
+    )
+    for read in readers:
+        with pytest.raises(ValueError, match=r"\.json: .*the key 'a' is given twice"):
+            read()
+
+
 def test_json_of_the_allowed_depth_is_read(tmp_path):
     (tmp_path / "a.json").write_text("\ufeff" + "[" * MAX_DEPTH + "]" * MAX_DEPTH)
     assert json.dumps(load_json(tmp_path / "a.json")) == "[" * MAX_DEPTH + "]" * MAX_DEPTH

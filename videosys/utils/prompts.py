@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from videosys.utils.reading import read_bytes
+from videosys.utils.reading import parse_json, read_bytes
 from videosys.utils.text import decode, lines_of
 
 MOST_BYTES = 16 << 20
@@ -61,8 +61,6 @@ def read_prompts(path: str | Path) -> PromptFile:
             for where, value in itertools.islice(reader(text), MOST_PROMPTS + 1)
         ]
         _check_count(len(found))
-    except RecursionError:
-        raise ValueError(f"{path}: cannot be read as prompts: it is nested too deep") from None
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{path}: cannot be read as prompts: {error}") from error
     objects = tuple(value for _, value in found if isinstance(value, Mapping))
@@ -109,7 +107,7 @@ def _text_rows(text: str) -> Iterator[Row]:
 
 def _json_rows(text: str) -> Iterator[Row]:
     try:
-        content = _parse_json(text)
+        content = parse_json(text.encode())
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno} is not JSON: {error}") from None
     if not isinstance(content, list):
@@ -122,7 +120,7 @@ def _json_line_rows(text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            value = _parse_json(line)
+            value = parse_json(line.encode())
         except ValueError as error:
             raise ValueError(f"line {number} is not JSON: {error}") from None
         if isinstance(value, list):
@@ -172,18 +170,6 @@ def _column(names: Sequence[str]) -> int:
         shown = ", ".join(repr(name[:40]) for name in names[:10])
         raise ValueError(f"no column is named {' or '.join(KEYS)}; the first line names {shown}")
     return names.index(name)
-
-
-def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = next(name for name, _ in pairs if [key for key, _ in pairs].count(name) > 1)
-        raise ValueError(f"the key {twice!r} is given twice")
-    return content
 
 
 def _check_format(text: str, suffix: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
 
 
 def load_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
-    """Return what a JSON file holds. ValueError where it is missing, damaged or nested too deep."""
+    """Return what a JSON file holds. ValueError where it is missing, damaged or refused by `parse_json`."""
     try:
         content = read_bytes(path, limit)
     except FileNotFoundError:
@@ -116,10 +117,21 @@ def load_json_object(path: str | Path) -> dict[str, Any]:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return what a JSON text holds; ValueError where it is none, or deeper than `MAX_DEPTH` brackets."""
+    """Return what a JSON text holds.
+
+    ValueError where it is not JSON, is nested deeper than `MAX_DEPTH` brackets, or gives a key twice.
+    """
     if nesting(content) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} brackets")
-    return json.loads(content.decode("utf-8-sig"))
+    return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_object)
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name[:100]!r} is given twice")
+    return content
 
 
 def nesting(content: bytes) -> int:

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from videosys.utils.plain import from_mapping
+from videosys.utils.reading import parse_json
 from videosys.utils.typed import shown
 
 SHORT_NUMBER = 9  # digits of a loop
@@ -51,8 +52,8 @@ def inline_references(prompt: str) -> InlineReferences:
         return InlineReferences()
     where = f"the JSON in prompt {prompt[:60]!r}"
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text.encode())
+    except ValueError as error:
         raise ValueError(f"{where} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{where} must be an object with {' and '.join(INLINE_KEYS)}")
