@@ -8,10 +8,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from videosys import (
+    CommandParser,
     Family,
     UnsavedVideo,
     VideoOutput,
@@ -22,12 +24,12 @@ from videosys import (
     check_writable,
     config_to_dict,
     configure_logging,
-    exit_status,
     is_main_process,
     load_config,
     plot_steps,
     read_prompts,
     reserved_path,
+    run_command,
     video_name,
     write_sidecar,
 )
@@ -96,20 +98,13 @@ class Options:
             raise ValueError("quiet and verbose exclude each other")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints come out like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; see --help")
-
-
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 for a mistake of the user's, or 130 after an interrupt."""
     configure_logging()
     interrupted = ""
     with contextlib.suppress(ValueError):  # of a broken environment, which `run` tells
         interrupted = "interrupted; the videos named above are complete" if is_main_process() else ""
-    return exit_status(lambda: run(example, parse(example, argv)), interrupted)
+    return run_command(parser(example), partial(run, example), argv, interrupted)
 
 
 def run(example: Example, arguments: argparse.Namespace) -> int:
@@ -129,12 +124,12 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def parse(example: Example, argv: Sequence[str] | None) -> argparse.Namespace:
+def parser(example: Example) -> CommandParser:
     description = example.description + HELP.format(config=example.config.__name__)
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
-    parser.add_argument("settings", nargs="*", metavar="key=value")
-    return parser.parse_intermixed_args(argv)
+    arguments = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
+    arguments.add_argument("settings", nargs="*", metavar="key=value")
+    return arguments
 
 
 def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:

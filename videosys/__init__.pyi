@@ -114,7 +114,11 @@ from .utils.checkpoint import (
     save_model as save_model,
 )
 from .utils.clips import is_frame_folder as is_frame_folder
-from .utils.command import exit_status as exit_status
+from .utils.command import (
+    CommandParser as CommandParser,
+    exit_status as exit_status,
+    run_command as run_command,
+)
 from .utils.files import replacing as replacing
 from .utils.hub import resolve as resolve
 from .utils.interrupts import leave_at_interrupt as leave_at_interrupt

@@ -29,6 +29,7 @@ from eval.performance import cases, graphs, needs, published
 from eval.performance.models import class_of, models
 from eval.performance.plan import Plan, Row
 from eval.performance.sizes import SIZES
+from videosys import CommandParser
 
 Case = Callable[[Plan], Iterator[Row]]
 
@@ -49,7 +50,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval.performance",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

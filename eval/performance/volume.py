@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from eval.performance.sizes import SIZES
-from videosys import Blueprint, Parallel, ParallelConfig
+from videosys import Blueprint, CommandParser, Parallel, ParallelConfig
 
 HALF, FLOAT = 2, 4  # bytes of bfloat16, which the model computes in, and of what the sampler reads
 TEXT = 20  # tokens
@@ -117,7 +117,7 @@ def meshes(num_gpus: int) -> list[ParallelConfig]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval.performance.volume",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -19,7 +19,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,16 @@ from eval.policies.report import CALIBRATED, MANY, TEACACHE, Comparison, Entry, 
 from eval.policies.work import Work
 from eval.training.captions import caption
 from eval.training.scored import scored, training_spec
-from videosys import NoCacheConfig, check_matplotlib, configure_logging, exit_status, replacing, resolve, tiny
+from videosys import (
+    CommandParser,
+    NoCacheConfig,
+    check_matplotlib,
+    configure_logging,
+    replacing,
+    resolve,
+    run_command,
+    tiny,
+)
 from videosys.calibration import (
     CalibrationReport,
     Study,
@@ -70,13 +78,12 @@ QUICK = ComparisonSettings(learnt=2, held_out=1, search=4.0, search_size=1, step
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; 2 where the arguments are wrong, 130 after an interruption."""
-    args = parser().parse_args(argv)
-    configure_logging(quiet=args.quiet)
-    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
+    return run_command(parser(), run, argv, "interrupted: the same command goes on from here")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares, and writes and prints the report. ValueError for arguments that cannot be."""
+    """Compares, and writes and prints the report. ValueError for wrong arguments."""
+    configure_logging(quiet=args.quiet)
     settings = read_settings(args)
     study = open_study(args.model, settings, args.out, args.quiet)
     comparison, report = compare(study, settings.search)
@@ -90,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="python -m eval.policies", description=__doc__)
+    arguments = CommandParser(prog="python -m eval.policies", description=__doc__)
     arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as opensora")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
     arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32; 12 from 100 steps on")

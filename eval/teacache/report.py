@@ -22,6 +22,8 @@ from common_metrics import compare
 from reporting import gpus, page, results, sections
 from toolbox import command, write_text
 
+from videosys import CommandParser
+
 TITLE = "Quality and speed of caches"
 
 
@@ -30,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
         "--root", type=Path, required=True, help="what experiments/*.py were given as --output"
     )

@@ -25,7 +25,7 @@ import report
 from experiments import methods, runner
 from toolbox import command
 
-from videosys import FAMILIES, config_to_dict, load_config
+from videosys import FAMILIES, CommandParser, config_to_dict, load_config
 from videosys.tiny import config as tiny_config
 
 STUDIES = tuple(runner.Study.of(family.name) for family in FAMILIES.values() if family.tiny)
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--output", type=Path, default=Path("samples_tiny"), help="folder of videos and report")
     made.add_argument("--limit", type=int, default=3, help="prompts")
     made.add_argument("--methods", help="for all models; if not given, what each model has")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from videosys import exit_status, load_json, replacing
+from videosys import load_json, replacing, run_command
 
 LARGEST = 256 << 20  # bytes of a JSON file: results of thousands of videos
 
@@ -17,11 +17,8 @@ def command(
     run: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> int:
     """The exit status: of `run`, or 2 for a mistake of the user's, or 130 after an interrupt."""
-    return exit_status(
-        lambda: run(parser.parse_intermixed_args(argv)),
-        "interrupted; what was written is complete",
-        (ValueError, OSError),
-    )
+    interrupted = "interrupted; what was written is complete"
+    return run_command(parser, run, argv, interrupted, (ValueError, OSError))
 
 
 def write_text(path: Path, text: str) -> None:

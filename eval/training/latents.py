@@ -6,7 +6,6 @@ transformer can train on those that are there while more are made.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,7 +21,7 @@ from eval.training.clips import ClipSpec
 from eval.training.recipes import RECIPES
 from eval.training.scored import training_spec
 from eval.training.trainer import say
-from videosys import replacing
+from videosys import CommandParser, replacing
 
 CLIPS_PER_SHARD = 250
 HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
@@ -59,7 +58,7 @@ def shard_path(folder: Path, number: int) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.train latents", description=__doc__)
+    parser = CommandParser(prog="python -m eval.training.train latents", description=__doc__)
     parser.add_argument("--model", choices=list(RECIPES), default=next(iter(RECIPES)))
     parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
     parser.add_argument("--out", type=Path, required=True, help="folder of the shards")

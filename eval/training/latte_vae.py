@@ -6,7 +6,6 @@ Latte keeps a latent per frame, so the spatial stage alone is all it needs.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,13 +15,13 @@ import torch
 from eval.training.recipes import RECIPES, fold_statistics
 from eval.training.scored import training_spec
 from eval.training.trainer import say
-from videosys import LatteVAE, LatteVAEConfig, resolve, save_model
+from videosys import CommandParser, LatteVAE, LatteVAEConfig, resolve, save_model
 
 CLIPS = 100  # from which the latents' mean and deviation are measured
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.train latte_vae", description=__doc__)
+    parser = CommandParser(prog="python -m eval.training.train latte_vae", description=__doc__)
     parser.add_argument("--vae", default="bundled:opensora/vae", help="a folder of the vae stage")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)

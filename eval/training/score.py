@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from eval.training.clips import ATTRIBUTES, ClipSpec
 from eval.training.detect import Detection, detect
 from eval.training.scored import scored
 from eval.training.sheet import contact_sheet, save_gif
-from videosys import VideoSysEngine, config_to_dict, exit_status, load_config, replacing, tiny
+from videosys import CommandParser, VideoSysEngine, config_to_dict, load_config, replacing, run_command, tiny
 
 NEEDED = ("background", "colour", "shape", "motion")  # "all" asks for these; size has a column of its own
 GIF_CLIPS = 4
@@ -87,11 +86,11 @@ def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, score, print the table; 2 where the arguments are wrong."""
-    return exit_status(partial(run, _parse(argv)), "")
+    return run_command(_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generates, scores and prints the table. ValueError for arguments that cannot be."""
+    """Generates, scores and prints the table. ValueError for wrong arguments."""
     config = tiny_config(args.model, args.overrides)
     captions, specs = zip(*scored()[: args.limit], strict=True)
     start = time.perf_counter()
@@ -111,8 +110,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.score", description=__doc__)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m eval.training.score", description=__doc__)
     parser.add_argument("--model", default=tiny.bundled()[0], help="name of the bundled checkpoint")
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
     parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
@@ -121,7 +120,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
     )
     parser.add_argument("--out", type=Path, help="JSON file with the shares and every clip's verdict")
-    return parser.parse_args(argv)
+    return parser
 
 
 def _positive(text: str) -> int:

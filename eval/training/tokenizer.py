@@ -6,14 +6,13 @@ Run as `python -m eval.training.tokenizer --out FOLDER`; transformers reads the 
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from videosys import replacing
+from videosys import CommandParser, replacing
 from videosys.tiny.words import WORDS
 
 # What the sampling path may add behind a prompt, besides the digits of a score.
@@ -92,7 +91,7 @@ def save(model: bytes, folder: str | Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the tokenizer and save it."""
-    parser = argparse.ArgumentParser(prog="python -m eval.training.tokenizer", description=main.__doc__)
+    parser = CommandParser(prog="python -m eval.training.tokenizer", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     out = parser.parse_args(argv).out
     save(train(), out)

@@ -17,7 +17,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from videosys import exit_status
+from videosys import CommandParser, exit_status
 
 STAGES = {
     "vae": "eval.training.train_vae",
@@ -30,7 +30,7 @@ STAGES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.train", description=__doc__)
+    parser = CommandParser(prog="python -m eval.training.train", description=__doc__)
     parser.add_argument("stage", choices=list(STAGES))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
     args = parser.parse_args(argv)

@@ -35,7 +35,7 @@ from eval.training.train_vae import (
     round_parameters,
 )
 from eval.training.trainer import Stage, Trainer, say, settings_of
-from videosys import CausalVAE, save_model
+from videosys import CausalVAE, CommandParser, save_model
 from videosys.models.open_sora_plan.autoencoder import V120
 
 CONFIG = replace(
@@ -174,7 +174,7 @@ def decoder_parameters(vae: CausalVAE) -> Iterable[nn.Parameter]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m eval.training.train causal_vae", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")

@@ -26,7 +26,7 @@ from eval.training.latents import HELD_OUT_SHARD
 from eval.training.recipes import NOISE, RECIPES, Recipe
 from eval.training.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
 from eval.training.trainer import Stage, Trainer, say, settings_of
-from videosys import T5Encoder, load_model, resolve, save_model
+from videosys import CommandParser, T5Encoder, load_model, resolve, save_model
 from videosys.layers.embeddings import sinusoid
 from videosys.text_encoders.cleaning import clean_prompt
 
@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.train noise", description=__doc__)
+    parser = CommandParser(prog="python -m eval.training.train noise", description=__doc__)
     parser.add_argument("--model", choices=NOISE, required=True)
     parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
     parser.add_argument("--text-encoder", default="bundled:opensora")

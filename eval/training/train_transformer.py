@@ -6,7 +6,6 @@ length.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from eval.training.batches import CaptionedLatents
 from eval.training.clips import FPS
 from eval.training.latents import HELD_OUT_SHARD
 from eval.training.trainer import Stage, Trainer, say, settings_of
-from videosys import STDiT3, STDiT3Config, save_model
+from videosys import CommandParser, STDiT3, STDiT3Config, save_model
 from videosys.text_encoders.cleaning import prepare_prompt
 from videosys.text_encoders.t5 import load_tokenizer
 
@@ -196,7 +195,7 @@ def export(folder: Path, tokenizer: Path, model: TinyModel, figure: float) -> No
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m eval.training.train transformer", description=__doc__)
+    parser = CommandParser(prog="python -m eval.training.train transformer", description=__doc__)
     parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from eval.training.clips import FULL_FRAMES, render, sample_spec, to_uint8
 from eval.training.trainer import Stage, Trainer, say, settings_of
-from videosys import OpenSoraVAE, OpenSoraVAEConfig, save_model
+from videosys import CommandParser, OpenSoraVAE, OpenSoraVAEConfig, save_model
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -291,9 +291,7 @@ def spatial_decoder_and_temporal(vae: OpenSoraVAE) -> list[nn.Parameter]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.training.train vae", description=__doc__.splitlines()[0]
-    )
+    parser = CommandParser(prog="python -m eval.training.train vae", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--spatial-minutes", type=float, default=9.0)
     parser.add_argument("--temporal-minutes", type=float, default=5.0)

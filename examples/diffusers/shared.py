@@ -7,12 +7,13 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from videosys import exit_status
+from videosys import CommandParser, run_command
 from videosys.diffusers import cached, calibrate
 
 PROMPTS = (
@@ -48,7 +49,7 @@ class Example:
 
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 with one line where something cannot be."""
-    arguments = argparse.ArgumentParser(description=f"{example.name} with a cache of videosys")
+    arguments = CommandParser(description=f"{example.name} with a cache of videosys")
     add = arguments.add_argument
     add("--tiny", action="store_true", help="a tiny random model, in seconds on a CPU")
     add("--prompt", default=PROMPTS[0])
@@ -56,13 +57,12 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
     add("--steps", type=int, help="of the scheduler")
     add("--calibration", type=Path, help="a file of an earlier run; otherwise it is made")
     add("--output", type=Path, default=Path("outputs"), help="folder of the video and of the calibration")
-    args = arguments.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return exit_status(lambda: run(example, args), "interrupted")
+    return run_command(arguments, partial(run, example), argv, "interrupted")
 
 
 def run(example: Example, args: argparse.Namespace) -> int:
     """Calibrates unless a calibration is given, and generates one video."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     pipe = example.tiny() if args.tiny else example.published()
     call = dict(example.tiny_call if args.tiny else example.call)
     call["num_inference_steps"] = args.steps or call["num_inference_steps"]

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from videosys import OpenSoraConfig, config_to_dict, exit_status, load_config
+from videosys import (
+    CommandParser,
+    OpenSoraConfig,
+    config_to_dict,
+    exit_status,
+    load_config,
+    run_command,
+)
 
 
 def raising(error):
@@ -39,6 +46,35 @@ def test_a_command_ends_with_a_status_and_one_line(run, options, status, text, c
 def test_an_error_that_is_no_mistake_of_the_user_is_not_hidden(error):
     with pytest.raises(type(error)):
         exit_status(raising(error), "stopped")
+
+
+def test_a_command_runs_on_its_arguments_in_any_order(capsys):
+    parser, seen = CommandParser(prog="make"), []
+    parser.add_argument("--out", required=True)
+    parser.add_argument("settings", nargs="*")
+
+    def run(args):
+        seen.append((args.out, args.settings))
+        raise ValueError("no room")
+
+    assert run_command(parser, run, ["a=1", "--out", "x", "b=2"]) == 2
+    assert seen == [("x", ["a=1", "b=2"])]
+    assert capsys.readouterr().err == "error: no room\n"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"), [(["--bogus"], "--bogus"), (["--out"], "--out: expected one argument")]
+)
+def test_a_wrong_argument_is_one_line(argv, message, capsys):
+    parser = CommandParser(prog="make")
+    parser.add_argument("--out")
+    with pytest.raises(SystemExit) as caught:
+        run_command(parser, lambda args: 0, argv)
+    err = capsys.readouterr().err
+    assert (caught.value.code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.endswith("; see --help\n")
 
 
 def test_settings_need_no_file():

@@ -24,7 +24,7 @@ from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.models import FAMILIES, load_family_config
-from videosys.utils.command import CommandParser, exit_status, path_argument
+from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command
 from videosys.utils.logging import configure_logging
 from videosys.utils.prompts import read_prompts
 
@@ -33,9 +33,7 @@ MOST_PROMPTS = 10
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate; 2 where the arguments are wrong, 130 after an interruption."""
-    args = parser().parse_args(argv)
-    configure_logging(quiet=args.quiet)
-    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
+    return run_command(parser(), run, argv, RESUMABLE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +68,8 @@ def numbers(text: str) -> list[int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrates, and writes and prints the report. ValueError for arguments that cannot be."""
+    """Calibrates, and writes and prints the report. ValueError for wrong arguments."""
+    configure_logging(quiet=args.quiet)
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
     check_place(args.out)

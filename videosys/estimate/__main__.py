@@ -20,13 +20,12 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from videosys.estimate import Estimate, estimate
 from videosys.estimate.memory import GIB, first_shortage
 from videosys.models import FAMILIES, load_family_config
-from videosys.utils.command import CommandParser, exit_status
+from videosys.utils.command import CommandParser, run_command
 from videosys.utils.devices import parse_device, shares_memory
 
 NOTED = 0.1  # a cache that keeps more of the peak is named
@@ -62,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
     parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    return exit_status(partial(run, parser.parse_args(argv)), "")
+    return run_command(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the estimate. ValueError for arguments that cannot be."""
+    """Prints the estimate. ValueError for wrong arguments."""
     config = load_family_config(args.config, args.model, args.overrides)
     cost = estimate(config, args.text_tokens)
     if args.json:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from videosys.utils.command import CommandParser, exit_status, path_argument
+from videosys.utils.command import CommandParser, path_argument, run_command
 from videosys.utils.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -27,9 +26,7 @@ PORT = 8000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; 2 where the arguments are wrong."""
-    args = parser().parse_args(argv)
-    configure_logging()
-    return exit_status(partial(run, args), "")
+    return run_command(parser(), run, argv)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -67,7 +64,8 @@ LIMITS = {
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves. ValueError for arguments that cannot be, and where the extra is not installed."""
+    """Serves. ValueError for wrong arguments, and where the extra is not installed."""
+    configure_logging()
     try:
         from videosys.serve.server import Options, serve
     except ImportError as error:

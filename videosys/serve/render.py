@@ -14,7 +14,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import FAMILIES, load_family_config
 from videosys.serve.lock import own
-from videosys.utils.command import CommandParser, exit_status, path_argument
+from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command
 from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging, get_logger
 from videosys.utils.names import video_name
@@ -42,9 +41,7 @@ LOG = get_logger("render")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Render; 1 where videos are missing in the end, 2 where the arguments are wrong, 130 after Ctrl-C."""
-    args = parser().parse_args(argv)
-    configure_logging(quiet=args.quiet)
-    return exit_status(partial(run, args), "interrupted: the same command goes on from here")
+    return run_command(parser(), run, argv, RESUMABLE)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes what is missing. ValueError for arguments that cannot be."""
+    """Makes what is missing. ValueError for wrong arguments."""
+    configure_logging(quiet=args.quiet)
     config = load_family_config(args.config, args.model, args.overrides)
     prompts = check_prompts(list(dict.fromkeys(read_prompts(args.prompts).prompts)))
     if config.batch_size != 1:

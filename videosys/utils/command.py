@@ -1,10 +1,10 @@
-"""How a command ends."""
+"""What all commands share: the parser of their arguments, and how they end."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,10 +12,11 @@ from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
+RESUMABLE = "interrupted: the same command goes on from here"
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that answers a mistake in one line, as all errors of a command."""
+    """An `argparse.ArgumentParser` that reports a wrong argument in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE_ERROR, f"error: {message}; see --help\n")
@@ -29,6 +30,20 @@ def path_argument(text: str) -> Path:
         return expanded(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+    interrupted: str = "",
+    mistakes: tuple[type[Exception], ...] = (ValueError,),
+) -> int:
+    """The exit status of `run` on the parsed arguments, which are those of the program unless given.
+
+    Options may stand between positional arguments. interrupted, mistakes: as in `exit_status`.
+    """
+    return exit_status(lambda: run(parser.parse_intermixed_args(argv)), interrupted, mistakes)
 
 
 def exit_status(

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from toolbox import command, write_json
 
 from common_metrics import compare
+from videosys import CommandParser
 
 DEFINITIONS = {
     "psnr": "dB per frame, MSE over pixels and channels in [0, 1], 100 where it is below 1e-10",
@@ -33,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
         "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="what is compared with"
     )

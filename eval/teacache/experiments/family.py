@@ -11,17 +11,14 @@ from videosys import leave_at_interrupt
 if __name__ == "__main__":
     leave_at_interrupt()
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from toolbox import command
-
 from experiments import runner
-from videosys import FAMILIES
+from videosys import FAMILIES, exit_status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0].startswith("-"):
         print(f"{__doc__}\nNAME is one of: {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
-    return command(lambda _: runner.main(runner.Study.of(arguments[0]), arguments[1:], __doc__), parser(), [])
-
-
-def parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=__doc__)
+    return exit_status(lambda: runner.main(runner.Study.of(arguments[0]), arguments[1:], __doc__), "")
 
 
 if __name__ == "__main__":

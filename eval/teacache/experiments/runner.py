@@ -24,6 +24,7 @@ from tqdm import tqdm
 from experiments import counted, manifest, methods, prompts, ranks
 from videosys import (
     FAMILIES,
+    CommandParser,
     Family,
     VideoSysEngine,
     check_writable,
@@ -129,9 +130,7 @@ def main(study: Study, argv: Sequence[str] | None = None, description: str | Non
 
 
 def parser(study: Study, description: str | None = None) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--methods", default=methods.DEFAULT, help="with commas; " + METHODS_HELP)
     made.add_argument("--prompts", help="one a line, JSON or CSV, or vbench for an installed one")
     made.add_argument("--num-samples", type=int, default=5, help="videos per prompt (VBench: 5)")

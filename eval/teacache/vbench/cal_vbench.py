@@ -21,13 +21,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import scores
 from toolbox import command, write_json
 
+from videosys import CommandParser
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     return command(run, parser(), argv)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--score_dir", "--score-dir", type=Path, required=True)
     made.add_argument("--partial", action="store_true", help="take the dimensions that are there")
     made.add_argument("--output", type=Path, help="a JSON file; SCORE_DIR/scores.json if not given")

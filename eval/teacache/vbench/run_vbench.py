@@ -30,7 +30,7 @@ import scores
 from toolbox import command
 from tqdm import tqdm
 
-from videosys import read_prompts
+from videosys import CommandParser, read_prompts
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 SAMPLES = 5  # videos of each prompt
@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
         "--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4"
     )
