@@ -15,7 +15,6 @@ from typing import Any
 from videosys import (
     CommandParser,
     Family,
-    UnsavedVideo,
     VideoOutput,
     VideoSysEngine,
     cache_statistics,
@@ -28,6 +27,7 @@ from videosys import (
     load_config,
     plot_steps,
     read_prompts,
+    report_remaining,
     reserved_path,
     run_command,
     video_name,
@@ -206,7 +206,7 @@ def keep(
     engine: VideoSysEngine, output: VideoOutput, options: Options, wanted: Sequence[str], seconds: float
 ) -> None:
     """Saves the videos of an output, made in so many seconds; arguments and errors as of `generate`."""
-    with remaining(wanted):
+    with report_remaining(wanted):
         for index in range(len(output.video)):
             path = save(engine, output, index, options)
             report(output, index, path, seconds / len(output.video))
@@ -214,16 +214,6 @@ def keep(
         is_rescued = path.parent.resolve() != Path(options.output).expanduser().resolve()
         if is_rescued and wanted:
             check_room(options.output, output.video[-1].nbytes // 4)
-
-
-@contextlib.contextmanager
-def remaining(wanted: Sequence[str]) -> Iterator[None]:
-    """Adds to the error of a video that cannot be saved, or of a full disk, what is not made yet."""
-    try:
-        yield
-    except (UnsavedVideo, ValueError) as error:
-        rest = f"; {len(wanted)} more are not made, from the prompt {wanted[0][:60]!r} on" if wanted else ""
-        raise ValueError(f"{error}{rest}") from error
 
 
 def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Options) -> Path:

@@ -140,6 +140,7 @@ from .utils.reading import (
 from .utils.rescue import (
     UnsavedVideo as UnsavedVideo,
     check_room as check_room,
+    report_remaining as report_remaining,
 )
 from .utils.sidecar import write_sidecar as write_sidecar
 from .utils.video import (

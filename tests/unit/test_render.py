@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.tiny_checkpoint import places
-from videosys import VideoSysEngine
+from videosys import UnsavedVideo, VideoSysEngine
 from videosys.engine.failure import RankError
 from videosys.serve import render
 
@@ -102,6 +102,24 @@ def test_a_process_that_ends_costs_its_video_only(arguments, tmp_path, monkeypat
     assert render.main(arguments("d")) == status
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert (manifest["missing"], len(manifest["videos"])) == (missing, 3 - missing)
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "nowhere", "without its JSON file"])
+def test_a_full_folder_ends_the_run_and_what_remains_is_said(arguments, tmp_path, monkeypatch, capsys, place):
+    def save(video, path, **_):
+        if place == "nowhere":
+            raise UnsavedVideo("the video is in memory only")
+        return path if "JSON" in place else tmp_path / "rescued.mp4"
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(render, "save_video", save)
+    monkeypatch.setattr(render, "write_sidecar", full)
+    assert render.main(arguments("full", "num_inference_steps=1", "--quiet")) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.endswith("; 2 more are not made, from the prompt 'a cross' on\n")
 
 
 def test_a_folder_of_other_settings_is_refused(arguments, tmp_path, capsys):

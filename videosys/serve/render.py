@@ -31,6 +31,7 @@ from videosys.utils.names import video_name
 from videosys.utils.plain import to_plain
 from videosys.utils.prompts import read_prompts
 from videosys.utils.reading import load_json_object
+from videosys.utils.rescue import report_remaining
 from videosys.utils.sidecar import sidecar_path, write_sidecar
 from videosys.utils.video import check_writable, save_video
 
@@ -138,19 +139,18 @@ class Render:
             yield from zip(items, self.engine.stream(prompts, seed=seed, num_videos_per_prompt=1))
 
     def _keep(self, item: Item, output: VideoOutput) -> None:
+        """Saves a video and its JSON file. ValueError that names what remains, where the folder is full."""
         steps, statistics = output.steps, str(cache_statistics(output.steps))
-        path = save_video(output.video[0], item.path, fps=output.fps)
-        if path != item.path:
-            rest = sum(not other.is_done for other in self.items) - 1
-            raise ValueError(
-                f"{self.folder} takes no more files; the last video is {path}; {rest} more are not made"
+        with report_remaining(other.prompt for other in self.items if other != item and not other.is_done):
+            path = save_video(output.video[0], item.path, fps=output.fps)
+            if path != item.path:
+                raise ValueError(f"{self.folder} takes no more files; the last video is {path}")
+            config = to_plain(self.engine.config)
+            write_sidecar(
+                path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics
             )
-        config = to_plain(self.engine.config)
-        write_sidecar(
-            item.path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics
-        )
         if not self.quiet:
-            print(f"{item.path}  {statistics}", flush=True)
+            print(f"{path}  {statistics}", flush=True)
 
     def _list(self) -> None:
         """Writes the manifest: every video that there is, in the order of the list."""

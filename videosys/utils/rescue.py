@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,20 @@ def write_raw(frames: np.ndarray, path: Path) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+@contextlib.contextmanager
+def report_remaining(prompts: Iterable[str]) -> Iterator[None]:
+    """Turn an error of the `with` block, where files are written, into a ValueError that adds what is left.
+
+    prompts: of the videos that are not made yet, in order; read only after an error.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        left = list(prompts)
+        rest = f"; {len(left)} more are not made, from the prompt {left[0][:60]!r} on" if left else ""
+        raise ValueError(f"{error}{rest}") from error
 
 
 def check_room(folder: str | Path, size: int) -> None:
