@@ -137,9 +137,8 @@ class FrameConditioning:
         mask = sampling.frame_mask
         self.mask = None if mask is None else mask.to(latents.device, torch.float32)
         self.free = None if self.mask is None else self.mask == 1
-        self.joined: list[
-            tuple[torch.Tensor, Any]
-        ] = []  # frames [B, 1, T, 1, 1] with a scheduler of their own
+        # Masks [B, 1, T, 1, 1] of the frames that joined, each with the scheduler that began with them.
+        self.joined: list[tuple[torch.Tensor, Any]] = []
 
     def renoise(self, latents: torch.Tensor, step: int, timestep: torch.Tensor) -> torch.Tensor:
         """`latents` with the frames that join at this timestep noised."""

@@ -11,11 +11,7 @@ from torch import Tensor, nn
 
 from videosys.layers.tiling import Progress
 from videosys.parallel import Parallel
-from videosys.utils.typed import (
-    MOST_CHANNELS,
-    MOST_LEVELS,
-    limited,
-)
+from videosys.utils.typed import MOST_CHANNELS, MOST_LEVELS, limited
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder

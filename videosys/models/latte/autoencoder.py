@@ -19,10 +19,7 @@ from videosys.layers.autoencoder import (
 )
 from videosys.layers.tiling import FrameTiling, Progress
 from videosys.parallel import Parallel
-from videosys.utils.typed import (
-    MOST_FRAMES,
-    limited,
-)
+from videosys.utils.typed import MOST_FRAMES, limited
 
 IMAGES, TEMPORAL = "AutoencoderKL", "AutoencoderKLTemporalDecoder"
 
@@ -99,8 +96,8 @@ class LatteVAE(VideoAutoencoder):
                 f"latents must be [B, {channels}, {num_frames}, H, W], not {list(latents.shape)}"
             )
         latents = latents.to(self.dtype) / self.config.scaling_factor
-        size = self.config.decode_chunk_size if self.config.is_temporal else 1
-        chunks = [chunk for video in latents.transpose(1, 2) for chunk in video.split(size)]
+        videos = latents.transpose(1, 2)
+        chunks = [chunk for video in videos for chunk in video.split(self.config.chunk_frames)]
         frames = self.in_chunks(self._decode_in_tiles, chunks, progress)
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(latents))
 

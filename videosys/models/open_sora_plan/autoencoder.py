@@ -15,13 +15,7 @@ from videosys.layers.autoencoder import LatentSize, VideoAutoencoder, posterior
 from videosys.layers.tiling import Progress, Tiling
 from videosys.models.open_sora_plan.autoencoder_layers import LAYERS, CausalConv3d, LayerTable, group_norm
 from videosys.parallel import Parallel
-from videosys.utils.typed import (
-    MOST_CHANNELS,
-    MOST_LEVELS,
-    limited,
-    listing,
-    suggest,
-)
+from videosys.utils.typed import MOST_CHANNELS, MOST_LEVELS, limited, listing, suggest
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution

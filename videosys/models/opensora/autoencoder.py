@@ -48,9 +48,7 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     num_groups: int = limited(32, most=MOST_CHANNELS)
     micro_frame_size: int = CHUNK_FRAMES  # frames that are encoded together, independent of all others
-    micro_batch_size: int = limited(
-        4, most=MOST_FRAMES
-    )  # frames the spatial stage takes at once: memory only
+    micro_batch_size: int = limited(4, most=MOST_FRAMES)  # frames of the spatial stage at once: memory only
 
     def __post_init__(self):
         if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:

@@ -59,9 +59,7 @@ def open_reference(source: str | Path | Tensor, background: str = BACKGROUND) ->
         raise ValueError(f"reference {error}; it is neither an image nor a video") from error
     except ValueError as error:
         raise ValueError(f"reference {error}") from error
-    return OpenReference(
-        name, clip.size, len(clip.order), lambda *span: map(torch.from_numpy, clip.frames(*span))
-    )
+    return OpenReference(name, clip.size, len(clip.order), partial(decoded_frames, clip))
 
 
 def load_reference(
@@ -99,12 +97,13 @@ def check_frames(frames: Tensor) -> Tensor:
     return frames
 
 
-def read_tensors(clip: Clip, start: int, stop: int | None) -> Iterator[Tensor]:
+def decoded_frames(clip: Clip, start: int, stop: int | None) -> Iterator[Tensor]:
+    """Frames uint8 [H, W, 3] from `start` to before `stop`, one at a time."""
     return map(torch.from_numpy, clip.frames(start, stop))
 
 
 def given_frames(frames: Tensor, start: int, stop: int | None) -> Iterator[Tensor]:
-    """The frames from `start` to before `stop`, one at a time."""
+    """The same of frames [T, H, W, 3] that are in memory."""
     return iter(frames[start:stop])
 
 

@@ -24,14 +24,7 @@ from videosys.models.pixart.transformer import (
     PixArtConfig,
     PixArtTransformer,
 )
-from videosys.utils.typed import (
-    MOST_BLOCKS,
-    MOST_CHANNELS,
-    MOST_FRAMES,
-    MOST_HEADS,
-    MOST_PIXELS,
-    limited,
-)
+from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_FRAMES, MOST_HEADS, MOST_PIXELS, limited
 
 NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not squeezed
 

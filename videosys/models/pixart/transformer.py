@@ -27,13 +27,7 @@ from videosys.models.pixart.layers import (
     visible_text,
 )
 from videosys.parallel import Parallel
-from videosys.utils.typed import (
-    MOST_BLOCKS,
-    MOST_CHANNELS,
-    MOST_HEADS,
-    MOST_LEVELS,
-    limited,
-)
+from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_HEADS, MOST_LEVELS, limited
 
 # What the published configs say in all sizes; other values would be another network.
 FIXED: Mapping[str, object] = MappingProxyType(
