@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -189,17 +189,25 @@ def _video(path: Path, background: str, say: Say) -> Clip:
     def lay(frame: np.ndarray) -> np.ndarray:
         return np.array(lay_on(Image.fromarray(frame), background, say)) if frame.shape[2] == 4 else frame
 
-    return Clip(path, stamps.size, stamps.fps, order, partial(_video_frames, path, stamps.alpha, lay))
+    if not stamps.is_square:
+        say("has pixels that are not square: its frames are stretched to the shape they are shown in")
+
+    def read(start: int, count: int) -> Generator[np.ndarray]:
+        return read_frames(path, start, count, stamps.alpha, stamps.is_square, say)
+
+    return Clip(path, stamps.size, stamps.fps, order, partial(_video_frames, read, lay))
 
 
 def _video_frames(
-    path: Path, alpha: str | None, lay: Callable[[np.ndarray], np.ndarray], numbers: Sequence[int]
+    read: Callable[[int, int], Generator[np.ndarray]],
+    lay: Callable[[np.ndarray], np.ndarray],
+    numbers: Sequence[int],
 ) -> Iterator[np.ndarray]:
     """Yield the frames of these numbers, which do not fall, as `lay` makes them."""
     if not numbers:
         return
     times = Counter(numbers)
-    with contextlib.closing(read_frames(path, numbers[0], numbers[-1] - numbers[0] + 1, alpha)) as frames:
+    with contextlib.closing(read(numbers[0], numbers[-1] - numbers[0] + 1)) as frames:
         for number, frame in enumerate(frames, numbers[0]):
             shown = lay(frame) if times[number] else frame
             yield from (shown for _ in range(times[number]))

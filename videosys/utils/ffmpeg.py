@@ -16,6 +16,8 @@ from typing import IO
 import imageio_ffmpeg
 import numpy as np
 
+from videosys.utils.images import Say
+
 MOST_FRAMES = 200_000  # of a file: more than two hours at 25 frames per second
 MOST_PIXELS = 1 << 26  # of a frame: 8192 x 8192
 PRECISION = 0.0011  # seconds: some formats count milliseconds
@@ -39,6 +41,9 @@ _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), *(\d+), *\d+, 0x\w+(?:, F=0x([0-9A
 _NO_STAMP = -(1 << 63)
 _DISCARDED = 4  # the flag of a packet that an edit list leaves out
 _SHOWN = 200  # characters of what ffmpeg says
+_SQUARE = r"scale=trunc(iw*max(1\,sar)+0.5):trunc(ih*max(1\,1/sar)+0.5)"  # no side becomes smaller
+_LEAST_STRETCH = 0.01  # below, pixels count as square: rounding a width to a whole number leaves less
+_CHANGED_SIZE = re.compile(r"filter context - (w: \d+ h: \d+) .*?incoming frame - (w: \d+ h: \d+) ")
 # Of VP8 and VP9, what is transparent is a second video, which ffmpeg's own decoders pass over.
 _ALPHA_DECODERS = (("vp8", "libvpx"), ("vp9", "libvpx-vp9"))
 _ALPHA_FORMATS = re.compile(r", (?:yuva|rgba|argb|bgra|abgr|gbrap|ya\d|yaf|ayuv|vuya|uyva|pal8)\w*[(,]")
@@ -53,8 +58,8 @@ class Stamps:
     """When the frames of a file are shown, in seconds from the first one on, in that order.
 
     seconds: to the end of the last frame. rate: frames per second as the file says, or 0. size: (height,
-    width) as stored. alpha: the decoder for frames with transparency, "" for the usual one; None where there
-    is no transparency.
+    width) as shown, before it is turned. alpha: the decoder for frames with transparency, "" for the usual
+    one; None where there is no transparency. is_square: whether the pixels are as wide as they are high.
     """
 
     times: tuple[float, ...]
@@ -62,6 +67,7 @@ class Stamps:
     rate: float
     size: tuple[int, int]
     alpha: str | None = None
+    is_square: bool = True
 
     @property
     def fps(self) -> float:
@@ -108,24 +114,43 @@ def count_frames(path: Path) -> int:
 
 
 def read_frames(
-    path: Path, start: int = 0, count: int | None = None, alpha: str | None = None
+    path: Path,
+    start: int = 0,
+    count: int | None = None,
+    alpha: str | None = None,
+    is_square: bool = True,
+    say: Say = lambda words: None,
 ) -> Generator[np.ndarray]:
     """Yield frames uint8 [H, W, 3] from number `start` on, upright as the file says, one at a time.
 
-    With the `alpha` of the file's `Stamps` they are [H, W, 4], the last its opacity. Fewer than `count` come
-    where the file ends before. ValueError where none can be read.
+    With the `alpha` of the file's `Stamps` they are [H, W, 4], the last its opacity. `is_square` is theirs
+    too: other pixels are made square. Fewer than `count` come where the file ends before. `say` gets a line
+    for what ffmpeg mends or scales. ValueError where no frame can be read.
     """
-    chosen = ("-vf", rf"select=gte(n\,{start})") if start else ()
+    chosen = [rf"select=gte(n\,{start})"] * bool(start) + [_SQUARE] * (not is_square)
+    filters = ("-vf", ",".join(chosen)) if chosen else ()
     most = () if count is None else ("-frames:v", str(count))
     pixels = ("ppm", "-pix_fmt", "rgb24") if alpha is None else ("pam", "-pix_fmt", "rgba")
     picture = ("-c:v", *pixels, "-f", "image2pipe", "-")
-    with _running(path, (*chosen, *most, *picture), "error", alpha) as (output, messages):
+    with _running(path, (*filters, *most, *picture), "level+warning", alpha) as (output, messages):
         number = 0
         while (frame := _next_picture(output)) is not None:
             yield frame
             number += 1
-        if not number:
-            raise ValueError(f"holds no frames that can be read: {_reason(_said(messages))}")
+        said = _said(messages)
+    if not number:
+        raise ValueError(f"holds no frames that can be read: {_reason(said)}")
+    _tell(said, say)
+
+
+def _tell(said: str, say: Say) -> None:
+    """Say what ffmpeg has warned of that changes pixels."""
+    errors = re.findall(r"\[(?:error|fatal)\] (.*?)(?= \[\w+\] |$)", said)
+    of_input = [error for error in errors if "to muxer" not in error]  # stamps that are equal, for one
+    if of_input:
+        say(f"is damaged, and some of its frames may be missing or wrong: {of_input[0][:_SHOWN]}")
+    if any(old != new for old, new in _CHANGED_SIZE.findall(said)):
+        say("changes its size within: all frames are scaled to the size it begins with")
 
 
 @contextlib.contextmanager
@@ -135,7 +160,8 @@ def _running(
     """Start ffmpeg on a file; yield (what it writes, what it says), and end it."""
     # An absolute path cannot be read as an option or a network address.
     chosen = ("-c:V", decoder) if decoder else ()
-    options = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *chosen, *ALLOWED)
+    # A filter that is made anew where the size changes would count the frames from 0 again.
+    options = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *chosen, "-reinit_filter", "0", *ALLOWED)
     command = [
         _program(),
         *options,
@@ -173,10 +199,15 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
     with _running(path, output, "info") as (content, messages):
         lines = content.read()
         said = _said(messages)
-    head = re.search(rb"#tb 0: (\d+)/(\d+)\n(?:#.*\n)*?#dimensions 0: (\d+)x(\d+)", lines)
+    head = re.search(
+        rb"#tb 0: (\d+)/(\d+)\n(?:#.*\n)*?#dimensions 0: (\d+)x(\d+)\n(?:#sar 0: (\d+)/(\d+))?", lines
+    )
     if head is None:
         raise NoVideoError(_reason(said))
-    numerator, denominator, width, height = map(int, head.groups())
+    numerator, denominator, width, height, wide, high = (int(group or 0) for group in head.groups())
+    is_square = not (wide and high) or abs(wide / high - 1) <= _LEAST_STRETCH
+    if not is_square:
+        width, height = int(width * max(1, wide / high) + 0.5), int(height * max(1, high / wide) + 0.5)
     if width * height > MOST_PIXELS:
         raise ValueError(f"has frames of {width} x {height} pixels, and {MOST_PIXELS} pixels are the most")
     packets = [
@@ -191,7 +222,7 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
         times = [(pts - shown[0][0]) * tick for pts, _ in shown]
     rest = shown[-1][1] * tick or median([after - before for before, after in pairwise(times)] or [0])
     seconds = times[-1] + rest if times else 0.0
-    return Stamps(tuple(times), seconds, rate, (height, width), _alpha(path, said))
+    return Stamps(tuple(times), seconds, rate, (height, width), _alpha(path, said), is_square)
 
 
 def _check_count(count: int, said: str) -> None:
@@ -254,5 +285,6 @@ def _said(messages: IO[bytes]) -> str:
 
 def _reason(said: str) -> str:
     """Return the last thing that ffmpeg says about its input."""
+    said = re.sub(r"\[(?:warning|error|fatal)\] ", "", said)
     found = re.findall(r"Error opening input: (.*?)(?= Error|$)", said)
     return found[-1] if found else said[-_SHOWN:]
