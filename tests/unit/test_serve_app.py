@@ -1,61 +1,40 @@
-"""The routes, without a server process and without workers: what is accepted, answered and refused."""
+"""The routes, without a server process and without workers: what is accepted and answered."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
 
-from fastapi.testclient import TestClient
-
+from tests import service as services
+from tests.service import CONFIG, KEYS, LIMITS, client_of, error_of, started
 from videosys import load_family_config
-from videosys.serve.app import Service, build_app
 from videosys.serve.files import VARIANTS, path_of, public
-from videosys.serve.requests import BadRequest, Checker, changed, without_paths
-from videosys.serve.settings import Keys, Limits
-from videosys.serve.store import Store
+from videosys.serve.requests import BadRequest, changed, without_paths
 from videosys.tiny.words import unknown_words
 
-CONFIG = "examples/opensora/tiny.yaml"
-KEYS = ("first-key-first-key", "second-key-second-key")
-LIMITS = Limits(queue=5, prompt=60, pixels=128 * 128, frames=60, steps=40, per_minute=30, body=4000)
 PROMPT = "a large red circle moves rightward on a white background"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def checker():
-    return Checker(load_family_config(CONFIG), LIMITS)
+    return services.checker()
 
 
 @pytest.fixture
-def service(checker, tmp_path):
-    store = Store(f"sqlite:///{tmp_path / 'jobs.sqlite'}")
-    workers = SimpleNamespace(alive=1, restarts=0)
-    yield Service(checker, store, workers, Keys(KEYS), tmp_path)
-    store.close()
-
-
-def client_of(service, key=KEYS[0]):
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    app = build_app(service)
-    return TestClient(app, base_url="http://127.0.0.1", headers=headers, raise_server_exceptions=False)
+def service(tmp_path):
+    with started(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
 def client(service):
     return client_of(service)
-
-
-def error_of(answer, status):
-    assert answer.status_code == status, answer.text
-    return answer.json()["error"]
 
 
 def finish(service, tmp_path, name):
@@ -134,73 +113,6 @@ def test_a_seed_that_is_not_given_is_drawn_and_kept(client, service):
     assert service.store.claim("w").changes["seed"] == seed == load_family_config(CONFIG).seed or seed >= 0
 
 
-MISTAKES = {
-    "no prompt": ({"seed": 1}, "prompt", "prompt must be text"),
-    "a blank prompt": ({"prompt": " \n"}, "prompt", "not blank"),
-    "a number as prompt": ({"prompt": 3}, "prompt", "must be text"),
-    "a long prompt": ({"prompt": "a" * 61}, "prompt", "has 61 characters; it may have 60"),
-    "a prompt that no text is": ({"prompt": "\ud800"}, "prompt", "no text may have"),
-    "another model": (
-        {"prompt": "a", "model": "sora-2"},
-        "model",
-        "model is 'sora-2'; this service has: 'opensora'",
-    ),
-    "an unknown key": ({"prompt": "a", "sed": 1}, "sed", "unknown key 'sed' (did you mean 'seed'?)"),
-    "a key of loading": ({"prompt": "a", "transformer": "/etc"}, "transformer", "unknown key 'transformer'"),
-    "a file": ({"prompt": "a", "reference_paths": ["/etc/passwd"]}, "reference_paths", "unknown key"),
-    "a file of a cache": (
-        {"prompt": "a", "cache": {"name": "schedule", "file": "/etc/passwd"}},
-        "cache",
-        "cache.file cannot",
-    ),
-    "a calibration": (
-        {"prompt": "a", "cache": {"name": "best", "speedup": 2, "calibration": "/x"}},
-        "cache",
-        "cache.calibration",
-    ),
-    "many videos": ({"prompt": "a", "num_videos_per_prompt": 9}, "num_videos_per_prompt", "unknown key"),
-    "a size in words": ({"prompt": "a", "size": "large"}, "size", "must be WIDTHxHEIGHT"),
-    "a large size": ({"prompt": "a", "size": "256x256"}, "size", "it may have 16384 pixels"),
-    "a small size": ({"prompt": "a", "size": "8x8"}, None, "16 pixels is the least"),
-    "many frames": ({"prompt": "a", "frames": 68}, "frames", "it may have 60"),
-    "frames that cannot be": ({"prompt": "a", "frames": 5}, "num_frames", "num_frames is 5"),
-    "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
-    "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
-    "seconds below 0": ({"prompt": "a", "seconds": -5}, "seconds", "must be a number above 0"),
-    "not a number": ({"prompt": "a", "seconds": "nan"}, "seconds", "must be a number above 0"),
-    "no seconds": ({"prompt": "a", "seconds": [4]}, "seconds", "must be a number"),
-    "many steps": ({"prompt": "a", "num_inference_steps": 41}, "num_inference_steps", "it may be 40"),
-    "a seed of words": ({"prompt": "a", "seed": "x"}, "seed", "seed: must be a whole number"),
-    "a seed below zero": ({"prompt": "a", "seed": -1}, "seed", "seed is -1"),
-    "an unknown cache": ({"prompt": "a", "cache": "teacach"}, "cache", "did you mean 'teacache'"),
-    "a goal and a cache": ({"prompt": "a", "cache": "none", "speedup": 2}, "cache", "give cache, or speedup"),
-    "a goal out of reach": ({"prompt": "a", "frames": 51, "speedup": 900}, None, "has speedup 900"),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_refused_with_their_key_before_anything_is_queued(client, service, name):
-    body, param, message = MISTAKES[name]
-    answer = client.post("/v1/videos", content=json.dumps(body), headers={"content-type": "application/json"})
-    error = error_of(answer, 400)
-    assert message in error["message"]
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert "\n" not in error["message"]
-    assert service.store.counts() == {}
-
-
-@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"{", b"\xff", b"[" * 3000])
-def test_bodies_that_are_no_requests_are_refused(client, content):
-    error_of(client.post("/v1/videos", content=content), 400)
-    error_of(client.post("/v1/videos", content=content, headers={"content-type": "multipart/form-data"}), 400)
-
-
-def test_a_body_has_a_largest_length(client):
-    error_of(client.post("/v1/videos", json={"prompt": "a", "negative": "x" * 5000}), 413)
-    chunks = (b"x" * 1000 for _ in range(5))
-    error_of(client.post("/v1/videos", content=chunks, headers={"content-type": "application/json"}), 413)
-
-
 def test_every_route_of_the_api_needs_a_key(service):
     for key in (None, "wrong-wrong-wrong-wrong"):
         client = client_of(service, key)
@@ -255,6 +167,15 @@ def test_an_idempotency_key_makes_one_job(client):
     }
     assert len(forms) == 1  # though the boundary of each is another
     error_of(client.post("/v1/videos", json={"prompt": "a"}, headers={"Idempotency-Key": "x" * 201}), 400)
+
+
+def test_a_request_is_repeated_where_the_limits_are_reached(client):
+    headers = {"Idempotency-Key": "first"}
+    first = client.post("/v1/videos", json={"prompt": "a"}, headers=headers).json()["id"]
+    statuses = {client.post("/v1/videos", json={"prompt": "a"}).status_code for _ in range(LIMITS.per_minute)}
+    assert statuses == {200, 429}
+    again = client.post("/v1/videos", json={"prompt": "a"}, headers=headers)
+    assert (again.status_code, again.json()["id"]) == (200, first)
 
 
 def test_lists_have_pages(client):

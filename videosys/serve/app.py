@@ -62,19 +62,27 @@ class Service:
         return owner
 
     def accept(self, owner: str, body: Mapping[str, Any], raw: bytes, idempotency_key: str | None) -> Job:
-        """The job of a request, which is in the database when this returns."""
+        """The job of a request, which is in the database when this returns.
+
+        No limit holds for a request that is repeated with its Idempotency-Key.
+        """
         asked = hashlib.sha256(raw).hexdigest()
-        self.rate.check(owner)
-        request = self.checker.check(body)
+        job = self.store.earlier(owner, idempotency_key)
+        if job is None:
+            self.rate.check(owner)
+            request = self.checker.check(body)
+            self._check_queue()
+            job = self.store.add(new_job(owner, request, idempotency_key, asked))
+        if job.body_hash != asked:
+            text = "this Idempotency-Key was given with another request"
+            raise ApiError(422, text, "idempotency_mismatch", "Idempotency-Key")
+        return job
+
+    def _check_queue(self) -> None:
+        """ApiError 429 where as many jobs wait as may."""
         if self.store.counts().get("queued", 0) >= self.limits.queue:
             text = f"{self.limits.queue} videos are waiting, which is the most"
             raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
-        job = new_job(owner, request, idempotency_key, asked)
-        stored = self.store.add(job)
-        if stored.id != job.id and stored.body_hash != asked:
-            text = "this Idempotency-Key was given with another request"
-            raise ApiError(422, text, "idempotency_mismatch", "Idempotency-Key")
-        return stored
 
     def find(self, owner: str, name: str) -> Job:
         """A job of an owner. ApiError 404 where there is none."""

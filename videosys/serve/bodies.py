@@ -11,6 +11,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from videosys.serve.requests import BadRequest
+from videosys.utils.reading import DuplicateKey, parse_json
 from videosys.utils.typed import Text
 
 KEY = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
@@ -27,8 +28,10 @@ async def read_body(request: Request) -> tuple[dict[str, Any], bytes]:
             body = nested(form.multi_items())
         return body, json.dumps(body, sort_keys=True).encode()  # the boundary differs each time
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
+        body = parse_json(raw)
+    except DuplicateKey as error:
+        raise BadRequest(str(error), error.key[:80]) from None
+    except ValueError:
         raise BadRequest("the body must be JSON or a form") from None
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")
@@ -70,6 +73,6 @@ def put(target: dict[str, Any], parts: list[str], value: Any, name: str) -> None
 
 def typed(value: str) -> Text:
     try:
-        return Text(value, json.loads(value))
-    except (ValueError, RecursionError):
+        return Text(value, parse_json(value.encode()))
+    except ValueError:
         return Text(value, value)

@@ -95,7 +95,7 @@ class Checker:
         changes = {name: plain[name] for name in changes} | {"seed": seed}
         config = dataclasses.replace(config, seed=seed, num_videos_per_prompt=1, batch_size=1)
         self._check_limits(config)
-        self._check_run(prompt, config)
+        self._check_run(prompt, config, body)
         return VideoRequest(prompt, changes, config)
 
     def _prompt(self, prompt: Any) -> str:
@@ -168,14 +168,24 @@ class Checker:
             text = f"the video would have {config.output_frames} frames; it may have {self.limits.frames}"
             raise BadRequest(text, "frames")
 
-    def _check_run(self, prompt: str, config: Any) -> None:
+    def _check_run(self, prompt: str, config: Any, body: Mapping[str, Any]) -> None:
         """BadRequest for what the pipeline would refuse when the work begins."""
         try:
             self.pipeline.check_parallel(config)
             self.pipeline.check_request([prompt], config)
             self.pipeline.with_resolved_cache(config)
         except ValueError as error:
-            raise BadRequest(without_paths(str(error))) from error
+            message = without_paths(str(error))
+            raise BadRequest(message, named_key(message, body)) from error
+
+
+def named_key(message: str, body: Mapping[str, Any]) -> str | None:
+    """The first key of a body that a message has as a word, or that has such a key within it."""
+    words = {*re.findall(r"\w+", message)}
+    for key, value in body.items():
+        if words & {key, *(value if isinstance(value, Mapping) else ())}:
+            return key
+    return None
 
 
 def frames_of(seconds: float, fps: float) -> int:

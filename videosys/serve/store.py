@@ -124,12 +124,18 @@ class Store:
             with self.engine.begin() as connection:
                 connection.execute(sql.insert(self.jobs).values(values))
         except IntegrityError:
-            same = self.jobs.c.idempotency_key == job.idempotency_key
-            found = self._first(sql.select(self.jobs).where(self.jobs.c.owner == job.owner, same))
+            found = self.earlier(job.owner, job.idempotency_key)
             if found is None:
                 raise
             return found
         return job
+
+    def earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
+        """The job of an owner's earlier request with this key; None where there is none, or no key."""
+        if idempotency_key is None:
+            return None
+        same = (self.jobs.c.owner == owner, self.jobs.c.idempotency_key == idempotency_key)
+        return self._first(sql.select(self.jobs).where(*same))
 
     def get(self, owner: str, name: str) -> Job | None:
         """A job of an owner; None where there is none."""

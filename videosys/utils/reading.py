@@ -116,10 +116,19 @@ def load_json_object(path: str | Path) -> dict[str, Any]:
     return content
 
 
+class DuplicateKey(ValueError):
+    """A JSON object gives a key twice, of which parsers take the last without a word. key: that key."""
+
+    def __init__(self, key: str):
+        super().__init__(f"the key {key[:100]!r} is given twice")
+        self.key = key
+
+
 def parse_json(content: bytes) -> Any:
     """Return what a JSON text holds.
 
-    ValueError where it is not JSON, is nested deeper than `MAX_DEPTH` brackets, or gives a key twice.
+    ValueError where it is not JSON or is nested deeper than `MAX_DEPTH` brackets; DuplicateKey where it gives a
+    key twice.
     """
     if nesting(content) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} brackets")
@@ -130,7 +139,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"the key {name[:100]!r} is given twice")
+        raise DuplicateKey(name)
     return content
 
 

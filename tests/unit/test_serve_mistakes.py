@@ -1,0 +1,117 @@
+"""Requests that the routes refuse, each with its key and before anything is queued."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
+
+from tests.service import client_of, error_of, started
+
+
+@pytest.fixture
+def service(tmp_path):
+    with started(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def client(service):
+    return client_of(service)
+
+
+MISTAKES = {
+    "no prompt": ({"seed": 1}, "prompt", "prompt must be text"),
+    "a blank prompt": ({"prompt": " \n"}, "prompt", "not blank"),
+    "a number as prompt": ({"prompt": 3}, "prompt", "must be text"),
+    "a long prompt": ({"prompt": "a" * 61}, "prompt", "has 61 characters; it may have 60"),
+    "a prompt that no text is": ({"prompt": "\ud800"}, "prompt", "no text may have"),
+    "another model": (
+        {"prompt": "a", "model": "sora-2"},
+        "model",
+        "model is 'sora-2'; this service has: 'opensora'",
+    ),
+    "an unknown key": ({"prompt": "a", "sed": 1}, "sed", "unknown key 'sed' (did you mean 'seed'?)"),
+    "a key of loading": ({"prompt": "a", "transformer": "/etc"}, "transformer", "unknown key 'transformer'"),
+    "a file": ({"prompt": "a", "reference_paths": ["/etc/passwd"]}, "reference_paths", "unknown key"),
+    "a file of a cache": (
+        {"prompt": "a", "cache": {"name": "schedule", "file": "/etc/passwd"}},
+        "cache",
+        "cache.file cannot",
+    ),
+    "a calibration": (
+        {"prompt": "a", "cache": {"name": "best", "speedup": 2, "calibration": "/x"}},
+        "cache",
+        "cache.calibration",
+    ),
+    "many videos": ({"prompt": "a", "num_videos_per_prompt": 9}, "num_videos_per_prompt", "unknown key"),
+    "a size in words": ({"prompt": "a", "size": "large"}, "size", "must be WIDTHxHEIGHT"),
+    "a large size": ({"prompt": "a", "size": "256x256"}, "size", "it may have 16384 pixels"),
+    "a small size": ({"prompt": "a", "size": "8x8"}, None, "16 pixels is the least"),
+    "many frames": ({"prompt": "a", "frames": 68}, "frames", "it may have 60"),
+    "frames that cannot be": ({"prompt": "a", "frames": 5}, "num_frames", "num_frames is 5"),
+    "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
+    "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
+    "seconds below 0": ({"prompt": "a", "seconds": -5}, "seconds", "must be a number above 0"),
+    "not a number": ({"prompt": "a", "seconds": "nan"}, "seconds", "must be a number above 0"),
+    "no seconds": ({"prompt": "a", "seconds": [4]}, "seconds", "must be a number"),
+    "many steps": ({"prompt": "a", "num_inference_steps": 41}, "num_inference_steps", "it may be 40"),
+    "a seed of words": ({"prompt": "a", "seed": "x"}, "seed", "seed: must be a whole number"),
+    "a seed below zero": ({"prompt": "a", "seed": -1}, "seed", "seed is -1"),
+    "an unknown cache": ({"prompt": "a", "cache": "teacach"}, "cache", "did you mean 'teacache'"),
+    "a goal and a cache": ({"prompt": "a", "cache": "none", "speedup": 2}, "cache", "give cache, or speedup"),
+    "a goal out of reach": ({"prompt": "a", "frames": 51, "speedup": 900}, "speedup", "has speedup 900"),
+    "a goal within a cache": (
+        {"prompt": "a", "frames": 51, "cache": {"name": "best", "min_psnr": 900}},
+        "cache",
+        "has min_psnr 900",
+    ),
+    "a device that is not here": (
+        {"prompt": "a", "cache": {"name": "teacache", "device": "cuda:99"}},
+        "cache",
+        "cache.device is 'cuda:99'",
+    ),
+    "a calibration of other steps": (
+        {"prompt": "a", "num_inference_steps": 6, "frames": 51, "speedup": 2},
+        "num_inference_steps",
+        "made with num_inference_steps 30",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_refused_with_their_key_before_anything_is_queued(client, service, name):
+    body, param, message = MISTAKES[name]
+    answer = client.post("/v1/videos", content=json.dumps(body), headers={"content-type": "application/json"})
+    error = error_of(answer, 400)
+    assert message in error["message"]
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert "\n" not in error["message"]
+    assert service.store.counts() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"{", b"\xff", b"[" * 3000])
+def test_bodies_that_are_no_requests_are_refused(client, content):
+    error_of(client.post("/v1/videos", content=content), 400)
+    error_of(client.post("/v1/videos", content=content, headers={"content-type": "multipart/form-data"}), 400)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ('{"prompt": "a", "seed": 1, "seed": 2}', "seed"),
+        ('{"prompt": "a", "cache": {"name": 1, "name": 2}}', "name"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(client, service, content, key):
+    error = error_of(client.post("/v1/videos", content=content), 400)
+    assert (error["message"], error["param"]) == (f"the key {key!r} is given twice", key)
+    assert service.store.counts() == {}
+
+
+def test_a_body_has_a_largest_length(client):
+    error_of(client.post("/v1/videos", json={"prompt": "a", "negative": "x" * 5000}), 413)
+    chunks = (b"x" * 1000 for _ in range(5))
+    error_of(client.post("/v1/videos", content=chunks, headers={"content-type": "application/json"}), 413)
