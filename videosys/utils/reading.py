@@ -127,8 +127,8 @@ class DuplicateKey(ValueError):
 def parse_json(content: bytes) -> Any:
     """Return what a JSON text holds.
 
-    ValueError where it is not JSON or is nested deeper than `MAX_DEPTH` brackets; DuplicateKey where it gives a
-    key twice.
+    ValueError where it is not JSON or is nested deeper than `MAX_DEPTH` brackets. DuplicateKey where it gives
+    a key twice.
     """
     if nesting(content) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} brackets")
