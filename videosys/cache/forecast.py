@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from videosys.cache.ranges import at_least, check_least
-from videosys.utils.typed import check_types
+from videosys.utils.typed import check_between, check_types
 
 HOLD_WEIGHTS = (1.0,)
 MAX_RESIDUALS = 3  # each is as large as all tokens
@@ -52,8 +52,7 @@ class Linear:
     def __post_init__(self) -> None:
         check_types(self)
         check_least(self, "forecast")
-        if not 0 <= self.damping <= 2:
-            raise ValueError(f"forecast.damping is {self.damping}; it must be between 0 and 2")
+        check_between("forecast.damping", self.damping, 0, 2)
 
     @property
     def num_residuals(self) -> int:
@@ -118,7 +117,7 @@ class Taylor:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_order(self.order)
+        check_between("forecast.order", self.order, 1, MAX_RESIDUALS - 1)
 
     @property
     def num_residuals(self) -> int:
@@ -148,7 +147,7 @@ class Hermite:
 
     def __post_init__(self) -> None:
         check_types(self)
-        check_order(self.order)
+        check_between("forecast.order", self.order, 1, MAX_RESIDUALS - 1)
         if not 0 < self.contraction <= 1:
             raise ValueError(f"forecast.contraction is {self.contraction}; it must be above 0 and at most 1")
 
@@ -162,12 +161,6 @@ class Hermite:
         s, j = self.contraction, step - computed[0]
         basis = (2 * s**2 * j, s**2 * (4 * (s * j) ** 2 - 2))
         return difference_weights(basis[: self.order], computed)
-
-
-def check_order(order: int) -> None:
-    """ValueError for an order that needs more residuals than are kept, and below 1."""
-    if not 1 <= order < MAX_RESIDUALS:
-        raise ValueError(f"forecast.order is {order}; it must be 1 or {MAX_RESIDUALS - 1}")
 
 
 def difference_weights(basis: Sequence[float], computed: Sequence[int]) -> tuple[float, ...]:

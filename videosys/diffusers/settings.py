@@ -21,6 +21,7 @@ from videosys.cache import (
 )
 from videosys.cache.base import OUTPUT, STACK
 from videosys.diffusers.places import AUTO
+from videosys.utils.plain import name_in
 from videosys.utils.typed import listing
 
 WATCHED = "modulated"  # the signal of TeaCache
@@ -80,7 +81,7 @@ def check_policy(config: CacheConfig) -> None:
     if isinstance(config, TeaCacheConfig) and config.signal != WATCHED:
         raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
     if isinstance(config, EasyCacheConfig | SeaCacheConfig):
-        name = next(name for name, policy in CACHES.items() if policy is type(config))
+        name = name_in(CACHES, config)
         raise ValueError(f"cache {name} decides by the latents of our own loop; diffusers has none for it")
     if isinstance(config, PABConfig):
         raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")

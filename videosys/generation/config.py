@@ -191,7 +191,8 @@ class PipelineConfig:
         """The name in calibration files of the scheduler that is used, with its settings."""
         if self.uses_published_scheduler:
             return self.scheduler_name
-        return f"{solver_name(self.scheduler)} instead of {self.scheduler_name}"
+        solver = with_changes(self.scheduler.name, self.scheduler)
+        return f"{solver} instead of {self.scheduler_name}"
 
     @property
     def clip_frames(self) -> int:
@@ -364,13 +365,17 @@ def resolve_choices(config: Any) -> None:
         object.__setattr__(config, item.name, choice() if isinstance(choice, type) else choice)
 
 
-def solver_name(scheduler: SchedulerConfig) -> str:
-    """The name of a solver, with those of its settings that are not the defaults."""
-    (name,) = [name for name, cls in SCHEDULERS.items() if cls is type(scheduler)]
-    values = {
-        item.name: (getattr(scheduler, item.name), item.default) for item in dataclasses.fields(scheduler)
-    }
-    changed = [f"{key}={value}" for key, (value, default) in values.items() if value != default]
+def with_changes(name: str, settings: Any, *keys: str) -> str:
+    """The name with those settings that are not the defaults, as in ddim(eta=0.5): what is calibrated with
+    others does not hold for them. keys: of the fields that count, in order; all of them without keys.
+    """
+    defaults = {item.name: item.default for item in dataclasses.fields(settings)}
+    changed = []
+    for key in keys or defaults:
+        value, default = getattr(settings, key), defaults[key]
+        if value != default:
+            value = float(value) if type(value) is int and type(default) is float else value
+            changed.append(f"{key}={value}")
     return f"{name}({', '.join(changed)})" if changed else name
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 
 from videosys.cache import Cache
@@ -94,7 +93,10 @@ def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
     if alphas is None:
         sigma = timestep / NUM_TRAIN_TIMESTEPS
         return 1 - sigma, sigma
-    alpha = float(np.interp(timestep, range(len(alphas)), alphas))  # some samplers stand between two
+    place = min(max(timestep, 0.0), len(alphas) - 1.0)
+    low = int(place)
+    alpha, following = (float(alphas[index]) for index in (low, min(low + 1, len(alphas) - 1)))
+    alpha += (following - alpha) * (place - low)  # some samplers stand between two timesteps
     return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from videosys.utils.seed import Generators
+from videosys.utils.typed import check_between
 
 NUM_TRAIN_TIMESTEPS = 1000
 PNDM_HISTORY = 4  # predictions that its multistep formula combines
@@ -117,7 +118,4 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
 
 def check_steps(num_inference_steps: int, least: int) -> None:
     """ValueError for a number of steps outside least..1000."""
-    if not least <= num_inference_steps <= NUM_TRAIN_TIMESTEPS:
-        raise ValueError(
-            f"num_inference_steps is {num_inference_steps}; it must be {least} to {NUM_TRAIN_TIMESTEPS}"
-        )
+    check_between("num_inference_steps", num_inference_steps, least, NUM_TRAIN_TIMESTEPS)

@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from videosys.schedulers.build import NOISE, Sampler, check_steps
 from videosys.schedulers.flow import FlowSampler, FlowSolver, shifted_grid
+from videosys.utils.plain import name_in
 from videosys.utils.seed import Generators
-from videosys.utils.typed import check_types, listing
+from videosys.utils.typed import check_between, check_types, listing
 
 MAX_SHIFT = 1000.0
 
@@ -48,10 +51,22 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self._shift is not None:
+            check_between("scheduler.shift", self._shift, 1 / MAX_SHIFT, MAX_SHIFT)
+
+    @property
+    def _shift(self) -> float | None:
+        """The field `shift` of the solvers that have it."""
+        return getattr(self, "shift", None)
+
+    @property
+    def name(self) -> str:
+        """The solver's name in SCHEDULERS."""
+        return name_in(SCHEDULERS, self)
 
     def check(self, prediction: Prediction | None, model: str) -> None:
         """ValueError where the solver, or one of the options given, does not fit the model's prediction."""
-        name = next(name for name, cls in SCHEDULERS.items() if cls is type(self))
+        name = self.name
         if prediction is None:
             raise ValueError(f"scheduler is {name!r}; {model} has its own only: allowed: 'published'")
         if prediction not in self.predictions:
@@ -67,6 +82,10 @@ class SchedulerConfig:
                     f"that of {model} is {prediction}"
                 )
 
+    def flow_grid(self, num_inference_steps: int, training: Training) -> torch.Tensor:
+        """Noise levels of a flow model, of the shift given here or else the published one."""
+        return shifted_grid(num_inference_steps, training.shift if self._shift is None else self._shift)
+
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         """A new scheduler for one generation, its timesteps set. generator: the source of its noise."""
         raise NotImplementedError
@@ -81,13 +100,7 @@ class PublishedConfig(SchedulerConfig):
 
 
 def check_order(order: int, most: int) -> None:
-    if not 1 <= order <= most:
-        raise ValueError(f"scheduler.order is {order}; it must be 1 to {most}")
-
-
-def check_shift(shift: float | None) -> None:
-    if shift is not None and not 1 / MAX_SHIFT <= shift <= MAX_SHIFT:
-        raise ValueError(f"scheduler.shift is {shift}; it must be {1 / MAX_SHIFT:g} to {MAX_SHIFT:g}")
+    check_between("scheduler.order", order, 1, most)
 
 
 @dataclass(frozen=True)
@@ -102,13 +115,8 @@ class EulerConfig(SchedulerConfig):
 
     shift: float | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_shift(self.shift)
-
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
-        shift = training.shift if self.shift is None else self.shift
-        return FlowSolver(shifted_grid(num_inference_steps, shift), order=1)
+        return FlowSolver(self.flow_grid(num_inference_steps, training), order=1)
 
 
 @dataclass(frozen=True)
@@ -137,7 +145,6 @@ class DPMSolverConfig(SchedulerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_order(self.order, 3)
-        check_shift(self.shift)
 
     def check(self, prediction: Prediction | None, model: str) -> None:
         super().check(prediction, model)
@@ -146,8 +153,7 @@ class DPMSolverConfig(SchedulerConfig):
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         if training.prediction == "flow":
-            shift = training.shift if self.shift is None else self.shift
-            return FlowSolver(shifted_grid(num_inference_steps, shift), order=self.order)
+            return FlowSolver(self.flow_grid(num_inference_steps, training), order=self.order)
         return self._of_epsilon(num_inference_steps, training.noise, {})
 
     def _of_epsilon(self, steps: int, noise: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
@@ -192,17 +198,15 @@ class UniPCConfig(SchedulerConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_order(self.order, 3)
-        check_shift(self.shift)
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         from diffusers import UniPCMultistepScheduler
 
         own = {"solver_order": self.order}
         if training.prediction == "flow":
-            shift = training.shift if self.shift is None else self.shift
             flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
             scheduler = UniPCMultistepScheduler(**own, **flow)
-            return FlowSampler(scheduler, shifted_grid(num_inference_steps, shift), history=self.order)
+            return FlowSampler(scheduler, self.flow_grid(num_inference_steps, training), history=self.order)
         check_steps(num_inference_steps, 1)
         options = {**training.noise, **grid_options(self.grid or "exponential")}
         return Sampler(UniPCMultistepScheduler(**options, **own), num_inference_steps, history=self.order)

@@ -67,12 +67,12 @@ def to_plain(
         registry = item.metadata.get("registry")
         if not registry or not dataclasses.is_dataclass(value):
             return walk(value)
-        return {"name": _name_in(registry, value), **walk(value)}
+        return {"name": name_in(registry, value), **walk(value)}
 
     return walk(value)
 
 
-def _name_in(registry: Mapping[str, Any], value: Any) -> str:
+def name_in(registry: Mapping[str, Any], value: Any) -> str:
     """Return the name of a choice: its class, or a preset of that class (all fields are written too)."""
     names = [name for name, choice in registry.items() if choice is type(value)]
     return names[0] if names else next(name for name, item in registry.items() if type(item) is type(value))

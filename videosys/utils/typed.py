@@ -131,6 +131,13 @@ def _is_member(value: Any, member: type) -> bool:
     return isinstance(value, member) if dataclasses.is_dataclass(member) else type(value) is member
 
 
+def check_between(name: str, value: float, least: float, most: float) -> None:
+    """ValueError for a number outside least..most, and for one that is not a number."""
+    if not least <= value <= most:
+        word = "or" if isinstance(value, int) and most - least == 1 else "to"
+        raise ValueError(f"{name} is {value}; it must be {least:g} {word} {most:g}")
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Raise a ValueError naming the first of these fields that is not above 0 (a list: in all items)."""
     for name in names:

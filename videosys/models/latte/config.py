@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from videosys.cache import CacheConfig
-from videosys.generation.config import NegativePromptConfig, cache_field, loading
+from videosys.generation.config import NegativePromptConfig, cache_field, loading, with_changes
 from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
 from videosys.schedulers.build import NOISE
 from videosys.schedulers.solvers import Training
 from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, limited
+
+NOISE_SETTINGS = ("beta_start", "beta_end", "beta_schedule")
 
 
 @dataclass(frozen=True)
@@ -69,25 +71,15 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
 
     @property
     def model_name(self) -> str:
-        return self._named("latte", "enable_temporal_attentions")
+        return with_changes("latte", self, "enable_temporal_attentions")
 
     @property
     def scheduler_name(self) -> str:
-        return self._named("ddim", "beta_start", "beta_end", "beta_schedule", "eta")
+        return with_changes("ddim", self, *NOISE_SETTINGS, "eta")
 
     @property
     def training(self) -> Training:
-        keys = ("beta_start", "beta_end", "beta_schedule")
-        return Training("epsilon", {**NOISE, **{key: getattr(self, key) for key in keys}})
-
-    def _named(self, name: str, *keys: str) -> str:
-        """The name, with those settings that are not the published ones: what is calibrated with the others
-        does not hold for them.
-        """
-        defaults = {item.name: item.default for item in fields(self)}
-        changed = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
-        listed = [f"{key}={float(x) if type(x) is int else x}" for key, x in changed.items()]
-        return f"{name}({', '.join(listed)})" if listed else name
+        return Training("epsilon", {**NOISE, **{key: getattr(self, key) for key in NOISE_SETTINGS}})
 
     def reads_padding(self, text: str) -> bool:
         return not self.mask_feature or super().reads_padding(text)
