@@ -20,7 +20,7 @@ USER = "postgres"  # it does not run as root
 
 def folder() -> Path:
     """Where the programs are; skips where there are none."""
-    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'videosys[postgres]'")
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install -e '.[postgres]'")
     found = shutil.which("initdb")
     folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not folders:

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from videosys.utils.command import USAGE_ERROR, exit_status
+from videosys.utils.installed import CHECKOUT, configs_folder
 from videosys.utils.typed import listing, suggest
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-EXAMPLES = CHECKOUT / "examples"
+EXAMPLES = configs_folder()
 # Command -> what --help says of it. Nothing of a command is imported before it is run.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
@@ -96,7 +96,7 @@ def sample(model: str) -> Callable[[Sequence[str]], int]:
     """The main function of a model's sample script."""
     script = EXAMPLES / model / "sample.py"
     if not script.is_file():
-        raise ValueError(f"sample needs {script.relative_to(CHECKOUT)} of the repository, which is not here")
+        raise ValueError(f"sample needs {script}, which is not there")
     return runpy.run_path(str(script))["main"]
 
 

@@ -131,7 +131,7 @@ def test_what_a_gpu_cannot_do_is_refused_before_loading(backend, dtype, message)
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setattr(backends, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'videosys\[flash-attn\]'"):
+    with pytest.raises(ValueError, match=r"pip install -e .*\[flash-attn\]"):
         check_attention("flash_attn", CUDA, torch.bfloat16)
     with pytest.raises(ValueError, match="dtype is float32"):
         check_attention("flash_attn", CUDA, torch.float32)

@@ -124,6 +124,6 @@ def test_a_plot_without_steps_is_refused(tmp_path):
 
 def test_a_plot_without_matplotlib_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(plots, "has_matplotlib", lambda: False)
-    with pytest.raises(ValueError, match=r"plots need matplotlib: pip install 'videosys\[plot\]'"):
+    with pytest.raises(ValueError, match=r"plots need matplotlib: pip install -e .*\[plot\]"):
         plot_steps(STEPS, tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []

@@ -10,6 +10,7 @@ import pytest
 
 from tests.house.source import ROOT
 from videosys import cli
+from videosys.utils.installed import install_command
 
 
 def test_without_a_command_it_says_which_there_are(capsys):
@@ -80,7 +81,7 @@ def test_the_service_says_which_extra_it_needs(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("videosys.serve.")]:
         monkeypatch.delitem(sys.modules, name)
     assert cli.main(["serve", "--config", "x.yaml"]) == 2
-    assert "pip install 'videosys[serve]'" in capsys.readouterr().err
+    assert f"the service needs an extra: {install_command('serve')} (" in capsys.readouterr().err
 
 
 START = """

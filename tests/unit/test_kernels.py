@@ -29,7 +29,7 @@ TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 2e-2}  # the interpreter cuts 
 HALF = torch.float16
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None,
-    reason="triton is missing: pip install 'videosys[triton]' (Linux only)",
+    reason="triton is missing: pip install -e '.[triton]' (Linux only)",
 )
 
 

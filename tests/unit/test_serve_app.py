@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
 from tests import service as services
 from tests.service import CONFIG, KEYS, LIMITS, client_of, error_of, started

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
 from videosys.serve.answers import ApiError
 from videosys.serve.bodies import nested

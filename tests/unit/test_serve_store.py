@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
+pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
 from tests.postgres import started
 from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store

@@ -16,7 +16,7 @@ from videosys.calibration.fit import DEGREES, Fit
 from videosys.calibration.tables import report_text, words
 from videosys.utils.files import write_text
 from videosys.utils.logging import get_logger
-from videosys.utils.plots import ADVICE, has_matplotlib, line_axes, save_figure
+from videosys.utils.plots import advice, has_matplotlib, line_axes, save_figure
 from videosys.utils.reading import expanded
 
 POINTS_PER_CURVE = 61
@@ -88,4 +88,4 @@ def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> None:
 def announce_missing_plots() -> None:
     """One log line where matplotlib is not installed and the report will have no plots."""
     if not has_matplotlib():
-        _LOG.warning("the report will have no plots: %s", ADVICE)
+        _LOG.warning("the report will have no plots: %s", advice())

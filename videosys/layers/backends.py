@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from videosys.layers import kernels
 from videosys.layers.linear import OPERATORS, kernel_dtypes
+from videosys.utils.installed import install_command
 
 M = TypeVar("M", bound=nn.Module)
 Bias = Tensor | None
@@ -194,7 +195,7 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
     if backend == "flash_attn" and find_spec("flash_attn") is None:
         raise ValueError(
             "attention is 'flash_attn', and the package flash-attn is missing: "
-            "pip install 'videosys[flash-attn]', or set attention to auto"
+            f"{install_command('flash-attn')}, or set attention to auto"
         )
 
 

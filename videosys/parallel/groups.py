@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from videosys.utils.installed import install_command
+
 BuildGroups = Callable[[Sequence[int], str], list[dist.ProcessGroup]]
 
 
@@ -24,7 +26,7 @@ def colossalai_groups(sizes: Sequence[int], device_type: str) -> list[dist.Proce
     except ImportError as error:
         raise ValueError(
             f"parallel.mesh_backend is 'colossalai', which cannot be imported ({error}): "
-            "pip install 'videosys[colossalai]', or choose 'torch'"
+            f"{install_command('colossalai')}, or choose 'torch'"
         ) from error
     mesh = ProcessGroupMesh(*sizes)
     return [mesh.get_group_along_axis(axis) for axis in range(len(sizes))]

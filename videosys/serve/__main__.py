@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from videosys.utils.command import CommandParser, path_argument, run_command
+from videosys.utils.installed import install_command
 from videosys.utils.logging import configure_logging
 
 if TYPE_CHECKING:
     from videosys.serve.settings import Limits
 
-ADVICE = "the service needs an extra: pip install 'videosys[serve]'"
 PORT = 8000
 
 
@@ -71,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         if error.name is None or error.name.startswith("videosys"):
             raise
-        raise ValueError(f"{ADVICE} ({error.name} cannot be imported)") from error
+        raise ValueError(
+            f"the service needs an extra: {install_command('serve')} ({error.name} cannot be imported)"
+        ) from error
     from videosys.serve.settings import Source
 
     source = Source(args.config, args.model, tuple(args.overrides))

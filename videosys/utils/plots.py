@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from videosys.utils.files import replacing
+from videosys.utils.installed import install_command
 
-ADVICE = "plots need matplotlib: pip install 'videosys[plot]'"
 SIZE_INCHES, DPI = (9.6, 4.8), 100
+
+
+def advice() -> str:
+    """What to do where plots are asked for and matplotlib is missing."""
+    return f"plots need matplotlib: {install_command('plot')}"
 
 
 def has_matplotlib() -> bool:
@@ -20,7 +25,7 @@ def has_matplotlib() -> bool:
 def check_matplotlib() -> None:
     """ValueError where matplotlib is not installed: for callers with long work before the plot."""
     if not has_matplotlib():
-        raise ValueError(ADVICE)
+        raise ValueError(advice())
 
 
 def line_axes(title: str, x_label: str, y_label: str, whole_x: bool = False) -> Any:
