@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-openai = pytest.importorskip(
-    "openai", reason="the openai client is not installed: pip install -e '.[test]'"
-)
+openai = pytest.importorskip("openai", reason="the openai client is not installed: pip install -e '.[test]'")
 for module in ("fastapi", "sqlalchemy", "uvicorn", "prometheus_client"):
     pytest.importorskip(module, reason=f"{module} of the extra 'serve' is not installed")
 
