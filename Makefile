@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 ARGS   ?=
+DIST   ?= dist
+URL    ?=
 MINUTES ?= 10
 MODEL  ?= opensora
 PYTEST_ARGS ?=
@@ -15,7 +17,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test test-slow fuzz lint format clean
+.PHONY: help docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
@@ -27,6 +29,8 @@ help:
 	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: six minutes, on a busy one an hour; ARGS are passed on)"
 	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
+	@echo "make docs     the documentation as a site, in site/ (make docs-serve shows it at http://127.0.0.1:8001)"
+	@echo "make dist     the source distribution and the wheel, in dist/ (URL= of the public repository for their links)"
 	@echo "make lint     ruff, mypy and codespell"
 	@echo "make format   let ruff mend what it can"
 	@echo "make clean    remove $(VENV)"
@@ -85,6 +89,24 @@ bench: $(VENV)/.installed
 
 bench-parallel: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance.volume $(ARGS)
+
+# The wheel is built from the source distribution, which is so shown to be whole.
+dist: $(VENV)/.installed-dev
+	PROJECT_URL="$(URL)" $(BIN)/python -m build -q --no-isolation --outdir "$(DIST)" .
+
+sdist: $(VENV)/.installed-dev
+	PROJECT_URL="$(URL)" $(BIN)/python -m build -q --no-isolation --sdist --outdir "$(DIST)" .
+
+$(VENV)/.installed-docs: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install -q $(PINS) -e '.[docs]'
+	@touch $(VENV)/.installed $@
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
+	@echo "site/index.html"
+
+docs-serve: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve -a 127.0.0.1:8001
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+VERSION = "0.1.0"
+PROJECT_URL = os.environ.get("PROJECT_URL", "").rstrip("/")  # of the public repository: make dist URL=...
 
 DEPENDENCIES = [
     "torch>=2.6",
@@ -47,6 +54,14 @@ SERVE = [
     "prometheus-client>=0.21",
     "python-multipart>=0.0.18",  # forms, which is what the openai client sends
 ]
+DIST = ["build>=1.2", "setuptools>=77"]
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6",
+    "mkdocstrings[python]>=1.0",
+    "latex2mathml>=3.77",
+    "ruff>=0.9",  # breaks long signatures
+]
 LINT = ["ruff>=0.9", "mypy>=1.13", "codespell[toml]>=2.3", "pre-commit>=3.8", "pre-commit-hooks>=5"]
 
 EXTRAS = {
@@ -60,16 +75,45 @@ EXTRAS = {
     "postgres": POSTGRES,
     "test": TEST,
     "lint": LINT,
-    "dev": TEST + LINT + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES,
+    "docs": DOCS,
+    "dev": TEST + LINT + DIST + DOCS + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES,
 }
+RELATIVE = r"(?!https?:|#|mailto:)"
+
+
+def described(readme: str, url: str) -> str:
+    """The README for an index, which has no files beside it.
+
+    Relative links lead into the repository at `url`. Without one they become text, and pictures their words.
+    """
+    if not url:
+        text = re.sub(rf"!\[([^\]]*)\]\({RELATIVE}[^)]+\)", r"\1", readme)
+        return re.sub(rf"\[([^\]]*)\]\(({RELATIVE}[^)]+)\)", r"\1 (\2)", text)
+    text = re.sub(rf"(!\[[^\]]*\]\()({RELATIVE}[^)]+\))", rf"\1{url}/raw/v{VERSION}/\2", readme)
+    return re.sub(rf"(?<!!)(\[[^\]]*\]\()({RELATIVE}[^)]+\))", rf"\1{url}/blob/v{VERSION}/\2", text)
+
+
+class BuildWithConfigs(build_py):
+    """Copies examples/ to videosys/configs, for those who have the wheel alone. A checkout needs no copy."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "videosys", "configs")
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree("examples", target, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setup(
     name="videosys",
-    version="0.1.0",
+    version=VERSION,
     description="Text-to-video diffusion transformers that skip the steps that change little",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=described(Path(__file__).with_name("README.md").read_text("utf-8"), PROJECT_URL),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    project_urls={"Source": PROJECT_URL, "Changelog": f"{PROJECT_URL}/blob/v{VERSION}/CHANGELOG.md"}
+    if PROJECT_URL
+    else {},
     python_requires=">=3.10",
     packages=find_packages(include=["videosys", "videosys.*"]),
     package_data={
@@ -86,15 +130,19 @@ setup(
             "serve/page/*",
         ]
     },
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=DEPENDENCIES,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["videosys = videosys.cli:main"]},
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

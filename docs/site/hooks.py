@@ -1,0 +1,55 @@
+"""What mkdocs does besides: the README as first page, formulas as MathML, and no page forgotten."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import latex2mathml.converter
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
+INSIDE = re.compile(r"(\]\(|src=\"|href=\")docs/")  # links of the README to pages and pictures
+OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)*(?!docs/)[\w.-]+(?:/[\w./-]*)?)\)")
+
+
+def on_config(config: Any) -> Any:
+    """Pages that the navigation does not name are listed at its end."""
+    named = re.findall(r"[\w/-]+\.md", str(config.nav))
+    folder = Path(config.docs_dir)
+    pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
+    more = [page for page in pages if page not in named]
+    if more:
+        config.nav.append({"More": more})
+    return config
+
+
+def on_files(files: Files, *, config: Any) -> Files:
+    """The README is the first page."""
+    text = INSIDE.sub(r"\1", (ROOT / "README.md").read_text(encoding="utf-8"))
+    files.append(File.generated(config, "index.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Links to files of the repository that are not part of the site become their names."""
+    folder = Path(page.file.src_uri).parent
+    return OUTSIDE.sub(lambda match: _link(match, folder), markdown)
+
+
+def _link(match: re.Match[str], folder: Path) -> str:
+    is_page = (ROOT / "docs" / folder / match[2]).exists()
+    return match[0] if is_page else f"{match[1]} (`{match[2].lstrip('./')}`)"
+
+
+def on_page_content(html_text: str, **_: Any) -> str:
+    """Formulas in MathML, which browsers draw themselves."""
+    return FORMULA.sub(_mathml, html_text)
+
+
+def _mathml(match: re.Match[str]) -> str:
+    display = "block" if match[2] == "[" else "inline"
+    return latex2mathml.converter.convert(html.unescape(match[3]), display=display)
