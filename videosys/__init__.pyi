@@ -50,6 +50,7 @@ from .generation.compile import (
     compile_blocks as compile_blocks,
     compile_report as compile_report,
 )
+from .generation.lora import Lora as Lora
 from .generation.request import VideoOutput as VideoOutput
 from .generation.watch import (
     Cancelled as Cancelled,

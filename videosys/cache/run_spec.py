@@ -11,6 +11,7 @@ from videosys.utils.typed import check_types
 _LOG = logging.getLogger("videosys.cache")
 # With another one of these, settings are still meaningful, though not as good as promised.
 MAY_DIFFER = ("size", "guidance_scale")
+WITH = "+"  # in a hash of weights: behind it stands the hash of what was added to them, such as a LoRA
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class RunSpec:
     model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
     euler_ancestral, with those of its settings that are not the published ones. num_inference_steps: steps of
     the sampler; evaluations: of the model (PNDM has more of them). size: (frames, rows, columns) of the
-    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`.
+    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`, and behind `WITH`
+    that of a LoRA.
     """
 
     model: str | None = None
@@ -41,13 +43,21 @@ class RunSpec:
 
     def distance(self, run: RunSpec) -> tuple[int, int]:
         """The number of differences from a run that forbid settings, and of those that only warn."""
-        names = self.differences(run).keys()
-        return len(names - {*MAY_DIFFER}), len(names & {*MAY_DIFFER})
+        differences = self.differences(run)
+        warned = sum(may_differ(name, *pair) for name, pair in differences.items())
+        return len(differences) - warned, warned
 
     def check(self, run: RunSpec, where: object) -> None:
         """ValueError if settings for this run, from file `where`, are not valid for `run`; or warnings."""
         for name, (own, other) in self.differences(run).items():
-            if name in MAY_DIFFER:
-                _LOG.warning("%s was made with %s %s, this run has %s", where, name, own, other)
+            if may_differ(name, own, other):
+                note = ": it is another model's" if name == "weights_hash" else ""
+                _LOG.warning("%s was made with %s %s, this run has %s%s", where, name, own, other, note)
                 continue
             raise ValueError(f"{where}: was made with {name} {own}, this run has {other}")
+
+
+def may_differ(name: str, own: object, other: object) -> bool:
+    """Whether settings are still meaningful where this field differs: also for weights with another LoRA."""
+    is_same = name == "weights_hash" and str(own).split(WITH)[0] == str(other).split(WITH)[0]
+    return is_same or name in MAY_DIFFER

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
 from types import TracebackType
@@ -20,11 +21,22 @@ from videosys.engine.submit import Handle, Submissions
 from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
+from videosys.generation.given import NAMES as GIVEN
+from videosys.generation.given import Given, converted, take_given
+from videosys.generation.lora import Lora, as_loras
 from videosys.generation.pipeline import Pipeline
-from videosys.generation.request import VideoOutput, check_count, check_prompts, with_full_batches
+from videosys.generation.request import (
+    VideoOutput,
+    check_count,
+    check_prompts,
+    generators,
+    make_jobs,
+    with_full_batches,
+)
 from videosys.generation.watch import StepProgress, Watch
 from videosys.models import family_of
 from videosys.tiny import warn_of_unknown_words
+from videosys.utils.foreign import foreign_name
 from videosys.utils.logging import get_logger, log
 from videosys.utils.settled import settle, settled, settled_steps
 from videosys.utils.typed import listing, suggest
@@ -48,6 +60,9 @@ class Runner(Protocol):
 
         watch: of a request that tells its steps and may be stopped.
         """
+
+    def changed(self, config: PipelineConfig) -> Runner:
+        """The runner of another transformer; this one's other parts are kept where they can be."""
 
     def close(self) -> None:
         """Frees the weights."""
@@ -81,13 +96,18 @@ class VideoSysEngine:
         return self.runner.pipeline
 
     def generate(
-        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        callback: Callback | None = None,
+        **request: Any,
     ) -> VideoOutput:
         """All videos of one prompt or a list of prompts.
 
-        `request` replaces fields of the config for this call, and brings inputs of the model family, such as
-        Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt and for what
-        the config would refuse, before any weight is loaded.
+        `request` replaces fields of the config for this call, and brings inputs: `latents`, `prompt_embeds`
+        in place of a prompt, the other fields of `Given` with `output_type`, and those of the model family,
+        such as Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt, for
+        tensors of other shapes and for what the config would refuse, before any weight is loaded.
 
         `callback` is called with a `StepProgress` after each step. What it returns is ignored. What it raises
         ends the request before the next step, in all processes, and is raised here: `videosys.Cancelled` is
@@ -97,13 +117,21 @@ class VideoSysEngine:
         return reduce(VideoOutput.joined, self.stream(prompt, callback=callback, **request))
 
     def stream(
-        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        callback: Callback | None = None,
+        **request: Any,
     ) -> Iterator[VideoOutput]:
         """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
         return self._watched(prompt, request, None if callback is None else Watch(callback))
 
     def submit(
-        self, prompt: str | Sequence[str], *, callback: Callback | None = None, **request: Any
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        callback: Callback | None = None,
+        **request: Any,
     ) -> Handle:
         """The same without waiting. The handle has the `progress`, can `cancel()`, and waits for the
         `result(timeout)`. Requests that are handed in are computed in order, by one thread, which also calls
@@ -114,17 +142,21 @@ class VideoSysEngine:
         return self._submissions.add(partial(reduce, VideoOutput.joined, outputs), watch)
 
     def _watched(
-        self, prompt: str | Sequence[str], request: dict[str, Any], watch: Watch | None
+        self, prompt: str | Sequence[str] | None, request: dict[str, Any], watch: Watch | None
     ) -> Iterator[VideoOutput]:
         with settled():
+            given = take_given(request)
             inputs = {name: request.pop(name) for name in self.family.inputs if name in request}
             config = self.requested(request)
-            prompts = check_prompts(prompt)
+            prompts = given.labels() if prompt is None else check_prompts(prompt)
+            given.check_prompt(prompt)
             check_count(prompts, config)
-            warn_of_unknown_words(config, prompts)
+            self.pipeline.check_given(given, prompts, config)
+            if prompt is not None:
+                warn_of_unknown_words(config, prompts)
             config = with_full_batches(prompts, config)
-            outputs = self.runner.stream(prompts, config, inputs, watch)
-        return log_outputs(settled_steps(outputs))
+            outputs = self.runner.stream(prompts, config, inputs | given.inputs(), watch)
+        return log_outputs(settled_steps(outputs), given.output_type)
 
     def requested(self, request: dict[str, Any]) -> PipelineConfig:
         """The config with a request's fields."""
@@ -132,9 +164,60 @@ class VideoSysEngine:
         allowed = sorted(fields - loading_fields(type(self.config)))
         for name in request:
             if name not in allowed:
-                hint = suggest(name, allowed)
-                raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(allowed)}")
+                known = [*allowed, *GIVEN, *self.family.inputs, "callback"]
+                hint = foreign_name(name, known) or suggest(name, known)
+                raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(sorted(known))}")
         return dataclasses.replace(self.config, **request).anchored()
+
+    @settle
+    def encode_prompt(self, prompt: str | Sequence[str], **request: Any) -> dict[str, torch.Tensor]:
+        """The embeddings of prompts as `generate` takes them: with them it gives the same bits as with the
+        prompts. `engine.generate(**engine.encode_prompt("a red circle"))`
+
+        prompt_embeds [P, L, D] and prompt_mask [P, L]; where the request is guided by a negative prompt also
+        negative_prompt_embeds [1, L, D] and negative_prompt_mask. They are computed in this process. Of
+        several clips it is the first one's text.
+        """
+        config, prompts = self.requested(request), check_prompts(prompt)
+        return self.pipeline.embeddings(prompts, config, self.quiet)
+
+    @settle
+    def prepare_latents(self, num_prompts: int = 1, **request: Any) -> torch.Tensor:
+        """The noise [N, C, T, H, W] that `generate` draws for so many prompts, float32 on the CPU.
+
+        ValueError without a seed, in the config or in the request.
+        """
+        config = self.requested(request)
+        if config.seed is None:
+            raise ValueError("seed is None; latents are drawn from a seed")
+        jobs = make_jobs([""] * num_prompts, config.seed, config.num_videos_per_prompt)
+        return self.pipeline.initial_noise(generators(jobs), config)
+
+    @settle
+    def decode_latents(self, latents: torch.Tensor, **request: Any) -> list[torch.Tensor]:
+        """Videos, uint8 [T, H, W, 3], of latents [N, C, T, H, W] that `output_type="latent"` gave, for the
+        same request. They are decoded in this process.
+        """
+        config = self.requested(request)
+        count = len(latents) if isinstance(latents, torch.Tensor) and latents.ndim else 1
+        self.pipeline.check_given(
+            Given(latents=latents), [""] * count, replace(config, num_videos_per_prompt=1)
+        )
+        parts = latents.to(self.pipeline.vae.device).split(config.batch_size)
+        return [video for part in parts for video in self.pipeline.decode(part, config, self.quiet)[0]]
+
+    @settle
+    def set_lora(self, *loras: str | Path | Lora) -> None:
+        """Replaces the LoRAs of the transformer for the requests from now on; none without arguments, which
+        gives the bits of the plain weights again.
+
+        The transformer is loaded anew with the next request; requests that have begun go on as they were.
+        With `num_gpus` above 1 the processes start anew, and running requests end with `Cancelled`.
+        ValueError for files that do not fit; the LoRAs stay as they were.
+        """
+        config = replace(self.config, lora=as_loras(loras)).anchored()
+        self.runner = self.runner.changed(config)
+        self.config = config
 
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
@@ -184,6 +267,12 @@ class SingleProcessRunner:
         outputs = pipeline.generate(prompts, seeded(config), quiet=self.quiet, **inputs)
         return self.running.outputs(outputs, watch)
 
+    def changed(self, config: PipelineConfig) -> SingleProcessRunner:
+        runner = SingleProcessRunner(config, self.quiet)
+        runner.pipeline.keep_parts(self.pipeline)
+        runner.running = self.running
+        return runner
+
     def close(self) -> None:
         self.running.stop(closed())
         self.pipeline.close()
@@ -198,8 +287,8 @@ def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     return SingleProcessRunner(config, quiet)
 
 
-def log_outputs(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:
-    """The same outputs, each written down (at level debug) with the seconds it took."""
+def log_outputs(outputs: Iterator[VideoOutput], output_type: str | None) -> Iterator[VideoOutput]:
+    """The same outputs in the form asked for, each written down (at level debug) with the seconds it took."""
     begin = time.perf_counter()
     for output in outputs:
         log(
@@ -212,5 +301,5 @@ def log_outputs(outputs: Iterator[VideoOutput]) -> Iterator[VideoOutput]:
             steps=len(output.steps),
             seconds=round(time.perf_counter() - begin, 3),
         )
-        yield output
+        yield replace(output, video=[converted(video, output_type) for video in output.video])
         begin = time.perf_counter()

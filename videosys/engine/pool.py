@@ -131,6 +131,12 @@ class Pool:
             # No message to the ranks from here: a forgotten generator may be closed anywhere.
             self._abandoned.append(request.number)
 
+    def changed(self, config: PipelineConfig) -> Pool:
+        """The pool of another transformer; this one's processes end."""
+        pool = Pool(config, self.quiet, self.build, self.plugins)
+        self.close()
+        return pool
+
     def close(self) -> None:
         """Ends the processes; a request that another thread reads ends with `Cancelled`."""
         processes = self._processes
@@ -264,9 +270,9 @@ class Pool:
         request = self._requests.get(message.request)
         if request is None:
             return  # no longer read
-        if isinstance(message, m.Output) and message.output is not None:
-            request.outputs.put(message.output)
         replica = rank // self.replica_size
+        if isinstance(message, m.Output) and message.output is not None:
+            request.outputs.put(message.output, replica, len(self.replicas))
         replies = request.replies[replica]
         replies[rank] = type(message)
         if len(replies) < self.replica_size:

@@ -14,7 +14,9 @@ class ReorderBuffer:
     def __init__(self, micro_batches: Sequence[Sequence[VideoJob]]):
         """micro_batches: in order; the same one may occur several times."""
         # None: has arrived
-        self._expected: list[list[VideoJob] | None] = [list(jobs) for jobs in micro_batches]
+        self._expected: list[list[tuple[str, int]] | None] = [
+            [(job.prompt, job.seed) for job in jobs] for jobs in micro_batches
+        ]
         self._next = 0
         self._arrived: dict[int, VideoOutput] = {}
 
@@ -25,12 +27,16 @@ class ReorderBuffer:
         jobs = make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         return cls(list(batches(jobs, config.batch_size)))
 
-    def put(self, output: VideoOutput) -> None:
-        """Adds an output. ValueError where no micro-batch with its prompts and seeds is expected."""
-        jobs = [VideoJob(prompt, seed) for prompt, seed in zip(output.prompts, output.seeds)]
-        if jobs not in self._expected:
+    def put(self, output: VideoOutput, replica: int = 0, replicas: int = 1) -> None:
+        """Adds an output of a replica, whose k-th micro-batch is number k * replicas + replica of all.
+
+        ValueError where no micro-batch with its prompts and seeds is expected of the replica.
+        """
+        jobs = list(zip(output.prompts, output.seeds))
+        own = range(replica, len(self._expected), replicas)
+        index = next((index for index in own if self._expected[index] == jobs), None)
+        if index is None:
             raise ValueError(f"no output of {jobs} is expected")
-        index = self._expected.index(jobs)
         self._expected[index] = None
         self._arrived[index] = output
 

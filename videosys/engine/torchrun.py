@@ -131,7 +131,8 @@ class TorchrunRunner:
         codec: Codec,
         watch: Watch | None,
     ) -> Iterator[VideoOutput]:
-        is_first = dist.get_rank() % config.parallel.replica_size == 0
+        size = config.parallel.replica_size
+        is_first = dist.get_rank() % size == 0
         self._running.append(outputs)
         is_working = True
         while is_working:
@@ -140,12 +141,19 @@ class TorchrunRunner:
                 self._running.remove(outputs)
                 raise watch.error or Cancelled("the request was cancelled")
             is_working = not all(turn.is_end for turn in turns)
-            for turn in turns:
+            for rank, turn in enumerate(turns):
                 if turn.output is not None:
-                    buffer.put(turn.output)
+                    buffer.put(turn.output, rank // size, len(turns) // size)
             while (output := buffer.pop()) is not None:
                 yield output
         self._running.remove(outputs)
+
+    def changed(self, config: PipelineConfig) -> TorchrunRunner:
+        """The runner of another transformer."""
+        runner = TorchrunRunner(config, self.quiet)
+        runner.pipeline.keep_parts(self.pipeline)
+        runner._running = self._running  # which the end of the program looks at
+        return runner
 
     def close(self) -> None:
         """Frees the weights. The group stays for what else the program does."""

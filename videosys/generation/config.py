@@ -13,7 +13,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 
 from videosys.cache import CACHES, CacheConfig, NoCacheConfig, RunSpec, TeaCacheConfig
+from videosys.generation.choices import resolve_choices, with_changes, with_num_gpus
 from videosys.generation.compile import Compile
+from videosys.generation.lora import Lora, as_loras
 from videosys.generation.offload import Offload
 from videosys.layers.backends import AttentionBackend, canonical_backend
 from videosys.layers.kernels import Kernels
@@ -22,6 +24,7 @@ from videosys.parallel import ParallelConfig
 from videosys.parallel.config import MOST_DEVICES
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.files import anchored
+from videosys.utils.foreign import foreign_name
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import (
     MOST_FRAMES,
@@ -79,6 +82,7 @@ class PipelineConfig:
     kernels: auto lets the transformer use this package's Triton kernels on a GPU, in bfloat16 and float16,
         where triton and a C compiler are installed; none leaves all to torch.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
+    lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.
     fps: of the file.
 
     The rest can be given anew with each request:
@@ -102,6 +106,7 @@ class PipelineConfig:
     kernels: Kernels = loading("auto")
     parallel: ParallelConfig = loading(ParallelConfig())
     num_gpus: int | None = loading(None, most=MOST_DEVICES)
+    lora: tuple[Lora, ...] = loading((), read=as_loras)
     fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's
 
     num_inference_steps: int | None = limited(None, most=MOST_STEPS)
@@ -113,12 +118,23 @@ class PipelineConfig:
     cache: CacheConfig = cache_field({})
 
     prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
+    takes_negative: ClassVar[bool] = False  # whether the model may be guided by a negative prompt
+
+    def __new__(cls, *values: Any, **settings: Any) -> PipelineConfig:
+        """ValueError for a setting that there is not, with our name for those of other libraries."""
+        known = [item.name for item in dataclasses.fields(cls) if item.init]
+        for name in settings:
+            if name not in known:
+                hint = foreign_name(name) or suggest(name, known)
+                raise ValueError(f"{cls.__name__}: unknown setting {name!r}{hint}; allowed: {listing(known)}")
+        return super().__new__(cls)
 
     def check_fields(self) -> None:
         """Replaces the names of caches and schedulers by what they name. ValueError for a field of another
         type or above its limit. For a config class whose other checks come before those of its base.
         """
         resolve_choices(self)
+        object.__setattr__(self, "lora", as_loras(self.lora))
         check_types(self)
 
     def __post_init__(self) -> None:
@@ -227,6 +243,15 @@ class PipelineConfig:
         """A text as the tokenizer gets it."""
         return text
 
+    def clean_negative(self, text: str) -> str:
+        """A negative prompt as the tokenizer gets it."""
+        return self.clean(text)
+
+    def check_negative(self, name: str) -> None:
+        """ValueError where the model cannot be guided by a negative prompt, which `name` gives."""
+        if not self.takes_negative:
+            raise ValueError(f"{name}: {type(self).__name__} is of a model without a negative prompt")
+
     def reads_padding(self, text: str) -> bool:
         """Whether the transformer attends to the padding behind a text."""
         return False
@@ -249,13 +274,20 @@ class PipelineConfig:
                 "the threshold as they are (coefficients [1, 0])",
                 stacklevel=2,
             )
+        if self.lora and published is not None and self.cache.coefficients in (None, published):
+            warnings.warn(
+                f"the TeaCache coefficients are those of another model, {self.model_name} without LoRA: "
+                "`python -m videosys.calibration` finds those of this one",
+                stacklevel=2,
+            )
         return self.cache.with_coefficients(published or NAIVE_COEFFICIENTS)
 
     def anchored(self: C) -> C:
         """The same for a program that works in another folder later: what is here by its absolute path."""
         sources = (self.transformer, self.vae, self.text_encoder)
         transformer, vae, text_encoder = (source and anchored(source) for source in sources)
-        return replace(self, transformer=transformer, vae=vae, text_encoder=text_encoder)
+        lora = tuple(item.anchored() for item in self.lora)
+        return replace(self, transformer=transformer, vae=vae, text_encoder=text_encoder, lora=lora)
 
     def check_calibratable(self) -> None:
         """ValueError where a calibration cannot run this config."""
@@ -291,6 +323,7 @@ class NegativePromptConfig(PipelineConfig):
     negative_prompt: str | None = None
     clean_caption: bool = True
 
+    takes_negative = True
     size_multiple: ClassVar[int] = 1  # of height and width in pixels
     steps_range: ClassVar[tuple[int, int]] = (1, 1000)
 
@@ -339,44 +372,6 @@ class NegativePromptConfig(PipelineConfig):
 
     def reads_padding(self, text: str) -> bool:
         return self.is_guided and text == self.negative_text
-
-
-def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
-    """The settings for so many devices; ValueError where they are for another number."""
-    if parallel.num_gpus not in (1, num_gpus):
-        raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
-    return replace(parallel, num_gpus=num_gpus)
-
-
-def resolve_choices(config: Any) -> None:
-    """Replaces what names an entry of a field's registry by that entry: "teacache_slow" by the preset, None
-    by the entry "none". ValueError for another name. For `__post_init__`, also of frozen dataclasses.
-    """
-    for item in dataclasses.fields(config):
-        registry, value = item.metadata.get("registry"), getattr(config, item.name)
-        if registry is None or not (value is None or isinstance(value, str)):
-            continue
-        name = "none" if value is None else value
-        if name not in registry:
-            raise ValueError(
-                f"{item.name} is {value!r}{suggest(name, registry)}; allowed: {listing(registry)}"
-            )
-        choice = registry[name]
-        object.__setattr__(config, item.name, choice() if isinstance(choice, type) else choice)
-
-
-def with_changes(name: str, settings: Any, *keys: str) -> str:
-    """The name with those settings that are not the defaults, as in ddim(eta=0.5): what is calibrated with
-    others does not hold for them. keys: of the fields that count, in order; all of them without keys.
-    """
-    defaults = {item.name: item.default for item in dataclasses.fields(settings)}
-    changed = []
-    for key in keys or defaults:
-        value, default = getattr(settings, key), defaults[key]
-        if value != default:
-            value = float(value) if type(value) is int and type(default) is float else value
-            changed.append(f"{key}={value}")
-    return f"{name}({', '.join(changed)})" if changed else name
 
 
 def resolve_dtype(dtype: DType, device: torch.device) -> torch.dtype:

@@ -16,16 +16,29 @@ class PromptEmbeds(NamedTuple):
 
 
 Texts = Mapping[str, PromptEmbeds]  # encoded texts by what was encoded
+NEGATIVE = "\0negative of "  # before the key of a prompt: the embeddings given as its negative prompt
 Pair = tuple[
     torch.Tensor, torch.Tensor | None
 ]  # [B or 2B, L, D] as [cond, uncond], and the mask of its tokens
 
 
 def masked_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None) -> Pair:
-    """Prompts and, as often, the negative prompt, with the masks of their own tokens."""
-    rows = [*prompts, *([] if negative is None else [negative] * len(prompts))]
-    embeds, masks = zip(*rows)
+    """Prompts and, as often, the negative prompt (or one for each), with the masks of their own tokens."""
+    embeds, masks = (list(parts) for parts in zip(*prompts))
+    if negative is not None:
+        embeds.append(negative.embeds.expand(len(prompts), -1, -1))
+        masks.append(negative.mask.expand(len(prompts), -1))
     return torch.cat(embeds), torch.cat(masks)
+
+
+def negative_of(prompts: Sequence[str], texts: Texts, common: str | None) -> PromptEmbeds | None:
+    """The negative prompt [1 or B, L, D] of prompts by their keys: those given for each, or the `common` one,
+    if there is one.
+    """
+    own = [texts[NEGATIVE + key] for key in prompts if NEGATIVE + key in texts]
+    if not own:
+        return None if common is None else texts[common]
+    return PromptEmbeds(*(torch.cat(parts) for parts in zip(*own)))
 
 
 def cut_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, cut: bool = True) -> Pair:

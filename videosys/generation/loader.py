@@ -12,13 +12,14 @@ from torch import nn
 
 from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks
 from videosys.generation.config import PipelineConfig, resolve_dtype
+from videosys.generation.lora import Deltas, adapted, read_loras
 from videosys.generation.offload import Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
 from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.kernels import use_kernels
 from videosys.layers.storage import check_storage, quantize_blocks, use_opaque_dequantize
 from videosys.parallel import Parallel
-from videosys.utils.checkpoint import check_model, load_model
+from videosys.utils.checkpoint import check_model, empty_model, load_model
 from videosys.utils.devices import CPU, resolve_device
 
 if TYPE_CHECKING:
@@ -98,13 +99,24 @@ class Loader:
             check_compile_offload(self.config.offload, self.device)
         load = self._checked(part)
         keep = quantize_blocks if self.config.storage_dtype != "auto" else None
+        adapt = adapted(self.loras(part))
 
         def load_transformer() -> nn.Module:
-            model = use_attention(load(device=self.home, keep=keep), backend)
+            model = use_attention(load(device=self.home, keep=keep, adapt=adapt), backend)
             model = use_kernels(model, self.config.kernels, self.device)
             return compile_blocks(use_opaque_dequantize(model, self.device)) if is_compiled else model
 
         return Component(load_transformer, self.device, self.config.offload, part.folder)
+
+    def loras(self, part: Part) -> Deltas:
+        """What the config's LoRAs add to a part's weights. ValueError for files that do not fit it."""
+        if not self.config.lora:
+            return {}
+        options = {"parallel": self.parallel, **part.options}
+        model = empty_model(part.module_cls, part.config, existing(part.folder), **options)
+        shapes = {key: tuple(item.shape) for key, item in model.state_dict().items()}
+        current = getattr(part.module_cls, "current_key", str)
+        return read_loras(self.config.lora, shapes, current, self.config.offline)
 
     def _checked(self, part: Part) -> Callable[..., nn.Module]:
         """What loads a part; the names and shapes of its weights are compared with the files now."""

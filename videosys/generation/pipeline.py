@@ -7,18 +7,22 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
 from videosys.cache import Cache, CacheConfig, RunSpec, StepRecord, resolve_cache, start
+from videosys.cache.run_spec import WITH
 from videosys.generation import request
 from videosys.generation.compile import compile_report
-from videosys.generation.config import PipelineConfig
+from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.generation.denoise import Sampling, denoise
 from videosys.generation.finite import check_finite, check_frames, frame_sums
-from videosys.generation.guidance import PromptEmbeds, Texts
+from videosys.generation.given import Given, Sizes, take_given
+from videosys.generation.guidance import NEGATIVE, PromptEmbeds, Texts, negative_of
 from videosys.generation.loader import Components
+from videosys.generation.lora import loras_hash
 from videosys.generation.offload import Component, loaded_ahead
 from videosys.generation.parts import Parts
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
@@ -71,7 +75,7 @@ class Pipeline:
         self.family, self.parts, self.components, self.parallel = family, parts, components, parallel
         self.text_encoder: Component[Any] = components.text_encoder
         self.transformer, self.vae = components.transformer, components.vae
-        self.monitor = Monitor()
+        self.monitor, self.given = Monitor(), Given()
 
     def watched(self: P, watch: Watch) -> P:
         """This pipeline, with the same parts, for one request that is watched.
@@ -82,17 +86,35 @@ class Pipeline:
         pipeline.monitor = Monitor(watch, self.parallel)
         return pipeline
 
+    def with_given(self: P, given: Given) -> P:
+        """This pipeline, with the same parts, for one request that brings tensors of its own."""
+        pipeline = copy.copy(self)
+        pipeline.given = given
+        return pipeline
+
+    def keep_parts(self, other: Pipeline) -> None:
+        """Takes over the text encoder and the autoencoder of a pipeline that differs by its transformer."""
+        self.components = replace(self.components, text_encoder=other.text_encoder, vae=other.vae)
+        self.text_encoder, self.vae = other.text_encoder, other.vae
+
     @settle
     def generate(
         self, prompts: Sequence[str], config: Any, quiet: bool = False, **inputs: Any
     ) -> Iterator[VideoOutput]:
         """The videos of each micro-batch as soon as they are done; of several replicas, this one's.
 
-        `config.seed` must be set. inputs: what the family's requests may bring besides fields of the config.
-        All devices of a replica must ask for the same, and get the same.
+        `config.seed` must be set. inputs: what requests may bring besides fields of the config: those of
+        `Given`, and the family's own. All devices of a replica must ask for the same, and get the same.
         """
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
+        yield from self.with_given(take_given(inputs)).generate_batches(prompts, config, quiet, inputs)
+
+    def generate_batches(
+        self, prompts: Sequence[str], config: Any, quiet: bool, inputs: dict[str, Any]
+    ) -> Iterator[VideoOutput]:
+        """The same, with what is given besides the family's inputs."""
         self.check_parallel(config)
+        self.check_given(self.given, prompts, config)
         self.check_request(prompts, config)
         jobs = request.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         config = self.with_resolved_cache(config)
@@ -101,8 +123,10 @@ class Pipeline:
             return  # there are more replicas than micro-batches
         self.monitor.expect(len(batches) * config.num_clips)
         conditions = self.encode_inputs(config, **inputs)
+        texts = self.given_texts(prompts, config)
         with loaded_ahead([self.transformer, self.vae]):
-            texts = self.encode_texts([job.prompt for batch in batches for job in batch], config, quiet)
+            own = [job.prompt for batch in batches for job in batch]
+            texts |= self.encode_texts(own, config, quiet, texts)
         for batch in batches:
             yield self.generate_batch(batch, texts, config, quiet, conditions)
 
@@ -115,6 +139,41 @@ class Pipeline:
         """ValueError for texts that cannot be encoded."""
         request.check_prompts([text for prompt in prompts for text in config.prompt_texts(prompt)])
 
+    def check_given(self, given: Given, prompts: Sequence[str], config: Any) -> None:
+        """ValueError for tensors of a request that do not fit the model or the request."""
+        if not given.inputs():
+            return
+        sizes = Sizes(
+            latents=(self.parts.vae.config.latent_channels, *self.latent_size(config)),
+            text=(self.parts.text_encoder.max_length, self.parts.transformer.config.caption_channels),
+            clips=config.num_clips,
+            has_negative=config.is_guided,
+        )
+        given.check(prompts, len(prompts) * config.num_videos_per_prompt, sizes)
+        if given.negative_prompt_embeds is not None:
+            config.check_negative("negative_prompt_embeds")
+
+    def given_texts(self, prompts: Sequence[str], config: Any) -> dict[str, PromptEmbeds]:
+        """The embeddings that the request brings, by the texts that they stand for."""
+        keys = [config.prompt_texts(prompt) for prompt in prompts]
+        device = self.text_encoder.device
+        dtype, length = resolve_dtype(config.dtype, device), self.parts.text_encoder.max_length
+        texts = self.given.texts(keys, dtype, length)
+        return {key: on_device(text, device) for key, text in texts.items()}
+
+    def embeddings(self, prompts: Sequence[str], config: Any, quiet: bool) -> dict[str, torch.Tensor]:
+        """Prompts, and the negative prompt if there is one, as fields of `Given`."""
+        self.check_request(prompts, config)
+        texts = self.encode_texts(prompts, config, quiet)
+        groups = {"prompt": [config.prompt_texts(prompt)[0] for prompt in prompts]}
+        if config.is_guided and config.negative_text is not None:
+            groups["negative_prompt"] = [config.negative_text]
+        rows = {
+            name: [torch.cat(parts) for parts in zip(*map(texts.get, keys))] for name, keys in groups.items()
+        }
+        names = ("embeds", "mask")
+        return {f"{name}_{kind}": part for name, parts in rows.items() for kind, part in zip(names, parts)}
+
     def encode_inputs(self, config: Any) -> Any:
         """What all micro-batches share of the request's inputs."""
         return None
@@ -124,6 +183,8 @@ class Pipeline:
     ) -> VideoOutput:
         """The videos of one micro-batch."""
         latents, steps = self.denoise(self.denoising(jobs, texts, config), config.cache, quiet)
+        if self.given.output_type == "latent":
+            return output([*latents.cpu()], jobs, steps, config)
         clips, _ = self.decode(latents, config, quiet)
         return output(clips, jobs, steps, config)
 
@@ -135,7 +196,10 @@ class Pipeline:
         """What cache settings must have been calibrated on to hold for this config."""
         folder = self.parts.transformer.folder
         evaluations = len(self.family.sampler(config, ()).timesteps)
-        return config.scope(evaluations, self.latent_size(config), folder and weights_hash(folder))
+        digest = folder and weights_hash(folder)
+        if digest and config.lora:
+            digest = f"{digest}{WITH}{loras_hash(config.lora, config.offline)}"
+        return config.scope(evaluations, self.latent_size(config), digest)
 
     def with_resolved_cache(self, config: C) -> C:
         """The config with its cache settings looked up: in calibration files, and what was published.
@@ -149,27 +213,32 @@ class Pipeline:
         config = replace(config, cache=cache)
         return replace(config, cache=config.with_default_coefficients())
 
-    def encode_texts(self, prompts: Sequence[str], config: Any, quiet: bool) -> Texts:
-        """The texts of all prompts, and the negative one, each encoded once."""
-        texts = [text for prompt in prompts for text in config.prompt_texts(prompt)]
-        if config.is_guided and config.negative_text is not None:
-            texts.append(config.negative_text)
-        texts, encoded = list(dict.fromkeys(texts)), {}
-        self.monitor.begin("encode", len(texts))
+    def encode_texts(
+        self, prompts: Sequence[str], config: Any, quiet: bool, given: Texts = MappingProxyType({})
+    ) -> dict[str, PromptEmbeds]:
+        """The texts of all prompts, and the negative one, each encoded once, but those that are given."""
+        wanted = {text: config.clean(text) for prompt in prompts for text in config.prompt_texts(prompt)}
+        has_negative = config.is_guided and not any(key.startswith(NEGATIVE) for key in given)
+        if has_negative and config.negative_text is not None:
+            wanted[config.negative_text] = config.clean_negative(config.negative_text)
+        wanted = {text: cleaned for text, cleaned in wanted.items() if text not in given}
+        encoded: dict[str, PromptEmbeds] = {}
+        self.monitor.begin("encode", len(wanted))
+        if not wanted:
+            return encoded
         with self.text_encoder.use() as encoder:
-            for text in progress(texts, "encode", quiet=quiet):
-                encoded[text] = encoder([config.clean(text)], padded=config.reads_padding(text))
+            for text, cleaned in progress(wanted.items(), "encode", total=len(wanted), quiet=quiet):
+                encoded[text] = PromptEmbeds(*encoder([cleaned], padded=config.reads_padding(text)))
                 self.monitor.advance()
         for text, (embeds, _) in encoded.items():
             check_finite(embeds, f"the text encoder, for {text[:40]!r},")
-        device = self.text_encoder.device
-        return {text: PromptEmbeds(*(part.to(device) for part in parts)) for text, parts in encoded.items()}
+        return {text: on_device(item, self.text_encoder.device) for text, item in encoded.items()}
 
     def denoising(self, jobs: Sequence[VideoJob], texts: Texts, config: Any) -> Denoising:
         """What the loop needs for the first clip of these videos, all noise drawn anew from their seeds."""
         sources = generators(jobs)
         scheduler = self.family.sampler(config, sources)
-        noise = self.initial_noise(sources, config) * scheduler.init_noise_sigma
+        noise = self.noise(jobs, sources, config) * scheduler.init_noise_sigma
         prompts = [config.prompt_texts(job.prompt)[0] for job in jobs]
         return Denoising(
             scheduler,
@@ -178,6 +247,16 @@ class Pipeline:
             Sampling(config.guidance_scale, sources),
         )
 
+    def noise(
+        self, jobs: Sequence[VideoJob], sources: Sequence[torch.Generator], config: Any
+    ) -> torch.Tensor:
+        """Latents [B, C, T, H, W] to begin with: those given for these videos, or noise from their seeds.
+
+        The noise is drawn in any case: samplers that add noise draw it from where the first one ends.
+        """
+        drawn, latents = self.initial_noise(sources, config), self.given.latents
+        return drawn if latents is None else latents.detach().cpu().float()[[job.index for job in jobs]]
+
     def initial_noise(self, sources: Sequence[torch.Generator], config: Any) -> torch.Tensor:
         """Normal latents [B, C, T, H, W], each sample from its own generator."""
         channels = self.parts.vae.config.latent_channels
@@ -185,9 +264,7 @@ class Pipeline:
 
     def condition(self, model: Any, prompts: Sequence[str], texts: Texts, config: Any) -> Any:
         """The transformer's condition for the pair [cond, uncond], or for this device's half of it."""
-        negative = None
-        if config.is_guided and config.negative_text is not None:
-            negative = texts[config.negative_text]
+        negative = negative_of(prompts, texts, config.negative_text) if config.is_guided else None
         embeds, mask = self.family.guidance_pair(model, [texts[text] for text in prompts], negative, config)
         cut = self.parallel.cfg_shard
         mask = None if mask is None else cut(mask)
@@ -270,6 +347,11 @@ class Pipeline:
     def close(self) -> None:
         """Forgets all weights."""
         self.components.close()
+
+
+def on_device(text: PromptEmbeds, device: torch.device) -> PromptEmbeds:
+    """The same text on a device."""
+    return PromptEmbeds(*(part.to(device) for part in text))
 
 
 def output(

@@ -25,17 +25,22 @@ Rounding = Literal["nearest", "down"]
 class VideoOutput:
     """Finished videos, with what made them.
 
-    video: uint8 [T, H, W, 3] each. prompts and seeds: one per video; with the config they reproduce it, bit
-    for bit on a CPU. steps_per_video: the model evaluations of each. compiled: what compiling has taken so
-    far in the process that made them; None where nothing is compiled.
+    video: uint8 tensors [T, H, W, 3], or what `output_type` asked for. prompts and seeds: one per video; with
+    the config they reproduce it, bit for bit on a CPU. steps_per_video: the model evaluations of each.
+    compiled: what compiling has taken so far in the process that made them; None where nothing is compiled.
     """
 
-    video: list[torch.Tensor]
+    video: list[Any]
     prompts: list[str]
     seeds: list[int]
     steps_per_video: list[list[StepRecord]] = field(repr=False)
     fps: float = 24.0
     compiled: CompileReport | None = None
+
+    @property
+    def frames(self) -> list[Any]:
+        """The same as `video`, by diffusers' name."""
+        return self.video
 
     @property
     def steps(self) -> list[StepRecord]:
@@ -56,10 +61,11 @@ class VideoOutput:
 
 @dataclass(frozen=True)
 class VideoJob:
-    """One video to make."""
+    """One video to make. index: its place among the videos of the request."""
 
     prompt: str
     seed: int
+    index: int = 0
 
 
 def check_count(prompts: Sequence[str], config: Any) -> None:
@@ -79,7 +85,10 @@ def with_full_batches(prompts: Sequence[str], config: C) -> C:
 
 def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[VideoJob]:
     """The videos of a request: video j of every prompt uses seed + j."""
-    return [VideoJob(prompt, seed + j) for prompt in prompts for j in range(num_videos_per_prompt)]
+    count = num_videos_per_prompt
+    return [
+        VideoJob(prompt, seed + j, i * count + j) for i, prompt in enumerate(prompts) for j in range(count)
+    ]
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -62,6 +62,7 @@ def load_model(
     device: str | torch.device = "cpu",
     quiet: bool = True,
     keep: Callable[[nn.Module], Split] | None = None,
+    adapt: Callable[[str, torch.Tensor], torch.Tensor] = lambda key, tensor: tensor,
     **kwargs: Any,
 ) -> M:
     """Return `model_cls(config, **kwargs)` with a folder's weights, in eval mode and without gradients.
@@ -72,7 +73,7 @@ def load_model(
     `current_key(key)` say what a key of an older file is called now. Missing, unexpected and mis-shaped keys
     are one ValueError that lists them, raised before any weight is read. So is a config that makes no model.
     keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
-    tensor of the file, by name.
+    tensor of the file, by name. adapt: changes each tensor of the file, before it is converted to `dtype`.
     """
     model, mapped, words = _model_and_weights(model_cls, config, folder, **kwargs)
     tell_prefix(folder, words)
@@ -83,7 +84,7 @@ def load_model(
         tensor = mapped.pop(key)  # so that the mapping of a part ends when its last tensor has been copied
         own_dtype = torch.float32 if key in exact else dtype
         # Converted there: a conversion on the host would be a copy in its memory besides.
-        there = tensor.to(device)
+        there = adapt(key, tensor.to(device))
         weights |= split(key, there.to(own_dtype) if there.is_floating_point() else there)
     model.load_state_dict(weights, strict=True, assign=True)
     unfilled = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]

@@ -2,7 +2,7 @@
 
 A field whose type is a union of dataclasses carries `field(metadata={"registry": {name: class}})`; the
 section's `name` picks the class, or the preset where the registry holds an instance. A field may carry
-`metadata={"aliases": ("old_name",)}`.
+`metadata={"aliases": ("old_name",)}`, and `metadata={"read": function}` that makes its value of a plain one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from videosys.utils.foreign import foreign_name
 from videosys.utils.reading import load_json_object
 from videosys.utils.typed import Text, check_limit, convert, listing, suggest
 
@@ -159,7 +160,8 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place
         name = aliases.get(key) or key
         if name not in fields:
             allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
-            raise place.at(key).error(f"unknown key{suggest(key, fields)}; {allowed}", value)
+            hint = (place.key == "" and foreign_name(key)) or suggest(key, fields)
+            raise place.at(key).error(f"unknown key{hint}; {allowed}", value)
         if name in current:
             old = next(word for word in layer if word != name and aliases.get(word) == name)
             raise place.at(old).error(f"is the old name of {name!r}, which is given too", layer[old])
@@ -178,6 +180,8 @@ def _default(item: dataclasses.Field, base: Any) -> Any:
 def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], default: Any, place: Place) -> Any:
     if "registry" in item.metadata:
         return _choice(item.metadata["registry"], settings, default, place)
+    if "read" in item.metadata:
+        return _read(item.metadata["read"], settings[-1], place)
     members = typing.get_args(hint) or (hint,)
     for member in members:
         if dataclasses.is_dataclass(member):
@@ -188,6 +192,14 @@ def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], defaul
     except ValueError as error:
         raise place.error(str(error), settings[-1]) from error
     return value
+
+
+def _read(read: Callable[[Any], Any], value: Any, place: Place) -> Any:
+    """Return what the field's own reader makes of a value."""
+    try:
+        return read(value.parsed if isinstance(value, Text) else value)
+    except ValueError as error:
+        raise place.error(str(error), value) from error
 
 
 def _section(cls: type, is_optional: bool, settings: list[Any], default: Any, place: Place) -> Any:

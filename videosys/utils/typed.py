@@ -121,6 +121,9 @@ def _checked(value: Any, hint: Any) -> Any:
     members = get_args(hint) or (hint,)
     if not any(dataclasses.is_dataclass(member) for member in members):
         return convert(value, hint)
+    if get_origin(hint) is tuple:
+        items = value if isinstance(value, tuple) else (value,)
+        return tuple(_checked(item, members[0]) for item in items)
     if not any(_is_member(value, member) for member in members):
         names = " or ".join(member.__name__ for member in members)
         raise ValueError(f"must be {names}, got {shown(value)}")

@@ -59,6 +59,17 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the texts in the header of a .safetensors file. ValueError for a file that is none."""
+    try:
+        check_regular(path, path.stat().st_mode)
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except Exception as error:
+        raise_interrupt(error)
+        raise ValueError(f"{path}: cannot be read as tensors: {_reason(path, error)}") from error
+
+
 def read_training(path: Path) -> dict[str, torch.Tensor]:
     """Return the weights in the file of a training by name, mapped from it.
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from videosys.cache import CacheConfig
-from videosys.generation.config import NegativePromptConfig, cache_field, loading, with_changes
+from videosys.generation.choices import with_changes
+from videosys.generation.config import NegativePromptConfig, cache_field, loading
 from videosys.generation.tiling import FrameTilingConfig
 from videosys.models.latte.presets import COEFFICIENTS, PRESETS, REPOSITORY
 from videosys.schedulers.build import NOISE

@@ -22,7 +22,7 @@ from videosys.schedulers.solvers import Training
 from videosys.utils.devices import parse_device
 from videosys.utils.files import anchored
 from videosys.utils.images import BACKGROUND, check_colour
-from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, limited
+from videosys.utils.typed import MOST_FRAMES, MOST_PIXELS, MOST_STEPS, check_characters, limited
 
 LEAST_SIDE = 16  # pixels: one patch of latents
 DEFAULT_SIZE = ("480p", "9:16")
@@ -45,6 +45,8 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         number) if null; or give height and width in pixels.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
     aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
+    negative_prompt: what the video should not show; null is the model's own unconditional caption, as
+        published. Scores are not appended to it.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
     reference_background: the colour that their transparent parts show: white, black, #7f7f7f.
     loops: clips that continue each other: each begins with the last condition_frame_length latent frames of
@@ -69,6 +71,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     aes: float | None = 6.5
     flow: float | None = None
     camera_motion: str | None = None
+    negative_prompt: str | None = None
     reference_paths: tuple[str, ...] = field(default=(), metadata={"local": True})
     mask_strategy: str = ""
     reference_background: str = BACKGROUND
@@ -79,9 +82,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     cache: CacheConfig = cache_field(PRESETS)
 
     prediction = "flow"
+    takes_negative = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_characters("negative_prompt", self.negative_prompt or "")
         self._check_numbers()
         self._check_size()
         self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
@@ -153,6 +158,10 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     def num_clips(self) -> int:
         return self.loops
 
+    @property
+    def negative_text(self) -> str | None:
+        return self.negative_prompt
+
     def prompt_texts(self, prompt: str) -> list[str]:
         words, _ = split_inline(prompt)
         return [text_of_loop(words, loop) for loop in range(self.loops)]
@@ -168,6 +177,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         from videosys.text_encoders.cleaning import prepare_prompt
 
         return prepare_prompt(text, self.aes, self.flow, self.camera_motion)
+
+    def clean_negative(self, text: str) -> str:
+        from videosys.text_encoders.cleaning import prepare_prompt
+
+        return prepare_prompt(text, None)
 
     def anchored(self) -> OpenSoraConfig:
         paths = tuple(map(anchored, self.reference_paths))

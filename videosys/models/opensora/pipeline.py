@@ -11,7 +11,7 @@ import torch
 from videosys.cache import StepRecord
 from videosys.generation.denoise import Sampling
 from videosys.generation.finite import check_finite, frame_sums
-from videosys.generation.guidance import Pair, PromptEmbeds, Texts
+from videosys.generation.guidance import Pair, PromptEmbeds, Texts, masked_pair
 from videosys.generation.parts import Part, PartFinder, Parts, config_of
 from videosys.generation.pipeline import Decoded, Denoising, Pipeline, Progress, output
 from videosys.generation.request import VideoJob, VideoOutput, generators, to_uint8
@@ -63,10 +63,12 @@ def scheduler(config: OpenSoraConfig, generators: Sequence[torch.Generator]) -> 
 def guidance_pair(
     model: STDiT3, prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, config: OpenSoraConfig
 ) -> Pair:
-    """Prompts, and as often the model's own null caption, of which each row sees as much as its prompt."""
+    """Prompts, and as often the negative prompt; without one the model's own null caption, of which each row
+    sees as much as its prompt.
+    """
+    if negative is not None or not config.is_guided:
+        return masked_pair(prompts, negative)
     embeds, mask = (torch.cat(rows) for rows in zip(*prompts))
-    if not config.is_guided:
-        return embeds, mask
     null = model.null_caption(embeds.shape[1]).to(embeds)
     return torch.cat((embeds, null.expand_as(embeds))), mask.repeat(2, 1)
 
@@ -179,6 +181,8 @@ class OpenSoraPipeline(Pipeline):
         for loop in range(config.loops):
             denoising = self.clip_denoising(jobs, texts, config, loop, sources, (conditions, references), own)
             latents, records = self.denoise(denoising, config.cache, quiet)
+            if self.given.output_type == "latent":  # which is for one clip
+                return output([*latents.cpu()], jobs, records, config)
             frames, tail = self.decode(latents, config, quiet, continues=loop + 1 < config.loops)
             clips.append(frames)
             steps.extend(records)
@@ -203,7 +207,7 @@ class OpenSoraPipeline(Pipeline):
         """What the denoise loop needs for one clip of each video, with the conditions of all of them and of
         each one's own.
         """
-        noise = self.initial_noise(sources, config)
+        noise = self.noise(jobs, sources, config)
         latents, mask = apply_mask_strategy(noise, shared[1], shared[0], loop, config.align)
         for row, (conditions, references) in enumerate(own):
             rows = slice(row, row + 1)
