@@ -78,13 +78,11 @@ from .models.latte.autoencoder import (
     LatteVAEConfig as LatteVAEConfig,
 )
 from .models.latte.config import LatteConfig as LatteConfig
-from .models.latte.pipeline import LattePipeline as LattePipeline
 from .models.open_sora_plan.autoencoder import (
     CausalVAE as CausalVAE,
     CausalVAEConfig as CausalVAEConfig,
 )
 from .models.open_sora_plan.config import OpenSoraPlanConfig as OpenSoraPlanConfig
-from .models.open_sora_plan.pipeline import OpenSoraPlanPipeline as OpenSoraPlanPipeline
 from .models.open_sora_plan.transformer import (
     OpenSoraT2V as OpenSoraT2V,
     OpenSoraT2VConfig as OpenSoraT2VConfig,
@@ -95,7 +93,6 @@ from .models.opensora.autoencoder import (
 )
 from .models.opensora.conditioning import Reference as Reference
 from .models.opensora.config import OpenSoraConfig as OpenSoraConfig
-from .models.opensora.pipeline import OpenSoraPipeline as OpenSoraPipeline
 from .models.opensora.transformer import (
     STDiT3 as STDiT3,
     STDiT3Config as STDiT3Config,
@@ -107,6 +104,13 @@ from .models.pixart.latte_t2v import (
 from .parallel import (
     Parallel as Parallel,
     ParallelConfig as ParallelConfig,
+)
+from .pipelines import (
+    LattePipeline as LattePipeline,
+    OpenSoraPipeline as OpenSoraPipeline,
+    OpenSoraPlanPipeline as OpenSoraPlanPipeline,
+    TextToVideoPipeline as TextToVideoPipeline,
+    pipeline_class as pipeline_class,
 )
 from .text_encoders.t5 import T5Encoder as T5Encoder
 from .utils.checkpoint import (

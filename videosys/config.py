@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from videosys.utils.plain import Layer, Place, build, to_plain
 from videosys.utils.reading import expanded, read_text
-from videosys.utils.typed import Text
+from videosys.utils.typed import Text, suggest
 from videosys.utils.yaml12 import parse_yaml
 
 T = TypeVar("T")
@@ -33,8 +33,9 @@ def load_config(
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
     `path` is a file of YAML 1.2 (9:16 is text there, 010 is ten), or a Python file (which is run) that sets
-    `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the settings
-    themselves, as `config_to_dict` returns them, or as OmegaConf does, with its interpolations.
+    `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the name of
+    a config that comes with the package, such as "tiny"; or the settings themselves, as `config_to_dict`
+    returns them, or as OmegaConf does, with its interpolations.
     An override is `key=value` with dots for sections; text fields take the value as it is, the others read it
     as YAML. Naming a choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults,
     whatever stood before. Every mistake of the user is a ValueError that names the file and the key.
@@ -67,13 +68,22 @@ def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
     """Return (base instance or None, settings) of a file."""
-    try:
-        text = read_text(path, MOST_BYTES)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such config file") from None
+    path = located(cls, path)
+    text = read_text(path, MOST_BYTES)
     if path.suffix == ".py":
         return _run_python(cls, expanded(path)), {}
     return None, _parse_yaml(text, path)
+
+
+def located(cls: type, path: Path) -> Path:
+    """The file that a path or a config's name leads to. ValueError, with the names, where there is none."""
+    if expanded(path).exists():
+        return path
+    names: Mapping[str, Path] = getattr(cls, "named_configs", dict)()
+    if path.as_posix() in names:
+        return names[path.as_posix()]
+    hint = f"{suggest(path.stem, names)}; configs by name: {', '.join(names)}" if names else ""
+    raise ValueError(f"{path}: no such config file{hint}")
 
 
 def _parse_yaml(text: str, path: Path) -> Layer:

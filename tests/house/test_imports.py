@@ -24,6 +24,7 @@ ROWS = (
     ("models",),
     ("estimate", "tiny"),  # the engine warns before it loads: of what will not fit, of unknown words
     ("engine",),
+    ("pipelines",),
     ("__init__",),  # the public names
     ("calibration",),
     ("diffusers",),  # the adapter; nothing imports it

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from videosys import (
     CommandParser,
@@ -84,3 +85,44 @@ def test_settings_need_no_file():
     assert load_config(OpenSoraConfig, {}) == OpenSoraConfig()
     with pytest.raises(ValueError, match=r"^sed: unknown key \(did you mean 'seed'\?\)"):
         load_config(OpenSoraConfig, {"sed": 4})
+
+
+@pytest.fixture
+def torchrun(monkeypatch, tmp_path):
+    """As torchrun starts a process; the path is the file whose text it prints at its end."""
+    slept = []
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setattr("time.sleep", slept.append)
+    return tmp_path / "error.json", slept
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-such-option"]])
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_under_torchrun_the_first_process_has_torchrun_print_the_line(
+    torchrun, monkeypatch, capsys, rank, arguments
+):
+    path, slept = torchrun
+    monkeypatch.setenv("RANK", rank)
+    status = None
+    try:
+        status = run_command(CommandParser(), raising_with_argument, arguments)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    failure = ProcessFailure(local_rank=0, pid=1, exitcode=2, error_file=str(path))
+    printed = str(ChildFailedError("command", {int(rank): failure})).splitlines()
+    assert "error: " in printed[-2]
+    assert ("sp is 3" if not arguments else "--no-such-option") in printed[-2]
+    assert set(printed[-1]) == {"="}
+    assert capsys.readouterr() == ("", "")
+    assert len(slept) == int(rank)  # the others wait until torchrun ends them
+
+
+def raising_with_argument(arguments):
+    raise ValueError("sp is 3;\n it must be 1 or 2")
+
+
+def test_a_line_that_torchrun_cannot_be_given_is_printed(monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "no/such/folder/error.json")
+    assert exit_status(raising(ValueError("a")), "") == 2
+    assert capsys.readouterr().err == "error: a\n"

@@ -60,7 +60,9 @@ def test_resolve_asks_the_hub(tmp_path, monkeypatch):
 
 def test_resolve_offline_without_a_copy(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match="'owner/name' is no folder here, and on the hub it was not fetched"):
+    with pytest.raises(
+        ValueError, match="'owner/name' is not a folder here, and on the hub it was not fetched"
+    ):
         resolve("owner/name", offline=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -207,7 +207,7 @@ class VideoSysEngine:
         return [video for part in parts for video in self.pipeline.decode(part, config, self.quiet)[0]]
 
     @settle
-    def set_lora(self, *loras: str | Path | Lora) -> None:
+    def set_lora(self, *loras: str | Path | Lora | Mapping[str, Any]) -> None:
         """Replaces the LoRAs of the transformer for the requests from now on; none without arguments, which
         gives the bits of the plain weights again.
 

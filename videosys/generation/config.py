@@ -8,6 +8,7 @@ import warnings
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from videosys.parallel.config import MOST_DEVICES
 from videosys.schedulers.solvers import SCHEDULERS, Prediction, PublishedConfig, SchedulerConfig, Training
 from videosys.utils.files import anchored
 from videosys.utils.foreign import foreign_name
+from videosys.utils.installed import configs_folder
 from videosys.utils.seed import LARGEST_SEED
 from videosys.utils.typed import (
     MOST_FRAMES,
@@ -118,6 +120,7 @@ class PipelineConfig:
     cache: CacheConfig = cache_field({})
 
     prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
+    examples: ClassVar[str] = ""  # the folder of its YAML files: one of the examples, or an absolute path
     takes_negative: ClassVar[bool] = False  # whether the model may be guided by a negative prompt
 
     def __new__(cls, *values: Any, **settings: Any) -> PipelineConfig:
@@ -128,6 +131,12 @@ class PipelineConfig:
                 hint = foreign_name(name) or suggest(name, known)
                 raise ValueError(f"{cls.__name__}: unknown setting {name!r}{hint}; allowed: {listing(known)}")
         return super().__new__(cls)
+
+    @classmethod
+    def named_configs(cls) -> dict[str, Path]:
+        """The YAML files that come with the model, by the names that `load_config` takes: "tiny"."""
+        paths = sorted((configs_folder() / cls.examples).glob("*.yaml")) if cls.examples else []
+        return {path.stem: path for path in paths}
 
     def check_fields(self) -> None:
         """Replaces the names of caches and schedulers by what they name. ValueError for a field of another

@@ -13,10 +13,11 @@ from torch import nn
 from videosys.generation.config import PipelineConfig
 from videosys.parallel import Parallel
 from videosys.utils.checkpoint import read_config, resolve
-from videosys.utils.hub import BUNDLED, PATTERNS
+from videosys.utils.hub import BUNDLED, PATTERNS, NotFetched
 from videosys.utils.reading import expanded
 
 C = TypeVar("C")
+CONFIG = "config.json"  # of a part
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class PartFinder:
     """
 
     def __init__(self, config: PipelineConfig, may_be_missing: bool = False):
-        self.revision = config.revision
+        self.revision, self.config_cls = config.revision, type(config)
         self.offline = config.offline or may_be_missing
         self.may_be_missing = may_be_missing
         self.folders: dict[str, Path] = {}
@@ -96,12 +97,19 @@ class PartFinder:
         try:
             if source is None:
                 raise ValueError(f"{part} is null; it must be a folder or a hub id (owner/name)")
-            self.folders[part] = self._folder(source, subfolder, patterns)
-        except ValueError:
+            self.folders[part] = part_folder(self._folder(source, subfolder, patterns), part)
+        except ValueError as error:
             if not self.may_be_missing:
-                raise
+                raise (self._advised(error) if isinstance(error, NotFetched) else error) from error.__cause__
             self.missing.append(f"{part} {'(not set)' if source is None else source}")
         return self.folders.get(part)
+
+    def _advised(self, error: NotFetched) -> ValueError:
+        """The error with a way that needs no hub, if there is one."""
+        tiny = next((name for name in self.config_cls.named_configs() if name.startswith("tiny")), None)
+        call = f"load_config({self.config_cls.__name__}, {tiny!r})"
+        advice = f"; {call} takes the small checkpoint that comes with the package" if tiny else ""
+        return ValueError(f"{error}{advice}")
 
     def part(
         self, name: str, source: str | None, module_cls: type[nn.Module], published: Any, subfolder: str = ""
@@ -130,6 +138,12 @@ class PartFinder:
             return resolve(source, subfolder=subfolder, **options)
         folder = resolve(source, **options)
         return folder / subfolder if (folder / subfolder).is_dir() else folder
+
+
+def part_folder(folder: Path, part: str) -> Path:
+    """The folder of a part: itself, or the one of the part's name in a folder of all parts."""
+    is_inside = not (folder / CONFIG).is_file() and (folder / part / CONFIG).is_file()
+    return folder / part if is_inside and part != "text_encoder" else folder
 
 
 def config_of(config_cls: type[C], folder: Path | None, published: C) -> C:

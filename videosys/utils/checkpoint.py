@@ -48,7 +48,9 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     """
     path = Path(folder) / name
     if not expanded(path).exists():
-        raise ValueError(f"{path}: no such file, so {folder} is no checkpoint folder")
+        below = sorted(found.parent.name for found in expanded(Path(folder)).glob(f"*/{name}"))
+        hint = f"; below it are {', '.join(below)}" if below else ""
+        raise ValueError(f"{path}: no such file, so {folder} is not a checkpoint folder{hint}")
     return read_json(config_cls, path, ignores_unknown=True)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,6 +15,8 @@ from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose text it prints at its end
+PATIENCE = 10.0  # seconds in which torchrun ends this process because the first one has failed
 RESUMABLE = "interrupted: the same command goes on from here"
 
 
@@ -19,7 +24,7 @@ class CommandParser(argparse.ArgumentParser):
     """An `argparse.ArgumentParser` that reports a wrong argument in one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE_ERROR, f"error: {message}; see --help\n")
+        sys.exit(told(f"{message}; see --help"))
 
 
 def path_argument(text: str) -> Path:
@@ -63,13 +68,34 @@ def exit_status(
             if not interrupt.is_set() and not isinstance(error, mistakes):
                 raise
             if not interrupt.is_set():
-                return told(error)
+                return told(str(error))
         if interrupted:
             print(interrupted, file=sys.stderr)
         return INTERRUPTED
 
 
-def told(error: Exception) -> int:
-    """The exit status of a mistake, after a line about it."""
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+def told(mistake: str) -> int:
+    """The exit status of a mistake, after a line about it.
+
+    Processes that torchrun started all find the same mistake: there the first one tells it, through torchrun,
+    which prints it at its end. The others wait to be ended, and tell it if they are not.
+    """
+    line = " ".join(["error:", *mistake.split()])
+    if os.environ.get("RANK", "0") != "0" and ERROR_FILE in os.environ:
+        time.sleep(PATIENCE)
+    if not told_torchrun(line):
+        print(line, file=sys.stderr)
     return USAGE_ERROR
+
+
+def told_torchrun(line: str) -> bool:
+    """Whether torchrun started this process and will print the line."""
+    path = os.environ.get(ERROR_FILE)
+    if not path:
+        return False
+    details = {"py_callstack": line, "timestamp": str(int(time.time()))}
+    try:
+        Path(path).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}), "utf-8")
+    except OSError:
+        return False
+    return True

@@ -20,6 +20,10 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _LOG = logging.getLogger("videosys.hub")
 
 
+class NotFetched(ValueError):
+    """A checkpoint is on the hub only, and cannot be had from there."""
+
+
 def resolve(
     source: str | Path,
     *,
@@ -75,13 +79,13 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
         )
     except LocalEntryNotFoundError as error:
         reason = "was not fetched before, and offline is set" if offline else "cannot be reached"
-        raise ValueError(f"checkpoint {name!r} is no folder here, and on the hub it {reason}") from error
+        raise NotFetched(f"checkpoint {name!r} is not a folder here, and on the hub it {reason}") from error
     except Exception as error:
         if not isinstance(error, (HfHubHTTPError, HFValidationError, OSError, *_network_errors())):
             raise
         version = f" at revision {revision!r}" if revision else ""
         summary = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"checkpoint {name!r}{version} cannot be fetched from the hub: {summary}") from error
+        raise NotFetched(f"checkpoint {name!r}{version} cannot be fetched from the hub: {summary}") from error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

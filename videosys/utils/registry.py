@@ -19,9 +19,10 @@ _LOG = logging.getLogger("videosys.registry")
 class Registry(Mapping[str, T], Generic[T]):
     """Built-in entries, entries added by `register`, and those that installed packages declare.
 
-    kind: what an entry is called in errors. group: the entry point group of installed packages; its names
-        are the entries' names. check(name, entry, entries): raises ValueError for an entry that cannot be
-        used, alone or beside those that are there.
+    built_in: the names of the library's own entries. kind: what an entry is called in errors.
+    group: the entry point group of installed packages; its names are the entries' names.
+    check(name, entry, entries): raises ValueError for an entry that cannot be used, alone or beside those
+        that are there.
 
     Entry points are loaded when a name is asked for that is not built in, or when all entries are listed. One
     that cannot be loaded is logged as a warning and left out. The table lasts as long as the process; nothing
@@ -31,6 +32,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str, group: str, built_in: Mapping[str, T], check: Check):
         self.kind, self.group, self._check = kind, group, check
         self._entries: dict[str, T] = {}
+        self.built_in = tuple(built_in)
         self._modules: dict[str, str] = {}
         self._reserved: dict[str, list[T]] = {}
         self._are_installed_loaded, self._loading = False, threading.RLock()

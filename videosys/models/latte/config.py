@@ -53,6 +53,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     eta: float = 0.0
     cache: CacheConfig = cache_field(PRESETS)
 
+    examples = "latte"
     prediction = "epsilon"
     size_multiple = 16  # a patch of two latents, of eight pixels each
 

@@ -33,6 +33,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
     prompt_template: str | None = None
     cache: CacheConfig = cache_field(PRESETS)
 
+    examples = "open_sora_plan"
     prediction = "epsilon"
     size_multiple = 16  # a patch of two latents, of eight pixels each
 

@@ -81,6 +81,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     align: int | None = CHUNK_LATENTS
     cache: CacheConfig = cache_field(PRESETS)
 
+    examples = "opensora"
     prediction = "flow"
     takes_negative = True
 

@@ -1,0 +1,136 @@
+"""Pipelines as users of diffusers know them: `OpenSoraPipeline.from_pretrained("tiny")("a red circle")`.
+
+They are a thin way to a config and an engine. Each family has one, named after its config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from videosys.config import load_config
+from videosys.engine import VideoSysEngine
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoOutput
+from videosys.models import FAMILIES, Family
+from videosys.utils.hub import BUNDLED
+from videosys.utils.reading import expanded
+
+T = TypeVar("T", bound="TextToVideoPipeline")
+SUFFIXES = (".yaml", ".yml", ".py")  # of files of settings
+PARTS = ("transformer", "vae", "text_encoder")
+
+
+class TextToVideoPipeline:
+    """An engine that is called like a pipeline of diffusers.
+
+    with OpenSoraPipeline.from_pretrained("tiny") as pipe:
+        video = pipe("a red circle", seed=1).frames[0]
+
+    engine: the `VideoSysEngine` that does the work, with all that it can do. config: its settings.
+    """
+
+    family: ClassVar[Family]
+
+    def __init__(self, config: PipelineConfig, quiet: bool = False):
+        self.engine = VideoSysEngine(config, quiet)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[T], source: str | Path | None = None, *, quiet: bool = False, **settings: Any
+    ) -> T:
+        """The pipeline of a checkpoint. Weights are loaded when they are first used.
+
+        source: the name of a config that comes with the package ("tiny", "base", "teacache_fast"), or a YAML
+        or Python file of settings; a folder with all parts (transformer, vae, text_encoder), or the
+        transformer's own; a hub id; None for the published checkpoint. settings: fields of the config.
+        ValueError for a source that is none of these and for settings that the config refuses.
+        """
+        return cls(pretrained_config(cls.family, source, settings), quiet)
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The settings of the engine."""
+        return self.engine.config
+
+    def __call__(self, prompt: str | Sequence[str] | None = None, **request: Any) -> VideoOutput:
+        """The videos of one prompt or a list of prompts: see `VideoSysEngine.generate`."""
+        return self.engine.generate(prompt, **request)
+
+    def encode_prompt(self, prompt: str | Sequence[str], **request: Any) -> dict[str, torch.Tensor]:
+        """The embeddings of prompts: see `VideoSysEngine.encode_prompt`."""
+        return self.engine.encode_prompt(prompt, **request)
+
+    def load_lora_weights(self, path: str | Path, scale: float = 1.0) -> None:
+        """Adds a LoRA to those that are loaded: see `VideoSysEngine.set_lora`."""
+        self.engine.set_lora(*self.config.lora, {"path": str(path), "scale": scale})
+
+    def unload_lora_weights(self) -> None:
+        """Removes all LoRAs; the weights are again those of the checkpoint, bit for bit."""
+        self.engine.set_lora()
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self.engine.close()
+
+    def __enter__(self: T) -> T:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def pretrained_config(family: Family, source: str | Path | None, settings: Mapping[str, Any]) -> Any:
+    """The config of what `TextToVideoPipeline.from_pretrained` is given."""
+    if source is None:
+        return family.config(**settings)
+    text, named = str(source), family.config.named_configs()
+    if text in named or text.endswith(SUFFIXES):
+        return replace(load_config(family.config, text), **settings)
+    tiny = family.tiny.get(text.removeprefix(BUNDLED)) if text.startswith(BUNDLED) else None
+    places = tiny or places_of(family.config(), text)
+    return family.config(**{**places, **settings})
+
+
+def places_of(published: Any, source: str) -> dict[str, str]:
+    """The fields of a config that lead to the parts in a folder or a repository.
+
+    A folder may lack parts, which are then the published ones; a repository has those that the published one
+    of the transformer has.
+    """
+    folder = expanded(source)
+    if folder.is_dir():
+        others = {"vae": "vae*", "text_encoder": "text_encoder"}
+        found = [part for part, pattern in others.items() if any(folder.glob(pattern))]
+        return dict.fromkeys(["transformer", *found], source)
+    same = [part for part in PARTS if getattr(published, part) == published.transformer]
+    return dict.fromkeys(same if published.transformer else PARTS[:2], source)
+
+
+def pipeline_class(family: Family) -> type[TextToVideoPipeline]:
+    """The pipeline of a family, named after its config: `MyConfig` gives `MyPipeline`.
+
+    For a family of your own: `MyPipeline = videosys.pipeline_class(FAMILY)`.
+    """
+    name = pipeline_name(family)
+    about = f"Prompts to videos with {family.config.__name__}: see `TextToVideoPipeline`."
+    return type(name, (TextToVideoPipeline,), {"family": family, "__doc__": about, "__module__": __name__})
+
+
+def pipeline_name(family: Family) -> str:
+    """The name of a family's pipeline."""
+    return f"{family.config.__name__.removesuffix('Config')}Pipeline"
+
+
+PIPELINES = {pipeline_name(FAMILIES[name]): pipeline_class(FAMILIES[name]) for name in FAMILIES.built_in}
+
+
+def __getattr__(name: str) -> Any:
+    """The pipeline of a family of the library."""
+    if name in PIPELINES:
+        return PIPELINES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
