@@ -1,0 +1,85 @@
+"""Names of other libraries are answered with ours, everywhere; the page lists the same table."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_checkpoint import config_of
+from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, VideoSysEngine, load_config
+from videosys.generation.given import NAMES
+from videosys.utils.foreign import FOREIGN, INPUTS, foreign_name
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "coming-from.md"
+ALL = [(name, item) for item in FOREIGN for name in item.names]
+OLD_NAMES = ("num_sampling_steps", "cfg_scale")  # which Open-Sora's old YAML files may have
+
+
+def test_the_page_has_the_same_table():
+    rows = [line for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    assert rows == [f"| {', '.join(f'`{name}`' for name in item.names)} | {item.here} |" for item in FOREIGN]
+
+
+def test_no_name_is_listed_twice_or_is_ours():
+    names = [name for name, _ in ALL if name != "cfg_scale"]
+    assert len({*names}) == len(names)
+    for config_cls in (OpenSoraConfig, LatteConfig, OpenSoraPlanConfig):
+        assert not {*names, *INPUTS} & set(config_cls.__dataclass_fields__)
+    assert set(NAMES) <= {*INPUTS}
+
+
+@pytest.mark.parametrize(("name", "item"), ALL, ids=[name for name, _ in ALL])
+def test_constructors_yaml_and_overrides_name_ours(name, item):
+    here = re.escape(f"; here it is {item.here}" if name != "cfg_scale" else "guidance_scale")
+    with pytest.raises(ValueError, match=here):
+        LatteConfig(**{name: 1})
+    with pytest.raises(ValueError, match=here):
+        load_config(LatteConfig, {name: 1})
+    with pytest.raises(ValueError, match=here):
+        load_config(LatteConfig, None, [f"{name}=1"])
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint):
+    with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize(("name", "item"), ALL, ids=[name for name, _ in ALL])
+def test_calls_name_ours(engine, name, item):
+    with pytest.raises(ValueError, match=re.escape(item.here) if name != "cfg_scale" else "guidance_scale"):
+        engine.generate("a", **{name: 1})
+
+
+@pytest.mark.parametrize("name", OLD_NAMES)
+def test_old_names_of_yaml_files_are_read_and_refused_elsewhere(name, caplog):
+    config = load_config(OpenSoraConfig, {name: 3})
+    assert 3 in (config.num_inference_steps, config.guidance_scale)
+    assert f"{name} is called" in caplog.text
+    with pytest.raises(ValueError, match="here it is"):
+        OpenSoraConfig(**{name: 3})
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_inputs_of_calls_are_no_settings(name):
+    advice = re.escape(f"an input of engine.generate, not a setting: engine.generate(..., {name}=...)")
+    with pytest.raises(ValueError, match=advice):
+        OpenSoraConfig(**{name: None})
+    with pytest.raises(ValueError, match=advice):
+        load_config(OpenSoraConfig, {name: None})
+
+
+def test_only_sections_of_a_whole_config_are_answered():
+    with pytest.raises(ValueError, match="unknown key; the keys here") as caught:
+        load_config(OpenSoraConfig, None, ["parallel.generator=1"])
+    assert "diffusers" not in str(caught.value)
+
+
+def test_other_names_are_answered_with_the_nearest_or_not_at_all(engine):
+    with pytest.raises(ValueError, match=r"unknown setting 'num_frame' \(did you mean 'num_frames'\?\)"):
+        OpenSoraConfig(num_frame=3)
+    with pytest.raises(ValueError, match=r"unknown request 'latent' \(did you mean 'latents'\?\)"):
+        engine.generate("a", latent=3)
+    assert foreign_name("whatever") == foreign_name("latents", NAMES) == ""
