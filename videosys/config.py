@@ -76,12 +76,16 @@ def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
 
 
 def located(cls: type, path: Path) -> Path:
-    """The file that a path or a config's name leads to. ValueError, with the names, where there is none."""
+    """The file that a path leads to, or a config's name (with the folder of its model before it, or without).
+
+    ValueError, with the names, where there is none.
+    """
     if expanded(path).exists():
         return path
     names: Mapping[str, Path] = getattr(cls, "named_configs", dict)()
-    if path.as_posix() in names:
-        return names[path.as_posix()]
+    name = path.name if path.parent.as_posix() in (".", getattr(cls, "examples", ".")) else ""
+    if name in names:
+        return names[name]
     hint = f"{suggest(path.stem, names)}; configs by name: {', '.join(names)}" if names else ""
     raise ValueError(f"{path}: no such config file{hint}")
 

@@ -344,3 +344,13 @@ def test_settings_of_caches_are_then_another_models(checkpoint, lora_file, caplo
         RunSpec(weights_hash="1234+5").check(scope, "calibration.json")
     with pytest.warns(UserWarning, match="coefficients are those of another model, opensora without LoRA"):
         pipeline.with_resolved_cache(replace(config, cache=TeaCacheConfig(0.1)))
+
+
+@pytest.mark.slow
+def test_with_compiled_blocks(checkpoint, lora_file):
+    videos = []
+    for kind in ("none", "blocks"):
+        config = config_of(checkpoint, lora=lora_file, compile=kind, **SHORT)
+        with VideoSysEngine(config, quiet=True) as engine:
+            videos.append(engine.generate(PROMPT).video[0].int())
+    assert (videos[0] - videos[1]).abs().max() <= 1

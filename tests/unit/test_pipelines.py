@@ -66,6 +66,7 @@ def test_each_family_has_one_with_its_configs_by_name(name):
     assert family.config.examples == name
     for config in names:
         assert load_config(family.config, config) == load_config(family.config, names[config])
+    assert load_config(family.config, f"{name}/tiny") == load_config(family.config, "tiny")
     with own.from_pretrained("tiny", seed=5, quiet=True) as pipe:
         assert pipe.config == load_config(family.config, "tiny", ["seed=5"]).anchored()
 

@@ -105,6 +105,7 @@ class Pool:
         self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
         self._processes: Processes | None = None
+        self._is_replaced = False
         self._requests: dict[int, RequestState] = {}
         self._abandoned: list[int] = []  # requests that nobody reads any more and that ranks still hold
 
@@ -134,6 +135,8 @@ class Pool:
     def changed(self, config: PipelineConfig) -> Pool:
         """The pool of another transformer; this one's processes end."""
         pool = Pool(config, self.quiet, self.build, self.plugins)
+        with self._lock:
+            self._is_replaced = True  # a request that was handed in must not start the processes anew
         self.close()
         return pool
 
@@ -162,6 +165,8 @@ class Pool:
             for device, level in zip(self.devices, levels)
         ]
         with self._lock:
+            if self._is_replaced:
+                raise closed()
             codec = m.message_codec() if self._processes is None else self._processes.codec
             with m.refusing_unknown():  # while nothing is started or sent that would have to be ended
                 codec.check(messages[0])

@@ -64,13 +64,6 @@ def family_of(config: PipelineConfig) -> Family:
     raise ValueError(f"config is a {type(config).__name__}; allowed: {names}")
 
 
-def without_family(path: str | Path, name: str) -> str | Path:
-    """The name of a config behind that of its family; other paths as they are."""
-    short = Path(path).as_posix().removeprefix(f"{name}/")
-    is_name = short in FAMILIES[name].config.named_configs()
-    return short if is_name and not Path(path).exists() else path
-
-
 def load_family_config(path: str | Path, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
     """The config of a YAML or Python file, or of a name such as "tiny", or "latte/tiny" without a family's.
 
@@ -82,7 +75,7 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
     if name is not None and name not in FAMILIES:
         raise ValueError(f"there is no model family {name!r}; there are: {listing(FAMILIES)}")
     if name is not None:
-        return load_config(FAMILIES[name].config, without_family(path, name), overrides)
+        return load_config(FAMILIES[name].config, path, overrides)
     if Path(path).suffix == ".py":
         config = load_config(PipelineConfig, path, overrides)
         family_of(config)  # ValueError where there is none
