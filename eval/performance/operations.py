@@ -54,6 +54,11 @@ def plain_frames(
     return out.unflatten(0, q.shape[:2]).permute(0, 3, 1, 2, 4).contiguous()
 
 
+def plain_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[B, n, heads, d]."""
+    return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).contiguous()
+
+
 def plain_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """Tokens [B, T, S, C] normed and modulated."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
@@ -76,6 +81,7 @@ def plain_gelu(bias: Tensor, x: Tensor, weight: Tensor, use_gelu: bool = True) -
 PLAIN: Mapping[str, Operator] = MappingProxyType(
     {
         "attend_frames": plain_frames,
+        "attend_tiles": plain_tiles,
         "norm_rotate": plain_heads,
         "modulate": plain_modulate,
         "add_modulate": plain_add,
@@ -119,6 +125,8 @@ class Operation:
         """Operations of its products of matrices."""
         if self.name == "attend_frames":
             return 4 * self.args[0].numel() * self.args[0].shape[1]
+        if self.name == "attend_tiles":
+            return 4 * self.args[0].numel() * self.args[1].shape[2]
         return 2 * self.args[1].numel() * self.args[2].shape[1] if self.name == "_addmm_activation" else 0
 
 

@@ -38,6 +38,8 @@ def calls() -> list[Callable[[], object]]:
     qkv = torch.empty(2, 15, 4, 3, 16, 72, dtype=dtype)
     weights, table = [torch.empty(72, dtype=dtype)] * 2, [torch.empty(15, 36)] * 2
     spatial, joint = qkv.flatten(0, 1).unbind(2)[:2], [torch.empty(2, 40, 24, 96, dtype=dtype)] * 2
+    spatial_q, text = (torch.empty(2, n, 16, 72, dtype=dtype).transpose(1, 2) for n in (200, 100))
+    text_bias = torch.empty(2, 1, 1, 40, dtype=dtype)
     x, (shift, scale, gate) = (
         torch.empty(2, 15, 4, 1152, dtype=dtype),
         torch.empty(3, 2, 1, 1, 1152, dtype=dtype),
@@ -46,6 +48,9 @@ def calls() -> list[Callable[[], object]]:
         lambda: launch.attend_frames(*qkv.unbind(3), weights, table, 1e-6),
         lambda: launch.attend_frames(*torch.empty(3, 2, 17, 4, 16, 72).half(), [], [], 0.0),
         lambda: launch.attend_frames(*torch.empty(3, 1, 64, 4, 16, 96, dtype=dtype), [], [], 0.0),
+        lambda: launch.attend_tiles(spatial_q, spatial_q, spatial_q, None),
+        lambda: launch.attend_tiles(spatial_q, text, text, None),
+        lambda: launch.attend_tiles(*[torch.empty(2, 24, 40, 96, dtype=dtype)] * 3, text_bias),
         lambda: launch.norm_rotate(*spatial, weights, [], 1e-6, 36),
         lambda: launch.norm_rotate(*joint, [], [torch.empty(40, 1, 3, 16)] * 2, 0.0, 16),
         lambda: l1_sums_in_one_pass(x, x),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from videosys.layers import kernels
-from videosys.layers.backends import attend, heads_first, takes_frames
+from videosys.layers.backends import attend, heads_first, takes_frames, text_backend
 from videosys.layers.linear import OneDnnLinear
 from videosys.layers.rope import Rotary, rotate
 
@@ -88,10 +88,13 @@ class TextKV(NamedTuple):
         return cls(k, v, rows, bias)
 
 
-def attend_text(q: Tensor, text: Sequence[TextKV], num_heads: int, backend: str = "auto") -> Tensor:
-    """Attention of queries [B, T, S, C] to the text of their own sample, [B, T, S, C]; see `attend`."""
-    heads = rearrange(q, "b t s (h d) -> b h (t s) d", h=num_heads)
-    out = [attend(heads[part.rows], part.k, part.v, part.bias, backend) for part in text]
+def attend_text(q: Tensor, text: Sequence[TextKV], layer: Any) -> Tensor:
+    """Attention of a layer's queries [B, T, S, C] to the text of their own sample: [B, T, S, C]."""
+    heads = rearrange(q, "b t s (h d) -> b h (t s) d", h=layer.num_heads)
+    out = [
+        attend(heads[part.rows], part.k, part.v, part.bias, text_backend(layer, heads, part.k))
+        for part in text
+    ]
     return (out[0] if len(out) == 1 else torch.cat(out)).reshape(q.shape)
 
 
@@ -103,7 +106,7 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
-        self.num_heads, self.attention_backend = num_heads, "auto"
+        self.num_heads, self.attention_backend, self.uses_kernels = num_heads, "auto", False
         self.q_linear = OneDnnLinear(dim, dim)
         self.kv_linear = OneDnnLinear(dim, 2 * dim)
         self.proj = OneDnnLinear(dim, dim)
@@ -115,4 +118,4 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, text: Sequence[TextKV]) -> Tensor:
         """x [B, T, S, C]."""
-        return self.proj(attend_text(self.q_linear(x), text, self.num_heads, self.attention_backend))
+        return self.proj(attend_text(self.q_linear(x), text, self))

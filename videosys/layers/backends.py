@@ -17,13 +17,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from videosys.layers import kernels
 from videosys.layers.linear import OPERATORS, kernel_dtypes
 from videosys.utils.installed import install_command
+from videosys.utils.triton import CAN_LAUNCH
 
 M = TypeVar("M", bound=nn.Module)
 Bias = Tensor | None
 Kernel = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
 OldBackend = Literal["products"]  # see `canonical_backend`
 AttentionBackend = Literal[
-    "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", OldBackend
+    "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", "triton", OldBackend
 ]
 
 SCORE_BYTES = 4 << 20  # of scores that `bmm` makes at once: they stay in a processor's cache
@@ -65,8 +66,14 @@ def heads_first(part: Tensor) -> Tensor:
 
 def takes_frames(layer: Any, x: Tensor) -> bool:
     """Whether an attention to the frames of tokens [B, T, S, C] is done by the kernel for few frames."""
-    is_free = getattr(layer, "uses_kernels", False) and layer.attention_backend == "auto"
+    is_free = getattr(layer, "uses_kernels", False) and layer.attention_backend in ("auto", "triton")
     return is_free and kernels.serves_frames(x, layer.num_heads)
+
+
+def text_backend(layer: Any, q: Tensor, k: Tensor) -> str:
+    """The backend of an attention to the keys of a text: the kernel in tiles where they are one tile."""
+    is_free = layer.uses_kernels and layer.attention_backend == "auto"
+    return "triton" if is_free and kernels.serves_text(q, k) else layer.attention_backend
 
 
 def default_backend(q: Tensor) -> str:
@@ -157,6 +164,11 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
     return flash_attn_func(*(part.transpose(1, 2) for part in (q, k, v)))
 
 
+def tiled(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """Our kernel in tiles; torch's choice for tensors that it does not know."""
+    return (kernels.attend_tiles if kernels.serves_tiles(q, k) else sdpa)(q, k, v, bias)
+
+
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {
         "torch": sdpa,
@@ -166,9 +178,10 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
         "math": single_kernel(SDPBackend.MATH),
         "bmm": bmm,
         "flash_attn": flash_attention,
+        "triton": tiled,
     }
 )
-HALF_ONLY = ("flash", "cudnn", "flash_attn")
+HALF_ONLY = ("flash", "cudnn", "flash_attn", "triton")
 ALLOWED: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {"cpu": ("auto", "torch", "flash", "math", "bmm"), "mps": ("auto", "torch", "math")}
 )
@@ -196,6 +209,11 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
         raise ValueError(
             "attention is 'flash_attn', and the package flash-attn is missing: "
             f"{install_command('flash-attn')}, or set attention to auto"
+        )
+    if backend == "triton" and not CAN_LAUNCH:
+        raise ValueError(
+            "attention is 'triton', and triton, a C compiler or Python's headers are missing: "
+            f"{install_command('triton')}, or set attention to auto"
         )
 
 

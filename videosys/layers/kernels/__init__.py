@@ -25,6 +25,7 @@ Pair = Sequence[Tensor]  # of q and k, or cosines and sines; empty for none
 DTYPES = (torch.bfloat16, torch.float16)
 DEVICES = ("cuda", "meta")  # estimates run the models of cards on meta
 MOST_FRAMES = 64  # whose scores a program holds in its registers
+MOST_TEXT = 128  # tokens of a text that are one tile
 HEADS = range(16, 129, 8)  # widths of a head: rows of 16 bytes
 WIDTHS = range(64, 8193, 8)  # of a token
 
@@ -32,6 +33,7 @@ SCHEMAS = MappingProxyType(
     {
         "attend_frames": "(Tensor q, Tensor k, Tensor v, Tensor[] weights, Tensor[] table, float eps)"
         " -> Tensor",
+        "attend_tiles": "(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor",
         "norm_rotate": "(Tensor q, Tensor k, Tensor[] weights, Tensor[] table, float eps, int group)"
         " -> (Tensor, Tensor)",
         "modulate": "(Tensor x, Tensor shift, Tensor scale, float eps) -> Tensor",
@@ -64,6 +66,16 @@ def serves_frames(x: Tensor, num_heads: int) -> bool:
     return serves(x) and x.ndim == 4 and x.shape[1] <= MOST_FRAMES and x.shape[3] // num_heads in HEADS
 
 
+def serves_tiles(q: Tensor, k: Tensor) -> bool:
+    """Whether attention of q [B, heads, n, d] to keys [B, heads, m, d] is done in tiles by one kernel."""
+    return serves(q, k) and q.shape[-1] in HEADS and q.dtype == k.dtype
+
+
+def serves_text(q: Tensor, k: Tensor) -> bool:
+    """The same where all keys are one tile."""
+    return serves_tiles(q, k) and k.shape[2] <= MOST_TEXT
+
+
 def serves_heads(q: Tensor, k: Tensor) -> bool:
     """Whether queries and keys [..., heads, d] are normed and rotated in one kernel."""
     return serves(q, k) and q.shape[-1] in HEADS and q.shape == k.shape
@@ -83,6 +95,13 @@ def attend_frames(parts: Sequence[Tensor], weights: Pair = (), table: Pair = (),
     weights: [d] of RMS norms of q and k before it. table: cosines and sines [T, d/2] of interleaved pairs.
     """
     return torch.ops.videosys.attend_frames(*parts, list(weights), list(table), eps)
+
+
+def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + bias) v of q [B, heads, n, d], k and v [B, heads, m, d], and a bias
+    [B or 1, 1, 1, m]: [B, n, heads, d], contiguous.
+    """
+    return torch.ops.videosys.attend_tiles(q, k, v, bias)
 
 
 def norm_rotate(
@@ -116,6 +135,10 @@ def like_two(x: Tensor, *_: object) -> tuple[Tensor, Tensor]:
     return like(x), like(x)
 
 
+def like_tokens_first(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3])
+
+
 def launched(name: str) -> Callable[..., Any]:
     """The function of `launch` for an operator; it is imported when first called: triton takes a second."""
 
@@ -128,4 +151,5 @@ def launched(name: str) -> Callable[..., Any]:
 for _name, _schema in SCHEMAS.items():
     OPERATORS.define(_name + _schema)
     OPERATORS.impl(_name, launched(_name), "CompositeExplicitAutograd")
-    OPERATORS.impl(_name, like_two if _schema.endswith(")") else like, "Meta")
+    _shape: Callable[..., Any] = like_two if _schema.endswith(")") else like
+    OPERATORS.impl(_name, like_tokens_first if _name == "attend_tiles" else _shape, "Meta")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from videosys.layers.kernels import frames, norms, rotation
+from videosys.layers.kernels import frames, norms, rotation, tiles
 
 
 def attend_frames(
@@ -16,6 +16,11 @@ def attend_frames(
     if not has_side_by_side_heads(q) or len({part.stride() for part in parts}) > 1:
         parts = tuple(part.contiguous() for part in parts)  # type: ignore[assignment]
     return frames.attend_frames(parts, pair_or_none(weights), pair_or_none(table), eps)
+
+
+def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    parts = (part if has_whole_steps(part) else part.contiguous() for part in (q, k, v))
+    return tiles.attend_tiles(*parts, None if bias is None else bias.contiguous())
 
 
 def norm_rotate(
@@ -52,6 +57,12 @@ def pair_or_none(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
 def has_side_by_side_heads(part: Tensor) -> bool:
     """Whether the heads of a token [..., heads, d] lie one after the other."""
     return part.stride(-1) == 1 and part.stride(-2) == part.shape[-1]
+
+
+def has_whole_steps(part: Tensor) -> bool:
+    """Whether the rows of [..., d] begin where 16 bytes are read at once."""
+    *strides, last = part.stride()
+    return last == 1 and not any(stride % tiles.STEP.value for stride in strides)
 
 
 def with_equal_strides(

@@ -159,4 +159,4 @@ class CrossAttention(AttentionProjections):
 
     def forward(self, x: Tensor, text: Sequence[TextKV]) -> Tensor:
         """x [B, T, S, C]."""
-        return self.to_out[0](attend_text(self.to_q(x), text, self.num_heads, self.attention_backend))
+        return self.to_out[0](attend_text(self.to_q(x), text, self))
