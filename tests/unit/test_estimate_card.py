@@ -24,6 +24,7 @@ from videosys.estimate.__main__ import main
 from videosys.estimate.blueprint import blueprint
 from videosys.estimate.cost import Estimator, StageCost
 from videosys.estimate.meter import Meter, on_meta
+from videosys.models.opensora.autoencoder import OpenSoraVAE, OpenSoraVAEConfig
 
 MIB, GIB = 2**20, 2**30
 V110 = CausalVAEConfig.published("v110")
@@ -34,6 +35,7 @@ MEASURED = {
         (16, 512, 512),
         7169,
     ),
+    "opensora": (lambda: OpenSoraVAE(OpenSoraVAEConfig()), (51, 480, 848), 3296),
     "v110": (
         lambda: CausalVAE(V110, tiling=OpenSoraPlanConfig(version="v110").tiles()),
         (65, 512, 512),

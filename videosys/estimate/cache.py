@@ -89,8 +89,12 @@ def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: i
         for kind in {"attention", "cross", "mlp"} & {*blocks[0].branches}
         for step in reuse_steps(config.cache, positions, stack, index, kind)
     )
+    return max(uses.values(), default=0) * activation_bytes(config, plan, model, samples)
+
+
+def activation_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
+    """The tokens of so many samples on one device, as wide as the model."""
     grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
     tokens = grid.num_frames * math.ceil(grid.tokens_per_frame / share)
-    activation = samples * tokens * model.config.hidden_size * next(model.parameters()).dtype.itemsize
-    return max(uses.values(), default=0) * activation
+    return samples * tokens * model.config.hidden_size * next(model.parameters()).dtype.itemsize

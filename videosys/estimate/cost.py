@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from videosys.cache import Cache, RecordedCache
 from videosys.cache.device import AUTO
 from videosys.estimate.blueprint import Blueprint, blueprint
-from videosys.estimate.cache import branch_bytes, cache_settings, small_cache
+from videosys.estimate.cache import activation_bytes, branch_bytes, cache_settings, small_cache
 from videosys.estimate.meter import Meter, on_meta, pretending, weight_bytes
 from videosys.estimate.scores import score_bytes
 from videosys.generation.config import PipelineConfig, resolve_dtype
@@ -27,6 +27,8 @@ from videosys.utils.devices import SHARING, parse_device, shares_memory
 from videosys.utils.settled import settle
 
 MEASURED_BATCH = 3  # videos; larger micro-batches are reckoned from this one and the one before
+# What graphs hold: tokens before the blocks, a signal, and the head's tokens before and after its norm.
+GRAPH_ACTIVATIONS = 4
 NUMBERS = ("weights", "peak", "flops", "text", "cache", "resident", "host")  # of a stage
 
 
@@ -157,12 +159,9 @@ class Estimator:
         """One prompt after the other is encoded, and the negative one."""
         text = self.plan.parts.text_encoder
         encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), self.dtype)
-        stack, wide = encoder.get_submodule("encoder"), weight_bytes(encoder)
-        stage = self._loaded("text encoder", encoder, stack)
+        stage = self._loaded("text encoder", encoder, encoder.get_submodule("encoder"))
         _, meter = metered(lambda: encode_shape(encoder, 1, self.text_tokens), self.device)
-        # On a CPU it is read before its weights are quantized.
-        peak = max(meter.peak, wide - stage.weights if self.is_cpu else 0)
-        return replace(stage, peak=peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
+        return replace(stage, peak=meter.peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
 
     def transformer(self) -> StageCost:
         """Blocks are all alike, so two small models tell what each more of them adds."""
@@ -172,6 +171,9 @@ class Estimator:
         stage = StageCost("transformer", *(low + (high - low) * (depth - 1) for low, high in pairs))
         model = on_meta(lambda: self.plan.transformer(1, Parallel()), self.dtype)
         stage = self._with_cache(stage, branch_bytes(self.config, self.plan, model, self.samples))
+        if self.config.cuda_graphs and self.device.type == "cuda" and (self.axes.sp or 1) == 1:
+            kept = GRAPH_ACTIVATIONS * activation_bytes(self.config, self.plan, model, self.samples)
+            stage = replace(stage, peak=stage.peak + kept)
         return replace(stage, resident=min(stage.resident, stage.weights))
 
     def shallow_transformer(self, depth: int) -> StageCost:
