@@ -9,11 +9,12 @@ import torch
 from torch import nn
 
 from tests.standin import stand_in
-from tests.tiny_checkpoint import MODEL, build_model, config_of
+from tests.tiny_checkpoint import MODEL, build_model, config_of, write_text_encoder
 from videosys import VideoSysEngine
 from videosys.generation.offload import Component, loaded_ahead
 from videosys.models.opensora.transformer import STDiT3
-from videosys.utils.checkpoint import load_model, save_model
+from videosys.text_encoders.t5 import load_weights
+from videosys.utils.checkpoint import load_model, load_state_dict, save_model
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -111,3 +112,29 @@ def test_a_weight_goes_to_the_device_once_as_it_lies_in_the_file(dtype, tmp_path
         made = load_model(STDiT3, MODEL, tmp_path, dtype=dtype, device="cuda").state_dict()
         assert sorted(machine.uploads) == sorted(item.nbytes for item in model.state_dict().values())
         assert all(torch.equal(made[name].cpu(), item) for name, item in want.items())
+
+
+@pytest.mark.parametrize("storage_dtype", ["auto", "float8_e4m3fn"])
+def test_so_does_a_weight_of_the_text_encoder(storage_dtype, tmp_path):
+    """Those that wait in eight bits are made so before the next one comes."""
+    write_text_encoder(tmp_path)
+    folder = tmp_path / "text_encoder"
+    files = load_state_dict(folder)
+    options = {"dtype": torch.bfloat16, "storage_dtype": storage_dtype}
+    want = load_weights(folder, **options).state_dict()
+    with stand_in() as machine:
+        made = load_weights(folder, **options, device="cuda").state_dict()
+        assert sorted(machine.uploads) == sorted(item.nbytes for item in files.values())
+        assert all(torch.equal(made[name].cpu(), item) for name, item in want.items())
+        largest = max(item.nbytes for item in files.values())
+        assert machine.peak <= machine.allocated + 4 * largest
+    is_quantized = any(name.endswith(".quantized") for name in want)
+    assert is_quantized == (storage_dtype != "auto")
+
+
+def test_token_embeddings_are_one_tensor_wherever_they_are(tmp_path):
+    write_text_encoder(tmp_path)
+    with stand_in():
+        model = load_weights(tmp_path / "text_encoder", torch.float32, "cuda")
+        assert model.shared.weight is model.encoder.embed_tokens.weight
+        assert not model.shared.weight.requires_grad

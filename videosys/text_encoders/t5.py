@@ -14,9 +14,12 @@ from torch import Tensor, nn
 
 from videosys.layers.storage import StorageDType, quantize_blocks
 from videosys.utils.checkpoint import (
+    Split,
+    as_it_is,
     check_keys,
     empty_model,
     load_state_dict,
+    placed,
     read_config,
     resolve,
     tell_prefix,
@@ -69,15 +72,13 @@ class T5Encoder(nn.Module):
 
         The folder holds weights and tokenizer together, or in `text_encoder` and `tokenizer` below it.
         Weights are safetensors or .bin files, whole or in shards; no code in a file is ever run. ValueError
-        for whatever is missing or damaged. storage_dtype: of the blocks' weights once they have been read;
-        `auto` is `dtype`.
+        for whatever is missing or damaged. storage_dtype: of the blocks' weights while they wait; `auto` is
+        `dtype`.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
         tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
-        model = load_weights(find_folder(folder, "text_encoder", CONFIG_FILES), dtype)
-        if storage_dtype != "auto":
-            quantize_blocks(model.get_submodule("encoder"))
-        return cls(model.to(device), tokenizer, max_length).eval()
+        folder = find_folder(folder, "text_encoder", CONFIG_FILES)
+        return cls(load_weights(folder, dtype, device, storage_dtype), tokenizer, max_length).eval()
 
     @property
     def blocks_owner(self) -> Any:
@@ -244,10 +245,16 @@ def encoder_class(config: Any) -> Any:
     return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
 
 
-def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
+def load_weights(
+    folder: Path,
+    dtype: torch.dtype,
+    device: str | torch.device = "cpu",
+    storage_dtype: StorageDType = "auto",
+) -> nn.Module:
     """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong.
 
-    Not by transformers' own loading, which changes torch's default dtype for all threads meanwhile.
+    Each weight goes to the device as it lies in the file, is converted there, and stored before the next one
+    comes. Not by transformers' own loading, which changes torch's default dtype for all threads meanwhile.
     """
     config = read_encoder_config(folder)
     model = empty_model(encoder_class(config), config, folder)
@@ -255,13 +262,29 @@ def load_weights(folder: Path, dtype: torch.dtype) -> nn.Module:
     tell_prefix(folder, words)
     weights = encoder_weights(state)
     check_keys(model, weights, folder, words)
-    for key in weights:
-        # As transformers has it: this layer's results leave the range of float16.
-        is_exact = dtype == torch.float16 and ".wo." in key
-        weights[key] = weights[key].to(torch.float32 if is_exact else dtype)
-    model.load_state_dict(weights, assign=True)
+    # As transformers has it: the results of `wo` leave the range of float16.
+    is_narrow = dtype == torch.float16
+    dtypes = {key: torch.float32 if is_narrow and ".wo." in key else dtype for key in weights}
+    split: Split = as_it_is if storage_dtype == "auto" else stored(model)
+    first, second = EMBEDDINGS
+    weights.pop(second)  # the same as the first
+    del state
+    made = placed(list(weights), weights, dtypes, device, split)
+    model.load_state_dict({**made, second: made[first]}, assign=True)
     model.tie_weights()
     return model.eval().requires_grad_(False)
+
+
+def stored(model: nn.Module) -> Split:
+    """Make the blocks of an encoder those of quantized weights, and return what makes these of a file's."""
+    split, prefix = quantize_blocks(model.get_submodule("encoder")), "encoder."
+
+    def split_encoder(key: str, tensor: Tensor) -> dict[str, Tensor]:
+        if not key.startswith(prefix):
+            return {key: tensor}
+        return {prefix + own: part for own, part in split(key.removeprefix(prefix), tensor).items()}
+
+    return split_encoder
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:

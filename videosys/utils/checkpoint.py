@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,7 @@ __all__ = [
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 Split = Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
+Adapt = Callable[[str, torch.Tensor], torch.Tensor]
 
 _LOG = logging.getLogger("videosys.checkpoint")
 
@@ -64,7 +65,7 @@ def load_model(
     device: str | torch.device = "cpu",
     quiet: bool = True,
     keep: Callable[[nn.Module], Split] | None = None,
-    adapt: Callable[[str, torch.Tensor], torch.Tensor] = lambda key, tensor: tensor,
+    adapt: Adapt | None = None,
     **kwargs: Any,
 ) -> M:
     """Return `model_cls(config, **kwargs)` with a folder's weights, in eval mode and without gradients.
@@ -80,18 +81,40 @@ def load_model(
     model, mapped, words = _model_and_weights(model_cls, config, folder, **kwargs)
     tell_prefix(folder, words)
     exact = getattr(model_cls, "float32_parameters", ())
-    split: Split = keep(model) if keep else lambda key, tensor: {key: tensor}
-    weights: dict[str, torch.Tensor] = {}
-    for key in progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet):
-        tensor = mapped.pop(key)  # so that the mapping of a part ends when its last tensor has been copied
-        own_dtype = torch.float32 if key in exact else dtype
-        # Converted there: a conversion on the host would be a copy in its memory besides.
-        there = adapt(key, tensor.to(device))
-        weights |= split(key, there.to(own_dtype) if there.is_floating_point() else there)
+    dtypes = {key: torch.float32 if key in exact else dtype for key in mapped}
+    keys = progress(list(mapped), f"load {model_cls.__name__}", quiet=quiet)
+    weights = placed(keys, mapped, dtypes, device, keep(model) if keep else as_it_is, adapt)
     model.load_state_dict(weights, strict=True, assign=True)
     unfilled = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
     assert not unfilled, f"{model_cls.__name__} has buffers that no checkpoint fills: {unfilled}"
     return model.eval().requires_grad_(False)
+
+
+def as_it_is(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The tensor of a file under its own name."""
+    return {key: tensor}
+
+
+def placed(
+    keys: Iterable[str],
+    mapped: dict[str, torch.Tensor],
+    dtypes: Mapping[str, torch.dtype],
+    device: str | torch.device,
+    split: Split = as_it_is,
+    adapt: Adapt | None = None,
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file on a device, each adapted, in its dtype (whole numbers as they are), and split.
+
+    They go there one by one, straight from the mapped file, and leave `mapped`: the mapping of a part ends
+    when its last tensor has been copied.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for key in keys:
+        # Converted there: a conversion on the host would be a copy in its memory besides.
+        there = mapped.pop(key).to(device)
+        there = adapt(key, there) if adapt else there
+        weights |= split(key, there.to(dtypes[key]) if there.is_floating_point() else there)
+    return weights
 
 
 @settle
