@@ -11,7 +11,14 @@ from tests.tiny_checkpoint import build_model, config_of, text_to_video_config
 from videosys import OpenSoraConfig, VideoSysEngine, load_config
 from videosys.generation import loader
 from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
-from videosys.layers.storage import QUANTIZED, STORAGE, quantize, quantize_blocks, use_opaque_dequantize
+from videosys.layers.storage import (
+    QUANTIZED,
+    STORAGE,
+    knows_storage,
+    quantize,
+    quantize_blocks,
+    use_opaque_dequantize,
+)
 from videosys.metrics import psnr
 from videosys.models.opensora.transformer import STDiT3
 from videosys.text_encoders.t5 import T5Encoder
@@ -51,6 +58,14 @@ def test_a_narrow_layer_computes_as_its_wide_one(linear_cls):
 
 
 @torch.no_grad()
+def test_rocm_is_not_judged_by_the_capability_of_an_nvidia_card(monkeypatch):
+    """An MI300 says 9.4."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    assert knows_storage(torch.device("cuda"))
+    monkeypatch.setattr(torch.version, "hip", "6.3")
+    assert not knows_storage(torch.device("cuda"))
+
+
 @pytest.mark.parametrize(
     ("device", "capability", "is_opaque"),
     [("cuda", (8, 0), True), ("cuda", (8, 9), False), ("cuda", (9, 0), False), ("cpu", (), False)],

@@ -22,7 +22,7 @@ StorageDType = Literal["auto", "float8_e4m3fn"]
 Tensors = dict[str, Tensor]
 STORAGE = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORAGE).max
-FUSING = (8, 9)  # the capability of a GPU from which triton knows such numbers
+FUSING = (8, 9)  # the capability of an NVIDIA GPU from which triton knows such numbers
 OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
@@ -48,11 +48,18 @@ def dequantize(quantized: Tensor, scale: Tensor) -> Tensor:
     return quantized.to(scale.dtype) * scale
 
 
+def knows_storage(device: torch.device) -> bool:
+    """Whether triton compiles the numbers for a GPU: for NVIDIA's from Ada and Hopper on. It ends with an
+    error on older ones, and on most of AMD's, whose float8 is another.
+    """
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FUSING
+
+
 def use_opaque_dequantize(model: M, device: torch.device) -> M:
     """The model itself, whose weights a compiled graph dequantizes by an operator that the compiler does not
-    look into, where it must not: on GPUs before Ada and Hopper, triton ends with an error at float8 numbers.
+    look into, where it must not.
     """
-    is_opaque = device.type == "cuda" and torch.cuda.get_device_capability(device) < FUSING
+    is_opaque = device.type == "cuda" and not knows_storage(device)
     for part in model.modules():
         if isinstance(part, QuantizedLinear):
             part.is_opaque = is_opaque
