@@ -51,6 +51,7 @@ from .generation.compile import (
     compile_report as compile_report,
 )
 from .generation.lora import Lora as Lora
+from .generation.graphs import graphed as graphed
 from .generation.request import VideoOutput as VideoOutput
 from .generation.watch import (
     Cancelled as Cancelled,

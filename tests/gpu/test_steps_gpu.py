@@ -139,7 +139,7 @@ def test_the_benchmark_of_published_sizes_runs(model, monkeypatch):
     setting = replace(
         setting, plan=replace(setting.plan, config=replace(setting.plan.config, num_inference_steps=6))
     )
-    size = published.Published(setting, {"fast": 2})
+    size = published.Published(setting, {"fast": 2}, needs.SMALL)
     (row,) = published.needs_of("toy", size, plan)
     assert row["floor_s"] > 0 < row["eager_s"]  # which is less is launches at this size
     assert row["step_mib"] > 0

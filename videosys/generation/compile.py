@@ -1,4 +1,4 @@
-"""Transformers whose blocks are compiled (torch.compile), with what compiling took."""
+"""Transformers whose blocks are compiled (torch.compile), and decoders, with what compiling took."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from videosys.utils.devices import shares_memory
 from videosys.utils.triton import COMPILERS
 
 M = TypeVar("M", bound=nn.Module)
-Compile = Literal["none", "blocks"]
+Compile = Literal["none", "blocks", "decoder", "all"]
 BlockForward = Callable[..., Tensor]
-GraphKey = tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, int], ...]]
+Shapes = tuple[tuple[int, ...], ...]
+GraphKey = tuple[Shapes, tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
 # Strides that the compiler pads for large buffers are not known to all kernels that read them (torch 2.11):
 # one that rotates the queries of 2 x 15 x 1590 tokens reads outside its buffer.
@@ -41,27 +42,39 @@ class CompileReport:
         return f"compiled {self.graphs} graphs in {self.seconds:.1f} s, {self.graph_breaks} graph breaks"
 
 
-def check_compiler(device: torch.device) -> None:
-    """ValueError where nothing is at hand that could compile for the device."""
+def compiles_blocks(setting: Compile) -> bool:
+    """Whether the transformer's blocks are compiled."""
+    return setting in ("blocks", "all")
+
+
+def compiles_decoder(setting: Compile) -> bool:
+    """Whether the autoencoder's decoder is compiled."""
+    return setting in ("decoder", "all")
+
+
+def check_compiler(device: torch.device, setting: Compile = "blocks") -> None:
+    """ValueError where nothing is at hand that could compile for the device. setting: for the error."""
     if device.type == "mps":
-        raise ValueError("compile is 'blocks', which is for a CPU or a CUDA device; on mps set it to none")
+        raise ValueError(
+            f"compile is {setting!r}, which is for a CPU or a CUDA device; on mps set it to none"
+        )
     if device.type == "cpu":
-        check_program("C++", "CXX", CPU_COMPILERS)
+        check_program(setting, "C++", "CXX", CPU_COMPILERS)
     elif find_spec("triton") is None:
         raise ValueError(
-            "compile is 'blocks', and the package triton is missing: pip install triton, or set compile to "
-            "none"
+            f"compile is {setting!r}, and the package triton is missing: pip install triton, or set compile "
+            "to none"
         )
     else:
-        check_program("C", "CC", COMPILERS)
+        check_program(setting, "C", "CC", COMPILERS)
 
 
-def check_program(language: str, variable: str, names: Sequence[str]) -> None:
+def check_program(setting: Compile, language: str, variable: str, names: Sequence[str]) -> None:
     """ValueError where neither the compiler that an environment variable names nor one of `names` is here."""
     program = os.environ.get(variable)
     if not any(shutil.which(name) for name in ((program,) if program else names)):
         raise ValueError(
-            f"compile is 'blocks', and there is no {language} compiler ({program or ', '.join(names)}): "
+            f"compile is {setting!r}, and there is no {language} compiler ({program or ', '.join(names)}): "
             f"install one (on Debian: apt install {names[0]}), name it in {variable}, or set compile to none"
         )
 
@@ -73,11 +86,11 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
             yield from child
 
 
-def check_compile_offload(offload: str, device: torch.device) -> None:
+def check_compile_offload(offload: str, device: torch.device, setting: Compile = "blocks") -> None:
     """ValueError where a compiled model would be forgotten after each use: on a CPU, stages are dropped."""
     if offload == "stage" and shares_memory(device):
         raise ValueError(
-            "compile is 'blocks', and offload is 'stage', which drops the model after each use on a "
+            f"compile is {setting!r}, and offload is 'stage', which drops the model after each use on a "
             f"{device.type}: it would be compiled each time; set offload to none, or compile to none"
         )
 
@@ -127,6 +140,45 @@ class CompiledForward:
         return type(self.block).forward(self.block, *inputs, branch)
 
 
+def compile_decoders(model: M) -> M:
+    """The autoencoder itself, whose decoders run compiled from now on, with a graph for each size of their
+    inputs. ValueError for one that does not name its `decoders`.
+    """
+    decoders = getattr(model, "decoders", ())
+    if not decoders:
+        raise ValueError(f"compile: {type(model).__name__} names no decoders; set compile to none or blocks")
+    for decoder in decoders:
+        decoder.forward = CompiledDecoder(decoder)
+    return model
+
+
+def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Tensor:
+    """A module's output: what is compiled of a decoder."""
+    return type(module).forward(module, *inputs, **options)
+
+
+class CompiledDecoder:
+    """A decoder's forward, compiled anew for each size of its inputs."""
+
+    def __init__(self, module: nn.Module):
+        self.module, self.compiled = module, functools.cache(self.compiled_for)
+
+    @staticmethod
+    def compiled_for(shapes: Shapes) -> BlockForward:
+        """A compiled forward for inputs of these shapes, with graphs of its own."""
+        return torch.compile(
+            copy_function(cast(FunctionType, run_module)), dynamic=False, options={**OPTIONS}
+        )
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
+        return self.compiled(shapes_of((*inputs, *options.values())))(self.module, *inputs, **options)
+
+
+def shapes_of(inputs: Iterable[Any]) -> Shapes:
+    """The shapes of the tensors among inputs."""
+    return tuple(tuple(item.shape) for item in inputs if isinstance(item, Tensor))
+
+
 def text_kvs(inputs: Iterable[Any]) -> Iterator[TextKV]:
     """The texts among a block's inputs, which come as sequences."""
     for item in inputs:
@@ -147,8 +199,7 @@ def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
 
 def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
     """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
-    shapes = tuple(tuple(item.shape) for item in inputs if isinstance(item, Tensor))
-    return shapes, tuple((text.rows.start, text.rows.stop) for text in texts)
+    return shapes_of(inputs), tuple((text.rows.start, text.rows.stop) for text in texts)
 
 
 def compile_report() -> CompileReport | None:

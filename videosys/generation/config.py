@@ -78,11 +78,14 @@ class PipelineConfig:
         takes half of bfloat16 and rounds them (they are made `dtype` again when used); auto is `dtype`.
     offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
         transformer and text encoder in the host's memory, from where each comes for its own work.
-    compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on.
+    compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on,
+        decoder the autoencoder's decoder; all compiles both.
+    vae_channels_last: the autoencoder's convolutions keep all channels of a pixel side by side.
     attention: the kernel of softmax attention; auto takes what suits device and dtype, torch what torch
-        chooses, flash_attn the package of the extra flash-attn.
+        chooses, flash_attn the package of the extra flash-attn, triton this package's kernels.
     kernels: auto lets the transformer use this package's Triton kernels on a GPU, in bfloat16 and float16,
         where triton and a C compiler are installed; none leaves all to torch.
+    cuda_graphs: what a step does outside the blocks runs as CUDA graphs, which start faster.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
     lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.
     fps: of the file.
@@ -104,8 +107,10 @@ class PipelineConfig:
     storage_dtype: StorageDType = loading("auto")
     offload: Offload = loading("none")
     compile: Compile = loading("none")
+    vae_channels_last: bool = loading(False)
     attention: AttentionBackend = loading("auto")
     kernels: Kernels = loading("auto")
+    cuda_graphs: bool = loading(False)
     parallel: ParallelConfig = loading(ParallelConfig())
     num_gpus: int | None = loading(None, most=MOST_DEVICES)
     lora: tuple[Lora, ...] = loading((), read=as_loras)

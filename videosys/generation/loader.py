@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from videosys.generation.compile import check_compile_offload, check_compiler, compile_blocks
+from videosys.generation.compile import (
+    check_compile_offload,
+    check_compiler,
+    compile_blocks,
+    compile_decoders,
+    compiles_blocks,
+    compiles_decoder,
+)
 from videosys.generation.config import PipelineConfig, resolve_dtype
+from videosys.generation.graphs import uses_graphs
 from videosys.generation.lora import Deltas, adapted, read_loras
 from videosys.generation.offload import Component, check_offload
 from videosys.generation.parts import Part, Parts, TextEncoderPart
+from videosys.layers.autoencoder import use_channels_last
 from videosys.layers.backends import check_attention, use_attention
 from videosys.layers.kernels import use_kernels
 from videosys.layers.storage import check_storage, quantize_blocks, use_opaque_dequantize
@@ -30,11 +39,15 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Components:
-    """The parts as modules that are loaded when first used."""
+    """The parts as modules that are loaded when first used.
+
+    uses_graphs: whether the transformer runs with CUDA graphs.
+    """
 
     text_encoder: Component[T5Encoder]
     transformer: Component[Any]
     vae: Component[Any]
+    uses_graphs: bool = False
 
     def close(self) -> None:
         """Forgets all weights."""
@@ -64,6 +77,7 @@ class Loader:
             self.text_encoder(parts.text_encoder, width),
             self.transformer(parts.transformer),
             self.vae(parts.vae),
+            uses_graphs(self.config.cuda_graphs, self.device, self.parallel),
         )
 
     def text_encoder(self, part: TextEncoderPart, width: int) -> Component[T5Encoder]:
@@ -86,17 +100,26 @@ class Loader:
 
     def vae(self, part: Part) -> Component[Any]:
         """An autoencoder, whole where others move in groups: it has no blocks to move."""
+        is_compiled = compiles_decoder(self.config.compile)
+        if is_compiled:
+            self._check_compile()
         load = self._checked(part)
+
+        def load_vae() -> nn.Module:
+            vae = load(device=self.device)
+            if self.config.vae_channels_last:
+                use_channels_last(vae)
+            return compile_decoders(vae) if is_compiled else vae
+
         offload = "stage" if self.has_groups else self.config.offload
-        return Component(lambda: load(device=self.device), self.device, offload, part.folder)
+        return Component(load_vae, self.device, offload, part.folder)
 
     def transformer(self, part: Part) -> Component[Any]:
         """A transformer with its kernels, its blocks compiled where the config says so."""
-        is_compiled, backend = self.config.compile != "none", self.config.attention
+        is_compiled, backend = compiles_blocks(self.config.compile), self.config.attention
         check_attention(backend, self.device, self.dtype)
         if is_compiled:
-            check_compiler(self.device)
-            check_compile_offload(self.config.offload, self.device)
+            self._check_compile()
         load = self._checked(part)
         keep = quantize_blocks if self.config.storage_dtype != "auto" else None
         adapt = adapted(self.loras(part))
@@ -117,6 +140,11 @@ class Loader:
         shapes = {key: tuple(item.shape) for key, item in model.state_dict().items()}
         current = getattr(part.module_cls, "current_key", str)
         return read_loras(self.config.lora, shapes, current, self.config.offline)
+
+    def _check_compile(self) -> None:
+        """ValueError where what is compiled cannot be, or would be each time."""
+        check_compiler(self.device, self.config.compile)
+        check_compile_offload(self.config.offload, self.device, self.config.compile)
 
     def _checked(self, part: Part) -> Callable[..., nn.Module]:
         """What loads a part; the names and shapes of its weights are compared with the files now."""

@@ -20,6 +20,7 @@ from videosys.generation.config import PipelineConfig, resolve_dtype
 from videosys.generation.denoise import Sampling, denoise
 from videosys.generation.finite import check_finite, check_frames, frame_sums
 from videosys.generation.given import Given, Sizes, take_given
+from videosys.generation.graphs import graphed
 from videosys.generation.guidance import NEGATIVE, PromptEmbeds, Texts, negative_of
 from videosys.generation.loader import Components
 from videosys.generation.lora import loras_hash
@@ -286,7 +287,8 @@ class Pipeline:
             condition = denoising.condition(model)
             sampling = replace(denoising.sampling, progress=partial(self.step_done, bar, cache))
             latents = latents.to(self.transformer.device)
-            latents = denoise(model, scheduler, latents, condition, sampling, cache, self.parallel)
+            run = graphed(model, self.transformer.device) if self.components.uses_graphs else model
+            latents = denoise(run, scheduler, latents, condition, sampling, cache, self.parallel)
         return latents, cache.steps
 
     def step_done(self, bar: Any, cache: Cache) -> None:

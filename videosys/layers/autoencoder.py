@@ -100,6 +100,16 @@ def frame_classes() -> tuple[type[AutoencoderKL], type[AutoencoderKLTemporalDeco
     return AutoencoderKL, AutoencoderKLTemporalDecoder
 
 
+def use_channels_last(model: nn.Module) -> None:
+    """Lets the convolutions of an autoencoder keep all channels of a pixel side by side, in their weights and
+    so in what they give.
+    """
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    for weight in model.parameters():
+        if weight.ndim in formats:
+            weight.data = weight.data.contiguous(memory_format=formats[weight.ndim])
+
+
 class VideoAutoencoder(nn.Module):
     """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, C, t, h, w] and back."""
 
@@ -111,6 +121,11 @@ class VideoAutoencoder(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of the weights, to which inputs are converted."""
         return next(self.parameters()).dtype
+
+    @property
+    def decoders(self) -> Sequence[nn.Module]:
+        """The modules that do the work of `decode`, which may be compiled."""
+        return [self.decoder]
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
         """See the config's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -119,6 +120,10 @@ class OpenSoraVAE(VideoAutoencoder):
     def temporal(self) -> TemporalVAE:
         """The stage on chunks of frames."""
         return self.temporal_vae
+
+    @property
+    def decoders(self) -> Sequence[nn.Module]:
+        return [self.spatial.decoder, self.temporal.decoder]
 
     def encode(self, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents [B, 4, t, h, w]: the mean of each stage, or with a generator a sample of each.

@@ -1,0 +1,144 @@
+"""What a step does outside the transformer's blocks, as CUDA graphs: a reused step does nothing else, and
+takes longer to launch than to compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from videosys.parallel import Parallel
+from videosys.utils.logging import get_logger
+
+T = TypeVar("T")
+Run = Callable[[], Any]
+Capture = Callable[[Run], tuple[Run, Any]]
+
+PLAIN = (str, int, float, bool, type(None))
+_LOG = get_logger("graphs")
+
+
+def uses_graphs(is_wanted: bool, device: torch.device, parallel: Parallel) -> bool:
+    """Whether steps run with graphs: where one CUDA device has all tokens of a video. Else it warns."""
+    can = device.type == "cuda" and parallel.sp.size == 1
+    if is_wanted and not can:
+        where = "a CUDA device" if device.type != "cuda" else "all tokens of a video on one device"
+        _LOG.warning("cuda_graphs is true, which needs %s: steps run as they are", where)
+    return is_wanted and can
+
+
+class Capturer:
+    """Captures what is called as CUDA graphs, which share their memory: they run one after the other."""
+
+    def __init__(self, device: torch.device):
+        self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Run) -> tuple[Run, Any]:
+        """(what runs the graph, the result of `run`, which the graph writes anew each time)."""
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may load weights meanwhile.
+        place: dict[str, Any] = {"pool": self.pool, "stream": self.stream}
+        with torch.cuda.graph(graph, **place, capture_error_mode="thread_local"):
+            made = run()
+        return graph.replay, made
+
+
+class Graphed:
+    """A transformer for one generation whose parts outside the blocks are graphs from their second call on.
+
+    It is called as the model is. The model itself stays as it was: graphs end with this object.
+    """
+
+    def __init__(self, model: Any, capture: Capture):
+        self.model = model
+        made: dict[int, Tensor] = {}  # by id, what graphs write, which graphs after them read
+        self.embed = Part(model.embed, capture, made)
+        # Caches keep signals and predictions.
+        self.signal = Part(model.signal, capture, made, is_kept=True)
+        self.head = Part(model.head, capture, made, is_kept=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Tensor:
+        """The model's prediction."""
+        return type(self.model).forward(self, *inputs, **options)
+
+
+def graphed(model: Any, device: torch.device) -> Graphed:
+    """A transformer on a CUDA device for one generation; see `Graphed`."""
+    return Graphed(model, Capturer(device))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A call that was captured. inputs: the tensors that it reads. rest: its other inputs, so that no other
+    thing gets their id.
+    """
+
+    replay: Run
+    inputs: Sequence[Tensor]
+    output: Any
+    rest: Sequence[Any]
+
+
+class Part:
+    """A function of tensors as graphs, one for each set of shapes with the same other inputs.
+
+    The first call runs as it is: libraries make themselves ready in it. made: the results of all graphs.
+    is_kept: whether a result is read later than in its own step.
+    """
+
+    def __init__(
+        self, run: Callable[..., Any], capture: Capture, made: dict[int, Tensor], is_kept: bool = False
+    ):
+        self.run, self.capture, self.made, self.is_kept = run, capture, made, is_kept
+        self.graphs: dict[Any, Graph | None] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        leaves = tree_leaves(args)
+        key = tuple(map(described, leaves))
+        if key not in self.graphs:
+            self.graphs[key] = None
+            return self.run(*args)
+        graph = self.graphs[key] = self.graphs[key] or self.record(args)
+        pairs = [(own, given) for own, given in zip(graph.inputs, tensors_of(leaves)) if own is not given]
+        if any(id(own) in self.made for own, _ in pairs):  # what another graph made is not to be changed
+            return self.run(*args)
+        for own, given in pairs:
+            own.copy_(given)
+        graph.replay()
+        return copied(graph.output) if self.is_kept else graph.output
+
+    def record(self, args: Any) -> Graph:
+        """The graph of a call. What another graph writes is read where it is, all else from a copy."""
+        leaves = tree_leaves(args)
+        given = tensors_of(leaves)
+        own = {id(item): item if id(item) in self.made else item.clone() for item in given}
+        call = tree_map(lambda leaf: own[id(leaf)] if isinstance(leaf, Tensor) else leaf, args)
+        replay, output = self.capture(lambda: self.run(*call))
+        self.made.update({id(item): item for item in tensors_of(tree_leaves(output))})
+        rest = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        return Graph(replay, [own[id(item)] for item in given], output, rest)
+
+
+def tensors_of(leaves: Sequence[Any]) -> list[Tensor]:
+    """The tensors among them."""
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def described(leaf: Any) -> Any:
+    """What a graph is made for: the shape of a tensor, any other thing itself."""
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype, leaf.device
+    return leaf if isinstance(leaf, PLAIN) else id(leaf)
+
+
+def copied(tree: T) -> T:
+    """A nested value with copies of its tensors."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, tree)
