@@ -17,17 +17,19 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-parallel test test-slow fuzz lint format clean
+.PHONY: help docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make serve-demo  install into $(VENV), serve the tiny checkpoint and open its web page (ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make test-slow  the tests that make test leaves out because they take long"
+	@echo "make test-oldest  examples, parity and unit tests with the oldest versions that setup.py declares (6 GB; ARGS=--quick for a part)"
 	@echo "make fuzz     new random configs, files and messages for MINUTES=10; a failure stops it and can be repeated"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
 	@echo "make compare-tiny MODEL=opensora  calibrate a tiny checkpoint, and compare all caches on it (CPU: half an hour or more)"
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: six minutes, on a busy one an hour; ARGS are passed on)"
+	@echo "make bench-gpu  the table of docs/performance.md about a GPU, in 10 minutes; run again it goes on (ARGS are passed on)"
 	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
 	@echo "make docs     the documentation as a site, in site/ (make docs-serve shows it at http://127.0.0.1:8001)"
 	@echo "make dist     the source distribution and the wheel, in dist/ (URL= of the public repository for their links)"
@@ -84,8 +86,15 @@ fuzz: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m slow $(PYTEST_ARGS)
 
+# An environment of its own: .venv-oldest.
+test-oldest:
+	PYTHON="$(PYTHON)" bash .ci/oldest $(ARGS)
+
 bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance $(ARGS)
+
+bench-gpu: $(VENV)/.installed
+	$(BIN)/python -m eval.performance.gpu $(ARGS)
 
 bench-parallel: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m eval.performance.volume $(ARGS)

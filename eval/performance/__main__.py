@@ -67,12 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="auto",
         help="none measures published sizes without this package's kernels",
     )
+    parser.add_argument(
+        "--tiny", action="store_true", help="published sizes by narrow models and small videos, on any device"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     check(parser, args)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = Plan(device, args.rounds, not args.no_compile, tuple(args.models), tuple(args.sizes), args.kernels)
+    plan = Plan(
+        device,
+        args.rounds,
+        not args.no_compile,
+        tuple(args.models),
+        tuple(args.sizes),
+        args.kernels,
+        tiny=args.tiny,
+    )
     args.output.mkdir(parents=True, exist_ok=True)
     report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
     for name in args.cases:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from eval.performance.floor import Floor, total_flops
 from eval.performance.models import Setting, Size, Subject, diffusers_step, facts, published
 from eval.performance.plan import NO_COMPILER, Plan, Row, name_of
 from eval.performance.timing import Run, alternate, counted, once, ratio
-from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report
+from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report, graphed
 
 NUM_STEPS = 10_000  # of a cache that is asked more often than any video has steps
 
@@ -24,25 +25,30 @@ def steps(plan: Plan) -> Iterator[Row]:
 
 def step_row(setting: Setting, subject: Subject, plan: Plan) -> Row:
     calls = subject.calls()
-    floor = Floor(calls, setting.dtype, setting.device)
-    runs: dict[str, Run] = {"eager": subject.step, "floor": floor.measure}
+    floor = Floor(calls, setting.dtype, setting.device) if plan.floor else None
+    runs: dict[str, Run] = {"eager": subject.step}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "tokens": setting.tokens}
     if plan.compile and plan.can_compile:
         runs["compiled"], compiling = compiled_step(setting)
         row |= compiling
-    if (theirs := diffusers_step(setting, subject)) is not None:
+    if floor and (theirs := diffusers_step(setting, subject)) is not None:
         runs["diffusers"] = theirs
-    samples = alternate(runs, plan.rounds)
+    samples = alternate(runs | ({"floor": floor.measure} if floor else {}), plan.rounds)
     row |= {} if plan.can_compile or not plan.compile else {"compiled_s": NO_COMPILER}
-    row |= {f"{name}_s": samples[name].seconds for name in runs if name != "floor"}
-    row |= {"floor_s": floor.seconds, "spread": max(sample.spread for sample in samples.values())}
-    row |= {"gflop": total_flops(calls) / 1e9}
-    row |= {f"{kind}_gflops": floor.peak(kind) / 1e9 for kind in ("linear", "attention")}
-    row |= {f"{name}_share": floor.seconds / row[f"{name}_s"] for name in runs if name != "floor"}
+    row |= {f"{name}_s": samples[name].seconds for name in runs}
+    row |= {"spread": max(sample.spread for sample in samples.values()), "gflop": total_flops(calls) / 1e9}
+    row |= floor_columns(floor, {name: row[f"{name}_s"] for name in runs}) if floor else {}
     if "diffusers" in runs:
         own = [name for name in ("eager", "compiled") if name in runs]
         row |= {f"{name}_ratio": ratio(samples, "diffusers", name) for name in own}
     return row
+
+
+def floor_columns(floor: Floor, seconds: Mapping[str, float]) -> Row:
+    """What a floor says beside steps of so many seconds."""
+    row: Row = {"floor_s": floor.seconds}
+    row |= {f"{kind}_gflops": floor.peak(kind) / 1e9 for kind in ("linear", "attention")}
+    return row | {f"{name}_share": floor.seconds / value for name, value in seconds.items()}
 
 
 def compiled_step(setting: Setting) -> tuple[Run, Row]:
@@ -94,8 +100,12 @@ def overhead(subject: Subject, cache: TeaCache) -> Run:
 
 @torch.no_grad()
 def cached(subject: Subject) -> dict[str, Run]:
-    """A reused step, and what the cache does in a computed one."""
-    return {"reused": reuse(subject, forced(subject)), "overhead": overhead(subject, forced(subject))}
+    """A reused step, the same with CUDA graphs where these are, and what the cache does in a computed one."""
+    runs = {"reused": reuse(subject, forced(subject)), "overhead": overhead(subject, forced(subject))}
+    if subject.latents.device.type != "cuda":
+        return runs
+    other = replace(subject, model=graphed(subject.model, subject.latents.device))
+    return runs | {"reused_graph": reuse(other, forced(other))}
 
 
 def caches(plan: Plan) -> Iterator[Row]:

@@ -20,7 +20,8 @@ NO_COMPILER = "no compiler"
 @dataclass(frozen=True)
 class Plan:
     """Where it runs, how often all that is compared takes turns, which models and published sizes, whether
-    blocks are compiled too, and whether published sizes use this package's kernels (auto) or none.
+    blocks are compiled too, whether published sizes use this package's kernels (auto) or none, whether the
+    floor of a step is measured beside it, and whether narrow models and small videos stand for the published.
     """
 
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
@@ -29,6 +30,8 @@ class Plan:
     models: tuple[str, ...] = field(default_factory=lambda: tuple(models()))
     sizes: tuple[str, ...] = ()
     kernels: str = "auto"
+    floor: bool = True
+    tiny: bool = False
 
     def settings(self) -> Iterator[Setting]:
         """Every model in every dtype."""
@@ -46,8 +49,8 @@ class Plan:
         return True
 
     def needs_cuda(self, what: str) -> Row | None:
-        """What is said instead where there is no GPU."""
-        if self.device.type == "cuda":
+        """What is said instead where there is no GPU, and what is measured is not tiny."""
+        if self.device.type == "cuda" or self.tiny:
             return None
         return {what: "needs CUDA: there is no such device here, nothing was run"}
 

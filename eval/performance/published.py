@@ -12,30 +12,42 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from eval.performance.cases import cached, step_row
-from eval.performance.models import Setting, Size, Subject
-from eval.performance.needs import MIB, decoder, peak
+from eval.performance.models import Setting, Size, Subject, class_of
+from eval.performance.needs import MIB, SMALL, Video, decoder, peak
 from eval.performance.operations import TFLOPS, operation_rows
 from eval.performance.plan import Plan, Row
 from eval.performance.sizes import SIZES, PublishedSize
 from eval.performance.timing import Run, alternate, counted
 from videosys import NoCacheConfig, TeaCache, TeaCacheConfig, compile_blocks, start
+from videosys.estimate import estimate
 
 MOST_KERNELS = 20
+TINY_STEPS = 4
 GUIDANCE = 4.0
 OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published size on a device. computed: see `PublishedSize`."""
+    """A published size on a device. computed: see `PublishedSize`. video: what is decoded."""
 
     setting: Setting
     computed: Mapping[str, int]
+    video: Video
+
+    @classmethod
+    def tiny(cls, size: PublishedSize, device: torch.device, kernels: str = "auto") -> Published:
+        """What stands for it: its model with two blocks, and few tokens, steps and frames."""
+        where = (torch.bfloat16, device, Size((4, 8, 8), text=5), kernels)
+        setting = Setting.small(class_of(size.plan), *where)
+        config = replace(size.plan.config, num_inference_steps=TINY_STEPS)
+        return cls(replace(setting, plan=replace(setting.plan, config=config)), {"fast": 2}, SMALL)
 
     @classmethod
     def of(cls, size: PublishedSize, device: torch.device, kernels: str = "auto") -> Published:
         where = (torch.bfloat16, device, Size(size.plan.latent_size), kernels)
-        return cls(Setting(size.plan, *where), size.computed)
+        video = (size.plan.config.clip_frames, *size.plan.config.size)
+        return cls(Setting(size.plan, *where), size.computed, video)
 
     @property
     def evaluations(self) -> int:
@@ -44,8 +56,7 @@ class Published:
 
     def decoder(self) -> Run:
         """Decodes a video of the size."""
-        plan, setting = self.setting.plan, self.setting
-        return decoder(plan, (plan.config.clip_frames, *plan.config.size), setting.dtype, setting.device)
+        return decoder(self.setting.plan, self.video, self.setting.dtype, self.setting.device)
 
 
 Case = Callable[[Plan], Iterator[Row]]
@@ -59,16 +70,22 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
             yield missing
             return
         for name in plan.sizes:
-            size = Published.of(SIZES[name], plan.device, plan.kernels)
+            size = size_of(name, plan)
             if size.setting.model in plan.models:
                 try:
                     yield from rows(name, size, plan)
                 except torch.OutOfMemoryError:  # the other sizes are still worth measuring
                     yield {"size": name, "step": OUT_OF_MEMORY}
                 gc.collect()  # compiled blocks refer to themselves
-                torch.cuda.empty_cache()
+                if plan.device.type == "cuda":
+                    torch.cuda.empty_cache()
 
     return case
+
+
+def size_of(name: str, plan: Plan) -> Published:
+    """A published size, or what stands for it."""
+    return (Published.tiny if plan.tiny else Published.of)(SIZES[name], plan.device, plan.kernels)
 
 
 def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
@@ -85,7 +102,24 @@ def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
     row |= {"weights_mib": weights / MIB}
     with torch.no_grad():
         row |= {"step_mib": peak(subject.step, plan.device) / MIB}
-        yield row | decode_row(size, plan)
+        row |= decode_row(size, plan)
+    yield row | (estimate_row(row, size) if plan.device.type == "cuda" else {})
+
+
+def estimate_row(row: Row, size: Published) -> Row:
+    """What the estimate says of a step and of decoding, MiB in all, and what was measured as a share of it.
+
+    Of a step, texts' keys and values and the step's input are in both as the estimate has them.
+    """
+    config = replace(size.setting.plan.config, device="cuda", dtype="bfloat16", cache=NoCacheConfig())
+    _, transformer, vae = estimate(config, size.setting.size.text).stages
+    columns: Row = {"step_estimate_mib": transformer.total / MIB, "decode_estimate_mib": vae.total / MIB}
+    measured = {"step": (row["weights_mib"] + row["step_mib"]) * MIB + transformer.text}
+    if isinstance(row.get("decode_mib"), float):
+        measured |= {"decode": row["decode_mib"] * MIB + vae.weights}
+    for kind, most in measured.items():
+        columns[f"{kind}_over_estimate"] = most / MIB / columns[f"{kind}_estimate_mib"]
+    return columns
 
 
 def decode_row(size: Published, plan: Plan) -> Row:

@@ -262,7 +262,8 @@ def test_without_a_compiler_rows_say_so(monkeypatch):
 def toy(model: str) -> Published:
     setting = small(model)
     config = replace(setting.plan.config, num_inference_steps=6)
-    return Published(replace(setting, plan=replace(setting.plan, config=config)), {"slow": 4, "fast": 2})
+    plan = replace(setting.plan, config=config)
+    return Published(replace(setting, plan=plan), {"slow": 4, "fast": 2}, needs.SMALL)
 
 
 @pytest.fixture

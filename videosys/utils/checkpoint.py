@@ -103,7 +103,7 @@ def placed(
     split: Split = as_it_is,
     adapt: Adapt | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file on a device, each adapted, in its dtype (whole numbers as they are), and split.
+    """Return the tensors of a file on a device: each adapted, in its dtype (integers keep theirs), and split.
 
     They go there one by one, straight from the mapped file, and leave `mapped`: the mapping of a part ends
     when its last tensor has been copied.
