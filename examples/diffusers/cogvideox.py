@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from shared import Example, device, quiet, script
+from shared import Example, Tiny, device, script
 
 
 def published() -> Any:
@@ -15,40 +15,29 @@ def published() -> Any:
     return CogVideoXPipeline.from_pretrained("zai-org/CogVideoX-2b", torch_dtype=torch.float16).to(device())
 
 
-def tiny() -> Any:
-    """Three layers of random weights."""
-    from diffusers import CogVideoXDDIMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
-
-    torch.manual_seed(0)
-    transformer = CogVideoXTransformer3DModel(
-        num_attention_heads=4,
-        attention_head_dim=8,
-        in_channels=4,
-        out_channels=4,
-        time_embed_dim=8,
-        text_embed_dim=32,
-        num_layers=3,
-        sample_width=8,
-        sample_height=8,
-        sample_frames=9,
-        max_text_seq_length=16,
-    )
-    return quiet(CogVideoXPipeline(None, None, None, transformer.eval(), CogVideoXDDIMScheduler()))
-
-
 EXAMPLE = Example(
     name="cogvideox",
     published=published,
-    tiny=tiny,
     call={"num_inference_steps": 50, "height": 480, "width": 720, "num_frames": 49},
-    texts={"prompt_embeds": (1, 16, 32), "negative_prompt_embeds": (1, 16, 32)},
-    tiny_call={
-        "num_inference_steps": 10,
-        "height": 32,
-        "width": 32,
-        "num_frames": 9,
-        "output_type": "latent",
-    },
+    tiny=Tiny(
+        pipeline="CogVideoXPipeline",
+        transformer="CogVideoXTransformer3DModel",
+        sizes={
+            "num_attention_heads": 4,
+            "attention_head_dim": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "time_embed_dim": 8,
+            "text_embed_dim": 32,
+            "num_layers": 3,
+            "sample_width": 8,
+            "sample_height": 8,
+            "sample_frames": 9,
+            "max_text_seq_length": 16,
+        },
+        scheduler="CogVideoXDDIMScheduler",
+        texts={"prompt_embeds": (1, 16, 32), "negative_prompt_embeds": (1, 16, 32)},
+    ),
 )
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from shared import Example, device, quiet, script
+from shared import Example, Tiny, device, script
 
 
 def published() -> Any:
@@ -15,41 +15,31 @@ def published() -> Any:
     return LTXPipeline.from_pretrained("Lightricks/LTX-Video", torch_dtype=torch.bfloat16).to(device())
 
 
-def tiny() -> Any:
-    """Three layers of random weights."""
-    from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
-
-    torch.manual_seed(0)
-    transformer = LTXVideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=4,
-        attention_head_dim=8,
-        cross_attention_dim=32,
-        num_layers=3,
-        caption_channels=32,
-    )
-    return quiet(LTXPipeline(FlowMatchEulerDiscreteScheduler(), None, None, None, transformer.eval()))
-
-
 EXAMPLE = Example(
     name="ltx",
     published=published,
-    tiny=tiny,
     call={"num_inference_steps": 50, "height": 480, "width": 704, "num_frames": 161},
-    texts={
-        "prompt_embeds": (1, 8, 32),
-        "prompt_attention_mask": (1, 8),
-        "negative_prompt_embeds": (1, 8, 32),
-        "negative_prompt_attention_mask": (1, 8),
-    },
-    tiny_call={
-        "num_inference_steps": 10,
-        "height": 32,
-        "width": 64,
-        "num_frames": 9,
-        "output_type": "latent",
-    },
+    tiny=Tiny(
+        pipeline="LTXPipeline",
+        transformer="LTXVideoTransformer3DModel",
+        sizes={
+            "in_channels": 8,
+            "out_channels": 8,
+            "num_attention_heads": 4,
+            "attention_head_dim": 8,
+            "cross_attention_dim": 32,
+            "num_layers": 3,
+            "caption_channels": 32,
+        },
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        texts={
+            "prompt_embeds": (1, 8, 32),
+            "prompt_attention_mask": (1, 8),
+            "negative_prompt_embeds": (1, 8, 32),
+            "negative_prompt_attention_mask": (1, 8),
+        },
+        call={"width": 64},
+    ),
 )
 
 if __name__ == "__main__":

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,22 +23,38 @@ PROMPTS = (
     "waves break on a rocky shore at dusk",
     "a train crosses a bridge in the fog",
 )
+TINY_CALL = MappingProxyType(
+    {"num_inference_steps": 10, "height": 32, "width": 32, "num_frames": 9, "output_type": "latent"}
+)
 
 
 @dataclass(frozen=True)
-class Example:
-    """A pipeline with its published weights, and one with tiny random ones that runs on a CPU.
+class Tiny:
+    """A pipeline with a tiny random transformer and nothing else: classes of diffusers, and their settings.
 
-    call, tiny_call: arguments of all its generations. texts: the embeddings that stand for a prompt of the
-    tiny one, which has no text encoder, as name -> shape.
+    texts: the embeddings that stand for a prompt, as name -> shape. call: what differs from TINY_CALL.
     """
 
-    name: str
-    published: Callable[[], Any]
-    tiny: Callable[[], Any]
-    call: Mapping[str, Any]
+    pipeline: str
+    transformer: str
+    sizes: Mapping[str, Any]
+    scheduler: str
     texts: Mapping[str, tuple[int, ...]]
-    tiny_call: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+    def built(self) -> Any:
+        """The pipeline, with the same weights each time."""
+        import diffusers
+
+        torch.manual_seed(0)
+        cls = getattr(diffusers, self.pipeline)
+        parts = dict.fromkeys(name for name in inspect.signature(cls.__init__).parameters if name != "self")
+        parts["transformer"] = getattr(diffusers, self.transformer)(**self.sizes).eval()
+        parts["scheduler"] = getattr(diffusers, self.scheduler)(**self.settings)
+        pipe = cls(**parts)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
 
     def embeds(self, prompt: str) -> dict[str, torch.Tensor]:
         """Random embeddings, the same for the same prompt; masks show all of them."""
@@ -45,6 +63,19 @@ class Example:
             name: torch.ones(shape) if "mask" in name else torch.randn(shape, generator=source)
             for name, shape in self.texts.items()
         }
+
+
+@dataclass(frozen=True)
+class Example:
+    """A pipeline with its published weights, and the tiny one that runs on a CPU.
+
+    call: arguments of all generations with the published weights.
+    """
+
+    name: str
+    published: Callable[[], Any]
+    call: Mapping[str, Any]
+    tiny: Tiny
 
 
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
@@ -63,12 +94,13 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
 def run(example: Example, args: argparse.Namespace) -> int:
     """Calibrates unless a calibration is given, and generates one video."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    pipe = example.tiny() if args.tiny else example.published()
-    call = dict(example.tiny_call if args.tiny else example.call)
+    tiny = example.tiny
+    pipe = tiny.built() if args.tiny else example.published()
+    call = {**TINY_CALL, **tiny.call} if args.tiny else dict(example.call)
     call["num_inference_steps"] = args.steps or call["num_inference_steps"]
 
     def prompt_of(text: str) -> Any:
-        return example.embeds(text) if args.tiny else {"prompt": text}
+        return tiny.embeds(text) if args.tiny else {"prompt": text}
 
     calibration: Any = args.calibration
     if calibration is None:
@@ -96,12 +128,6 @@ def save(example: Example, result: Any, args: argparse.Namespace) -> None:
 def device() -> str:
     """Where the published models run."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def quiet(pipe: Any) -> Any:
-    """A tiny pipeline without progress bars."""
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def script(example: Example) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from shared import Example, device, quiet, script
+from shared import Example, Tiny, device, script
 
 
 def published() -> Any:
@@ -17,38 +17,25 @@ def published() -> Any:
     return pipe.to(device())
 
 
-def tiny() -> Any:
-    """Two layers of random weights."""
-    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-
-    torch.manual_seed(0)
-    transformer = WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        text_dim=32,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
-    return quiet(WanPipeline(None, None, None, scheduler, transformer=transformer.eval()))
-
-
 EXAMPLE = Example(
     name="wan",
     published=published,
-    tiny=tiny,
     call={"num_inference_steps": 50, "height": 480, "width": 832, "num_frames": 81},
-    texts={"prompt_embeds": (1, 8, 32), "negative_prompt_embeds": (1, 8, 32)},
-    tiny_call={
-        "num_inference_steps": 10,
-        "height": 32,
-        "width": 32,
-        "num_frames": 9,
-        "output_type": "latent",
-    },
+    tiny=Tiny(
+        pipeline="WanPipeline",
+        transformer="WanTransformer3DModel",
+        sizes={
+            "num_attention_heads": 2,
+            "attention_head_dim": 12,
+            "text_dim": 32,
+            "ffn_dim": 32,
+            "num_layers": 2,
+            "rope_max_seq_len": 32,
+        },
+        scheduler="UniPCMultistepScheduler",
+        settings={"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+        texts={"prompt_embeds": (1, 8, 32), "negative_prompt_embeds": (1, 8, 32)},
+    ),
 )
 
 if __name__ == "__main__":

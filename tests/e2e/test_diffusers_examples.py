@@ -10,11 +10,21 @@ import pytest
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "diffusers"
 
 
-@pytest.mark.parametrize("name", ["wan", "hunyuan_video", "ltx", "cogvideox"])
-def test_calibrates_and_generates(name, tmp_path, capsys, monkeypatch):
+@pytest.fixture(name="read")
+def reader(monkeypatch):
+    """Returns (main, example) of a script."""
+
+    def read(name: str):
+        script = runpy.run_path(str(FOLDER / f"{name}.py"), run_name=name)
+        return script["script"].__globals__["main"], script["EXAMPLE"]
+
     monkeypatch.syspath_prepend(str(FOLDER))
-    script = runpy.run_path(str(FOLDER / f"{name}.py"), run_name=name)
-    main, example = script["script"].__globals__["main"], script["EXAMPLE"]
+    return read
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan_video", "ltx", "cogvideox"])
+def test_calibrates_and_generates(name, tmp_path, capsys, read):
+    main, example = read(name)
     options = ["--tiny", "--output", str(tmp_path)]
     assert main(example, options) == 0
     report, latents = capsys.readouterr().out.splitlines()
@@ -23,3 +33,10 @@ def test_calibrates_and_generates(name, tmp_path, capsys, monkeypatch):
     assert latents.startswith("latents [1, ")
     assert main(example, [*options, "--calibration", str(tmp_path / f"{name}.json"), "--steps", "7"]) == 2
     assert "was made with num_inference_steps 10, this run has 7" in capsys.readouterr().err
+
+
+def test_answers_a_mistake_in_one_line(capsys, read):
+    main, example = read("ltx")
+    with pytest.raises(SystemExit, match="2"):
+        main(example, ["--speedup", "x"])
+    assert capsys.readouterr().err == "error: argument --speedup: invalid float value: 'x'; see --help\n"
