@@ -1,4 +1,4 @@
-"""Every Python and shell block of README and docs that a reader can run here runs, as printed."""
+"""Every Python, shell and YAML block of README and docs runs or loads as printed, and pages stay short."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from videosys import FAMILIES, load_config
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(python|bash)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# [\w/.-]+\.\w+\n")  # first line of a file that a reader writes: another test runs these
+LONG = ("comparison", "evaluation")
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
 
@@ -67,7 +70,27 @@ def test_shell_blocks_run_or_are_targets_of_make(code, here):
             assert re.search(r"computed \d+ of \d+ steps(, .*)?$", done.stdout.strip())
 
 
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml_blocks_are_settings_of_a_model(text, tmp_path):
+    path, errors = tmp_path / "block.yaml", []
+    path.write_text(text, "utf-8")
+    for family in FAMILIES.values():
+        try:
+            load_config(family.config, path)
+            return
+        except ValueError as error:
+            errors.append(str(error))
+    pytest.fail("\n".join(errors))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_and_pictures_lead_somewhere(page):
     missing = [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
     assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_have_at_most_150_lines(page):
+    if page.stem in LONG:
+        pytest.skip("its long tables are not in files of their own yet")
+    assert len(page.read_text("utf-8").splitlines()) <= 150
