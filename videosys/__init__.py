@@ -1,6 +1,6 @@
 """videosys: prompts to videos with Open-Sora, Open-Sora-Plan and Latte, and caches that skip steps.
 
-The public names stand in `__init__.pyi` and are imported when first used: `import videosys` needs no torch.
+The public names are listed in `__init__.pyi` and imported on first use: `import videosys` needs no torch.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The command `videosys`: one word for each thing that the package does."""
+"""The command `videosys` and its subcommands."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EXAMPLES = configs_folder()
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
-        "serve": "answer requests over HTTP, as the openai client makes them",
-        "ui": "serve, and open the web page in a browser",
-        "render": "make the videos of a long list of prompts, resumably",
-        "calibrate": "find the best settings of a cache for a model",
-        "estimate": "memory and operations of a config, before anything is loaded",
-        "compare": "compare caches at equal work",
+        "serve": "serve an OpenAI-compatible HTTP API",
+        "ui": "serve, and open the web UI in a browser",
+        "render": "generate videos for a long list of prompts; can be resumed",
+        "calibrate": "find the best cache settings for a model",
+        "estimate": "estimate memory and operations of a config without loading it",
+        "compare": "compare caches at equal computation",
     }
 )
 MODULES: Mapping[str, str] = MappingProxyType(
@@ -39,14 +39,14 @@ MODULES: Mapping[str, str] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is its own, or 2 for a word that is no command."""
+    """Run a command and return its exit status, or 2 for an unknown command."""
     name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS)
-        print(f"error: no command {name!r}{hint}; commands: {listing(COMMANDS)}", file=sys.stderr)
+        print(f"error: unknown command {name!r}{hint}; commands: {listing(COMMANDS)}", file=sys.stderr)
         return USAGE_ERROR
     return exit_status(lambda: command(name, arguments)(arguments), "")
 
@@ -60,9 +60,9 @@ def usage() -> str:
 
 
 def command(name: str, arguments: list[str]) -> Callable[[Sequence[str]], int]:
-    """The function of a command. What only the command line understands is taken out of the arguments.
+    """The function of a command. Options of the command line itself are removed from the arguments.
 
-    ValueError for a command whose files did not come with this installation.
+    ValueError for a command that needs files outside this installation.
     """
     if name == "sample":
         return sample(take_model(arguments))
@@ -74,7 +74,7 @@ def command(name: str, arguments: list[str]) -> Callable[[Sequence[str]], int]:
 
 
 def take_model(arguments: list[str]) -> str:
-    """The model that `--model` names, which is taken out, or a folder in the path of `--config`."""
+    """The model named by `--model`, which is removed, or by a folder in the path of `--config`."""
     from videosys.models import FAMILIES
 
     name = ""
@@ -88,7 +88,7 @@ def take_model(arguments: list[str]) -> str:
         words = [part for word in arguments for part in reversed(Path(word.removeprefix("--config=")).parts)]
         name = next((word for word in words if word in FAMILIES), next(iter(FAMILIES)))
     if name not in FAMILIES:
-        raise ValueError(f"there is no model {name!r}{suggest(name, FAMILIES)}; models: {listing(FAMILIES)}")
+        raise ValueError(f"unknown model {name!r}{suggest(name, FAMILIES)}; models: {listing(FAMILIES)}")
     return name
 
 

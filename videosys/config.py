@@ -1,6 +1,6 @@
 """One instance of a frozen dataclass from its defaults, a YAML or Python file, and key=value overrides.
 
-How fields name a union's classes and their own old names is said in `videosys.utils.plain`.
+`videosys.utils.plain` describes how fields name the classes of a union and old names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def load_config(
     returns them, or as OmegaConf does, with its interpolations.
     An override is `key=value` with dots for sections; text fields take the value as it is, the others read it
     as YAML. Naming a choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults,
-    whatever stood before. Every mistake of the user is a ValueError that names the file and the key.
+    replacing earlier settings. Every user error is a ValueError that names the file and the key.
     """
     if path is None or isinstance(path, Mapping):
         base, layer, place = None, _plain(path or {}), Place("", "")
@@ -57,7 +57,7 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The settings as plain values, also where OmegaConf made them."""
+    """The settings as plain values, also from OmegaConf."""
     if not OmegaConf.is_config(settings):
         return settings
     try:
@@ -98,7 +98,7 @@ def _parse_yaml(text: str, path: Path) -> Layer:
     if data is None:  # nothing but comments
         return {}
     if not isinstance(data, dict):
-        raise ValueError(f"{path}: must hold `key: value` lines, got {text.strip()[:40]!r}")
+        raise ValueError(f"{path}: must contain `key: value` lines, got {text.strip()[:40]!r}")
     return data
 
 
@@ -127,7 +127,7 @@ def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def _as_section(value: Any, override: str) -> dict[str, Any]:
-    """Return a section that an override goes into, whatever an earlier override made of it."""
+    """Return the section for an override; an earlier override may have replaced it."""
     if isinstance(value, Text):
         value = {"name": value} if isinstance(value.parsed, str) else value.parsed
     if value is None or isinstance(value, dict):

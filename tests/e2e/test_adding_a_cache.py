@@ -179,4 +179,4 @@ def test_a_module_that_is_not_installed_registers_its_policy(package):
     source = (package / "my_policies" / "dense.py").read_text().replace("DenseConfig", "HalfConfig")
     call = '\n\nfrom videosys import register_cache\n\nregister_cache("half", HalfConfig)\n'
     (package / "my_registered.py").write_text(source + call)
-    assert "cache 'teacache' exists already" in run(package, "-c", REGISTERED)[0]
+    assert "cache 'teacache' already exists" in run(package, "-c", REGISTERED)[0]

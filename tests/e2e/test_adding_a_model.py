@@ -145,5 +145,5 @@ def test_the_evaluation_takes_it(package):
 
 def test_what_a_family_must_not_be(package):
     taken, silent = run(package, "-c", REFUSED)
-    assert taken.startswith("family 'my_model' exists already")
+    assert taken.startswith("family 'my_model' already exists")
     assert silent.endswith("it must have the properties scheduler_name, steps, size, output_frames")

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import videosys
 from tests.property.fuzzing import bounded_work, changed, fuzzed, result_or_error
 from tests.property.test_messages import PACKED, assert_value_or_error
-from videosys import read_video
+from videosys import read_prompts, read_video
 from videosys.generation.request import check_prompts
 from videosys.models.opensora.prompt import split_loops
 from videosys.models.opensora.references import load_reference
@@ -67,7 +66,6 @@ def test_prompts(tokenizer, prompt):
             assert clean_prompt(text, clean=False) == text.lower().strip()
 
 
-@pytest.mark.skipif(not hasattr(videosys, "read_prompts"), reason="there is no common reader of lists yet")
 @fuzzed
 @given(st.sampled_from(["txt", "json", "jsonl", "csv", "tsv"]), st.data())
 def test_lists(tmp_path_factory, suffix, data):
@@ -80,7 +78,7 @@ def test_lists(tmp_path_factory, suffix, data):
     ]
     content = data.draw(st.sampled_from(starts))
     path.write_bytes(data.draw(st.just(content) | changed(content) | st.binary(max_size=99)))
-    found = result_or_error(lambda: videosys.read_prompts(path), path)
+    found = result_or_error(lambda: read_prompts(path), path)
     assert found is None or all(prompt.strip() for prompt in found.prompts)
 
 

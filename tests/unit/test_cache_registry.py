@@ -71,9 +71,9 @@ def test_a_name_belongs_to_one_policy():
     caches = table()
     caches.register("dense", DenseConfig, __name__)
     caches.register("dense", DenseConfig, __name__)
-    with pytest.raises(ValueError, match="cache 'dense' exists already"):
+    with pytest.raises(ValueError, match="cache 'dense' already exists"):
         caches.register("dense", HalfConfig, __name__)
-    with pytest.raises(ValueError, match="cache 'teacache' exists already"):
+    with pytest.raises(ValueError, match="cache 'teacache' already exists"):
         CACHES.register("teacache", HalfConfig, __name__)
     assert caches.modules == [__name__]
     assert CACHES.modules == []
@@ -84,23 +84,23 @@ def test_a_name_is_a_policy_or_a_preset_of_another():
     caches.reserve({"half": HalfConfig, "fast": TeaCacheConfig})
     caches.reserve({"fast": HalfConfig, "teacache": TeaCacheConfig})  # of another model; and a policy's own
     caches.register("half", HalfConfig, __name__)
-    with pytest.raises(ValueError, match="preset 'half' is no settings of the cache of that name"):
+    with pytest.raises(ValueError, match="preset 'half' has the name of another cache"):
         caches.reserve({"half": DenseConfig})
     for policy in (DenseConfig, HalfConfig, TeaCacheConfig):
-        with pytest.raises(ValueError, match="cache 'fast' has the name of a model's preset"):
+        with pytest.raises(ValueError, match="cache 'fast' has the name of a preset of another cache"):
             caches.register("fast", policy, __name__)
 
 
 @pytest.mark.parametrize("name", ["teacache_fast", "pab_slow", "teacache_naive"])
 def test_a_policy_cannot_take_the_name_of_a_preset(name):
     assert any(name in family.presets for family in FAMILIES.values())
-    with pytest.raises(ValueError, match=f"cache '{name}' has the name of a model's preset"):
+    with pytest.raises(ValueError, match=f"cache '{name}' has the name of a preset of another cache"):
         register_cache(name, HalfConfig)
     assert name not in CACHES
 
 
 def test_a_preset_cannot_take_the_name_of_a_policy():
-    with pytest.raises(ValueError, match="preset 'teacache' is no settings of the cache of that name"):
+    with pytest.raises(ValueError, match="preset 'teacache' has the name of another cache"):
         cache_field({"teacache": PABConfig()})
     assert cache_field({"pab": PABConfig()}).metadata["registry"]["pab"] == PABConfig()
 

@@ -100,7 +100,7 @@ def test_a_schedule_comes_from_a_file_with_its_forecast(tmp_path):
             {"computed": [0], "forecast": {"name": "fitted", "weights_per_step": [[1.0]]}},
             "must have one for each of the 8 steps",
         ),
-        ([0, 3], "must hold a JSON object"),
+        ([0, 3], "must contain a JSON object"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused(content, message, tmp_path):

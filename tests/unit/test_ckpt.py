@@ -67,7 +67,7 @@ def test_safetensors_come_before_ckpt_files(tmp_path):
 
 def test_of_two_files_none_is_guessed(tmp_path):
     torch.save({"state_dict": weights(1.0)}, tmp_path / "last.ckpt")
-    with pytest.raises(ValueError, match=r"no weights; .* or one \.ckpt file"):
+    with pytest.raises(ValueError, match=r"no weights found; .* or one \.ckpt file"):
         loaded(tmp_path, state_dict=weights(1.0))
 
 
@@ -101,11 +101,11 @@ def test_code_in_a_ckpt_file_is_refused_and_does_not_run(tmp_path):
 )
 def test_files_without_weights_are_refused(tmp_path, content):
     torch.save(content, tmp_path / "checkpoint.ckpt")
-    with pytest.raises(ValueError, match="must hold tensors by name as ema_state_dict or state_dict"):
+    with pytest.raises(ValueError, match="must contain tensors by name as ema_state_dict or state_dict"):
         load_state_dict(tmp_path)
 
 
 def test_a_ckpt_file_holds_a_dictionary(tmp_path):
     torch.save([weights(1.0)], tmp_path / "checkpoint.ckpt")
-    with pytest.raises(ValueError, match="must hold a dictionary, got list"):
+    with pytest.raises(ValueError, match="must contain a dictionary, got list"):
         load_state_dict(tmp_path)

@@ -23,7 +23,7 @@ def test_without_a_command_it_says_which_there_are(capsys):
 def test_a_word_that_is_no_command_is_one_error(capsys):
     assert cli.main(["samples", "x"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: no command 'samples' (did you mean 'sample'?); commands: "
+        "error: unknown command 'samples' (did you mean 'sample'?); commands: "
     )
 
 

@@ -201,7 +201,7 @@ def test_the_pages_of_a_tiff_are_no_video(tmp_path, caplog):
     first, *others = [Image.fromarray(frame.numpy()) for frame in counted(3)]
     first.save(tmp_path / "a.tiff", save_all=True, append_images=others)
     assert load_reference(tmp_path / "a.tiff", *SIZE).shape == (3, 1, *SIZE)
-    assert "holds 3 images, of which the first is read" in caplog.text
+    assert "has 3 images; the first is used" in caplog.text
 
 
 def test_a_folder_of_frames_in_the_order_of_their_numbers(tmp_path):
@@ -230,7 +230,7 @@ def test_folders_that_are_no_video(tmp_path):
     folder = tmp_path / "a"
     save_video(counted(5), folder, fps=8)
     (folder / "frame_00002.png").unlink()
-    with pytest.raises(ValueError, match="a: holds frame 1 and frame 3, but none between"):
+    with pytest.raises(ValueError, match="a: has frame 1 and frame 3, but none in between"):
         read_video(folder)
     Image.new("RGB", (8, 8)).save(folder / "frame_00002.png")
     with pytest.raises(ValueError, match="a: holds frames of several sizes"):
@@ -271,7 +271,7 @@ def test_a_file_without_a_frame_that_can_be_read_in_time_is_named(tmp_path):
     (tmp_path / "a.mkv.mp4").write_bytes(
         save_video(counted(4), tmp_path / "b.mp4", fps=8, lossless=True).read_bytes()
     )
-    with pytest.raises(ValueError, match=r"a\.mkv\.mp4: is damaged: of 9 frames, number 4"):
+    with pytest.raises(ValueError, match=r"a\.mkv\.mp4: is damaged: frame 4 of 9"):
         list(clip.frames(0, 9))
     assert len(list(clip.frames())) == 4  # with a warning
 
@@ -279,7 +279,7 @@ def test_a_file_without_a_frame_that_can_be_read_in_time_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "limit", "value", "message"),
     [
-        ("a.mp4", (ffmpeg, "MOST_PIXELS"), 99, "has frames of 32 x 16 pixels, and 99 pixels are the most"),
+        ("a.mp4", (ffmpeg, "MOST_PIXELS"), 99, "has frames of 32 x 16 pixels; the limit is 99 pixels"),
         ("a.mp4", (ffmpeg, "MOST_FRAMES"), 5, "has more than 5 frames"),
         ("a.gif", (animation, "MOST_DECODED"), 999, "would need 9 frames of 32 x 16 pixels"),
         ("a.gif", (animation, "MOST_BYTES"), 1 << 7, "is larger than"),

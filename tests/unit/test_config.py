@@ -187,7 +187,7 @@ def test_an_old_name_is_read_with_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_an_old_name_beside_the_new_one_is_named(tmp_path, order):
     lines = ["num_sampling_steps: 7", "steps: 8"][order]
-    with pytest.raises(ValueError, match="num_sampling_steps: is the old name of 'steps', which is given"):
+    with pytest.raises(ValueError, match="num_sampling_steps: is the old name of 'steps', which is also"):
         from_yaml(tmp_path, "\n".join(lines))
 
 
@@ -244,7 +244,7 @@ def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
         ("output: 3", ["output: must be a path, got 3"]),
         ("vae: 3", ["vae: must be a section of `key: value`, got 3"]),
         ("vae: {tile: [1]}", ["vae.tile: must be a list of 2 (a whole number, a whole number), got [1]"]),
-        ("vae: {tile: [1, x]}", ["vae.tile: must hold the right items, but item 1 must be a whole number"]),
+        ("vae: {tile: [1, x]}", ["vae.tile: has an invalid item: item 1 must be a whole number"]),
         ("vae: {tile: 3}", ["vae.tile: must be a list of 2"]),
         ("resolution: 3", ["resolution: must be text or a list of 2"]),
         (
@@ -257,14 +257,14 @@ def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
         ("cache: {name: pab, threshold: 1}", ["cache.threshold: unknown key", "'ranges', 'spatial'"]),
         (
             "cache: {name: pab, ranges: {x: [1, 2]}}",
-            ["cache.ranges: must hold the right items, but item 'x'"],
+            ["cache.ranges: has an invalid item: item 'x'"],
         ),
         ("cache: {name: pab, ranges: [1]}", ["cache.ranges: must be a mapping"]),
-        ("cache: {coefficients: [1, x]}", ["cache.coefficients: must hold the right items, but item 1"]),
+        ("cache: {coefficients: [1, x]}", ["cache.coefficients: has an invalid item: item 1"]),
         ("cache: {threshold: -1}", ["cache: threshold must be 0 or more, got -1.0"]),
-        ("hello", ["must hold `key: value` lines, got 'hello'"]),
-        ("12", ["must hold `key: value` lines, got '12'"]),
-        ("- a\n- b", ["must hold `key: value` lines"]),
+        ("hello", ["must contain `key: value` lines, got 'hello'"]),
+        ("12", ["must contain `key: value` lines, got '12'"]),
+        ("- a\n- b", ["must contain `key: value` lines"]),
         ("a: [1", ["not valid YAML"]),
         ("a: b: c", ["not valid YAML"]),
     ],

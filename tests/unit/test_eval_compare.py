@@ -57,7 +57,7 @@ def test_folders_of_frames_are_videos_too(tmp_path, capsys):
     assert made["videos"][1]["psnr_per_frame"] == pytest.approx([28.13] * 3, abs=0.01)
     (tmp_path / "made" / "b" / "frame_00001.png").unlink()
     assert metrics_script.main(arguments) == 2
-    assert "b: holds frame 0 and frame 2, but none between" in capsys.readouterr().err
+    assert "b: has frame 0 and frame 2, but none in between" in capsys.readouterr().err
 
 
 def test_the_public_mean_weighs_a_short_last_batch_more():
@@ -121,7 +121,7 @@ def test_a_damaged_video_is_named(tmp_path, capsys):
 def test_lpips_asked_for_needs_its_weights(tmp_path, capsys):
     arguments = folders(tmp_path, a=(SIZE, SIZE))
     assert metrics_script.main([*arguments, "--metrics", "lpips", "--alexnet-weights", "none.pth"]) == 2
-    assert "LPIPS needs the weights of AlexNet, and none.pth is no file" in capsys.readouterr().err
+    assert "LPIPS needs the weights of AlexNet, and none.pth is not a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--public-batch-size"])

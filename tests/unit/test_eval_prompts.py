@@ -49,7 +49,7 @@ def test_without_vbench_our_own_prompts_are_used(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "holds no prompt"), ("\n \n", "holds no prompt")],
+    [("", "has no prompts"), ("\n \n", "has no prompts")],
 )
 def test_files_without_prompts_are_refused(tmp_path, content, message):
     path = tmp_path / "prompts.txt"

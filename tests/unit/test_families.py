@@ -36,7 +36,7 @@ def test_a_config_that_would_ignore_its_fields_is_refused(config):
 def test_a_config_class_belongs_to_one_family():
     with pytest.raises(ValueError, match="family 'mine' has the config LatteConfig, and so has 'latte'"):
         register_family(replace(LATTE, name="mine"))
-    with pytest.raises(ValueError, match="family 'latte' exists already"):
+    with pytest.raises(ValueError, match="family 'latte' already exists"):
         register_family(replace(LATTE))
     register_family(LATTE)
     assert "mine" not in FAMILIES

@@ -22,9 +22,9 @@ def test_paths_with_a_tilde_are_those_of_the_home_folder(tmp_path, monkeypatch):
     video = torch.zeros(2, 16, 16, 3, dtype=torch.uint8)
     check_writable("~/videos/a.mp4", (2, 16, 16))
     assert save_video(video, "~/videos/a.mp4", fps=8) == home / "videos" / "a.mp4"
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         save_video(video, "~/videos/a.mp4", fps=8, overwrite=False)
     assert path_argument("~/x") == home / "x"
-    with pytest.raises(argparse.ArgumentTypeError, match="no such user's home"):
+    with pytest.raises(argparse.ArgumentTypeError, match="this user has no home"):
         path_argument("~nosuchuser/x")
     assert list(here.iterdir()) == []

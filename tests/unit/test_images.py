@@ -100,7 +100,7 @@ def test_white_may_be_zero(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("factor", "message"), [(10.0, "its numbers reach 655350, above 65535"), (np.nan, "not finite")]
+    ("factor", "message"), [(10.0, "its values reach 655350, above 65535"), (np.nan, "not finite")]
 )
 def test_numbers_of_no_known_range_are_refused(tmp_path, factor, message):
     with pytest.raises(ValueError, match=rf"a\.tiff: cannot be read as an image: .*{message}"):
@@ -157,7 +157,7 @@ def test_what_is_transparent_shows_the_background(
     image.save(tmp_path / name, **options)
     frames, _ = read_video(tmp_path / name, background)
     assert tuple(frames[0, 0, 32].tolist()) == expected
-    assert caplog.text.count(f"transparent in places, and is laid on {background}") == 1
+    assert caplog.text.count(f"transparent parts, which show {background}") == 1
 
 
 def test_half_transparent_is_a_mixture(tmp_path):
@@ -251,7 +251,7 @@ def test_no_program_is_started_for_an_image(tmp_path, monkeypatch, name):
         return original(command, **options)
 
     monkeypatch.setattr("subprocess.Popen", start)
-    with pytest.raises(NoImageError, match="is no image that can be read"):
+    with pytest.raises(NoImageError, match="is not a readable image"):
         open_image(path)
     with pytest.raises(ValueError, match=rf"{name}: cannot be read as a video.* PostScript document"):
         read_video(path)

@@ -61,7 +61,7 @@ FILES = {
     "tar": (archive("tar"), "a TAR archive"),
     "html": (b"\xef\xbb\xbf\n <!DOCTYPE html>\n<html>", "an HTML page"),
     "login": (b"<HTML><title>Sign in", "an HTML page"),
-    "xml": (b"<?xml version='1.0'?><Error>", "an XML text"),
+    "xml": (b"<?xml version='1.0'?><Error>", "XML text"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "a Git LFS pointer"),
     "zeros": (bytes(5000), "zero bytes"),
 }
@@ -96,7 +96,7 @@ def test_what_a_file_is_is_said_wherever_it_is_named(tmp_path, name, kind):
 
 @pytest.mark.parametrize("name", [name for name in READERS if name not in ("pytorch_model.bin", "last.ckpt")])
 def test_archives_and_pickles_are_only_what_torch_saves(tmp_path, name):
-    words = {"model.safetensors": ("a file of torch.save",) * 2}.get(name, (ZIP, PICKLE))
+    words = {"model.safetensors": ("a torch.save file",) * 2}.get(name, (ZIP, PICKLE))
     assert f"it is {words[0]}" in refused(tmp_path, name, archive("zip"))
     assert f"it is {words[1]}" in refused(tmp_path, name, b"\x80\x02}q\x00.")
 

@@ -50,6 +50,6 @@ def test_an_impossible_value_is_one_error(cls, changes, tmp_path):
     ],
 )
 def test_sizes_that_cannot_be_name_the_folder(cls, config, tmp_path):
-    with pytest.raises(ValueError, match=f"config makes no {cls.__name__}") as caught:
+    with pytest.raises(ValueError, match=f"config is not valid for {cls.__name__}") as caught:
         load_model(cls, config, tmp_path)
     assert str(tmp_path) in str(caught.value)

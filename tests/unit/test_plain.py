@@ -62,7 +62,7 @@ def test_numbers_keys_and_other_values_are_changed_as_asked():
     ("text", "message"),
     [
         ("{", "cannot be read as JSON"),
-        ("[]", "must hold a JSON object, got list"),
+        ("[]", "must contain a JSON object, got list"),
         ("{}", "name: is missing"),
         ('{"name": 3}', "name: must be text, got 3"),
         ('{"name": "a", "nmae": 1}', "nmae: unknown key (did you mean 'name'?)"),

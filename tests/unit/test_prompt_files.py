@@ -94,13 +94,13 @@ def test_vbenchs_list(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "", "it holds no prompt"),
-        ("a.txt", " \n\ufeff\n\t\n", "it holds no prompt"),
+        ("a.txt", "", "it has no prompts"),
+        ("a.txt", " \n\ufeff\n\t\n", "it has no prompts"),
         ("a.txt", b"a cat\nb\0\nxxxxxx", "line 2 has a NUL"),
         ("a.txt", "\u00e9t\u00e9\n".encode("latin-1"), "line 1 is not UTF-8"),
         ("a.txt", "a\n\u732b\u72d7\n".encode("gbk"), "line 2 is not UTF-8"),
         ("a.txt", "\u732b\u72d7".encode("utf-16-le"), "is not UTF-8"),
-        ("a.txt", b"\x01\x00\x02\x00\x03\x00\x01\x00", "line 1 has a NUL: it is no text, or UTF-16"),
+        ("a.txt", b"\x01\x00\x02\x00\x03\x00\x01\x00", "line 1 has a NUL: it is not text, or UTF-16"),
         ("a.txt", codecs.BOM_UTF16_LE + b"a\0b", "not UTF-16-LE"),
         ("a.txt", '["a", "b"]', r"it holds JSON: its name must end in \.json"),
         ("a.txt", '[\n"a",\n"b"\n]', r"it holds JSON"),
@@ -113,7 +113,7 @@ def test_vbenchs_list(tmp_path):
         ("a.json", '["a",\n"b"', "line 2 is not JSON"),
         ("a.json", "{}", "must hold a JSON list of texts or objects, got dict"),
         ("a.json", '"a"', "got str"),
-        ("a.json", "[]", "it holds no prompt"),
+        ("a.json", "[]", "it has no prompts"),
         ("a.json", '["a", 1]', "item 1 must be text, got '1'"),
         ("a.json", '["a", ""]', "item 1 is blank"),
         ("a.json", "[null]", "item 0 must be text"),
@@ -129,21 +129,21 @@ def test_vbenchs_list(tmp_path):
         ("a.jsonl", '{"prompt": "a"}\n{bad\n', "line 2 is not JSON"),
         ("a.jsonl", '"a"\n["b"]', "line 2 must be a text or an object"),
         ("a.jsonl", '"a"\n\n{"x": 1}', "line 3 has none of the keys"),
-        ("a.csv", "id,name\n1,a\n", "no column is named prompt or .*; the first line names 'id', 'name'"),
-        ("a.csv", "a cat\na dog\n", "no column is named prompt"),
+        ("a.csv", "id,name\n1,a\n", "no column has the name prompt or .*; the first line has 'id', 'name'"),
+        ("a.csv", "a cat\na dog\n", "no column has the name prompt"),
         (
             "a.csv",
             "prompt\na cat, sitting\n",
             "line 2 has 2 columns, .* names 1.*needs quotes",
         ),
         ("a.csv", "id,prompt\n1\n", "line 2 has 1 columns"),
-        ("a.csv", 'id,prompt\n1,"a\nb\n', "no row of a table: unexpected end of data"),
-        ("a.csv", 'id,prompt\n1,"a"b\n', "line 2 is no row of a table"),
+        ("a.csv", 'id,prompt\n1,"a\nb\n', "not a valid table row: unexpected end of data"),
+        ("a.csv", 'id,prompt\n1,"a"b\n', "line 2 is not a valid table row"),
         ("a.csv", "id,prompt\n1,a\n2, \n", "line 3 is blank"),
-        ("a.csv", "prompt,prompt\na,b\n", "two columns are named 'prompt'"),
-        ("a.csv", "id,prompt\n", "it holds no prompt"),
-        ("a.csv", "prompt\n" + "x" * 200_000, "line 2 is no row of a table: field larger"),
-        ("a.tsv", "id,prompt\n1,a\n", "no column is named prompt"),
+        ("a.csv", "prompt,prompt\na,b\n", "two columns have the name 'prompt'"),
+        ("a.csv", "id,prompt\n", "it has no prompts"),
+        ("a.csv", "prompt\n" + "x" * 200_000, "line 2 is not a valid table row: field larger"),
+        ("a.tsv", "id,prompt\n1,a\n", "no column has the name prompt"),
         ("a.txt", b"\x89PNG\r\n\x1a\n", "it is a PNG image"),
         ("a.json", b"\xff\xd8\xff\xe0", "it is a JPEG image"),
         ("a.txt", b"\0\0\0\x18ftypisom", "it is an MP4 video"),
@@ -171,7 +171,7 @@ def test_sizes_are_bounded(tmp_path, monkeypatch):
         read_prompts("/dev/zero")
     monkeypatch.setattr(module, "MOST_PROMPTS", 3)
     assert len(read_prompts(write(tmp_path, "a.txt", "a\n" * 3)).prompts) == 3
-    with pytest.raises(ValueError, match="it holds more than 3 prompts"):
+    with pytest.raises(ValueError, match="it has more than 3 prompts"):
         read_prompts(write(tmp_path, "a.txt", "a\n" * 4))
 
 

@@ -108,7 +108,7 @@ def test_a_process_that_ends_costs_its_video_only(arguments, tmp_path, monkeypat
 def test_a_full_folder_ends_the_run_and_what_remains_is_said(arguments, tmp_path, monkeypatch, capsys, place):
     def save(video, path, **_):
         if place == "nowhere":
-            raise UnsavedVideo("the video is in memory only")
+            raise UnsavedVideo("the video is only in memory")
         return path if "JSON" in place else tmp_path / "rescued.mp4"
 
     def full(*_, **__):
@@ -119,7 +119,7 @@ def test_a_full_folder_ends_the_run_and_what_remains_is_said(arguments, tmp_path
     assert render.main(arguments("full", "num_inference_steps=1", "--quiet")) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert err.endswith("; 2 more are not made, from the prompt 'a cross' on\n")
+    assert err.endswith("; 2 prompts remain, from 'a cross' on\n")
 
 
 def test_a_folder_of_other_settings_is_refused(arguments, tmp_path, capsys):
@@ -148,7 +148,7 @@ def test_mistakes_are_one_error_before_anything_is_loaded(arguments, tmp_path, c
 def test_a_list_without_prompts_is_refused(arguments, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("\n \n")
     assert render.main(arguments("g")) == 2
-    assert "holds no prompt" in capsys.readouterr().err
+    assert "has no prompts" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(arguments, tmp_path, capsys):

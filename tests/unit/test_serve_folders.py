@@ -32,7 +32,7 @@ def test_a_file_called_lock_stays_as_it_is(tmp_path):
     [
         ("a.json", b'{"a": 1}', "must hold a JSON list"),
         ("a.txt", b"\x89PNG\r\n", "a PNG image"),
-        ("a.txt", b"\n", "holds no prompt"),
+        ("a.txt", b"\n", "has no prompts"),
     ],
 )
 def test_render_reads_lists_as_all_commands_do(tmp_path, capsys, name, content, message):

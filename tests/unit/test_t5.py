@@ -249,7 +249,7 @@ def remove(name):
         (spoil_index, "weight_map"),
         (change_config(num_layers=3), "missing: .*block.2"),
         (change_config(num_layers=1), "unexpected: .*block.1"),
-        (change_config(d_model=16), "of another shape: "),
+        (change_config(d_model=16), "with another shape: "),
         (remove("config.json"), "config.json"),
         (remove("spiece.model"), "spiece.model"),
         (lambda folder: (folder / "spiece.model").write_bytes(b"no vocabulary"), "tokenizer"),
@@ -308,7 +308,7 @@ def test_weights_of_another_kind_of_number_are_refused(copy, dtype):
     key = "encoder.block.0.layer.0.SelfAttention.q.weight"
     state[key] = state[key].to(dtype)
     save_file(state, path)
-    with pytest.raises(ValueError, match=rf"1 of another kind of number: {key} {dtype}"):
+    with pytest.raises(ValueError, match=rf"1 with another kind of number: {key} {dtype}"):
         T5Encoder.from_pretrained(copy)
 
 

@@ -58,7 +58,7 @@ def test_odd_sizes_are_kept_exactly_with_a_warning(tmp_path, caplog, height, wid
     path = save_video(smooth(3, height, width), tmp_path / "a.mp4", fps=8)
     assert read_video(path)[0].shape == (3, height, width, 3)
     assert "yuv444p" in about(path)
-    assert "some players refuse" in caplog.text
+    assert "some players do not support" in caplog.text
 
 
 def test_colours_come_back(tmp_path):
@@ -142,7 +142,7 @@ def test_a_folder_with_dots_in_its_name(tmp_path):
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("long")
-    with pytest.raises(ValueError, match="holds frames only"):
+    with pytest.raises(ValueError, match="contain only frames"):
         save_video(noise(1), f"{tmp_path}/", fps=8)
     assert files(tmp_path) == ["thesis.txt"]
 
@@ -154,7 +154,7 @@ def test_parents_are_made(tmp_path):
 def test_overwrite_is_a_choice(tmp_path):
     path = save_video(noise(1), tmp_path / "a.png", fps=8)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="already exists"):
         save_video(noise(1) // 2, path, fps=8, overwrite=False)
     assert path.read_bytes() == before
     save_video(noise(1) // 2, path, fps=8)
@@ -184,8 +184,8 @@ def test_wrong_videos_are_refused_before_anything_is_written(tmp_path, video, me
     [
         ("a.avi", {}, "must end in .mp4, .gif or .png"),
         ("a.mp4.txt", {}, "must end in"),
-        (".mp4", {}, "has no name"),
-        ("a.png", {}, "can hold one frame, not 3"),
+        (".mp4", {}, "has no file name"),
+        ("a.png", {}, "can have one frame, not 3"),
         ("a.gif", {"lossless": True}, "cannot be lossless"),
         ("a.mp4", {"fps": 0}, "fps must be a number above 0, got 0"),
         ("a.mp4", {"fps": -1}, "fps must be"),
@@ -284,8 +284,8 @@ def test_check_writable_refuses_what_cannot_work(tmp_path, monkeypatch):
     for name, options, message in [
         ("file/a.mp4", {}, "cannot be written"),
         ("a.avi", {}, "must end in"),
-        ("a.png", {}, "can hold one frame, not 9"),
-        ("a.mp4", {"overwrite": False}, "exists already"),
+        ("a.png", {}, "can have one frame, not 9"),
+        ("a.mp4", {"overwrite": False}, "already exists"),
         ("b.mp4", {}, "is a folder"),
         ("x" * 300 + ".mp4", {}, "longer than 255 bytes"),
     ]:
@@ -294,7 +294,7 @@ def test_check_writable_refuses_what_cannot_work(tmp_path, monkeypatch):
     usage = module.shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     check_writable(tmp_path / "small.mp4", (4, 16, 16))
-    with pytest.raises(ValueError, match="has 1 MiB free, 98 may be needed"):
+    with pytest.raises(ValueError, match="has 1 MiB free; 98 MiB may be needed"):
         check_writable(tmp_path / "large.mp4", (150, 480, 480), lossless=True)
 
 
@@ -314,7 +314,7 @@ def test_check_writable_counts_all_videos(tmp_path, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
     shape = (8, 512, 512)  # 1.5 MiB as estimated
     check_writable(tmp_path / "a.mp4", shape, count=3)
-    with pytest.raises(ValueError, match="has 5 MiB free, 6 may be needed"):
+    with pytest.raises(ValueError, match="has 5 MiB free; 6 MiB may be needed"):
         check_writable(tmp_path / "a.mp4", shape, count=4)
 
 

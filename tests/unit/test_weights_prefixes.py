@@ -45,7 +45,7 @@ def test_two_whole_sets_are_named(tmp_path, first, second):
 def test_a_set_of_which_some_have_a_prefix(tmp_path, prefix, count):
     write(tmp_path, {prefix: KEYS[:count], "": KEYS[count:]})
     message = refused(tmp_path)
-    assert f"{8 - count} without a prefix and {count} behind {prefix!r}; rename" in message
+    assert f"{8 - count} without a prefix and {count} with {prefix!r}; rename" in message
     assert "missing" not in message
     assert "unexpected" not in message
 
@@ -67,7 +67,7 @@ def test_what_prefixes_do_not_explain_is_listed_beside_them(tmp_path):
 
 def test_a_part_of_a_set_beside_a_whole_one(tmp_path):
     write(tmp_path, {"module.": KEYS, "ema.": KEYS[:5]})
-    assert "8 without a prefix once 'module.' is taken off and 5 behind 'ema.'" in refused(tmp_path)
+    assert "8 without a prefix once 'module.' is removed and 5 behind 'ema.'" in refused(tmp_path)
 
 
 def test_many_prefixes_are_not_all_listed(tmp_path):

@@ -113,7 +113,7 @@ def find_backbone(path: str | Path | None) -> Path:
     file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else expanded(path)
     if file.is_file():
         return file
-    reason = f"{BACKBONE} is not in torch's cache" if path is None else f"{path} is no file"
+    reason = f"{BACKBONE} is not in torch's cache" if path is None else f"{path} is not a file"
     raise ValueError(
         f"LPIPS needs the weights of AlexNet, and {reason}; torchvision publishes them as "
         f"https://download.pytorch.org/models/{BACKBONE}"

@@ -89,6 +89,8 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
             errors[family.name] = str(error)
     if len(configs) == 1:
         return next(iter(configs.values()))
+    if not configs and len({*errors.values()}) == 1:  # of the file itself, whatever the model
+        raise ValueError(next(iter(errors.values())))
     reason = f"fits {', '.join(configs)}" if configs else "; ".join(f"{k}: {v}" for k, v in errors.items())
     raise ValueError(
         f"{path}: which model is it? Name it with --model, one of {', '.join(FAMILIES)} ({reason})"

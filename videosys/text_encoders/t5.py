@@ -205,10 +205,10 @@ def check_vocabulary(path: Path) -> None:
     except Exception as error:  # sentencepiece raises RuntimeError and others
         raise_interrupt(error)
         raise ValueError(
-            f"the tokenizer in {path} is no SentencePiece model: it is damaged or cut off"
+            f"the tokenizer in {path} is not a SentencePiece model: it is damaged or cut off"
         ) from error
     if size == 0:
-        raise ValueError(f"the tokenizer in {path} is no SentencePiece model: it holds no pieces")
+        raise ValueError(f"the tokenizer in {path} is not a SentencePiece model: it holds no pieces")
 
 
 def require_packages(folder: Path) -> None:

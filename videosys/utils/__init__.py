@@ -1,1 +1,1 @@
-"""Small tools that know nothing of models: checkpoints, video files, names, seeds, logs."""
+"""Utilities that do not depend on models: checkpoints, video files, names, seeds, logs."""

@@ -1,4 +1,4 @@
-"""Images that move, and folders of numbered images: which of their frames is shown when."""
+"""Animated images and folders of numbered images: which frame is shown when."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videosys.utils.sidecar import sidecar_path
 
 FRAME_PATTERN = "frame_*.png"
 MOST_BYTES = 1 << 30  # of a GIF
-MOST_SHOWN = 20_000  # frames of an animation, each as often as its duration asks for
+MOST_SHOWN = 20_000  # frames of an animation, repeated by duration
 MOST_DECODED = 1 << 30  # pixels of all frames of an animation up to the last one needed
 ZERO = 100  # milliseconds that browsers show a frame whose duration is 0
 
@@ -26,7 +26,7 @@ _COMMENT = re.compile(r"videosys: (\d{1,9}) frames at (\d{1,12}(?:/\d{1,12})?) p
 
 
 def comment(num_frames: int, fps: float | Fraction) -> str:
-    """Return the comment of a GIF that tells equal frames in a row apart, which a GIF merges into one."""
+    """Return the comment of a GIF that records the number of frames, because a GIF merges equal ones."""
     return f"videosys: {num_frames} frames at {Fraction(fps).limit_denominator(100_000)} per second"
 
 
@@ -74,7 +74,7 @@ def durations(image: Image.Image, path: Path) -> list[int]:
     if image.format == "GIF":
         found = gif_durations(read_bytes(path, MOST_BYTES))
         if not found:
-            raise ValueError("cannot be read as an image: it is damaged, and holds no frames")
+            raise ValueError("cannot be read as an image: it is damaged and has no frames")
         return found
     count = frame_count(image)
     _check_decoded(image, count)
@@ -93,7 +93,7 @@ def first_frame(image: Image.Image) -> int:
 def animation_frames(
     path: Path, shown: Sequence[int], background: str = BACKGROUND, say: Say = lambda words: None
 ) -> Iterator[np.ndarray]:
-    """Yield the frames uint8 [H, W, 3] of these numbers, which do not fall, of an animation."""
+    """Yield the frames uint8 [H, W, 3] of an animation for these non-decreasing numbers."""
     with open_image(path) as image:
         offset = first_frame(image)
         _check_decoded(image, offset + max(shown, default=-1) + 1)
@@ -106,7 +106,7 @@ def animation_frames(
 def _check_decoded(image: Image.Image, count: int) -> None:
     if count * image.width * image.height > MOST_DECODED:
         size = f"{count} frames of {image.width} x {image.height}"
-        raise ValueError(f"would need {size} pixels to be read, and {MOST_DECODED} pixels are the most")
+        raise ValueError(f"needs {size} decoded pixels; the limit is {MOST_DECODED}")
 
 
 def gif_durations(content: bytes) -> list[int]:
@@ -135,16 +135,16 @@ def _colours(content: bytes, place: int) -> int:
 
 
 def folder_files(folder: Path) -> list[Path]:
-    """Return the frames of a folder by number. ValueError where one is missing or twice."""
+    """Return the frames of a folder by number. ValueError if one is missing or duplicate."""
     found = ((re.fullmatch(r"frame_([0-9]{1,9})", path.stem), path) for path in folder.glob(FRAME_PATTERN))
     numbered = sorted((int(match[1]), path) for match, path in found if match is not None)
     if not numbered:
-        raise ValueError(f"holds no frames named {FRAME_PATTERN}")
+        raise ValueError(f"has no frames named {FRAME_PATTERN}")
     for (before, _), (after, path) in itertools.pairwise(numbered):
         if after == before:
-            raise ValueError(f"holds frame {after} twice, as {path.name} too")
+            raise ValueError(f"has frame {after} twice: {path.name} has the same number")
         if after != before + 1:
-            raise ValueError(f"holds frame {before} and frame {after}, but none between")
+            raise ValueError(f"has frame {before} and frame {after}, but none in between")
     return [path for _, path in numbered]
 
 

@@ -86,7 +86,7 @@ def load_model(
     weights = placed(keys, mapped, dtypes, device, keep(model) if keep else as_it_is, adapt)
     model.load_state_dict(weights, strict=True, assign=True)
     unfilled = [name for name, item in [*model.named_parameters(), *model.named_buffers()] if item.is_meta]
-    assert not unfilled, f"{model_cls.__name__} has buffers that no checkpoint fills: {unfilled}"
+    assert not unfilled, f"{model_cls.__name__} has buffers that are not in the checkpoint: {unfilled}"
     return model.eval().requires_grad_(False)
 
 
@@ -119,16 +119,16 @@ def placed(
 
 @settle
 def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **kwargs: Any) -> None:
-    """ValueError where `load_model` would raise one. No weight is read: files are only mapped."""
+    """Raise the ValueError that `load_model` would raise. No weight is read: files are only mapped."""
     _model_and_weights(model_cls, config, folder, **kwargs)
 
 
 def _model_and_weights(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
 ) -> tuple[M, dict[str, torch.Tensor], list[str]]:
-    """Return the model without memory, and the weights of a folder by its keys: all of them, no others.
+    """Return the model without memory, and the weights of a folder for exactly its keys.
 
-    Last come the words that were taken off the file's keys.
+    The third item is the prefixes that were removed from the file's keys.
     """
     model = empty_model(model_cls, config, folder, **kwargs)
     ignored = tuple(getattr(model_cls, "ignored_keys", ()))
@@ -140,26 +140,26 @@ def _model_and_weights(
 
 
 def empty_model(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
-    """Return the model without memory (on torch's meta device); ValueError where the config makes none."""
+    """Return the model without memory (on torch's meta device); ValueError for an invalid config."""
     try:
         with torch.device("meta"):
             return model_cls(config, **kwargs)
-    except Exception as error:  # torch, diffusers and transformers raise anything for sizes that cannot be
+    except Exception as error:  # torch, diffusers and transformers raise various errors for invalid sizes
         raise_interrupt(error)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise ValueError(f"{folder}: its config makes no {model_cls.__name__}: {reason}") from error
+        raise ValueError(f"{folder}: its config is not valid for {model_cls.__name__}: {reason}") from error
 
 
 def tell_prefix(folder: str | Path, words: Sequence[str]) -> None:
-    """Log the words that were taken off the keys of a folder's weights."""
+    """Log the prefixes that were removed from the keys of a folder's weights."""
     if words:
-        _LOG.warning("%s: the keys are read without %s", folder, " and ".join(map(repr, words)))
+        _LOG.warning("%s: removed the prefix %s from the keys", folder, " and ".join(map(repr, words)))
 
 
 def check_keys(
     model: nn.Module, weights: Mapping[str, torch.Tensor], folder: str | Path, words: Sequence[str] = ()
 ) -> None:
-    """ValueError that lists the names, shapes and kinds of number that are not those of the model.
+    """Raise a ValueError that lists the names, shapes and dtypes that do not match the model.
 
     Names of the model behind prefixes are counted by these, and not listed. words: what was taken off.
     """
@@ -192,12 +192,12 @@ def _misfits(
     return {
         "missing": [key for key in expected if key not in weights],
         "unexpected": [key for key in weights if key not in expected],
-        "of another shape": [
+        "with another shape": [
             f"{key} {tuple(item.shape)} instead of {tuple(own.shape)}"
             for key, item, own in pairs
             if item.shape != own.shape
         ],
-        "of another kind of number": [
+        "with another kind of number": [
             f"{key} {item.dtype}"
             for key, item, own in pairs
             if item.is_floating_point() != own.is_floating_point()
@@ -207,7 +207,7 @@ def _misfits(
 
 @settle
 def save_model(state_dict: Mapping[str, torch.Tensor], config: Any, folder: str | Path) -> None:
-    """Write config.json and model.safetensors, each whole or not at all."""
+    """Write config.json and model.safetensors, each atomically."""
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
     with replacing(Path(folder) / SAFETENSORS_NAMES[0]) as temporary:
         save_file(tensors, temporary)

@@ -1,4 +1,4 @@
-"""One way to read what moves: video files, images, animations and folders of frames."""
+"""One reader for video files, images, animations and folders of frames."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from videosys.utils.images import (
 )
 from videosys.utils.kinds import file_kind
 from videosys.utils.logging import get_logger
-from videosys.utils.reading import expanded
+from videosys.utils.reading import check_regular, expanded
 
 MOST_BYTES = 4 << 30  # of all frames of a video that is read whole
 
@@ -43,9 +43,9 @@ _MOVING = ("GIF", "PNG", "WEBP", "AVIF")
 
 @dataclass(frozen=True)
 class Clip:
-    """What is known of a clip before its frames are read.
+    """Properties of a clip that are known before its frames are read.
 
-    size: (height, width). fps: frames per second to two decimals, 0 for images and what has no rate. order:
+    size: (height, width). fps: frames per second to two decimals, 0 for images and without a rate. order:
     the number of the stored frame to show at each of equally long times.
     """
 
@@ -58,7 +58,7 @@ class Clip:
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
         """Yield frames uint8 [H, W, 3] from `start` to before `stop`, one at a time; no others are kept.
 
-        ValueError, which names the file, where it is damaged or ends too early.
+        A damaged or truncated file is a ValueError that names it.
         """
         wanted = self.order[start:stop]
         count, shape = 0, None
@@ -72,25 +72,26 @@ class Clip:
                 self._end_early(start + count, is_needed=stop is not None or not count)
 
     def _end_early(self, count: int, is_needed: bool) -> None:
-        message = f"is damaged: of {len(self.order)} frames, number {count} and those after it cannot be read"
+        message = f"is damaged: frame {count} of {len(self.order)} and the following ones cannot be read"
         if is_needed:
             raise ValueError(message)
         _LOG.warning("%s %s", self.path, message)
 
 
 def open_clip(path: str | Path, background: str = BACKGROUND) -> Clip:
-    """Return a video file, image, animation or folder of frames, of which no frame is read yet.
+    """Return a video file, image, animation or folder of frames without reading frames.
 
-    What is transparent shows `background`. ValueError, which names the file, for all else, and for what is
-    larger than the limits in `videosys.utils`' images, animation and ffmpeg.
+    Transparent parts show `background`. Anything else is a ValueError that names the file, and so is a file
+    above the limits in `videosys.utils`: images, animation and ffmpeg.
     """
     path = expanded(path)
     say = _Once(path)
     with _named(path):
         if path.is_dir():
             return _folder(path, background, say)
-        if not path.is_file():
+        if not path.exists():
             raise ValueError("no such file")
+        check_regular(path, path.stat().st_mode)
         try:
             return _image(path, background, say)
         except NoImageError as error:
@@ -118,7 +119,7 @@ class _Once:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the name of a file in front of errors."""
+    """Add the name of a file to errors."""
     try:
         yield
     except OSError as error:
@@ -130,12 +131,13 @@ def _named(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(path: Path, no_image: Exception) -> Iterator[None]:
-    """Say what a file is that can be read neither as a video nor as an image."""
+    """Raise an error that identifies a file that is neither a video nor an image."""
     try:
         yield
     except NoVideoError as error:
         kind = file_kind(path)
-        content = f"its content is {kind}" if kind else str(error)
+        reason = str(error) if "video" in kind or not kind else ""
+        content = ", ".join(filter(None, (kind and f"its content is {kind}", reason)))
         raise NoVideoError(f"cannot be read as a video, and {no_image}: {content}") from error
 
 
@@ -147,7 +149,7 @@ def _folder(path: Path, background: str, say: Say) -> Clip:
             sizes.add(upright_size(image))
     if len(sizes) > 1:
         shown = ", ".join(f"{width} x {height}" for height, width in sorted(sizes)[:3])
-        raise ValueError(f"holds frames of several sizes: {shown}")
+        raise ValueError(f"has frames of several sizes: {shown}")
 
     def read(numbers: Sequence[int]) -> Iterator[np.ndarray]:
         for number in numbers:
@@ -169,7 +171,7 @@ def _image(path: Path, background: str, say: Say) -> Clip:
             frames = partial(animation_frames, path, background=background, say=say)
             return Clip(path, size, fps, order, frames)
         if count > 1 and image.format != "MPO":  # a photo with previews
-            say(f"holds {count} images, of which the first is read")
+            say(f"has {count} images; the first is used")
     return Clip(path, size, 0.0, (0,), partial(_still, path, background, say))
 
 
@@ -184,7 +186,7 @@ def _video(path: Path, background: str, say: Say) -> Clip:
     order = stamps.order
     changed = len(order) - len({*order})
     if changed:
-        say(f"has a variable frame rate: {changed} of {len(order)} frames are left out, and as many repeated")
+        say(f"has a variable frame rate: {changed} of {len(order)} frames are dropped, and as many repeated")
 
     def lay(frame: np.ndarray) -> np.ndarray:
         return np.array(lay_on(Image.fromarray(frame), background, say)) if frame.shape[2] == 4 else frame
@@ -203,7 +205,7 @@ def _video_frames(
     lay: Callable[[np.ndarray], np.ndarray],
     numbers: Sequence[int],
 ) -> Iterator[np.ndarray]:
-    """Yield the frames of these numbers, which do not fall, as `lay` makes them."""
+    """Yield the frames of these non-decreasing numbers, converted by `lay`."""
     if not numbers:
         return
     times = Counter(numbers)

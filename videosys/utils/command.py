@@ -1,4 +1,4 @@
-"""What all commands share: the parser of their arguments, and how they end."""
+"""Shared by all commands: the argument parser and the exit status."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def path_argument(text: str) -> Path:
-    """The path that an argument of a command names, ~ replaced: shells leave it in `--out=~/x`."""
+    """The path of a command line argument with ~ expanded: shells leave it in `--out=~/x`."""
     from videosys.utils.reading import expanded  # imports NumPy, which --help does without
 
     try:
@@ -44,7 +44,7 @@ def run_command(
     interrupted: str = "",
     mistakes: tuple[type[Exception], ...] = (ValueError,),
 ) -> int:
-    """The exit status of `run` on the parsed arguments, which are those of the program unless given.
+    """The exit status of `run` on the parsed arguments; those of the program by default.
 
     Options may stand between positional arguments. interrupted, mistakes: as in `exit_status`.
     """
@@ -54,10 +54,10 @@ def run_command(
 def exit_status(
     run: Callable[[], int], interrupted: str, mistakes: tuple[type[Exception], ...] = (ValueError,)
 ) -> int:
-    """The exit status of `run`; 2 after one line for a mistake of the user's, 130 after Ctrl-C.
+    """The exit status of `run`; 2 after one line for a user error, 130 after Ctrl-C.
 
-    interrupted: what is printed after Ctrl-C, such as what is complete; "" for nothing. mistakes: errors that
-    are the user's to mend. Nothing that is printed ends the run: see `Steady`.
+    interrupted: the text printed after Ctrl-C, such as what is complete; "" for nothing. mistakes: classes
+    of user errors. Failed printing does not end the run: see `Steady`.
     """
     with steady_streams(), noticed_interrupt() as interrupt:
         try:

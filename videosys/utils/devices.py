@@ -12,7 +12,7 @@ SHARING = ("cpu", "mps")  # kinds whose memory is the host's
 
 
 def check_device(device: str, name: str = "device") -> None:
-    """ValueError unless `device` is one of the allowed names. Whether this machine has it is not looked at.
+    """ValueError unless `device` is one of the allowed names. Does not check that this machine has it.
 
     name: of the field, for the error.
     """
@@ -42,25 +42,25 @@ def resolve_device(device: str, name: str = "device") -> torch.device:
     candidate = parse_device(device, name)
     if candidate.type == "cuda" and (candidate.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"{name} is {device!r}, and this machine has {torch.cuda.device_count()} CUDA devices"
+            f"{name} is {device!r}, but this machine has {torch.cuda.device_count()} CUDA devices"
         )
     if candidate.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"{name} is {device!r}, and this machine, or its torch, has no mps")
+        raise ValueError(f"{name} is {device!r}, but this machine or its torch does not support mps")
     return candidate
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where numbers of a device are computed in float64: there, or on the CPU where the device has none."""
+    """The device for float64: the same one, or the CPU if it does not support float64."""
     return CPU if device.type == "mps" else device
 
 
 def in_float64(x: torch.Tensor) -> torch.Tensor:
-    """`x` in float64, on its device or, where that has none, on the CPU."""
+    """`x` in float64, on its device or, without float64 support, on the CPU."""
     return x.to(float64_device(x.device)).double()
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until an accelerator has done its work."""
+    """Synchronizes an accelerator."""
     if device.type == "mps":
         torch.mps.synchronize()
     elif device.type == "cuda":
@@ -68,12 +68,12 @@ def synchronize(device: torch.device) -> None:
 
 
 def shares_memory(device: torch.device) -> bool:
-    """Whether the memory of a device is the host's, so that nothing is saved by parking in one of them."""
+    """Whether a device uses host memory, so that offloading saves nothing."""
     return device.type in SHARING
 
 
 def release_memory(device: torch.device) -> None:
-    """Gives memory that torch keeps for a device, and that no tensor has, back to it."""
+    """Releases unused memory that torch has cached for a device."""
     if device.type == "mps":
         torch.mps.empty_cache()
     elif device.type == "cuda":
@@ -81,7 +81,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes of a device that are free; None where the device is not here, or is the CPU."""
+    """Free bytes of a device; None for the CPU and for a missing device."""
     if device.type == "cuda" and torch.cuda.is_available():
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps" and torch.backends.mps.is_available():

@@ -1,4 +1,4 @@
-"""Frames of video files and when they are shown, read by ffmpeg, which may open nothing but the file."""
+"""Frames of video files and their times, read by ffmpeg, which can open only the file itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from videosys.utils.images import Say
 MOST_FRAMES = 200_000  # of a file: more than two hours at 25 frames per second
 MOST_PIXELS = 1 << 26  # of a frame: 8192 x 8192
 PRECISION = 0.0011  # seconds: some formats count milliseconds
-# Formats that hold their frames themselves: no playlists of other files, no devices, no subtitles.
+# Self-contained formats: no playlists of other files, no devices, no subtitles.
 CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpeg,mpegts,mpegvideo,flv,ogg,asf,mxf,nut,ivf,yuv4mpegpipe,h264,hevc,dv"
 )
@@ -50,12 +50,12 @@ _ALPHA_FORMATS = re.compile(r", (?:yuva|rgba|argb|bgra|abgr|gbrap|ya\d|yaf|ayuv|
 
 
 class NoVideoError(ValueError):
-    """A file that is none of the known video formats."""
+    """A file in none of the known video formats."""
 
 
 @dataclass(frozen=True)
 class Stamps:
-    """When the frames of a file are shown, in seconds from the first one on, in that order.
+    """The times of the frames of a file in display order, in seconds from the first one.
 
     seconds: to the end of the last frame. rate: frames per second as the file says, or 0. size: (height,
     width) as shown, before it is turned. alpha: the decoder for frames with transparency, "" for the usual
@@ -71,14 +71,14 @@ class Stamps:
 
     @property
     def fps(self) -> float:
-        """Frames per second to two decimals: as the file says where its frames keep to that, or the mean."""
+        """Frames per second to two decimals: the file's rate if its frames match it, else the mean."""
         mean = len(self.times) / self.seconds if self.seconds else self.rate
         keeps_rate = self.is_even and abs(self.rate - mean) <= 0.02 * mean
         return round(self.rate if keeps_rate else mean, 2)
 
     @property
     def is_even(self) -> bool:
-        """Whether the frames are shown at equal distances, as far as their stamps can say."""
+        """Whether the frames have equal distances, within the precision of their timestamps."""
         if not self.times:
             return False
         even = np.linspace(0, self.times[-1], len(self.times))
@@ -86,7 +86,7 @@ class Stamps:
 
     @property
     def order(self) -> list[int]:
-        """The number of the frame to show at each of as many times at equal distances.
+        """The number of the frame to show at each of equally spaced times.
 
         A frame less than half a distance from its place is taken there, else the one nearest in time.
         """
@@ -99,14 +99,14 @@ class Stamps:
 
 
 def read_stamps(path: Path) -> Stamps:
-    """Return when the frames of a video file are shown. ValueError where it is no video, or too large."""
+    """Return the times of the frames of a video file. ValueError if it is not a video, or too large."""
     stamps = _stamps(path, _COPY)
     # Not every format has one packet for each frame, and stamps in all. Decoding takes longer, and is exact.
     return stamps if stamps.is_even else _stamps(path, _DECODE)
 
 
 def count_frames(path: Path) -> int:
-    """Return the number of frames of a video file, 0 where it is none."""
+    """Return the number of frames of a video file, 0 if it is not one."""
     try:
         return len(read_stamps(path).times)
     except ValueError:
@@ -121,7 +121,7 @@ def read_frames(
     is_square: bool = True,
     say: Say = lambda words: None,
 ) -> Generator[np.ndarray]:
-    """Yield frames uint8 [H, W, 3] from number `start` on, upright as the file says, one at a time.
+    """Yield frames uint8 [H, W, 3] from number `start`, rotated as the file says, one at a time.
 
     With the `alpha` of the file's `Stamps` they are [H, W, 4], the last its opacity. `is_square` is theirs
     too: other pixels are made square. Fewer than `count` come where the file ends before. `say` gets a line
@@ -157,7 +157,7 @@ def _tell(said: str, say: Say) -> None:
 def _running(
     path: Path, output: Sequence[str], level: str, decoder: str | None = None
 ) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """Start ffmpeg on a file; yield (what it writes, what it says), and end it."""
+    """Start ffmpeg on a file; yield (its output, its messages), and end it."""
     # An absolute path cannot be read as an option or a network address.
     chosen = ("-c:V", decoder) if decoder else ()
     # A filter that is made anew where the size changes would count the frames from 0 again.
@@ -209,7 +209,7 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
     if not is_square:
         width, height = int(width * max(1, wide / high) + 0.5), int(height * max(1, high / wide) + 0.5)
     if width * height > MOST_PIXELS:
-        raise ValueError(f"has frames of {width} x {height} pixels, and {MOST_PIXELS} pixels are the most")
+        raise ValueError(f"has frames of {width} x {height} pixels; the limit is {MOST_PIXELS} pixels")
     packets = [
         (int(pts), int(length), int(flags or b"1", 16)) for pts, length, flags in _PACKET.findall(lines)
     ]
@@ -227,13 +227,13 @@ def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
 
 def _check_count(count: int, said: str) -> None:
     if not count:
-        raise ValueError(f"holds no frames: {_reason(said)}")
+        raise ValueError(f"has no frames: {_reason(said)}")
     if count > MOST_FRAMES:
         raise ValueError(f"has more than {MOST_FRAMES} frames")
 
 
 def _rate(said: str) -> float:
-    """Return the frames per second of the first video stream, as ffmpeg says, or 0."""
+    """Return the frames per second of the first video stream according to ffmpeg, or 0."""
     found = re.search(r" ([\d.]+)(k?) fps", _stream(said))
     return float(found[1]) * (1000 if found[2] else 1) if found else 0.0
 
@@ -254,7 +254,7 @@ def _alpha(path: Path, said: str) -> str | None:
 
 
 def _stream(said: str) -> str:
-    """Return what ffmpeg says of the first video stream of a file that is no cover picture, or ""."""
+    """Return ffmpeg's line about the first video stream that is not a cover picture, or ""."""
     streams = re.split(r"Stream #0:", said.partition("Stream mapping:")[0])[1:]
     return next((each for each in streams if "Video:" in each and "(attached pic)" not in each), "")
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from videosys.utils.reservations import sweep
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; the file written there replaces `path` at the end.
 
-    It may be a folder too, which replaces a folder. After any error, an interrupt included, the temporary
-    file is removed and `path` is unchanged. Missing folders are created. What killed processes left there is
+    It may also be a folder, which replaces a folder. After any error or interrupt, the temporary
+    file is removed and `path` is unchanged. Missing folders are created. Files left by killed processes are
     removed.
     """
     path = Path(path)
@@ -35,7 +35,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or folder, if it is there."""
+    """Remove a file or folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -43,14 +43,14 @@ def remove(path: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file, whole or not at all."""
+    """Write a UTF-8 text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def anchored(source: str) -> str:
-    """The absolute path of a file or folder that is here, whatever folder the program works in later; other
-    text as it is.
+    """The absolute path of an existing file or folder, valid if the working directory changes later; other
+    text unchanged.
     """
     try:
         path = expanded(source)

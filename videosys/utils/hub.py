@@ -32,11 +32,11 @@ def resolve(
     offline: bool = False,
     patterns: Sequence[str] = PATTERNS,
 ) -> Path:
-    """Return the folder of a checkpoint: `source` itself when it is a folder, else the hub's copy of it.
+    """Return the folder of a checkpoint: `source` itself if it is a folder, else the downloaded copy.
 
     A source such as "bundled:opensora/vae" is one of the small checkpoints in the package itself.
-    `revision` (branch, tag or commit), `offline` (take only what was fetched before) and `patterns` (the
-    files to fetch) concern hub ids such as "hpcai-tech/OpenSora-STDiT-v3". A source that cannot be
+    `revision` (branch, tag or commit), `offline` (use only downloaded files) and `patterns` (the
+    files to download) apply to hub ids such as "hpcai-tech/OpenSora-STDiT-v3". A source that cannot be
     reached is a ValueError.
     """
     if PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts:
@@ -48,7 +48,7 @@ def resolve(
         if revision is not None:
             _LOG.warning("revision %s has no effect on the local folder %s", revision, folder)
     elif folder.is_file():
-        raise ValueError(f"checkpoint {str(source)!r} is a file: give the folder that holds config.json")
+        raise ValueError(f"checkpoint {str(source)!r} is a file; pass the folder that contains config.json")
     elif not _HUB_ID.fullmatch(str(source)):
         raise ValueError(f"checkpoint {str(source)!r} is neither a folder here nor a hub id like owner/name")
     else:
@@ -64,7 +64,7 @@ def _bundled(name: str, subfolder: str) -> Path:
     folder = BUNDLED_FOLDER / name / subfolder
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute() or not folder.is_dir():
         known = ", ".join(sorted({path.parts[-3] for path in BUNDLED_FOLDER.glob("*/*/config.json")}))
-        raise ValueError(f"no checkpoint {BUNDLED + name!r} comes with the package; there are: {known}")
+        raise ValueError(f"checkpoint {BUNDLED + name!r} is not bundled; bundled are: {known}")
     return folder
 
 

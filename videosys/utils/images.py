@@ -1,4 +1,4 @@
-"""Image files as RGB pixels: every mode in its range, transparency on a colour."""
+"""Image files as RGB pixels: every mode in its range, transparency composited over a colour."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ _SIGNED = 2
 
 
 class NoImageError(ValueError):
-    """A file that is none of the known image formats: perhaps a video."""
+    """A file in none of the known image formats: perhaps a video."""
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Return an image of which only the header is read.
+    """Return an image after reading only its header.
 
-    NoImageError where it is none of `FORMATS`; ValueError for one that is too large or cannot be read.
+    NoImageError if its format is not in `FORMATS`; ValueError if it is too large or cannot be read.
     """
     Image.init()
     known = [name for name in FORMATS if name in Image.OPEN]  # AVIF came late
     try:
         image = Image.open(path, formats=known)
     except UnidentifiedImageError:
-        raise NoImageError(f"is no image that can be read ({', '.join(known)})") from None
+        raise NoImageError(f"is not a readable image ({', '.join(known)})") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"has more than {MOST_PIXELS} pixels, the most that are read") from None
+        raise ValueError(f"has more than {MOST_PIXELS} pixels, the limit") from None
     except Exception as error:
         raise _unreadable(error) from error
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        raise ValueError(f"has {image.width} x {image.height} pixels, and {MOST_PIXELS} are the most")
+        raise ValueError(f"has {image.width} x {image.height} pixels; the limit is {MOST_PIXELS}")
     return image
 
 
 def _unreadable(error: Exception, where: str = "") -> ValueError:
-    """What is raised in place of an error of Pillow's, which may be of any class and without a message."""
+    """The error that replaces one of Pillow, which can have any class and no message."""
     return ValueError(f"cannot be read as an image: {where}{error or type(error).__name__}")
 
 
@@ -69,18 +69,18 @@ def go_to(image: Image.Image, number: int) -> None:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Return (height, width) of an image turned as its camera noted."""
+    """Return (height, width) of an image after its EXIF rotation."""
     is_rotated = _orientation(image) in _ROTATED
     return (image.width, image.height) if is_rotated else (image.height, image.width)
 
 
 def pixels(image: Image.Image, background: str = BACKGROUND, say: Say = lambda words: None) -> np.ndarray:
-    """Return the pixels uint8 [H, W, 3] of an image (its current frame), upright as its camera noted.
+    """Return the pixels uint8 [H, W, 3] of an image (its current frame), rotated by its EXIF orientation.
 
-    What is transparent shows `background`, a colour's name or #rrggbb. Of 16 bits, 65535 is white. Of
-    fractions 1 is white where none is above 2, 255 where none is above 255, else 65535; of whole numbers of
-    32 bits 255, 65535 or the largest there is. Colour profiles are not applied. `say` gets a line for what a
-    user may not expect. ValueError for an image that is damaged, or has numbers of no known range.
+    Transparent parts show `background`, a colour name or #rrggbb. 65535 is white for 16 bits. For
+    floats, 1 is white if none is above 2, 255 if none is above 255, else 65535; for integers of
+    32 bits, 255, 65535 or the largest value. Colour profiles are not applied. `say` gets a line for what a
+    user may not expect. ValueError for an image that is damaged or has values in no known range.
     """
     try:
         upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
@@ -92,16 +92,16 @@ def pixels(image: Image.Image, background: str = BACKGROUND, say: Say = lambda w
 
 
 def lay_on(image: Image.Image, background: str, say: Say) -> Image.Image:
-    """Return an RGBA image laid on a colour."""
+    """Return an RGBA image composited over a colour."""
     if image.getchannel("A").getextrema() == (255, 255):
         return image.convert("RGB")
-    say(f"is transparent in places, and is laid on {background}")
+    say(f"has transparent parts, which show {background}")
     below = Image.new("RGBA", image.size, (*ImageColor.getrgb(background)[:3], 255))
     return Image.alpha_composite(below, image).convert("RGB")
 
 
 def check_colour(colour: str) -> str:
-    """Return a colour. ValueError where it is no name (as of CSS) and no #rrggbb."""
+    """Return a colour. ValueError unless it is a CSS name or #rrggbb."""
     try:
         if len(colour) <= 100 and len(ImageColor.getrgb(colour)) == 3:
             return colour
@@ -115,7 +115,7 @@ def check_colour(colour: str) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged notes of a camera do not make a damaged image
+    except Exception:  # damaged EXIF data does not make a damaged image
         return 1
 
 
@@ -149,16 +149,16 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
 
 def _from_numbers(image: Image.Image, background: str, say: Say) -> Image.Image:
-    """Return a grey image of numbers that are not of 8 bits."""
+    """Return a grey image from values that do not have 8 bits."""
     numbers = np.array(image).astype(np.float64)
     if image.mode == "I" and _is_unsigned(image):
         numbers %= 1 << 32
     if not np.isfinite(numbers).all():
-        raise ValueError("cannot be read as an image: it has numbers that are not finite")
+        raise ValueError("cannot be read as an image: it has values that are not finite")
     white = _white(image, numbers, say)
     grey = np.floor(numbers.clip(0, white) * (255 / white) + 0.5).astype(np.uint8)
     tags = getattr(image, "tag_v2", {})
-    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # Pillow turns the other modes itself
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # Pillow converts the others itself
         grey = 255 - grey
     rgb = Image.fromarray(grey).convert("RGB")
     key = image.info.get("transparency")
@@ -169,13 +169,13 @@ def _from_numbers(image: Image.Image, background: str, say: Say) -> Image.Image:
 
 
 def _is_unsigned(image: Image.Image) -> bool:
-    """Whether numbers of 32 bits are without a sign, which Pillow passes over."""
+    """Whether 32-bit integers are unsigned, which Pillow ignores."""
     tags = getattr(image, "tag_v2", {})
     return tags.get(_BITS, (16,))[0] == 32 and tags.get(_SAMPLES, (1,))[0] == 1
 
 
 def _white(image: Image.Image, numbers: np.ndarray, say: Say) -> float:
-    """Return the number that is white: that of the type, or one chosen by the largest number."""
+    """Return the value of white: that of the type, or one chosen from the largest value."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS, (16 if image.mode.startswith("I;16") else 32,))[0]
     is_signed = tags.get(_SAMPLES, (1,))[0] == _SIGNED
@@ -189,9 +189,9 @@ def _white(image: Image.Image, numbers: np.ndarray, say: Say) -> float:
         if image.mode == "F"
         else [255.0, 65535.0, float((1 << 31) - 1), float((1 << 32) - 1)]
     )
-    # A little more than 1 is what sharpening and resizing leave.
+    # Sharpening and resizing can give values slightly above 1.
     white = next((white for white in known if most <= (2.0 if white == 1.0 else white)), None)
     if white is None:
-        raise ValueError(f"cannot be read as an image: its numbers reach {most:g}, above {known[-1]:g}")
-    say(f"has numbers from {least:g} to {most:g}, of which {white:g} is taken as white")
+        raise ValueError(f"cannot be read as an image: its values reach {most:g}, above {known[-1]:g}")
+    say(f"has values from {least:g} to {most:g}, of which {white:g}is used as white")
     return white

@@ -1,4 +1,4 @@
-"""Ctrl-C: one line and status 130, at whatever moment it comes and whatever a library makes of it."""
+"""Ctrl-C: one line and status 130 at any time, even if a library changes the exception."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ INTERRUPTED = 130  # exit status
 
 
 def leave_at_interrupt() -> None:
-    """From now on Ctrl-C ends this process at once, with one line; `exit_status` takes over from there.
+    """Make Ctrl-C end this process at once, with one line, until `exit_status` takes over.
 
-    For the first lines of a program, before imports of seconds: nothing is open yet that could be damaged.
+    For the first lines of a program, before slow imports: no open file can be damaged yet.
     """
     if _is_ours():
         signal.signal(signal.SIGINT, _leave)
@@ -28,14 +28,14 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 
 def _is_ours() -> bool:
-    """Whether Ctrl-C may be handled here: not in a thread, nor where the caller ignores or handles it."""
+    """Whether Ctrl-C can be handled here: not in a thread, nor if the caller ignores or handles it."""
     own = (signal.default_int_handler, _leave)
     return threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in own
 
 
 @contextlib.contextmanager
 def noticed_interrupt() -> Iterator[threading.Event]:
-    """Yield an event that is set once Ctrl-C was pressed, whatever a library makes of the exception."""
+    """Yield an event that is set by Ctrl-C, even if a library changes the exception."""
     event = threading.Event()
 
     def notice(number: int, frame: FrameType | None) -> None:
@@ -53,7 +53,7 @@ def noticed_interrupt() -> Iterator[threading.Event]:
 
 
 def raise_interrupt(error: BaseException) -> None:
-    """Raise KeyboardInterrupt where an error was made of one: what was interrupted is not damaged."""
+    """Raise KeyboardInterrupt if an error was caused by one: an interrupted file is not damaged."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, where that is not what its name says."""
+"""The kind of a file by its first bytes, for files whose name is misleading."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ZIP = "a ZIP archive, as .xlsx, .docx and .npz files are"
 PICKLE = "a pickle"
 WIDE = "text in UTF-16 or UTF-32: save it as UTF-8"
 
-# The first that fits. What begins with a length, as safetensors do, may begin as any other.
+# The first match. Formats that begin with a length, such as safetensors, may begin like any other.
 _KINDS = (
     (rb".{4}\0{4}\{", SAFETENSORS),
     (rb"\x89PNG", "a PNG image"),
@@ -41,24 +41,24 @@ _KINDS = (
     (rb"PAR1[\0-\x1f]", "a Parquet table"),
     (rb"SQLite format 3\0", "a database"),
     (rb"\x80[\x02-\x05]", PICKLE),
-    (rb"\0+\Z", "zero bytes, as an interrupted download leaves: fetch the file again"),
+    (rb"\0+\Z", "zero bytes, as after an interrupted download: download the file again"),
     (rb"\Z", "empty"),
     (rb"\xff\xfe|\xfe\xff|\0\0\xfe\xff", WIDE),
     (rb"([\t\n\r -~]\0){2}|(\0[\t\n\r -~]){2}", WIDE),
     (rb"([\t\n\r -~]\0{3}){2}|(\0{3}[\t\n\r -~]){2}", WIDE),
 )
 _TEXTS = (
-    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: fetch that with `git lfs pull`"),
+    (rb"version https://git-lfs", "a Git LFS pointer, not the file itself: run `git lfs pull`"),
     (
         rb"<(!doctype html|(html|head|body)[\s>])",
-        "an HTML page, such as that of a login or an error: fetch the file again",
+        "an HTML page, such as a login or error page: download the file again",
     ),
-    (rb"<(\?xml|error[\s>])", "an XML text, such as a server's error: fetch the file again"),
+    (rb"<(\?xml|error[\s>])", "XML text, such as a server error: download the file again"),
 )
 
 
 def kind_of(content: bytes) -> str:
-    """Return what a file is by its first `HEAD_BYTES` bytes, or "" where that may be text or weights."""
+    """Return the kind of a file by its first `HEAD_BYTES` bytes, or "" if it may be text or weights."""
     head = content[:HEAD_BYTES]
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     found = [kind for pattern, kind in _KINDS if re.match(pattern, head, re.DOTALL)]

@@ -1,4 +1,4 @@
-"""The package's logger: silent before `configure_logging`; log lines do not break progress bars."""
+"""The package's logger: silent until `configure_logging`; log lines do not break progress bars."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def log(logger: logging.Logger, message: str, /, *, level: int = logging.INFO, *
 def configure_logging(
     *, quiet: bool = False, verbose: bool = False, json_lines: bool = False, stream: TextIO | None = None
 ) -> logging.Logger:
-    """Return the package's logger after making it print to `stream` (standard error without one).
+    """Make the package's logger print to `stream` (default: standard error), and return it.
 
-    `quiet` leaves errors only, `verbose` adds the details. Calling it again replaces the earlier setting.
+    `quiet` logs only errors, `verbose` adds details. A second call replaces the first.
     """
     logger = get_logger()
     for handler in [handler for handler in logger.handlers if isinstance(handler, _BarHandler)]:

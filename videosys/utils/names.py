@@ -22,12 +22,12 @@ def video_name(prompt: str, seed: int, index: int = 0, suffix: str = ".mp4") -> 
     """Return a file name such as `a-red-circle-1f0c2a9be3d4-s42.mp4`.
 
     It has at most 200 bytes, all of them a-z 0-9 - and the dot of the suffix. The hash is over the whole
-    prompt, so prompts that read the same after simplification get names of their own; all is lower case,
-    so that they differ where upper and lower case are one. `index` counts the videos of one request. An
+    prompt, so prompts that are equal after simplification get different names; all is lower case,
+    for file systems that ignore case. `index` counts the videos of one request. An
     empty `suffix` names a folder.
     """
     if not re.fullmatch(r"(\.[a-z0-9]{1,8})?", suffix):
-        raise ValueError(f"suffix {suffix!r} must be a dot and up to 8 of a-z 0-9, or nothing")
+        raise ValueError(f"suffix {suffix!r} must be a dot and up to 8 characters a-z 0-9, or empty")
     digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     count = f"-{index}" if index else ""
     return f"{slug(prompt) or 'video'}-{digest}-s{seed:d}{count}{suffix}"
@@ -47,10 +47,10 @@ def unique_path(folder: str | Path, name: str, overwrite: bool = False) -> Path:
 
 @contextlib.contextmanager
 def reserved_path(folder: str | Path, name: str, overwrite: bool = False) -> Iterator[Path]:
-    """Yield the path of `unique_path`, which no other process or thread gets in the meantime.
+    """Yield the path of `unique_path`, reserved against other processes and threads.
 
-    It is reserved by a hidden file, which is removed at the end, or by the next run if this process is
-    killed. Nothing is reserved with `overwrite`, and in a folder that cannot be written: there saving raises
+    A hidden file reserves it and is removed at the end, or by the next run if this process is
+    killed. Nothing is reserved with `overwrite`, nor in a folder without write access, where saving raises
     the error.
     """
     if overwrite:

@@ -1,7 +1,7 @@
-"""Names that say which process a hidden file is of, so that what a dead one left can be told and removed.
+"""File names that identify the process of a hidden file, so that files of dead processes can be removed.
 
-An owner is a machine (its name and id), one of its boots, a namespace of process numbers, and a process with
-the moment it began. Nothing of another machine or container is ever taken for dead: it cannot be seen here.
+An owner is a machine (its name and id), one of its boots, a PID namespace, and a process with
+its start time. Processes of other machines or containers never count as dead: they are not visible here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NAME = re.compile(re.escape(PREFIX) + _OWNER.pattern + r"-[0-9a-f]{12}(\.\w{1,8
 
 @dataclass(frozen=True)
 class Owner:
-    """A process. machine and boot: digests. namespace: of process numbers. start: ticks after the boot."""
+    """A process. machine and boot: digests. namespace: of PIDs. start: ticks after the boot."""
 
     machine: str
     boot: str
@@ -38,17 +38,17 @@ class Owner:
         return "-".join(map(str, astuple(self)))
 
     def is_dead(self, changed: float) -> bool:
-        """Whether this process is certainly gone. changed: when its file was, in seconds since 1970."""
+        """Whether this process has certainly ended. changed: mtime of its file, in seconds since 1970."""
         own = current_owner()
         if self.machine != own.machine:
             return False
         if self.boot != own.boot:
-            return changed < boot_time()  # written since by somebody: not of an earlier boot of this machine
+            return changed < boot_time()  # written since then: not from an earlier boot of this machine
         return self.namespace == own.namespace and process_start(self.pid) != self.start
 
 
 def parse_owner(text: str) -> Owner | None:
-    """Return the owner that a text begins with, or None where it names none."""
+    """Return the owner that a text begins with, or None."""
     match = _OWNER.match(text)
     return match and Owner(match[1], match[2], *(int(number) for number in match.groups()[2:5]))
 
@@ -80,7 +80,7 @@ def _digest(*parts: str) -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """Return when a process began, in ticks; None where there is none, 0 where the system does not say."""
+    """Return the start of a process in ticks; None if it does not exist, 0 if the system does not tell."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return int(text.rpartition(")")[2].split()[19])
@@ -94,12 +94,12 @@ def _exists(pid: int) -> int | None:
     except ProcessLookupError:
         return None
     except (OSError, OverflowError):
-        pass  # it is somebody else's
+        pass  # it belongs to another user
     return 0
 
 
 def boot_time() -> float:
-    """Return when this machine was started, in seconds since 1970."""
+    """Return the boot time of this machine, in seconds since 1970."""
     return time.time() - time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -111,7 +111,7 @@ def hidden_path(path: Path) -> Path:
 
 
 def sweep_hidden(folder: Path) -> None:
-    """Remove the hidden files and folders that dead processes of this user left in a folder."""
+    """Remove the hidden files and folders of dead processes of this user from a folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if entry.name.startswith(PREFIX)]:
             _sweep_one(entry)

@@ -1,4 +1,4 @@
-"""Values as plain data (numbers, text, lists, mappings: what JSON and YAML hold), and dataclasses from it.
+"""Conversion between dataclasses and plain data (numbers, text, lists, mappings), as in JSON and YAML.
 
 A field whose type is a union of dataclasses carries `field(metadata={"registry": {name: class}})`; the
 section's `name` picks the class, or the preset where the registry holds an instance. A field may carry
@@ -21,19 +21,19 @@ from videosys.utils.typed import Text, check_limit, convert, listing, suggest
 
 T = TypeVar("T")
 Layer = Mapping[Any, Any]  # one source of settings for a section; later layers win
-# What the constructor of a config may raise for numbers that cannot be.
+# What the constructor of a config may raise for impossible numbers.
 WRONG_NUMBERS = (TypeError, ArithmeticError, LookupError)
 
 _LOG = logging.getLogger("videosys.config")
 
 
 def unchanged(value: Any) -> Any:
-    """The value itself: what needs no conversion."""
+    """The value itself: no conversion is needed."""
     return value
 
 
 def finite(number: float) -> float | None:
-    """Return the number, or None where JSON has no such number (not a number, infinity)."""
+    """Return the number, or None if JSON cannot represent it (NaN, infinity)."""
     return number if math.isfinite(number) else None
 
 
@@ -47,7 +47,7 @@ def to_plain(
     """Return `value` as numbers, text, None, lists and dicts.
 
     Tuples become lists, and dataclasses dicts of their fields; a section chosen by name gets the name as
-    first key. `number` changes each float, `key` each key of a mapping, and `other` whatever is none of
+    first key. `number` converts each float, `key` each key of a mapping, and `other` any other
     these.
     """
 
@@ -82,7 +82,7 @@ def name_in(registry: Mapping[str, Any], value: Any) -> str:
 def read_json(cls: type[T], path: str | Path, *, ignores_unknown: bool = False) -> T:
     """Return the dataclass `cls` that a JSON file describes.
 
-    A missing or damaged file, a value of the wrong type, a missing value and an unknown key (or that is
+    A missing or damaged file, a value of the wrong type, a missing value and an unknown key (unless it is
     ignored) are a ValueError that names the file and the key.
     """
     content = load_json_object(path)
@@ -99,14 +99,14 @@ def read_json(cls: type[T], path: str | Path, *, ignores_unknown: bool = False) 
 def from_mapping(cls: type[T], settings: Layer, where: str = "") -> T:
     """Return an instance of the dataclass `cls` from plain values, such as a JSON file's.
 
-    `where` stands in front of every message. A mistake is a ValueError that names the key.
+    `where` starts every message. Invalid values are a ValueError that names the key.
     """
     return build(cls, [settings], None, Place(where, ""))
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a value stands, for messages: the file (or nothing) and the dotted key."""
+    """The place of a value for messages: the file (or nothing) and the dotted key."""
 
     file: str
     key: str
@@ -116,10 +116,14 @@ class Place:
         return Place(self.file, f"{self.key}.{name}" if self.key else str(name))
 
     def error(self, message: str, value: object = None) -> ValueError:
-        """Return an error that names the place, or the override where `value` is the text of one."""
+        """Return an error that names the place, or the override where `value` is the text of one.
+
+        A message that begins with a key of this section, such as `cache.speedup`, keeps that as its key.
+        """
         if isinstance(value, Text):
             return ValueError(f"{self.key}={value}: {message}")
-        return ValueError(": ".join(part for part in (self.file, self.key, message) if part))
+        key = "" if message.startswith(f"{self.key}.") else self.key
+        return ValueError(": ".join(part for part in (self.file, key, message) if part))
 
 
 def build(cls: type[T], layers: Sequence[Layer], base: T | None, place: Place) -> T:
@@ -127,7 +131,7 @@ def build(cls: type[T], layers: Sequence[Layer], base: T | None, place: Place) -
     fields = _fields(cls)
     layers = [_renamed(layer, fields, place) for layer in layers]
     adapted = getattr(base, "adapted", None)
-    if adapted is not None:  # the layers' settings may leave no sense to other settings of the base
+    if adapted is not None:  # the layers' settings may invalidate other settings of the base
         base = adapted({key: value for layer in layers for key, value in layer.items()})
     values = {} if base is None else {name: getattr(base, name) for name in fields}
     hints = typing.get_type_hints(cls)
@@ -153,7 +157,7 @@ def _old_names(item: dataclasses.Field) -> tuple[str, ...]:
 
 
 def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place) -> dict[str, Any]:
-    """Return the layer with old names replaced; a key that no field has is an error."""
+    """Return the layer with old names replaced; an unknown key is an error."""
     aliases = {old: item.name for item in fields.values() for old in _old_names(item)}
     current: dict[str, Any] = {}
     for key, value in layer.items():
@@ -164,9 +168,9 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place
             raise place.at(key).error(f"unknown key{hint}; {allowed}", value)
         if name in current:
             old = next(word for word in layer if word != name and aliases.get(word) == name)
-            raise place.at(old).error(f"is the old name of {name!r}, which is given too", layer[old])
+            raise place.at(old).error(f"is the old name of {name!r}, which is also given", layer[old])
         if name != key:
-            _LOG.warning("%s is called %s now", place.at(key).key, name)
+            _LOG.warning("%s is now called %s", place.at(key).key, name)
         current[name] = value
     return current
 
@@ -214,7 +218,7 @@ def _section(cls: type, is_optional: bool, settings: list[Any], default: Any, pl
 
 
 def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, place: Place) -> Any:
-    """Return the section of the class that the last `name` picks, or of the default's class."""
+    """Return the section with the class that the last `name` selects, or the default's class."""
     layers = [_named(value, place) for value in settings]
     starts = [index for index, layer in enumerate(layers) if "name" in layer]
     if not starts:
@@ -231,7 +235,7 @@ def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, plac
 
 
 def _named(value: Any, place: Place) -> dict[str, Any]:
-    """Return a section as a mapping of its own: a lone word is its name, and null is the name "none"."""
+    """Return a section as a new mapping: a single word is its name, and null is the name "none"."""
     if isinstance(value, Text):
         value = value.parsed
     if value is None or isinstance(value, str):

@@ -23,13 +23,13 @@ def has_matplotlib() -> bool:
 
 
 def check_matplotlib() -> None:
-    """ValueError where matplotlib is not installed: for callers with long work before the plot."""
+    """ValueError if matplotlib is not installed: for callers with long work before the plot."""
     if not has_matplotlib():
         raise ValueError(advice())
 
 
 def line_axes(title: str, x_label: str, y_label: str, whole_x: bool = False) -> Any:
-    """Empty matplotlib axes with a grid, on a figure of their own; pyplot and its state are not touched.
+    """Empty matplotlib axes with a grid, on a new figure; does not use pyplot.
 
     whole_x: ticks of x are whole numbers, such as steps. ValueError where matplotlib is not installed.
     """
@@ -46,7 +46,7 @@ def line_axes(title: str, x_label: str, y_label: str, whole_x: bool = False) -> 
 
 
 def save_figure(axes: Any, path: str | Path) -> Path:
-    """The path of the PNG file, whole or not at all; beside the axes is a legend of all that has a label."""
+    """Save a PNG file atomically and return its path; the legend next to the axes lists all labels."""
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
     with replacing(path) as temporary:
         axes.figure.savefig(temporary, format="png")

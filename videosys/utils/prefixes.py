@@ -1,4 +1,4 @@
-"""The names of tensors as a model has them, where a training or a wrapper has put words before them."""
+"""Names of tensors without the prefixes that trainers and wrappers add."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Of DistributedDataParallel, trainings, torch.compile, pipelines, and files of other programs.
+# Of DistributedDataParallel, trainers, torch.compile, pipelines, and files of other programs.
 KNOWN = (
     "module.",
     "model.",
@@ -28,10 +28,10 @@ _WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_
 
 
 def without_prefix(weights: Mapping[str, T], expected: Collection[str]) -> tuple[dict[str, T], list[str]]:
-    """Return the weights by the names that are expected, and the known words that were taken off.
+    """Return the weights by their expected names, and the known prefixes that were removed.
 
-    Taken off are the marks of wrappers, and what stands before most of the expected names, also where the
-    file has more. A prefix of unknown words stays: `common_prefix` finds it.
+    Removed are the prefixes of wrappers, and the prefix of most of the expected names, even if the
+    file has more keys. An unknown prefix stays: `common_prefix` finds it.
     """
     inner = {key if key in expected else _WRAPPERS.sub("", key): item for key, item in weights.items()}
     if len(inner) < len(weights):  # two names would become one
@@ -44,7 +44,7 @@ def without_prefix(weights: Mapping[str, T], expected: Collection[str]) -> tuple
 
 
 def common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
-    """Return what stands before most of the expected names in `names`, or "" where they stand alone."""
+    """Return the prefix of most of the expected names in `names`, or "" if they have none."""
     names = set(names)
     lacking = [key for key in expected if key not in names]
     if not lacking or len(lacking) < len(expected):
@@ -57,9 +57,9 @@ def common_prefix(names: Iterable[str], expected: Collection[str]) -> str:
 
 
 def prefixes_of(names: Iterable[str], expected: Collection[str]) -> dict[str, int]:
-    """Return what stands before expected names in those of `names` that are not, and before how many.
+    """Return the prefixes of expected names in the other `names`, and how many names have each.
 
-    The most frequent come first. A single name counts only where the expected one is missing.
+    The most frequent come first. A single name counts only if the expected one is missing.
     """
     names, ends = set(names), {key.rpartition(".")[2] for key in expected}
     starts = {
@@ -80,20 +80,20 @@ def prefixes_of(names: Iterable[str], expected: Collection[str]) -> dict[str, in
 def told_prefixes(plain: int, found: Mapping[str, int], expected: int, words: Sequence[str] = ()) -> str:
     """Return a line on the prefixes `found` of expected names.
 
-    plain: how many names have none, after `words` have been taken off. expected: how many there should be.
+    plain: number of names without one, after removing `words`. expected: number of names needed.
     """
-    off = f" once {' and '.join(map(repr, words))} is taken off" if words else ""
+    off = f" once {' and '.join(map(repr, words))} is removed" if words else ""
     places = [f"{plain} without a prefix{off}"] if plain else []
-    places += [f"{count} behind {prefix!r}" for prefix, count in [*found.items()][:_SHOWN]]
-    places += [f"more behind {len(found) - _SHOWN} other prefixes"] if len(found) > _SHOWN else []
+    places += [f"{count} with {prefix!r}" for prefix, count in [*found.items()][:_SHOWN]]
+    places += [f"more with {len(found) - _SHOWN} other prefixes"] if len(found) > _SHOWN else []
     whole = sum(count == expected for count in (plain, *found.values()))
     sets = f"{whole} whole sets of the model's {expected} keys" if whole > 1 else "keys of the model"
-    advice = "keep one of them" if whole > 1 else "rename them, or leave out those that are not meant"
+    advice = "keep one of them" if whole > 1 else "rename them, or remove those that are not needed"
     return f"the file holds {sets}: {' and '.join(places)}; {advice}"
 
 
 def _starts(name: str, ends: Collection[str], expected: Collection[str]) -> list[str]:
-    """Return what stands before an expected name in `name`; a name has several where expected ones nest."""
+    """Return the prefixes of expected names in `name`; there are several if expected names are nested."""
     if name.rpartition(".")[2] not in ends:
         return []
     dots = [index + 1 for index, letter in enumerate(name) if letter == "."]

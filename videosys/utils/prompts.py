@@ -1,6 +1,6 @@
 """Lists of prompts in files: text, JSON, JSON lines, and tables with a named column.
 
-The suffix says the format: one prompt a line in any other than .json, .jsonl, .ndjson, .csv, .tsv and .tab.
+The suffix selects the format: .json, .jsonl, .ndjson, .csv, .tsv, .tab, else one prompt per line.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ KEYS = ("prompt", "prompt_en", "text", "caption")  # of an object or a column; t
 DELIMITERS = (",", ";", "\t")
 VBENCH_KEY = "prompt_en"
 
-Row = tuple[str, Any]  # where it stands, and what is there: text or an object
+Row = tuple[str, Any]  # its place and its content: text or an object
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """Prompts as they stand in a file; `rows` are what they came from where those are objects."""
+    """Prompts of a file; `rows` are the objects that they came from, if any."""
 
     prompts: tuple[str, ...]
     rows: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def is_vbench(self) -> bool:
-        """Whether this is a list as VBench_full_info.json is."""
+        """Whether this is a list like VBench_full_info.json."""
         return bool(self.rows) and all(_key(row) == VBENCH_KEY for row in self.rows)
 
 
 def read_prompts(path: str | Path) -> PromptFile:
-    """Return the prompts of a file, of which there is at least one.
+    """Return the prompts of a file, at least one.
 
-    Text: one a line; blank lines are passed over. JSON: a list of texts, or of objects with a `prompt`, such
+    Text: one per line; blank lines are ignored. JSON: a list of texts, or of objects with a `prompt`, such
     as VBench_full_info.json (`prompt_en`); the same in JSON lines. CSV and TSV: a column of that name. Lines
     and cells are trimmed.
     Text may be UTF-8, UTF-16 or UTF-32. A mistake is a ValueError that names the file and the line or item.
@@ -69,9 +69,9 @@ def read_prompts(path: str | Path) -> PromptFile:
 
 def _check_count(count: int) -> None:
     if not count:
-        raise ValueError("it holds no prompt")
+        raise ValueError("it has no prompts")
     if count > MOST_PROMPTS:
-        raise ValueError(f"it holds more than {MOST_PROMPTS} prompts")
+        raise ValueError(f"it has more than {MOST_PROMPTS} prompts")
 
 
 def _prompt(where: str, value: Any) -> str:
@@ -85,12 +85,12 @@ def _prompt(where: str, value: Any) -> str:
     if not text.strip():
         raise ValueError(f"{where} is blank")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"{where} has a NUL or half a surrogate pair, which no text has")
+        raise ValueError(f"{where} has a NUL or half a surrogate pair, which text cannot have")
     return text
 
 
 def _trimmed(text: str) -> str:
-    """Return a text without space around it, or the byte order mark of a file that was put after another."""
+    """Return a text without surrounding space and without byte order marks of concatenated files."""
     return text.strip().removeprefix("\ufeff").strip()
 
 
@@ -124,7 +124,7 @@ def _json_line_rows(text: str) -> Iterator[Row]:
         except ValueError as error:
             raise ValueError(f"line {number} is not JSON: {error}") from None
         if isinstance(value, list):
-            raise ValueError(f"line {number} must be a text or an object; a file with one list is .json")
+            raise ValueError(f"line {number} must be a text or an object; one list belongs in a .json file")
         yield f"line {number}", value
 
 
@@ -141,18 +141,18 @@ def _table_rows(text: str, delimiters: Sequence[str]) -> Iterator[Row]:
                 names = [cell.strip().lower() for cell in cells]
                 column = _column(names)
             elif len(cells) != len(names):
-                counts = f"{len(cells)} columns, and the first line names {len(names)}"
+                counts = f"{len(cells)} columns, but the first line has {len(names)}"
                 raise ValueError(
                     f"{where} has {counts}: a prompt with a {reader.dialect.delimiter!r} needs quotes"
                 )
             else:
                 yield where, _trimmed(cells[column])
     except csv.Error as error:
-        raise ValueError(f"line {reader.line_num} is no row of a table: {error}") from None
+        raise ValueError(f"line {reader.line_num} is not a valid table row: {error}") from None
 
 
 def _delimiter(text: str, delimiters: Sequence[str]) -> str:
-    """Return what stands between the columns: the first that makes a first line with our column."""
+    """Return the delimiter: the first that gives a header line with a prompt column."""
     first = next((line for line in lines_of(text[: 1 << 16]) if line.strip()), "")
     for delimiter in delimiters:
         if {*KEYS} & {cell.strip(' "').lower() for cell in first.split(delimiter)}:
@@ -164,25 +164,25 @@ def _column(names: Sequence[str]) -> int:
     """Return the number of the column that holds the prompts."""
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice:
-        raise ValueError(f"two columns are named {twice!r}")
+        raise ValueError(f"two columns have the name {twice!r}")
     name = next((name for name in KEYS if name in names), None)
     if name is None:
         shown = ", ".join(repr(name[:40]) for name in names[:10])
-        raise ValueError(f"no column is named {' or '.join(KEYS)}; the first line names {shown}")
+        raise ValueError(f"no column has the name {' or '.join(KEYS)}; the first line has {shown}")
     return names.index(name)
 
 
 def _check_format(text: str, suffix: str) -> None:
-    """Raise a ValueError where the content is that of another suffix."""
+    """Raise a ValueError if the content belongs to another suffix."""
     if suffix in _READERS and suffix not in (".json", *_LINES):
         return
     looks, wanted = _looks_like(text.lstrip())
     if wanted and suffix not in wanted:
-        raise ValueError(f"it holds {looks}: its name must end in {wanted[0]}")
+        raise ValueError(f"it contains {looks}: its name must end in {wanted[0]}")
 
 
 def _looks_like(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return what a text is, and the suffixes that say so; nothing for plain lines."""
+    """Return the format of a text and its suffixes; nothing for plain lines."""
     first, _, rest = text.partition("\n")
     first = first.strip()
     if text.startswith("{") and _is_json(first) and not _is_json(text):

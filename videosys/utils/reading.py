@@ -1,4 +1,4 @@
-"""Text and JSON of files that a user names: regular ones of a bounded size, else one ValueError."""
+"""Reads text and JSON from user files: regular files of a bounded size, else one ValueError."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 from videosys.utils.kinds import kind_of
 
 MAX_TEXT_BYTES = 16 << 20  # an index of 100,000 tensors has 10 MiB
-MAX_DEPTH = 100  # brackets that are open at once
+MAX_DEPTH = 100  # nested brackets
 
 
 def expanded(path: str | Path) -> Path:
-    """Return the path with ~ replaced.
+    """Return the path with ~ expanded.
 
-    ValueError for one that no file can have: of an unknown user, with a NUL, too long, or a loop of links.
+    ValueError for an impossible path: an unknown user, a NUL, too long, or a loop of links.
     """
     try:
         whole = Path(path).expanduser()
@@ -29,16 +29,16 @@ def expanded(path: str | Path) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         pass
     except RuntimeError:
-        raise ValueError(f"{_shown(path)}: there is no such user's home folder") from None
+        raise ValueError(f"{_shown(path)}: this user has no home folder") from None
     except OSError as error:
         raise ValueError(f"{_shown(path)}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{_shown(path)}: is no path: {error}") from error
+        raise ValueError(f"{_shown(path)}: is not a valid path: {error}") from error
     return whole
 
 
 def _shown(path: str | Path) -> str:
-    """Return the path for a message, short and without characters that cannot be printed."""
+    """Return the path for a message, short and without unprintable characters."""
     text = str(path)
     text = text if len(text) <= 200 else f"{text[:100]}...{text[-20:]}"
     return text if text.isprintable() else repr(text)
@@ -47,7 +47,7 @@ def _shown(path: str | Path) -> str:
 def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     """Return the content of a regular file.
 
-    FileNotFoundError where there is none. ValueError for a folder, device or pipe, for more than `limit`
+    FileNotFoundError if it does not exist. ValueError for a folder, device or pipe, for more than `limit`
     bytes and for a file that may not be read. Never waits, and never reads more than the limit.
     """
     whole = expanded(path)
@@ -61,14 +61,12 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > limit:
-        raise ValueError(
-            f"{path}: cannot be read: it is larger than {limit >> 20} MiB, the most that is read here"
-        )
+        raise ValueError(f"{path}: cannot be read: it is larger than the limit of {limit >> 20} MiB")
     return content
 
 
 def check_regular(path: str | Path, mode: int) -> None:
-    """ValueError that says what `path` is where it is no regular file; `mode` is of its `os.stat`."""
+    """ValueError if `path` is not a regular file, with its kind; `mode` is from its `os.stat`."""
     if not stat.S_ISREG(mode):
         names: dict[Callable[[int], bool], str] = {
             stat.S_ISDIR: "a folder",
@@ -80,9 +78,9 @@ def check_regular(path: str | Path, mode: int) -> None:
 
 
 def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """Return a UTF-8 file without its byte order mark.
+    """Return the text of a UTF-8 file without its byte order mark.
 
-    Errors as `read_bytes`; ValueError that says what the content is, where that can be seen, if it is none.
+    Errors as `read_bytes`; other content is a ValueError that identifies it if possible.
     """
     content = read_bytes(path, limit)
     if content and (kind := kind_of(content)):
@@ -96,7 +94,7 @@ def read_text(path: str | Path, limit: int = MAX_TEXT_BYTES) -> str:
 
 
 def load_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
-    """Return what a JSON file holds. ValueError where it is missing, damaged or refused by `parse_json`."""
+    """Return the content of a JSON file. ValueError if it is missing, damaged or refused by `parse_json`."""
     try:
         content = read_bytes(path, limit)
     except FileNotFoundError:
@@ -109,10 +107,10 @@ def load_json(path: str | Path, limit: int = MAX_TEXT_BYTES) -> Any:
 
 
 def load_json_object(path: str | Path) -> dict[str, Any]:
-    """Return the JSON object that a file holds; ValueError for any other content."""
+    """Return the JSON object in a file; ValueError for any other content."""
     content = load_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a JSON object, got {type(content).__name__}")
+        raise ValueError(f"{path}: must contain a JSON object, got {type(content).__name__}")
     return content
 
 
@@ -125,7 +123,7 @@ class DuplicateKey(ValueError):
 
 
 def parse_json(content: bytes) -> Any:
-    """Return what a JSON text holds.
+    """Return the content of a JSON text.
 
     ValueError where it is not JSON or is nested deeper than `MAX_DEPTH` brackets. DuplicateKey where it gives
     a key twice.
@@ -144,9 +142,9 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def nesting(content: bytes) -> int:
-    """Return the most brackets that are open at once in a JSON text, not counting those inside its strings.
+    """Return the nesting depth of brackets in a JSON text, without those inside strings.
 
-    Exact up to the first mistake in the text, where a parser stops.
+    Exact up to the first syntax error, where a parser stops.
     """
     # Without escaped characters, every quotation mark begins or ends a string.
     text = np.frombuffer(content.replace(rb"\\", b"").replace(rb"\"", b""), np.uint8)

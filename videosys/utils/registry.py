@@ -1,4 +1,4 @@
-"""Tables of named choices that other packages may extend: cache policies, model families."""
+"""Registries that other packages can extend: cache policies, model families."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Registry(Mapping[str, T], Generic[T]):
     check(name, entry, entries): raises ValueError for an entry that cannot be used, alone or beside those
         that are there.
 
-    Entry points are loaded when a name is asked for that is not built in, or when all entries are listed. One
-    that cannot be loaded is logged as a warning and left out. The table lasts as long as the process; nothing
-    that a generation does changes it.
+    Entry points are loaded when a name is requested that is not built in, or when all entries are listed. One
+    that cannot be loaded is logged as a warning and ignored. The registry lasts as long as the process;
+    a generation does not change it.
     """
 
     def __init__(self, kind: str, group: str, built_in: Mapping[str, T], check: Check):
@@ -41,9 +41,9 @@ class Registry(Mapping[str, T], Generic[T]):
             self._entries[name] = entry
 
     def register(self, name: str, entry: T, module: str) -> None:
-        """Adds an entry; `module` is the module that adds it, which other processes import to do the same.
+        """Adds an entry; `module` is the module that adds it. Other processes import it too.
 
-        ValueError where the entry cannot be used, and where the name is another entry's or kept for one.
+        ValueError if the entry is invalid, or if the name is used by or reserved for another entry.
         """
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(
@@ -52,21 +52,18 @@ class Registry(Mapping[str, T], Generic[T]):
         self._check(name, entry, self._entries)
         if any(other is not entry for other in self._reserved.get(name, ())):
             raise ValueError(
-                f"{self.kind} {name!r} has the name of a model's preset, which is no settings of it; choose "
-                "another name"
+                f"{self.kind} {name!r} has the name of a preset of another {self.kind}; choose another name"
             )
         if self._entries.get(name, entry) is not entry:
-            raise ValueError(f"{self.kind} {name!r} exists already; there are: {listing(self._entries)}")
+            raise ValueError(f"{self.kind} {name!r} already exists; there are: {listing(self._entries)}")
         self._entries[name] = entry
         self._modules[name] = module
 
     def reserve(self, names: Mapping[str, T]) -> None:
-        """Keeps each name for the entry that it maps to. ValueError where another entry has the name."""
+        """Reserves each name for its entry. ValueError if another entry has the name."""
         for name, entry in names.items():
             if self._entries.get(name, entry) is not entry:
-                raise ValueError(
-                    f"preset {name!r} is no settings of the {self.kind} of that name; choose another name"
-                )
+                raise ValueError(f"preset {name!r} has the name of another {self.kind}; choose another name")
         for name, entry in names.items():
             self._reserved.setdefault(name, []).append(entry)
 
@@ -82,14 +79,14 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __iter__(self) -> Iterator[str]:
         self._load_installed()
-        return iter([*self._entries])  # a copy: the loop over it may import what registers more
+        return iter([*self._entries])  # a copy: the loop may import modules that register more
 
     def __len__(self) -> int:
         self._load_installed()
         return len(self._entries)
 
     def _load_installed(self) -> None:
-        with self._loading:  # other threads wait; a package that is loaded may ask for entries itself
+        with self._loading:  # other threads wait; a package may request entries while it is loaded
             if not self._are_installed_loaded:
                 self._are_installed_loaded = True
                 self._load_entry_points()
@@ -98,17 +95,17 @@ class Registry(Mapping[str, T], Generic[T]):
         for point in entry_points(group=self.group):
             try:
                 entry = point.load()
-                if self._entries.get(point.name) is not entry:  # it may have registered itself while loading
+                if self._entries.get(point.name) is not entry:  # it may have registered itself
                     self.register(point.name, entry, point.module)
             except Exception as error:  # a broken package must not end a run that does not use it
                 reason = f"{type(error).__name__}: {error}"
-                _LOG.warning("%s %s = %s is left out: %s", self.group, point.name, point.value, reason)
+                _LOG.warning("%s %s = %s is ignored: %s", self.group, point.name, point.value, reason)
 
 
 def is_own_dataclass(cls: Any, base: type) -> bool:
-    """Whether a class derives from `base` and is a dataclass by its own decorator.
+    """Whether a class derives from `base` and has its own dataclass decorator.
 
-    Without the decorator it inherits its base's fields, and its own would be ignored.
+    Without the decorator its own fields would be ignored.
     """
     return isinstance(cls, type) and issubclass(cls, base) and "__dataclass_params__" in vars(cls)
 

@@ -1,4 +1,4 @@
-"""Where a finished video goes when it cannot be written where it should: no computed frame is lost."""
+"""Fallback locations for a finished video that cannot be written: no computed frame is lost."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ _LOG = get_logger("video")
 
 
 class UnsavedVideo(OSError):
-    """A video could be written nowhere; its frames are only in memory."""
+    """A video could not be written anywhere; its frames are only in memory."""
 
 
 def rescued(
     frames: np.ndarray, path: Path, kind: str, write: Callable[[Path], Path], error: Exception
 ) -> Path:
-    """Return the path of a video that could not be written to `path`, and log it in one line.
+    """Write a video that could not be written to `path` elsewhere; return and log the new path.
 
-    It is a file of the same kind in a new temporary folder, else its raw frames there or in the folder it
-    should be in. UnsavedVideo where all of them fail.
+    It is a file of the same format in a new temporary folder, else the raw frames there or in the original
+    folder. UnsavedVideo if all of them fail.
     """
     reason = " ".join(str(error).split())[:200] or type(error).__name__
     attempts = (
@@ -43,7 +43,7 @@ def rescued(
             _LOG.warning("%s cannot be written (%s); the video is in %s", path, reason, place)
             return place
     raise UnsavedVideo(
-        f"{path} cannot be written ({reason}), nor any other file; the video is in memory only"
+        f"{path} cannot be written ({reason}), nor can any other file; the video is only in memory"
     ) from error
 
 
@@ -67,20 +67,20 @@ def write_raw(frames: np.ndarray, path: Path) -> Path:
 
 @contextlib.contextmanager
 def report_remaining(prompts: Iterable[str]) -> Iterator[None]:
-    """Turn an error of the `with` block, where files are written, into a ValueError that adds what is left.
+    """Turn a write error of the `with` block into a ValueError that adds the remaining prompts.
 
-    prompts: of the videos that are not made yet, in order; read only after an error.
+    prompts: of the remaining videos, in order; read only after an error.
     """
     try:
         yield
     except (OSError, ValueError) as error:
         left = list(prompts)
-        rest = f"; {len(left)} more are not made, from the prompt {left[0][:60]!r} on" if left else ""
+        rest = f"; {len(left)} prompts remain, from {left[0][:60]!r} on" if left else ""
         raise ValueError(f"{error}{rest}") from error
 
 
 def check_room(folder: str | Path, size: int) -> None:
-    """ValueError where a folder cannot take so many bytes now: the file system is asked by writing them."""
+    """ValueError if a folder cannot take this many bytes: they are written as a test."""
     block, place = os.urandom(1 << 20), hidden_path(Path(folder) / "room")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ def check_room(folder: str | Path, size: int) -> None:
                 file.write(block[: size - start])
             os.fsync(file.fileno())
     except OSError as error:
-        raise ValueError(f"output folder {str(folder)!r} takes no more: {error.strerror}") from error
+        raise ValueError(f"output folder {str(folder)!r} is full: {error.strerror}") from error
     finally:
         with contextlib.suppress(OSError):
             place.unlink()
@@ -102,5 +102,5 @@ def read_raw(path: Path) -> torch.Tensor:
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path}: cannot be read as raw frames: {error}") from error
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
-        raise ValueError(f"{path}: must hold uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
+        raise ValueError(f"{path}: must contain uint8 [T, H, W, 3], not {frames.dtype} {list(frames.shape)}")
     return torch.from_numpy(np.array(frames))

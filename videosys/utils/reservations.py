@@ -1,4 +1,4 @@
-"""A name that one process has for a while: a small hidden file beside it says whose it is."""
+"""Reserved file names: a small hidden file next to the name identifies the owner."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LONGEST = 600  # bytes of a reservation
 
 
 def reservation_path(path: Path) -> Path:
-    """Return the hidden file that reserves a path; a short name, whatever its own is."""
+    """Return the hidden file that reserves a path; its name is always short."""
     return path.with_name(RESERVED + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16])
 
 
 def reserve(path: Path) -> bool:
-    """Return whether the path is this process's now. OSError where its folder takes no such file.
+    """Return whether this process has reserved the path. OSError if its folder is not writable.
 
-    A path without a suffix becomes an empty folder. A reservation of a dead process is taken over.
+    A path without a suffix becomes an empty folder. Reservations of dead processes are taken over.
     """
     place, content = reservation_path(path), f"{current_owner()} {path.name}"
     try:
@@ -37,7 +37,7 @@ def reserve(path: Path) -> bool:
             raise FileExistsError
         if not path.suffix:
             path.mkdir()
-    except FileExistsError:  # by one that has just finished
+    except FileExistsError:  # by a process that has just finished
         place.unlink(missing_ok=True)
         return False
     except OSError:
@@ -47,22 +47,22 @@ def reserve(path: Path) -> bool:
 
 
 def release(path: Path) -> None:
-    """End a reservation; a folder that is still empty goes with it."""
+    """End a reservation; a folder that is still empty is removed."""
     with contextlib.suppress(OSError):
-        path.rmdir()  # refused for all else
+        path.rmdir()  # fails for anything else
     with contextlib.suppress(OSError):
         reservation_path(path).unlink()
 
 
 def _create(place: Path, content: bytes) -> None:
-    """Create the file with its content in one step."""
+    """Create the file with its content atomically."""
     temporary = hidden_path(place)
     temporary.write_bytes(content)
     try:
         os.link(temporary, place)
     except FileExistsError:
         raise
-    except OSError:  # the file system has no links
+    except OSError:  # the file system does not support links
         with place.open("xb") as file:
             file.write(content)
     finally:
@@ -95,7 +95,7 @@ def _take_over(place: Path, content: bytes) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the hidden files, folders and reservations that dead processes of this user left in a folder."""
+    """Remove the hidden files, folders and reservations of dead processes of this user from a folder."""
     sweep_hidden(folder)
     for place in folder.glob(f"{RESERVED}*"):
         with contextlib.suppress(OSError), _locked(place) as descriptor:
@@ -109,4 +109,4 @@ def _remove_folder(place: Path, descriptor: int) -> None:
     name = os.fsdecode(os.pread(descriptor, LONGEST, 0)).partition(" ")[2]
     if name and Path(name).name == name and not Path(name).suffix:
         with contextlib.suppress(OSError, ValueError):
-            place.with_name(name).rmdir()  # refused for all else
+            place.with_name(name).rmdir()  # fails for anything else

@@ -14,15 +14,15 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def draw_seed() -> int:
-    """Return a new seed, short enough to type."""
+    """Return a new random seed, short enough to type."""
     return secrets.randbelow(2**32)
 
 
 def generator(seed: int, device: str | torch.device = "cpu") -> torch.Generator:
     """Return a generator whose numbers depend only on seed and device.
 
-    On the CPU they are the same on every computer and every rank, which is why latents are drawn there.
-    ValueError for a seed that is no whole number from 0 to `LARGEST_SEED`.
+    On the CPU they are the same on every computer and rank, so latents are drawn there.
+    ValueError unless the seed is a whole number from 0 to `LARGEST_SEED`.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= LARGEST_SEED:
         raise ValueError(f"seed must be a whole number from 0 to {LARGEST_SEED}, got {seed!r}")

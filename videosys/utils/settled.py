@@ -1,7 +1,7 @@
-"""A settled context: what a program has set for all of torch changes no result in it, and is left as it was.
+"""A context in which global settings of torch do not change results. They are restored afterwards.
 
-Results are defined at the settings torch starts with. Instruments that only count or measure (torch's
-FlopCounterMode, its profiler) see what is done here.
+Results are defined for torch's default settings. Modes that only count or measure (torch's
+FlopCounterMode, its profiler) stay active.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ T = TypeVar("T")
 END = object()
 AUTOCAST = ("cpu", "cuda", "mps")
 COUNTERS = "torch.utils.flop_counter"  # the module of dispatch modes that change nothing
-EXACT = ("none", "ieee")  # values of a float32 precision that round nothing
+EXACT = ("none", "ieee")  # values of a float32 precision that do not round
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of torch for the whole process. settled: values that make no difference, one to set first."""
+    """A global setting of torch. neutral: values that do not change results, the one to set first."""
 
     get: Callable[..., Any]
     set: Callable[..., object]
-    settled: tuple[Any, ...]
+    neutral: tuple[Any, ...]
 
-    def unsettled(self) -> list[Any]:
-        """The value in a list where it could change a result, else an empty list."""
+    def deviation(self) -> Any | None:
+        """The value where it could change a result, else None."""
         try:
             value = self.get()
-        except RuntimeError:  # torch has two interfaces to precisions, and refuses to read a mixture by one
-            return []
-        return [] if value in self.settled else [value]
+        except RuntimeError:  # torch has two interfaces for precisions, and refuses to read a mixture
+            return None
+        return None if value in self.neutral else value
 
 
 def deterministic() -> tuple[bool, bool]:
@@ -56,25 +56,25 @@ def use_deterministic(modes: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(modes[0], warn_only=modes[1])
 
 
-def low_level(get: str, set_: str, *settled: Any) -> list[Setting]:
-    """A setting behind two functions of torch._C; none where this version of torch lacks it.
+def low_level(get: str, set_: str, *neutral: Any) -> list[Setting]:
+    """A setting behind two functions of torch._C; an empty list if this version of torch lacks it.
 
-    The public ways to set these refuse where a program has frozen them, and warn.
+    The public functions fail if a program has frozen these settings, and they warn.
     """
     core: Any = torch._C
     if not (hasattr(core, get) and hasattr(core, set_)):
         return []
-    return [Setting(getattr(core, get), getattr(core, set_), settled)]
+    return [Setting(getattr(core, get), getattr(core, set_), neutral)]
 
 
-def precision(backend: str, operation: str, *settled: str) -> list[Setting]:
+def precision(backend: str, operation: str, *neutral: str) -> list[Setting]:
     """A float32 precision as torch 2.9 and later name them."""
-    getters = low_level("_get_fp32_precision_getter", "_set_fp32_precision_setter", *settled)
+    getters = low_level("_get_fp32_precision_getter", "_set_fp32_precision_setter", *neutral)
     return [
         Setting(
             functools.partial(item.get, backend, operation),
             functools.partial(item.set, backend, operation),
-            settled,
+            neutral,
         )
         for item in getters
     ]
@@ -112,8 +112,8 @@ SETTINGS = (
 
 
 class ProcessSettings:
-    """The settings of the process. They are settled while any thread is in a settled context: the first
-    thread settles them, the last one out puts back what it has not found changed meanwhile.
+    """The settings of the process. They are neutral while any thread is in a settled context: the first
+    thread sets them, and the last one restores those that nobody else has changed.
     """
 
     def __init__(self) -> None:
@@ -125,9 +125,10 @@ class ProcessSettings:
         with self._lock:
             self._users += 1
             for setting in SETTINGS:
-                for value in setting.unsettled():
+                value = setting.deviation()
+                if value is not None:
                     self._found[setting] = value
-                    setting.set(setting.settled[0])
+                    setting.set(setting.neutral[0])
         try:
             yield
         finally:
@@ -139,27 +140,27 @@ class ProcessSettings:
     def _restore(self) -> None:
         while self._found:
             setting, value = self._found.popitem()  # the last one first
-            if not setting.unsettled():
+            if setting.deviation() is None:
                 setting.set(value)
 
 
 PROCESS = ProcessSettings()
 
 
-class Settled(threading.local):
+class ThreadContexts(threading.local):
     """The settled contexts that a thread is in, outermost first."""
 
     def __init__(self) -> None:
         self.stacks: list[contextlib.ExitStack] = []
 
 
-THREAD = Settled()
+THREAD = ThreadContexts()
 
 
 @contextlib.contextmanager
 def settled() -> Iterator[None]:
-    """A context in which torch computes on the CPU in float32 unless it is told otherwise, in full precision,
-    without gradients, autocast and modes, whatever the caller has set.
+    """A context in which torch computes on the CPU in float32 by default, in full precision,
+    without gradients, autocast and modes, regardless of the caller's settings.
     """
     stack = contextlib.ExitStack()
     enter(stack)
@@ -171,7 +172,7 @@ def settled() -> Iterator[None]:
 
 
 def enter(stack: contextlib.ExitStack) -> None:
-    """Settles what the stack restores when it is closed."""
+    """Set neutral values, which the stack restores when it is closed."""
     stack.enter_context(PROCESS.settled())
     stack.enter_context(without_function_modes())
     stack.enter_context(without_dispatch_modes())
@@ -187,8 +188,8 @@ def enter(stack: contextlib.ExitStack) -> None:
 
 @contextlib.contextmanager
 def unsettled() -> Iterator[None]:
-    """Within settled contexts, a context for a function of the caller's: it finds the caller's settings, and
-    what it sets is the caller's.
+    """Within settled contexts, a context for a function of the caller: it sees the caller's settings, and
+    its changes apply to the caller.
     """
     for stack in reversed(THREAD.stacks):
         stack.close()
@@ -200,7 +201,7 @@ def unsettled() -> Iterator[None]:
 
 
 def settle(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run in a settled context; a generator function is in it while it works on an item."""
+    """The function, run in a settled context; a generator function is in it while it computes an item."""
     if inspect.isgeneratorfunction(function):
 
         @functools.wraps(function)
@@ -218,7 +219,7 @@ def settle(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def settled_steps(items: Iterator[T]) -> Iterator[T]:
-    """The items, each made in a settled context, which is left before the caller gets the item."""
+    """The items, each computed in a settled context, which ends before the caller gets the item."""
     try:
         while True:
             with settled():
@@ -226,7 +227,7 @@ def settled_steps(items: Iterator[T]) -> Iterator[T]:
             if item is END:
                 return
             yield cast(T, item)
-            del item  # the caller's alone while the next one is made
+            del item  # not kept here while the next one is computed
     finally:
         with settled():
             getattr(items, "close", lambda: None)()
@@ -234,7 +235,7 @@ def settled_steps(items: Iterator[T]) -> Iterator[T]:
 
 @contextlib.contextmanager
 def without_function_modes() -> Iterator[None]:
-    """No TorchFunctionMode of the caller, which the default device is one of."""
+    """Disable the caller's TorchFunctionModes, such as the default device."""
     from torch.overrides import _len_torch_function_stack, _pop_mode, _push_mode
 
     modes = [_pop_mode() for _ in range(_len_torch_function_stack())]
@@ -247,7 +248,7 @@ def without_function_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_dispatch_modes() -> Iterator[None]:
-    """No TorchDispatchMode of the caller but those that count."""
+    """Disable the caller's TorchDispatchModes except those that count."""
     with dispatch._disable_current_modes() as modes:
         counters = [mode for mode in reversed(modes) if type(mode).__module__ == COUNTERS]
         for mode in counters:
@@ -261,9 +262,9 @@ def without_dispatch_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def with_denormals() -> Iterator[None]:
-    """Numbers nearer to zero than float32's normal ones are kept in this thread, not made zero."""
+    """Keep denormal float32 numbers in this thread; do not flush them to zero."""
     smallest = sys.float_info.min
-    are_flushed = smallest / 2 == 0  # the flag of the processor, which torch cannot read
+    are_flushed = smallest / 2 == 0  # a processor flag that torch cannot read
     if not are_flushed:
         yield
         return

@@ -1,4 +1,4 @@
-"""The JSON file beside a video: prompt, seed, config and step records."""
+"""The JSON file next to a video: prompt, seed, config and step records."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def sidecar_path(video: str | Path) -> Path:
 def write_sidecar(
     video: str | Path, *, prompt: str, seed: int, config: Mapping[str, Any], steps: Iterable[Any], **more: Any
 ) -> Path:
-    """Return the path of the JSON file written beside `video`, whole or not at all.
+    """Write the JSON file next to `video` atomically and return its path.
 
-    `config` is plain (see `config_to_dict`), `steps` are the generation's step records, `more` is
-    whatever else belongs to the video, such as its size and the seconds it took. Numbers that JSON
-    does not have (not a number, infinity) are written as null.
+    `config` is plain data (see `config_to_dict`), `steps` are the step records, `more` is
+    other data about the video, such as its size and the seconds it took. Numbers that JSON
+    cannot represent (NaN, infinity) are written as null.
     """
     content = {"prompt": prompt, "seed": seed, **more, "config": dict(config), "steps": list(steps)}
     path = sidecar_path(video)
-    # Escaped where not ASCII: any prompt can be written then, lone surrogates included.
+    # Escaped if not ASCII, so that any prompt can be written, including lone surrogates.
     write_text(path, json.dumps(to_plain(content, number=finite, key=str), indent=2, allow_nan=False) + "\n")
     return path

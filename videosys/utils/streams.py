@@ -1,4 +1,4 @@
-"""Output that never ends a run: unprintable characters are escaped, and a closed stream swallows the text."""
+"""Output that never ends a run: unprintable characters are escaped, and closed streams are ignored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class Steady:
-    """A text stream around another one, or around none. Whatever its reader or encoding, writing succeeds.
+    """A text stream around another one, or around none. Writing always succeeds.
 
-    Characters outside the encoding are written as escapes (`\\xe9`). Once the reader is gone or the disk is
-    full, what is written goes nowhere.
+    Characters outside the encoding are written as escapes (`\\xe9`). If the reader is gone or the disk is
+    full, output is dropped.
     """
 
     def __init__(self, stream: Any):
@@ -47,7 +47,7 @@ class Steady:
             yield
         except (OSError, ValueError, AttributeError):  # closed, or there is no stream
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                # What the stream holds back would fail again at the end of the program.
+                # Buffered text would fail again at the end of the program.
                 target = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(target, self._stream.fileno())
                 os.close(target)
@@ -55,7 +55,7 @@ class Steady:
 
 @contextlib.contextmanager
 def steady_streams() -> Iterator[None]:
-    """Make standard output and error steady for a while, and flush them at the end."""
+    """Replace standard output and error by steady streams for a while, and flush them at the end."""
     out, err = Steady(sys.stdout), Steady(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
         try:

@@ -1,4 +1,4 @@
-"""Bytes of a file as text: marks and encodings understood, and what is no text named."""
+"""Decodes the bytes of a file: detects byte order marks and encodings, and identifies other content."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MARKS = (  # the longer first: UTF-32's begins with UTF-16's
 def decode(content: bytes) -> str:
     """Return text in UTF-8, or in UTF-16 or UTF-32 with or without a byte order mark, which is dropped.
 
-    ValueError, which says what the content is where that can be seen, for all else, and for text with NULs.
+    Other content and text with NULs are a ValueError that identifies the content if possible.
     """
     kind = kind_of(content) if content else ""
     if kind not in ("", WIDE):
@@ -36,19 +36,19 @@ def decode(content: bytes) -> str:
             f"line {line} is not {encoding.upper()} ({error.reason}); save it as UTF-8"
         ) from None
     if "\0" in text:
-        raise ValueError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL: it is no text")
+        raise ValueError(f"line {text.count(chr(10), 0, text.index(chr(0))) + 1} has a NUL: it is not text")
     return text
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a text, which end in \\n, \\r\\n or \\r and in no other character."""
+    """Return the lines of a text, which end only in \\n, \\r\\n or \\r."""
     return re.split("\r\n|\r|\n", text)
 
 
 def _decode_by_guess(content: bytes) -> str:
-    """Return text with NULs and without a mark: the one encoding that makes plain characters of it.
+    """Decode text with NULs and without a mark, if exactly one encoding gives plain characters.
 
-    The wrong order of bytes makes others of ASCII: U+0A00, which is none, of the end of a line.
+    The wrong byte order turns ASCII into other characters, such as a newline into U+0A00.
     """
     found = []
     for encoding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
@@ -62,12 +62,12 @@ def _decode_by_guess(content: bytes) -> str:
     if not found or (len(found) > 1 and found[-1][0] <= 4 * found[-2][0]):
         line = content.count(b"\n", 0, content.index(0)) + 1
         raise ValueError(
-            f"line {line} has a NUL: it is no text, or UTF-16 without its mark; save it as UTF-8"
+            f"line {line} has a NUL: it is not text, or UTF-16 without its mark; save it as UTF-8"
         )
     return found[-1][1]
 
 
 def _is_plain(text: str) -> bool:
-    """Whether a text has only characters that people write."""
+    """Whether a text has only ordinary characters."""
     categories = {unicodedata.category(letter) for letter in {*text} - {*"\t\n\v\f\r\x85"}}
     return not {"Cc", "Cn", "Co", "Cs"} & categories

@@ -1,4 +1,4 @@
-"""Where kernels written in Triton can run."""
+"""Whether kernels written in Triton can run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-COMPILERS = ("gcc", "clang")  # for what launches the kernels
-OLDEST = (8, 0)  # capability of a card: Ampere, the first that knows bfloat16
+COMPILERS = ("gcc", "clang")  # for the launchers of the kernels
+OLDEST = (8, 0)  # compute capability: Ampere, the first with bfloat16
 
 
 def can_launch() -> bool:
-    """Whether triton is installed, and what builds the launchers of its kernels: a C compiler and Python's
-    headers.
+    """Whether triton is installed and can build the launchers of its kernels: a C compiler and Python's
+    headers are needed.
     """
     program = os.environ.get("CC")
     headers = Path(sysconfig.get_config_var("INCLUDEPY") or "", "Python.h")
@@ -28,7 +28,7 @@ CAN_LAUNCH = can_launch()  # once: it looks for files
 
 
 def runs_triton(device: torch.device) -> bool:
-    """Whether kernels run on a device: a card of the Ampere generation or newer, and triton is here."""
+    """Whether kernels run on a device: an Ampere or newer GPU, with triton installed."""
     if device.type != "cuda" or not CAN_LAUNCH or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(device) >= OLDEST

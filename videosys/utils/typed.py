@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-LARGEST_NUMBER = 2**63 - 1  # of whole numbers whose field says no other limit
+LARGEST_NUMBER = 2**63 - 1  # of whole numbers without another limit
 LONGEST_LIST = 1_000_000
 LONG_INTEGER = 1000  # bits
 LONGEST_TEXT = 1_000_000  # characters
 
 
 class Text(str):
-    """What a user typed for one key: a text field takes it as it is, any other field takes `parsed`."""
+    """User input for one key: a text field uses it unchanged, any other field uses `parsed`."""
 
     parsed: Any
 
@@ -29,7 +29,7 @@ class Text(str):
 
 
 class Word(str):
-    """An unquoted yes, no, on or off of YAML: text, or true or false where that is wanted."""
+    """An unquoted yes, no, on or off in YAML: text, or a boolean for boolean fields."""
 
     @property
     def is_yes(self) -> bool:
@@ -39,8 +39,8 @@ class Word(str):
 def convert(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type `hint`.
 
-    Whole numbers become floats, lists become tuples and text becomes a path where `hint` says so, and numbers
-    of other libraries Python's own; nothing else is turned into something else. A value that does not fit
+    Whole numbers become floats, lists become tuples and text becomes a path if `hint` says so, and numbers
+    of other libraries become Python's. There are no other conversions. A value that does not fit
     is a ValueError whose message starts with "must be", for the caller to put the name in front.
     """
     origin = get_origin(hint)
@@ -61,7 +61,7 @@ def convert(value: Any, hint: Any) -> Any:
     return _SCALARS[hint](value, hint)
 
 
-# Limits of several configs, far above what anybody has trained or made.
+# Limits of several configs, far above any real model or video.
 MOST_STEPS, MOST_FRAMES, MOST_PIXELS = 10_000, 10_000, 16_384  # pixels: of one side
 MOST_BLOCKS, MOST_HEADS, MOST_CHANNELS, MOST_LEVELS = 1000, 1024, 65_536, 64
 
@@ -75,10 +75,10 @@ def limited(default: Any = dataclasses.MISSING, *, most: float, **metadata: Any)
 
 
 def check_limit(field: dataclasses.Field, value: Any) -> None:
-    """Raise a ValueError for a value that is larger or longer than its field allows.
+    """Raise a ValueError for a value above its field's limit.
 
-    The message starts with "is", for the caller to put the name in front. Fields that do not say a limit
-    have that of all whole numbers; lists and texts have those of all lists and texts.
+    The message starts with "is", for the caller to put the name in front. Fields without a limit
+    have the general ones for whole numbers, lists and texts.
     """
     own = field.metadata.get("most")
     if isinstance(value, str):
@@ -99,10 +99,10 @@ def _check_length(value: Any, longest: int, unit: str) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Raise a ValueError naming the first field of a dataclass that has not the type it is annotated with, or
-    is above its limit (`limited`).
+    """Raise a ValueError naming the first field of a dataclass with a wrong type, or
+    above its limit (`limited`).
 
-    Numbers of other libraries, such as numpy's, are replaced by Python's own, which JSON can hold. For use in
+    Numbers of other libraries, such as numpy's, are replaced by Python's for JSON. For use in
     `__post_init__`, also of frozen dataclasses.
     """
     hints = get_type_hints(type(config))
@@ -142,7 +142,7 @@ def check_between(name: str, value: float, least: float, most: float) -> None:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Raise a ValueError naming the first of these fields that is not above 0 (a list: in all items)."""
+    """Raise a ValueError naming the first of these fields that is not above 0 (in a list: all items)."""
     for name in names:
         value = getattr(config, name)
         items = value if isinstance(value, (tuple, list)) else (value,)
@@ -151,7 +151,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_multiple(config: Any, name: str, of: str) -> None:
-    """Raise a ValueError if a field, or one of its items, is no multiple of the field `of`."""
+    """Raise a ValueError if a field, or one of its items, is not a multiple of the field `of`."""
     value, factor = getattr(config, name), getattr(config, of)
     for item in value if isinstance(value, (tuple, list)) else (value,):
         if item % factor:
@@ -159,12 +159,12 @@ def check_multiple(config: Any, name: str, of: str) -> None:
 
 
 def check_characters(name: str, text: str) -> None:
-    """Raise a ValueError for text with parts that are no characters, as from bytes that are not UTF-8."""
+    """Raise a ValueError for text with invalid characters, as from bytes that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         shown = ascii(text[max(error.start - 20, 0) : error.start + 20])
-        raise ValueError(f"{name} holds what is no UTF-8 text, at {shown}") from None
+        raise ValueError(f"{name} is not valid UTF-8 text, at {shown}") from None
 
 
 def _is_foreign(value: Any) -> bool:
@@ -185,7 +185,7 @@ def listing(options: Iterable[object]) -> str:
 
 
 def describe(hint: Any) -> str:
-    """Return what a value of the annotated type looks like, in a few words."""
+    """Return a short description of the values of the annotated type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(describe(member) for member in arguments)
@@ -206,14 +206,14 @@ def _refuse(value: Any, hint: Any, advice: str = "") -> ValueError:
 def shown(value: Any) -> str:
     """The value's repr in at most 80 characters, for errors."""
     if isinstance(value, int) and value.bit_length() > LONG_INTEGER:  # Python refuses to write it
-        return "a number of hundreds of digits"
+        return "a number with hundreds of digits"
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _union(value: Any, hint: Any) -> Any:
     members = get_args(hint)
-    # Text is what everything can be read as, so it is tried last.
+    # Everything can be read as text, so it is tried last.
     for member in sorted(members, key=lambda member: member is str):
         try:
             return convert(value, member)
@@ -253,7 +253,7 @@ def _mapping(value: Any, hint: Any) -> dict[Any, Any]:
 
 
 def _key(key: Any, hint: Any) -> Any:
-    # JSON has no other keys than text.
+    # JSON keys are always text.
     number = hint is int and isinstance(key, str) and key.isdecimal()
     return int(key) if number else _item(key, hint, key)
 
@@ -262,7 +262,7 @@ def _item(value: Any, hint: Any, index: object) -> Any:
     try:
         return convert(value, hint)
     except ValueError as error:
-        raise ValueError(f"must hold the right items, but item {index!r} {error}") from error
+        raise ValueError(f"has an invalid item: item {index!r} {error}") from error
 
 
 def _exact(value: Any, hint: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Videos as files: mp4 (lossy or lossless), GIF, one PNG, or a folder of PNGs; the size is kept exactly."""
+"""Video files: mp4 (lossy or lossless), GIF, one PNG, or a folder of PNGs; the size is kept exactly."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from videosys.utils.reservations import sweep
 from videosys.utils.settled import settle
 
 LARGEST_CRF = 51
-SLOWEST, FASTEST = 0.01, 1000  # frames per second that every format can hold
+SLOWEST, FASTEST = 0.01, 1000  # frames per second that every format supports
 LONGEST_NAME = 255  # bytes, on the common file systems
 _LOG = get_logger("video")
 
@@ -46,14 +46,14 @@ def save_video(
     lossless: bool = False,
     overwrite: bool = True,
 ) -> Path:
-    """Return the path of the file that now holds the video.
+    """Save a video and return the path of its file.
 
     `video` is uint8 [T, H, W, 3]. The suffix picks the format: .mp4, .gif, .png (one frame), and none (or
     a trailing slash) for a folder of PNG frames. `crf` is x264's rate factor for mp4 (0 best, 51 worst);
-    `lossless` stores exact RGB, which every decoder but few players can read. ValueError for wrong
-    arguments. The file is written whole or not at all; whatever fails, the video goes to a temporary folder
-    or, raw, to a .npy file, whose path is returned and logged as a warning. UnsavedVideo (an OSError) where
-    nothing can be written: then the frames are still the caller's.
+    `lossless` stores exact RGB, which all decoders but few players support. ValueError for wrong
+    arguments. The file is written atomically; if writing fails, the video goes to a temporary folder
+    or, raw, to a .npy file, whose path is returned and logged as a warning. UnsavedVideo (an OSError) if
+    nothing can be written: the caller still has the frames.
     """
     frames = _frames(video)
     kind = _check_format(path, len(frames), lossless)
@@ -77,7 +77,7 @@ def check_writable(
     overwrite: bool = True,
     count: int = 1,
 ) -> None:
-    """Raise a ValueError if a video [T, H, W] could not be saved at `path`, before the work is done.
+    """Raise a ValueError before the work if a video [T, H, W] cannot be saved at `path`.
 
     The folder is created, a probe file is written to it, and its free space is compared with an estimate for
     `count` such videos.
@@ -98,7 +98,7 @@ def check_writable(
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ValueError(
-            f"output folder {str(folder)!r} has {free >> 20} MiB free, {needed >> 20} may be needed"
+            f"output folder {str(folder)!r} has {free >> 20} MiB free; {needed >> 20} MiB may be needed"
         )
 
 
@@ -106,16 +106,16 @@ def check_writable(
 def read_video(path: str | Path, background: str = BACKGROUND) -> tuple[torch.Tensor, float]:
     """Return (frames uint8 [T, H, W, 3], frames per second to two decimals) of a video, image or folder.
 
-    The frames are equally far apart: those of a variable rate are the ones nearest in time, those of an
-    animation are repeated by their durations. Images have no rate: it is 0. What is transparent shows
-    `background`. ValueError for what cannot be read, or is larger than `MOST_BYTES`.
+    The frames are equally spaced: for a variable rate, the nearest ones in time are used; frames of an
+    animation are repeated by their durations. The rate of images is 0. Transparent parts show
+    `background`. ValueError for an unreadable file, or above `MOST_BYTES`.
     """
     if Path(path).suffix == RAW:
         return read_raw(expanded(path)), 0.0
     clip = open_clip(path, background)
     size = len(clip.order) * math.prod(clip.size) * 3
     if size > MOST_BYTES:
-        raise ValueError(f"{path}: has {size >> 20} MiB of frames, and {MOST_BYTES >> 20} MiB are the most")
+        raise ValueError(f"{path}: has {size >> 20} MiB of frames; the limit is {MOST_BYTES >> 20} MiB")
     return torch.from_numpy(np.stack(list(clip.frames()))), clip.fps
 
 
@@ -139,14 +139,14 @@ def _check_format(path: str | Path, num_frames: int, lossless: bool) -> str:
     kind = "" if str(path).endswith(("/", os.sep)) else Path(path).suffix.lower()
     if kind not in _WRITERS:
         raise ValueError(
-            f"output {str(path)!r} must end in .mp4, .gif or .png, or in nothing for a folder of frames"
+            f"output {str(path)!r} must end in .mp4, .gif or .png, or have no suffix for a folder of frames"
         )
     if Path(path).name in _WRITERS:
-        raise ValueError(f"output {str(path)!r} has no name")
+        raise ValueError(f"output {str(path)!r} has no file name")
     if len(os.fsencode(Path(path).name)) > LONGEST_NAME:
         raise ValueError(f"output name {Path(path).name[:40]!r}... is longer than {LONGEST_NAME} bytes")
     if kind == ".png" and num_frames != 1:
-        raise ValueError(f"output {str(path)!r} can hold one frame, not {num_frames}; a folder takes more")
+        raise ValueError(f"output {str(path)!r} can have one frame, not {num_frames}; use a folder")
     if kind == ".gif" and lossless:
         raise ValueError(f"output {str(path)!r} cannot be lossless: a GIF has 256 colours")
     return kind
@@ -154,29 +154,29 @@ def _check_format(path: str | Path, num_frames: int, lossless: bool) -> str:
 
 def _check_rate(fps: float | Fraction, crf: int) -> None:
     if isinstance(fps, bool) or not isinstance(fps, (int, float, Fraction)) or not SLOWEST <= fps <= FASTEST:
-        raise ValueError(f"fps must be a number above 0, got {fps!r}; files hold {SLOWEST} to {FASTEST}")
+        raise ValueError(f"fps must be a number above 0, got {fps!r}; the range is {SLOWEST} to {FASTEST}")
     if type(crf) is not int or not 0 <= crf <= LARGEST_CRF:
         raise ValueError(f"crf must be a whole number from 0 to {LARGEST_CRF}, got {crf!r}")
 
 
 def _check_target(path: Path, kind: str, overwrite: bool) -> None:
-    """Raise a ValueError where `path` exists and must not, or cannot safely, be replaced."""
+    """Raise a ValueError if `path` exists and must not or cannot safely be replaced."""
     if not path.exists():
         return
     content = set(path.iterdir()) if path.is_dir() else {path}
     if content and not overwrite:
-        raise ValueError(f"output {str(path)!r} exists already, and overwrite is off")
+        raise ValueError(f"output {str(path)!r} already exists, and overwrite is off")
     if kind and path.is_dir():
         raise ValueError(f"output {str(path)!r} is a folder")
     if not kind and content - set(path.glob(FRAME_PATTERN)):
-        raise ValueError(f"output {str(path)!r} must be a new folder, or one that holds frames only")
+        raise ValueError(f"output {str(path)!r} must be a new folder, or contain only frames")
 
 
 def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: int, lossless: bool) -> Path:
     height, width = frames.shape[1:3]
     odd = bool(height % 2 or width % 2)
     if odd and not lossless:
-        _LOG.warning("%dx%d is odd: stored as yuv444p, which some players refuse", width, height)
+        _LOG.warning("%dx%d is odd: stored as yuv444p, which some players do not support", width, height)
     with replacing(path) as temporary:
         writer = imageio_ffmpeg.write_frames(
             str(temporary.resolve()),
@@ -193,7 +193,7 @@ def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: in
             writer.send(None)
             for frame in frames:
                 writer.send(frame)
-        # ffmpeg's own end is not reported, so a full disk shows here.
+        # ffmpeg's exit is not reported, so a full disk is noticed here.
         written = count_frames(temporary) if temporary.exists() else 0
         if written != len(frames):
             raise OSError(f"{written} of {len(frames)} frames were written")
@@ -203,14 +203,14 @@ def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: in
 def _mp4_options(crf: int, lossless: bool) -> list[str]:
     if lossless:
         return ["-crf", "0", "-movflags", "+faststart"]
-    # Said in the file, so that no player has to guess the colours from the size.
+    # Stored in the file, so that players do not guess the colours from the size.
     colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     scale = ["-vf", "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"]
     return [*scale, *colours, "-crf", str(crf), "-movflags", "+faststart"]
 
 
 def _write_gif(frames: np.ndarray, path: Path, *, fps: float | Fraction, **_: object) -> Path:
-    # A GIF counts hundredths of a second: rounding the ends, not the lengths, keeps the whole exact.
+    # A GIF counts hundredths of a second: rounding the ends, not the lengths, keeps the total exact.
     ends = [round(number * 100 / Fraction(fps)) * 10 for number in range(len(frames) + 1)]
     lengths = [max(end - start, 10) for start, end in itertools.pairwise(ends)]
     first, *others = [Image.fromarray(frame) for frame in frames]

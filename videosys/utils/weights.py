@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint folder, memory-mapped, from one file or from shards with an index."""
+"""Tensors of a checkpoint folder, memory-mapped, from one file or from shards with an index."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ FOREIGN = re.compile(
     r"(?:GLOBAL|global:?|class|[Ff]unction) (?:GLOBAL )?([\w.]+\.[\w.]+)"
 )  # in torch's refusals
 
-# The names that published checkpoints use; the first that is there is taken.
+# Names in published checkpoints; the first existing one is used.
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 BIN_NAMES = ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.bin")
-TRAINING_PATTERNS = ("*.ckpt", "*.pt", "*.pth")  # what a training leaves: weights, or weights and more
+TRAINING_PATTERNS = ("*.ckpt", "*.pt", "*.pth")  # training checkpoints: weights, or weights and more
 
 
 def load_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a checkpoint folder by name, mapped from their files on the CPU.
 
-    Nothing is read before a tensor is used. Safetensors come before .bin files, and those before the .ckpt,
-    .pt or .pth file of a training; all but safetensors are read with `weights_only`, so that nothing in them
+    Tensors are read on use. Safetensors are preferred to .bin files, and those to the .ckpt,
+    .pt or .pth file of a training; all but safetensors are read with `weights_only`, so that no code in them
     can run. A file that is missing, damaged or outside the folder is a ValueError.
     """
     folder = Path(folder)
@@ -46,7 +46,7 @@ def load_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
             return read(others[0])
     names = ", ".join((*SAFETENSORS_NAMES, *BIN_NAMES))
     raise ValueError(
-        f"{folder}: no weights; there must be one of {names}, or the .index.json of one, or one .ckpt file, "
+        f"{folder}: no weights found; expected one of {names}, or the .index.json of one, or one .ckpt file, "
         "or one .pt or .pth file"
     )
 
@@ -55,7 +55,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of one .safetensors or .bin file by name, mapped from it."""
     tensors = _read(path)
     if not _is_state_dict(tensors):
-        raise ValueError(f"{path}: must hold tensors by name and nothing else")
+        raise ValueError(f"{path}: must contain only tensors by name")
     return tensors
 
 
@@ -71,15 +71,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def read_training(path: Path) -> dict[str, torch.Tensor]:
-    """Return the weights in the file of a training by name, mapped from it.
+    """Return the weights in a training checkpoint by name, mapped from the file.
 
-    These are the averaged ones (`ema_state_dict`) where there are any, else those of `state_dict`, or of the
-    `gen_model` in it, or all that the file holds. Whatever else is in it must be plain data, or it is
+    These are the averaged ones (`ema_state_dict`) if present, else those of `state_dict`, or of the
+    `gen_model` in it, or all tensors. All other content must be plain data, or the file is
     refused.
     """
     content = _read(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a dictionary, got {type(content).__name__}")
+        raise ValueError(f"{path}: must contain a dictionary, got {type(content).__name__}")
     if content and _is_state_dict(content):
         return content
     tensors = content.get("ema_state_dict")
@@ -89,7 +89,7 @@ def read_training(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(tensors, dict):
         tensors = tensors.get("gen_model", tensors)
     if not tensors or not _is_state_dict(tensors):
-        raise ValueError(f"{path}: must hold tensors by name as ema_state_dict or state_dict")
+        raise ValueError(f"{path}: must contain tensors by name as ema_state_dict or state_dict")
     return tensors
 
 
@@ -111,7 +111,7 @@ def _read(path: Path) -> Any:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read, by what it holds: the libraries say less, or give bad advice."""
+    """Return why a file cannot be read, from its content, since errors of the libraries are unclear."""
     if not path.is_file():
         return str(error)
     with path.open("rb") as file:
@@ -121,25 +121,25 @@ def _reason(path: Path, error: Exception) -> str:
     if kind and kind not in (SAFETENSORS, ZIP, PICKLE):
         return f"it is {kind}"
     if is_ours and kind in (ZIP, PICKLE):
-        return "it is a file of torch.save, and its name must end in .bin, .pt or .ckpt"
+        return "it is a torch.save file; its name must end in .bin, .pt or .ckpt"
     if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").isprintable():
-        return f"it is a text that begins with {head[:40].decode('ascii')!r}"
+        return f"it is text that begins with {head[:40].decode('ascii')!r}"
     if is_ours and size < (needed := 8 + int.from_bytes(head[:8], "little")):
-        return f"it has {size} bytes and its header alone {needed}: it is cut off or damaged"
+        return f"it has {size} bytes but its header needs {needed}: it is cut off or damaged"
     if not is_ours and kind == SAFETENSORS:
-        return "it is a safetensors file, and its name must end in .safetensors"
+        return "it is a safetensors file; its name must end in .safetensors"
     if kind == ZIP and not zipfile.is_zipfile(path):
-        return f"its end is missing after {size} bytes: it is cut off"
+        return f"it is truncated after {size} bytes"
     if is_ours and "not fully covered" in str(error):
-        return f"its tensors do not end where the file ends, after {size} bytes: it is cut off or damaged"
+        return f"its tensors do not match its {size} bytes: it is truncated or damaged"
     if named := FOREIGN.search(str(error)):
-        return f"it holds other things than tensors ({named[1]}), which are never loaded"
+        return f"it contains objects other than tensors ({named[1]}), which are not loaded"
     first = "" if is_pickle(error) else f" ({type(error).__name__} {' '.join(str(error).split())[:200]})"
-    return f"it is damaged, or holds other things{first}"
+    return f"it is damaged, or contains objects other than tensors{first}"
 
 
 def is_pickle(error: Exception) -> bool:
-    """Whether an error is torch's of a refused content, whose text advises to load it all the same."""
+    """Whether this is torch's error about refused content, which suggests unsafe loading."""
     return "weights_only" in str(error) or "Weights only" in str(error)
 
 
@@ -160,7 +160,7 @@ def _read_shards(folder: Path, index: Path) -> dict[str, torch.Tensor]:
     shards = {name: read_tensors(_inside(folder, name, index)) for name in sorted(set(places.values()))}
     absent = [key for key, name in places.items() if key not in shards[name]]
     if absent:
-        raise ValueError(f"{index}: names tensors that their files do not hold: {shortened(absent)}")
+        raise ValueError(f"{index}: names tensors that are not in their files: {shortened(absent)}")
     return {key: shards[name][key] for key, name in places.items()}
 
 
@@ -170,12 +170,12 @@ def _read_index(index: Path) -> dict[str, str]:
         if not all(isinstance(name, str) for name in places.values()):
             raise TypeError("a file name is not text")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index}: must hold JSON with a weight_map of file names ({error!r})") from error
+        raise ValueError(f"{index}: must contain JSON with a weight_map of file names ({error!r})") from error
     return places
 
 
 def _inside(folder: Path, name: str, index: Path) -> Path:
-    """Return the file that an index names, which must be in its folder (or a blob of the hub's cache)."""
+    """Return the file named in an index, which must be in its folder (or a blob of the hub's cache)."""
     home = folder.resolve()
     # The hub's cache links every file of snapshots/<commit>/ to one in blobs/.
     roots = [home, *(parent.parent / "blobs" for parent in home.parents if parent.name == "snapshots")]
@@ -188,7 +188,7 @@ def _inside(folder: Path, name: str, index: Path) -> Path:
 
 
 def shortened(names: Iterable[str], limit: int = 10) -> str:
-    """Return the first names and how many more there are."""
+    """Return the first names and the number of further ones."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

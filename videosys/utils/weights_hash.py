@@ -1,4 +1,4 @@
-"""Tells one set of weights from another without reading all of them."""
+"""A hash that distinguishes weights without reading all of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ SAMPLES, SAMPLE_BYTES = 64, 4096  # of each file
 
 
 def weights_hash(folder: str | Path) -> str:
-    """16 hexadecimal digits for the weights in a checkpoint's folder, equal wherever the folder lies.
+    """16 hexadecimal digits for the weights in a checkpoint's folder, independent of its location.
 
-    Of each file count its name, its length and bytes from all over it: an index and a header say only names
-    and shapes, which a fine-tuned model shares with the original. ValueError where there are no weights.
+    The hash covers each file's name, length and a sample of its bytes: index and header have only names
+    and shapes, which a fine-tuned model shares with the original. ValueError if there are no weights.
     """
     files = sorted(path for path in Path(folder).iterdir() if path.name.endswith(SUFFIXES))
     if not files:
-        raise ValueError(f"{folder}: no weights; there must be a file ending in {', '.join(SUFFIXES)}")
+        raise ValueError(f"{folder}: no weights found; expected a file ending in {', '.join(SUFFIXES)}")
     digest = hashlib.sha256()
     for path in files:
         length = path.stat().st_size

@@ -2,7 +2,7 @@
 
 https://yaml.org/spec/1.2.2/#103-core-schema
 
-PyYAML's own are those of YAML 1.1, where 9:16 is 556, 010 is 8, a date is a date, and 1e-3 is text.
+PyYAML follows YAML 1.1, where 9:16 is 556, 010 is 8, a date is a date, and 1e-3 is text.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import yaml
 
 from videosys.utils.typed import Word
 
-DEEPEST = 64  # sections and lists inside each other, aliases followed
-MOST_NODES = 20_000  # scalars, sections and lists, each as often as aliases repeat it
+DEEPEST = 64  # nested sections and lists, aliases expanded
+MOST_NODES = 20_000  # scalars, sections and lists, aliases expanded
 
 _PREFIX = "tag:yaml.org,2002:"
 _NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
@@ -43,10 +43,10 @@ _RESOLVERS = MappingProxyType(
 
 
 def parse_yaml(text: str) -> Any:
-    """Return what a YAML document holds: None, bool, int, float, str, and lists and dicts of them.
+    """Return the content of a YAML document: None, bool, int, float, str, and lists and dicts of them.
 
-    Unquoted yes, no, on and off are a `Word`. ValueError (yaml.YAMLError for syntax) for what is no YAML, for
-    other types, a key given twice, and for more than `DEEPEST` levels or `MOST_NODES` values, which is found
+    Unquoted yes, no, on and off are a `Word`. ValueError (yaml.YAMLError for syntax) for invalid YAML, for
+    other types, duplicate keys, and more than `DEEPEST` levels or `MOST_NODES` values, which is checked
     before anything is built.
     """
     _check_amount(text)
@@ -58,12 +58,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def _int(text: str) -> int:
-    # A leading 0 says nothing in YAML 1.2; int() with base 0 would refuse it.
+    # A leading 0 has no meaning in YAML 1.2; int() with base 0 would refuse it.
     return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
 
 
 def _str(text: str) -> str:
-    """Return a text whose letters above U+FFFF may be written as in JSON, in two halves."""
+    """Return a text whose characters above U+FFFF may be surrogate pairs, as in JSON."""
     return (
         text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
         if re.search("[\ud800-\udfff]", text)
@@ -91,7 +91,7 @@ _SCALARS: Mapping[str, Callable[[str], Any]] = MappingProxyType(
 def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     """Return the value of a node of this tag, which may have been written out (!!int)."""
     if not isinstance(node, yaml.ScalarNode):
-        raise yaml.constructor.ConstructorError(None, None, "must be one value", node.start_mark)
+        raise yaml.constructor.ConstructorError(None, None, "must be a single value", node.start_mark)
     try:
         return _SCALARS[node.tag.removeprefix(_PREFIX)](node.value)
     except (ValueError, KeyError):
@@ -128,9 +128,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_amount(text: str) -> None:
-    """Raise a ValueError for YAML that is too deep, too much, or holds itself.
+    """Raise a ValueError for YAML that is too deep, too large, or recursive.
 
-    PyYAML's parser gives events one by one and does not recurse, as what builds values of them does.
+    PyYAML's event parser does not recurse; its constructor does.
     """
     known: dict[str, tuple[int, int]] = {}  # anchor -> (nodes, levels below)
     open_nodes: list[tuple[str | None, int, int]] = [(None, 0, 0)]
@@ -143,7 +143,7 @@ def _check_amount(text: str) -> None:
         if len(open_nodes) - 1 + levels > DEEPEST:
             raise ValueError(f"is more than {DEEPEST} levels deep")
         if count + nodes > MOST_NODES:
-            raise ValueError(f"holds more than {MOST_NODES} values")
+            raise ValueError(f"has more than {MOST_NODES} values")
 
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -154,7 +154,7 @@ def _check_amount(text: str) -> None:
             add(anchor, nodes + 1, levels + 1)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in known:
-                raise ValueError(f"the alias *{event.anchor} stands for nothing before it, or for itself")
+                raise ValueError(f"the alias *{event.anchor} refers to nothing before it, or to itself")
             add(None, *known[event.anchor])
         elif isinstance(event, yaml.ScalarEvent):
             add(event.anchor, 1, 0)
