@@ -314,7 +314,7 @@ def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplo
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: TeaCacheConfig(0.3, speedup=2.0), "cache.threshold is given, and so is a goal"),
+        (lambda: TeaCacheConfig(0.3, speedup=2.0), "cache.threshold cannot be combined with a goal"),
         (lambda: TeaCacheConfig(forecast=Linear(), min_psnr=30.0), "cache.forecast is given"),
         (lambda: IntervalConfig(3, speedup=2.0), "cache.every is given"),
         (lambda: TeaCacheConfig(speedup=0.5), "cache.speedup is 0.5; it must be 1 or more"),
@@ -324,7 +324,7 @@ def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplo
         (lambda: BestConfig(), "best needs a goal"),
         (
             lambda: start(TeaCacheConfig(speedup=2.0), [1.0], Parallel().gather_rows),
-            "has a goal and no settings",
+            "has a goal but no settings",
         ),
     ],
 )

@@ -161,7 +161,7 @@ def test_types_and_goals_are_checked_without_a_line_of_the_policys_own():
         DenseConfig(first=2.5)
     with pytest.raises(ValueError, match=r"cache\.speedup is 0\.5"):
         DenseConfig(speedup=0.5)
-    with pytest.raises(ValueError, match=r"cache\.first is given, and so is a goal"):
+    with pytest.raises(ValueError, match=r"cache\.first cannot be combined with a goal"):
         DenseConfig(first=3, speedup=2.0)
 
 

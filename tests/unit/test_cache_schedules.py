@@ -87,9 +87,9 @@ def test_a_schedule_comes_from_a_file_with_its_forecast(tmp_path):
         ({"computed": [0, 3], "num_inference_steps": 30}, "was made with num_inference_steps 30"),
         ({"computed": [0, 3], "evaluations": 9}, "was made with evaluations 9"),
         ({"computed": [0, 3], "weights_hash": "0abc"}, "was made with weights_hash 0abc"),
-        ({"computed": [0, 8]}, "holds step 8; there are steps 0 to 7"),
-        ({"computed": [3, 0]}, "in order"),
-        ({"computed": [0, 0]}, "in order"),
+        ({"computed": [0, 8]}, "has step 8; the steps are 0 to 7"),
+        ({"computed": [3, 0]}, "strictly increasing"),
+        ({"computed": [0, 0]}, "strictly increasing"),
         ({"computed": [-1]}, "0 or more"),
         ({"computed": []}, "computed is missing or empty"),
         ({}, "computed is missing or empty"),
@@ -133,10 +133,10 @@ def test_what_is_no_json_is_refused(text, tmp_path):
     [
         (lambda: IntervalConfig(0), "cache.every is 0"),
         (lambda: IntervalConfig(2.5), "every must be a whole number"),
-        (lambda: ScheduleConfig(), "cache.computed .*, cache.file, or a goal"),
-        (lambda: ScheduleConfig(computed=(0,), file="a.json"), "give one of them"),
-        (lambda: ScheduleConfig(file="a.json", forecast=Linear()), "which says the forecast"),
-        (lambda: ScheduleConfig(computed=(2, 1)), "in order"),
+        (lambda: ScheduleConfig(), "exactly one of cache.computed"),
+        (lambda: ScheduleConfig(computed=(0,), file="a.json"), "exactly one of"),
+        (lambda: ScheduleConfig(file="a.json", forecast=Linear()), "the file has the forecast"),
+        (lambda: ScheduleConfig(computed=(2, 1)), "strictly increasing"),
         (
             lambda: start(MagCacheConfig(), [0.0] * 8, Parallel().gather_rows),
             "cache.ratios is missing",
@@ -144,7 +144,7 @@ def test_what_is_no_json_is_refused(text, tmp_path):
         (lambda: MagCacheConfig(ratios=(1.0, 0.0)), "above 0"),
         (lambda: MagCacheConfig(ratios=(1.0,), threshold=-1.0), "cache.threshold is -1.0"),
         (lambda: MagCacheConfig(ratios=(1.0,), max_skips=0), "max_skips 0"),
-        (lambda: start(ScheduleConfig(computed=(9,)), [0.0] * 8, Parallel().gather_rows), "holds step 9"),
+        (lambda: start(ScheduleConfig(computed=(9,)), [0.0] * 8, Parallel().gather_rows), "has step 9"),
         (lambda: start(ScheduleConfig(file="a"), [0.0] * 8, Parallel().gather_rows), "resolve_cache"),
         (
             lambda: start(MagCacheConfig(ratios=(1.0,)), [0.0] * 8, Parallel().gather_rows),
@@ -162,6 +162,6 @@ def test_impossible_settings_are_refused(make, message):
 
 
 def test_explicit_steps_are_checked_before_anything_is_loaded():
-    with pytest.raises(ValueError, match="holds step 8"):
+    with pytest.raises(ValueError, match="has step 8"):
         resolve_cache(ScheduleConfig(computed=(0, 8)), lambda: RUN)
     assert resolve_cache(ScheduleConfig(computed=(0, 7), forecast=Hold()), lambda: RUN).computed == (0, 7)

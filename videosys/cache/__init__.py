@@ -1,4 +1,4 @@
-"""Caches: which steps compute, and what a skipped step uses instead. docs/adding-a-cache.md adds one."""
+"""Caches: which steps compute, and what a skipped step uses. See docs/adding-a-cache.md."""
 
 from videosys.cache.base import (
     NO_CACHE,

@@ -1,4 +1,4 @@
-"""The interface of caches. A cache serves one generation and holds all state that changes during it."""
+"""The interface of caches. A cache is for one generation and holds all state that changes during it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ GatherRows = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What a cache did in one model evaluation.
+    """The record of a cache for one model evaluation.
 
-    step: index, from 0. timestep: as the model is given it. computed: whether the blocks ran.
+    step: index, from 0. timestep: the model's input. computed: whether the blocks ran.
     distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
-    compared with the threshold. All three are None where nothing was compared, as in the first and last step.
+    compared with the threshold. All three are None if nothing was compared, as in the first and last step.
     reused: branches of blocks that were reused (PAB). bytes_held: bytes that the cache of this rank kept
-    after the step; not compared by ==, since it is no part of the decision.
+    after the step; not compared by ==, since it is not part of the decision.
     """
 
     step: int
@@ -43,14 +43,14 @@ class StepRecord:
 
 
 def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
-    """The output of `compute`: the branch function of every cache that keeps no single branches."""
+    """Return `compute()`: the branch function of caches that do not reuse single branches."""
     return compute()
 
 
 class Cache:
-    """The interface of all caches, and a cache that computes every step and changes no bit.
+    """The interface of all caches. This cache computes every step and does not change the result.
 
-    The denoise loop calls `begin_step`, `observe_latents` and `predict`, the model's forward the rest:
+    The denoising loop calls `begin_step`, `observe_latents` and `predict`; the model's forward the rest:
     `should_compute`, then `store` or `reuse`, and `layer` for each block that runs.
     """
 
@@ -63,33 +63,33 @@ class Cache:
         """Tells the cache which model evaluation comes next. step: index, from 0."""
 
     def observe_latents(self, latents: torch.Tensor, mix: tuple[float, float]) -> None:
-        """Shows the cache the model's input of this step, before `predict`.
+        """Passes the model's input of this step to the cache, before `predict`.
 
-        latents: [B, C, T, H, W], each video once, the same on all ranks. mix: (a, b), of which they are
+        latents: [B, C, T, H, W], each video once, equal on all ranks. mix: (a, b), such that they are
         a * data + b * noise.
         """
 
     def should_compute(self, signal: Signal) -> bool:
         """Whether the blocks run in this step.
 
-        signal: computes a tensor [B, tokens of this rank, C] to decide by; kind: modulated or timestep.
+        signal: computes the tensor [B, tokens of this rank, C] for the decision; kind: modulated or timestep.
         """
         return True
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """`after` itself. before, after: tokens [B, ..., C] before and after all blocks, a rank's share."""
+        """Return `after` itself. before, after: this rank's tokens [B, ..., C] around the blocks."""
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        """Tokens `x` with what replaces the blocks; RuntimeError if nothing was stored."""
+        """Return tokens `x` after the replacement of the blocks; RuntimeError if nothing was stored."""
         raise RuntimeError("nothing was stored: a cache must compute before it reuses")
 
     def predict(self, evaluate: Compute) -> torch.Tensor:
-        """The model's prediction for this step. evaluate: calls the model's forward."""
+        """Return the model's prediction for this step. evaluate: calls the model's forward."""
         return evaluate()
 
     def layer(self, stack: str, index: int) -> Branch:
-        """The function `branch(kind, compute)` of a block, which calls it for each of its residual branches.
+        """Return the function `branch(kind, compute)` of a block, which calls it per residual branch.
 
         stack: spatial, temporal or joint. index: of the block in its stack. kind: attention, cross or mlp.
         """
@@ -114,7 +114,7 @@ class RecordedCache(Cache):
 
     @property
     def bytes_held(self) -> int:
-        """Bytes of the tensors that are kept now."""
+        """Bytes of the tensors that are currently kept."""
         return sum(tensor.nbytes for tensor in self.held())
 
     def begin_step(self, step: int, timestep: float) -> None:
@@ -122,7 +122,7 @@ class RecordedCache(Cache):
         self.step, self.timestep = step, timestep
 
     def _finish_record(self) -> None:
-        """Adds to the last record what the cache kept after its step."""
+        """Adds the bytes that the cache keeps after the step to the last record."""
         if self._records:
             self._records[-1] = replace(self._records[-1], bytes_held=self.bytes_held)
 
@@ -143,7 +143,7 @@ class RecordedCache(Cache):
         self._records.append(StepRecord(*decision))
 
     def held(self) -> Iterable[torch.Tensor]:
-        """The tensors that are kept from step to step."""
+        """The tensors that are kept between steps."""
         return ()
 
 
@@ -153,12 +153,12 @@ def forced_steps(count: int) -> frozenset[int]:
 
 
 class ResidualCache(RecordedCache):
-    """Keeps what a computed step brought, and uses its forecast in a skipped step.
+    """Keeps the residuals of computed steps, and uses their forecast in skipped steps.
 
-    times: the sampler's time at each model evaluation. forecast: weights of the kept tensors.
+    times: the sampler's time at each model evaluation. forecast: gives the weights of the kept tensors.
     device: where they are kept, see `to_cache_device`. place: what is kept; stack is the residual of all
-    blocks (output minus input), to which the head of the model is applied anew; output is the model's
-    prediction, of which each device holds the whole.
+    blocks (output minus input), followed by the head of the model; output is the model's
+    prediction, complete on each device.
     """
 
     def __init__(
@@ -167,11 +167,11 @@ class ResidualCache(RecordedCache):
         super().__init__()
         self.times, self.forecast, self.device, self.place = tuple(times), forecast, device, place
         self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and kept tensors, newest first
-        self.compute_device = torch.device("cpu")  # of the predictions, known from the first one on
+        self.compute_device = torch.device("cpu")  # of the predictions, known after the first one
 
     @property
     def residual(self) -> torch.Tensor | None:
-        """What is kept of the last computed step; None before it."""
+        """The tensor kept from the last computed step; None before it."""
         return self.history[0][1] if self.history else None
 
     def held(self) -> Iterable[torch.Tensor]:
@@ -179,7 +179,7 @@ class ResidualCache(RecordedCache):
 
     @property
     def is_forced(self) -> bool:
-        """Whether this is the first or last step, by index: rounded timesteps may miss the ends."""
+        """Whether this is the first or last step, by index, since rounded timesteps can miss them."""
         return self.step in forced_steps(len(self.times))
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -193,7 +193,7 @@ class ResidualCache(RecordedCache):
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
         if self.place == OUTPUT:
-            return x  # `predict` replaces what the head makes of it
+            return x  # `predict` replaces the output of the head
         for weight, residual in self._weighted(x.shape):
             x = torch.add(x, residual.to(x.device), alpha=weight)
         return x

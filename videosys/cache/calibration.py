@@ -18,7 +18,7 @@ REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations", "se
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of one policy, and what was measured with them on held-out prompts.
+    """The settings of one policy, and their measurements on held-out prompts.
 
     computed: computed steps, a mean over prompts. speedup: factor over the full run.
     psnr (dB), ssim: against the frames of the full run; psnr is None if no frame differs.
@@ -34,7 +34,7 @@ class Setting:
     def __post_init__(self) -> None:
         check_types(self)
         if isinstance(self.policy, Goal) and self.policy.has_goal:
-            raise ValueError("policy has a goal; a calibration says settings")
+            raise ValueError("policy has a goal; a calibration needs settings")
         if not (self.computed > 0 and self.speedup > 0):
             raise ValueError(f"computed is {self.computed} and speedup {self.speedup}; both must be above 0")
 
@@ -48,8 +48,8 @@ class Setting:
 class Calibration:
     """The content of a calibration file.
 
-    scope: the run it is for. coefficients: of TeaCache's rescaling polynomial, highest power first.
-    ratios: of MagCache, one for each model evaluation. details: other findings, which no code reads.
+    scope: the run it is valid for. coefficients: of TeaCache's rescaling polynomial, highest power first.
+    ratios: of MagCache, one for each model evaluation. details: other findings, not used by code.
     """
 
     scope: RunSpec
@@ -67,7 +67,7 @@ class Calibration:
 
 def calibration_text(calibration: Calibration) -> str:
     """The calibration as a small JSON file, one line for each setting, numbers with ten digits."""
-    # Ten digits: no threshold and no weight means more.
+    # Ten digits are enough for thresholds and weights.
     content = to_plain(calibration.to_json(), number=lambda x: float(f"{x:.10g}"), other=unchanged)
     settings = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("settings"))
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]

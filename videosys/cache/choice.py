@@ -1,4 +1,4 @@
-"""Goals (a speedup, a PSNR) become the settings of a policy, by a calibration file."""
+"""Replaces goals (a speedup, a PSNR) by settings of a policy from a calibration file."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def resolve_cache(
     folder: str | Path | None = None,
     given: tuple[Calibration, str] | None = None,
 ) -> CacheConfig:
-    """The config with all values that are read from files: a goal becomes the settings that reach it.
+    """Return the config with all values from files: a goal is replaced by settings that reach it.
 
-    run: returns what is about to be generated, with which every file is compared; called only if needed.
-    folder: of the transformer, searched for calibration files if the config names none.
-    given: a calibration in place of all files, compared already, and what messages call it.
-    ValueError where a file is missing, damaged or for another run, and where no setting reaches the goal.
+    run: returns the run about to start, which every file is compared with; called only if needed.
+    folder: of the transformer, searched for calibration files if the config does not name one.
+    given: a calibration that replaces all files, already compared, and its name for messages.
+    ValueError if a file is missing, damaged or for another run, or if no setting reaches the goal.
     """
 
     def found() -> tuple[Calibration, str]:
@@ -52,7 +52,7 @@ def resolve_cache(
 
 
 def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | None) -> tuple[Calibration, str]:
-    """The calibration that the config names, else the one beside the weights that fits; and its path."""
+    """The calibration named in the config, else the matching one next to the weights; and its path."""
     path = config.calibration if isinstance(config, Goal) else None
     if path not in (None, BESIDE_WEIGHTS):
         calibration = read_calibration(path)
@@ -70,7 +70,7 @@ def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | Non
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
-    """The calibrations that can be read, with a warning for each other file; ValueError if there is none."""
+    """The readable calibrations, with a warning for each other file; ValueError if there are none."""
     problems = []
     for path in paths:
         try:
@@ -80,11 +80,11 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
     if len(problems) == len(paths):
         raise problems[0]
     for problem in problems:
-        _LOG.warning("%s (not taken)", problem)
+        _LOG.warning("%s (not used)", problem)
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
-    """The measured policy that reaches the goal: with a speedup the one of best PSNR, else the fastest.
+    """The measured policy that reaches the goal: for a speedup the one with the best PSNR, else the fastest.
 
     where: the file of the settings, for errors. ValueError if no setting reaches the goal.
     """
@@ -109,13 +109,13 @@ def _name(config: CacheConfig) -> str:
 
 
 def _front(settings: Iterable[Setting]) -> str:
-    """The settings that no other one beats in speedup and quality, the slowest first, as text."""
+    """The Pareto front of speedup and quality as text, the slowest settings first."""
     best = -math.inf
     front = []
     for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
         if row.quality > best:
             best = row.quality
-            # Rounded down, so that what is listed can be asked for.
+            # Rounded down, so that listed values can be requested.
             quality = best if math.isinf(best) else math.floor(10 * best) / 10
             front.append(f"{row.speedup:.2f}x at {quality:.1f} dB")
     return ", ".join(reversed(front))

@@ -1,4 +1,4 @@
-"""The settings of a policy. They start its cache, once per generation."""
+"""Settings of policies. They start a new cache for each generation."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Calibrated = Callable[[str], tuple[Any, str]]
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Base of the settings of every policy, without fields of its own.
+    """Base class of the settings of every policy, without fields.
 
-    A policy overrides `computed_steps` if they are known before the generation starts, else `start`.
-    forecast, device, place: used by `start`; a policy that lets users choose them declares fields of these
+    A policy overrides `computed_steps` if the steps are known before the generation starts, else `start`.
+    forecast, device, place: used by `start`; to make them configurable, a policy declares fields with these
         names.
     """
 
@@ -36,7 +36,7 @@ class CacheConfig:
         check_least(self, "cache")
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
-        """A new cache for one generation; here one that computes `computed_steps`.
+        """Return a new cache for one generation; by default one that computes `computed_steps`.
 
         times: the sampler's time at each model evaluation. gather_rows: [row] of this rank -> [ranks, row] of
         all ranks that work on the same video. request_id: equal on these ranks, different in each generation.
@@ -44,36 +44,36 @@ class CacheConfig:
         return FixedCache(self.computed_steps(len(times)), times, self.forecast, self.device, self.place)
 
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The indices of the steps that compute, of a generation of `count` model evaluations."""
+        """The indices of the computed steps in a generation of `count` model evaluations."""
         raise NotImplementedError(f"{type(self).__name__} must define `computed_steps` or `start`")
 
     @classmethod
     def for_budget(cls, budget: int, count: int) -> CacheConfig | None:
-        """The settings that a calibration measures for about `budget` computed steps of `count`; None for a
-        policy that it does not measure, or finds settings for itself (TeaCache, MagCache, schedules).
+        """The settings that a calibration measures for about `budget` computed steps of `count`; None if
+        it does not measure the policy, or finds settings itself (TeaCache, MagCache, schedules).
         """
         return None
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
-        """The config with all values that are read from files; called before weights are loaded.
+        """Return the config with all values from files; called before weights are loaded.
 
-        run: returns what is about to be generated. calibrated: returns the value of a key of the calibration
-        file (coefficients, ratios), and the file's name; ValueError where there is none.
+        run: returns the run about to start. calibrated: returns the value of a key of the calibration
+        file (coefficients, ratios), and the file's name; ValueError if there is none.
         """
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class Goal(CacheConfig):
-    """Base of the settings of policies that can be asked for by a speedup or a PSNR.
+    """Base class of the settings of policies that accept a goal: a speedup or a PSNR.
 
-    calibration: the file that `python -m videosys.calibration` wrote; None and `beside` search for
+    calibration: a file written by `python -m videosys.calibration`; None and `beside` search for
         calibration*.json in the folder of the transformer's weights. Without a goal TeaCache reads its
         coefficients from a file that is named, or `beside`, and MagCache its ratios.
     speedup: at least this factor over a run without a cache, with the best PSNR available.
-    min_psnr: at least this PSNR in dB against the run without a cache, with the largest speedup available.
-    device: where tensors are kept from step to step: auto is the model's device; cpu uses none of an
-        accelerator's memory, and costs a copy for each use.
+    min_psnr: at least this PSNR in dB against a run without a cache, with the largest speedup available.
+    device: where tensors are kept between steps: auto is the model's device; cpu saves
+        GPU memory at the cost of a copy per use.
     """
 
     calibration: str | None = field(default=None, metadata={"local": True})
@@ -87,7 +87,7 @@ class Goal(CacheConfig):
 
     @property
     def has_goal(self) -> bool:
-        """Whether the settings are still to be chosen from a calibration file."""
+        """Whether the settings must still be chosen from a calibration file."""
         return self.speedup is not None or self.min_psnr is not None
 
     def check_goal(self, replaces_fields: bool = False) -> None:
@@ -103,8 +103,8 @@ class Goal(CacheConfig):
         changed = [field.name for field in own if getattr(self, field.name) != _default(field)]
         if self.has_goal and changed and not replaces_fields:
             raise ValueError(
-                f"cache.{changed[0]} is given, and so is a goal (speedup, min_psnr): the calibration file "
-                "says the settings then; leave one of the two out"
+                f"cache.{changed[0]} cannot be combined with a goal (speedup, min_psnr): the calibration "
+                "file has the settings; remove one of the two"
             )
 
 

@@ -9,14 +9,14 @@ from videosys.utils.devices import check_device
 
 
 def check_cache_device(device: str) -> None:
-    """ValueError unless `device` is one of the allowed names. Whether this machine has it is not checked."""
+    """ValueError unless `device` is one of the allowed names. Does not check that this machine has it."""
     check_device(device, "cache.device")
 
 
 def to_cache_device(x: torch.Tensor, device: str) -> torch.Tensor:
-    """`x` on `device` with its own dtype; `x` itself for `auto` and if it is there already.
+    """`x` on `device` with its own dtype; `x` itself for `auto` or if it is already there.
 
-    A copy from a GPU to the host is in pinned memory, which is copied back faster.
+    A copy from a GPU to the host uses pinned memory, which is faster to copy back.
     """
     if device == AUTO:
         return x

@@ -19,11 +19,11 @@ from videosys.cache.teacache import l1_sums, ratio, same_rows
 
 @dataclass(frozen=True)
 class EasyCacheConfig(Goal):
-    """Settings of EasyCache. Nothing is calibrated. The defaults are those published for HunyuanVideo.
+    """Settings of EasyCache, without calibration. The defaults are those published for HunyuanVideo.
 
-    threshold: the model runs if the sum of the expected relative changes of its prediction reaches it; 0
+    threshold: the model runs if the sum of expected relative changes of its prediction reaches it; 0
         computes every step.
-    warmup: so many first steps compute.
+    warmup: this number of first steps is computed.
     """
 
     threshold: float = at_least(0, default=0.025)
@@ -42,7 +42,7 @@ class EasyCache(ResidualCache):
 
     The expected changes q mean|x_k - x_(k-1)| / mean|v_a| are summed over the steps since a. A skipped step
     uses v_a - x_a + x_k. Under guidance each half keeps its own v, and the conditional half decides.
-    times, gather_rows, request_id: as in `CacheConfig.start`. All ranks have the same latents; those that
+    times, gather_rows, request_id: as in `CacheConfig.start`. All ranks have the same latents; ranks that
     share the guidance pair follow the first one, which has the conditional half.
     """
 
@@ -91,7 +91,7 @@ class EasyCache(ResidualCache):
 
     def _input(self) -> torch.Tensor:
         if self.latents is None:
-            raise RuntimeError("EasyCache decides by the latents, and the loop did not call observe_latents")
+            raise RuntimeError("EasyCache needs the latents, but the loop did not call observe_latents")
         return self.latents
 
     def _decide(self) -> bool:
@@ -104,14 +104,14 @@ class EasyCache(ResidualCache):
         rate, change, size = same_rows(self.gather_rows(torch.tensor(row, dtype=torch.float64)))[0][4:]
         distance = ratio(change, size)
         self.accumulated += rate * distance
-        computed = not self.accumulated < self.config.threshold  # not-a-number computes
+        computed = not self.accumulated < self.config.threshold  # NaN computes
         self.record(
             computed=computed, distance=distance, rescaled=rate * distance, accumulated=self.accumulated
         )
         return computed
 
     def _learn(self, output: torch.Tensor, x: torch.Tensor) -> None:
-        """Keeps a prediction and its rate of change. Reads no value in the first step."""
+        """Keeps a prediction and its rate of change. Does not read values in the first step."""
         if self.step and self.anchor is not None:
             latest, before = output[: len(x)], self.history[0][1].to(output.device)[: len(x)]
             change, self.size = l1_sums(before, latest)
@@ -129,5 +129,5 @@ class EasyCache(ResidualCache):
 
 
 def no_signal(kind: str) -> torch.Tensor:
-    """EasyCache decides before the model runs, so there is none."""
-    raise RuntimeError("EasyCache looks at no signal")
+    """EasyCache decides before the model runs, without a signal."""
+    raise RuntimeError("EasyCache does not use a signal")

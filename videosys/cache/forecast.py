@@ -1,6 +1,6 @@
 """Forecasts of the residual in a skipped step: weighted sums of the last computed residuals.
 
-A forecast is plain data that knows step indices and times, but no tensors. So every decision (TeaCache,
+A forecast is plain data with step indices and times, without tensors. So every policy (TeaCache,
 interval, schedule) works with every forecast.
 """
 
@@ -20,7 +20,7 @@ MAX_RESIDUALS = 3  # each is as large as all tokens
 
 @dataclass(frozen=True)
 class Hold:
-    """The last residual, r(t) = r1: the published rule, and the safe one for samplers that add noise."""
+    """The last residual, r(t) = r1: the published rule, and the safe choice for samplers that add noise."""
 
     @property
     def num_residuals(self) -> int:
@@ -43,7 +43,7 @@ class Linear:
 
     With one residual so far, or two at equal times (PNDM's Runge-Kutta steps), it is r1.
     damping: from 0 (r1) over 1 (the full slope) to 2.
-    max_gap: the line is followed for so many steps after the last computed one, and constant from there.
+    max_gap: linear up to this number of steps after the last computed one, then constant.
     """
 
     damping: float = 1.0
@@ -56,7 +56,7 @@ class Linear:
 
     @property
     def num_residuals(self) -> int:
-        """The last two computed steps make a line."""
+        """A line needs the last two computed steps."""
         return 2
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
@@ -73,7 +73,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights of their own for each step, such as those of a least-squares fit on recorded residuals.
+    """Separate weights for each step, such as those of a least-squares fit on recorded residuals.
 
     weights_per_step: for each step the weights of the last residuals, newest first, at most three. An empty
         list means the last residual, and so does one with more weights than there are residuals.
@@ -92,11 +92,11 @@ class Fitted:
 
     @property
     def num_residuals(self) -> int:
-        """As many as the longest row of weights has, 1 without rows."""
+        """The length of the longest row of weights, 1 without rows."""
         return max((len(weights) for weights in self.weights_per_step), default=1) or 1
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
-        """The row of the step; the last residual where the row is empty or longer than the residuals."""
+        """The row of the step; the last residual if the row is empty or longer than the residuals."""
         weights = self.weights_per_step[step] if step < len(self.weights_per_step) else ()
         return weights if 0 < len(weights) <= len(computed) else HOLD_WEIGHTS
 
@@ -108,7 +108,7 @@ class Taylor:
 
         r = r1 + D1 j + D2 j^2 / 2
 
-    D1 and D2 are backward differences of the kept residuals per step; with fewer residuals the order is
+    D1 and D2 are backward differences per step of the kept residuals; with fewer residuals the order is
     lower. Order 1 is a line through the last two. Order 2 is not exact on parabolas, as in the paper.
     order: 1 or 2.
     """

@@ -15,8 +15,8 @@ class IntervalConfig(Goal):
     """Settings of the interval policy.
 
     every: steps 0, every, 2 * every, ... and the last one compute; 1 computes every step.
-    forecast: of what is kept, in a skipped step.
-    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    forecast: of the kept tensors, for skipped steps.
+    place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     every: int = at_least(1, default=2)

@@ -1,4 +1,4 @@
-"""The sums that TeaCache decides by, in Triton: torch's operators copy the signals to float32 and float64."""
+"""TeaCache's sums in Triton, without the float32 and float64 copies of torch's operators."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-BLOCK = 8192  # numbers of a program
+BLOCK = 8192  # elements per program
 
 
 @triton.jit

@@ -14,16 +14,16 @@ from videosys.cache.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class MagCacheConfig(Goal):
-    """Settings of MagCache. The magnitudes are measured before, so the computed steps are known in advance.
+    """Settings of MagCache. The magnitudes are calibrated, so the computed steps are known in advance.
 
     ratios: for each step, the mean norm of its residual divided by that of the step before, in a full run
-        (the first entry is not read). Empty reads those of the calibration.
+        (the first entry is unused). Empty uses those of the calibration.
     threshold: steps are skipped while the sum of their errors is at most this. With ratios g, the error of
         step s after the last computed step c is |1 - g[c+1] * ... * g[s]|.
-    max_skips: at most so many skips in a row. retention: the fraction of the steps, from the first, in which
+    max_skips: maximum number of skips in a row. retention: the fraction of first steps in which
         nothing is skipped.
-    forecast: of what is kept, in a skipped step.
-    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    forecast: of the kept tensors, for skipped steps.
+    place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     ratios: tuple[float, ...] = ()
@@ -50,7 +50,7 @@ class MagCacheConfig(Goal):
     def computed_steps(self, count: int) -> frozenset[int]:
         """The steps that compute out of `count`. ValueError unless there is a ratio for each step."""
         if not self.ratios:
-            raise ValueError("cache.ratios is missing; MagCache needs one for each step, from a calibration")
+            raise ValueError("cache.ratios is missing; MagCache needs one ratio per step, from a calibration")
         if len(self.ratios) != count:
             raise ValueError(f"cache.ratios has {len(self.ratios)} entries; there are {count} steps")
         computed, product, error, skips = {*forced_steps(count)}, 1.0, 0.0, 0

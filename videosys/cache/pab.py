@@ -28,10 +28,10 @@ UNITS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Broadcast:
-    """The rule of one kind of attention: computed every `range`-th step of a window, and reused in between.
+    """The rule of one kind of attention: computed in every `range`-th step of a window, else reused.
 
     range: the steps whose index is a multiple of it compute. window: [low, high] in the unit of the config,
-    both ends excluded; outside of it every step computes.
+    both ends excluded; every step outside computes.
     """
 
     range: int
@@ -95,8 +95,8 @@ class PABConfig(Goal):
             wrong |= {name: position for name, position in starts if not 0 <= position <= 1}
         for name, value in wrong.items():
             raise ValueError(
-                f"cache.{name} has {value}, and cache.unit is {self.unit} ({UNITS[self.unit]}): it would "
-                "never be reached"
+                f"cache.{name} has {value}, and cache.unit is {self.unit} ({UNITS[self.unit]}): no "
+                "step reaches it"
             )
 
     def adapted(self, changes: Mapping[str, Any]) -> PABConfig:
@@ -107,7 +107,7 @@ class PABConfig(Goal):
         if unit == self.unit or unit not in (*UNITS,):
             return self
         own = replace(self, mlp_spatial=(), mlp_temporal=(), mlp_joint=())
-        if unit == "timestep":  # no window is every model's: the config gives them, or is refused
+        if unit == "timestep":  # windows depend on the model: the config must give them
             return own
         rules = ((name, getattr(self, name)) for name in ATTENTIONS)
         fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}
@@ -129,9 +129,9 @@ class PABConfig(Goal):
 
 
 class PAB(RecordedCache):
-    """Runs all blocks in every step, and computes only those of their branches that the rules ask for.
+    """Runs all blocks in every step, and computes only the branches selected by the rules.
 
-    The rules depend on the step alone, so ranks exchange nothing. A branch's result is kept until the last
+    The rules depend only on the step, so ranks do not communicate. A branch's result is kept until the last
     step that reuses it. The first and the last step compute all branches.
 
     times: the sampler's time at each model evaluation.
@@ -180,7 +180,7 @@ def step_positions(times: Sequence[float], unit: str) -> list[float]:
     if unit == "fraction":
         return [step / last for step in range(len(times))]
     scale = FIRST_TIMESTEP if max(times) <= 1 else 1
-    return [round(time * scale, 3) for time in times]  # float32 times may lie a little beside a whole number
+    return [round(time * scale, 3) for time in times]  # float32 times may be slightly off whole numbers
 
 
 def reuse_steps(

@@ -1,4 +1,4 @@
-"""The least values of numbers in settings, declared with the fields."""
+"""Minimum values of settings, declared with the fields."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def at_least(least: float, default: Any) -> Any:
 
 
 def check_least(settings: Any, section: str) -> None:
-    """ValueError for a field of a dataclass that is less than what `at_least` allows, or not a number.
+    """ValueError for a field of a dataclass that is below its `at_least` minimum, or not a number.
 
-    section: what stands before the field's name in the error.
+    section: prefix of the field's name in the error.
     """
     for field in dataclasses.fields(settings):
         value, least = getattr(settings, field.name), field.metadata.get("least")

@@ -1,4 +1,4 @@
-"""Caches for calibration: one measures signals in full runs, one uses a residual from outside."""
+"""Caches for calibration: one measures signals in full runs, one adds a given residual."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SignalRecorder(RecordedCache):
     kinds: of signals: modulated, timestep. window: how many residuals are kept.
     distances: for each kind and for `residual`, the relative L1 change (arXiv 2411.19108, equation 4) to the
         step before, from the second step on. ratios: likewise the mean over tokens of the residual's norm
-        divided by that of the step before (MagCache). residuals: (step, residual), newest first.
+        divided by that of the previous step (MagCache). residuals: (step, residual), newest first.
     """
 
     def __init__(self, kinds: Sequence[str] = ("timestep", "modulated"), window: int = 1):

@@ -1,4 +1,4 @@
-"""The table of policies, which other packages extend, and the cache that one starts."""
+"""The registry of policies, which other packages can extend, and `start`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class NoCacheConfig(CacheConfig):
 
 @dataclass(frozen=True)
 class BestConfig(Goal):
-    """The policy of a calibration file that reaches the goal best, whichever it is."""
+    """The policy of a calibration file that best reaches the goal."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,10 +68,10 @@ CACHES: Registry[type[CacheConfig]] = Registry(
 def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
     """Adds a policy to `CACHES` for this process: `cache: {name: NAME, ...}` is then a `config_cls`.
 
-    Call it in the module that defines the class: the processes of an engine with several devices import that
+    Call it in the module that defines the class: the processes of an engine with several devices import this
     module too. Installed packages declare an entry point of the group `videosys.caches` instead.
-    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, and for the name of another
-    policy, or of a model's preset that is of another policy.
+    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, or for the name of another
+    policy, or of a preset of another policy.
     """
     CACHES.register(name, config_cls, calling_module())
 
@@ -79,8 +79,8 @@ def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
 def start(config: CacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
     """A new cache for one generation; arguments as in `CacheConfig.start`.
 
-    ValueError for a config with a goal: `resolve_cache` replaces it by settings first.
+    ValueError for a config with a goal: call `resolve_cache` first.
     """
     if isinstance(config, Goal) and config.has_goal:
-        raise ValueError(f"{config} has a goal and no settings yet; videosys.cache.resolve_cache finds them")
+        raise ValueError(f"{config} has a goal but no settings; videosys.cache.resolve_cache finds them")
     return config.start(times, gather_rows, request_id)

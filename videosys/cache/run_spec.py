@@ -1,4 +1,4 @@
-"""The run that settings of a cache are for: a schedule for 30 steps of one model is for no other."""
+"""The run that cache settings are valid for, such as 30 steps of one model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from videosys.utils.typed import check_types
 
 _LOG = logging.getLogger("videosys.cache")
-# With another one of these, settings are still meaningful, though not as good as promised.
+# If one of these differs, settings are valid but may miss the measured quality.
 MAY_DIFFER = ("size", "guidance_scale")
 WITH = "+"  # in a hash of weights: behind it stands the hash of what was added to them, such as a LoRA
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A model, its sampler and the size of its latents. A field that is None is unknown and not compared.
+    """A model, its sampler and the size of its latents. None means unknown; it is not compared.
 
     model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
-    euler_ancestral, with those of its settings that are not the published ones. num_inference_steps: steps of
+    euler_ancestral, with settings that differ from the published ones. num_inference_steps: steps of
     the sampler; evaluations: of the model (PNDM has more of them). size: (frames, rows, columns) of the
     latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`, and behind `WITH`
     that of a LoRA.
@@ -48,7 +48,7 @@ class RunSpec:
         return len(differences) - warned, warned
 
     def check(self, run: RunSpec, where: object) -> None:
-        """ValueError if settings for this run, from file `where`, are not valid for `run`; or warnings."""
+        """Raise a ValueError or warn if settings for this run, from file `where`, do not match `run`."""
         for name, (own, other) in self.differences(run).items():
             if may_differ(name, own, other):
                 note = ": it is another model's" if name == "weights_hash" else ""

@@ -1,4 +1,4 @@
-"""Schedule: a fixed list of computed steps, such as a search finds, with the forecast it was found for."""
+"""Schedule: a fixed list of computed steps, such as the result of a search, with its forecast."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from videosys.utils.plain import read_json
 
 @dataclass(frozen=True)
 class ScheduleConfig(Goal):
-    """Settings of the schedule policy: `computed`, `file` or a goal, one of them.
+    """Settings of the schedule policy: exactly one of `computed`, `file` or a goal.
 
-    computed: indices of the model evaluations that compute, in order; the first and the last always do.
+    computed: indices of the computed model evaluations, in order; the first and the last always compute.
     file: a JSON file with `computed` and `forecast`, see `ScheduleFile`.
-    forecast: of what is kept, in a skipped step; with a file it must be left out, and so must `place`.
-    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    forecast: of the kept tensors, for skipped steps; omit it and `place` with a file.
+    place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     computed: tuple[int, ...] | None = None
@@ -32,19 +32,19 @@ class ScheduleConfig(Goal):
         num_sources = (self.computed is not None) + (self.file is not None) + self.has_goal
         if num_sources != 1:
             raise ValueError(
-                "a schedule needs its steps: cache.computed (a list), cache.file, or a goal such as "
-                "cache.speedup; give one of them"
+                "a schedule needs exactly one of cache.computed (a list), cache.file or a goal such as "
+                "cache.speedup"
             )
         for name, default in (("forecast", HOLD), ("place", STACK)):
             if self.file is not None and getattr(self, name) != default:
-                raise ValueError(f"cache.{name} is given, and so is cache.file, which says the {name}")
+                raise ValueError(f"cache.{name} and cache.file are both given; the file has the {name}")
         check_steps("cache.computed", self.computed or ())
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
         return self.for_run(run())
 
     def for_run(self, run: RunSpec) -> ScheduleConfig:
-        """The settings with the content of the file. ValueError where they do not fit the run."""
+        """The settings with the content of the file. ValueError if they do not match the run."""
         if self.file is not None:
             content = read_json(ScheduleFile, self.file)
             content.check(run, self.file)
@@ -64,13 +64,13 @@ class ScheduleConfig(Goal):
         before the file is read.
         """
         if self.file is not None:
-            raise ValueError(f"{self} has not been read yet; videosys.cache.resolve_cache reads it")
+            raise ValueError(f"{self} is not loaded; call videosys.cache.resolve_cache")
         return forced_steps(count).union(self.for_run(RunSpec(evaluations=count)).computed or ())
 
 
 @dataclass(frozen=True)
 class ScheduleFile(RunSpec):
-    """A schedule in a JSON file: its steps, its forecast, and as far as known the run it is for."""
+    """A schedule in a JSON file: its steps, its forecast, and, if known, the run that it is valid for."""
 
     computed: tuple[int, ...] = ()
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
@@ -83,13 +83,13 @@ class ScheduleFile(RunSpec):
         check_steps("computed", self.computed, self.evaluations)
 
     def settings(self, config: ScheduleConfig) -> ScheduleConfig:
-        """`config` with the content of the file in place of its name."""
+        """`config` with the content of the file."""
         return replace(config, file=None, computed=self.computed, forecast=self.forecast, place=self.place)
 
 
 def check_steps(name: str, steps: Sequence[int], count: int | None = None) -> None:
-    """ValueError unless the steps are in order, none twice, and below `count`."""
+    """ValueError unless the steps are strictly increasing and below `count`."""
     if list(steps) != sorted(set(steps)) or (steps and steps[0] < 0):
-        raise ValueError(f"{name} is {list(steps)}; the steps must be 0 or more, in order, and none twice")
+        raise ValueError(f"{name} is {list(steps)}; the steps must be 0 or more and strictly increasing")
     if count is not None and steps and steps[-1] >= count:
-        raise ValueError(f"{name} holds step {steps[-1]}; there are steps 0 to {count - 1}")
+        raise ValueError(f"{name} has step {steps[-1]}; the steps are 0 to {count - 1}")

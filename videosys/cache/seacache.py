@@ -1,4 +1,4 @@
-"""SeaCache (arXiv 2602.18993): TeaCache's rule on latents of which a filter keeps what is signal."""
+"""SeaCache (arXiv 2602.18993): TeaCache's rule on latents with the noise filtered out."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ AXES = (-3, -2, -1)  # frames, rows, columns
 
 @dataclass(frozen=True)
 class SeaCacheConfig(Goal):
-    """Settings of SeaCache. Nothing is calibrated.
+    """Settings of SeaCache, without calibration.
 
     threshold: the blocks run if the sum of the filtered latents' relative changes reaches it; 0 computes
         every step.
     power: the data's power spectrum falls as 1 / |f|^power; 3 is published for videos.
-    max_consecutive_skips: an upper bound on skips in a row; None for no bound, as published.
-    forecast: of what is kept, in a skipped step; hold is the published rule.
-    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    max_consecutive_skips: maximum number of skips in a row; None for no limit, as published.
+    forecast: of the kept tensors, for skipped steps; hold is the published rule.
+    place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     threshold: float = at_least(0, default=0.2)
@@ -42,7 +42,7 @@ class SeaCacheConfig(Goal):
 class SeaCache(TeaCache):
     """Sums the relative changes of the filtered latents, each a mean over samples.
 
-    The latents are whole on every rank, so each brings the same sums. times, gather_rows, request_id: as in
+    The latents are complete on every rank, so all have the same sums. times, gather_rows, request_id: as in
     `CacheConfig.start`.
     """
 
@@ -74,7 +74,7 @@ class SeaCache(TeaCache):
             self.record(computed=True)
             return True
         if filtered is None:
-            raise RuntimeError("SeaCache decides by the latents, and the loop did not call observe_latents")
+            raise RuntimeError("SeaCache needs the latents, but the loop did not call observe_latents")
         return super().should_compute(lambda kind: filtered)
 
     def sums(self, current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
@@ -92,7 +92,7 @@ def spectral_filter(latents: torch.Tensor, mix: tuple[float, float], power: floa
 
 
 def wiener_gains(size: int, mix: tuple[float, float], power: float) -> torch.Tensor:
-    """The filter that best finds data in a * data + b * noise, for a spectrum S = 1 / |f|^power of the data:
+    """The Wiener filter for data in a * data + b * noise, with the data's spectrum S = 1 / |f|^power:
 
         a S / (a^2 S + b^2), divided by its mean
 

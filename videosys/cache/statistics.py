@@ -14,11 +14,11 @@ from videosys.utils.plots import line_axes, save_figure
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """What a cache did in one generation. str() gives it in one line.
+    """Statistics of a cache in one generation. str() gives one line.
 
     computed: model evaluations whose blocks ran, of `total`. reused: branches that were reused (PAB).
-    mean_distance, largest_distance: of the measured relative L1 changes; None if there were none.
-    digest: equal for two generations with equal decisions. bytes_held: the most bytes that the cache of this
+    mean_distance, largest_distance: of the measured relative L1 changes, or None.
+    digest: equal for two generations with equal decisions. bytes_held: peak bytes that the cache of this
     rank kept after a step.
     """
 
@@ -61,16 +61,16 @@ def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
 
 
 def decision_digest(steps: Sequence[StepRecord]) -> str:
-    """8 hexadecimal digits of a hash over the decisions: computed steps, and branches reused in each."""
+    """8 hexadecimal digits of a hash of the decisions: computed steps, and branches reused in each."""
     decisions = ",".join(f"{int(step.computed)}:{step.reused}" for step in steps)
     return hashlib.sha256(decisions.encode()).hexdigest()[:8]
 
 
 def plot_steps(steps: Sequence[StepRecord], path: str | Path, threshold: float | None = None) -> Path:
-    """The path of a PNG plot of what was measured at each step; a tick on the axis is a computed step.
+    """Save a PNG plot of the measurements per step and return its path; ticks mark computed steps.
 
-    threshold: a line at it. Where nothing was measured, the branches that each step reused (PAB), or which
-    steps computed (a fixed schedule). ValueError without matplotlib, and where there are no steps.
+    threshold: drawn as a line. Without measurements, the plot has the reused branches of each step (PAB), or
+    the computed steps (a fixed schedule). ValueError without matplotlib or without steps.
     """
     if not steps:
         raise ValueError("there are no steps to plot")
@@ -93,7 +93,7 @@ def step_curves(steps: Sequence[StepRecord]) -> tuple[str, dict[str, list[float]
     """(label of the y axis, values by the name of a curve); nan where a step has none."""
     if any(step.distance is not None for step in steps):
         pairs = [(step.distance, step.accumulated) for step in steps]
-        # A number of None is left out of a curve.
+        # None leaves a gap in a curve.
         columns = ([math.nan if value is None else value for value in column] for column in zip(*pairs))
         return "relative L1 change", dict(zip(("of the signal", "accumulated, rescaled"), columns))
     if any(step.reused for step in steps):

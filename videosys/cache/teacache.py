@@ -22,7 +22,7 @@ from videosys.utils.triton import runs_triton
 
 _LOG = logging.getLogger("videosys.cache")
 IDENTITY = (1.0, 0.0)
-MODULATED = "modulated"  # the signal that published and calibrated coefficients are of
+MODULATED = "modulated"  # the signal of published and calibrated coefficients
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class TeaCacheConfig(Goal):
     """Settings of TeaCache (section 3.4 of the paper).
 
     threshold: the blocks run if the sum of rescaled distances reaches it; 0 computes every step.
-    coefficients: the rescaling polynomial, highest power first. None uses those published for the model,
-        which are of the modulated input, and [1, 0] (no rescaling) for another signal.
-    forecast: of what is kept, in a skipped step; hold is the published rule.
-    place: what is kept of a computed step; stack is the blocks' residual, as published, output the model's
+    coefficients: the rescaling polynomial, highest power first. None uses the published ones of the model,
+        which are for the modulated input, and [1, 0] (no rescaling) for another signal.
+    forecast: of the kept tensors, for skipped steps; hold is the published rule.
+    place: the tensor kept of a computed step; stack is the blocks' residual, as published, output the model's
         prediction.
     signal: modulated is the first block's input after norm and modulation, timestep the time embedding
         (ablation).
-    max_consecutive_skips: an upper bound on skips in a row; None for no bound.
-    floor: a polynomial below zero counts as 0; false subtracts it from the sum, as published.
+    max_consecutive_skips: maximum number of skips in a row; None for no limit.
+    floor: negative values of the polynomial count as 0; false adds them to the sum, as published.
     """
 
     threshold: float = at_least(0, default=0.1)
@@ -53,18 +53,18 @@ class TeaCacheConfig(Goal):
         super().__post_init__()
         numbers = self.coefficients
         if numbers is not None and not (numbers and all(map(math.isfinite, numbers))):
-            raise ValueError(f"cache.coefficients are {numbers}; one or more finite numbers are needed")
+            raise ValueError(f"cache.coefficients are {numbers}; they must be one or more finite numbers")
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         return TeaCache(self, times, gather_rows, request_id)
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
-        """The settings with the coefficients of a calibration that is named, and with `floor`."""
+        """The settings with the coefficients of a named calibration, and with `floor`."""
         if not self.calibration or self.coefficients is not None:
             return self
         coefficients, path = calibrated("coefficients")
         if self.signal != MODULATED:
-            message = "%s has coefficients of the %s input; those of the %s are [1, 0]"
+            message = "%s has coefficients for the %s input; using [1, 0] for the %s"
             _LOG.warning(message, path, MODULATED, self.signal)
         return replace(self.with_coefficients(coefficients), floor=True)
 
@@ -89,7 +89,7 @@ class TeaCache(ResidualCache):
 
     times, gather_rows, request_id: as in `CacheConfig.start`. Each rank gathers one row per step: request,
     settings, step, accumulated, and its two sums of equation 4. All ranks add the same rows in the same
-    order, and so decide alike.
+    order, so decisions are equal.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class TeaCache(ResidualCache):
         return computed
 
     def _accumulate(self, current: torch.Tensor, previous: torch.Tensor) -> bool:
-        """Whether the sum with this step's change reaches the threshold, or is not a number."""
+        """Whether the sum including this step reaches the threshold, or is NaN."""
         distance = self._distance(current, previous)
         rescaled = polynomial(self.coefficients, distance, self.config.floor)
         self.accumulated += rescaled
@@ -140,16 +140,16 @@ class TeaCache(ResidualCache):
         return relative_l1(self.gather_rows(torch.tensor(row, dtype=torch.float64)))
 
     def sums(self, current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
-        """Numerator and denominator of the distance, of this rank's share."""
+        """Numerator and denominator of the distance for this rank's tokens."""
         return l1_sums(current, previous)
 
 
 def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
-    """The value of a polynomial at x (Horner), highest power first; `floor` makes values below 0 0."""
+    """The value of a polynomial at x (Horner), highest power first; `floor` clamps it at 0."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient
-    return max(value, 0.0) if floor else value  # not-a-number stays: it is what asks for a computed step
+    return max(value, 0.0) if floor else value  # NaN stays NaN, which makes the step compute
 
 
 def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
@@ -171,7 +171,7 @@ def relative_l1(rows: torch.Tensor) -> float:
     """Relative L1 distance (equation 4) over all ranks; nan if the denominator is 0.
 
     rows [ranks, 6]: request, settings, step, accumulated, numerator, denominator. RuntimeError on all ranks
-    if they differ in the first four; without it they would wait for each other forever.
+    if they differ in the first four, because they would wait for each other forever.
     """
     return ratio(*(math.fsum(column) for column in list(zip(*same_rows(rows)))[4:]))
 
@@ -188,5 +188,5 @@ def same_rows(rows: torch.Tensor) -> list[list[float]]:
 
 
 def ratio(numerator: float, denominator: float) -> float:
-    """The quotient; not-a-number where the denominator is 0."""
+    """The quotient; NaN if the denominator is 0."""
     return numerator / denominator if denominator else math.nan
