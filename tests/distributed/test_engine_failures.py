@@ -219,7 +219,7 @@ def test_a_policy_may_be_registered_until_the_ranks_start(tmp_path, monkeypatch)
     assert (early, rest) == ("1", "1")
     assert "cache: a late:Policy cannot be sent" in error
     assert (
-        "register a class of your own (register_cache, register_family) before the engine's first request"
+        "register your own classes (register_cache, register_family) before the engine's first request"
         in error
     )
 
@@ -254,8 +254,8 @@ def test_a_rank_that_hangs_is_named_with_where_it_stands(pool, capsys, monkeypat
     with raised_within(4 + SOON, "hang, timeout 4 s", capsys), pytest.raises(TimeoutError) as info:
         next(outputs)
     message = str(info.value)
-    assert message.startswith("ranks 0, 1 of 2 said nothing for 4 s (parallel.timeout)")
-    waiting, standing = message.split("rank 1 stood here:")
+    assert message.startswith("ranks 0, 1 of 2 did not respond for 4 s (parallel.timeout)")
+    waiting, standing = message.split("stack of rank 1:")
     assert "all_reduce" in waiting
     assert "in stand_still" in standing
     assert all(map(is_gone, before))

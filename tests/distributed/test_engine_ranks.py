@@ -141,7 +141,7 @@ def test_all_ranks_of_torchrun_must_ask_for_the_same_and_get_the_same(config, tm
     assert done.returncode == 0, done.stderr.decode()
     one, other = sorted(map(json.loads, done.stdout.splitlines()), key=lambda report: report.pop("rank"))
     assert one == other
-    assert one["prompt"].startswith("rank 1 asks for something else than rank 0: prompt is ")
+    assert one["prompt"].startswith("rank 1: request differs from rank 0: prompt is ")
     assert one["num_frames"].endswith("num_frames is 18 and 17")
     assert one["cache"].startswith("cache: a __main__:Unknown cannot be sent to another process; register")
     assert one["prompts"] == ["a", "b", "c"]

@@ -125,7 +125,7 @@ def test_what_is_no_device_is_refused(device):
 def test_a_device_that_is_not_here_is_said_before_anything_is_loaded(checkpoint, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with VideoSysEngine(config_of(checkpoint), quiet=True) as engine:
-        with pytest.raises(ValueError, match=r"cache\.device is 'cuda', and this machine has 0 CUDA devices"):
+        with pytest.raises(ValueError, match=r"cache\.device is 'cuda', but this machine has 0 CUDA devices"):
             engine.generate("a red circle", cache=TeaCacheConfig(device="cuda"))
         assert not engine.pipeline.text_encoder.is_loaded
 

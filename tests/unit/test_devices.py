@@ -84,5 +84,5 @@ def test_a_device_that_this_machine_lacks_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
     assert resolve_device("cuda:0") == torch.device("cuda:0")
-    with pytest.raises(ValueError, match="device is 'cuda:1', and this machine has 1 CUDA devices"):
+    with pytest.raises(ValueError, match="device is 'cuda:1', but this machine has 1 CUDA devices"):
         resolve_device("cuda:1")

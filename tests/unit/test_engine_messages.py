@@ -139,7 +139,7 @@ END = RankFailure(2, "the process was ended by SIGKILL", "", is_exit=True)
         (
             [PEER, replace(PEER, rank=3)],
             "rank 0 of 4: RuntimeError: Connection closed by peer; no message from ranks 1, 2\ntrace 0\n"
-            "rank 1 stood here:\nstack 1\nrank 2 stood here:\nstack 2",
+            "stack of rank 1:\nstack 1\nstack of rank 2:\nstack 2",
         ),
     ],
 )

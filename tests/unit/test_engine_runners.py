@@ -69,7 +69,7 @@ def test_several_processes_start_with_the_first_request_only(torchrun):
         ({"device": "cpu", "num_gpus": 2048, "height": 32, "width": 32}, "parallel.sp is 1024"),
         ({"num_gpus": 1, "parallel": ParallelConfig(dp=2)}, "do not multiply to num_gpus 1"),
         ({"device": "cuda:0"}, "device is 'cuda:0'; for 2 processes it must be auto, cuda or cpu"),
-        ({"device": "cuda"}, r"parallel.num_gpus is 2: 2 processes run here, and this machine has 1 CUDA"),
+        ({"device": "cuda"}, r"parallel.num_gpus is 2: 2 processes run here, but this machine has 1 CUDA"),
     ],
 )
 def test_worlds_that_cannot_be_are_refused_at_once(torchrun, monkeypatch, changes, message):
@@ -103,7 +103,7 @@ def test_torchrun_is_what_sets_all_of_its_variables(torchrun, monkeypatch):
 
 def test_torchrun_with_another_number_of_processes_is_refused(torchrun):
     torchrun(1, 2)
-    with pytest.raises(ValueError, match=r"parallel.num_gpus is 4, and torchrun started 2 processes"):
+    with pytest.raises(ValueError, match=r"parallel.num_gpus is 4, but torchrun started 2 processes"):
         VideoSysEngine(OpenSoraConfig(num_gpus=4, **PARTS))
 
 

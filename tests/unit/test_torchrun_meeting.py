@@ -48,7 +48,7 @@ def test_who_meets_at_once_hears_nothing(monkeypatch, left_over, caplog):
     "error", [RuntimeError("timed\nout"), torch.distributed.DistNetworkError("no route")]
 )
 def test_ranks_that_do_not_meet_are_one_error(left_over, error):
-    with pytest.raises(ValueError, match=r"^rank 1 of 2 does not meet the others at .*; if no torchrun"):
+    with pytest.raises(ValueError, match=r"^rank 1 of 2 cannot connect to the others at .*; if no torchrun"):
         with meeting():
             raise error
 
@@ -97,7 +97,7 @@ def test_the_values_of_all_ranks_are_printed():
     with pytest.raises(ValueError) as caught:
         check_same_request(requests)
     first = f"num_frames is 34 and {OpenSoraConfig().num_frames!r}".replace("'", '"')
-    assert str(caught.value).startswith(f"rank 1 asks for something else than rank 0: {first}")
+    assert str(caught.value).startswith(f"rank 1: request differs from rank 0: {first}")
     assert 'prompt is ["b"] and ["a"]' in str(caught.value)
     assert 'prompt (rank 0: ["a"], rank 1: ["b"], rank 2: ["a"])' in str(caught.value)
     assert ", rank 1: 34, rank 2: 51)" in str(caught.value)

@@ -1,4 +1,4 @@
-"""The engine: what a program talks to."""
+"""The engine: the interface for programs."""
 
 from videosys.engine.engine import VideoSysEngine
 from videosys.engine.submit import Handle

@@ -1,7 +1,7 @@
-"""Values as bytes and back: plain values, tensors, and the dataclasses of a closed table.
+"""Serialization of plain values, tensors, and a fixed set of dataclasses.
 
 The bytes come from another process, possibly on another machine. A name in them is only compared with a
-table: nothing is imported, and nothing but a dataclass of the table is called.
+table: nothing is imported, and only dataclasses of the table are called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREFIX_BYTES = 8  # the length of the header
 NUMBERS = "bool uint8 int8 int16 int32 int64 float16 bfloat16 float32 float64"
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType({name: getattr(torch, name) for name in NUMBERS.split()})
 DTYPE_NAMES = MappingProxyType({dtype: name for name, dtype in DTYPES.items()})
-# What JSON does not have is a mapping with one of these keys.
+# Types that JSON lacks are mappings with one of these keys.
 KINDS = ("tuple", "dict", "path", "tensor", "class")
 
 
@@ -38,7 +38,7 @@ class Codec:
         on any device, and lists, tuples and dicts of these; keys of dicts are plain.
 
     A message is the length of a header (8 bytes, big endian), the header, and the bytes of each tensor. The
-    header is JSON in ASCII: `[value, [[dtype, shape], ...]]`. A value that JSON does not have is a mapping
+    header is JSON in ASCII: `[value, [[dtype, shape], ...]]`. A value of a type that JSON lacks is a mapping
     with one key, its kind: tuple, dict, path, tensor (an index) or class (`["module:name", fields]`).
     """
 
@@ -54,11 +54,11 @@ class Codec:
         return b"".join([len(header).to_bytes(PREFIX_BYTES, "big"), header, *map(as_bytes, contents)])
 
     def check(self, value: Any) -> None:
-        """The errors of `pack`, without a copy of any tensor."""
+        """Raise the errors of `pack`, without copying tensors."""
         self._layout(value)
 
     def _layout(self, value: Any) -> tuple[bytes, list[torch.Tensor]]:
-        """(header, tensors) of a value's message."""
+        """(header, tensors) of the message for a value."""
         tensors: dict[int, tuple[int, torch.Tensor]] = {}
         try:
             plain = self._encode(value, tensors)
@@ -76,7 +76,7 @@ class Codec:
     def unpack(self, data: bytes) -> Any:
         """The value of a message. Tensors are on the CPU and belong to the caller.
 
-        ValueError for bytes that `pack` of an equal codec cannot have written. Sizes, depth and names are
+        ValueError for bytes that `pack` of an equal codec cannot produce. Sizes, depth and names are
         checked before anything is allocated or constructed.
         """
         try:
@@ -85,7 +85,7 @@ class Codec:
             raise ValueError(f"a message from another process is refused: {error}") from error
 
     def _encode(self, value: Any, tensors: dict[int, tuple[int, torch.Tensor]]) -> Any:
-        """What JSON can hold of a value; its tensors are added to `tensors` by identity, each once."""
+        """The JSON form of a value; its tensors are added to `tensors`, each once."""
         if is_plain(value):
             return value
         if isinstance(value, list):
@@ -115,7 +115,7 @@ class Codec:
             raise TypeError(f"{field}: {error}") from None
 
     def _decode(self, plain: Any, tensors: Sequence[torch.Tensor]) -> Any:
-        """The value of what JSON held of it."""
+        """The value of its JSON form."""
         if isinstance(plain, list):
             return [self._decode(item, tensors) for item in plain]
         if not isinstance(plain, dict):
@@ -129,7 +129,7 @@ class Codec:
             return Path(check(content, str, "a path"))
         if kind == "tensor":
             if type(content) is not int or not 0 <= content < len(tensors):
-                raise ValueError(f"tensor {shown(content)} is none of the message's {len(tensors)}")
+                raise ValueError(f"tensor {shown(content)} is not one of the message's {len(tensors)}")
             return tensors[content]
         if kind == "class":
             name, fields = pair(content, "a class")
@@ -148,12 +148,12 @@ class Codec:
         values = {field: self._decode(item, tensors) for field, item in fields.items()}
         try:
             return cls(**values)
-        except Exception as error:  # an attribute of a wrong type may be noticed in any way
+        except Exception as error:  # a wrong attribute can raise any error
             raise ValueError(f"{name} cannot have these values: {type(error).__name__}: {error}") from error
 
 
 def check_header(header: bytes) -> None:
-    """ValueError for a header that is too long, or nested so deep that reading it could exhaust the stack."""
+    """ValueError for a header that is too long, or nested deep enough to exhaust the stack."""
     if len(header) > MAX_HEADER_BYTES:
         raise ValueError(f"a header has {len(header)} bytes; it must have {MAX_HEADER_BYTES} or less")
     if nesting(header) > MAX_DEPTH:
@@ -161,10 +161,10 @@ def check_header(header: bytes) -> None:
 
 
 def parse(data: memoryview) -> tuple[Any, list[torch.Tensor]]:
-    """(what JSON holds of the value, its tensors) of a message."""
+    """(JSON form of the value, its tensors) of a message."""
     length, available = int.from_bytes(data[:PREFIX_BYTES], "big"), len(data) - PREFIX_BYTES
     if length > available:
-        raise ValueError(f"its header has {length} bytes, and {max(available, 0)} follow")
+        raise ValueError(f"its header has {length} bytes, but {max(available, 0)} follow")
     header, content = bytes(data[PREFIX_BYTES:][:length]), data[PREFIX_BYTES:][length:]
     check_header(header)
     envelope = json.loads(header.decode("ascii"), object_pairs_hook=unique)
@@ -172,7 +172,7 @@ def parse(data: memoryview) -> tuple[Any, list[torch.Tensor]]:
     layouts = [parse_layout(*pair(row, "the layout of a tensor")) for row in check(rows, list, "the layouts")]
     sizes = [math.prod(shape) * dtype.itemsize for dtype, shape in layouts]
     if sum(sizes) != len(content):
-        raise ValueError(f"its tensors have {sum(sizes)} bytes, and {len(content)} follow the header")
+        raise ValueError(f"its tensors have {sum(sizes)} bytes, but {len(content)} follow the header")
     starts = accumulate(sizes, initial=0)
     return plain, [read_tensor(*layout, content[start:]) for layout, start in zip(layouts, starts)]
 
@@ -183,15 +183,15 @@ def parse_layout(name: Any, shape: Any) -> tuple[torch.dtype, list[int]]:
         raise ValueError(f"dtype {shown(name)} is not allowed; allowed: {listing(DTYPES)}")
     sizes = check(shape, list, "a shape")
     if len(sizes) > MAX_DIMS or not all(type(size) is int and size >= 0 for size in sizes):
-        raise ValueError(f"shape {shown(shape)} must hold {MAX_DIMS} or less whole numbers, none below 0")
-    # Also where one of them is 0: torch multiplies the others.
+        raise ValueError(f"shape {shown(shape)} must be {MAX_DIMS} or fewer whole numbers of 0 or more")
+    # Even if one of them is 0: torch multiplies the others.
     if math.prod(max(size, 1) for size in sizes) > MAX_MESSAGE_BYTES:
-        raise ValueError(f"shape {shown(shape)} has more entries than a message can hold")
+        raise ValueError(f"shape {shown(shape)} is too large for a message")
     return DTYPES[name], sizes
 
 
 def read_tensor(dtype: torch.dtype, shape: list[int], content: memoryview) -> torch.Tensor:
-    """A tensor of the first of some bytes."""
+    """A tensor from the first bytes of a buffer."""
     tensor = torch.empty(shape, dtype=dtype)
     as_bytes(tensor)[:] = content[: tensor.nbytes]
     if dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
@@ -200,12 +200,12 @@ def read_tensor(dtype: torch.dtype, shape: list[int], content: memoryview) -> to
 
 
 def has_bytes(tensor: torch.Tensor) -> bool:
-    """Whether a message can hold a tensor."""
+    """Whether a tensor can be sent."""
     return tensor.dtype in DTYPE_NAMES and tensor.layout == torch.strided and not tensor.is_meta
 
 
 def as_bytes(tensor: torch.Tensor) -> memoryview:
-    """The bytes of a tensor, shared with it where it is contiguous and on the CPU."""
+    """The bytes of a tensor; they share its memory if it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data
 
@@ -221,7 +221,7 @@ def field_names(cls: type) -> list[str]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether JSON has the value, and whether it may be a key."""
+    """Whether JSON can represent the value, also as a key."""
     return value is None or isinstance(value, (bool, int, float, str))
 
 
@@ -229,7 +229,7 @@ def unique(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
     """The dict of some items. ValueError for a key that occurs twice."""
     mapping = dict(items)
     if len(mapping) < len(items):
-        raise ValueError("a key of a mapping occurs twice")
+        raise ValueError("a mapping has a duplicate key")
     return mapping
 
 

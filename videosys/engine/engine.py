@@ -1,4 +1,4 @@
-"""VideoSysEngine: prompts in, videos out."""
+"""VideoSysEngine: generates videos from prompts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Callback = Callable[[StepProgress], object]
 
 
 class Runner(Protocol):
-    """Who makes the videos: this process, several that it starts, or it and others that torchrun started."""
+    """Where videos are generated: in this process, in processes that it starts, or in those of torchrun."""
 
     @property
     def pipeline(self) -> Pipeline:
@@ -56,9 +56,9 @@ class Runner(Protocol):
     def stream(
         self, prompts: Sequence[str], config: PipelineConfig, inputs: dict[str, Any], watch: Watch | None
     ) -> Iterator[VideoOutput]:
-        """Each micro-batch as soon as it is done, in order; a seed that is not set is drawn.
+        """Yield each micro-batch in order as soon as it is done; draws a seed if none is set.
 
-        watch: of a request that tells its steps and may be stopped.
+        watch: for progress and cancellation.
         """
 
     def changed(self, config: PipelineConfig) -> Runner:
@@ -69,21 +69,21 @@ class Runner(Protocol):
 
 
 class VideoSysEngine:
-    """Makes videos as a config says; weights are loaded when first needed and kept until `close()`.
+    """Generates videos for a config; weights are loaded on first use and kept until `close()`.
 
     with VideoSysEngine(OpenSoraConfig()) as engine:
         output = engine.generate("a red circle")
         engine.save_video(output.video[0], "circle.mp4")
 
-    With `parallel.num_gpus` above 1 the work is done by as many processes, which the first request starts
-    and `close()` ends. Under torchrun each of its processes is a rank: all must ask for the same, all get
-    the videos, and `save_video` writes in the first only.
+    With `parallel.num_gpus` above 1, this many processes do the work. The first request starts them,
+    and `close()` ends them. Under torchrun each process is a rank: all must send the same requests, all get
+    the videos, and `save_video` writes only on the first rank.
     """
 
     @settle
     def __init__(self, config: PipelineConfig, quiet: bool = False):
-        """ValueError for a config without a pipeline, for folders that are no checkpoints, and for more
-        devices than there are.
+        """ValueError for a config without a pipeline, for folders that are not checkpoints, and for more
+        devices than available.
         """
         self.family = family_of(config)
         self.config, self.quiet = config.anchored(), quiet
@@ -92,7 +92,7 @@ class VideoSysEngine:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline of this process; it has no weights where other processes do the work."""
+        """The pipeline of this process; without weights if other processes do the work."""
         return self.runner.pipeline
 
     def generate(
@@ -109,9 +109,9 @@ class VideoSysEngine:
         such as Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt, for
         tensors of other shapes and for what the config would refuse, before any weight is loaded.
 
-        `callback` is called with a `StepProgress` after each step. What it returns is ignored. What it raises
-        ends the request before the next step, in all processes, and is raised here: `videosys.Cancelled` is
-        meant for that. The next request is not affected. `close()` in another thread ends a request with
+        `callback` is called with a `StepProgress` after each step. Its result is ignored. An error in it
+        ends the request before the next step, in all processes, and is raised here; `videosys.Cancelled` is
+        meant for this. The next request is not affected. `close()` in another thread ends a request with
         `Cancelled` as well. Under torchrun the callback is called in each process, for its own steps.
         """
         return reduce(VideoOutput.joined, self.stream(prompt, callback=callback, **request))
@@ -123,7 +123,7 @@ class VideoSysEngine:
         callback: Callback | None = None,
         **request: Any,
     ) -> Iterator[VideoOutput]:
-        """The same in pieces: each micro-batch as soon as it is done, to be saved before the next."""
+        """Like `generate`, but yields each micro-batch as soon as it is done."""
         return self._watched(prompt, request, None if callback is None else Watch(callback))
 
     def submit(
@@ -133,9 +133,9 @@ class VideoSysEngine:
         callback: Callback | None = None,
         **request: Any,
     ) -> Handle:
-        """The same without waiting. The handle has the `progress`, can `cancel()`, and waits for the
-        `result(timeout)`. Requests that are handed in are computed in order, by one thread, which also calls
-        the callback. ValueError for a mistake in the request, at once where it can be seen.
+        """Like `generate`, but returns at once. The handle has `progress`, `cancel()` and
+        `result(timeout)`. Submitted requests are computed in order by one thread, which also calls
+        the callback. ValueError for an invalid request, at once if possible.
         """
         watch = Watch(callback)
         outputs = self._watched(prompt, request, watch)
@@ -222,18 +222,18 @@ class VideoSysEngine:
     def save_video(
         self, video: torch.Tensor, path: str | Path, *, fps: float | None = None, **options: Any
     ) -> Path:
-        """The path a video was written to. Options as in `videosys.save_video`; fps is the config's.
+        """Save a video and return its path. Options as in `videosys.save_video`; fps is the config's.
 
-        Under torchrun the first process writes it.
+        Under torchrun, the first process saves it.
         """
         if not is_main_process():
             return Path(path)
         return save_video(video, path, fps=self.config.fps if fps is None else fps, **options)
 
     def close(self) -> None:
-        """Frees the weights and ends other processes; the next `generate` would start and load anew.
+        """Frees the weights and ends other processes; the next `generate` starts again.
 
-        Requests that are not at their end, also of other threads, end with `Cancelled`.
+        Running requests, also of other threads, end with `Cancelled`.
         """
         self._submissions.close()
         self.runner.close()
@@ -248,7 +248,7 @@ class VideoSysEngine:
 
 
 class SingleProcessRunner:
-    """This process alone."""
+    """Runs in this process only."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
         self.pipeline, self.quiet = family_of(config).build(config, quiet), quiet
@@ -279,7 +279,7 @@ class SingleProcessRunner:
 
 
 def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
-    """Who makes the videos of a config here."""
+    """The runner for a config in this environment."""
     if world_size() > 1:
         return TorchrunRunner(config, quiet)
     if config.parallel.num_gpus > 1:

@@ -1,4 +1,4 @@
-"""The one error that failures of several ranks amount to."""
+"""Combines failures of several ranks into one error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from videosys.engine.processes import Processes
 
 
 class RankError(RuntimeError):
-    """A process of the engine failed; all of them were ended, and the next request starts new ones."""
+    """A process of the engine failed. All processes were ended; the next request starts new ones."""
 
 
 @dataclass(frozen=True)
 class RankFailure:
-    """An error of a rank, or the end of its process.
+    """An error of a rank, or the exit of its process.
 
-    text: what happened. trace: where. The rest as in `Failed`.
+    text: message. trace: traceback. The rest as in `Failed`.
     """
 
     rank: int
@@ -31,7 +31,7 @@ class RankFailure:
 
     @classmethod
     def from_message(cls, processes: Processes, rank: int, message: Failed | None) -> RankFailure:
-        """The failure that a message reports; None stands for the end of the process."""
+        """The failure in a message; None means that the process has ended."""
         if message is None:
             text, trace = describe_exit(processes.exit_status(rank)), processes.stack(rank)
             return cls(rank, text, trace, is_exit=True)
@@ -42,26 +42,26 @@ class RankFailure:
 
 
 def describe_exit(status: int | None) -> str:
-    """How a process ended, in words."""
+    """A description of how a process ended."""
     if status is None:
-        return "it closed its pipe"
+        return "the process closed its pipe"
     if status >= 0:
         return f"the process ended with status {status}"
     names = {number.value: number.name for number in signal.Signals}
-    reason = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+    reason = ", probably because memory ran out" if -status == signal.SIGKILL else ""
     return f"the process was ended by {names.get(-status, f'signal {-status}')}{reason}"
 
 
 def is_shared_refusal(failures: Mapping[int, RankFailure], ranks: Sequence[int]) -> bool:
-    """Whether all of these ranks refuse a request in the same words, which leaves them in the same state."""
+    """Whether all of these ranks refuse a request with the same message, so that their states are equal."""
     refusals = [failures[rank] for rank in ranks if rank in failures and failures[rank].is_refusal]
     return len(refusals) == len(ranks) and len({failure.text for failure in refusals}) == 1
 
 
 def root_cause(failures: Mapping[int, RankFailure], processes: Processes) -> RankError:
-    """The error of the rank that failed first: one that ended, else the first that has not lost a peer.
+    """The error of the rank that failed first: one that exited, else the first that did not lose a peer.
 
-    Where all have lost a peer, the stacks of the ranks that did not report are part of the message.
+    If all lost a peer, the message includes the stacks of the ranks that did not report.
     """
     first = min(failures.values(), key=lambda failure: (failure.is_lost_peer, not failure.is_exit))
     silent = [rank for rank in range(len(processes)) if rank not in failures]
@@ -72,14 +72,14 @@ def root_cause(failures: Mapping[int, RankFailure], processes: Processes) -> Ran
 
 
 def timeout_error(ranks: Sequence[int], seconds: float, processes: Processes) -> TimeoutError:
-    """The error of a request that no rank has answered for so many seconds, with their stacks."""
-    text = f"{name_ranks(ranks)} of {len(processes)} said nothing for {seconds:g} s (parallel.timeout)"
+    """The error of a request without an answer for this many seconds, with the stacks of the ranks."""
+    text = f"{name_ranks(ranks)} of {len(processes)} did not respond for {seconds:g} s (parallel.timeout)"
     return TimeoutError("\n".join([text, *stack_lines(processes.stacks(ranks))]))
 
 
 def stack_lines(stacks: Mapping[int, str]) -> list[str]:
-    """A paragraph for each rank: where it stood."""
-    return [f"rank {rank} stood here:\n{stack}" for rank, stack in stacks.items()]
+    """The stack of each rank, one paragraph each."""
+    return [f"stack of rank {rank}:\n{stack}" for rank, stack in stacks.items()]
 
 
 def name_ranks(ranks: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""The default process group of several ranks: joined, left, and values exchanged in it."""
+"""The default process group: join, leave, exchange of values."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ T = TypeVar("T")
 
 
 def join(device: torch.device, timeout: float, **membership: Any) -> None:
-    """Makes this process a member of the default group, until `leave`.
+    """Joins the default process group, until `leave`.
 
     timeout: seconds. membership: `rank`, `world_size` and `store`; without them they are torchrun's.
     """
     options: dict[str, Any] = {"timeout": timedelta(seconds=timeout), **membership}
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        # gloo too: decisions, requests and finished videos are in the host's memory.
+        # gloo too: decisions, requests and finished videos are in host memory.
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=device, **options)
     else:
         dist.init_process_group("gloo", **options)
 
 
 def leave() -> None:
-    """Ends this process's part in its process group, if it is in one."""
+    """Leaves the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -36,7 +36,7 @@ def leave() -> None:
 def exchange(value: T, codec: Codec) -> list[T]:
     """The value of each rank, in rank order, on every rank. All ranks must call it, with one type of value.
 
-    ValueError on every rank, naming the first rank whose bytes are too many, cannot be unpacked or hold
+    ValueError on every rank that names the first rank whose bytes are too many, cannot be unpacked or have
     another type.
     """
     own = torch.frombuffer(bytearray(codec.pack(value)), dtype=torch.uint8)
@@ -45,7 +45,7 @@ def exchange(value: T, codec: Codec) -> list[T]:
     for rank, size in enumerate(map(int, sizes)):
         if not 0 < size <= MAX_MESSAGE_BYTES:
             raise ValueError(f"rank {rank} sends {size} bytes; it must be 1 to {MAX_MESSAGE_BYTES}")
-    # All collectives come before any check of content: a rank that stopped earlier would let others wait.
+    # All collectives come before content checks: otherwise a failing rank would block the others.
     messages = [torch.empty(int(size), dtype=torch.uint8) for size in sizes]
     messages[dist.get_rank()] = own
     for rank, message in enumerate(messages):

@@ -1,4 +1,4 @@
-"""The messages between an engine and its ranks, and the types that may occur in them."""
+"""The messages between an engine and its ranks, and their allowed types."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ M = TypeVar("M", bound="Message")
 
 @dataclass(frozen=True)
 class Message:
-    """A ValueError for fields of wrong types, on both ends."""
+    """A message that raises ValueError for fields of wrong types, on both ends."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -31,7 +31,7 @@ class Message:
 
 @dataclass(frozen=True)
 class ConfiguredMessage(Message):
-    """A message about a request: it brings the config."""
+    """A message about a request, with its config."""
 
     config: Any
 
@@ -43,7 +43,7 @@ class ConfiguredMessage(Message):
 
 @dataclass(frozen=True)
 class Start(ConfiguredMessage):
-    """The first message to a rank. port: of the store through which all ranks meet."""
+    """The first message to a rank. port: of the store for the rendezvous."""
 
     rank: int
     port: int
@@ -54,7 +54,7 @@ class Start(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Open(ConfiguredMessage):
-    """A new request. inputs: as the pipeline's `generate` takes them. log_level: of what is sent back.
+    """A new request. inputs: arguments of the pipeline's `generate`. log_level: of records to send back.
 
     is_watched: whether it may be cancelled; the first rank of each replica sends its progress.
     """
@@ -68,7 +68,7 @@ class Open(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Next(Message):
-    """Asks for the next micro-batch of a request. needs_output: whether this rank sends it."""
+    """Requests the next micro-batch. needs_output: whether this rank sends it."""
 
     request: int
     needs_output: bool
@@ -76,21 +76,21 @@ class Next(Message):
 
 @dataclass(frozen=True)
 class Drop(Message):
-    """A request is not continued."""
+    """Drops a request."""
 
     request: int
 
 
 @dataclass(frozen=True)
 class Cancel(Message):
-    """A watched request ends before its next step: with `Failed`, or with what it has just made."""
+    """Ends a watched request before its next step: with `Failed`, or with its finished output."""
 
     request: int
 
 
 @dataclass(frozen=True)
 class Resume(Message):
-    """All ranks of the replica had the same error: go on with the next message."""
+    """All ranks of the replica had the same error: continue with the next message."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Progress(Message):
 
 @dataclass(frozen=True)
 class End(Message):
-    """The answer to `Next`: no micro-batch is left."""
+    """The answer to `Next`: there are no more micro-batches."""
 
     request: int
 
@@ -139,7 +139,7 @@ class Failed(Message):
 
 @dataclass(frozen=True)
 class Log(Message):
-    """A log record, with `logging.LogRecord`'s names."""
+    """A log record, with the field names of `logging.LogRecord`."""
 
     name: str
     levelno: int
@@ -155,22 +155,22 @@ FROM_RANK = (Output, End, Failed, Log, Progress)
 
 
 class Wire:
-    """One end of a pipe between two processes. Several threads may send."""
+    """One end of a pipe between two processes. Sending is thread-safe."""
 
     def __init__(self, connection: Connection, codec: Codec):
         self.connection, self.codec, self._lock = connection, codec, threading.Lock()
 
     def send(self, message: Message) -> None:
-        """Sends a message; OSError where the other end is closed."""
+        """Sends a message; OSError if the other end is closed."""
         data = self.codec.pack(message)
         with self._lock:
             self.connection.send_bytes(data)
 
     def receive(self, types: tuple[type[M], ...]) -> M:
-        """The next message, waited for.
+        """Waits for the next message.
 
-        EOFError or OSError where the other end is closed. ValueError for a message that cannot be unpacked,
-        has more than `MAX_MESSAGE_BYTES`, or is none of `types`.
+        EOFError or OSError if the other end is closed. ValueError for a message that cannot be unpacked,
+        has more than `MAX_MESSAGE_BYTES`, or a type not in `types`.
         """
         message = self.codec.unpack(self._receive_bytes())
         if not isinstance(message, types):
@@ -182,20 +182,20 @@ class Wire:
         try:
             return self.connection.recv_bytes(MAX_MESSAGE_BYTES)
         except OSError as error:
-            # This error has no number; the connection stays open, and is no longer readable.
+            # This error has no errno; the connection stays open but is not readable.
             if self.connection.closed or self.connection.readable:
                 raise
             raise ValueError(f"a message has more than {MAX_MESSAGE_BYTES} bytes") from error
 
     def close(self) -> None:
-        """Closes the connection; the other side reads its end."""
+        """Closes the connection; the other side gets EOF."""
         self.connection.close()
 
 
 def message_types(configs: Iterable[type], inputs: Iterable[type] = ()) -> tuple[type, ...]:
-    """The dataclasses that requests with these configs and inputs, and their outputs, can hold.
+    """The dataclasses in requests with these configs and inputs, and in their outputs.
 
-    They are those that the annotations of fields lead to, and the choices of a field's registry.
+    They are found through annotations of fields and the registries of fields.
     """
     types: dict[type, None] = {}
     pending: list[Any] = [*configs, *inputs, VideoOutput, StepRecord, StepProgress, CompileReport]
@@ -213,7 +213,7 @@ def message_types(configs: Iterable[type], inputs: Iterable[type] = ()) -> tuple
 
 
 def value_types() -> tuple[type, ...]:
-    """The dataclasses that pass between ranks: those of all known pipelines."""
+    """The dataclasses that ranks exchange: those of all known pipelines."""
     families = FAMILIES.values()
     inputs = [item for family in families for item in family.inputs.values()]
     return message_types([family.config for family in families], inputs)
@@ -221,18 +221,18 @@ def value_types() -> tuple[type, ...]:
 
 @contextlib.contextmanager
 def refusing_unknown() -> Iterator[None]:
-    """Turns the TypeError of a codec, for a request that it cannot pack, into a ValueError for the user."""
+    """Turns the codec's TypeError for a request that it cannot pack into a ValueError for the user."""
     try:
         yield
     except TypeError as error:
         raise ValueError(
-            f"{error}; register a class of your own (register_cache, register_family) before the engine's "
+            f"{error}; register your own classes (register_cache, register_family) before the engine's "
             "first request"
         ) from error
 
 
 def value_codec(*more: type) -> Codec:
-    """A codec for values that ranks exchange, and for further dataclasses.
+    """A codec for values that ranks exchange, and for other dataclasses.
 
     It knows the caches and families registered so far.
     """
@@ -240,5 +240,5 @@ def value_codec(*more: type) -> Codec:
 
 
 def message_codec() -> Codec:
-    """A codec for the messages between an engine and its ranks; it knows what is registered so far."""
+    """A codec for the messages between an engine and its ranks, with all types registered so far."""
     return value_codec(*FIRST, *TO_RANK, *FROM_RANK)

@@ -1,4 +1,4 @@
-"""A request to several processes: every rank works on it, their parent collects the outputs."""
+"""Requests to several processes: every rank works on them, the parent collects the outputs."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from videosys.utils.logging import get_logger
 
 BUILD = "videosys.engine.build:build_pipeline"
 LOG_NOTHING = logging.CRITICAL + 1
-# Seconds in which other ranks may report more about a failure.
+# Seconds for other ranks to report more about a failure.
 MORE_FAILURES_SECONDS = 0.5
-# The same where they must: all refuse what one refuses, and a lost connection has a cause.
+# The same if a report is expected: all refuse the same request, and a lost connection has a cause.
 NEEDED_FAILURES_SECONDS = 5.0
 
 
 @dataclass
 class RequestState:
-    """What is known of one request.
+    """The state of one request.
 
-    replies: of each replica's ranks to the last `Next`. active: replicas that are not at the end.
-    watch: by which it may be stopped, if it may.
+    replies: of each replica's ranks to the last `Next`. active: replicas that have not finished.
+    watch: for progress and cancellation, or None.
     """
 
     number: int
@@ -53,23 +53,23 @@ class RequestState:
 
     @property
     def stopped_by(self) -> Exception | None:
-        """What has stopped it, where it was stopped."""
+        """The error that stopped it, or None."""
         return None if self.watch is None else self.watch.error
 
     @property
     def is_over(self) -> bool:
-        """Whether no rank works on it any more."""
+        """Whether all ranks have finished it."""
         return not self.active
 
     def fail(self, error: Exception) -> None:
-        """Ends with an error, unless it has ended or is to end with another."""
+        """Ends with an error, unless it has ended or has another error."""
         if self.active:
             self.error = self.error or error
 
     def pop(self) -> VideoOutput | None:
-        """The next output; None where it is still to come, and at the end.
+        """The next output; None if it has not arrived, and at the end.
 
-        After a failure first all outputs that had arrived, then the error.
+        After a failure, first all outputs that have arrived, then the error.
         """
         output = self.outputs.pop(skip_missing=self.is_over)
         if output is None and self.is_over and self.error is not None:
@@ -78,19 +78,19 @@ class RequestState:
 
 
 class Pool:
-    """A process for each device; started with the first request, and anew with the next after a failure.
+    """One process per device, started with the first request and again after a failure.
 
-    The processes compute one micro-batch ahead of the reader. Requests may be read in turns, also by several
-    threads; their micro-batches are computed in the order of the requests to the ranks.
+    The processes compute one micro-batch ahead of the reader. Requests can be read alternately and by several
+    threads; their micro-batches are computed in the order in which they are requested.
     """
 
     def __init__(
         self, config: PipelineConfig, quiet: bool = False, build: str = BUILD, plugins: Sequence[str] = ()
     ):
-        """build: as in `Processes`. plugins: modules to import besides those that register something.
+        """build: as in `Processes`. plugins: modules to import in addition to those that register something.
 
-        ValueError where this computer has too few devices, for axes that the model cannot be cut along, and
-        for a plugin that no other process can import.
+        ValueError if this computer has too few devices, for axes that the model cannot be split along, and
+        for a plugin that other processes cannot import.
         """
         self.build, self.plugins = build, plugins
         self.importable_plugins()
@@ -101,13 +101,13 @@ class Pool:
         firsts = range(0, parallel.num_gpus, self.replica_size)
         self.replicas = [range(first, first + self.replica_size) for first in firsts]
         self.memory_check = MemoryCheck(len(self.devices))
-        # Finds and fetches the folders once, and reports mistakes at once. It never loads a weight.
+        # Finds and downloads the folders once, and reports errors early. It never loads weights.
         self.pipeline = family_of(config).build(self.config, quiet)
         self._lock, self._numbers = threading.RLock(), itertools.count()
         self._processes: Processes | None = None
         self._is_replaced = False
         self._requests: dict[int, RequestState] = {}
-        self._abandoned: list[int] = []  # requests that nobody reads any more and that ranks still hold
+        self._abandoned: list[int] = []  # abandoned requests that ranks still have
 
     def stream(
         self,
@@ -116,12 +116,12 @@ class Pool:
         inputs: dict[str, Any],
         watch: Watch | None = None,
     ) -> Iterator[VideoOutput]:
-        """The outputs in order, each as soon as it and those before it are done.
+        """Yield the outputs in order, each as soon as it and the previous ones are done.
 
-        When a rank fails, the outputs before come first; then RankError with the rank's traceback,
-        TimeoutError where no rank replied for `parallel.timeout` seconds, or the ValueError of a request
-        that all ranks refuse (they go on with the next). watch: to be told of steps, and to stop the request
-        before the next one; the ranks then agree on it before each step.
+        If a rank fails, earlier outputs come first; then RankError with the rank's traceback,
+        TimeoutError if no rank replied for `parallel.timeout` seconds, or the ValueError of a request
+        that all ranks refuse (they continue with the next). watch: for progress, and to stop the request
+        before its next step; the ranks then agree on this before each step.
         """
         self.memory_check.look(replace(config, parallel=self.config.parallel))
         request = self._open(prompts, seeded(config), inputs, watch)
@@ -129,7 +129,7 @@ class Pool:
             while (output := self._next(request)) is not None:
                 yield output
         finally:
-            # No message to the ranks from here: a forgotten generator may be closed anywhere.
+            # No message to the ranks here: a forgotten generator may be closed anywhere.
             self._abandoned.append(request.number)
 
     def changed(self, config: PipelineConfig) -> Pool:
@@ -141,10 +141,10 @@ class Pool:
         return pool
 
     def close(self) -> None:
-        """Ends the processes; a request that another thread reads ends with `Cancelled`."""
+        """Ends the processes; requests read by other threads end with `Cancelled`."""
         processes = self._processes
         if processes is not None:
-            processes.interrupt()  # or the lock would be held until the next message
+            processes.interrupt()  # otherwise the lock would be held until the next message
         with self._lock:
             if self._processes is not None:
                 self._processes.close()
@@ -156,7 +156,7 @@ class Pool:
         outputs = ReorderBuffer.for_request(prompts, config)
         request = RequestState(next(self._numbers), outputs, [{} for _ in self.replicas], watch=watch)
         config, texts = replace(config, parallel=self.config.parallel), list(map(str, prompts))
-        # Rank 0 logs what this program wants to read now; the others log nothing.
+        # Rank 0 logs at this program's current level; the others do not log.
         levels = [get_logger().getEffectiveLevel(), *[LOG_NOTHING] * (len(self.devices) - 1)]
         messages = [
             m.Open(
@@ -168,7 +168,7 @@ class Pool:
             if self._is_replaced:
                 raise closed()
             codec = m.message_codec() if self._processes is None else self._processes.codec
-            with m.refusing_unknown():  # while nothing is started or sent that would have to be ended
+            with m.refusing_unknown():  # before anything is started or sent
                 codec.check(messages[0])
             with self._ended_by_interrupts():
                 processes = self._started(codec)
@@ -183,9 +183,9 @@ class Pool:
         return request
 
     def importable_plugins(self) -> list[str]:
-        """The modules that the ranks import, of what is registered now.
+        """The modules that the ranks import for the current registrations.
 
-        ValueError where one is the script itself, which other processes do not import.
+        ValueError if one is the script itself, which other processes do not import.
         """
         plugins = [*self.plugins, *FAMILIES.modules, *CACHES.modules]
         if "__main__" in plugins:
@@ -207,7 +207,7 @@ class Pool:
         return self._processes
 
     def _drop_abandoned(self) -> None:
-        """Lets the ranks drop the requests that are no longer read."""
+        """Tells the ranks to drop abandoned requests."""
         while self._abandoned:
             number = self._abandoned.pop()
             if self._requests.pop(number, None) is not None and self._processes is not None:
@@ -215,7 +215,7 @@ class Pool:
                     self._processes.send(rank, m.Drop(number))
 
     def _ask_next(self, request: RequestState, replica: int) -> None:
-        """Has a replica compute its next micro-batch."""
+        """Makes a replica compute its next micro-batch."""
         assert self._processes is not None
         request.active.add(replica)
         ranks = self.replicas[replica]
@@ -223,7 +223,7 @@ class Pool:
             self._processes.send(rank, m.Next(request.number, needs_output=rank == ranks[0]))
 
     def _next(self, request: RequestState) -> VideoOutput | None:
-        """The next output of a request, waited for; None at its end."""
+        """Waits for the next output of a request; None at its end."""
         with self._lock:
             self._drop_abandoned()
             while (output := request.pop()) is None and not request.is_over:
@@ -233,7 +233,7 @@ class Pool:
 
     @contextlib.contextmanager
     def _ended_by_interrupts(self) -> Iterator[None]:
-        """Ends the ranks when Ctrl-C, for one, leaves it open which messages were sent and received."""
+        """Ends the ranks if an interrupt such as Ctrl-C leaves the state of messages unknown."""
         try:
             yield
         except BaseException:
@@ -255,7 +255,7 @@ class Pool:
             self._handle_failures(processes, failures)
 
     def _handle(self, messages: Sequence[tuple[int, m.Message | None]]) -> list[tuple[int, m.Failed | None]]:
-        """Handles logs and replies; the failures are returned."""
+        """Handles logs and replies, and returns the failures."""
         failures: list[tuple[int, m.Failed | None]] = []
         for rank, message in messages:
             if message is None or isinstance(message, m.Failed):
@@ -271,7 +271,7 @@ class Pool:
         return failures
 
     def _handle_reply(self, rank: int, message: m.Output | m.End) -> None:
-        """Keeps an output, and lets the replica go on when all of its ranks have replied."""
+        """Keeps an output, and continues the replica when all of its ranks have replied."""
         request = self._requests.get(message.request)
         if request is None:
             return  # no longer read
@@ -291,13 +291,13 @@ class Pool:
         elif kinds == {m.Output}:
             self._ask_next(request, replica)
         else:
-            text = "some ranks are at the end of a request, others are not"
+            text = "some ranks have finished a request, others have not"
             self._fail(RankError(f"replica {replica}: {text}"))
 
     def _handle_failures(self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]) -> None:
-        """Waits a little for the failures of other ranks, and ends the ranks.
+        """Waits shortly for failures of other ranks, and ends the ranks.
 
-        They stay where all ranks of the replica refuse a request in the same words.
+        They keep running if all ranks of the replica refuse a request with the same message.
         """
         failures: dict[int, RankFailure] = {}
         begin = time.monotonic()
@@ -319,7 +319,7 @@ class Pool:
             self._fail(root_cause(failures, processes))
 
     def _awaited(self, failures: Mapping[int, RankFailure]) -> tuple[set[int], float]:
-        """The ranks whose failures would help, and the seconds to wait for them."""
+        """The ranks whose failures would help, and how many seconds to wait for them."""
         if all(failure.is_refusal for failure in failures.values()):
             own = [ranks for ranks in self.replicas if failures.keys() & {*ranks}]
             return {rank for ranks in own for rank in ranks}, NEEDED_FAILURES_SECONDS
@@ -328,7 +328,7 @@ class Pool:
         return {*range(len(self.devices))}, seconds
 
     def _refuse(self, processes: Processes, ranks: Sequence[int], failure: RankFailure) -> None:
-        """Ends a request, or what all of them need, with the reason that all ranks of a replica refuse it."""
+        """Ends a request, or all of them, with the error that all ranks of a replica gave."""
         error = ValueError(failure.text)
         error.__cause__ = RankError(failure.trace)
         if failure.request is None:
@@ -336,14 +336,14 @@ class Pool:
             return
         request = self._requests.get(failure.request)
         if request is not None:
-            # Micro-batches of other replicas are waited for.
+            # Wait for micro-batches of other replicas.
             request.fail(request.stopped_by or error)
             request.active.discard(failure.rank // self.replica_size)
         for rank in ranks:
             processes.send(rank, m.Resume())
 
     def _fail(self, error: Exception) -> None:
-        """Ends the ranks, and all open requests with an error."""
+        """Ends the ranks, and all running requests with an error."""
         if self._processes is not None:
             self._processes.end()
         self._end_requests(error)
@@ -361,7 +361,7 @@ def closed() -> Cancelled:
 
 
 def cancel(processes: Processes, number: int) -> None:
-    """Has the ranks stop a request before its next step."""
+    """Makes the ranks stop a request before its next step."""
     for rank in range(len(processes)):
         processes.send(rank, m.Cancel(number))
 

@@ -1,4 +1,4 @@
-"""The processes of an engine as their parent sees them: started, listened to, ended."""
+"""The processes of an engine, from the parent's side: start, receive, end."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ import torch.distributed as dist
 from videosys.engine.codec import Codec
 from videosys.engine.messages import FROM_RANK, Close, End, Failed, Message, Next, Output, Wire
 
-# Before any import: from here on Ctrl-C is the parent's to hear. The caller's own script is not imported.
-# The command line decides what is imported and called here, a message never does.
+# Before any import: from here on, the parent handles Ctrl-C. The caller's script is not imported.
+# Only the command line decides what is imported and called here, never a message.
 START = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import json, sys; "
     "options = json.loads(sys.argv[1]); sys.path[:] = options.pop('path'); "
     "from videosys.engine.rank import main; main(**options)"
 )
-EXIT_SECONDS = 2.0  # that a process has to end by itself, and to write its stack
+EXIT_SECONDS = 2.0  # for a process to exit by itself, and to write its stack
 VERBOSITY_VARIABLES = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
 
 
@@ -38,7 +38,7 @@ class Processes:
     """One process per rank, with a pipe to each; they end with this object and with this process."""
 
     def __init__(self, num_ranks: int, codec: Codec, build: str, plugins: Sequence[str] = ()):
-        """build: `module:function` that makes a rank's pipeline of config, quiet and device.
+        """build: `module:function` that builds a rank's pipeline from config, quiet and device.
 
         plugins: modules that every rank imports first, because they register caches or model families.
         """
@@ -53,7 +53,7 @@ class Processes:
         self._woken, self._waker = Pipe(duplex=False)
         owned = (self.popens, self.wires, self.stack_files, (self._woken, self._waker))
         self.end = weakref.finalize(self, end, os.getpid(), *owned)
-        # With the parent where the thread that starts them lives as long as the program.
+        # Linked to the parent if the starting thread lives as long as the program.
         ends_with_parent = threading.current_thread() is threading.main_thread()
         trusted = {"build": build, "plugins": list(plugins), "ends_with_parent": ends_with_parent}
         for rank in range(num_ranks):
@@ -86,10 +86,10 @@ class Processes:
             self.wires[rank].send(message)
 
     def receive(self, seconds: float) -> list[tuple[int, Message | None]]:
-        """(rank, message) pairs, None for a process that has ended; nothing after so many seconds, and after
+        """(rank, message) pairs, None for a process that has ended; nothing after this many seconds or after
         `interrupt`.
 
-        A message that cannot be read is a failure of its rank, which is not listened to any more.
+        An unreadable message is a failure of its rank, whose later messages are ignored.
         """
         messages: list[tuple[int, Message | None]] = []
         for connection in wait([*self.open, self._woken], seconds) if self.end.alive else ():
@@ -110,26 +110,26 @@ class Processes:
         return messages
 
     def interrupt(self) -> None:
-        """Ends a `receive` of another thread, and all later ones, at once."""
+        """Ends a `receive` in another thread, and all later ones, at once."""
         self.is_interrupted = True
         with contextlib.suppress(OSError):  # it has ended
             self._waker.send_bytes(b"")
 
     def exit_status(self, rank: int) -> int | None:
-        """The exit status of a process that has closed its pipe; below 0 is the signal that ended it."""
+        """The exit status of a process that has closed its pipe; negative for a signal."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.popens[rank].wait(EXIT_SECONDS)
         return None
 
     def stack(self, rank: int) -> str:
-        """The stack that a process wrote when it crashed, or when `stacks` signalled it; empty for none."""
+        """The stack that a process wrote in a crash or for `stacks`; empty if there is none."""
         descriptor = self.stack_files[rank].fileno()
-        # Not `read`: it moves the position in the file, which the writing process shares.
+        # Not `read`: it moves the file position, which the writing process shares.
         content = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         return content.decode(errors="replace").strip()
 
     def stacks(self, ranks: Sequence[int]) -> dict[int, str]:
-        """The stack of each of these processes, as it is now; empty where it does not answer."""
+        """The current stack of each of these processes; empty if it does not answer."""
         for rank in ranks:
             self.popens[rank].send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + EXIT_SECONDS
@@ -138,7 +138,7 @@ class Processes:
         return {rank: self.stack(rank) for rank in ranks}
 
     def close(self) -> None:
-        """Ends the processes; idle ones have `EXIT_SECONDS` to free what they hold."""
+        """Ends the processes; idle ones have `EXIT_SECONDS` to free their resources."""
         if not any(self.pending_replies):
             for rank in range(len(self)):
                 self.send(rank, Close())
@@ -147,7 +147,7 @@ class Processes:
 
 
 def environment(rank: int) -> dict[str, str]:
-    """A rank's variables: gloo keeps to this computer, and the libraries of further ranks are silent."""
+    """A rank's environment: gloo uses only this computer, and libraries of other ranks are silent."""
     loopback = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
     variables = {} if loopback is None else {"GLOO_SOCKET_IFNAME": loopback}
     if rank > 0:
@@ -156,7 +156,7 @@ def environment(rank: int) -> dict[str, str]:
 
 
 def end(parent: int, popens: list[subprocess.Popen], *owned: Iterable[Any]) -> None:
-    """Ends processes and closes what belongs to them, unless this is a fork of their parent."""
+    """Ends processes and closes their resources, unless this is a fork of their parent."""
     if os.getpid() != parent:
         return
     for popen in popens:
@@ -170,7 +170,7 @@ def end(parent: int, popens: list[subprocess.Popen], *owned: Iterable[Any]) -> N
 
 
 def wait_for(popens: Sequence[subprocess.Popen], seconds: float) -> None:
-    """Waits until all have ended, `seconds` in all at most."""
+    """Waits until all have ended, at most `seconds` in total."""
     deadline = time.monotonic() + seconds
     for popen in popens:
         with contextlib.suppress(subprocess.TimeoutExpired):

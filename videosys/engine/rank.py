@@ -1,4 +1,4 @@
-"""A rank: one of the processes that an engine starts, from its first message to its end."""
+"""A rank: one of the processes that an engine starts."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from videosys.utils.plain import to_plain
 from videosys.utils.settled import settled
 
 PR_SET_PDEATHSIG = 1
-# Errors of a rank that has lost another one: they are not the cause.
+# Errors of a rank that has lost a peer: they are not the cause.
 LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset)|process ?group|timed out", re.IGNORECASE)
 
 
 def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_with_parent: bool) -> None:
-    """Serves the parent at the other end of `pipe` until that is closed; the process ends here.
+    """Serves the parent at the other end of `pipe` until it is closed; the process ends here.
 
-    stack_file: descriptor of the file that this process writes its stack to, on SIGUSR1 and when it crashes.
+    stack_file: descriptor of the file for this process's stack, written on SIGUSR1 and in a crash.
     build, plugins: as in `Processes`; only they decide what is imported here.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides
@@ -50,7 +50,7 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
     faulthandler.register(signal.SIGUSR1, stack_file)
     for descriptor in (pipe, stack_file):
         os.set_inheritable(descriptor, False)
-    if ends_with_parent:  # by the kernel of Linux, whatever this process is doing
+    if ends_with_parent:  # by the Linux kernel, independent of this process
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     wire = m.Wire(Connection(pipe), Codec((m.Failed,)))
@@ -59,7 +59,7 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
             importlib.import_module(module)
         wire.codec = m.message_codec()  # of what is registered now
         module, _, name = build.partition(":")
-        with settled():  # whatever a plugin has set
+        with settled():  # even if a plugin has changed it
             serve(wire, getattr(importlib.import_module(module), name))
     except BaseException as error:
         give_up(wire, error)
@@ -67,7 +67,7 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
 
 
 def give_up(wire: m.Wire, error: BaseException) -> None:
-    """Tells the parent of an error and ends the process."""
+    """Reports an error to the parent and ends the process."""
     with contextlib.suppress(OSError):  # the parent is gone
         wire.send(failed(None, error))
     leave(1)
@@ -82,7 +82,7 @@ def leave(status: int) -> None:
 
 
 def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
-    """Joins the group that the first message describes, and answers the next ones until the last."""
+    """Joins the group described in the first message, and answers the following ones."""
     start = wire.receive(m.FIRST)
     inbox = Inbox(wire, tells=start.rank % start.config.parallel.replica_size == 0)
     threading.Thread(target=inbox.listen, name="listen", daemon=True).start()
@@ -90,7 +90,7 @@ def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
     device = torch.device(start.device)
     parallel: ParallelConfig = start.config.parallel
     store = dist.TCPStore("127.0.0.1", start.port, is_master=False)
-    # Later than the parent's deadline: it knows which rank is silent.
+    # Later than the parent's deadline: the parent knows which rank is silent.
     timeout = 2 * parallel.timeout
     group.join(device, timeout, rank=start.rank, world_size=parallel.num_gpus, store=store)
     quiet = start.quiet or start.rank > 0
@@ -101,9 +101,9 @@ def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
 
 
 class Inbox:
-    """The parent's messages in order, but `Cancel`, which is obeyed at once.
+    """The parent's messages in order, except `Cancel`, which takes effect at once.
 
-    tells: whether this rank sends the progress of watched requests. watches: of these, by their numbers.
+    tells: whether this rank sends the progress of watched requests. watches: of these requests, by number.
     """
 
     def __init__(self, wire: m.Wire, tells: bool):
@@ -112,11 +112,11 @@ class Inbox:
         self._messages: queue.SimpleQueue[m.Message] = queue.SimpleQueue()
 
     def get(self) -> m.Message:
-        """The next message, waited for."""
+        """Waits for the next message."""
         return self._messages.get()
 
     def listen(self) -> None:
-        """Receives messages; ends the process when the parent is gone, whatever the main thread is doing."""
+        """Receives messages; ends the process when the parent is gone, even if the main thread is busy."""
         while True:
             try:
                 message = self.wire.receive(m.TO_RANK)
@@ -138,7 +138,7 @@ class Inbox:
 
 
 def prepare(wire: m.Wire, start: m.Start) -> None:
-    """Sets the threads, and sends what is logged to the parent: nothing before the first request."""
+    """Sets the number of threads, and sends log records to the parent, from the first request on."""
     torch.set_num_threads(start.threads)
     logger = get_logger()
     logger.addHandler(LogSender(wire))
@@ -148,7 +148,7 @@ def prepare(wire: m.Wire, start: m.Start) -> None:
 
 
 class LogSender(logging.Handler):
-    """Sends log records to the parent, which handles them as its program wants."""
+    """Sends log records to the parent."""
 
     def __init__(self, wire: m.Wire):
         super().__init__()
@@ -163,7 +163,7 @@ class LogSender(logging.Handler):
 
 
 def answer_requests(wire: m.Wire, inbox: Inbox, pipeline: Any, quiet: bool) -> None:
-    """Answers each `Next` with a micro-batch of its request, with its end or with an error, until `Close`."""
+    """Answers each `Next` with a micro-batch, the end or an error of its request, until `Close`."""
     requests: dict[int, Iterator[VideoOutput | None]] = {}
     deferred: deque[m.Message] = deque()
     while not isinstance(message := deferred.popleft() if deferred else inbox.get(), m.Close):
@@ -180,7 +180,7 @@ def answer_requests(wire: m.Wire, inbox: Inbox, pipeline: Any, quiet: bool) -> N
             reply = advance(requests, message)
             wire.send(reply)
             if isinstance(reply, m.Failed):
-                # Collectives of a later message would meet those that other ranks still do for this one.
+                # Collectives of a later message would mix with those of other ranks for this one.
                 deferred.extend(iter(inbox.get, m.Resume()))
 
 
@@ -201,7 +201,7 @@ def advance(requests: dict[int, Iterator[VideoOutput | None]], message: m.Next) 
 
 
 def failed(request: int | None, error: BaseException) -> m.Failed:
-    """What the parent needs to know about an error."""
+    """The report of an error to the parent."""
     text, trace = str(error), "".join(traceback.format_exception(error))
     is_lost_peer = isinstance(error, RuntimeError) and bool(LOST_PEER.search(text))
     is_refusal = isinstance(error, (ValueError, Cancelled))

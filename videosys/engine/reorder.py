@@ -1,4 +1,4 @@
-"""Outputs in the order of the request, whichever replica is done first."""
+"""Reorders outputs of several replicas into the order of the request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from videosys.generation.request import VideoJob, VideoOutput, batches, make_job
 
 
 class ReorderBuffer:
-    """Keeps the output of a micro-batch until those before it have arrived."""
+    """Keeps the output of a micro-batch until the previous ones have arrived."""
 
     def __init__(self, micro_batches: Sequence[Sequence[VideoJob]]):
         """micro_batches: in order; the same one may occur several times."""
@@ -22,7 +22,7 @@ class ReorderBuffer:
 
     @classmethod
     def for_request(cls, prompts: Sequence[str], config: PipelineConfig) -> ReorderBuffer:
-        """The buffer of a request, whose seed is set."""
+        """The buffer of a request with a seed."""
         assert config.seed is not None, "the engine draws the seed"
         jobs = make_jobs(prompts, config.seed, config.num_videos_per_prompt)
         return cls(list(batches(jobs, config.batch_size)))

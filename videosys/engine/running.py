@@ -1,4 +1,4 @@
-"""The requests that this process computes itself, so that another thread can end them."""
+"""The requests that this process computes, so that another thread can end them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from videosys.generation.watch import Watch, forget_frames
 
 
 class Running:
-    """Requests that are not at their end, and the threads that compute one of them now."""
+    """Running requests, and the threads that are computing one."""
 
     def __init__(self) -> None:
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()

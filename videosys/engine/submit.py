@@ -1,4 +1,4 @@
-"""Requests that are handed in now and computed one after the other by a thread of the engine."""
+"""Submitted requests, computed one after the other by a thread of the engine."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from videosys.generation.watch import Cancelled, StepProgress, Watch
 
 
 class Handle:
-    """A request that was handed in with `engine.submit`."""
+    """A request submitted with `engine.submit`."""
 
     def __init__(self, future: futures.Future[VideoOutput], watch: Watch):
         self._future, self._watch = future, watch
 
     @property
     def progress(self) -> StepProgress | None:
-        """The last step that is done; None before the first."""
+        """The last completed step; None before the first."""
         return self._watch.progress
 
     @property
     def is_done(self) -> bool:
-        """Whether `result` returns or raises at once."""
+        """Whether `result` returns or raises without waiting."""
         return self._future.done()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether the request has ended, after so many seconds at most."""
+        """Wait up to this many seconds; return whether the request has ended."""
         with contextlib.suppress(futures.TimeoutError, futures.CancelledError):
             self._future.exception(timeout)
         return self._future.done()
 
     def cancel(self) -> bool:
-        """Has the request end before its next step, with `Cancelled`. False where it had ended already."""
+        """Ends the request before its next step, with `Cancelled`. False if it has already ended."""
         if self._future.done():
             return False
         self._watch.stop(Cancelled("the request was cancelled"))
@@ -42,9 +42,9 @@ class Handle:
         return True
 
     def result(self, timeout: float | None = None) -> VideoOutput:
-        """The videos, waited for. What ended the request otherwise is raised: `Cancelled` after `cancel` and
+        """Waits for the videos. Raises the error that ended the request: `Cancelled` after `cancel` and
         after `engine.close()`, and the errors of `engine.generate`. TimeoutError after `timeout` seconds; the
-        request goes on.
+        request continues.
         """
         try:
             return self._future.result(timeout)
@@ -57,21 +57,21 @@ class Handle:
 
 
 class Submissions:
-    """A thread for requests that are handed in; it starts with the first of them."""
+    """A thread for submitted requests, started with the first one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._executor: futures.ThreadPoolExecutor | None = None
 
     def add(self, run: Callable[[], VideoOutput], watch: Watch) -> Handle:
-        """The handle of a request, computed by `run` when those before it have ended."""
+        """The handle of a request, which `run` computes after the previous ones."""
         with self._lock:
             if self._executor is None:
                 self._executor = futures.ThreadPoolExecutor(1, thread_name_prefix="videosys-submit")
             return Handle(self._executor.submit(run), watch)
 
     def close(self) -> None:
-        """Cancels the requests that have not begun."""
+        """Cancels the requests that have not started."""
         with self._lock:
             executor, self._executor = self._executor, None
         if executor is not None:

@@ -1,4 +1,4 @@
-"""One process among those that torchrun started: all of them run the same program and ask for the same."""
+"""One of the processes started by torchrun: all run the same program and send the same requests."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from videosys.utils.seed import draw_seed
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ADVICE = f"if no torchrun started this program: unset {' '.join(VARIABLES)}"
-PATIENCE = 10.0  # seconds until it is said what is waited for
+PATIENCE = 10.0  # seconds until a message says what is waited for
 SHOWN = 200  # characters of a value in a message
 
 _LOG = get_logger("engine")
 
 
 def world_size() -> int:
-    """The number of processes that torchrun started for this program; 1 without it.
+    """The number of processes started by torchrun for this program; 1 without torchrun.
 
-    ValueError where its variables cannot be its own.
+    ValueError if the environment variables are inconsistent.
     """
     if not all(name in os.environ for name in VARIABLES):
         return 1
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "0")  # torchrun sets the local ones too, other launchers need not
         if not (value.isascii() and value.isdecimal()):
-            raise ValueError(f"{name}={os.environ[name]} in the environment is no number; {ADVICE}")
+            raise ValueError(f"{name}={os.environ[name]} in the environment is not a number; {ADVICE}")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if not rank < world:
         raise ValueError(f"RANK={rank} in the environment is not below WORLD_SIZE={world}; {ADVICE}")
@@ -53,7 +53,7 @@ def world_size() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process saves and prints: the only one, or the first of those that torchrun started."""
+    """Whether this process saves and prints: the only one, or the first one under torchrun."""
     return world_size() == 1 or int(os.environ["RANK"]) == 0
 
 
@@ -81,19 +81,19 @@ class Turn(Message):
 
 
 class TorchrunRunner:
-    """This process's share of the work. Every process gets all videos, from the ranks that computed them."""
+    """This process's share of the work. Every process gets all videos."""
 
     def __init__(self, config: PipelineConfig, quiet: bool):
-        """ValueError where `parallel.num_gpus` is neither 1 nor the number of processes."""
+        """ValueError if `parallel.num_gpus` is neither 1 nor the number of processes."""
         world, num_gpus = world_size(), config.parallel.num_gpus
         if num_gpus not in (1, world):
-            raise ValueError(f"parallel.num_gpus is {num_gpus}, and torchrun started {world} processes")
+            raise ValueError(f"parallel.num_gpus is {num_gpus}, but torchrun started {world} processes")
         parallel = replace(config.parallel, num_gpus=world).resolved(config.is_guided)
         self.config, self.quiet = replace(config, parallel=parallel), quiet or not is_main_process()
         here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
         self.device = rank_device(self.config, local_rank(), here)
         self.memory_check = MemoryCheck(here)
-        self._running: list[object] = []  # requests that are not at their end
+        self._running: list[object] = []  # running requests
         if not dist.is_initialized():
             with meeting():
                 group.join(self.device, parallel.timeout)
@@ -107,7 +107,7 @@ class TorchrunRunner:
         inputs: dict[str, Any],
         watch: Watch | None = None,
     ) -> Iterator[VideoOutput]:
-        """The outputs in order, in every process. ValueError in all of them if not all ask for the same."""
+        """The outputs in order, in every process. ValueError in all of them if requests differ."""
         config = replace(config, parallel=self.config.parallel)
         if local_rank() == 0:  # for all on this computer
             self.memory_check.look(config)
@@ -156,13 +156,13 @@ class TorchrunRunner:
         return runner
 
     def close(self) -> None:
-        """Frees the weights. The group stays for what else the program does."""
+        """Frees the weights. The process group stays for other uses."""
         self.pipeline.close()
 
 
 @contextlib.contextmanager
 def meeting() -> Iterator[None]:
-    """Says after `PATIENCE` what is waited for; ValueError where the ranks do not meet."""
+    """Logs after `PATIENCE` what is waited for; ValueError if the ranks do not connect."""
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     which = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
     # An error, since all ranks but the first are quiet.
@@ -174,13 +174,13 @@ def meeting() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:  # torch's own errors of stores and networks are RuntimeErrors
         reason = " ".join(str(error).split())[:SHOWN]
-        raise ValueError(f"{which} does not meet the others at {where}: {reason}; {ADVICE}") from error
+        raise ValueError(f"{which} cannot connect to the others at {where}: {reason}; {ADVICE}") from error
     finally:
         timer.cancel()
 
 
 def local_rank() -> int:
-    """The number of this process among those of this computer."""
+    """The local rank of this process on this computer."""
     return int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
 
 
@@ -198,12 +198,12 @@ def take_turn(outputs: Iterator[VideoOutput], has_output: bool, watch: Watch | N
 
 
 def watched(watch: Watch | None) -> dict[str, str]:
-    """What ranks must agree on besides the request."""
+    """What ranks must agree on, in addition to the request."""
     return {} if watch is None else {"callback": "given"}
 
 
 def leave_if_done(running: Sequence[object]) -> None:
-    """Leaves the group at the end of the program, unless others may be waiting: then it must just end."""
+    """Leaves the group at the end of the program, unless others may be waiting."""
     if not running:
         group.leave()
 
@@ -218,7 +218,7 @@ def describe(
 
 
 def short_text(value: Any, codec: Codec) -> str:
-    """A value in words, with a hash where they do not say all of it."""
+    """A value as text, shortened with a hash if necessary."""
     text = json.dumps(to_plain(value, key=str, other=lambda item: f"a {type(item).__name__}"))
     is_whole = is_plain(value) or (isinstance(value, list) and all(map(is_plain, value)))
     if is_whole and len(text) <= SHOWN:
@@ -236,7 +236,7 @@ def check_same_request(descriptions: Sequence[dict[str, str]]) -> None:
             differences = ", ".join(f"{name} is {own.get(name)} and {first.get(name)}" for name in names)
             others = "; ".join(all_values(name, descriptions) for name in names)
             all_of_them = f"; of all: {others}" if len(descriptions) > 2 else ""
-            raise ValueError(f"rank {rank} asks for something else than rank 0: {differences}{all_of_them}")
+            raise ValueError(f"rank {rank}: request differs from rank 0: {differences}{all_of_them}")
 
 
 def all_values(name: str, descriptions: Sequence[dict[str, str]]) -> str:
