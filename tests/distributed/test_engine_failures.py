@@ -166,7 +166,7 @@ def test_a_request_that_cannot_be_sent_ends_nothing(pool, what):
     outputs = stream(pool, "a", "b", "c")
     next(outputs)
     before = ids(pool)
-    with pytest.raises(ValueError, match=error + r".*; register a class of your own \(register_cache"):
+    with pytest.raises(ValueError, match=error + r".*; register your own classes \(register_cache"):
         next(stream(pool, "a", references=None if source is None else [Reference(source)], **request))
     assert jobs_of(outputs) == [("b", 5), ("c", 5)]
     assert ids(pool) == before

@@ -96,7 +96,7 @@ def test_a_bias_that_a_kernel_does_not_know_goes_through_torch(backend):
 def test_a_card_before_ampere_has_fewer_kernels(backend, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(ValueError, match=f"{backend}', which needs an Ampere card"):
+    with pytest.raises(ValueError, match=f"{backend}', which needs an Ampere GPU"):
         check_attention(backend, CUDA, torch.float16)
     check_attention("efficient", CUDA, torch.float16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
@@ -118,9 +118,9 @@ def test_what_needs_a_gpu_is_refused_on_a_cpu(backend):
 @pytest.mark.parametrize(
     ("backend", "dtype", "message"),
     [
-        ("bmm", torch.bfloat16, "'bmm', which is for a CPU"),
-        ("flash", torch.float32, "dtype is float32; it knows bfloat16"),
-        ("cudnn", torch.float32, "dtype is float32; it knows bfloat16"),
+        ("bmm", torch.bfloat16, "'bmm', which needs a CPU"),
+        ("flash", torch.float32, "dtype is float32; it supports bfloat16"),
+        ("cudnn", torch.float32, "dtype is float32; it supports bfloat16"),
     ],
 )
 def test_what_a_gpu_cannot_do_is_refused_before_loading(backend, dtype, message):

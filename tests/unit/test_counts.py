@@ -78,7 +78,7 @@ def test_long_texts_and_lists():
         LatteConfig(negative_prompt="a" * 1_000_001)
     with pytest.raises(ValueError, match=f"prompt has {LONGEST_PROMPT + 1} characters"):
         check_prompts(["a" * (LONGEST_PROMPT + 1)])
-    with pytest.raises(ValueError, match="num_videos_per_prompt is 10000 for 101 prompts; there may be"):
+    with pytest.raises(ValueError, match="num_videos_per_prompt is 10000 for 101 prompts; the limit is"):
         check_count(["a"] * 101, LatteConfig(num_videos_per_prompt=10_000))
 
 

@@ -40,7 +40,7 @@ def test_num_gpus_is_short_for_the_section():
         load_config(LatteConfig, overrides=["num_gpus=8", "parallel.sp=3"])
     assert dataclasses.replace(config, parallel=ParallelConfig()).parallel.num_gpus == 1
     assert config_to_dict(config)["parallel"]["num_gpus"] == 4
-    with pytest.raises(ValueError, match=r"num_gpus is 3, and parallel.num_gpus is 2"):
+    with pytest.raises(ValueError, match=r"num_gpus is 3, but parallel.num_gpus is 2"):
         OpenSoraConfig(num_gpus=3, parallel=ParallelConfig(num_gpus=2))
     with pytest.raises(ValueError, match="num_gpus is 0"):
         OpenSoraConfig(num_gpus=0)

@@ -66,7 +66,7 @@ def test_a_vae_of_other_channels(broken):
     channels = {"latent_channels": 8} if name == "latte" else {"embed_dim": 8}
     path.write_text(json.dumps({**json.loads(path.read_text()), **channels}))
     with (
-        pytest.raises(ValueError, match=r"makes 4 latent channels, .* decodes 8"),
+        pytest.raises(ValueError, match=r"has 4 latent channels, .* decodes 8"),
         VideoSysEngine(text_to_video_config(name, folder)),
     ):
         pass

@@ -62,7 +62,7 @@ def test_damaged_weights_make_no_video(checkpoint):
 def test_a_transformer_and_a_vae_of_different_models_are_refused(checkpoint, tmp_path):
     config = dataclasses.replace(VAE, latent_channels=8)
     save_model(build_vae().state_dict(), config, tmp_path / "vae")
-    with pytest.raises(ValueError, match=r"makes 4 latent channels, .* decodes 8"):
+    with pytest.raises(ValueError, match=r"has 4 latent channels, .* decodes 8"):
         build_pipeline(config_of(checkpoint, vae=str(tmp_path / "vae")), quiet=True)
 
 

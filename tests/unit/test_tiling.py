@@ -106,7 +106,7 @@ def test_an_unknown_preset_is_refused():
         ({"tile_sample_min_size_t": 1}, "tile_sample_min_size_t must be at least 2"),
         ({"tile_overlap_factor": 1.0}, r"tile_overlap_factor must be in \[0, 1\), not 1.0"),
         ({"tile_overlap_factor": -0.1}, "tile_overlap_factor"),
-        ({"tile_overlap_factor": 0.9}, "leaves tiles of 4 latents no step"),
+        ({"tile_overlap_factor": 0.9}, "is too large for tiles of 4 latents"),
     ],
 )
 def test_impossible_tiles_are_refused(changes, message):

@@ -25,14 +25,14 @@ BlockForward = Callable[..., Tensor]
 Shapes = tuple[tuple[int, ...], ...]
 GraphKey = tuple[Shapes, tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
-# Strides that the compiler pads for large buffers are not known to all kernels that read them (torch 2.11):
+# Not all kernels handle the strides that the compiler pads for large buffers (torch 2.11):
 # one that rotates the queries of 2 x 15 x 1590 tokens reads outside its buffer.
 OPTIONS: Mapping[str, bool] = MappingProxyType({"comprehensive_padding": False})
 
 
 @dataclass(frozen=True)
 class CompileReport:
-    """Compiling so far, in this process: seconds, graphs made, and places where a graph had to end early."""
+    """Compilation in this process so far: seconds, graphs, and graph breaks."""
 
     seconds: float
     graphs: int
@@ -96,11 +96,11 @@ def check_compile_offload(offload: str, device: torch.device, setting: Compile =
 
 
 def compile_blocks(model: M) -> M:
-    """The model itself, whose blocks run compiled from now on; compiling happens in the first steps.
+    """Compile the blocks of the model, which is returned; compilation happens in the first steps.
 
-    Blocks of one class share their graphs, which serve texts of every length. Under a cache that keeps single
-    branches (PAB) they run as they are: what such a cache decides changes from step to step and would be
-    compiled anew each time.
+    Blocks of one class share their graphs, for texts of any length. Under a cache that reuses single
+    branches (PAB) they run uncompiled: the decisions of such a cache change from step to step and would be
+    recompiled each time.
     """
     compiled = {type(block): functools.cache(compiled_for) for block in blocks(model)}
     for block in blocks(model):
@@ -116,17 +116,17 @@ def compiled_for(key: GraphKey) -> BlockForward:
 
 
 def copy_function(function: FunctionType) -> FunctionType:
-    """A copy of a function, which the compiler takes for another function."""
+    """A copy of a function, which the compiler treats as a different function."""
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def run_block(block: nn.Module, *inputs: Any) -> Tensor:
-    """A block's output with nothing kept: what is compiled."""
+    """A block's output without reuse: the compiled function."""
     return type(block).forward(block, *inputs, compute_branch)
 
 
 class CompiledForward:
-    """A block's forward: compiled where the cache keeps whole steps, as it is where it keeps branches."""
+    """A block's forward: compiled if the cache keeps whole steps, uncompiled if it keeps branches."""
 
     def __init__(self, block: nn.Module, compiled: Callable[[GraphKey], BlockForward]):
         self.block, self.compiled = block, compiled
@@ -187,7 +187,7 @@ def text_kvs(inputs: Iterable[Any]) -> Iterator[TextKV]:
 
 
 def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
-    """Lets a graph serve texts of any length. Tensors keep the mark, which their numbers know nothing of."""
+    """Marks the text length as dynamic for the compiler. The mark stays on the tensors."""
     from torch._dynamo import maybe_mark_dynamic  # takes seconds to import
 
     for text in texts:
@@ -203,7 +203,7 @@ def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
 
 
 def compile_report() -> CompileReport | None:
-    """What compiling has taken in this process; None where this version of torch does not count it."""
+    """The cost of compilation in this process; None if this version of torch does not record it."""
     try:
         from torch._dynamo.utils import compilation_time_metrics, counters
     except ImportError:  # torch has no public name for them

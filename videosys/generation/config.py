@@ -1,4 +1,4 @@
-"""What a user chooses: the settings that every model has, and those of models with a negative prompt."""
+"""User settings: those of every model, and those of models with a negative prompt."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def loading(default: Any, **metadata: Any) -> Any:
 def cache_field(presets: Mapping[str, CacheConfig]) -> Any:
     """The dataclass field `cache` of a config: takes all policies and a model's presets by their names.
 
-    A preset with the name of a policy has the settings that the policy begins with in this model. ValueError
-    where it is of another policy; nor can another policy of its name be registered later.
+    A preset with the name of a policy has the policy's default settings for this model. ValueError
+    if it is for another policy; no other policy of its name can be registered later.
     """
     CACHES.reserve({name: type(preset) for name, preset in presets.items()})
-    # Policies that are registered later are seen too.
+    # Includes policies that are registered later.
     choices = ChainMap(dict(presets), CACHES)  # type: ignore[arg-type]  # nothing is written to it
     return field(default_factory=NoCacheConfig, metadata={"registry": choices})
 
@@ -68,10 +68,10 @@ def loading_fields(config_cls: type) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class PipelineConfig:
-    """The settings that every model has. Bad values are a ValueError at once.
+    """The settings of every model. Invalid values are a ValueError at construction.
 
     transformer, vae, text_encoder: hub ids or local folders of the three parts; None for the published ones.
-    revision: of the hub ids. offline: take only what was downloaded before.
+    revision: of the hub ids. offline: use only downloaded files.
     device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N, mps (Apple's).
     dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
     storage_dtype: of the weights of the blocks of transformer and text encoder while they wait: float8_e4m3fn
@@ -90,11 +90,11 @@ class PipelineConfig:
     lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.
     fps: of the file.
 
-    The rest can be given anew with each request:
-    num_inference_steps: None for the number published for the model.
+    The rest can be set per request:
+    num_inference_steps: None for the published number.
     scheduler: the published one, or a solver (see docs/schedulers.md).
     num_videos_per_prompt: video j uses seed + j.
-    batch_size: videos made together; at 1 no video depends on another.
+    batch_size: videos generated together; at 1 videos are independent of each other.
     """
 
     transformer: str | None = loading(None)
@@ -144,8 +144,8 @@ class PipelineConfig:
         return {path.stem: path for path in paths}
 
     def check_fields(self) -> None:
-        """Replaces the names of caches and schedulers by what they name. ValueError for a field of another
-        type or above its limit. For a config class whose other checks come before those of its base.
+        """Replaces the names of caches and schedulers by their settings. ValueError for a field of a wrong
+        type or above its limit. For config classes with checks that run before those of the base.
         """
         resolve_choices(self)
         object.__setattr__(self, "lora", as_loras(self.lora))
@@ -161,7 +161,7 @@ class PipelineConfig:
         last = LARGEST_SEED - self.num_videos_per_prompt + 1
         if self.seed is not None and not 0 <= self.seed <= last:
             raise ValueError(
-                f"seed is {self.seed}; it must be a whole number from 0 to {last}, or none to draw one"
+                f"seed is {self.seed}; it must be a whole number from 0 to {last}, or none for a random one"
             )
         self.check_counts("num_inference_steps", "num_videos_per_prompt", "batch_size")
         if not 0.01 <= self.fps <= 1000:
@@ -170,17 +170,17 @@ class PipelineConfig:
             raise ValueError(f"guidance_scale is {self.guidance_scale}; it must be 1 (no guidance) or more")
 
     def check_counts(self, *names: str) -> None:
-        """ValueError for a field of these that is below 1."""
+        """ValueError for one of these fields below 1."""
         for name in names:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
 
-    # What a family's config must say. `Family` refuses a config class that leaves one of these out.
+    # What a family's config must define. `Family` refuses a config class without one of these.
 
     @property
     def model_name(self) -> str:
-        """The model's name in calibration files, with settings that make it another model."""
+        """The model's name in calibration files, with settings that change the model."""
         raise NotImplementedError
 
     @property
@@ -203,11 +203,11 @@ class PipelineConfig:
         """Number of frames of the video."""
         raise NotImplementedError
 
-    # What it may say.
+    # Optional definitions.
 
     @property
     def training(self) -> Training:
-        """What the weights were trained to predict; for a config class with a `prediction`."""
+        """The trained prediction type; for a config class with a `prediction`."""
         if self.prediction is None:
             raise ValueError(f"{type(self).__name__} has no prediction")
         return Training(self.prediction)
@@ -226,7 +226,7 @@ class PipelineConfig:
 
     @property
     def clip_frames(self) -> int:
-        """Number of frames that are denoised together; a video may be several clips, one after another."""
+        """Number of frames that are denoised together; a video may consist of several clips."""
         return self.output_frames
 
     @property
@@ -246,15 +246,15 @@ class PipelineConfig:
 
     @property
     def negative_text(self) -> str | None:
-        """The negative prompt as the text encoder gets it; None where the model does without one."""
+        """The negative prompt for the text encoder; None for a model without one."""
         return None
 
     def prompt_texts(self, prompt: str) -> list[str]:
-        """The texts that the text encoder gets for a prompt: one for each clip."""
+        """The texts for the text encoder: one for each clip of a prompt."""
         return [prompt]
 
     def clean(self, text: str) -> str:
-        """A text as the tokenizer gets it."""
+        """A text as passed to the tokenizer."""
         return text
 
     def clean_negative(self, text: str) -> str:
@@ -267,17 +267,17 @@ class PipelineConfig:
             raise ValueError(f"{name}: {type(self).__name__} is of a model without a negative prompt")
 
     def reads_padding(self, text: str) -> bool:
-        """Whether the transformer attends to the padding behind a text."""
+        """Whether the transformer attends to the padding of a text."""
         return False
 
     @property
     def teacache_coefficients(self) -> tuple[float, ...] | None:
-        """The polynomial published with TeaCache for this model, highest power first."""
+        """The polynomial published by TeaCache for this model, highest power first."""
         return None
 
     def with_default_coefficients(self) -> CacheConfig:
-        """The cache settings; TeaCache without coefficients gets the published ones. Where none are
-        published, it compares distances as they are, with a warning.
+        """The cache settings; TeaCache without coefficients gets the published ones. If none are
+        published, distances are not rescaled, with a warning.
         """
         if not isinstance(self.cache, TeaCacheConfig):
             return self.cache
@@ -297,17 +297,17 @@ class PipelineConfig:
         return self.cache.with_coefficients(published or NAIVE_COEFFICIENTS)
 
     def anchored(self: C) -> C:
-        """The same for a program that works in another folder later: what is here by its absolute path."""
+        """The config with absolute paths, for a program that changes its working directory later."""
         sources = (self.transformer, self.vae, self.text_encoder)
         transformer, vae, text_encoder = (source and anchored(source) for source in sources)
         lora = tuple(item.anchored() for item in self.lora)
         return replace(self, transformer=transformer, vae=vae, text_encoder=text_encoder, lora=lora)
 
     def check_calibratable(self) -> None:
-        """ValueError where a calibration cannot run this config."""
+        """ValueError if a calibration cannot run this config."""
 
     def scope(self, evaluations: int, size: tuple[int, int, int], weights_hash: str | None = None) -> RunSpec:
-        """What cache settings must have been calibrated on to hold for this config.
+        """The run that calibrated cache settings must match for this config.
 
         evaluations: of the transformer. size: latent frames, rows and columns.
         """
@@ -324,11 +324,11 @@ class PipelineConfig:
 
 @dataclass(frozen=True)
 class NegativePromptConfig(PipelineConfig):
-    """The settings of models that are guided by a negative prompt, besides those of PipelineConfig.
+    """The settings of models with a negative prompt, in addition to those of PipelineConfig.
 
-    num_frames, height, width: of the video, in pixels; None for what the checkpoint was trained on.
-    negative_prompt: what the video shall not show; None for the published one.
-    clean_caption: clean prompts twice, as captions were for training; false only lower-cases and strips.
+    num_frames, height, width: of the video, in pixels; None for the training size of the checkpoint.
+    negative_prompt: what the video should not show; None for the published one.
+    clean_caption: clean prompts twice, as in training; false only lower-cases and strips them.
     """
 
     num_frames: int | None = limited(None, most=MOST_FRAMES)

@@ -1,4 +1,4 @@
-"""The denoise loop: one for every model, scheduler and cache."""
+"""The denoising loop for all models, schedulers and caches."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Observer = Callable[[int, float, torch.Tensor, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choices of one generation.
+    """The settings of one generation.
 
     guidance_scale: weight g of v_uncond + g * (v_cond - v_uncond).
-    generator: source of the noise that is drawn during the loop, one for all or one per sample.
+    generator: source of the noise in the loop, one for all samples or one per sample.
     frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a
-        value between lets it free only from that noise level on (edit strength).
+        value in between denoises it only from that noise level on (edit strength).
     progress: called after each step. observer: called with (step, timestep, latents, noise_pred of the pair).
     """
 
@@ -54,8 +54,8 @@ def denoise(
 ) -> torch.Tensor:
     """Denoised latents [B, C, T, H, W], float32.
 
-    `condition` was prepared for the pair [cond, uncond], or for cond alone where guidance_scale is 1 or less;
-    where the pair is split over two devices (cfg), for the half of this one. `scheduler` is ours or one of
+    `condition` was prepared for the pair [cond, uncond], or only for cond if guidance_scale is 1 or less;
+    if the pair is split over two devices (cfg), for the half of this one. `scheduler` is ours or one of
     diffusers, with its timesteps set. All devices of a replica have the same latents, and get the same.
     ValueError that names the first step whose latents are not finite.
     """
@@ -87,7 +87,7 @@ def denoise(
 def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
     """(a, b) of the model's input a * data + b * noise at a timestep.
 
-    Those of the training where the scheduler has `alphas_cumprod`, else of the straight path of flow models.
+    From training if the scheduler has `alphas_cumprod`, else from the straight path of flow models.
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
@@ -101,11 +101,11 @@ def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
 
 
 def check_guidance(sampling: Sampling, parallel: Parallel) -> None:
-    """ValueError where devices share a guidance pair, and there is no guidance."""
+    """ValueError if devices share a guidance pair without guidance."""
     if parallel.cfg_size > 1 and not sampling.is_guided:
         raise ValueError(
-            f"guidance_scale is {sampling.guidance_scale}, and the devices share a guidance pair "
-            "(parallel.cfg is 2): without guidance there is none"
+            f"guidance_scale is {sampling.guidance_scale}, but the devices share a guidance pair "
+            "(parallel.cfg is 2): set parallel.cfg to 1, or guidance_scale above 1"
         )
 
 
@@ -118,7 +118,7 @@ def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Normal noise like `like`, drawn where the generator lives, so that a seed means the same anywhere."""
+    """Normal noise like `like`, drawn on the generator's device, so that seeds are reproducible."""
     if isinstance(generator, Sequence):
         if len(generator) != len(like):
             raise ValueError(f"generator has {len(generator)} generators for {len(like)} samples")
@@ -130,8 +130,8 @@ def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
 class FrameConditioning:
     """Keeps, or partly keeps, the latent frames of one loop that Sampling.frame_mask gives as a condition.
 
-    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is put
-    back unchanged after each step, and when it joins it is noised to that step's level.
+    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is
+    restored after each step, and when it joins, noise of that step's level is added.
     """
 
     def __init__(self, sampling: Sampling, latents: torch.Tensor, scheduler: Any):
@@ -139,15 +139,15 @@ class FrameConditioning:
         mask = sampling.frame_mask
         self.mask = None if mask is None else mask.to(latents.device, torch.float32)
         self.free = None if self.mask is None else self.mask == 1
-        # Masks [B, 1, T, 1, 1] of the frames that joined, each with the scheduler that began with them.
+        # Masks [B, 1, T, 1, 1] of the frames that joined, each with its own scheduler.
         self.joined: list[tuple[torch.Tensor, Any]] = []
 
     def renoise(self, latents: torch.Tensor, step: int, timestep: torch.Tensor) -> torch.Tensor:
-        """`latents` with the frames that join at this timestep noised."""
+        """`latents` with noise added to the frames that join at this timestep."""
         if self.mask is None or self.free is None:
             return latents
         before, self.free = self.free, (self.mask == 1) | (self.mask * 1000 >= timestep)
-        # Drawn at every step, used or not: the noise of a step then does not depend on the mask.
+        # Always drawn, so that the noise of a step does not depend on the mask.
         noise = fresh_noise(latents, self.sampling.generator)
         joins = (self.free & ~before)[:, None, :, None, None]
         if self.scheduler.history and joins.any():
@@ -155,8 +155,8 @@ class FrameConditioning:
         return torch.where(joins, self.scheduler.add_noise(latents, noise, timestep), latents)
 
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """`latents` at the next timestep. What a scheduler remembers of a frame from before it joined is not
-        of this frame's path, so frames that joined have a scheduler that began with them.
+        """`latents` at the next timestep. The scheduler state of a frame from before it joined is not
+        valid afterwards, so frames that join get a new scheduler.
         """
         following = self.scheduler.step(model_output, timestep, latents).prev_sample
         for frames, scheduler in self.joined:
@@ -165,14 +165,14 @@ class FrameConditioning:
         return following
 
     def restore(self, latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        """`latents` with every frame that has not joined yet as it was."""
+        """`latents` with all frames restored that have not joined yet."""
         return latents if self.free is None else torch.where(self.free[:, None, :, None, None], latents, kept)
 
     def pair(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.cat((latents, latents)) if self.sampling.is_guided else latents
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """The model's mask of the frames being denoised, [B or 2B, T]; nothing where all of them are."""
+        """The model's mask of the frames being denoised, [B or 2B, T]; empty if all of them are."""
         if self.free is None:
             return {}
         return {"frame_mask": self.free.repeat(2, 1) if self.sampling.is_guided else self.free}

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, found before they become a black picture: at which stage, and what helps."""
+"""Detects numbers that are not finite, and reports the stage and a remedy."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 REMEDY = (
-    "its weights are damaged, or their results leave the range of their dtype: try dtype float32 or bfloat16 "
-    "(float16 ends at 65504), else fetch the checkpoint again"
+    "the weights are damaged, or values exceed the range of the dtype: try dtype float32 or bfloat16 "
+    "(float16 ends at 65504), else download the checkpoint again"
 )
 
 
 def check_finite(values: Tensor, stage: str) -> None:
-    """ValueError that names the stage, where one of the values is not a number or infinite."""
+    """ValueError that names the stage if a value is NaN or infinite."""
     if not bool(torch.isfinite(values).all()):
         raise not_finite(stage)
 
 
 def check_steps(are_finite: Sequence[Tensor]) -> None:
-    """ValueError that names the first denoising step whose latents are not finite, of a flag for each.
+    """ValueError that names the first denoising step with latents that are not finite. flags: one per step.
 
-    The flags are read together, once the loop is over: no step waits for the device.
+    The flags are read together after the loop, so that no step waits for the device.
     """
     has_values = are_finite and not are_finite[0].is_meta
     flags = torch.stack(list(are_finite)).tolist() if has_values else []
@@ -32,14 +32,14 @@ def check_steps(are_finite: Sequence[Tensor]) -> None:
 
 
 def frame_sums(frames: Tensor) -> Tensor:
-    """A number [B, T] for each frame of [B, 3, T, H, W], which is finite where all of the frame is."""
+    """A number [B, T] for each frame of [B, 3, T, H, W], finite if the whole frame is finite."""
     return frames.sum(dim=(1, 3, 4), dtype=torch.float32)
 
 
 def check_frames(sums: Tensor, chunk_frames: int | None = None) -> None:
-    """ValueError that names the first frames of a clip that are not finite, of `frame_sums`.
+    """ValueError that names the first frames of a clip whose `frame_sums` are not finite.
 
-    chunk_frames: so many are decoded together, if that is fixed.
+    chunk_frames: number of frames decoded together, if fixed.
     """
     bad = (~torch.isfinite(sums)).any(dim=0).tolist()
     if not any(bad):

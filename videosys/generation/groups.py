@@ -1,4 +1,4 @@
-"""Blocks of a module that lie in the host's memory and come to a device one after the other."""
+"""Group offloading: blocks stay in host memory and are copied to a device one after the other."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from videosys.utils.devices import release_memory
 
-ALIGNMENT = 512  # bytes, as torch's own allocator has it on a GPU
+ALIGNMENT = 512  # bytes, as in torch's GPU allocator
 
 
 class Groups:
-    """Lets the blocks of a module come from the host's memory to a device one after the other, each for its
-    own forward; the next one is copied meanwhile, on a stream of its own where the device is CUDA's.
+    """Copies the blocks of a module from host memory to a device one after the other, each for its
+    own forward; the next one is copied meanwhile, on a separate stream on CUDA.
 
     Blocks are the members of the module's lists. All else is on the device until `close`: also what a block
     holds itself beside its layers, which is small, and which a cache's signal reads outside of any forward.
@@ -129,19 +129,19 @@ class Weights:
         return [item.to(self.device, non_blocking=True) for item in self.host]
 
     def come(self, copies: Sequence[torch.Tensor]) -> None:
-        """Lets the tensors be these on the device."""
+        """Switches the tensors to these on the device."""
         for item, data in zip(self.tensors, copies):
             item.data = data
 
     def go(self) -> None:
-        """Lets the tensors be those in the host's memory."""
+        """Switches the tensors back to host memory."""
         for item, data in zip(self.tensors, self.host):
             item.data = data
 
 
 class Slot:
-    """Memory on a device for the weights of one block at a time. One that is used again and again: with
-    memory of its own for each copy, all blocks would be there at once, since the host runs ahead.
+    """Memory on a device for the weights of one block at a time. It is reused: with
+    new memory for each copy, all blocks would be there at once, since the host runs ahead.
     """
 
     def __init__(self, size: int, device: torch.device):
@@ -150,7 +150,7 @@ class Slot:
         self.copies: list[torch.Tensor] = []
 
     def fill(self, weights: Weights) -> None:
-        """Copies weights into the slot, if they are not there already."""
+        """Copies weights into the slot, unless they are already there."""
         if self.weights is not weights:
             self.weights = None
             self.copy(weights)
@@ -165,14 +165,14 @@ class Slot:
             start += slot_bytes(item)
 
     def wait(self) -> None:
-        """Lets the work that follows on the device wait until the copies are there."""
+        """Makes the following work on the device wait for the copies."""
 
     def release(self) -> None:
         """Allows other weights in the slot after the work so far on the device."""
 
 
 class StreamSlot(Slot):
-    """A slot that is filled on a stream, beside the work on a CUDA device."""
+    """A slot that is filled on a separate stream on a CUDA device."""
 
     def __init__(self, size: int, device: torch.device, stream: torch.cuda.Stream):
         super().__init__(size, device)
@@ -195,7 +195,7 @@ class StreamSlot(Slot):
 
 
 def make_slots(size: int, device: torch.device) -> list[Slot]:
-    """Memory for two blocks of at most `size` bytes: one at work, and the next."""
+    """Memory for two blocks of at most `size` bytes: the current one and the next."""
     if device.type != "cuda":
         return [Slot(size, device) for _ in range(2)]
     stream = torch.cuda.Stream(device)
@@ -209,18 +209,18 @@ def span(item: torch.Tensor) -> int:
 
 
 def slot_bytes(item: torch.Tensor) -> int:
-    """Bytes of a tensor in a slot, where the next one begins at an address that all kernels like."""
+    """Bytes of a tensor in a slot, rounded up to an aligned address."""
     return -(-span(item) // ALIGNMENT) * ALIGNMENT
 
 
 def pin(tensors: Iterable[torch.Tensor]) -> None:
-    """Moves tensors on the host, in place, to page-locked memory, from where copies need not wait."""
+    """Moves host tensors, in place, to pinned memory for asynchronous copies."""
     for item in tensors:
         item.data = item.data.pin_memory()  # itself where it is pinned
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
-    """The parameters and buffers that modules hold themselves, each once."""
+    """The parameters and buffers owned by the modules, each once."""
     tensors = (
         item for module in modules for items in (module.parameters, module.buffers) for item in items(False)
     )
@@ -230,7 +230,7 @@ def tensors_of(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
 def hooked(
     module: nn.Module, enter: Callable[[nn.Module], None], leave: Callable[[nn.Module], None]
 ) -> list[RemovableHandle]:
-    """Lets `enter` run before a module's forward and `leave` after it, also where it fails."""
+    """Runs `enter` before a module's forward and `leave` after it, even if it fails."""
     return [
         module.register_forward_pre_hook(lambda module, inputs: enter(module)),
         module.register_forward_hook(lambda module, inputs, outputs: leave(module), always_call=True),

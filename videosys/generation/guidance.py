@@ -1,4 +1,4 @@
-"""What a transformer reads under classifier-free guidance: prompts, and the negative prompt as often."""
+"""Text inputs of a transformer under classifier-free guidance: prompts and repeated negative prompt."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def negative_of(prompts: Sequence[str], texts: Texts, common: str | None) -> Pro
 
 
 def cut_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, cut: bool = True) -> Pair:
-    """Prompts without their padding, and as many rows of the negative prompt, padding or not.
+    """Prompts without padding, and as many rows of the negative prompt, with or without padding.
 
-    That is what the published pipelines do for one prompt. Prompts of several lengths get a mask that hides
-    from each what a generation of its own would cut off. cut: false leaves all padding, for all to see.
+    The published pipelines do this for one prompt. Prompts of several lengths get a mask that hides
+    from each the tokens that a separate generation would cut off. cut: false attends to all padding.
     """
     embeds, masks = (torch.cat(parts) for parts in zip(*prompts))
     lengths = masks.sum(dim=1)

@@ -1,4 +1,4 @@
-"""Loads the parts of a checkpoint, each when it is first used."""
+"""Loads the parts of a checkpoint on first use."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Components:
     uses_graphs: bool = False
 
     def close(self) -> None:
-        """Forgets all weights."""
+        """Drops all weights."""
         for component in (self.text_encoder, self.transformer, self.vae):
             component.close()
 
 
 class Loader:
-    """Makes the components of a checkpoint. What its files, the device or the packages cannot do is a
-    ValueError now; weights are read when they are first used.
+    """Creates the components of a checkpoint. Problems with files, device or packages are a
+    ValueError now; weights are read on first use.
     """
 
     def __init__(self, config: PipelineConfig, quiet: bool = False, parallel: Parallel = Parallel()):
@@ -67,7 +67,7 @@ class Loader:
         check_offload(config.offload, self.device)
         check_storage(config.storage_dtype, self.device)
         self.has_groups = config.offload == "group"
-        # Where modules lie that move in groups of blocks.
+        # Where modules that are offloaded in groups are kept.
         self.home = CPU if self.has_groups else self.device
 
     def components(self, parts: Parts) -> Components:
@@ -81,7 +81,7 @@ class Loader:
         )
 
     def text_encoder(self, part: TextEncoderPart, width: int) -> Component[T5Encoder]:
-        """A T5 encoder. width: of the embeddings that the transformer reads; ValueError for another one."""
+        """A T5 encoder. width: of the embeddings for the transformer; ValueError for another width."""
         from videosys.text_encoders.t5 import T5Encoder, check_width
 
         folder = existing(part.folder)
@@ -147,7 +147,7 @@ class Loader:
         check_compile_offload(self.config.offload, self.device, self.config.compile)
 
     def _checked(self, part: Part) -> Callable[..., nn.Module]:
-        """What loads a part; the names and shapes of its weights are compared with the files now."""
+        """The loader of a part; names and shapes of its weights are compared with the files now."""
         folder, options = existing(part.folder), {"parallel": self.parallel, **part.options}
         check_model(part.module_cls, part.config, folder, **options)
         return functools.partial(
@@ -156,6 +156,6 @@ class Loader:
 
 
 def existing(folder: Path | None) -> Path:
-    """The folder, which everybody but an estimate has."""
-    assert folder is not None, "only an estimate does without folders"
+    """The folder, required except for an estimate."""
+    assert folder is not None, "only an estimate works without folders"
     return folder

@@ -22,7 +22,7 @@ Offload = Literal["none", "stage", "group"]
 
 @contextmanager
 def loaded_ahead(components: Sequence[Component[Any]]) -> Iterator[None]:
-    """Loads those that will stay on an accelerator, in this order, beside the work in the `with` block."""
+    """Loads the components that stay on an accelerator, in this order, in parallel to the `with` block."""
     waiting = [each for each in components if each.may_load_ahead and not each.is_loaded]
     current = torch.cuda.current_device() if waiting and torch.cuda.is_available() else None
 
@@ -36,27 +36,27 @@ def loaded_ahead(components: Sequence[Component[Any]]) -> Iterator[None]:
     thread = threading.Thread(target=load, name="load ahead", daemon=True)
     if waiting:
         thread.start()
-    yield  # not joined: who uses a component waits for it alone
+    yield  # not joined: users of a component wait only for it
 
 
 def check_offload(offload: Offload, device: torch.device) -> None:
-    """ValueError where the setting means nothing on the device."""
+    """ValueError if the setting does not apply to the device."""
     if offload == "group" and shares_memory(device):
         raise ValueError(
-            f"offload is 'group', and the device is the {device.type}: groups of blocks move between the "
+            f"offload is 'group', but the device is the {device.type}: groups of blocks move between the "
             f"host's memory and an accelerator's own; allowed on a {device.type}: 'none', 'stage'"
         )
 
 
 class Component(Generic[M]):
-    """A module that is loaded when it is first used.
+    """A module that is loaded on first use.
 
     offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
-    parked in the host's memory, and one that computes in that memory is dropped and read again when needed.
-    `group` leaves it in the host's memory, from which blocks come to the device one after the other.
+    moved to host memory, and a module on the CPU is dropped and read again when needed.
+    `group` keeps it in host memory and copies blocks to the device one after the other.
     Several threads may use it at once: it is loaded once, and cleared when the last of them is done; with
     `group` they take turns.
-    folder: where its weights lie, if they do. root: of a loaded module, the part whose lists are the blocks.
+    folder: of its weights, if any. root: the part of a loaded module whose lists are the blocks.
     """
 
     def __init__(
@@ -75,19 +75,19 @@ class Component(Generic[M]):
 
     @property
     def is_loaded(self) -> bool:
-        """Whether the module is in memory, here or parked."""
+        """Whether the module is in memory, on the device or the host."""
         return self._module is not None
 
     @contextmanager
     def use(self) -> Iterator[M]:
-        """The module on its device, for the length of a `with` block."""
+        """The module on its device, within a `with` block."""
         turn: AbstractContextManager[Any] = self._turn if self.offload == "group" else nullcontext()
         with turn:
             module = self._enter()
             try:
                 yield module
             finally:
-                del module  # or clearing would not free it
+                del module  # otherwise clearing would not free it
                 self._leave()
 
     def _enter(self) -> M:
@@ -103,11 +103,11 @@ class Component(Generic[M]):
 
     @property
     def may_load_ahead(self) -> bool:
-        """Whether the module will stay on an accelerator, so that it may come there before its first use."""
+        """Whether the module stays on an accelerator, so that it can be loaded before its first use."""
         return self.offload == "none" and self.device.type != "cpu"
 
     def load_ahead(self) -> None:
-        """Loads the module. An error is for the first use, which loads again."""
+        """Loads the module. Errors are ignored; the first use loads again and raises them."""
         with contextlib.suppress(Exception), self._lock:
             self._module = self._load() if self._module is None else self._module
 
@@ -129,5 +129,5 @@ class Component(Generic[M]):
         release_memory(self.device)
 
     def close(self) -> None:
-        """Forgets the module."""
+        """Drops the module."""
         self._module = None

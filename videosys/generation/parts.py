@@ -1,4 +1,4 @@
-"""The parts of a checkpoint: where they are, and what they are built of, before any weight is read."""
+"""The parts of a checkpoint: folders, classes and configs, before any weight is read."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Part:
     """A transformer or an autoencoder.
 
     module_cls: its class, called with config, parallel and options. config: of its config.json. folder: of
-    its files; None where they are not on this computer, and the published config stands for it.
+    its files; None if they are not on this computer; then `config` is the published one.
     """
 
     module_cls: type[nn.Module]
@@ -34,7 +34,7 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def build(self, parallel: Parallel, config: Any = None) -> nn.Module:
-        """The module with random weights; `config` stands for the part's own."""
+        """The module with random weights; `config` replaces the part's own."""
         return self.module_cls(config or self.config, parallel=parallel, **self.options)
 
 
@@ -43,7 +43,7 @@ class TextEncoderPart:
     """A T5 or mT5 encoder with its tokenizer.
 
     folder: it has `text_encoder` and `tokenizer`, or holds both itself; None as in `Part`.
-    max_length: tokens of a prompt. is_mt5: of what is published, for an estimate without the folder.
+    max_length: tokens of a prompt. is_mt5: of the published encoder, for an estimate without the folder.
     """
 
     folder: Path | None
@@ -64,19 +64,19 @@ class Parts:
         return self.vae.config.latent_size(config.clip_frames, *config.size)
 
     def check(self) -> None:
-        """ValueError where transformer and autoencoder are not of one model."""
+        """ValueError if transformer and autoencoder do not belong to one model."""
         denoised, decoded = self.transformer.config.in_channels, self.vae.config.latent_channels
         if denoised != decoded:
             raise ValueError(
-                f"{self.transformer.folder} makes {denoised} latent channels, "
-                f"{self.vae.folder} decodes {decoded}"
+                f"{self.transformer.folder} has {denoised} latent channels, "
+                f"but {self.vae.folder} decodes {decoded}"
             )
 
 
 class PartFinder:
     """Finds the folders of a checkpoint's parts.
 
-    may_be_missing: nothing is fetched, and a part that is not on this computer has no folder.
+    may_be_missing: nothing is downloaded; parts that are not on this computer have no folder.
     folders: of the parts on this computer. missing: the other parts, with their sources.
     """
 
@@ -92,7 +92,7 @@ class PartFinder:
     ) -> Path | None:
         """The folder of a part, which in a repository of all parts is `subfolder`.
 
-        A folder on this computer may be the part itself. ValueError where it cannot be had.
+        A folder on this computer may be the part itself. ValueError if it cannot be found.
         """
         try:
             if source is None:
@@ -114,12 +114,12 @@ class PartFinder:
     def part(
         self, name: str, source: str | None, module_cls: type[nn.Module], published: Any, subfolder: str = ""
     ) -> Part:
-        """The part that `source` names. published: its config where it is not on this computer."""
+        """The part at `source`. published: its config if it is not on this computer."""
         folder = self.folder(name, source, subfolder)
         return Part(module_cls, config_of(type(published), folder, published), folder)
 
     def text_encoder(self, source: str | None, max_length: int, is_mt5: bool = False) -> TextEncoderPart:
-        """The text encoder that `source` names; of a whole model's repository no other part is fetched."""
+        """The text encoder at `source`; other parts of a model repository are not downloaded."""
         return TextEncoderPart(self._text_folder(source), max_length, is_mt5)
 
     def _text_folder(self, source: str | None) -> Path | None:
@@ -147,5 +147,5 @@ def part_folder(folder: Path, part: str) -> Path:
 
 
 def config_of(config_cls: type[C], folder: Path | None, published: C) -> C:
-    """The config in a part's folder, or the published one where there is no folder."""
+    """The config in a part's folder, or the published one without a folder."""
     return published if folder is None else read_config(config_cls, folder)

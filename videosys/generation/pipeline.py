@@ -1,4 +1,4 @@
-"""The order of the work that makes videos: texts encoded, latents denoised, frames decoded."""
+"""The pipeline: encode texts, denoise latents, decode frames."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Denoising:
-    """What the denoise loop needs for one micro-batch besides a cache. It serves once, as a scheduler does.
+    """The inputs of the denoising loop for one micro-batch, for a single use like a scheduler.
 
-    latents: [B, C, T, H, W]. condition: makes what the loaded transformer's forward takes.
+    latents: [B, C, T, H, W]. condition: creates the condition for the loaded transformer's forward.
     """
 
     scheduler: Any
@@ -54,7 +54,7 @@ class Denoising:
 
 class Decoded(NamedTuple):
     """Decoded clips, uint8 [B, T, H, W, 3], their `frame_sums` [B, T] before they were rounded, and latents
-    [B, C, t, H, W] that a next clip continues from.
+    [B, C, t, H, W] for the continuation in the next clip.
     """
 
     frames: torch.Tensor
@@ -63,10 +63,10 @@ class Decoded(NamedTuple):
 
 
 class Pipeline:
-    """Text encoder, transformer and autoencoder, and the order of their work.
+    """Text encoder, transformer and autoencoder, and the stages that use them.
 
-    Everything here serves a model that is guided by a negative prompt, or by none; a
-    family with more to do derives its own class. family: the `Family` record, whose scheduler, condition and
+    This class is for models with or without a negative prompt; a
+    family with other stages derives its own class. family: the `Family` record, with scheduler, condition and
     guidance_pair are used.
     """
 
@@ -81,7 +81,7 @@ class Pipeline:
     def watched(self: P, watch: Watch) -> P:
         """This pipeline, with the same parts, for one request that is watched.
 
-        All devices of a replica must watch the request, or none.
+        Either all devices of a replica watch the request, or none.
         """
         pipeline = copy.copy(self)
         pipeline.monitor = Monitor(watch, self.parallel)
@@ -102,7 +102,7 @@ class Pipeline:
     def generate(
         self, prompts: Sequence[str], config: Any, quiet: bool = False, **inputs: Any
     ) -> Iterator[VideoOutput]:
-        """The videos of each micro-batch as soon as they are done; of several replicas, this one's.
+        """Yield the videos of each micro-batch of this replica as soon as they are done.
 
         `config.seed` must be set. inputs: what requests may bring besides fields of the config: those of
         `Given`, and the family's own. All devices of a replica must ask for the same, and get the same.
@@ -132,7 +132,7 @@ class Pipeline:
             yield self.generate_batch(batch, texts, config, quiet, conditions)
 
     def check_parallel(self, config: Any) -> None:
-        """ValueError where a request cannot be shared by the devices of `config.parallel`."""
+        """ValueError if the devices of `config.parallel` cannot share a request."""
         axes = config.parallel.resolved(config.is_guided)
         self.parts.transformer.config.check_parallel(axes.sp, self.latent_size(config))
 
@@ -176,7 +176,7 @@ class Pipeline:
         return {f"{name}_{kind}": part for name, parts in rows.items() for kind, part in zip(names, parts)}
 
     def encode_inputs(self, config: Any) -> Any:
-        """What all micro-batches share of the request's inputs."""
+        """The request's inputs that all micro-batches share."""
         return None
 
     def generate_batch(
@@ -194,7 +194,7 @@ class Pipeline:
         return self.parts.latent_size(config)
 
     def scope(self, config: Any) -> RunSpec:
-        """What cache settings must have been calibrated on to hold for this config."""
+        """The run that calibrated cache settings must match for this config."""
         folder = self.parts.transformer.folder
         evaluations = len(self.family.sampler(config, ()).timesteps)
         digest = folder and weights_hash(folder)
@@ -203,12 +203,12 @@ class Pipeline:
         return config.scope(evaluations, self.latent_size(config), digest)
 
     def with_resolved_cache(self, config: C) -> C:
-        """The config with its cache settings looked up: in calibration files, and what was published.
+        """The config with resolved cache settings: from calibration files, and published values.
 
-        ValueError, before anything is loaded, where there are none for it, and for a device that is not here.
+        ValueError, before anything is loaded, if there are none for it or its device is missing.
         """
         device = config.cache.device
-        if device != "auto":  # with the model, wherever that is
+        if device != "auto":  # on the model's device
             resolve_device(device, "cache.device")
         cache = resolve_cache(config.cache, lambda: self.scope(config), self.parts.transformer.folder)
         config = replace(config, cache=cache)
@@ -236,7 +236,7 @@ class Pipeline:
         return {text: on_device(item, self.text_encoder.device) for text, item in encoded.items()}
 
     def denoising(self, jobs: Sequence[VideoJob], texts: Texts, config: Any) -> Denoising:
-        """What the loop needs for the first clip of these videos, all noise drawn anew from their seeds."""
+        """The loop's inputs for the first clip of these videos, with noise drawn from their seeds."""
         sources = generators(jobs)
         scheduler = self.family.sampler(config, sources)
         noise = self.noise(jobs, sources, config) * scheduler.init_noise_sigma
@@ -278,7 +278,7 @@ class Pipeline:
         scheduler, latents = denoising.scheduler, denoising.latents
         request_id, times = request.checksum(latents), scheduler.times()
         settings = repr((times, cache_config, denoising.sampling.guidance_scale))
-        # Or the devices would wait for each other in vain, or mix two videos.
+        # Otherwise the devices could deadlock or mix two videos.
         self.parallel.agree("a generation (latents, settings)", request_id, zlib.crc32(settings.encode()))
         cache = start(cache_config, times, self.parallel.gather_rows, request_id)
         total = len(scheduler.timesteps)
@@ -292,7 +292,7 @@ class Pipeline:
         return latents, cache.steps
 
     def step_done(self, bar: Any, cache: Cache) -> None:
-        """Tells that a model evaluation is done; raises what stopped the request."""
+        """Reports a model evaluation; raises the error that stopped the request."""
         bar.update()
         if self.monitor.watch is not None:
             self.monitor.advance(computed=all(record.computed for record in cache.steps[-1:]))
@@ -300,7 +300,7 @@ class Pipeline:
     def decode(
         self, latents: torch.Tensor, config: Any, quiet: bool, continues: bool = False
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """The clips, uint8 [T, H, W, 3] on the CPU, and the latents that next clips continue from.
+        """The clips, uint8 [T, H, W, 3] on the CPU, and the latents for their continuations.
 
         continues: whether another clip follows each.
         """
@@ -318,7 +318,7 @@ class Pipeline:
         return clips, torch.cat(tails) if tails else None
 
     def frames_done(self, bar: Any, count: int) -> None:
-        """Tells that frames are decoded. Devices that share them are not at the same place here."""
+        """Reports decoded frames. Devices that share them can be at different places here."""
         bar.update(count)
         (self.monitor.advance if self.parallel.replica.size == 1 else self.monitor.tell)(count)
 
@@ -347,7 +347,7 @@ class Pipeline:
                 yield self.vae_frames(vae, row, config)
 
     def close(self) -> None:
-        """Forgets all weights."""
+        """Drops all weights."""
         self.components.close()
 
 

@@ -1,4 +1,4 @@
-"""A request as videos to make: prompts, seeds, noise, and the output with what made it."""
+"""A request as a list of videos: prompts, seeds, noise, and the output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Rounding = Literal["nearest", "down"]
 
 @dataclass(frozen=True)
 class VideoOutput:
-    """Finished videos, with what made them.
+    """Finished videos, with the data to reproduce them.
 
     video: uint8 tensors [T, H, W, 3], or what `output_type` asked for. prompts and seeds: one per video; with
     the config they reproduce it, bit for bit on a CPU. steps_per_video: the model evaluations of each.
@@ -69,16 +69,16 @@ class VideoJob:
 
 
 def check_count(prompts: Sequence[str], config: Any) -> None:
-    """ValueError for more videos than a request may ask for."""
+    """ValueError for more videos than a request may have."""
     count, each = len(prompts), config.num_videos_per_prompt
     if count * each > MOST_VIDEOS:
         raise ValueError(
-            f"num_videos_per_prompt is {each} for {count} prompts; there may be {MOST_VIDEOS} videos"
+            f"num_videos_per_prompt is {each} for {count} prompts; the limit is {MOST_VIDEOS} videos"
         )
 
 
 def with_full_batches(prompts: Sequence[str], config: C) -> C:
-    """The config with a batch_size of no more than the videos there are. They are the same."""
+    """The config with a batch_size of at most the number of videos. The result is the same."""
     most = len(prompts) * config.num_videos_per_prompt
     return replace(config, batch_size=most) if config.batch_size > most else config
 
@@ -97,23 +97,23 @@ def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
 
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list; ValueError where there is none, or one is not text or is blank."""
+    """The prompts as a list; ValueError if it is empty, or one is not text or is blank."""
     prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
     if not prompts:
         raise ValueError("no prompt was given: the list is empty")
     for text in prompts:
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"prompt is {shown(text)}; it must be text that is not blank")
+            raise ValueError(f"prompt is {shown(text)}; it must be text and not blank")
         if len(text) > LONGEST_PROMPT:
             raise ValueError(
-                f"prompt has {len(text)} characters ({text[:40]!r}...); it may have {LONGEST_PROMPT}"
+                f"prompt has {len(text)} characters ({text[:40]!r}...); the limit is {LONGEST_PROMPT}"
             )
         check_characters("prompt", text)
     return prompts
 
 
 def generators(jobs: Sequence[VideoJob]) -> list[torch.Generator]:
-    """A CPU generator for each video, from its seed."""
+    """A CPU generator for each video, seeded with its seed."""
     return [generator(job.seed) for job in jobs]
 
 
@@ -123,15 +123,15 @@ def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) ->
 
 
 def checksum(latents: torch.Tensor) -> int:
-    """32 bits that tell one generation from another."""
+    """A 32-bit id of a generation."""
     return zlib.crc32(latents.cpu().numpy().tobytes())
 
 
 def to_uint8(frames: torch.Tensor, rounding: Rounding = "nearest") -> torch.Tensor:
     """Frames [B, 3, T, H, W] in [-1, 1] as uint8 [B, T, H, W, 3], on the same device.
 
-    They are clamped, and rounded in float32: half up, or down as some models' published code does. (In
-    bfloat16, as published code does it, a quarter of the values comes out one too high.)
+    They are clamped, and rounded in float32: half up, or down as in the published code of some models. (In
+    bfloat16, as in published code, a quarter of the values would be one too high.)
     """
     values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + (0.5 if rounding == "nearest" else 0.0)
     return values.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 4, 1).contiguous()

@@ -11,7 +11,7 @@ from videosys.utils.typed import MOST_PIXELS
 
 @dataclass(frozen=True)
 class FrameTilingConfig:
-    """How an autoencoder of single frames cuts them into tiles; names and defaults are diffusers'.
+    """Tiling of autoencoders of single frames; names and defaults are those of diffusers.
 
     enable_vae_tiling: cut frames into overlapping tiles that blend into each other; needs less memory, and
         changes the picture, because each tile is normalised alone. Frames no larger than a tile stay whole.
@@ -23,6 +23,6 @@ class FrameTilingConfig:
     vae_tile_overlap_factor: float = loading(0.25)
 
     def frame_tiling(self) -> FrameTiling | None:
-        """The tiling; None where frames stay whole. ValueError for impossible sizes."""
+        """The tiling; None without tiling. ValueError for impossible sizes."""
         tiling = FrameTiling(self.vae_tile_sample_min_size, self.vae_tile_overlap_factor)
         return tiling if self.enable_vae_tiling else None

@@ -1,4 +1,4 @@
-"""What a request tells while it runs, and how it is stopped before its end."""
+"""Progress and cancellation of running requests."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Stage = Literal["encode", "denoise", "decode"]
 
 
 class Cancelled(Exception):
-    """A request was stopped before its end. A callback may raise it to stop its request."""
+    """A request was cancelled. A callback can raise it to cancel its request."""
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """A step of a request is done.
+    """A completed step of a request.
 
-    stage: encode (a step is a text), denoise (a model evaluation) or decode (a frame). step, of: how many of
-    the steps of this stage are done, of how many; for the clip that is at work.
-    computed: whether the transformer's blocks ran; False where the cache replaced them.
-    eta: seconds until the end of the request as estimated from the steps measured so far, without the loading
+    stage: encode (a step is a text), denoise (a model evaluation) or decode (a frame). step, of: number of
+    completed steps of this stage and their total, for the current clip.
+    computed: whether the transformer's blocks ran; False if the cache replaced them.
+    eta: estimated seconds until the end of the request, from the steps measured so far, without loading
     of weights; None before the first model evaluation.
     """
 
@@ -44,17 +44,17 @@ class StepProgress:
 
 
 class Watch:
-    """One request as seen from outside: its progress, and a way to stop it. Threads may share it."""
+    """Progress and cancellation of one request. Thread-safe."""
 
     def __init__(self, callback: Callable[[StepProgress], object] | None = None):
-        """callback: called with each step. What it returns is ignored; what it raises stops the request."""
+        """callback: called with each step. Its result is ignored; an error in it stops the request."""
         self.progress: StepProgress | None = None
         self.error: Exception | None = None
         self._callback, self._lock = callback, threading.Lock()
         self._on_stop: Callable[[], object] | None = None
 
     def tell(self, progress: StepProgress) -> None:
-        """Passes on that a step is done; nothing after the request was stopped."""
+        """Reports a step, unless the request was stopped."""
         if self.error is not None:
             return
         self.progress = progress
@@ -66,7 +66,7 @@ class Watch:
                 self.stop(error)
 
     def stop(self, error: Exception) -> None:
-        """Has the request end with this error before its next step. The first of several errors counts."""
+        """Ends the request with this error before its next step. The first of several errors counts."""
         with self._lock:
             if self.error is not None:
                 return
@@ -75,7 +75,7 @@ class Watch:
             self._on_stop()
 
     def when_stopped(self, notify: Callable[[], object]) -> None:
-        """Sets what is called when the request is stopped; at once where it was stopped already."""
+        """Sets a function to call when the request is stopped; called at once if it is already stopped."""
         with self._lock:
             self._on_stop = notify
             is_stopped = self.error is not None
@@ -85,14 +85,14 @@ class Watch:
 
 @dataclass
 class Pace:
-    """Seconds per step of each stage, as last measured, and the clips that are still to begin."""
+    """Seconds per step of each stage, as last measured, and the number of clips left."""
 
     clips_left: int = 0
     seconds: dict[str, tuple[float, int]] = field(default_factory=dict)  # of so many steps
     begin: float = 0.0
 
     def eta(self, stage: str, step: int, of: int) -> float | None:
-        """Seconds until the end of the request, `step` steps after the beginning of a stage."""
+        """Seconds until the end of the request, after `step` steps of a stage."""
         self.seconds[stage] = ((time.perf_counter() - self.begin) / step, of)
         if "denoise" not in self.seconds:
             return None
@@ -107,9 +107,9 @@ class Pace:
 
 
 class Monitor:
-    """A request as its pipeline sees it: steps are told, and between them the request may be stopped.
+    """A request from the pipeline's side: reports steps, and checks for cancellation between them.
 
-    Without a watch nothing is told, and devices exchange nothing.
+    Without a watch there are no reports and no communication.
     """
 
     def __init__(self, watch: Watch | None = None, parallel: Parallel = Parallel()):
@@ -123,7 +123,7 @@ class Monitor:
         self.pace.clips_left = num_clips
 
     def begin(self, stage: Stage, of: int) -> None:
-        """Begins a stage of so many steps, unless the request was stopped."""
+        """Begins a stage with this many steps, unless the request was stopped."""
         self.stage, self.step, self.of = stage, 0, of
         self.pace.begin = time.perf_counter()
         if stage == "denoise":
@@ -131,22 +131,22 @@ class Monitor:
         self.check()
 
     def advance(self, count: int = 1, computed: bool = True) -> None:
-        """Tells that so many steps are done, which all devices of the replica do together.
+        """Reports steps that all devices of the replica do together.
 
-        Raises what stopped the request.
+        Raises the error that stopped the request.
         """
         self.tell(count, computed)
         self.check()
 
     def tell(self, count: int = 1, computed: bool = True) -> None:
-        """Tells that so many steps are done; another device may have done them."""
+        """Reports steps, possibly done by another device."""
         self.step = min(self.step + count, self.of)
         if self.watch is not None and count:
             eta = self.pace.eta(self.stage, self.step, self.of)
             self.watch.tell(StepProgress(self.stage, self.step, self.of, computed, eta))
 
     def check(self) -> None:
-        """Raises what stopped the request, on all devices of the replica if on any: each must call it."""
+        """Raises the error that stopped the request on any device of the replica: all must call it."""
         if self.watch is None:
             return
         own = self.watch.error
@@ -156,5 +156,5 @@ class Monitor:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Frees what the frames of a traceback hold, such as a cache, while the error is kept."""
+    """Frees objects in the frames of a traceback, such as a cache, but keeps the error."""
     traceback.clear_frames(error.__traceback__)

@@ -1,1 +1,1 @@
-"""The layers the transformers are built of: no model, no cache and no process group is known here."""
+"""Layers of the transformers, independent of models, caches and process groups."""

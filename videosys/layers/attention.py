@@ -1,4 +1,4 @@
-"""Self-attention over tokens, and cross-attention to a text that was projected once per generation."""
+"""Self-attention over tokens, and cross-attention to a text that is projected once per generation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RMSNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of tokens among themselves."""
+    """Multi-head self-attention."""
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True):
         super().__init__()
@@ -42,7 +42,7 @@ class SelfAttention(nn.Module):
         self.proj = OneDnnLinear(dim, dim)
 
     def forward(self, x: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """x [batch, tokens, ..., C]: what stands between is attended each for itself.
+        """x [batch, tokens, ..., C]: attention over tokens, separately for each index of the dims in between.
 
         `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
         """
@@ -55,14 +55,14 @@ class SelfAttention(nn.Module):
         return self.proj(heads.reshape(x.shape))
 
     def _weights(self) -> list[Tensor]:
-        """Those of the norms of queries and keys, where there are any."""
+        """The weights of the norms of queries and keys, if any."""
         return [norm.weight for norm in (self.q_norm, self.k_norm) if isinstance(norm, RMSNorm)]
 
     def _norm_rotate(self, q: Tensor, k: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
         """Queries and keys [batch, heads, tokens, d] of [batch, tokens, ..., heads, d]."""
         weights = self._weights()
         if self.uses_kernels and q.ndim == 4 and kernels.serves_heads(q, k) and (weights or rotary):
-            group = q.shape[-1] // 2 if rotary is None else 1  # without a rotation any pairs will do
+            group = q.shape[-1] // 2 if rotary is None else 1  # without a rotation, pairs do not matter
             q, k = kernels.norm_rotate((q, k), weights, rotary or (), EPS, group)
             return heads_first(q), heads_first(k)
         q, k = heads_first(self.q_norm(q)), heads_first(self.k_norm(k))

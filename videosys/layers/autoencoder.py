@@ -1,4 +1,4 @@
-"""What the autoencoders of videos share: latent sizes, posteriors, and diffusers' autoencoders of frames."""
+"""Shared by video autoencoders: latent sizes, posteriors, and diffusers' autoencoders of frames."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class LatentSize:
-    """The size of a video's latents, for a config that tells its two factors.
+    """The size of a video's latents, from the two factors of a config.
 
-    needs_multiples: height and width must be multiples of `spatial_factor`; else what is over is cut off.
+    needs_multiples: height and width must be multiples of `spatial_factor`; else the rest is cut off.
     """
 
     needs_multiples: ClassVar[bool] = False
@@ -32,12 +32,12 @@ class LatentSize:
         raise NotImplementedError
 
     def latent_frames(self, num_frames: int) -> int:
-        """Latent frames of so many frames."""
+        """Number of latent frames for a number of frames."""
         return num_frames
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the latents of a video; ValueError where it has none, or no whole ones
-        where these are needed.
+        """(frames, rows, columns) of the latents of a video; ValueError if it has none, or no whole ones
+        if these are needed.
         """
         factor = self.spatial_factor
         if num_frames < 1:
@@ -58,7 +58,7 @@ class FrameAutoencoderConfig(LatentSize):
     layers_per_block: int = limited(2, most=MOST_LEVELS)
     norm_num_groups: int = limited(32, most=MOST_CHANNELS)
     latent_channels: int = limited(4, most=MOST_CHANNELS)
-    scaling_factor: float = 0.18215  # what comes after the autoencoder reads its latents times this
+    scaling_factor: float = 0.18215  # latents are multiplied by this after encoding
 
     @property
     def spatial_factor(self) -> int:
@@ -96,7 +96,10 @@ def frame_classes() -> tuple[type[AutoencoderKL], type[AutoencoderKLTemporalDeco
     the meta device, where older versions of torch end such an import with an error.
     """
     with torch.device("cpu"):
-        from diffusers import AutoencoderKL, AutoencoderKLTemporalDecoder  # seconds, and configs need neither
+        from diffusers import (
+            AutoencoderKL,
+            AutoencoderKLTemporalDecoder,
+        )  # slow, not needed for configs
     return AutoencoderKL, AutoencoderKLTemporalDecoder
 
 
@@ -119,7 +122,7 @@ class VideoAutoencoder(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the weights, to which inputs are converted."""
+        """The dtype of the weights; inputs are converted to it."""
         return next(self.parameters()).dtype
 
     @property

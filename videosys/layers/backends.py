@@ -1,4 +1,4 @@
-"""Softmax attention, and which kernel does it: chosen here, and nowhere else."""
+"""Softmax attention and the choice of its kernel."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ AttentionBackend = Literal[
     "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", "triton", OldBackend
 ]
 
-SCORE_BYTES = 4 << 20  # of scores that `bmm` makes at once: they stay in a processor's cache
+SCORE_BYTES = 4 << 20  # of scores per chunk of `bmm`: they stay in the processor's cache
 OPERATORS.define("attend(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, backend: str = "auto") -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v of q [B, heads, n, d], k and v [B, heads, m, d]: [B, n, heads, d].
 
-    bias: [B or 1, 1, 1, m], of prompts of several lengths; a backend that knows none is replaced by torch's
-    choice. backend: a key of KERNELS, or `auto` for what `default_backend` says.
+    bias: [B or 1, 1, 1, m], for prompts of several lengths; a backend without bias is replaced by torch's
+    choice. backend: a key of KERNELS, or `auto` for `default_backend`.
     """
     kernel = default_backend(q) if backend == "auto" else canonical_backend(backend)
     if bias is not None and not supports_bias(kernel, q.device):
@@ -44,22 +44,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias = None, backend: str = "a
 
 
 def canonical_backend(name: str) -> str:
-    """The present name of an attention backend: `bmm` for `products`, its old name, with a warning."""
+    """The current name of an attention backend: `bmm` for its old name `products`, with a warning."""
     if name != "products":
         return name
-    warnings.warn("attention 'products' is called 'bmm' now; the old name will go", stacklevel=2)
+    warnings.warn("attention 'products' is now called 'bmm'; the old name will be removed", stacklevel=2)
     return "bmm"
 
 
 def supports_bias(kernel: str, device: torch.device) -> bool:
-    """Whether a kernel takes a bias of the scores on such a device."""
+    """Whether a kernel supports a bias of the scores on such a device."""
     return kernel != "flash_attn" and (kernel != "flash" or device.type == "cpu")
 
 
 def heads_first(part: Tensor) -> Tensor:
     """[batch, heads, tokens, d] of queries, keys or values [batch, tokens, ..., heads, d], as they lie.
 
-    Each head of each of what stands between stands alone, as heads do: they count as heads.
+    The dims in between are independent, so they are treated as heads.
     """
     return part.flatten(2, -2).transpose(1, 2)
 
@@ -77,20 +77,20 @@ def text_backend(layer: Any, q: Tensor, k: Tensor) -> str:
 
 
 def default_backend(q: Tensor) -> str:
-    """Products for bfloat16 on a CPU outside training, where they take half the time; else torch's choice."""
+    """`bmm` for bfloat16 on a CPU outside training, where it takes half the time; else torch's choice."""
     is_training = torch.is_grad_enabled() and q.requires_grad
     return "bmm" if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not is_training else "torch"
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """The first of torch's kernels that can serve: flash, memory-efficient, cuDNN's or plain, in the order
+    """The first suitable kernel of torch: flash, memory-efficient, cuDNN's or plain, in the order
     that torch has for the device.
     """
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2)
 
 
 def single_kernel(kernel: SDPBackend) -> Kernel:
-    """One of torch's kernels; a RuntimeError where it cannot serve."""
+    """One of torch's kernels; RuntimeError if it does not support the inputs."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
         with sdpa_kernel(kernel):
@@ -104,7 +104,7 @@ def bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
     torch's kernel for CPUs multiplies tiles that are too small for bfloat16 instructions.
     """
-    # A compiler must not look in: it would unroll the loop.
+    # Hidden from the compiler, which would unroll the loop.
     return (torch.ops.videosys.attend if torch.compiler.is_compiling() else chunked_bmm)(q, k, v, bias)
 
 
@@ -153,12 +153,12 @@ def score_chunks(
 
 
 def num_fitting(room: int, size: int, most: int) -> int:
-    """How many things of `size` bytes fit into `room` bytes: one at least, `most` at most."""
+    """How many items of `size` bytes fit into `room` bytes: from one to `most`."""
     return max(min(room // max(size, 1), most), 1)
 
 
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """The package flash-attn, which knows no bias."""
+    """The package flash-attn, which does not support a bias."""
     from flash_attn import flash_attn_func
 
     return flash_attn_func(*(part.transpose(1, 2) for part in (q, k, v)))
@@ -188,22 +188,22 @@ ALLOWED: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
 
 
 def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> None:
-    """ValueError where the device, the dtype or the packages installed are not for a backend."""
+    """ValueError if the device, the dtype or the installed packages do not support a backend."""
     backend = canonical_backend(backend)
     allowed = ALLOWED.get(device.type, (backend,))
     if device.type == "cpu" and backend not in allowed:
         raise ValueError(f"attention is {backend!r}, which needs a GPU; on a CPU: {', '.join(allowed)}")
     if device.type != "cpu" and backend == "bmm":
-        raise ValueError(f"attention is 'bmm', which is for a CPU; on {device.type}: auto or torch")
+        raise ValueError(f"attention is 'bmm', which needs a CPU; on {device.type}: auto or torch")
     if backend not in allowed:
         raise ValueError(
             f"attention is {backend!r}, which needs CUDA; on {device.type}: {', '.join(allowed)}"
         )
     if device.type != "cpu" and backend in HALF_ONLY and dtype == torch.float32:
-        raise ValueError(f"attention is {backend!r}, and dtype is float32; it knows bfloat16 and float16")
+        raise ValueError(f"attention is {backend!r}, but dtype is float32; it supports bfloat16 and float16")
     if backend in HALF_ONLY and is_before_ampere(device):
         raise ValueError(
-            f"attention is {backend!r}, which needs an Ampere card or newer; here: auto or efficient"
+            f"attention is {backend!r}, which needs an Ampere GPU or newer; here: auto or efficient"
         )
     if backend == "flash_attn" and find_spec("flash_attn") is None:
         raise ValueError(
@@ -225,7 +225,7 @@ def is_before_ampere(device: torch.device) -> bool:
 
 
 def use_attention(model: M, backend: str) -> M:
-    """The model itself, whose attentions use a backend from now on; ValueError for an unknown one."""
+    """Set the attention backend of a model, which is returned; ValueError for an unknown one."""
     backend = canonical_backend(backend)
     if backend != "auto" and backend not in KERNELS:
         raise ValueError(f"attention is {backend!r}; it must be auto, {', '.join(KERNELS)}")

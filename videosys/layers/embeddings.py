@@ -1,4 +1,4 @@
-"""What turns latents, times, positions and text into vectors of the model's width."""
+"""Embeddings of latents, times, positions and text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_PERIOD = 10000.0
 
 
 def arange(*span: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """torch.arange on the CPU, whatever the default device: a table's bits are then those of any machine."""
+    """torch.arange on the CPU, even with another default device, so that tables are reproducible."""
     return torch.arange(*span, dtype=dtype, device=CPU)
 
 
@@ -59,7 +59,7 @@ class ScalarEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, values: Tensor) -> Tensor:
-        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
+        # The sinusoid uses the float32 value: half precision has only every fourth timestep near 1000.
         return self.mlp(sinusoid(values, self.num_frequencies).to(next(self.parameters())))
 
 
@@ -67,7 +67,7 @@ class PatchEmbed(nn.Module):
     """Patches [..., c * patch volume] as tokens [..., C].
 
     The weight is that of a convolution in as many dimensions as patch_size has, as checkpoints store it. It
-    is applied as a linear layer, because a shard of a frame's tokens is no rectangle to convolve.
+    is applied as a linear layer, because a shard of a frame's tokens is not a rectangle.
     """
 
     def __init__(self, in_channels: int, dim: int, patch_size: tuple[int, ...]):

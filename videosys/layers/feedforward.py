@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
-CHUNK_BYTES = 4 << 20  # of hidden activations that a CPU makes at once: they stay in its cache
+CHUNK_BYTES = 4 << 20  # of hidden activations per chunk on a CPU: they stay in its cache
 
 
 class Mlp(nn.Module):
@@ -28,7 +28,7 @@ class Mlp(nn.Module):
 
 
 def run_chunked(function: Callable[[Tensor], Tensor], x: Tensor, hidden_dim: int) -> Tensor:
-    """`function`, which treats every token alone, of x [..., C]: in chunks of tokens where that is faster.
+    """Apply `function`, which acts on each token, to x [..., C]: in chunks of tokens if that is faster.
 
     On a CPU the hidden activations are the largest tensor of a transformer: a new one of that size comes page
     by page from the system and leaves the cache before it is read. Elsewhere, and in a compiled graph, all

@@ -1,4 +1,4 @@
-"""Attention along one axis of a clip's tokens [B, T, S, C], also where the tokens of a frame are sharded."""
+"""Attention along one axis of a clip's tokens [B, T, S, C], also if the tokens of a frame are sharded."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def spatial_attention(attend: Attend, x: Tensor, parallel: Parallel, tokens_per_
     batch, num_frames = x.shape[:2]
     rows = rearrange(x, "b t s c -> (b t) s c")
     rows = parallel.swap(rows, gather=1, scatter=0, size=tokens_per_frame)
-    rows = attend(rows) if len(rows) else rows  # with few frames a rank may have none, but it joins in
+    rows = attend(rows) if len(rows) else rows  # with few frames a rank may have none, but it must take part
     rows = parallel.swap(rows, gather=0, scatter=1, size=batch * num_frames)
     return rearrange(rows, "(b t) s c -> b t s c", b=batch)
 
 
 def temporal_attention(layer: Callable[..., Tensor], x: Tensor, *inputs: Any) -> Tensor:
-    """A layer applied to the frames at each position: it gets [batch, T, ..., C], where what stands between
-    is attended each for itself, and the further inputs. Nothing is exchanged.
+    """Apply a layer to the frames at each position: it gets [batch, T, ..., C], with independent dims
+    in between, and the other inputs. No communication.
     """
     if reads_strided(x) or takes_frames(layer, x):
         return layer(x, *inputs)
@@ -38,5 +38,5 @@ def temporal_attention(layer: Callable[..., Tensor], x: Tensor, *inputs: Any) ->
 
 
 def reads_strided(x: Tensor) -> bool:
-    """Whether tokens need not lie side by side: GPUs read them better so, and take only so many heads."""
+    """Whether strided tokens are fine: GPUs prefer contiguous ones, and limit the number of heads."""
     return x.device.type == "cpu"

@@ -37,7 +37,7 @@ class Grid:
         return self.size[1] * self.size[2]
 
     def check_shards(self, count: int) -> None:
-        """ValueError where the tokens of a frame are too few for `count` devices."""
+        """ValueError if a frame has too few tokens for `count` devices."""
         _, rows, columns = self.size
         if count > self.tokens_per_frame:
             raise ValueError(
@@ -46,7 +46,7 @@ class Grid:
             )
 
     def check_mask(self, mask: Tensor, batch: int) -> None:
-        """ValueError where a visible_mask is not [B, T, H, W] for these latents, B a divisor of `batch`."""
+        """ValueError unless a visible_mask is [B, T, H, W] for these latents, B a divisor of `batch`."""
         if mask.ndim != 4 or tuple(mask.shape[1:]) != tuple(self.latent_size) or batch % len(mask):
             raise ValueError(
                 f"visible_mask is {tuple(mask.shape)}; it must be [B, T, H, W] with B a divisor of {batch} "
@@ -77,7 +77,7 @@ class Grid:
 
 
 class TokenConfig:
-    """What others ask a transformer's config about its depth and tokens.
+    """The interface of a transformer's config for depth and tokens.
 
     The config is a dataclass with the fields `depth`, blocks of each stack, and `patch_size`, the latents of
     a token: rows and columns alike, or (frames, rows, columns).
@@ -90,10 +90,10 @@ class TokenConfig:
         return replace(self, depth=depth)  # type: ignore[type-var]
 
     def grid(self, latent_size: tuple[int, int, int]) -> Grid:
-        """The tokens of latents of so many frames, rows and columns."""
+        """The token grid of latents with this many frames, rows and columns."""
         size, patch = tuple(latent_size), self.patch_size
         return Grid(size, (1, patch, patch) if isinstance(patch, int) else patch)  # type: ignore[arg-type]
 
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
-        """ValueError where `sp` devices cannot share the tokens of such latents."""
+        """ValueError if `sp` devices cannot share the tokens of such latents."""
         self.grid(latent_size).check_shards(sp)

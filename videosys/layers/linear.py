@@ -1,4 +1,4 @@
-"""Linear layers that take the faster kernel: oneDNN's on a CPU, one with the activation on a card."""
+"""Linear layers with faster kernels: oneDNN's on a CPU, one with fused activation on a GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation
 
 
 class OneDnnLinear(nn.Linear):
-    """nn.Linear, with oneDNN's kernel where it can serve."""
+    """nn.Linear, with oneDNN's kernel if possible."""
 
     activation = "none"
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight  # read once: some make it anew each time
-        # A compiler must not look into the kernel: it would want weights that were packed for it.
+        # Hidden from the compiler, which would need packed weights.
         is_opaque = torch.compiler.is_compiling() and is_inference_on_cpu(x, weight)
         run = torch.ops.videosys.multiply if is_opaque else multiply
         return run(x, weight, self.bias, self.activation)
@@ -32,7 +32,7 @@ class OneDnnGeluLinear(OneDnnLinear):
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    """x weight^T + bias [..., out], with the activation `none` or `gelu`, by oneDNN where it can serve."""
+    """x weight^T + bias [..., out], with the activation `none` or `gelu`, by oneDNN if possible."""
     if has_kernel(x, weight):
         algorithm = "tanh" if activation == "gelu" else ""
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], algorithm)
@@ -52,19 +52,19 @@ OPERATORS.impl("multiply", shape_of, "Meta")
 
 
 def is_training(x: Tensor, weight: Tensor) -> bool:
-    """Whether something asks for the gradient of a product."""
+    """Whether the gradient of a product is needed."""
     return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
-    """Whether the product is on a CPU and nothing asks for its gradient."""
+    """Whether the product is on a CPU and its gradient is not needed."""
     return x.device.type == weight.device.type == "cpu" and not is_training(x, weight)
 
 
 def has_epilogue(x: Tensor, weight: Tensor) -> bool:
     """Whether a product applies GELU to its results before it writes them: in half precision on a card.
 
-    No public function of torch asks for it, and its compiler does not do it either: GELU alone would read
+    There is no public function of torch for this, and its compiler does not do it: separate GELU would read
     and write the widest tensor of a block once more.
     """
     if x.device.type not in ("cuda", "meta") or x.dtype not in HALF or x.dtype != weight.dtype:
@@ -80,9 +80,9 @@ def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def has_kernel(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN multiplies these: numbers on a CPU that knows their dtype, outside training.
+    """Whether oneDNN multiplies these: tensors on a CPU that supports their dtype, outside training.
 
-    torch gives float32 products to MKL, which on processors of other makers is half as fast, and knows no
+    torch uses MKL for float32 products, which is half as fast on other vendors' processors and has no
     product with an activation.
     """
     if not is_inference_on_cpu(x, weight) or not weight.is_contiguous() or not x.numel():
@@ -91,7 +91,7 @@ def has_kernel(x: Tensor, weight: Tensor) -> bool:
 
 
 def kernel_dtypes() -> tuple[torch.dtype, ...]:
-    """The dtypes that oneDNN takes here; none where torch comes without it, or it is switched off."""
+    """The dtypes that oneDNN supports here; empty if torch lacks it, or it is disabled."""
     if not (torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled):
         return ()
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):

@@ -1,4 +1,4 @@
-"""Adaptive layer norm (adaLN-single): six vectors per sample, or per sample and frame, steer every block."""
+"""Adaptive layer norm (adaLN-single): six vectors per sample, or per sample and frame, modulate blocks."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def modulation(table: Tensor, vectors: Tensor) -> tuple[Tensor, ...]:
 
 
 def gated(branch: Branch, kind: str, gate: Tensor, compute: Compute) -> Gated:
-    """A branch whose gate a cache keeps with it, and the gate that it is still to be multiplied with: None
-    where the cache keeps branches.
+    """A branch with the gate that a cache keeps with it, and the gate that is applied later: None
+    if the cache keeps branches.
     """
     if branch is compute_branch:
         return compute(), gate
@@ -49,7 +49,7 @@ def gated(branch: Branch, kind: str, gate: Tensor, compute: Compute) -> Gated:
 class AdaLNBlock(nn.Module):
     """A block of a transformer whose norms the time modulates.
 
-    branches: what its forward asks of a cache, in order.
+    branches: kinds of branches in its forward, in order.
     """
 
     branches: tuple[str, ...] = ("attention", "cross", "mlp")
@@ -60,7 +60,7 @@ class AdaLNBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def modulated_input(self, x: Tensor, t6: Tensor) -> Tensor:
-        """LN(x) modulated by the time: what the first self-attention sees, and TeaCache's signal."""
+        """LN(x) modulated by the time: the input of the first self-attention, and TeaCache's signal."""
         shift, scale, *_ = modulation(self.scale_shift_table, t6)
         return self.modulate(x, shift, scale)
 
@@ -68,7 +68,7 @@ class AdaLNBlock(nn.Module):
         return modulate(x, shift, scale, self.uses_kernels)
 
     def add(self, x: Tensor, y: Tensor, gate: Tensor | None = None) -> Tensor:
-        """x + gate * y: in one pass, without rounding the product, where kernels are used."""
+        """x + gate * y: with kernels in one pass, without rounding the product."""
         if gate is not None and self.uses_kernels and kernels.serves(x, y, gate):
             return torch.addcmul(x, gate, y)
         return x + (y if gate is None else gate * y)
@@ -76,7 +76,7 @@ class AdaLNBlock(nn.Module):
     def add_modulate(
         self, x: Tensor, shift: Tensor, scale: Tensor, y: Tensor, gate: Tensor | None = None
     ) -> tuple[Tensor, Callable[[], Tensor]]:
-        """x + gate * y, and what gives that modulated: a cache may not want it."""
+        """x + gate * y, and a function for its modulation, which a cache may not need."""
         if self.uses_kernels and kernels.serves_modulation(x, shift, scale):
             total, modulated = kernels.add_modulate(x, y, gate, shift, scale, EPS)
             return total, lambda: modulated
@@ -85,7 +85,7 @@ class AdaLNBlock(nn.Module):
 
 
 class TextBlock(AdaLNBlock):
-    """Self-attention, cross-attention to the text where the block reads it, and an MLP.
+    """Self-attention, cross-attention to the text if the block has it, and an MLP.
 
     names: the attributes of the three layers, as checkpoints call them. A subclass makes them, and says in
         `attend` which tokens meet.
@@ -96,8 +96,8 @@ class TextBlock(AdaLNBlock):
     def forward(
         self, x: Tensor, t6: Tensor, text: Sequence[TextKV] | None, layout: Any, branch: Branch
     ) -> Tensor:
-        """x [B, T, S, C], t6 [B, 1 or T, 6, C]; text None for a block that reads none. `layout` is what
-        `attend` needs; `branch` may return what it kept instead of computing.
+        """x [B, T, S, C], t6 [B, 1 or T, 6, C]; text None for a block without it. `layout` is passed to
+        `attend`; `branch` may return a kept result instead of computing.
         """
         layers: list[Any] = [getattr(self, name, None) for name in self.names]
         attn, cross, mlp = layers
@@ -112,7 +112,7 @@ class TextBlock(AdaLNBlock):
         return self.add(x, *gated(branch, "mlp", gate2, lambda: mlp(modulated())))
 
     def gated_attention(self, branch: Branch, gate: Tensor, attended: Compute) -> Gated:
-        """The attention and its gate; one that was kept has the gate of the step it was computed in."""
+        """The attention and its gate; a kept one has the gate of its computed step."""
         return gated(branch, "attention", gate, attended)
 
     def attend(self, attn: Any, x: Tensor, layout: Any) -> Tensor:

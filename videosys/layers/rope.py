@@ -1,4 +1,4 @@
-"""Rotary position embedding; angles are float32 whatever the dtype of the model."""
+"""Rotary position embedding; angles are float32 for every dtype of the model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RotaryEmbedding(nn.Module):
 
 
 def rotate(x: Tensor, table: Rotary) -> Tensor:
-    """`x` [..., positions, d] with each interleaved pair (x_2j, x_2j+1) turned by its angle."""
+    """`x` [..., positions, d] with each interleaved pair (x_2j, x_2j+1) rotated by its angle."""
     cos, sin = table
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
@@ -62,7 +62,7 @@ def rotary_table_3d(size: tuple[int, int, int], scales: tuple[float, float, floa
 
 
 def rotate_3d(x: Tensor, table: Rotary) -> Tensor:
-    """`x` [B, tokens, heads, d] turned: in each third of d, element k pairs with the one half a third on."""
+    """`x` [B, tokens, heads, d] rotated: in each third of d, element k pairs with the one half a third on."""
     cos, sin = table
     near, far = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)
     turned = torch.stack((near * cos - far * sin, far * cos + near * sin), dim=-2)

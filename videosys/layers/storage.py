@@ -1,8 +1,8 @@
 """Linear layers whose weights are stored as eight-bit floating-point numbers and dequantized when used.
 
-What diffusers does with hooks (layerwise casting), without a module that changes while it is used: several
-threads may use one at once, and a compiler sees an ordinary multiplication. A scale for each row makes the
-numbers fit: cast as they are, weights below 1/64 lose their digits.
+Like layerwise casting in diffusers, but modules do not change while they are used: several
+threads may use one at once, and the compiler sees an ordinary multiplication. A scale per row makes the
+numbers fit: without it, weights below 1/64 lose digits.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
 def check_storage(storage_dtype: StorageDType, device: torch.device) -> None:
-    """ValueError where a device does not have the numbers."""
+    """ValueError if a device does not support the numbers."""
     if storage_dtype != "auto" and device.type == "mps":
-        raise ValueError(f"storage_dtype is {storage_dtype!r}, which mps does not have; allowed there: auto")
+        raise ValueError(f"storage_dtype is {storage_dtype!r}, which mps does not support; use auto")
 
 
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [out, in] in float8_e4m3fn, and the scale of each row [out, 1] in the weight's dtype.
 
-    Scales are powers of two, so that nothing but the eight bits rounds.
+    Scales are powers of two, so that only the eight bits round.
     """
     size = weight.detach().float().abs().amax(dim=1, keepdim=True) / LARGEST
     least = math.frexp(torch.finfo(weight.dtype).tiny)[1]
@@ -67,7 +67,7 @@ def use_opaque_dequantize(model: M, device: torch.device) -> M:
 
 
 class QuantizedLinear(nn.Linear):
-    """nn.Linear whose weight is dequantized, to the dtype of the scale, whenever it is read."""
+    """nn.Linear with a weight that is dequantized to the dtype of the scale on each access."""
 
     def __init__(self, linear: nn.Linear):
         nn.Module.__init__(self)
@@ -80,7 +80,7 @@ class QuantizedLinear(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The weight [out, in], made anew from its 8-bit storage at each access."""
+        """The weight [out, in], dequantized from its 8-bit storage on each access."""
         is_hidden = self.is_opaque and torch.compiler.is_compiling()
         return (torch.ops.videosys.dequantize if is_hidden else dequantize)(self.quantized, self.scale)
 
@@ -106,7 +106,7 @@ def quantize_blocks(module: nn.Module) -> Callable[[str, Tensor], Tensors]:
     """A function from the name and tensor of a checkpoint's parameter to those of the quantized module.
 
     The linear layers in the module's lists, its blocks, are replaced by quantized ones with the same weights,
-    or with none on the meta device. Embeddings, norms, tables and the head stay as they are: they are small.
+    or without weights on the meta device. Embeddings, norms, tables and the head are small and unchanged.
     """
     names = {name: linear for name, linear in linears(module) if type(linear) in QUANTIZED}
     for name, linear in names.items():

@@ -1,6 +1,6 @@
 """Large videos through an autoencoder in tiles: time in chunks that share a frame, space in blended tiles.
 
-The arithmetic is that of the public code, borders and all, because it decides what a video looks like.
+The arithmetic, including borders, is that of the public code, because it affects the result.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ class Tiling:
             raise ValueError(f"tile_overlap_factor must be in [0, 1), not {self.tile_overlap_factor}")
         if min(self.latent_tiles.step, self.sample_tiles.step) < 1:
             raise ValueError(
-                f"tile_overlap_factor {self.tile_overlap_factor} leaves tiles of {self.tile_latent_min_size} "
-                "latents no step"
+                f"tile_overlap_factor {self.tile_overlap_factor} is too large for tiles of "
+                f"{self.tile_latent_min_size} latents: they would not advance"
             )
 
     @property
     def sample_tiles(self) -> Tiles:
-        """How to cut frames into tiles that become latents."""
+        """The tiling for encoding: frames to latents."""
         sizes = self.tile_sample_min_size, self.tile_latent_min_size
         return Tiles(*sizes, self.tile_sample_min_size_t, self.tile_overlap_factor)
 
     @property
     def latent_tiles(self) -> Tiles:
-        """How to cut latents into tiles that become frames."""
+        """The tiling for decoding: latents to frames."""
         sizes = self.tile_latent_min_size, self.tile_sample_min_size
         return Tiles(*sizes, self.tile_latent_min_size_t, self.tile_overlap_factor)
 
@@ -71,7 +71,7 @@ class Tiles:
 
     @property
     def step(self) -> int:
-        """From the start of one tile to that of the next."""
+        """The distance between the starts of neighbouring tiles."""
         return int(self.size * (1 - self.overlap))
 
     def are_needed(self, x: Tensor) -> bool:
@@ -82,10 +82,10 @@ class Tiles:
     def run(
         self, x: Tensor, run: TileFunction, progress: Progress | None = None, parallel: Parallel = Parallel()
     ) -> Tensor:
-        """`run` on chunks of time and tiles of space, put together; the devices share the tiles.
+        """Apply `run` to chunks of time and tiles of space and combine them; devices share the tiles.
 
-        Every chunk but the first drops the first of its frames, which the chunk before has made.
-        `progress` is called with the frames that a chunk has made.
+        Every chunk but the first drops its first frame, which the previous chunk has made.
+        `progress` is called with the number of frames of a chunk.
         """
         cut = [self.cut(x[:, :, first:end]) for first, end in time_chunks(x.shape[2], self.size_t)]
         outputs = parallel.map(run, [tile for rows in cut for row in rows for tile in row])
@@ -103,8 +103,8 @@ class Tiles:
         return [[x[..., top : top + self.size, left : left + self.size] for left in lefts] for top in tops]
 
     def blend(self, rows: Iterable[Sequence[Tensor]]) -> Tensor:
-        """One chunk of its finished tiles. A tile fades in over its neighbours above and at its left, which
-        themselves have been faded in by then.
+        """Combine the tiles of one chunk. A tile fades in over its neighbours above and to the left, which
+        are already blended.
         """
         lines = int(self.out_size * self.overlap)
         keep = self.out_size - lines
@@ -137,8 +137,8 @@ class FrameTiling:
             raise ValueError(f"vae_tile_sample_min_size is {size}; it must be a multiple of {LATENT_PIXELS}")
         if not 0 <= self.overlap_factor < 1 or self.latent_tiles(LATENT_PIXELS).step < 1:
             raise ValueError(
-                f"vae_tile_overlap_factor is {self.overlap_factor}; it must be 0 or more, and leave tiles of "
-                f"{size // LATENT_PIXELS} latents a step of 1 or more"
+                f"vae_tile_overlap_factor is {self.overlap_factor}; it must be 0 or more and below 1, "
+                f"and tiles of {size // LATENT_PIXELS} latents must advance by 1 or more"
             )
 
     def latent_tiles(self, factor: int) -> Tiles:

@@ -1,8 +1,8 @@
-"""Kernels of our own, in Triton, and where they run: chosen here, and nowhere else.
+"""Our Triton kernels, and the choice of where they run.
 
-Each does in one pass over memory what torch's operators do in several. `use_kernels` turns them on in a model
-that runs on a card; a layer then asks here whether there is one for its tensors, and else takes torch's
-operators: in float32, in training, at unusual widths. Compilers see each as one operator.
+Each replaces several passes of torch's operators over memory by one. `use_kernels` enables them in a model
+on a GPU; a layer then checks here whether there is one for its tensors, and otherwise uses torch's
+operators: in float32, in training, at unusual widths. For the compiler each is one operator.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SCHEMAS = MappingProxyType(
 
 
 def use_kernels(model: M, choice: Kernels, device: torch.device) -> M:
-    """The model itself, whose layers take these kernels from now on: `auto` where they run on the device,
-    `none` nowhere.
+    """Enable these kernels in a model, which is returned: `auto` if they run on the device,
+    `none` never.
     """
     for module in model.modules():
         if hasattr(module, "uses_kernels"):
@@ -54,7 +54,7 @@ def use_kernels(model: M, choice: Kernels, device: torch.device) -> M:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Whether the kernels know such tensors."""
+    """Whether the kernels support such tensors."""
     x = tensors[0]
     if x.device.type not in DEVICES or x.dtype not in DTYPES or not x.numel():
         return False
@@ -62,7 +62,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def serves_frames(x: Tensor, num_heads: int) -> bool:
-    """Whether the frames of tokens [B, T, S, C] are attended in one kernel, from the layout they have."""
+    """Whether one kernel handles attention over the frames of tokens [B, T, S, C], in their layout."""
     return serves(x) and x.ndim == 4 and x.shape[1] <= MOST_FRAMES and x.shape[3] // num_heads in HEADS
 
 
@@ -107,7 +107,7 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) ->
 def norm_rotate(
     parts: Sequence[Tensor], weights: Pair = (), table: Pair = (), eps: float = 0.0, group: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys [..., heads, d] after RMS norms, and turned; contiguous.
+    """Queries and keys [..., heads, d] after RMS norms and rotation; contiguous.
 
     table: cosines and sines [positions, ..., d/2], of all tokens of a sample in order. group: how far apart
     the two numbers of a pair are; pairs lie in groups of twice as many.
@@ -123,7 +123,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
 def add_modulate(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """x + gate * y, and that modulated."""
+    """x + gate * y, and its modulation."""
     return torch.ops.videosys.add_modulate(x, y, gate, shift, scale, eps)
 
 
