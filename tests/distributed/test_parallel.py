@@ -88,7 +88,7 @@ def check_seen(seen: dict[str, Any], rank: int, world_size: int) -> None:
     for name in ("other_threshold", "other_request"):
         assert seen[name].startswith("RuntimeError: the ranks of one video disagree"), seen[name]
     assert "guidance_scale" in seen["no_guidance"]
-    assert seen["gradients"].count("no gradient passes") == 2
+    assert seen["gradients"].count("there is no backward pass") == 2
     assert [("not set" in said, "were started" in said) for said in seen["wrong_meshes"]] == [
         (True, False),
         (False, True),

@@ -154,7 +154,7 @@ def test_the_layout_must_be_in_the_config(tmp_path):
         ({"encoder_attention": "AttnBlock3D"}, "did you mean 'AttnBlock3DFix'"),
         ({"encoder_resnet_blocks": ("ResnetBlock2D",)}, "must have one entry per level"),
         ({"decoder_temporal_upsample": ("", "", "", "x")}, "decoder_temporal_upsample: 'x'"),
-        ({"decoder_temporal_upsample": ("", "", "", "TimeUpsampleRes2x")}, "as much as the encoder reduces"),
+        ({"decoder_temporal_upsample": ("", "", "", "TimeUpsampleRes2x")}, "by the factors of the encoder"),
         ({"attn_resolutions": (16,)}, "attn_resolutions"),
         ({"double_z": False}, "double_z False"),
         ({"q_conv": "Conv3d"}, "q_conv 'Conv3d'"),

@@ -281,7 +281,7 @@ def test_a_file_without_a_frame_that_can_be_read_in_time_is_named(tmp_path):
     [
         ("a.mp4", (ffmpeg, "MOST_PIXELS"), 99, "has frames of 32 x 16 pixels; the limit is 99 pixels"),
         ("a.mp4", (ffmpeg, "MOST_FRAMES"), 5, "has more than 5 frames"),
-        ("a.gif", (animation, "MOST_DECODED"), 999, "would need 9 frames of 32 x 16 pixels"),
+        ("a.gif", (animation, "MOST_DECODED"), 999, "needs 9 frames of 32 x 16 pixels"),
         ("a.gif", (animation, "MOST_BYTES"), 1 << 7, "is larger than"),
     ],
 )
@@ -327,7 +327,7 @@ def test_shapes_that_would_grow_huge_are_refused_before_they_are_decoded(
     Image.new("L", (width, height)).save(tmp_path / "a.png")
     monkeypatch.setattr("videosys.utils.clips.pixels", None)
     with pytest.raises(
-        ValueError, match=r"reference .*a\.png.* would have to grow to \d+ x \d+ to cover 480 x 854"
+        ValueError, match=r"reference .*a\.png.* must be enlarged to \d+ x \d+ to cover 480 x 854"
     ):
         load_reference(tmp_path / "a.png", 480, 854)
 

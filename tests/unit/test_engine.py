@@ -107,7 +107,7 @@ def test_a_request_replaces_fields_for_one_call(engine, request_, shape, steps):
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"num_inference_steps": "5"}, "num_inference_steps must be a whole number, got '5'"),
         ({"height": 7}, "7 x 48"),
-        ({"resolution": "480p", "aspect_ratio": "1:1"}, "height and width are given"),
+        ({"resolution": "480p", "aspect_ratio": "1:1"}, "height and width cannot be combined"),
         ({"cache": 0.2}, "cache must be"),
         ({"seed": -3}, "seed is -3"),
         ({"loops": 2, "num_frames": 17}, "2 loops need more"),
@@ -120,15 +120,15 @@ def test_a_request_replaces_fields_for_one_call(engine, request_, shape, steps):
         ({"references": [Reference(torch.zeros(1, 4, 4, 3))]}, "reference frames must be uint8"),
         (
             {"references": [Reference(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), target=12)]},
-            "target 12 and length 1 reach outside the 10 latent frames",
+            "target 12 and length 1 exceed the 10 latent frames",
         ),
         (
             {"references": [Reference(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), length=2)]},
-            "start 0 and length 2 reach outside the 1 latent frames",
+            "start 0 and length 2 exceed the 1 latent frames",
         ),
         (
             {"references": [Reference(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), loop=1)]},
-            "loop 1, and loops is 1",
+            "loop 1, but loops is 1",
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_impossible_requests_are_refused_before_a_weight_is_used(engine, nothing
         (None, "prompt is None"),
         (5, "prompt is 5"),
         ("|0|a day|x|a night", "not of the form"),
-        ("|0|a day|0|a night", "must rise"),
+        ("|0|a day|0|a night", "must increase"),
         ("|0||1|a night", "blank"),
     ],
 )

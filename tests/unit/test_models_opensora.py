@@ -168,7 +168,9 @@ def test_a_mask_that_keeps_nothing_is_refused(mask):
 
 @pytest.mark.parametrize("shape", [(3, 9), (2, 8), (4, 9), (2, 10)])
 def test_a_mask_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=rf"prompt_mask \({shape[0]}, {shape[1]}\) fits no \(2, 9, 12\)"):
+    with pytest.raises(
+        ValueError, match=rf"prompt_mask \({shape[0]}, {shape[1]}\) does not fit text \(2, 9, 12\)"
+    ):
         prepare(MODEL, EMBEDS, torch.ones(shape))
 
 

@@ -140,13 +140,13 @@ def test_snapping_is_told(caplog):
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        ("0,1", "there is no reference 1: 1 are given"),
-        ("0,0,0,0,6", "start 0 and length 6 reach outside the 5 latent frames"),
+        ("0,1", "reference 1 does not exist: 1 are given"),
+        ("0,0,0,0,6", "start 0 and length 6 exceed the 5 latent frames"),
         ("0,0,0,-5,6", "start 0 and length 6"),
-        ("0,0,-6", "start -6 and length 1 reach outside the 5"),
+        ("0,0,-6", "start -6 and length 1 exceed the 5"),
         ("0,0,0,10", "target 10 and length 1"),
-        ("0,0,0,-11", "target -11 and length 1 reach outside the 10"),
-        ("0,0,0,8,5", "target 8 and length 5 reach outside the 10"),
+        ("0,0,0,-11", "target -11 and length 1 exceed the 10"),
+        ("0,0,0,8,5", "target 8 and length 5 exceed the 10"),
     ],
 )
 def test_frames_that_do_not_exist(strategy, message):
@@ -156,7 +156,7 @@ def test_frames_that_do_not_exist(strategy, message):
 
 @pytest.mark.parametrize("align", [None, 5])
 def test_a_target_behind_the_clip_is_refused(align):
-    with pytest.raises(ValueError, match="target 10 and length 1 reach outside"):
+    with pytest.raises(ValueError, match="target 10 and length 1 exceed"):
         apply_mask_strategy(LATENTS, [reference(5)], "0,0,0,10", align=align)
 
 

@@ -64,7 +64,7 @@ def test_without_leave_the_json_is_left_out_and_this_is_said(make, caplog):
     # The file is not even looked at, and the list goes on.
     videos = make(inline("/no/such.png"), "a cross")
     assert torch.equal(*videos)
-    assert caplog.text.count("names references in JSON, which is left out") == 1
+    assert caplog.text.count("names references in JSON, which is removed") == 1
     assert "read only where prompt_references is true" in caplog.text
 
 
@@ -100,7 +100,7 @@ def test_a_strategy_of_a_prompt_and_references_of_the_request(make, picture):
         ('a{"reference_path": " ; "}', "names no reference_path"),
         ('a{"reference_path": "/no/such.png"}', "reference '/no/such.png' is not a file"),
         ('a{"reference_path": "/dev/null", "mask_strategy": "x"}', "mask strategy 'x'"),
-        ('a{"reference_path": "/dev/null", "mask_strategy": "0,4"}', "there is no reference 4"),
+        ('a{"reference_path": "/dev/null", "mask_strategy": "0,4"}', "reference 4 does not exist"),
         ('{"reference_path": "/no/such.png"}', "must be text that is not blank"),
     ],
 )
@@ -118,8 +118,8 @@ def test_a_request_cannot_allow_itself_files(checkpoint):
 @pytest.mark.parametrize(
     ("prompt", "loops", "said"),
     [
-        ("|0|a|1|b", 1, r"words from loop 1 on, and loops is 1: they are not used \(loops=2 uses all\)"),
-        ("|0|a|1|b|7|c", 2, r"words from loop 7 on, and loops is 2: they are not used \(loops=8 uses all\)"),
+        ("|0|a|1|b", 1, r"text for loop 1, but loops is 1: it is not used \(loops=2 uses all\)"),
+        ("|0|a|1|b|7|c", 2, r"text for loop 7, but loops is 2: it is not used \(loops=8 uses all\)"),
         ("first |0|a|1|b", 2, "does not begin with |0|"),
         (" |0|a", 1, "does not begin with |0|"),
         ("|1|a", 2, "does not begin with |0|"),
@@ -140,13 +140,13 @@ def test_other_prompts_are_not_spoken_of(prompt):
     "prompt", ["|0|a|1|b|1|c", "|0|a|2|b|1|c", "|0|a|x|b", "|0|a|-1|b", "|0|a|1", "|0|a|" + "9" * 5000 + "|b"]
 )
 def test_loop_numbers_that_cannot_be_are_refused(prompt):
-    with pytest.raises(ValueError, match=r"must rise|not of the form"):
+    with pytest.raises(ValueError, match=r"must increase|not of the form"):
         OpenSoraConfig(loops=2).prompt_texts(prompt)
 
 
 def test_unused_words_are_said_in_a_generation(make, caplog):
     make("|0|a cross|1|a ring")
-    assert "words from loop 1 on" in caplog.text
+    assert "text for loop 1" in caplog.text
 
 
 def test_paths_of_a_prompt():

@@ -33,8 +33,8 @@ def _check(name: str, family: Any, families: Mapping[str, Family]) -> None:
     for other in families.values():
         if other.name != name and other.config is family.config:  # a config says which family it is of
             raise ValueError(
-                f"family {name!r} has the config {family.config.__name__}, and so has {other.name!r}; "
-                "each must have a class of its own"
+                f"families {name!r} and {other.name!r} have the same config {family.config.__name__}; "
+                "each needs its own class"
             )
 
 
@@ -47,16 +47,16 @@ FAMILIES: Registry[Family] = Registry(
 
 
 def register_family(family: Family) -> None:
-    """Adds a family to those of the library, for this process and for the ones that its engines start.
+    """Adds a family to those of the library, for this process and the processes that its engines start.
 
-    Call it in a module that can be imported, or name the family in the entry point group `videosys.families`
-    of a package. ValueError where another family has its name or its config class.
+    Call it in an importable module, or declare the family in the entry point group `videosys.families`
+    of a package. ValueError if another family has its name or its config class.
     """
     FAMILIES.register(family.name, family, calling_module())
 
 
 def family_of(config: PipelineConfig) -> Family:
-    """The family whose config this is; ValueError for a config of none."""
+    """The family of a config; ValueError if it belongs to none."""
     for family in FAMILIES.values():
         if type(config) is family.config:
             return family
@@ -67,13 +67,13 @@ def family_of(config: PipelineConfig) -> Family:
 def load_family_config(path: str | Path, name: str | None = None, overrides: Sequence[str] = ()) -> Any:
     """The config of a YAML or Python file, or of a name such as "tiny", or "latte/tiny" without a family's.
 
-    Without a family's name it is that of the family that a folder above the file is named after. Else a
-    Python file says by its config which one it is, and a YAML file must fit one family only. ValueError
+    Without a family's name, a folder above the file with the name of a family selects it. Else a
+    Python file determines it by the config, and a YAML file must fit exactly one family. ValueError
     where there is none.
     """
     name = name or next((part for part in reversed(Path(path).parts) if part in FAMILIES), None)
     if name is not None and name not in FAMILIES:
-        raise ValueError(f"there is no model family {name!r}; there are: {listing(FAMILIES)}")
+        raise ValueError(f"unknown model family {name!r}; there are: {listing(FAMILIES)}")
     if name is not None:
         return load_config(FAMILIES[name].config, path, overrides)
     if Path(path).suffix == ".py":
@@ -93,5 +93,5 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
         raise ValueError(next(iter(errors.values())))
     reason = f"fits {', '.join(configs)}" if configs else "; ".join(f"{k}: {v}" for k, v in errors.items())
     raise ValueError(
-        f"{path}: which model is it? Name it with --model, one of {', '.join(FAMILIES)} ({reason})"
+        f"{path}: cannot determine the model; set --model to one of {', '.join(FAMILIES)} ({reason})"
     )

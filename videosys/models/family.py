@@ -1,4 +1,4 @@
-"""What a model family says about itself. Whoever needs to know something of a family asks this record."""
+"""The record of a model family, the only place that declares it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def masked_prompts(
 def prepared(
     model: Any, prompt_embeds: Any, prompt_mask: Any, latent_size: tuple[int, int, int], config: Any
 ) -> Any:
-    """The condition of a model whose `prepare` takes texts and a size of the latents."""
+    """The condition of a model with a `prepare` for texts and a size of the latents."""
     return model.prepare(prompt_embeds, prompt_mask, latent_size=latent_size)
 
 
@@ -39,24 +39,24 @@ class Family:
     """A model family: transformer, autoencoder, text encoder and scheduler that make videos together.
 
     name: on the command line, of its folder in examples/, in the evaluation.
-    config: what a user chooses, a frozen dataclass derived from PipelineConfig.
-    parts(config, finder) -> Parts: where the parts are, and what they are built of.
+    config: the user's settings, a frozen dataclass derived from PipelineConfig.
+    parts(config, finder) -> Parts: folders, classes and configs of the parts.
     scheduler(config, generators) -> the published scheduler, new, with its timesteps set. It has the
         interface of diffusers' schedulers, and `times()` (its own time at each model evaluation),
         `init_noise_sigma` and `history` (see videosys/schedulers). Noise that a step adds to a video is
         drawn from the video's own generator.
     condition(model, prompt_embeds, prompt_mask, latent_size, config) -> what the transformer's forward takes
-        as `condition`: all that stays the same over the steps.
+        as `condition`: everything that is constant over the steps.
     guidance_pair(model, prompts, negative, config) -> embeds [2B, L, D] as [cond, uncond] and mask [2B, L] or
         None; [B, ...] without guidance.
-    pipeline: the order of the work, where a family has more to do than the base class.
-    presets: cache settings published for the model, by name; YAML and requests take them as they take caches.
-    tiny: settings of the bundled checkpoints, by the checkpoint's name; empty where there are none.
-    published: for each published version the YAML file in examples/<name>/, the usual one first. Where there
+    pipeline: the pipeline class, if a family has more stages than the base class.
+    presets: cache settings published for the model, by name; YAML and requests accept them like caches.
+    tiny: settings of the bundled checkpoints, by the checkpoint's name; may be empty.
+    published: for each published version the YAML file in examples/<name>/, the usual one first. If there
         are several, the config's field `version` names them, and their bundled checkpoints are NAME_VERSION.
-    inputs: what a request may bring besides fields of the config, with the class of each.
+    inputs: inputs of a request other than fields of the config, with the class of each.
 
-    ValueError for a member that cannot work.
+    ValueError for an invalid member.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Family:
             raise ValueError(f"family {self.name!r}: {member} is {getattr(self, member)!r}; it must {demand}")
 
     def tiny_name(self, version: str) -> str:
-        """The name of the bundled checkpoint of a published version, which need not be there."""
+        """The name of the bundled checkpoint of a published version, which may not exist."""
         return self.name if len(self.published) < 2 else f"{self.name}_{version}"
 
     @property
@@ -112,10 +112,10 @@ class Family:
         return config.scheduler.build(config.steps, config.training, generators)
 
     def build(self, config: Any, quiet: bool = False, parallel: Parallel = Parallel()) -> Pipeline:
-        """The pipeline of a config. Folders are found and their configs read now, weights when first used.
+        """The pipeline of a config. Folders and their configs are read now, weights on first use.
 
-        parallel: this device's place among those that work together; each of them has its pipeline.
-        ValueError for folders that are no checkpoints or not of one model, and for devices that cannot share
+        parallel: this device's place in the mesh; each device has its own pipeline.
+        ValueError for folders that are not checkpoints or not of one model, and for devices that cannot share
         the work.
         """
         parts = self.parts(config, PartFinder(config))

@@ -1,4 +1,4 @@
-"""Where tensors live when several devices work on one video."""
+"""Distribution of tensors over the devices that work on one video."""
 
 from videosys.parallel.config import ParallelConfig
 from videosys.parallel.mesh import Parallel

@@ -1,4 +1,4 @@
-"""A rank without peers: its tensors have the right shapes and no values, which is enough for an estimate."""
+"""A rank without peers, for estimates: its tensors have shapes but no values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videosys.parallel.ops import shard_sizes
 
 
 class Absent(Parallel):
-    """The rank with the largest shards. It allocates the same buffers as a real exchange."""
+    """The rank with the largest shards. It allocates the buffers of a real exchange."""
 
     @classmethod
     def of(cls, config: ParallelConfig) -> Absent:

@@ -1,4 +1,4 @@
-"""How many devices work together, and at what: prompts (dp), the guidance pair (cfg), tokens (sp)."""
+"""The number of devices per axis: videos (dp), the guidance pair (cfg), tokens (sp)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOG = get_logger("parallel")
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How a number of devices, dp * cfg * sp, share the work. Bad values are a ValueError at once.
+    """How dp * cfg * sp devices share the work. Invalid values are a ValueError.
 
-    num_gpus: devices, or processes on a CPU. dp: groups that make different videos.
-    cfg: 2 splits the guidance pair over two devices, 1 keeps it together. sp: devices that share the tokens
+    num_gpus: devices, or processes on a CPU. dp: replicas that generate different videos.
+    cfg: 2 splits the guidance pair over two devices, 1 does not. sp: devices that share the tokens
         of one video. For an axis that is None: cfg is 2 with guidance and an even number of devices left;
-        sp takes the rest, unless it is set and dp is not: then dp does.
-    mesh_backend: what builds the process groups: torch, or colossalai where it is installed.
-    timeout: seconds after which a device that waits for the others gives up.
+        sp gets the rest, unless it is set and dp is not: then dp gets the rest.
+    mesh_backend: the builder of the process groups: torch, or colossalai if installed.
+    timeout: seconds after which a device stops waiting for the others.
     """
 
     num_gpus: int = limited(1, most=MOST_DEVICES)
@@ -46,7 +46,7 @@ class ParallelConfig:
             raise ValueError(f"parallel.cfg is {self.cfg}; it must be 1 or 2: guidance is a pair")
         if not 0 < self.timeout < math.inf:
             raise ValueError(f"parallel.timeout is {self.timeout}; it must be a number of seconds above 0")
-        if self.num_gpus > 1:  # 1 may not be the last word: `num_gpus` of a config and torchrun set it later
+        if self.num_gpus > 1:  # 1 may be replaced later by `num_gpus` of a config or by torchrun
             self._check_product()
 
     def _check_product(self) -> None:
@@ -68,8 +68,8 @@ class ParallelConfig:
         return self.num_gpus // (self.dp or 1)
 
     def resolved(self, is_guided: bool) -> ParallelConfig:
-        """The same with all axes set. ValueError where they do not multiply to num_gpus, and where cfg is 2
-        and there is no guidance to split.
+        """The config with all axes set. ValueError if their product is not num_gpus, or if cfg is 2
+        without guidance.
         """
         self._check_product()
         if self.cfg == 2 and not is_guided:
@@ -83,7 +83,7 @@ class ParallelConfig:
         cfg = self.cfg or (2 if is_guided and left % 2 == 0 else 1)
         left //= 1 if self.cfg else cfg
         sp, dp = (self.sp, left) if self.sp and not self.dp else (self.sp or left, self.dp or 1)
-        config = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses what does not multiply
+        config = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses a wrong product
         if self.num_gpus > 1:
             log(_LOG, "devices are shared", num_gpus=self.num_gpus, dp=dp, cfg=cfg, sp=sp)
         return config

@@ -15,12 +15,12 @@ BuildGroups = Callable[[Sequence[int], str], list[dist.ProcessGroup]]
 
 
 def torch_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
-    """This process's group along each axis of torch's DeviceMesh, the last axis innermost."""
+    """This process's group along each axis of torch's DeviceMesh, with the last axis innermost."""
     return init_device_mesh(device_type, tuple(sizes)).get_all_groups()
 
 
 def colossalai_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
-    """The same groups of colossalai's ProcessGroupMesh. ValueError where it is not installed."""
+    """The same groups of colossalai's ProcessGroupMesh. ValueError if it is not installed."""
     try:
         from colossalai.cluster import ProcessGroupMesh
     except ImportError as error:
@@ -40,7 +40,7 @@ BACKENDS: Mapping[str, BuildGroups] = MappingProxyType(
 def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) -> list[dist.ProcessGroup]:
     """This process's groups along dp, cfg and sp, and of its replica (cfg x sp).
 
-    All processes must call it: they create all groups, in one order. The timeout is the default group's.
+    All processes must call it: all create all groups, in one order. Uses the default group's timeout.
     """
     dp, cfg, sp = sizes
     build = BACKENDS[backend]
@@ -49,6 +49,6 @@ def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) ->
     options = getattr(default._get_backend(torch.device(device_type)), "options", None)
     if options is not None:
         for group in groups:
-            # Neither mesh passes a timeout on.
+            # Neither mesh forwards a timeout.
             dist.distributed_c10d._set_pg_timeout(options._timeout, group)
     return groups

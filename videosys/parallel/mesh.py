@@ -1,4 +1,4 @@
-"""`Parallel`: how devices share videos. On one device, every operation returns its input.
+"""`Parallel`: exchanges between devices. On one device, every operation returns its input.
 
 Devices form a mesh dp x cfg x sp, sp innermost. The cfg x sp devices that share one video are a replica.
 """
@@ -30,18 +30,18 @@ class Axis:
 
     @classmethod
     def of(cls, group: dist.ProcessGroup) -> Axis:
-        """The axis of a process group, with this process's place."""
+        """The axis of a process group, with this process's rank."""
         return cls(dist.get_rank(group), dist.get_world_size(group), group)
 
     @property
     def peers(self) -> dist.ProcessGroup | None:
-        """The group, or None where this process is alone in it."""
+        """The group, or None if this process is alone in it."""
         return self.group if self.size > 1 else None
 
 
 @dataclass(frozen=True)
 class Parallel:
-    """Tokens (sp) and the guidance pair (cfg) of one replica, and its videos (dp); one device holds all.
+    """Exchanges along sp (tokens) and cfg (guidance pair) of a replica, and its share of videos (dp).
 
     Every rank of a replica calls the operations in the same order.
     """
@@ -54,10 +54,10 @@ class Parallel:
 
     @classmethod
     def from_config(cls, config: ParallelConfig, device: torch.device | str) -> Parallel:
-        """The mesh as this process sees it; its default process group has `config.num_gpus` ranks.
+        """The mesh of this process; its default process group has `config.num_gpus` ranks.
 
         All of them must call it. ValueError for axes that are not set (see `ParallelConfig.resolved`), for
-        another number of ranks, and where the mesh backend is not installed. The timeout is the default
+        another number of ranks, or if the mesh backend is not installed. The timeout is the default
         group's.
         """
         if config.num_gpus == 1:
@@ -66,7 +66,7 @@ class Parallel:
             raise ValueError(f"an axis of {config} is not set; ParallelConfig.resolved sets them")
         if dist.get_world_size() != config.num_gpus:
             raise ValueError(
-                f"parallel.num_gpus is {config.num_gpus}, and {dist.get_world_size()} processes were started"
+                f"parallel.num_gpus is {config.num_gpus}, but {dist.get_world_size()} processes were started"
             )
         device, sizes = torch.device(device), (config.dp, config.cfg, config.sp)
         groups = build_groups(config.mesh_backend, sizes, device.type)
@@ -79,7 +79,7 @@ class Parallel:
         return self.cfg.size
 
     def shard(self, x: Tensor, dim: int) -> Tensor:
-        """This rank's part of `x` along `dim`; parts differ in length by one at most."""
+        """This rank's part of `x` along `dim`; lengths of parts differ by at most one."""
         return x.tensor_split(self.sp.size, dim)[self.sp.rank] if self.sp.size > 1 else x
 
     def gather(self, x: Tensor, dim: int, size: int) -> Tensor:
@@ -111,7 +111,7 @@ class Parallel:
         return ops.all_gather(row.to(self.device), self.replica.peers).to(row.device)
 
     def agree(self, what: str, *numbers: float) -> None:
-        """RuntimeError on every rank of the replica where their numbers differ."""
+        """RuntimeError on every rank of the replica if their numbers differ."""
         rows = self.gather_rows(torch.tensor(numbers, dtype=torch.float64)).tolist()
         if any(row != rows[0] for row in rows):
             raise RuntimeError(f"the ranks of one video disagree on {what}: {rows}")
@@ -125,7 +125,7 @@ class Parallel:
         """`run` of each item, in order; the ranks of the replica share the items and exchange the results.
 
         Results have the dtype of the items. `finished` is called with the index of each item that is done.
-        On one device an item is computed when the iterator reaches it; otherwise every rank must iterate.
+        On one device, items are computed lazily; otherwise every rank must iterate.
         """
         done = finished or (lambda number: None)
         if self.replica.peers is None:

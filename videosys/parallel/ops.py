@@ -1,7 +1,7 @@
 """Exchanges of shards within a group of processes. Shards may be uneven.
 
-Buffers are contiguous and sizes are Python numbers that all ranks know, so that nccl and gloo do the same. No
-gradient passes these operations: they are for inference.
+Buffers are contiguous and sizes are known to all ranks, so that nccl and gloo do the same. There is no
+backward pass: the operations are for inference.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_DIMS = 7
 
 
 def shard_sizes(size: int, count: int) -> list[int]:
-    """Entries that each of `count` ranks holds of `size`, as `torch.tensor_split` cuts: larger ones first."""
+    """Sizes of the shards of `count` ranks, as in `torch.tensor_split`: larger ones first."""
     least, more = divmod(size, count)
     return [least + 1] * more + [least] * (count - more)
 
@@ -35,7 +35,7 @@ def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
 def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
     """The shards of all ranks along `dim`, `size` entries in all.
 
-    Only shards of one length can be gathered: those that are one entry shorter send one that is cut off.
+    Only shards of equal length can be gathered: shorter ones are padded by one entry, which is removed.
     """
     sizes = shard_sizes(size, dist.get_world_size(group))
     if x.shape[dim] < max(sizes):
@@ -47,7 +47,7 @@ def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
 
 def _check_gradient(x: Tensor) -> None:
     if x.requires_grad:
-        raise RuntimeError("several devices are for inference: no gradient passes from one to another")
+        raise RuntimeError("several devices are only for inference: there is no backward pass between them")
 
 
 def swap(
@@ -55,7 +55,7 @@ def swap(
 ) -> list[Tensor]:
     """Each tensor gathered along dim `gather` to `size` entries and sharded along `scatter`: one all-to-all.
 
-    The tensors are of one shape, which along `gather` is that of this rank's shard.
+    The tensors have equal shapes; along `gather` it is that of this rank's shard.
     """
     _check_gradient(tensors[0])
     count, rank = dist.get_world_size(group), dist.get_rank(group)
@@ -73,7 +73,7 @@ def swap(
 
 
 def packed(pieces: Sequence[Tensor]) -> Tensor:
-    """The entries of all pieces one after the other, each copied once."""
+    """The entries of all pieces in order, each copied once."""
     sizes = [piece.numel() for piece in pieces]
     buffer = pieces[0].new_empty(sum(sizes))
     for part, piece in zip(buffer.split(sizes), pieces):
@@ -82,7 +82,7 @@ def packed(pieces: Sequence[Tensor]) -> Tensor:
 
 
 def balanced(costs: Sequence[int], count: int) -> list[int]:
-    """The rank that takes each item: the costliest first, each to the rank with the least work so far."""
+    """The rank for each item: the costliest first, each to the rank with the least work so far."""
     owners, work = [0] * len(costs), [0] * count
     for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
         rank = work.index(min(work))
@@ -94,7 +94,7 @@ def balanced(costs: Sequence[int], count: int) -> list[int]:
 def exchange(
     own: Sequence[Tensor], owners: Sequence[int], like: Tensor, group: dist.ProcessGroup
 ) -> list[Tensor]:
-    """A tensor for each of `owners`, the ranks that have them.
+    """Return the tensors of all `owners` on every rank.
 
     own: those of this rank, in order. All are of the dtype and on the device of `like`. Shapes are exchanged
     first, because they may depend on the content.

@@ -106,7 +106,7 @@ def animation_frames(
 def _check_decoded(image: Image.Image, count: int) -> None:
     if count * image.width * image.height > MOST_DECODED:
         size = f"{count} frames of {image.width} x {image.height}"
-        raise ValueError(f"needs {size} decoded pixels; the limit is {MOST_DECODED}")
+        raise ValueError(f"needs {size} pixels; the limit is {MOST_DECODED} pixels")
 
 
 def gif_durations(content: bytes) -> list[int]:

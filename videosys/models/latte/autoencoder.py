@@ -1,4 +1,4 @@
-"""Latte's autoencoders, built of diffusers' modules: frames one by one, or decoded fourteen together by the
+"""Latte's autoencoders, from diffusers' modules: frames one by one, or fourteen decoded together by the
 decoder of Stable Video Diffusion.
 """
 
@@ -23,7 +23,7 @@ from videosys.utils.typed import MOST_FRAMES, limited
 
 IMAGES, TEMPORAL = "AutoencoderKL", "AutoencoderKLTemporalDecoder"
 
-# How attention was called in files that are older than diffusers 0.12.
+# Names of attention in files older than diffusers 0.12.
 RENAMED = MappingProxyType({"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"})
 
 
@@ -32,7 +32,7 @@ class LatteVAEConfig(FrameAutoencoderConfig):
     """Fields of the published config.json files of both; the defaults are those of the one for images."""
 
     _class_name: str = IMAGES
-    decode_chunk_size: int = limited(14, most=MOST_FRAMES)  # frames that the temporal decoder sees together
+    decode_chunk_size: int = limited(14, most=MOST_FRAMES)  # frames decoded together
 
     def __post_init__(self) -> None:
         if self._class_name not in (IMAGES, TEMPORAL):
@@ -59,7 +59,7 @@ class LatteVAE(VideoAutoencoder):
     def __init__(
         self, config: LatteVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
     ):
-        """tiling: of the frames that are decoded; None leaves them whole."""
+        """tiling: of the decoded frames, or None."""
         super().__init__(config, parallel)
         self.tiles = None if tiling is None else tiling.latent_tiles(config.spatial_factor)
         model = build_frame_autoencoder(config, config.is_temporal)
@@ -68,7 +68,7 @@ class LatteVAE(VideoAutoencoder):
 
     @staticmethod
     def current_key(key: str) -> str:
-        """What a parameter of an older file is called now."""
+        """The current name of a parameter of an older file."""
         if ".attentions." not in key:
             return key
         return ".".join(RENAMED.get(part, part) for part in key.split("."))

@@ -1,4 +1,4 @@
-"""What a user chooses for Latte-1."""
+"""User settings of Latte-1."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ NOISE_SETTINGS = ("beta_start", "beta_end", "beta_schedule")
 
 @dataclass(frozen=True)
 class LatteConfig(NegativePromptConfig, FrameTilingConfig):
-    """Everything a user chooses, with the fields of NegativePromptConfig and FrameTilingConfig; the defaults
+    """All user settings, with the fields of NegativePromptConfig and FrameTilingConfig; the defaults
     are the published ones.
 
     transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts in
         `transformer`, `vae` and `vae_temporal_decoder`, `text_encoder` and `tokenizer`.
     enable_vae_temporal_decoder: decode frames together; false decodes each frame alone.
-    decode_chunk_size: how many frames together; fewer need less memory, and flicker where chunks meet.
+    decode_chunk_size: number of frames together; fewer need less memory, but flicker between chunks.
 
     The rest can be given anew with each request:
-    mask_feature: cut prompts to their tokens; false shows the model their padding too.
-    enable_temporal_attentions: false makes each frame a picture of its own.
-    beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of fresh noise per step.
+    mask_feature: cut prompts to their tokens; false includes their padding.
+    enable_temporal_attentions: false makes the frames independent pictures.
+    beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of new noise per step.
     """
 
     transformer: str = loading(REPOSITORY)

@@ -1,4 +1,4 @@
-"""How Latte-1 (arXiv 2401.03048) is put together."""
+"""The pipeline of Latte-1 (arXiv 2401.03048)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOG = get_logger("latte")
 
 
 def parts(config: LatteConfig, finder: PartFinder) -> Parts:
-    """The parts of a checkpoint. ValueError where a folder holds the decoder that was not asked for."""
+    """The parts of a checkpoint. ValueError if a folder has the wrong decoder."""
     transformer = finder.part("transformer", config.transformer, LatteT2V, LatteT2VConfig(), "transformer")
     is_temporal = config.enable_vae_temporal_decoder
     vae_folder = finder.folder("vae", config.vae, "vae_temporal_decoder" if is_temporal else "vae")
@@ -39,7 +39,7 @@ def parts(config: LatteConfig, finder: PartFinder) -> Parts:
 
 
 def check_decoder(vae_config: LatteVAEConfig, config: LatteConfig, folder: Path | None) -> None:
-    """ValueError where a folder holds the decoder that was not asked for."""
+    """ValueError if a folder has the wrong decoder."""
     if vae_config.is_temporal != config.enable_vae_temporal_decoder:
         held = "clips" if vae_config.is_temporal else "single frames"
         raise ValueError(
@@ -63,7 +63,7 @@ def scheduler(config: LatteConfig, generators: Sequence[torch.Generator]) -> Sam
 def guidance_pair(
     model: LatteT2V, prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, config: LatteConfig
 ) -> Pair:
-    """Prompts and negative prompt, cut to the longest prompt unless the model shall read padding."""
+    """Prompts and negative prompt, cut to the longest prompt unless the model uses padding."""
     return cut_pair(prompts, negative, config.mask_feature)
 
 
@@ -84,9 +84,9 @@ def condition(
 
 
 class LattePipeline(Pipeline):
-    """Prompts to videos with Latte-1."""
+    """Generates videos with Latte-1."""
 
     def check_request(self, prompts: Sequence[str], config: Any) -> None:
         super().check_request(prompts, config)
         if config.output_frames == 1 and config.enable_vae_temporal_decoder:
-            _LOG.warning("num_frames is 1: images are published with enable_vae_temporal_decoder=false")
+            _LOG.warning("num_frames is 1; the published setting is enable_vae_temporal_decoder=false")

@@ -1,4 +1,4 @@
-"""What was published for Latte-1, and the settings of its bundled checkpoint."""
+"""Published settings of Latte-1, and the settings of its bundled checkpoint."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TINY: MappingProxyType[str, MappingProxyType[str, Any]] = MappingProxyType(
                 "text_encoder": "bundled:opensora",
                 "height": 64,
                 "width": 64,
-                # Strong guidance drives flat colours out of range in the first steps.
+                # Strong guidance moves flat colours out of range in the first steps.
                 "guidance_scale": 1.5,
                 "enable_vae_temporal_decoder": False,
             }

@@ -26,7 +26,7 @@ JOINT = frozenset({JOINT_DOWN, JOINT_UP})
 
 @dataclass(frozen=True)
 class CausalVAEConfig(LatentSize):
-    """Fields of the published config.json. The layout per level has no default: versions differ in it."""
+    """Fields of the published config.json. The layout per level has no default, since versions differ."""
 
     needs_multiples: ClassVar[bool] = True
 
@@ -53,8 +53,8 @@ class CausalVAEConfig(LatentSize):
     decoder_attention: str = "AttnBlock3DFix"
     decoder_mid_resnet: str = "ResnetBlock3D"
     use_quant_layer: bool = True
-    scaling_factor: float = 0.18215  # latents of the transformer are those of the VAE times this
-    norm_num_groups: int = 32  # fewer for narrow models: a group of one channel keeps no colour
+    scaling_factor: float = 0.18215  # latents of the VAE are multiplied by this for the transformer
+    norm_num_groups: int = 32  # fewer for narrow models: a group of one channel loses colour
 
     def __post_init__(self) -> None:
         if self.attn_resolutions or not self.double_z or self.q_conv != "CausalConv3d":
@@ -86,7 +86,7 @@ class CausalVAEConfig(LatentSize):
         space, time = self.decoder_spatial_upsample, self.decoder_temporal_upsample
         if _factors(space, time) != (self.spatial_factor, self.temporal_factor):
             raise ValueError(
-                f"the decoder must enlarge as much as the encoder reduces ({self.spatial_factor} in space, "
+                f"the decoder must upsample by the factors of the encoder ({self.spatial_factor} in space, "
                 f"{self.temporal_factor} in time), not by {space} and {time}"
             )
 
@@ -123,12 +123,12 @@ class CausalVAEConfig(LatentSize):
 
 
 def part_of(field: str) -> str:
-    """The key of LAYERS that a config field has: "conv_in" for "encoder_conv_in"."""
+    """The key of LAYERS for a config field: "conv_in" for "encoder_conv_in"."""
     return field.removeprefix("encoder_").removeprefix("decoder_")
 
 
 def _factors(space: tuple[str, ...], time: tuple[str, ...]) -> tuple[int, int]:
-    """How much layers, named per level, change a side of a frame, and the time."""
+    """The factors in space and time of layers, named per level."""
     joint = [name for name in space if name in JOINT]
     return 2 ** sum(map(bool, space)), 2 ** sum(map(bool, (*time, *joint)))
 
@@ -152,18 +152,18 @@ PUBLISHED: Mapping[str, CausalVAEConfig] = MappingProxyType({"v110": V110, "v120
 
 
 def build(config: CausalVAEConfig, field: str, *sizes: int, level: int | None = None) -> nn.Module:
-    """The layer that a config field names, for that level where there is one per level."""
+    """The layer named in a config field, for this level if there is one per level."""
     names = getattr(config, field)
     return LAYERS[part_of(field)][names if level is None else names[level]](*sizes)
 
 
 def sequence(**layers: nn.Module) -> nn.Sequential:
-    """Layers to run in this order; the names are those of their parameters."""
+    """Layers run in this order; the names are those of their parameters."""
     return nn.Sequential(OrderedDict(layers))
 
 
 def backwards(levels: list[nn.Sequential]) -> nn.Sequential:
-    """Levels to run from the last to the first, each named by its number."""
+    """Levels run from the last to the first, named by number."""
     return nn.Sequential(OrderedDict(reversed([(str(i), layers) for i, layers in enumerate(levels)])))
 
 
@@ -189,7 +189,7 @@ def middle(config: CausalVAEConfig, side: str) -> nn.Sequential:
 
 
 def encoder(config: CausalVAEConfig) -> nn.Sequential:
-    """Frames [B, 3, T, H, W] to what quant_conv turns into moments."""
+    """Frames [B, 3, T, H, W] to the input of quant_conv, which gives moments."""
     widths, blocks = config.widths, config.num_res_blocks
     inputs = enumerate((config.hidden_size, *widths[:-1]))
     return sequence(
@@ -203,7 +203,7 @@ def encoder(config: CausalVAEConfig) -> nn.Sequential:
 
 
 def decoder(config: CausalVAEConfig) -> nn.Sequential:
-    """The encoder backwards, from the last level to the first, with one more block in each."""
+    """The reverse of the encoder, from the last level to the first, with one more block in each."""
     widths, blocks = config.widths, config.num_res_blocks + 1
     inputs = enumerate((*widths[1:], widths[-1]))
     return sequence(
@@ -282,7 +282,7 @@ class CausalVAE(VideoAutoencoder):
         return self.decoder(self.post_quant_conv(latents))
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
-        """ValueError where latents [B, C, T, H, W] cannot be of so many frames."""
+        """ValueError if latents [B, C, T, H, W] do not match this number of frames."""
         self.check_channels(latents)
         factor = self.config.temporal_factor
         most = 1 + factor * (latents.shape[2] - 1)

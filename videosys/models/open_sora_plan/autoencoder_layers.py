@@ -1,5 +1,5 @@
-"""Layers of CausalVAE on [B, C, T, H, W]: 3-D convolutions that never look ahead, their 2-D companions on
-single frames, and the ways to halve and double time and space. The first frame stands for itself throughout.
+"""Layers of CausalVAE on [B, C, T, H, W]: causal 3-D convolutions, 2-D convolutions on
+single frames, and down- and upsampling of time and space. The first frame is always separate.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def per_frame(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A module for images [N, C, H, W] on every frame of x."""
+    """Apply a module for images [N, C, H, W] to every frame of x."""
     frames = module(rearrange(x, "b c t h w -> (b t) c h w"))
     return rearrange(frames, "(b t) c h w -> b c t h w", b=len(x))
 
 
 def repeat_first(x: Tensor, times: int) -> Tensor:
-    """x with its first frame `times` more in front."""
+    """x with its first frame repeated `times` times in front."""
     return torch.cat((x[:, :, :1].expand(-1, -1, times, -1, -1), x), dim=2) if times else x
 
 
@@ -94,7 +94,7 @@ class ResnetBlock2D(ResnetBlock3D):
 
 
 class FrameAttention(nn.Module):
-    """x + attention of the positions of each frame among themselves, in one head."""
+    """x + single-head self-attention over the positions of each frame."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -172,7 +172,7 @@ def joint_up(channels: int) -> Resample:
 
 
 def resize_but_first(x: Tensor, space: int) -> Tensor:
-    """Height and width times `space`, and time doubled but for the first frame, which stands alone."""
+    """Height and width times `space`, and time doubled except for the first frame."""
     first, rest = x[:, :, :1], x[:, :, 1:]
     if space > 1:
         first = F.interpolate(first, scale_factor=(1, space, space), mode="trilinear")
@@ -185,7 +185,7 @@ RESNETS: LayerTable = {"ResnetBlock2D": ResnetBlock2D, "ResnetBlock3D": ResnetBl
 CONVS: LayerTable = {"Conv2d": FrameConv2d, "CausalConv3d": CausalConv3d}
 NONE: LayerTable = {"": nn.Identity}
 
-# By the part of encoder and decoder: the published class names that config.json may give, "" for no layer.
+# By part of encoder and decoder: the published class names in config.json, "" for no layer.
 LAYERS: Mapping[str, LayerTable] = MappingProxyType(
     {
         "conv_in": CONVS,

@@ -1,4 +1,4 @@
-"""What a user chooses for Open-Sora-Plan."""
+"""User settings of Open-Sora-Plan."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from videosys.utils.typed import listing, suggest
 
 @dataclass(frozen=True)
 class OpenSoraPlanConfig(NegativePromptConfig):
-    """Everything a user chooses; the defaults are those published with the version.
+    """All user settings; the defaults are those published with the version.
 
     version: v110 or v120. transformer_type: one of its checkpoints, such as 65x512x512 or 93x480p, which
         also sets the size of the video; None for the smallest.
     transformer, vae, text_encoder: hub ids or local folders, of the part itself or of all parts, the
         transformer in a folder named by its type; None for the published ones.
-    tiling: how the autoencoder cuts what it decodes: none, or a preset such as v110, v120, v120_save_memory
-        or videosys; auto is the one of the version's own script.
+    tiling: of the decoder: none, or a preset such as v110, v120, v120_save_memory
+        or videosys; auto is that of the version's published script.
 
     The rest can be given anew with each request:
-    prompt_template: words around each prompt, which stands at {prompt}; None for the published ones.
+    prompt_template: words around each prompt, with {prompt} as placeholder; None for the published ones.
     """
 
     version: Version = loading("v120")
@@ -62,7 +62,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
 
     @property
     def is_v110_image(self) -> bool:
-        """Whether v1.1.0 makes one frame, which as published leaves out its temporal blocks."""
+        """Whether v1.1.0 generates one frame, which skips its temporal blocks, as published."""
         return self.is_v110 and self.output_frames == 1
 
     @property
@@ -112,14 +112,14 @@ class OpenSoraPlanConfig(NegativePromptConfig):
         return [self.template.replace(PLACEHOLDER, prompt)]
 
     def reads_padding(self, text: str) -> bool:
-        return self.is_v110 and super().reads_padding(text)  # v1.2.0 is given the masks
+        return self.is_v110 and super().reads_padding(text)  # v1.2.0 gets the masks
 
     @property
     def teacache_coefficients(self) -> tuple[float, ...] | None:
         return self.release.coefficients
 
     def tiles(self) -> Tiling | None:
-        """How the autoencoder cuts what it decodes."""
+        """The tiling of the decoder."""
         if self.tiling == "none":
             return None
         return tiling_preset(self.version if self.tiling == "auto" else self.tiling)

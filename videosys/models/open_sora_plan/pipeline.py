@@ -1,4 +1,4 @@
-"""How Open-Sora-Plan v1.1.0 and v1.2.0 are put together."""
+"""The pipelines of Open-Sora-Plan v1.1.0 and v1.2.0."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from videosys.schedulers import Sampler, euler_ancestral, pndm
 from videosys.utils.checkpoint import read_config
 from videosys.utils.hub import PATTERNS
 
-NATIVE_VIDEO_LENGTH = 16  # latent frames of v1.1.0 up to which positions are not squeezed
+NATIVE_VIDEO_LENGTH = 16  # latent frames of v1.1.0 up to which positions are not scaled
 WEIGHTS = (*PATTERNS, "*.bin", "*.ckpt")  # the autoencoder of v1.2.0 is a .ckpt file
 
 
@@ -35,7 +35,7 @@ class OptionalFields:
 
 
 def parts(config: OpenSoraPlanConfig, finder: PartFinder) -> Parts:
-    """The parts of a checkpoint. ValueError where a folder holds the transformer of the other version."""
+    """The parts of a checkpoint. ValueError if a folder has the transformer of the other version."""
     release = config.release
     repository = release.repository
     folder = finder.folder("transformer", config.transformer or repository, config.checkpoint, WEIGHTS)
@@ -54,8 +54,8 @@ def parts(config: OpenSoraPlanConfig, finder: PartFinder) -> Parts:
 def transformer_config(
     config: OpenSoraPlanConfig, folder: Path | None, vae_config: CausalVAEConfig
 ) -> LatteT2VConfig | OpenSoraT2VConfig:
-    """The transformer's config; where v1.1.0's does not say how many latent frames it was trained on, as
-    many as its published videos have.
+    """The transformer's config; if v1.1.0's lacks the number of latent frames of its training, it is
+    that of its published videos.
     """
     optional = OptionalFields() if folder is None else read_config(OptionalFields, folder)
     if optional.use_rope is not None and optional.use_rope == config.is_v110:
@@ -105,7 +105,7 @@ def condition(
 
 
 class OpenSoraPlanPipeline(Pipeline):
-    """Prompts to videos with Open-Sora-Plan."""
+    """Generates videos with Open-Sora-Plan."""
 
     def vae_frames(
         self, vae: Any, latents: torch.Tensor, config: Any, progress: Progress | None = None

@@ -1,4 +1,4 @@
-"""What was published with each version of Open-Sora-Plan, and the settings of its bundled checkpoints."""
+"""Published settings of each version of Open-Sora-Plan, and the settings of its bundled checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACEHOLDER = "{prompt}"
 
 @dataclass(frozen=True)
 class Release:
-    """What was published with a version.
+    """The published settings of a version.
 
     types: frames, height and width by checkpoint; the first is the default. coefficients: of TeaCache,
     highest power first.
@@ -101,7 +101,7 @@ def tiny(version: Version) -> Mapping[str, Any]:
             "width": 64,
             "num_frames": 33,
             "fps": 12.0,
-            # Strong guidance drives flat colours out of range in the first steps.
+            # Strong guidance moves flat colours out of range in the first steps.
             "guidance_scale": 1.5,
             "prompt_template": PLACEHOLDER,
             "negative_prompt": "",

@@ -67,7 +67,7 @@ class OpenSoraT2VConfig(PixArtConfig):
             raise ValueError(f"interpolation scales {self.interpolation_scales} must be positive")
 
     def check_parallel(self, sp: int, latent_size: tuple[int, int, int]) -> None:
-        """ValueError where `sp` devices cannot share the tokens of such latents, and the heads."""
+        """ValueError if `sp` devices cannot share the tokens of such latents and the heads."""
         super().check_parallel(sp, latent_size)
         heads = self.num_attention_heads
         if heads % sp:
@@ -79,7 +79,7 @@ class OpenSoraT2VConfig(PixArtConfig):
 
     @property
     def interpolation_scales(self) -> tuple[float, float, float]:
-        """What positions along time, height and width are divided by; null means from the sample size."""
+        """Divisors of positions along time, height and width; null means from the sample size."""
         frames, (rows, columns) = self.sample_size_t, self.sample_size
         from_size = ((frames - 1) // 16 + 1 if frames % 2 else frames / 16, rows / 30, columns / 40)
         scales = (self.interpolation_scale_t, self.interpolation_scale_h, self.interpolation_scale_w)
@@ -88,16 +88,16 @@ class OpenSoraT2VConfig(PixArtConfig):
 
 
 class JointLayout(NamedTuple):
-    """What self-attention needs to know of the places of all tokens, also where x holds a shard of them."""
+    """Positions of all tokens for self-attention, also if x has a shard of them."""
 
     rotary: Rotary  # two [T * S, 1, 3, d/6]
-    bias: Tensor | None  # [B, 1, 1, T * S] where some latents are not visible
+    bias: Tensor | None  # [B, 1, 1, T * S] if some latents are not visible
     tokens_per_frame: int  # S, whole
 
 
 @dataclass(frozen=True)
 class OpenSoraT2VCondition(PixArtCondition):
-    """All that stays the same over the steps of one generation."""
+    """Everything that is constant over the steps of one generation."""
 
     layout: JointLayout
 
@@ -137,7 +137,7 @@ class JointBlock(PixArtBlock):
         return attn(x, layout)
 
     def gated_attention(self, branch: Branch, gate: Tensor, attended: Callable[[], Tensor]) -> Gated:
-        """The attention and its gate; one that was kept takes the gate of the step it is used in."""
+        """The attention and its gate; a kept one uses the gate of the current step."""
         return branch("attention", attended), gate
 
 
@@ -157,7 +157,7 @@ class OpenSoraT2V(PixArtTransformer[OpenSoraT2VConfig, OpenSoraT2VCondition]):
         """The condition of one generation.
 
         prompt_embeds [B, L, D]; prompt_mask [B, L], 1 = keep; visible_mask [B or a divisor of B, T, H, W], 1
-        where a latent is part of the clip, 0 where it is padding that no token shall see. ValueError for
+        where a latent is part of the clip, 0 where it is padding that is masked. ValueError for
         masks of other shapes.
         """
         grid = self.config.grid(latent_size)

@@ -32,8 +32,8 @@ from videosys.utils.typed import (
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-CHUNK_FRAMES = 17  # what loops, references and joins of clips count in
-NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size stays a pure memory setting
+CHUNK_FRAMES = 17  # the unit of loops, references and joins of clips
+NOISE_FRAMES = 4  # frames per draw of noise; fixed, so that micro_batch_size only affects memory
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
     channel_multipliers: tuple[int, ...] = limited((1, 2, 2, 4), most=MOST_LEVELS, longest=MOST_LEVELS)
     temporal_downsample: tuple[bool, ...] = (False, True, True)
     num_groups: int = limited(32, most=MOST_CHANNELS)
-    micro_frame_size: int = CHUNK_FRAMES  # frames that are encoded together, independent of all others
+    micro_frame_size: int = CHUNK_FRAMES  # frames that are encoded together, independent of others
     micro_batch_size: int = limited(4, most=MOST_FRAMES)  # frames of the spatial stage at once: memory only
 
     def __post_init__(self):
@@ -99,7 +99,7 @@ class OpenSoraVAE(VideoAutoencoder):
     def __init__(
         self, config: OpenSoraVAEConfig, parallel: Parallel = Parallel(), tiling: FrameTiling | None = None
     ):
-        """tiling: of the frames in the spatial stage, by diffusers' own; None leaves them whole."""
+        """tiling: of the frames in the spatial stage, by diffusers, or None."""
         super().__init__(config, parallel)
         self.spatial_vae = nn.ModuleDict({"module": build_frame_autoencoder(config)})
         if tiling is not None:
@@ -160,12 +160,12 @@ class OpenSoraVAE(VideoAutoencoder):
         chunks = self.parallel.map(
             self.temporal.decode_all, latents.split(self.config.latent_frames(whole), dim=2)
         )
-        # The first of the frames that a chunk decodes to stand for the padding of its front.
+        # The first decoded frames of a chunk correspond to the padding at its front.
         x = [chunk[:, :, -min(whole, num_frames - i * whole) :] for i, chunk in enumerate(chunks)]
         return self.decode_frames(torch.cat(x, dim=2), progress)
 
     def check_latents(self, latents: Tensor, num_frames: int) -> None:
-        """ValueError where latents [B, C, T, H, W] are not of so many frames."""
+        """ValueError if latents [B, C, T, H, W] do not match this number of frames."""
         self.check_channels(latents)
         if num_frames < 1 or self.config.latent_frames(num_frames) != latents.shape[2]:
             raise ValueError(

@@ -1,7 +1,7 @@
-"""Images and videos as conditions of a generation: which latent frames are given, and how strictly.
+"""Images and videos as conditions of a generation: which latent frames are given, and their strength.
 
 Open-Sora works on latent frames: 5 of them are one chunk of 17 video frames. A condition copies latent frames
-of a reference into the clip and marks them in a frame mask: 1 is denoised freely, 0 is kept as it is, and a
+of a reference into the clip and marks them in a frame mask: 1 is denoised freely, 0 is kept unchanged, and a
 value between is denoised only from that noise level on.
 """
 
@@ -41,7 +41,7 @@ class FrameCondition(NamedTuple):
     strength: float = 0.0
 
     def check(self) -> FrameCondition:
-        """Return this; ValueError for values that no clip and no reference could make possible."""
+        """Return this; ValueError for values that are invalid for any clip and reference."""
         least = {"loop": 0, "reference": 0, "length": 1}
         for name, value in list(self._asdict().items())[:5]:
             if isinstance(value, bool) or not isinstance(value, int):
@@ -55,7 +55,7 @@ class FrameCondition(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """An image or video that a clip shall contain.
+    """An image or video to include in a clip.
 
     source: path of an image or video, or its frames as uint8 [T, H, W, 3].
     start, target, length: latent frames (5 are 17 video frames): from `start` of the reference on, `length`
@@ -63,7 +63,7 @@ class Reference:
     strength: 0 keeps the frames exactly, 1 frees them, between they are edited.
     loop: the loop in which this holds, 0 for the first or only clip.
 
-    `Reference("cat.png")` makes the image the first frame. ValueError if a value is impossible.
+    `Reference("cat.png")` makes the image the first frame. ValueError for an invalid value.
     """
 
     source: Source
@@ -81,14 +81,14 @@ class Reference:
         self.as_condition(0).check()
 
     def as_condition(self, reference: int) -> FrameCondition:
-        """The same of the reference with that number, counted from 0; not checked against any clip."""
+        """The condition for the reference with this number, from 0; not checked against a clip."""
         return FrameCondition(self.loop, reference, self.start, self.target, self.length, self.strength)
 
 
 def parse_mask_strategy(strategy: str) -> list[FrameCondition]:
     """Return the conditions of a published mask strategy: "0,1,-5,0,5,0.3; ...", "" for none.
 
-    The numbers are loop, reference, start, target, length and strength; those left out are 0,0,0,0,1,0.
+    The numbers are loop, reference, start, target, length and strength; the defaults are 0,0,0,0,1,0.
     """
     return [parse_condition(text) for text in strategy.split(";") if strategy.strip()]
 
@@ -113,14 +113,14 @@ def references_from_strategy(strategy: str, sources: Sequence[Source]) -> list[R
 
 
 def pick(references: Sequence[T], number: int) -> T:
-    """The reference of that number; ValueError where there is none."""
+    """The reference of this number; ValueError if it does not exist."""
     if number >= len(references):
-        raise ValueError(f"there is no reference {number}: {len(references)} are given, counted from 0")
+        raise ValueError(f"reference {number} does not exist: {len(references)} are given, counted from 0")
     return references[number]
 
 
 def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list[FrameCondition]]:
-    """Return each source once, to be read and encoded once, and the conditions that name them by number."""
+    """Return each source once, and the conditions that refer to them by number."""
     numbers: dict[object, int] = {}
     sources: list[Source] = []
     conditions = []
@@ -143,47 +143,45 @@ def nearest_point(value: int, point: int, end: int) -> int:
 
 
 def from_start(value: int, end: int) -> int:
-    """Return a place counted from the start: a negative one counts from the end."""
+    """Return a non-negative position: negative ones count from the end."""
     return value + end if value < 0 else value
 
 
 def locate(condition: FrameCondition, name: str, end: int, align: int | None) -> int:
-    """Return where the condition's frames begin of `end`, by its field `name`, at a multiple of `align`.
+    """Return the position in its field `name` of a condition among `end` frames, a multiple of `align`.
 
-    A multiple of 5 starts a chunk of the VAE, and a latent frame has its meaning by its place in a chunk.
+    A multiple of 5 starts a chunk of the VAE; the meaning of a latent frame depends on its place in a chunk.
     """
     value, length = getattr(condition, name), condition.length
     start = from_start(value, end)
     snapped = nearest_point(start, align, end) if align else start
     if not 0 <= start < end or snapped + length > end:
-        raise ValueError(
-            f"{name} {value} and length {length} reach outside the {end} latent frames there are"
-        )
+        raise ValueError(f"{name} {value} and length {length} exceed the {end} latent frames")
     if start != snapped:
         _LOG.warning(
-            "%s %d does not start a chunk of %d latent frames: %d is used", name, value, align, snapped
+            "%s %d does not start a chunk of %d latent frames; using %d", name, value, align, snapped
         )
     return snapped
 
 
 def check_aligned(condition: FrameCondition, reference_end: int, clip_end: int, align: int | None) -> None:
-    """ValueError where a place of the condition starts no chunk and `align` would move it."""
+    """ValueError if `align` would move a position of the condition, because it does not start a chunk."""
     for name, end in (("start", reference_end), ("target", clip_end)):
         value = getattr(condition, name)
         if align and from_start(value, end) % align:
             raise ValueError(
                 f"{name} {value} of a reference does not start a chunk of {align} latent frames; "
-                "set align to null (None) to put it there all the same"
+                "set align to null (None) to allow it"
             )
 
 
 def chunks_needed(
     conditions: Sequence[FrameCondition], lengths: Sequence[int], align: int | None, step: int = 1
 ) -> list[tuple[int, int]]:
-    """Return (first, end) of the chunks of each reference that its conditions reach into.
+    """Return (first, end) of the chunks of each reference that its conditions use.
 
-    lengths: latent frames of each reference. One chunk more than is needed is in it, and the first is a
-    multiple of `step`, so that the VAE takes the frames in the same groups as those of the whole reference.
+    lengths: latent frames of each reference. It includes one additional chunk, and the first is a
+    multiple of `step`, so that the VAE groups frames as in the whole reference.
     """
     step = math.lcm(step, math.lcm(align or 1, CHUNK_LATENTS) // CHUNK_LATENTS)
     spans = []
@@ -196,7 +194,7 @@ def chunks_needed(
 
 
 def start_of(condition: FrameCondition, length: int, align: int | None) -> int:
-    """Return where a condition's frames begin in a reference of so many latent frames."""
+    """Return the start of a condition's frames in a reference with this number of latent frames."""
     start = from_start(condition.start, length)
     return nearest_point(start, align, length) if align else start
 
@@ -207,7 +205,7 @@ def from_chunks(
     spans: Sequence[tuple[int, int]],
     align: int | None,
 ) -> list[FrameCondition]:
-    """Return the conditions as they count from the first chunk that is read of each reference."""
+    """Return the conditions with positions relative to the first chunk that is read of each reference."""
     return [
         condition._replace(
             start=start_of(condition, lengths[condition.reference], align)
@@ -240,7 +238,7 @@ def apply_mask_strategy(
         check_size(reference, latents)
         start = locate(condition, "start", reference.shape[-3], align)
         target = locate(condition, "target", end, align)
-        if condition.strength < 1:  # frames that are free from the first step on begin as noise
+        if condition.strength < 1:  # frames that are free from the first step begin as noise
             frames = reference.narrow(-3, start, condition.length)
             latents.narrow(-3, target, condition.length).copy_(frames)
         mask.narrow(-1, target, condition.length).fill_(condition.strength)
@@ -248,7 +246,7 @@ def apply_mask_strategy(
 
 
 def check_size(reference: Tensor, latents: Tensor) -> None:
-    """ValueError where a reference [.., C, t, h, w] and latents differ in channels, rows or columns."""
+    """ValueError if a reference [.., C, t, h, w] and latents differ in channels, rows or columns."""
     ours, theirs = ((x.shape[-4], *x.shape[-2:]) for x in (latents, reference))
     if ours != theirs:
         raise ValueError(
@@ -257,14 +255,14 @@ def check_size(reference: Tensor, latents: Tensor) -> None:
 
 
 def latent_to_pixel_frames(latent_frames: int) -> int:
-    """Return how many video frames whole chunks of latent frames stand for: 5 for 17."""
+    """Return the number of video frames of whole chunks of latent frames: 17 for 5."""
     if latent_frames < 0 or latent_frames % CHUNK_LATENTS:
         raise ValueError(f"{latent_frames} latent frames are not a multiple of {CHUNK_LATENTS}")
     return latent_frames // CHUNK_LATENTS * CHUNK_FRAMES
 
 
 def joined_length(num_frames: int, loops: int, condition_length: int = CHUNK_LATENTS) -> int:
-    """Return the frames of `loops` clips in one: each but the first repeats what it was conditioned on.
+    """Return the number of frames of `loops` joined clips: each but the first repeats its condition.
 
     `condition_length` counts latent frames; with its 5, this is num_frames * loops - 17 * (loops - 1).
     """
@@ -272,12 +270,12 @@ def joined_length(num_frames: int, loops: int, condition_length: int = CHUNK_LAT
         raise ValueError(f"loops is {loops}; it must be 1 or more")
     overlap = latent_to_pixel_frames(condition_length)
     if loops > 1 and num_frames <= overlap:
-        raise ValueError(f"num_frames is {num_frames}; {loops} loops need more than the {overlap} they share")
+        raise ValueError(f"num_frames is {num_frames}; {loops} loops need more than {overlap} frames")
     return num_frames * loops - overlap * (loops - 1)
 
 
 def join_clips(clips: Sequence[Tensor], condition_length: int = CHUNK_LATENTS) -> Tensor:
-    """Return the clips [T, ...] of all loops as one, without the frames that each repeats of the last."""
+    """Return the clips [T, ...] of all loops as one, without the repeated frames."""
     overlap = latent_to_pixel_frames(condition_length)
     return torch.cat([clips[0], *(clip[overlap:] for clip in clips[1:])])
 
@@ -285,5 +283,5 @@ def join_clips(clips: Sequence[Tensor], condition_length: int = CHUNK_LATENTS) -
 def continuation(
     loop: int, reference: int, length: int = CHUNK_LATENTS, strength: float = 0.0
 ) -> FrameCondition:
-    """Return the condition that lets a loop begin with the last latent frames of the clip before it."""
+    """Return the condition that makes a loop begin with the last latent frames of the previous clip."""
     return FrameCondition(loop, reference, start=-length, target=0, length=length, strength=strength)

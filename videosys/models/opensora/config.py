@@ -1,4 +1,4 @@
-"""What a user chooses for Open-Sora v1.2."""
+"""User settings of Open-Sora v1.2."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ DEFAULT_SIZE = ("480p", "9:16")
 
 @dataclass(frozen=True)
 class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
-    """Everything a user chooses, with the fields of PipelineConfig and FrameTilingConfig; the defaults are
+    """All user settings, with the fields of PipelineConfig and FrameTilingConfig; the defaults are
     the published ones.
 
     transformer, vae, text_encoder: local folders or hub ids.
-    vae_micro_batch_size: frames that the VAE takes at once, memory only; null is 4, with offload `group` 1.
-    prompt_references: read the images and videos that prompts name in the published JSON at their end,
-        {"reference_path": "a.png;b.mp4", "mask_strategy": "0"}. Whoever writes prompts can then have any
-        file of this computer read; false leaves the JSON out, and says so.
+    vae_micro_batch_size: frames per batch of the VAE, affects only memory; null is 4, with offload `group` 1.
+    prompt_references: read the images and videos that are named in the published JSON at the end of prompts,
+        {"reference_path": "a.png;b.mp4", "mask_strategy": "0"}. Authors of prompts can then read any
+        file of this computer; false removes the JSON with a warning.
 
     The rest can be given anew with each request:
-    enable_vae_slicing: decode the videos of a batch one after the other; memory only.
+    enable_vae_slicing: decode the videos of a batch one after the other; affects only memory.
     resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH, or HEIGHT / WIDTH as a
         number) if null; or give height and width in pixels.
     num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
@@ -49,16 +49,16 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         published. Scores are not appended to it.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
     reference_background: the colour that their transparent parts show: white, black, #7f7f7f.
-    loops: clips that continue each other: each begins with the last condition_frame_length latent frames of
-        the one before, edited with strength condition_frame_edit.
-    align: conditions start at multiples of this; null lets them start anywhere.
+    loops: consecutive clips: each begins with the last condition_frame_length latent frames of
+        the previous one, edited with strength condition_frame_edit.
+    align: conditions start at multiples of this; null allows any start.
     """
 
     transformer: str = loading("hpcai-tech/OpenSora-STDiT-v3")
     vae: str = loading("hpcai-tech/OpenSora-VAE-v1.2")
     text_encoder: str = loading("DeepFloyd/t5-v1_1-xxl")
     vae_micro_batch_size: int | None = loading(None, most=MOST_FRAMES)
-    prompt_references: bool = loading(False)  # not of the weights, but no request may allow itself files
+    prompt_references: bool = loading(False)  # not about weights, but requests must not change it
 
     enable_vae_slicing: bool = False
     resolution: str | None = None
@@ -92,7 +92,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         self._check_size()
         self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
         if self.mask_strategy and not self.reference_paths:
-            raise ValueError(f"mask_strategy is {self.mask_strategy!r}, and there are no reference_paths")
+            raise ValueError(f"mask_strategy is {self.mask_strategy!r}, but there are no reference_paths")
         self.references  # noqa: B018 (raises where the strategy is none)
 
     def _check_numbers(self) -> None:
@@ -112,21 +112,21 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     def _check_size(self) -> None:
         if (self.height is None) != (self.width is None):
-            raise ValueError(f"height is {self.height} and width is {self.width}; give both or none")
+            raise ValueError(f"height is {self.height} and width is {self.width}; set both or neither")
         if self.height is not None and (self.resolution, self.aspect_ratio) != (None, None):
             raise ValueError(
-                f"height and width are given, and so are resolution {self.resolution!r} and aspect_ratio "
+                f"height and width cannot be combined with resolution {self.resolution!r} and aspect_ratio "
                 f"{self.aspect_ratio!r}; set height and width to null to use a name"
             )
         if min(self.size) < LEAST_SIDE:
             raise ValueError(
-                f"the video would be {self.size[0]} x {self.size[1]}; {LEAST_SIDE} pixels is the least"
+                f"the video would be {self.size[0]} x {self.size[1]}; the minimum is {LEAST_SIDE} pixels"
             )
 
     @property
     def frames_at_once(self) -> int:
-        """Frames that the autoencoder takes at once: one on an accelerator that gets all other weights block
-        by block, where no part would need as much as it.
+        """Frames per batch of the autoencoder: one on an accelerator with group offloading,
+        where the autoencoder would otherwise need the most memory.
         """
         is_largest = self.offload == "group" and parse_device(self.device).type != "cpu"
         return self.vae_micro_batch_size or (1 if is_largest else 4)
@@ -168,7 +168,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         return [text_of_loop(words, loop) for loop in range(self.loops)]
 
     def prompt_conditions(self, prompt: str) -> list[Reference]:
-        """The references that a prompt names itself, if that is allowed. ValueError for unreadable JSON."""
+        """The references named in a prompt, if allowed. ValueError for unreadable JSON."""
         if not self.prompt_references or not split_inline(prompt)[1]:
             return []
         given = inline_references(prompt)
@@ -190,11 +190,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     def check_calibratable(self) -> None:
         if self.loops != 1 or self.references:
-            raise ValueError("loops and references cannot be calibrated; leave them out of the config")
+            raise ValueError("loops and references cannot be calibrated; remove them from the config")
 
     @functools.cached_property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels that are asked for; the video has the nearest multiples of 8 below."""
+        """The requested (height, width) in pixels; the video rounds them down to multiples of 8."""
         if self.height is not None and self.width is not None:
             return self.height, self.width
         return resolve_size(self.resolution or DEFAULT_SIZE[0], self.aspect_ratio or DEFAULT_SIZE[1])
@@ -211,11 +211,11 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
 
     @property
     def model_fps(self) -> float:
-        """What the model is told; a single image was trained as 120."""
+        """The frame rate for the model; a single image was trained as 120."""
         return 120.0 if self.clip_frames == 1 else self.fps
 
     @property
     def references(self) -> list[Reference]:
-        """The conditions of the config; paths without a strategy mean: the first one is the first frame."""
+        """The conditions of the config; without a strategy, the first path is the first frame."""
         strategy = self.mask_strategy or ("0" if self.reference_paths else "")
         return references_from_strategy(strategy, self.reference_paths)

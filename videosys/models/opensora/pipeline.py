@@ -1,4 +1,4 @@
-"""How Open-Sora v1.2 is put together: clips that continue each other, given images and videos."""
+"""The pipeline of Open-Sora v1.2: consecutive clips, images and videos as conditions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from videosys.schedulers.rflow import RFlowScheduler
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("opensora")
-Conditions = tuple[Sequence[FrameCondition], Sequence[torch.Tensor]]  # and the references they name by number
+Conditions = tuple[Sequence[FrameCondition], Sequence[torch.Tensor]]  # and the references by number
 
 
 def parts(config: OpenSoraConfig, finder: PartFinder) -> Parts:
@@ -88,8 +88,8 @@ def condition(
 
 
 class OpenSoraPipeline(Pipeline):
-    """Prompts to videos with Open-Sora: several clips (loops) may continue each other, and images and videos
-    may be given for some of their frames.
+    """Generates videos with Open-Sora: several clips (loops) can be consecutive, and images and videos
+    can be given for some of their frames.
     """
 
     rounding = "nearest"
@@ -103,7 +103,7 @@ class OpenSoraPipeline(Pipeline):
         _, rows, columns = self.latent_size(config)
         factor = self.parts.vae.config.spatial_factor
         if (rows * factor, columns * factor) != config.size:
-            message = "the video will be %d x %d, not %d x %d (height x width)"
+            message = "the size is rounded to %d x %d, from %d x %d (height x width)"
             _LOG.warning(message, rows * factor, columns * factor, *config.size)
 
     def encode_inputs(
@@ -111,8 +111,8 @@ class OpenSoraPipeline(Pipeline):
     ) -> tuple[list[FrameCondition], list[torch.Tensor]]:
         """The conditions, and the latents [1, C, t, h, w] of each source, read and encoded once.
 
-        Places of the config's published strategy are moved to the nearest start of a chunk, as published code
-        does; in `references` such a place is a ValueError.
+        Positions in the config's published strategy move to the nearest start of a chunk, as in published
+        code; in `references` such a position is a ValueError.
         """
         explicit = [references] if isinstance(references, Reference) else list(references or ())
         return self.encode_references(*self.read_references(config.references, explicit, config))
@@ -120,7 +120,7 @@ class OpenSoraPipeline(Pipeline):
     def read_references(
         self, published: Sequence[Reference], explicit: Sequence[Reference], config: OpenSoraConfig
     ) -> tuple[list[FrameCondition], list[torch.Tensor]]:
-        """The conditions, and the frames [1, 3, T, H, W] of each source. ValueError where they do not fit."""
+        """The conditions, and the frames [1, 3, T, H, W] of each source. ValueError if they do not match."""
         from videosys.models.opensora.references import check_shape, open_reference
 
         sources, conditions = collect_sources([*published, *explicit])
@@ -156,14 +156,14 @@ class OpenSoraPipeline(Pipeline):
     def check_conditions(
         self, conditions: Sequence[FrameCondition], lengths: Sequence[int], config: OpenSoraConfig
     ) -> None:
-        """ValueError where a condition fits neither its reference of so many latent frames nor the clip."""
+        """ValueError if a condition does not fit the clip or the latent frames of its reference."""
         vae_config = self.parts.vae.config
         references = [torch.empty(vae_config.latent_channels, length, 1, 1) for length in lengths]
         end = vae_config.latent_frames(config.clip_frames)
         clip = torch.empty(vae_config.latent_channels, end, 1, 1)
         for condition in conditions:
             if condition.loop >= config.loops:
-                raise ValueError(f"a reference is for loop {condition.loop}, and loops is {config.loops}")
+                raise ValueError(f"a reference is for loop {condition.loop}, but loops is {config.loops}")
             apply_mask_strategy(clip, references, [condition], condition.loop, config.align)
 
     def generate_batch(
@@ -204,8 +204,8 @@ class OpenSoraPipeline(Pipeline):
         shared: Conditions,
         own: Sequence[Conditions],
     ) -> Denoising:
-        """What the denoise loop needs for one clip of each video, with the conditions of all of them and of
-        each one's own.
+        """The inputs of the denoising loop for one clip of each video, with common and
+        individual conditions.
         """
         noise = self.noise(jobs, sources, config)
         latents, mask = apply_mask_strategy(noise, shared[1], shared[0], loop, config.align)

@@ -1,4 +1,4 @@
-"""What was published for Open-Sora v1.2, and the settings of its bundled checkpoint."""
+"""Published settings of Open-Sora v1.2, and the settings of its bundled checkpoint."""
 
 from __future__ import annotations
 

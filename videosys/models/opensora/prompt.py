@@ -1,4 +1,4 @@
-"""Open-Sora's prompt syntax: other words for each loop, and images or videos named in a prompt's JSON."""
+"""Open-Sora's prompt syntax: separate prompts for each loop, and references in JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INLINE = re.compile(rf"\{{[^{{}}]*?(?:{'|'.join(INLINE_KEYS)})")
 @dataclass(frozen=True)
 class InlineReferences:
     """The published JSON in a prompt. reference_path: images and videos, joined by ";".
-    mask_strategy: where they are put, as in a config; empty means that the first one is the first frame.
+    mask_strategy: their positions, as in a config; empty makes the first one the first frame.
     """
 
     reference_path: str = ""
@@ -31,8 +31,8 @@ class InlineReferences:
 
 
 def split_inline(prompt: str) -> tuple[str, str]:
-    """The words of a prompt, and the JSON in it that names references; "" where there is none. What cannot be
-    read as JSON reaches to the end of the prompt.
+    """The words of a prompt, and the JSON in it that names references, or "". Invalid JSON
+    extends to the end of the prompt.
     """
     found = INLINE.search(prompt)
     if found is None:
@@ -46,7 +46,7 @@ def split_inline(prompt: str) -> tuple[str, str]:
 
 
 def inline_references(prompt: str) -> InlineReferences:
-    """What the JSON of a prompt names. ValueError where it is no JSON, or has other keys."""
+    """The references in the JSON of a prompt. ValueError if it is not valid, or has other keys."""
     _, text = split_inline(prompt)
     if not text:
         return InlineReferences()
@@ -66,7 +66,7 @@ def inline_references(prompt: str) -> InlineReferences:
 def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
     """Return the texts of "|0|a day|2|a night" and the loops they start at; ([prompt], None) for a plain one.
 
-    ValueError if a loop number is not a number, or the numbers do not rise.
+    ValueError if a loop number is not a number, or the numbers do not increase.
     """
     if not prompt.startswith("|0|"):
         return [prompt], None
@@ -78,7 +78,7 @@ def split_loops(prompt: str) -> tuple[list[str], list[int] | None]:
         )
     starts = [int(number) for number in numbers]
     if starts != sorted(set(starts)):
-        raise ValueError(f"the loop numbers of prompt {shown(prompt)} must rise, they are {shown(starts)}")
+        raise ValueError(f"loop numbers of prompt {shown(prompt)} must increase; they are {shown(starts)}")
     return [text.strip() for text in texts], starts
 
 
@@ -87,13 +87,13 @@ def is_loop(number: str) -> bool:
 
 
 def text_of_loop(prompt: str, loop: int) -> str:
-    """Return the words of a prompt in the given loop: the last text that starts at it or before."""
+    """Return the prompt for the given loop: the last text that starts at or before it."""
     texts, starts = split_loops(prompt)
     return [text for text, start in zip(texts, starts or [0], strict=True) if start <= loop][-1]
 
 
 def notes(prompt: str, loops: int, reads_inline: bool) -> list[str]:
-    """What to say of a prompt whose syntax is not, or not all, made use of."""
+    """Warnings about a prompt with unused syntax."""
     words, inline = split_inline(prompt)
     _, starts = split_loops(words)
     name = repr(prompt[:60])
@@ -101,16 +101,16 @@ def notes(prompt: str, loops: int, reads_inline: bool) -> list[str]:
     unused = [start for start in starts or () if start >= loops]
     if unused:
         said.append(
-            f"prompt {name} has words from loop {unused[0]} on, and loops is {loops}: they are not used "
+            f"prompt {name} has text for loop {unused[0]}, but loops is {loops}: it is not used "
             f"(loops={unused[-1] + 1} uses all)"
         )
     if starts is None and LOOP.search(words):
         said.append(
-            f"prompt {name} has numbers between bars and does not begin with |0|: it is all taken as words"
+            f"prompt {name} has numbers between bars but does not begin with |0|: it is used as plain text"
         )
     if inline and not reads_inline:
         said.append(
-            f"prompt {name} names references in JSON, which is left out: files that a prompt names are "
+            f"prompt {name} names references in JSON, which is removed: files named in a prompt names are "
             "read only where prompt_references is true"
         )
     return said

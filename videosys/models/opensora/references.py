@@ -1,4 +1,4 @@
-"""Reference images and videos as frames of a clip's size."""
+"""Reference images and videos, resized to the size of a clip."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from videosys.utils.ffmpeg import NoVideoError
 from videosys.utils.images import BACKGROUND
 from videosys.utils.reading import expanded
 
-MOST_COVERING = 1 << 25  # pixels of a frame that covers a clip, before it is cut; or 8 times the clip's
+MOST_COVERING = 1 << 25  # pixels of a frame that covers a clip, before cropping; or 8 times the clip's
 
 
 @dataclass(frozen=True)
 class OpenReference:
-    """An image or video of which no frame is read yet; size is (height, width)."""
+    """An image or video before its frames are read; size is (height, width)."""
 
     name: str
     size: tuple[int, int]
@@ -32,8 +32,8 @@ class OpenReference:
     def load(self, height: int, width: int, start: int = 0, stop: int | None = None) -> Tensor:
         """Return frames `start` to before `stop`, float32 [3, T, height, width] in [-1, 1].
 
-        They are resized to cover the size and cut to it around the centre, so nothing is distorted, one at a
-        time: no more than one is kept at its own size. ValueError for a frame that cannot be read.
+        They are resized to cover the size and cropped around the centre, without distortion, one at a
+        time: at most one is kept at its original size. ValueError for a frame that cannot be read.
         """
         try:
             frames = [fit(frame, height, width) for frame in self.frames(start, stop)]
@@ -43,9 +43,9 @@ class OpenReference:
 
 
 def open_reference(source: str | Path | Tensor, background: str = BACKGROUND) -> OpenReference:
-    """Return an image or video (upright, as its camera noted), or uint8 frames [T, H, W, 3], to be read.
+    """Open an image or video (with EXIF rotation), or uint8 frames [T, H, W, 3].
 
-    What is transparent shows `background`. ValueError for a missing file, and one of another kind.
+    Transparent parts show `background`. ValueError for a missing file, or one of another kind.
     """
     if isinstance(source, Tensor):
         height, width = check_frames(source).shape[1:3]
@@ -68,9 +68,9 @@ def load_reference(
     """Return the frames of an image or video, float32 [3, T, height, width] in [-1, 1].
 
     source: path of a file, or uint8 frames [T, H, W, 3]. An image is one frame. The frames are resized to
-    cover the size and cut to it around the centre, so nothing is distorted. What is transparent shows
-    `background`. ValueError if the file is missing, is neither an image nor a video, or has a shape of which
-    nearly all would be cut off.
+    cover the size and cropped around the centre, without distortion. Transparent parts show
+    `background`. ValueError if the file is missing, is neither an image nor a video, or has a shape that
+    would be cropped almost completely.
     """
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be 1 or more, not {height} and {width}")
@@ -80,11 +80,11 @@ def load_reference(
 
 
 def check_shape(reference: OpenReference, height: int, width: int) -> None:
-    """Raise a ValueError where a frame that covers the size would be huge, and nearly all of it cut off."""
+    """Raise a ValueError if a frame that covers the size would be huge and mostly cropped."""
     rows, columns = covering(reference.size, height, width)
     if rows * columns > max(MOST_COVERING, 8 * height * width):
         shape = f"{reference.size[0]} x {reference.size[1]} (height x width)"
-        change = f"it would have to grow to {rows} x {columns} to cover {height} x {width}"
+        change = f"it must be enlarged to {rows} x {columns} to cover {height} x {width}"
         raise ValueError(f"{reference.name} is {shape}; {change}")
 
 
@@ -103,19 +103,19 @@ def decoded_frames(clip: Clip, start: int, stop: int | None) -> Iterator[Tensor]
 
 
 def given_frames(frames: Tensor, start: int, stop: int | None) -> Iterator[Tensor]:
-    """The same of frames [T, H, W, 3] that are in memory."""
+    """As `read`, for frames [T, H, W, 3] in memory."""
     return iter(frames[start:stop])
 
 
 def covering(size: tuple[int, int], height: int, width: int) -> tuple[int, int]:
-    """Return the (height, width) to which a frame of this size is resized to cover another one."""
+    """Return the (height, width) of a frame after resizing to cover another size."""
     scale = max(height / size[0], width / size[1])
     rows, columns = (max(least, math.floor(side * scale + 0.5)) for side, least in zip(size, (height, width)))
     return rows, columns
 
 
 def fit(frame: Tensor, height: int, width: int) -> Tensor:
-    """Return one frame [H, W, 3] as float32 [3, height, width] in [-1, 1], resized to cover it and cut."""
+    """Return one frame [H, W, 3] as float32 [3, height, width] in [-1, 1], resized and cropped."""
     size = covering((frame.shape[0], frame.shape[1]), height, width)
     pixels = frame.permute(2, 0, 1)[None].float()
     if size != frame.shape[:2]:

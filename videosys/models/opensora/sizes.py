@@ -11,7 +11,7 @@ from typing import Any
 from videosys.utils.typed import MOST_FRAMES
 
 LONG_NUMBER = 20  # digits
-SQUARE_BUCKETS = ("256", "512", "1024", "2048", "2880")  # these tables have ratios of their own
+SQUARE_BUCKETS = ("256", "512", "1024", "2048", "2880")  # these tables have their own ratios
 
 
 @functools.cache
@@ -25,8 +25,8 @@ def resolve_size(resolution: str | int, aspect_ratio: str | float) -> tuple[int,
     """Return (height, width) in pixels for a resolution ("144p" ... "4k", "256" ...) and an aspect ratio.
 
     Ratios are HEIGHT:WIDTH, so "9:16" is a landscape video; the number height / width that a table lists
-    ("0.56") is understood too. The tables 256, 512, 1024, 2048 and 2880 do not list most of the named
-    ratios: there a name means the nearest size. ValueError for every other name or number.
+    ("0.56") is also accepted. The tables 256, 512, 1024, 2048 and 2880 do not list most of the named
+    ratios: there a name selects the nearest size. ValueError for any other name or number.
     """
     resolutions = tables()["resolutions"]
     if str(resolution) not in resolutions:
@@ -46,7 +46,7 @@ def resolve_size(resolution: str | int, aspect_ratio: str | float) -> tuple[int,
 
 
 def same_number(text: str, ratio: str) -> bool:
-    """Return whether a text is the number of a ratio, however it is written: "0.5" is "0.50"."""
+    """Return whether a text is the number of a ratio in any notation: "0.5" is "0.50"."""
     try:
         return float(text) == float(ratio)
     except ValueError:
@@ -54,7 +54,7 @@ def same_number(text: str, ratio: str) -> bool:
 
 
 def nearest_size(name: str, sizes: dict[str, list[int]]) -> tuple[int, int]:
-    """Return the size whose height / width is nearest to the named ratio, too tall and too wide alike."""
+    """Return the size with height / width nearest to the named ratio."""
     height, width = map(int, name.split(":"))
     size = min(sizes.values(), key=lambda size: abs(math.log(size[0] / size[1] * width / height)))
     return size[0], size[1]
@@ -78,7 +78,5 @@ def resolve_num_frames(num_frames: str | int) -> int:
     if count < 1:
         raise ValueError(f"num_frames is {count}; it must be 1 (an image) or at least 17")
     if 1 < count < 17:
-        raise ValueError(
-            f"num_frames is {count}; Open-Sora cannot make 2 to 16 frames, only 1 (an image) or 17 and more"
-        )
+        raise ValueError(f"num_frames is {count}; Open-Sora supports 1 frame (an image) or 17 and more")
     return count

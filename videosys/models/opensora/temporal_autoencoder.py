@@ -12,7 +12,7 @@ NORM_EPS = 1e-5  # the spatial stage has 1e-6
 
 
 class CausalConv3d(nn.Module):
-    """A 3-D convolution that never looks ahead: zeros in front of time, k // 2 around height and width."""
+    """A causal 3-D convolution: zeros in front of time, k // 2 around height and width."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 3, stride_t: int = 1, bias: bool = True):
         super().__init__()
@@ -25,7 +25,7 @@ class CausalConv3d(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a pointwise shortcut where the channels change."""
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a pointwise shortcut if the channels change."""
 
     def __init__(self, c_in: int, c_out: int, groups: int):
         super().__init__()
@@ -41,7 +41,7 @@ class ResBlock(nn.Module):
 
 
 def res_stack(c_in: int, c_out: int, count: int, groups: int) -> nn.Sequential:
-    """So many residual blocks; the first one changes the channels."""
+    """This number of residual blocks; the first one changes the channels."""
     return nn.Sequential(*(ResBlock(c_in if i == 0 else c_out, c_out, groups) for i in range(count)))
 
 
@@ -72,7 +72,7 @@ class TemporalEncoder(nn.Module):
 
 
 class TemporalDecoder(nn.Module):
-    """The encoder backwards: levels from the last to the first, time doubled in front of every halved one."""
+    """The reverse of the encoder: levels from the last to the first, time doubled before every halved one."""
 
     def __init__(self, config):
         super().__init__()
@@ -105,7 +105,7 @@ def unshuffle_time(x: Tensor, channels: int) -> Tensor:
 
 
 class TemporalVAE(nn.Module):
-    """The temporal stage; all frames given at once are one chunk, normalised together."""
+    """The temporal stage; all frames of a call are one chunk, normalised together."""
 
     def __init__(self, config):
         super().__init__()
@@ -127,5 +127,5 @@ class TemporalVAE(nn.Module):
         return self.decode_all(latents)[:, :, latents.shape[2] * self.factor - num_frames :]
 
     def decode_all(self, latents: Tensor) -> Tensor:
-        """All frames, those that stand for the front padding included."""
+        """All frames, including those of the front padding."""
         return self.decoder(self.post_quant_conv(latents))

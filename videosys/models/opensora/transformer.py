@@ -31,14 +31,14 @@ from videosys.utils.typed import (
     limited,
 )
 
-LONGEST_PROMPT = 10_000  # tokens; each takes memory in every request
+LONGEST_PROMPT = 10_000  # tokens; each needs memory in every request
 
 
 class TokenLayout(NamedTuple):
-    """How tokens lie in time and in a frame: what attention needs to know of their places."""
+    """Positions of tokens in time and in a frame, for attention."""
 
     rotary: Rotary  # two [T, d/2]
-    tokens_per_frame: int  # S, whole, also where x holds a shard of it
+    tokens_per_frame: int  # S of all shards
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class STDiT3Config(TokenConfig):
 
 @dataclass(frozen=True)
 class STDiT3Condition:
-    """All that stays the same over the steps of one generation."""
+    """Everything that is constant over the steps of one generation."""
 
     grid: Grid
     position: Tensor  # [S, C]
@@ -90,7 +90,7 @@ class STDiT3Condition:
 class TimeEmbedding(NamedTuple):
     """The time embedding t [B, C] and its six modulation vectors t6 [B, 1, 6, C].
 
-    Where some frames are kept as a condition: the same at timestep 0, and which frames are not, [B, T].
+    If some frames are kept as a condition: the same at timestep 0, and which frames are free, [B, T].
     """
 
     t: Tensor
@@ -144,7 +144,7 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, time: TimeEmbedding) -> Tensor:
         h = self._modulate(x, time.t)
         if time.frame_mask is not None and time.t_kept is not None:
-            # Kept frames are modulated twice: the released weights were trained with it.
+            # Kept frames are modulated twice: the released weights were trained this way.
             h = select_frames(time.frame_mask, h, self._modulate(h, time.t_kept))
         return self.linear(h)
 
@@ -175,12 +175,12 @@ class STDiT3(nn.Module):
 
     @property
     def stacks(self) -> dict[str, nn.ModuleList]:
-        """The blocks by the name of their stack, as caches call it."""
+        """The blocks by the name of their stack in caches."""
         return {"spatial": self.spatial_blocks, "temporal": self.temporal_blocks}
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights that compute; some are float32 in every model."""
+        """The dtype of the weights; some are float32 in every model."""
         return self.x_embedder.proj.weight.dtype
 
     def null_caption(self, length: int) -> Tensor:
@@ -204,8 +204,8 @@ class STDiT3(nn.Module):
         """
         if prompt_embeds.shape[-1] != self.config.caption_channels:
             raise ValueError(
-                f"the text encoder gives {prompt_embeds.shape[-1]} channels, the transformer reads "
-                f"{self.config.caption_channels}: they are of different checkpoints"
+                f"the text encoder gives {prompt_embeds.shape[-1]} channels, but the transformer expects "
+                f"{self.config.caption_channels}: they belong to different checkpoints"
             )
         grid = self.config.grid(latent_size)
         device = self.x_embedder.proj.weight.device
@@ -264,7 +264,7 @@ class STDiT3(nn.Module):
         return t, rearrange(self.t_block(t), "b (six c) -> b 1 six c", six=6)
 
     def signal(self, kind: str, x: Tensor, time: TimeEmbedding) -> Tensor:
-        """What a cache watches: the first block's input (`modulated`), or the time (`timestep`).
+        """The signal of a cache: the first block's input (`modulated`), or the time (`timestep`).
 
         arXiv 2411.19108, section 3.3 and the ablation of the timestep embedding.
         """
@@ -293,7 +293,9 @@ def text_runs(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> list[tuple[s
     if prompt_mask is None:
         return [(slice(0, batch), prompt_embeds)]
     if batch % prompt_mask.shape[0] or prompt_mask.shape[1] != prompt_embeds.shape[1]:
-        raise ValueError(f"prompt_mask {tuple(prompt_mask.shape)} fits no {tuple(prompt_embeds.shape)} text")
+        raise ValueError(
+            f"prompt_mask {tuple(prompt_mask.shape)} does not fit text {tuple(prompt_embeds.shape)}"
+        )
     mask = prompt_mask.bool().to(prompt_embeds.device).repeat(batch // prompt_mask.shape[0], 1)
     if not bool(mask.any(dim=1).all()):
         raise ValueError("prompt_mask keeps no token of at least one prompt")
@@ -306,5 +308,5 @@ def text_runs(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> list[tuple[s
 def prepare_text(
     blocks: Iterable[Any], runs: Sequence[tuple[slice, Tensor]]
 ) -> tuple[tuple[TextKV, ...], ...]:
-    """Each block's own keys and values of the text."""
+    """The keys and values of the text for each block."""
     return tuple(tuple(block.cross_attn.prepare(rows, y) for rows, y in runs) for block in blocks)

@@ -26,7 +26,7 @@ from videosys.models.pixart.transformer import (
 )
 from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_FRAMES, MOST_HEADS, MOST_PIXELS, limited
 
-NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not squeezed
+NATIVE_SAMPLE_SIZE = 64  # latent size up to which spatial positions are not scaled
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class LatteT2VConfig(PixArtConfig):
 
     sample_size and video_length: the latent size that the model was trained on; rows and columns set the
         scale of the positions. Another size may be given to `prepare`.
-    interpolation_scale_1d: what frame numbers are divided by; None for 1. (Open-Sora-Plan v1.1.0 has a rule
-        of its own where its file says nothing: see its pipeline.)
+    interpolation_scale_1d: divisor of frame numbers; None for 1. (Open-Sora-Plan v1.1.0 has its own
+        rule if the file has no value: see its pipeline.)
     """
 
     fixed: ClassVar[Mapping[str, object]] = MappingProxyType(
@@ -69,17 +69,17 @@ class LatteT2VConfig(PixArtConfig):
 
     @property
     def frame_scale(self) -> float:
-        """What frame numbers are divided by."""
+        """The divisor of frame numbers."""
         return 1.0 if self.interpolation_scale_1d is None else self.interpolation_scale_1d
 
 
 @dataclass(frozen=True)
 class LatteCondition(PixArtCondition):
-    """All that stays the same over the steps of one generation."""
+    """Everything that is constant over the steps of one generation."""
 
     position: Tensor  # [S/n, C]
     frame_position: Tensor | None  # [T, 1, C]; None for a single frame
-    visible: Tensor | None  # bias [B*T/n, 1, 1, S] of the spatial attentions; None where all is visible
+    visible: Tensor | None  # bias [B*T/n, 1, 1, S] of the spatial attentions; None if all is visible
     enable_temporal_attentions: bool
 
 
@@ -94,7 +94,7 @@ class SpatialBlock(PixArtBlock):
 
 
 class TemporalBlock(PixArtBlock):
-    """Attention over the frames at each position; the text does not enter."""
+    """Attention over the frames at each position, without text."""
 
     branches = ("attention", "mlp")
 
@@ -105,7 +105,7 @@ class TemporalBlock(PixArtBlock):
 class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
     """Predicts the noise of a video's latents, with alternating spatial and temporal blocks."""
 
-    # A null caption that some checkpoints carry and no inference code reads.
+    # A null caption in some checkpoints that inference does not use.
     ignored_keys = ("caption_projection.y_embedding",)
     memory_passes = (33 + 25, 2 * 4)  # of all tokens per layer, eager and fused; counted by hand
 
@@ -129,10 +129,10 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
 
         prompt_embeds [B, L, D]; prompt_mask [B, L], 1 = keep. visible_mask [B or a divisor of B, T, H, W], 1
         where a latent is part of the picture and 0 where it is padding; a patch is visible when any of its
-        latents is. What is masked is pushed away by a finite bias: with all of it masked, all of it is seen.
-        enable_temporal_attentions: False leaves out the temporal blocks, so that each frame is a picture.
+        latents is. Masked tokens get a finite bias: if all are masked, all are visible.
+        enable_temporal_attentions: False skips the temporal blocks, so that frames are independent.
 
-        Raises ValueError for a latent_size that does not divide into patches and for masks that do not fit.
+        Raises ValueError for a latent_size that does not divide into patches and for masks of wrong shapes.
         """
         self._check_patches(latent_size)
         grid = self.config.grid(latent_size)
@@ -157,13 +157,13 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
 
     def _position(self, grid: Grid) -> Tensor:
         """[S, C]: the column in the first half of the channels, the row in the second. Both axes are
-        stretched to the native size.
+        scaled to the native size.
         """
         native = self.config.native_size
         base, scale = native // self.config.patch_size, max(native // NATIVE_SAMPLE_SIZE, 1)
         _, rows, columns = grid.size
         half = self.config.hidden_size // 2
-        # The checkpoints saw coordinates rounded to float32.
+        # The checkpoints were trained with coordinates in float32.
         row, column = (sine_cosine(arange(n) / (n / base) / scale, half) for n in (rows, columns))
         return torch.cat((column.repeat(rows, 1), row.repeat_interleave(columns, dim=0)), dim=-1)
 

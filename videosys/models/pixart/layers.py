@@ -1,5 +1,5 @@
-"""Layers of the transformers that grew from PixArt (Latte, Open-Sora-Plan), under the parameter names of
-diffusers, which their checkpoints have.
+"""Layers of the transformers derived from PixArt (Latte, Open-Sora-Plan), with the parameter names of
+diffusers, as in their checkpoints.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from videosys.layers.grid import Grid
 from videosys.layers.linear import OneDnnGeluLinear, OneDnnLinear
 
 NUM_FREQUENCIES = 256  # of the sinusoid of a timestep
-MASKED = -10000.0  # finite: where everything is masked, everything is seen, and nothing becomes NaN
+MASKED = -10000.0  # finite: if everything is masked, everything is visible, without NaN
 
 
 def mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to attention scores [B, heads, queries, keys], [B, 1, 1, keys], for a mask [B, keys]
-    (1 = keep); None where nothing is masked.
+    """The bias [B, 1, 1, keys] of attention scores [B, heads, queries, keys] for a mask [B, keys]
+    (1 = keep); None if nothing is masked.
     """
     if mask is None or bool((mask != 0).all()):
         return None
@@ -34,9 +34,9 @@ def mask_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def visible_text(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Text [B, l, D] and mask [B, l] without the tokens that no prompt keeps: their weight is exactly zero.
+    """Text [B, l, D] and mask [B, l] without tokens that are masked in all prompts: their weight is zero.
 
-    A prompt whose tokens are all masked sees them all, so then all stay. ValueError for a mask that does
+    A prompt with only masked tokens attends to all of them, so then all stay. ValueError for a mask that does
     not fit.
     """
     if prompt_embeds.ndim != 3:
@@ -105,7 +105,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        # Between the two stands a dropout, without parameters and without effect here.
+        # In between is a dropout, without parameters and without effect here.
         self.net = nn.Sequential(_Activation(dim, 4 * dim), nn.Identity(), OneDnnLinear(4 * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,10 +136,10 @@ class AttentionProjections(nn.Module):
 
 
 class SelfAttention(AttentionProjections):
-    """Attention of tokens among themselves."""
+    """Self-attention of tokens."""
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [batch, tokens, ..., C]: what stands between is attended each for itself.
+        """x [batch, tokens, ..., C]: attention over tokens, separately for each index of the dims in between.
 
         `bias` [batch or 1, 1, 1, tokens] is added to the scores.
         """
@@ -151,7 +151,7 @@ class SelfAttention(AttentionProjections):
 
 
 class CrossAttention(AttentionProjections):
-    """Attention of tokens to the text, whose keys and values were projected once per generation."""
+    """Attention of tokens to the text; its keys and values are projected once per generation."""
 
     def prepare(self, rows: slice, y: Tensor, bias: Tensor | None = None) -> TextKV:
         """Keys and values of text tokens `y` [b, L, C] of some samples; they do not change over the steps."""

@@ -1,5 +1,5 @@
-"""What the transformers that grew from PixArt share: LatteT2V (Latte-1 and Open-Sora-Plan v1.1.0) and
-OpenSoraT2V (Open-Sora-Plan v1.2.0). Parameter names are those of diffusers, which their checkpoints have.
+"""Shared by the transformers derived from PixArt: LatteT2V (Latte-1 and Open-Sora-Plan v1.1.0) and
+OpenSoraT2V (Open-Sora-Plan v1.2.0). Parameter names are those of diffusers, as in their checkpoints.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from videosys.models.pixart.layers import (
 from videosys.parallel import Parallel
 from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_HEADS, MOST_LEVELS, limited
 
-# What the published configs say in all sizes; other values would be another network.
+# Values of all published configs; other values would be another network.
 FIXED: Mapping[str, object] = MappingProxyType(
     {
         "patch_size_t": 1,
@@ -43,9 +43,9 @@ FIXED: Mapping[str, object] = MappingProxyType(
 
 @dataclass(frozen=True)
 class PixArtConfig(TokenConfig):
-    """Fields of the published config.json files that both models read.
+    """Fields of the published config.json files that both models use.
 
-    ValueError for a field of `fixed` with another value, and where cross_attention_dim is not the width.
+    ValueError for a field of `fixed` with another value, and if cross_attention_dim is not the width.
     """
 
     fixed: ClassVar[Mapping[str, object]] = FIXED
@@ -68,7 +68,7 @@ class PixArtConfig(TokenConfig):
     def __post_init__(self) -> None:
         for name, value in self.fixed.items():
             if getattr(self, name) != value:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, only {value!r} is supported")
+                raise ValueError(f"{name} is {getattr(self, name)!r}; only {value!r} is supported")
         if self.cross_attention_dim != self.hidden_size:
             raise ValueError(
                 f"cross_attention_dim {self.cross_attention_dim} must be the width {self.hidden_size}, "
@@ -92,14 +92,14 @@ class PixArtConfig(TokenConfig):
 
 @dataclass(frozen=True)
 class PixArtCondition:
-    """What stays the same over the steps of one generation."""
+    """Everything that is constant over the steps of one generation."""
 
     grid: Grid
     text: tuple[tuple[TextKV, ...], ...]  # per block that reads it
 
 
 class PixArtBlock(TextBlock):
-    """A block with the layers of PixArt: `attn1`, `attn2` where it reads the text, `ff`."""
+    """A block with the layers of PixArt: `attn1`, `attn2` if it reads the text, `ff`."""
 
     names = ("attn1", "attn2", "ff")
 
@@ -124,7 +124,7 @@ Condition = TypeVar("Condition", bound=PixArtCondition)
 class PixArtTransformer(nn.Module, Generic[C, Condition]):
     """Predicts the noise of a video's latents. A model adds `prepare`, `run_blocks` and its stacks.
 
-    block_types: for each stack, as caches call it, the attribute that holds its blocks, and their class. The
+    block_types: for each stack (named as in caches), the attribute with its blocks, and their class. The
         blocks of the first stack read the text.
     """
 
@@ -161,7 +161,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
     ) -> tuple[tuple[TextKV, ...], ...]:
         """Keys and values for each of `transformer_blocks` of text [B, L, D] with a mask [B, L], 1 = keep.
 
-        Shorter texts are padded to the longest, which a bias hides. ValueError for a mask that does not fit.
+        Shorter texts are padded to the longest, with a bias as mask. ValueError for a mask of a wrong shape.
         """
         text, mask = visible_text(prompt_embeds.to(self.device), prompt_mask)
         y, bias, rows = self.caption_projection(text), mask_bias(mask, self.dtype), slice(0, len(text))
@@ -171,7 +171,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
     def forward(
         self, latents: Tensor, timesteps: Tensor, condition: Condition, cache: Cache = NO_CACHE
     ) -> Tensor:
-        """The predicted noise, and a variance that nothing uses where out_channels is twice in_channels:
+        """The predicted noise, and an unused variance if out_channels is twice in_channels:
         float32 [B, C_out, T, H, W].
 
         latents [B, C, T, H, W]; timesteps [B] in 0..1000, which need not be whole.
@@ -191,7 +191,7 @@ class PixArtTransformer(nn.Module, Generic[C, Condition]):
         return self.pos_embed(patches), *self.adaln_single(timesteps)
 
     def signal(self, kind: str, x: Tensor, t: Tensor, t6: Tensor) -> Tensor:
-        """What a cache watches (arXiv 2411.19108, section 3.3): the `modulated` input of the first block
+        """The signal of a cache (arXiv 2411.19108, section 3.3): the `modulated` input of the first block
         [B, T, S/n, C], or the `timestep` embedding [B, C].
         """
         first = cast(AdaLNBlock, self.transformer_blocks[0])
