@@ -180,7 +180,7 @@ def test_an_error_leaves_what_is_set(where, engine, monkeypatch):
 def test_a_refused_request_leaves_what_is_set(engine):
     with together("16 bits"):
         before = seen()
-        with pytest.raises(ValueError, match="must be text that is not blank"):
+        with pytest.raises(ValueError, match="must be text and not blank"):
             engine.generate(" ")
         assert seen() == before
 

@@ -101,7 +101,7 @@ def test_a_strategy_of_a_prompt_and_references_of_the_request(make, picture):
         ('a{"reference_path": "/no/such.png"}', "reference '/no/such.png' is not a file"),
         ('a{"reference_path": "/dev/null", "mask_strategy": "x"}', "mask strategy 'x'"),
         ('a{"reference_path": "/dev/null", "mask_strategy": "0,4"}', "reference 4 does not exist"),
-        ('{"reference_path": "/no/such.png"}', "must be text that is not blank"),
+        ('{"reference_path": "/no/such.png"}', "must be text and not blank"),
     ],
 )
 def test_with_leave_what_is_wrong_is_said_before_any_work(make, prompt, message):

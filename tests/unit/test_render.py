@@ -125,7 +125,7 @@ def test_a_full_folder_ends_the_run_and_what_remains_is_said(arguments, tmp_path
 def test_a_folder_of_other_settings_is_refused(arguments, tmp_path, capsys):
     assert render.main(arguments("e", "num_inference_steps=1")) == 0
     assert render.main(arguments("e")) == 2
-    assert "were made with another config; take another --out" in capsys.readouterr().err
+    assert "were made with another config; choose another --out" in capsys.readouterr().err
     (tmp_path / "e" / "settings.json").write_text("{")
     assert render.main(arguments("e")) == 2
     assert "settings.json: cannot be read" in capsys.readouterr().err
@@ -154,4 +154,4 @@ def test_a_list_without_prompts_is_refused(arguments, tmp_path, capsys):
 def test_two_runs_do_not_share_a_folder(arguments, tmp_path, capsys):
     with render.own(tmp_path / "h", "--out"):
         assert render.main(arguments("h")) == 2
-    assert "another process uses it" in capsys.readouterr().err
+    assert "in use by another process" in capsys.readouterr().err

@@ -258,7 +258,7 @@ def test_no_answer_names_a_folder_of_the_server(client, service, tmp_path, monke
     ]
     monkeypatch.setattr(service.store, "get", lambda *_: shutil.rmtree(tmp_path / "absent"))
     broken = client.get("/v1/videos/x")
-    assert error_of(broken, 500)["message"] == "the service has failed; its log says why"
+    assert error_of(broken, 500)["message"] == "internal error; see the log of the service"
     for text in [*texts, broken.text]:
         assert str(tmp_path) not in text
         assert "videosys/tiny" not in text

@@ -21,7 +21,7 @@ def test_only_files_of_unfinished_attempts_are_removed(tmp_path):
 
 def test_a_file_called_lock_stays_as_it_is(tmp_path):
     (tmp_path / "lock").write_text("notes")
-    with own(tmp_path, "--data"), pytest.raises(ValueError, match="another process uses it"):
+    with own(tmp_path, "--data"), pytest.raises(ValueError, match="in use by another process"):
         with own(tmp_path, "--data"):
             pass
     assert (tmp_path / "lock").read_text() == "notes"

@@ -4,8 +4,8 @@
         [key=value ...]
 
 A file in a folder named after a model (as in examples/) needs no --model. Shapes come from the config and,
-for checkpoints on this computer, from their config.json; for others the published shapes stand. Nothing is
-fetched.
+for checkpoints on this computer, from their config.json; others use the published shapes. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from videosys.models import FAMILIES, load_family_config
 from videosys.utils.command import CommandParser, run_command
 from videosys.utils.devices import parse_device, shares_memory
 
-NOTED = 0.1  # a cache that keeps more of the peak is named
+NOTED = 0.1  # above this share of the peak, the cache is mentioned
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, metavar="FILE")
     help_text = "whose config it is, where the file could be of several"
     parser.add_argument("--model", choices=list(FAMILIES), help=help_text)
-    parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; the most if not given")
+    parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; default: the maximum")
     parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return run_command(parser, run, argv)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print(table(cost))
     for part in cost.assumed:
-        print(f"not on this computer, published shape taken: {part}")
+        print(f"not on this computer, using the published shape: {part}")
     saved = cost.peak - cost.peak_without_cache
     if saved > NOTED * cost.peak and not shares_memory(parse_device(config.device)):
         print(

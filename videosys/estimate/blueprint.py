@@ -1,4 +1,4 @@
-"""The parts of a config without their weights: what its family says about them. Nothing is fetched."""
+"""The parts of a config without their weights: what its family says about them. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from videosys.utils.settled import settle
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What an estimate needs to know of a config.
+    """The data of a config for an estimate.
 
     history: predictions of a video that the scheduler keeps. folders: of the parts on this computer. missing:
     the parts that are not, for which the published configs stand.
@@ -53,7 +53,7 @@ class Blueprint:
         return self.family.pipeline(self.family, self.parts, Components(nothing, nothing, nothing))
 
     def transformer(self, depth: int, parallel: Parallel) -> nn.Module:
-        """The transformer with so many blocks, or pairs of blocks, on a rank."""
+        """The transformer with this many blocks, or pairs of blocks, on a rank."""
         part = self.parts.transformer
         return part.build(parallel, part.config.with_depth(depth))
 

@@ -1,4 +1,4 @@
-"""What the cache of a request keeps from step to step."""
+"""The memory that the cache of a request keeps between steps."""
 
 from __future__ import annotations
 

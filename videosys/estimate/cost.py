@@ -1,4 +1,4 @@
-"""What a request needs, by running its parts on the meta device: bytes and operations, and no weights."""
+"""Bytes and operations of a request, by running its parts on the meta device without weights."""
 
 from __future__ import annotations
 

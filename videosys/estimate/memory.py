@@ -1,4 +1,4 @@
-"""Whether a run fits into the memory that is free."""
+"""Whether a run fits into free memory."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def available_bytes(config: PipelineConfig) -> int | None:
 
 
 def shortage(needed: int, available: int | None, where: str = "") -> str | None:
-    """What to say where a run needs more than there is, and what helps."""
+    """The warning about a run that needs more memory than available, with remedies."""
     if available is None or needed <= available:
         return None
     return (
@@ -69,7 +69,7 @@ def shortage(needed: int, available: int | None, where: str = "") -> str | None:
 
 
 def warn_if_too_large(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> None:
-    """Warns before a run that will not fit. What cannot be known is no reason to stop.
+    """Warns before a run that will not fit. Unknown values do not stop it.
 
     ranks: processes on this computer, which share the host's memory and have a device each.
     """
@@ -87,8 +87,8 @@ def warn_if_too_large(config: PipelineConfig, free: FreeMemory, ranks: int = 1) 
 
 
 def is_surely_enough(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> bool:
-    """Whether a video is small and its weights fit, judged by the lengths of their files: an estimate takes
-    seconds, and would say nothing else.
+    """Whether a video is small and its weights fit, judged by their file sizes: an estimate takes
+    seconds, with the same result.
     """
     height, width = config.size
     plan = blueprint(config)
@@ -121,7 +121,7 @@ def first_shortage(
 
 
 class MemoryCheck:
-    """Looks at each kind of request once: an estimate takes seconds.
+    """Estimates each kind of request once, since an estimate takes seconds.
 
     What was free at the first look, before anything was loaded, counts as free later: of what is missing then
     the weights that are loaded are the most, and an estimate has them.
@@ -133,7 +133,7 @@ class MemoryCheck:
         self.free = FreeMemory(None, None)
 
     def look(self, config: PipelineConfig) -> None:
-        """Warns of a request that will not fit, the first time."""
+        """Warns once about a request that will not fit."""
         self.free = self.free.most(free_of(config))
         needs = needs_of(config)
         if needs not in self.seen:

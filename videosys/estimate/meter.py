@@ -1,4 +1,4 @@
-"""What a computation needs: bytes that live at once, and floating-point operations.
+"""Meters a computation: live bytes, and floating-point operations.
 
 It also counts tensors without memory, on the meta device or `pretending` to be on a CPU, so that the needs of
 a computation are known without it.
@@ -44,7 +44,7 @@ class Meter:
 
     @property
     def flops(self) -> int:
-        """FLOPs until now, two per multiplication with addition."""
+        """FLOPs so far, two per multiply-add."""
         return self.attention_flops + self._counter.get_total_flops()
 
     def __enter__(self) -> Meter:

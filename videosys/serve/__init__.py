@@ -1,1 +1,1 @@
-"""The HTTP service: accepted requests are kept in a database, and worker processes make the videos."""
+"""The HTTP service: requests are stored in a database, and worker processes generate the videos."""

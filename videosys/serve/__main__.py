@@ -1,9 +1,9 @@
-"""Answers requests for videos over HTTP, as the openai client makes them: `videosys serve --config FILE`.
+"""Serves an OpenAI-compatible HTTP API for videos: `videosys serve --config FILE`.
 
-Jobs are kept in a database (SQLite beside the videos unless --database names another) and survive the end of
-the server and of its workers. It listens on this computer only unless --host says otherwise. API keys are
-read from --keys FILE (one per line) or VIDEOSYS_API_KEYS (between commas); without any, everybody who reaches
-the service may use it. docs/serving.md has the routes.
+Jobs are stored in a database (by default SQLite next to the videos, see --database) and survive the end of
+the server and its workers. By default it listens only on this computer (see --host). API keys are
+read from --keys FILE (one per line) or VIDEOSYS_API_KEYS (comma-separated); without keys, all who reach
+the service can use it. docs/serving.md has the routes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="videosys serve", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
-    add("--model", help="whose config it is, where the file could be of several")
+    add("--model", help="the model, if the config does not determine it")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=PORT, help="0 takes a free one, which is printed")
+    add("--port", type=int, default=PORT, help="0 chooses a free port and prints it")
     add(
         "--data",
         type=path_argument,
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of videos and database",
     )
     add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
-    add("--workers", type=int, default=1, help="processes that make videos")
+    add("--workers", type=int, default=1, help="worker processes")
     add("--open", action="store_true", help="open the web page in a browser")
     add("--keys", type=path_argument, help="file of API keys, one per line")
     for name, text in LIMITS.items():
@@ -53,13 +53,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 LIMITS = {
-    "queue": "videos that may wait (100)",
-    "prompt": "characters of a prompt (2000)",
-    "pixels": "pixels of a frame (1920 x 1088)",
-    "frames": "frames of a video (1000)",
-    "steps": "steps of the sampler (200)",
-    "per_minute": "videos that a key may ask for in a minute (60)",
-    "body": "bytes of a request (1 MiB)",
+    "queue": "maximum queued videos (100)",
+    "prompt": "maximum characters of a prompt (2000)",
+    "pixels": "maximum pixels of a frame (1920 x 1088)",
+    "frames": "maximum frames of a video (1000)",
+    "steps": "maximum sampler steps (200)",
+    "per_minute": "maximum videos per key and minute (60)",
+    "body": "maximum bytes of a request (1 MiB)",
 }
 
 

@@ -1,4 +1,4 @@
-"""What the service answers, in the shapes of the OpenAI API."""
+"""Responses of the service, in the format of the OpenAI API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ApiError(Exception):
 
 
 def not_found(name: str) -> ApiError:
-    return ApiError(404, f"there is no video {name[:80]!r}", "not_found", "video_id")
+    return ApiError(404, f"video {name[:80]!r} does not exist", "not_found", "video_id")
 
 
 def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:

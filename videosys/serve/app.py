@@ -81,7 +81,7 @@ class Service:
     def _check_queue(self) -> None:
         """ApiError 429 where as many jobs wait as may."""
         if self.store.counts().get("queued", 0) >= self.limits.queue:
-            text = f"{self.limits.queue} videos are waiting, which is the most"
+            text = f"{self.limits.queue} videos are queued, which is the limit"
             raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
 
     def find(self, owner: str, name: str) -> Job:
@@ -111,7 +111,7 @@ class Service:
         job = self.find(owner, name)
         path = path_of(self.folder, job, variant)
         if job.status != "completed" or not path.is_file():
-            raise ApiError(404, f"the video is not ready: its status is {job.status}", "not_ready")
+            raise ApiError(404, f"the video is not ready; its status is {job.status}", "not_ready")
         suffix, kind = VARIANTS[variant]
         return FileResponse(
             path, media_type=kind, filename=f"{job.id}{suffix}", content_disposition_type="inline"
@@ -206,7 +206,7 @@ def add_status_routes(app: FastAPI, service: Service) -> None:
     def model(request: Request, name: str) -> dict[str, Any]:
         service.owner(request)
         if name != service.checker.model:
-            raise ApiError(404, f"there is no model {name[:80]!r}", "model_not_found", "model")
+            raise ApiError(404, f"model {name[:80]!r} does not exist", "model_not_found", "model")
         return answers.model_card(name) | service.about
 
     @app.get("/health")
@@ -235,6 +235,6 @@ async def http_error(_request: Request, error: Exception) -> Response:
 
 
 async def unexpected(request: Request, error: Exception) -> Response:
-    """An error of the service: told to the log, not to the client."""
+    """An internal error: logged, not sent to the client."""
     LOG.error("%s %s", request.method, request.url.path, exc_info=error)
-    return ApiError(500, "the service has failed; its log says why", "server_error").response()
+    return ApiError(500, "internal error; see the log of the service", "server_error").response()

@@ -46,11 +46,11 @@ def nested(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for name, value in items:
         if isinstance(value, UploadFile):
-            raise BadRequest(f"{name} is a file; this service takes none", name)
+            raise BadRequest(f"{name} is a file; files are not accepted", name)
         match = KEY.fullmatch(name)
         parts = match and [match[1], *re.findall(r"\[([^\[\]]*)\]", match[2])]
         if not parts or len(parts) > DEEPEST:
-            raise BadRequest(f"{name[:80]!r} cannot be the key of a form", name[:80])
+            raise BadRequest(f"{name[:80]!r} is not a valid form key", name[:80])
         put(body, parts, typed(value), name)
     return body
 

@@ -44,7 +44,7 @@ def write_files(folder: Path, job: Job, output: VideoOutput, config: PipelineCon
     statistics = str(cache_statistics(steps))
     path = save_video(frames, path_of(folder, job, "video"), fps=output.fps)
     if path.parent != folder:
-        raise OSError(f"the folder of the videos cannot be written; this one is in {path}")
+        raise OSError(f"the output folder is not writable; the video is in {path}")
     still = frames[len(frames) // 2][None]
     save_video(still, path_of(folder, job, "thumbnail"), fps=output.fps)
     save_video(contact_sheet(frames)[None], path_of(folder, job, "spritesheet"), fps=output.fps)

@@ -36,7 +36,7 @@ class Rate:
                 times.popleft()
             if len(times) >= self.per_minute:
                 wait = max(1, round(times[0] + MINUTE - now))
-                text = f"at most {self.per_minute} videos may be asked for in a minute; try again in {wait} s"
+                text = f"the limit is {self.per_minute} videos per minute; try again in {wait} s"
                 raise ApiError(429, text, "rate_limit_exceeded", **{"Retry-After": str(wait)})
             times.append(now)
 
@@ -68,7 +68,7 @@ class Body:
         await self.app(scope, counted, send)
 
     def _error(self) -> ApiError:
-        return ApiError(413, f"a request may have {self.most} bytes", "request_too_large")
+        return ApiError(413, f"the limit for a request is {self.most} bytes", "request_too_large")
 
 
 def check_site(host: str, headers: Mapping[str, str]) -> None:
@@ -79,7 +79,7 @@ def check_site(host: str, headers: Mapping[str, str]) -> None:
     """
     asked = urlsplit(f"//{headers.get('host', '')}")
     if host in LOOPBACK and asked.hostname not in LOOPBACK:
-        raise ApiError(403, "this service answers to 127.0.0.1 and localhost only", "forbidden")
+        raise ApiError(403, "this service accepts only the hosts 127.0.0.1 and localhost", "forbidden")
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != asked.netloc:
-        raise ApiError(403, "requests of pages of other sites are refused", "forbidden")
+        raise ApiError(403, "requests from other sites are refused", "forbidden")

@@ -24,5 +24,5 @@ def own(folder: Path, option: str) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{option} {folder}: another process uses it") from None
+            raise ValueError(f"{option} {folder}: in use by another process") from None
         yield

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Metrics:
         labels = ("method", "route", "status")
         self.requests = Counter("videosys_http_requests", "Answers", labels, registry=self.registry)
         self.seconds = Histogram(
-            "videosys_http_seconds", "Seconds until an answer", ("route",), registry=self.registry
+            "videosys_http_seconds", "Response time in seconds", ("route",), registry=self.registry
         )
         self.registry.register(self)
 

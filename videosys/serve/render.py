@@ -1,9 +1,9 @@
-"""Makes the videos of a long list of prompts: `videosys render --config FILE --prompts FILE --out FOLDER`.
+"""Generates videos for a long list of prompts: `videosys render --config FILE --prompts FILE --out FOLDER`.
 
-Each video is written as soon as it is made. The same command goes on after an interruption, whatever ended
-it, and makes no video twice. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N`
-shares the videos between the devices of this computer; a process that ends costs the video that it was at,
-which is tried again.
+Each video is saved as soon as it is finished. The same command resumes after any interruption
+without repeating videos. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N`
+distributes the videos over the devices of this computer; if a process dies, only its current video is lost
+and retried.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", required=True, help="YAML or Python file, as for the samples")
     add("--prompts", type=path_argument, required=True, help="one per line")
     add("--out", type=path_argument, required=True, help="folder of the videos")
-    add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
+    add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
     add("--quiet", action="store_true", help="errors only")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
     return arguments
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = check_prompts(list(dict.fromkeys(read_prompts(args.prompts).prompts)))
     if config.batch_size != 1:
         raise ValueError(
-            f"batch_size is {config.batch_size}; it must be 1: a video must not depend on where a run goes on"
+            f"batch_size is {config.batch_size}; it must be 1, so that resuming does not change videos"
         )
     if config.seed is None:
         config = dataclasses.replace(config, seed=0)
@@ -110,7 +110,7 @@ class Render:
             return
         known = load_json_object(path).get("digest")
         if known != self.digest:
-            raise ValueError(f"{path}: the videos there were made with another config; take another --out")
+            raise ValueError(f"{path}: its videos were made with another config; choose another --out")
 
     def run(self) -> int:
         """The exit status, when all that can be made is made and listed."""
@@ -124,11 +124,11 @@ class Render:
             except (RankError, TimeoutError) as error:
                 first = next(item for item in todo if not item.is_done)
                 failures[first.path] = failures.get(first.path, 0) + 1
-                LOG.error("%s is tried again: %s", first.path.name, str(error).splitlines()[0])
+                LOG.error("retrying %s: %s", first.path.name, str(error).splitlines()[0])
         missing = [item for item in self.items if not item.is_done]
         self._list()
         if missing:
-            LOG.error("%d of %d videos could not be made", len(missing), len(self.items))
+            LOG.error("%d of %d videos failed", len(missing), len(self.items))
         return 1 if missing else 0
 
     def _outputs(self, todo: Sequence[Item]) -> Iterator[tuple[Item, VideoOutput]]:
@@ -144,7 +144,7 @@ class Render:
         with report_remaining(other.prompt for other in self.items if other != item and not other.is_done):
             path = save_video(output.video[0], item.path, fps=output.fps)
             if path != item.path:
-                raise ValueError(f"{self.folder} takes no more files; the last video is {path}")
+                raise ValueError(f"{self.folder} is full; the last video is {path}")
             config = to_plain(self.engine.config)
             write_sidecar(
                 path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics

@@ -1,4 +1,4 @@
-"""A client's request, checked before it is accepted: the config that it makes of the service's."""
+"""Validates a client's request and applies it to the service's config."""
 
 from __future__ import annotations
 
@@ -100,12 +100,12 @@ class Checker:
 
     def _prompt(self, prompt: Any) -> str:
         if not isinstance(prompt, str) or not prompt.strip():
-            raise BadRequest("prompt must be text that is not blank", "prompt")
+            raise BadRequest("prompt must be text and not blank", "prompt")
         if len(prompt) > self.limits.prompt:
-            text = f"prompt has {len(prompt)} characters; it may have {self.limits.prompt}"
+            text = f"prompt has {len(prompt)} characters; the limit is {self.limits.prompt}"
             raise BadRequest(text, "prompt")
         if "\x00" in prompt or any("\ud800" <= sign <= "\udfff" for sign in prompt):
-            raise BadRequest("prompt has characters that no text may have", "prompt")
+            raise BadRequest("prompt has invalid characters", "prompt")
         return str(prompt)
 
     def _changes(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Checker:
         classes = {choice if isinstance(choice, type) else type(choice) for choice in choices}
         local = {name for cls in classes for name in local_fields(cls)}
         for name in sorted(local.intersection(cache or ())):
-            raise BadRequest(f"cache.{name} cannot be chosen by a request", "cache")
+            raise BadRequest(f"cache.{name} cannot be set by a request", "cache")
 
     def _size(self, body: Mapping[str, Any]) -> dict[str, Any]:
         if "size" not in body:
@@ -159,13 +159,13 @@ class Checker:
     def _check_limits(self, config: Any) -> None:
         height, width = config.size
         if height * width > self.limits.pixels:
-            text = f"size is {width}x{height}; it may have {self.limits.pixels} pixels"
+            text = f"size is {width}x{height}; the limit is {self.limits.pixels} pixels"
             raise BadRequest(text, "size")
         if config.steps > self.limits.steps:
-            text = f"num_inference_steps is {config.steps}; it may be {self.limits.steps}"
+            text = f"num_inference_steps is {config.steps}; the limit is {self.limits.steps}"
             raise BadRequest(text, "num_inference_steps")
         if config.output_frames > self.limits.frames:
-            text = f"the video would have {config.output_frames} frames; it may have {self.limits.frames}"
+            text = f"the video would have {config.output_frames} frames; the limit is {self.limits.frames}"
             raise BadRequest(text, "frames")
 
     def _check_run(self, prompt: str, config: Any, body: Mapping[str, Any]) -> None:

@@ -66,7 +66,11 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
         host, port = listener.getsockname()[:2]
         print(f"http://{host}:{port}/v1 serves {checker.model}", flush=True)
         if options.host not in LOOPBACK and keys.is_open:
-            LOG.warning("everybody who reaches %s may use this service; set %s", host, KEYS_VARIABLE)
+            LOG.warning(
+                "everybody who can reach %s can use this service; to require API keys, set %s",
+                host,
+                KEYS_VARIABLE,
+            )
         workers.start()
         if options.opens_page:
             threading.Timer(1.0, webbrowser.open, [f"http://{host}:{port}/"]).start()
@@ -84,7 +88,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
-    print("stopped; the jobs that wait are kept", flush=True)
+    print("stopped; queued jobs are kept", flush=True)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the operator of a service chooses."""
+"""Settings for the operator of a service."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Keys:
         """keys: none for a service that asks for none. ValueError for one that could be guessed."""
         for number, key in enumerate(keys, 1):
             if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
-                text = f"must have {LEAST_KEY} or more ASCII characters, and no blanks"
+                text = f"must have {LEAST_KEY} or more ASCII characters without blanks"
                 raise ValueError(f"API key {number} of {len(keys)} {text}")
         self._digests = [digest(key) for key in dict.fromkeys(keys)]
 
@@ -94,5 +94,5 @@ def read_keys(path: Path | None) -> Keys:
         raise ValueError(f"--keys {path}: no such file") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise ValueError(f"--keys {path}: holds no key")
+        raise ValueError(f"--keys {path}: has no keys")
     return Keys(keys)

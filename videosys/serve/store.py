@@ -72,7 +72,7 @@ TYPES: Mapping[str, Any] = {
     "float": sql.Double,
     "float | None": sql.Double,
 }
-FAILED_TOO_OFTEN = "the worker process ended three times while it made this video"
+FAILED_TOO_OFTEN = "the worker process ended three times while generating this video"
 
 
 def job_table(metadata: sql.MetaData) -> sql.Table:

@@ -89,7 +89,7 @@ class Worker:
             log(LOG, "failed", id=job.id, error=str(error))
             self.store.finish(job, error=without_paths(str(error)) or "the request is refused")
         except Exception:
-            LOG.exception("%s: the worker gives it back", job.id)
+            LOG.exception("%s: the worker returns it to the queue", job.id)
             self.store.release(self.name)
         else:
             log(LOG, "completed", id=job.id, seconds=round(time.perf_counter() - begin, 3))

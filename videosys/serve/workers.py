@@ -78,7 +78,7 @@ class Workers:
                 for place in self.places:
                     self._look_after(place)
             except Exception:  # such as a database that cannot be reached now
-                LOG.exception("the workers could not be looked after")
+                LOG.exception("the workers could not be checked")
             self._stopping.wait(WATCH_SECONDS)
 
     def _look_after(self, place: Place) -> None:
