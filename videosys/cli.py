@@ -14,7 +14,7 @@ from videosys.utils.installed import CHECKOUT, configs_folder
 from videosys.utils.typed import listing, suggest
 
 EXAMPLES = configs_folder()
-# Command -> what --help says of it. Nothing of a command is imported before it is run.
+# Command -> its --help text. A command is imported only when it is run.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",

@@ -32,11 +32,11 @@ def load_config(
 ) -> T:
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
-    `path` is a file of YAML 1.2 (9:16 is text there, 010 is ten), or a Python file (which is run) that sets
+    `path` is a YAML 1.2 file (9:16 is text, 010 is ten), or a Python file (which is executed) that sets
     `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the name of
     a config that comes with the package, such as "tiny"; or the settings themselves, as `config_to_dict`
     returns them, or as OmegaConf does, with its interpolations.
-    An override is `key=value` with dots for sections; text fields take the value as it is, the others read it
+    An override is `key=value` with dots for sections; text fields use the value unchanged, the others read it
     as YAML. Naming a choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults,
     replacing earlier settings. Every user error is a ValueError that names the file and the key.
     """

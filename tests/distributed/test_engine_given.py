@@ -107,7 +107,7 @@ def test_torchrun(config, alone, lora, tmp_path):
     assert one == other
     assert one["videos"] == [zlib.crc32(video.numpy().tobytes()) for video in alone["latents"]]
     assert one["lora"] == zlib.crc32(alone["lora"][0].numpy().tobytes())
-    assert one["error"].startswith("rank 1 asks for something else than rank 0: latents is ")
+    assert one["error"].startswith("rank 1: request differs from rank 0: latents is ")
 
 
 @pytest.mark.parametrize("mistake", ["parallel.sp=3", "num_frames=zz", "--no-such-option"])

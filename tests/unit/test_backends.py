@@ -145,7 +145,7 @@ def test_the_old_name_of_a_backend_is_accepted_with_a_warning(checkpoint):
         lambda name: check_attention(name, CPU, torch.float32),
         lambda name: use_attention(attention.SelfAttention(8, 2), name),
     ):
-        with pytest.warns(UserWarning, match="'products' is called 'bmm' now"):
+        with pytest.warns(UserWarning, match="'products' is now called 'bmm'"):
             use("products")
     assert config_of(checkpoint, attention="products").attention in ("products", "bmm")
     with pytest.warns(UserWarning, match="bmm"):

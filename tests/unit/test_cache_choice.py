@@ -242,7 +242,7 @@ def test_calibrated_coefficients_are_for_no_other_signal_either(tmp_path, caplog
     path = write(tmp_path / "c.json", coefficients=(2.0, 0.5))
     resolved = resolve_cache(TeaCacheConfig(0.3, signal="timestep", calibration=path), lambda: RUN)
     assert resolved.coefficients == (1.0, 0.0)
-    assert f"{path} has coefficients of the modulated input; those of the timestep are [1, 0]" in caplog.text
+    assert f"{path} has coefficients for the modulated input; using [1, 0] for the timestep" in caplog.text
 
 
 def test_ratios_come_from_a_calibration(tmp_path):
@@ -305,7 +305,7 @@ def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplo
     assert caplog.text == ""
     write(tmp_path / "calibration_b.json")
     assert resolve_cache(TeaCacheConfig(speedup=2.0), lambda: RUN, tmp_path) == TEA[1]
-    assert re.search(r"calibration_a\.json: cannot be read as JSON.*\(not taken\)", caplog.text)
+    assert re.search(r"calibration_a\.json: cannot be read as JSON.*\(not used\)", caplog.text)
     named = TeaCacheConfig(speedup=2.0, calibration=str(tmp_path / "calibration_a.json"))
     with pytest.raises(ValueError, match="cannot be read as JSON"):
         resolve_cache(named, lambda: RUN, tmp_path)
@@ -315,8 +315,8 @@ def test_a_damaged_calibration_beside_the_weights_stops_no_other(tmp_path, caplo
     ("make", "message"),
     [
         (lambda: TeaCacheConfig(0.3, speedup=2.0), "cache.threshold cannot be combined with a goal"),
-        (lambda: TeaCacheConfig(forecast=Linear(), min_psnr=30.0), "cache.forecast is given"),
-        (lambda: IntervalConfig(3, speedup=2.0), "cache.every is given"),
+        (lambda: TeaCacheConfig(forecast=Linear(), min_psnr=30.0), "cache.forecast cannot be combined"),
+        (lambda: IntervalConfig(3, speedup=2.0), "cache.every cannot be combined"),
         (lambda: TeaCacheConfig(speedup=0.5), "cache.speedup is 0.5; it must be 1 or more"),
         (lambda: TeaCacheConfig(speedup=math.nan), "cache.speedup is nan"),
         (lambda: TeaCacheConfig(min_psnr=0.0), "cache.min_psnr is 0.0"),

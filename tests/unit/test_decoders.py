@@ -137,7 +137,7 @@ def test_the_loader_applies_the_settings(value, checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"device": "mps"}, "compile is 'decoder', which is for a CPU or a CUDA device"),
+        ({"device": "mps"}, "compile is 'decoder', which needs a CPU or a CUDA device"),
         ({"offload": "stage"}, "compile is 'decoder', and offload is 'stage'"),
     ],
 )

@@ -86,7 +86,7 @@ def test_resolve_tells_why_the_hub_failed(monkeypatch, error):
         raise error
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
-    with pytest.raises(ValueError, match=r"'owner/name' at revision 'v9' cannot be fetched") as caught:
+    with pytest.raises(ValueError, match=r"'owner/name' at revision 'v9' cannot be downloaded") as caught:
         resolve("owner/name", revision="v9")
     assert "\n" not in str(caught.value)
 
@@ -115,7 +115,7 @@ def test_a_transfer_that_breaks_off_is_the_same_error(monkeypatch, error):
     monkeypatch.setitem(sys.modules, "httpx", fake)
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     with pytest.raises(
-        ValueError, match=r"'owner/name' cannot be fetched from the hub: (read timeout|WebError)"
+        ValueError, match=r"'owner/name' cannot be downloaded from the hub: (read timeout|WebError)"
     ):
         resolve("owner/name")
 

@@ -256,9 +256,9 @@ def refusals(folder):
         written(folder, {QKV: pairs[MLP]}),
         (f"{QKV}.lora_A.weight [4, 128] and {QKV}.lora_B.weight [32, 4] for a weight [96, 32]"),
     )
-    yield "rank", written(folder, {QKV: (pairs[QKV][0][:3], pairs[QKV][1])}), "1 of another shape"
+    yield "rank", written(folder, {QKV: (pairs[QKV][0][:3], pairs[QKV][1])}), "1 with another shape"
     whole = {QKV: (torch.zeros(4, 32, dtype=torch.int64), torch.zeros(96, 4, dtype=torch.int64))}
-    yield "whole numbers", written(folder, whole), "1 of another shape"
+    yield "whole numbers", written(folder, whole), "1 with another shape"
     yield "alphas", written(folder, pairs, **{f"{QKV}.alpha": torch.ones(3)}), f"{QKV}.alpha [3]"
     yield "empty", written(folder, {}), "it has no tensors"
 

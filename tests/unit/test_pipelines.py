@@ -136,7 +136,7 @@ def test_names_of_several_families(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = load_config(LatteConfig, configs_folder() / "latte" / "tiny.yaml")
     assert load_family_config("latte/tiny") == load_family_config("tiny", "latte") == tiny
-    with pytest.raises(ValueError, match="which model is it"):
+    with pytest.raises(ValueError, match="cannot determine the model"):
         load_family_config("tiny")
 
 

@@ -42,7 +42,7 @@ class RunSpec:
         return {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
     def distance(self, run: RunSpec) -> tuple[int, int]:
-        """The number of differences from a run that forbid settings, and of those that only warn."""
+        """The number of differences that are errors, and of those that are warnings."""
         differences = self.differences(run)
         warned = sum(may_differ(name, *pair) for name, pair in differences.items())
         return len(differences) - warned, warned

@@ -107,7 +107,7 @@ class VideoSysEngine:
         `request` replaces fields of the config for this call, and brings inputs: `latents`, `prompt_embeds`
         in place of a prompt, the other fields of `Given` with `output_type`, and those of the model family,
         such as Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt, for
-        tensors of other shapes and for what the config would refuse, before any weight is loaded.
+        tensors of other shapes and for invalid fields, before any weight is loaded.
 
         `callback` is called with a `StepProgress` after each step. Its result is ignored. An error in it
         ends the request before the next step, in all processes, and is raised here; `videosys.Cancelled` is

@@ -11,14 +11,14 @@ from videosys.utils.typed import listing, suggest
 
 
 def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
-    """The settings for so many devices; ValueError where they are for another number."""
+    """The settings for this many devices; ValueError if they are for another number."""
     if parallel.num_gpus not in (1, num_gpus):
-        raise ValueError(f"num_gpus is {num_gpus}, and parallel.num_gpus is {parallel.num_gpus}")
+        raise ValueError(f"num_gpus is {num_gpus}, but parallel.num_gpus is {parallel.num_gpus}")
     return replace(parallel, num_gpus=num_gpus)
 
 
 def resolve_choices(config: Any) -> None:
-    """Replaces what names an entry of a field's registry by that entry: "teacache_slow" by the preset, None
+    """Replaces names of entries of a field's registry by the entries: "teacache_slow" by the preset, None
     by the entry "none". ValueError for another name. For `__post_init__`, also of frozen dataclasses.
     """
     for item in dataclasses.fields(config):

@@ -53,7 +53,7 @@ def compiles_decoder(setting: Compile) -> bool:
 
 
 def check_compiler(device: torch.device, setting: Compile = "blocks") -> None:
-    """ValueError where nothing is at hand that could compile for the device. setting: for the error."""
+    """ValueError if no compiler for the device is available. setting: for the error."""
     if device.type == "mps":
         raise ValueError(
             f"compile is {setting!r}, which is for a CPU or a CUDA device; on mps set it to none"
@@ -70,7 +70,7 @@ def check_compiler(device: torch.device, setting: Compile = "blocks") -> None:
 
 
 def check_program(setting: Compile, language: str, variable: str, names: Sequence[str]) -> None:
-    """ValueError where neither the compiler that an environment variable names nor one of `names` is here."""
+    """ValueError if neither the compiler in an environment variable nor one of `names` is available."""
     program = os.environ.get(variable)
     if not any(shutil.which(name) for name in ((program,) if program else names)):
         raise ValueError(
@@ -87,7 +87,7 @@ def blocks(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def check_compile_offload(offload: str, device: torch.device, setting: Compile = "blocks") -> None:
-    """ValueError where a compiled model would be forgotten after each use: on a CPU, stages are dropped."""
+    """ValueError if a compiled model would be dropped after each use, as with offload stage on a CPU."""
     if offload == "stage" and shares_memory(device):
         raise ValueError(
             f"compile is {setting!r}, and offload is 'stage', which drops the model after each use on a "
@@ -198,7 +198,7 @@ def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
 
 
 def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
-    """What else a graph is made for: the shapes of all other tensors, and which samples share a length."""
+    """The rest of a graph's key: the shapes of all other tensors, and which samples share a length."""
     return shapes_of(inputs), tuple((text.rows.start, text.rows.stop) for text in texts)
 
 

@@ -74,17 +74,17 @@ class PipelineConfig:
     revision: of the hub ids. offline: use only downloaded files.
     device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N, mps (Apple's).
     dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
-    storage_dtype: of the weights of the blocks of transformer and text encoder while they wait: float8_e4m3fn
-        takes half of bfloat16 and rounds them (they are made `dtype` again when used); auto is `dtype`.
-    offload: none keeps all parts in memory, stage only the one at work; group leaves the blocks of
-        transformer and text encoder in the host's memory, from where each comes for its own work.
+    storage_dtype: for weights of transformer and text encoder blocks while not in use: float8_e4m3fn
+        takes half the memory of bfloat16 and rounds them (converted to `dtype` on use); auto is `dtype`.
+    offload: none keeps all parts in memory, stage only the active one; group keeps the blocks of
+        transformer and text encoder in host memory and copies each to the device for its forward.
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on,
         decoder the autoencoder's decoder; all compiles both.
     vae_channels_last: the autoencoder's convolutions keep all channels of a pixel side by side.
-    attention: the kernel of softmax attention; auto takes what suits device and dtype, torch what torch
+    attention: the kernel of softmax attention; auto depends on device and dtype, torch is torch's
         chooses, flash_attn the package of the extra flash-attn, triton this package's kernels.
-    kernels: auto lets the transformer use this package's Triton kernels on a GPU, in bfloat16 and float16,
-        where triton and a C compiler are installed; none leaves all to torch.
+    kernels: auto uses this package's Triton kernels on a GPU, in bfloat16 and float16,
+        if triton and a C compiler are installed; none uses only torch.
     cuda_graphs: what a step does outside the blocks runs as CUDA graphs, which start faster.
     parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
     lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.

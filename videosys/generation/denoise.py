@@ -96,7 +96,7 @@ def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
     place = min(max(timestep, 0.0), len(alphas) - 1.0)
     low = int(place)
     alpha, following = (float(alphas[index]) for index in (low, min(low + 1, len(alphas) - 1)))
-    alpha += (following - alpha) * (place - low)  # some samplers stand between two timesteps
+    alpha += (following - alpha) * (place - low)  # some samplers use values between two timesteps
     return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 

@@ -39,7 +39,7 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Components:
-    """The parts as modules that are loaded when first used.
+    """The parts as modules that are loaded on first use.
 
     uses_graphs: whether the transformer runs with CUDA graphs.
     """
@@ -99,7 +99,7 @@ class Loader:
         return Component(load, self.device, self.config.offload, root=lambda encoder: encoder.blocks_owner)
 
     def vae(self, part: Part) -> Component[Any]:
-        """An autoencoder, whole where others move in groups: it has no blocks to move."""
+        """An autoencoder; not offloaded in groups, because it has no blocks."""
         is_compiled = compiles_decoder(self.config.compile)
         if is_compiled:
             self._check_compile()
@@ -115,7 +115,7 @@ class Loader:
         return Component(load_vae, self.device, offload, part.folder)
 
     def transformer(self, part: Part) -> Component[Any]:
-        """A transformer with its kernels, its blocks compiled where the config says so."""
+        """A transformer with its kernels, and compiled blocks if configured."""
         is_compiled, backend = compiles_blocks(self.config.compile), self.config.attention
         check_attention(backend, self.device, self.dtype)
         if is_compiled:

@@ -105,7 +105,7 @@ class Pipeline:
         """Yield the videos of each micro-batch of this replica as soon as they are done.
 
         `config.seed` must be set. inputs: what requests may bring besides fields of the config: those of
-        `Given`, and the family's own. All devices of a replica must ask for the same, and get the same.
+        `Given`, and the family's own. All devices of a replica must pass the same.
         """
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         yield from self.with_given(take_given(inputs)).generate_batches(prompts, config, quiet, inputs)

@@ -27,7 +27,7 @@ class VideoOutput:
 
     video: uint8 tensors [T, H, W, 3], or what `output_type` asked for. prompts and seeds: one per video; with
     the config they reproduce it, bit for bit on a CPU. steps_per_video: the model evaluations of each.
-    compiled: what compiling has taken so far in the process that made them; None where nothing is compiled.
+    compiled: what compiling has taken so far in the process that made them; None without compilation.
     """
 
     video: list[Any]

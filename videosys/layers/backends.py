@@ -65,7 +65,7 @@ def heads_first(part: Tensor) -> Tensor:
 
 
 def takes_frames(layer: Any, x: Tensor) -> bool:
-    """Whether an attention to the frames of tokens [B, T, S, C] is done by the kernel for few frames."""
+    """Whether the kernel for few frames handles attention over the frames of tokens [B, T, S, C]."""
     is_free = getattr(layer, "uses_kernels", False) and layer.attention_backend in ("auto", "triton")
     return is_free and kernels.serves_frames(x, layer.num_heads)
 
@@ -207,7 +207,7 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
         )
     if backend == "flash_attn" and find_spec("flash_attn") is None:
         raise ValueError(
-            "attention is 'flash_attn', and the package flash-attn is missing: "
+            "attention is 'flash_attn', but the package flash-attn is missing: "
             f"{install_command('flash-attn')}, or set attention to auto"
         )
     if backend == "triton" and not CAN_LAUNCH:

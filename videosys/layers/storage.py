@@ -56,7 +56,7 @@ def knows_storage(device: torch.device) -> bool:
 
 
 def use_opaque_dequantize(model: M, device: torch.device) -> M:
-    """The model itself, whose weights a compiled graph dequantizes by an operator that the compiler does not
+    """Return the model; if necessary, compiled graphs dequantize its weights by an operator that is opaque to
     look into, where it must not.
     """
     is_opaque = device.type == "cuda" and not knows_storage(device)

@@ -74,7 +74,7 @@ class Service:
             self._check_queue()
             job = self.store.add(new_job(owner, request, idempotency_key, asked))
         if job.body_hash != asked:
-            text = "this Idempotency-Key was given with another request"
+            text = "this Idempotency-Key was used with another request"
             raise ApiError(422, text, "idempotency_mismatch", "Idempotency-Key")
         return job
 

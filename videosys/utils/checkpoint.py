@@ -72,11 +72,12 @@ def load_model(
 
     The model is built without memory and takes the tensors one by one as `dtype` (whole numbers stay as
     they are), so that the memory needed is that of the weights. The class may name prefixes of keys to
-    leave out in `ignored_keys`, in `float32_parameters` those that stay float32, and with
-    `current_key(key)` say what a key of an older file is called now. Missing, unexpected and mis-shaped keys
-    are one ValueError that lists them, raised before any weight is read. So is a config that makes no model.
-    keep: changes the model before it has weights, and gives what makes the changed model's tensors of each
-    tensor of the file, by name. adapt: changes each tensor of the file, before it is converted to `dtype`.
+    ignore in `ignored_keys`, those that stay float32 in `float32_parameters`, and with
+    `current_key(key)` map keys of older files. Missing and unexpected keys and wrong shapes
+    are one ValueError that lists them, raised before any weight is read. So is an invalid config.
+    keep: changes the model before it has weights, and returns a function that converts each
+    tensor of the file to those of the changed model, by name. adapt: changes each tensor of the file,
+    before it is converted to `dtype`.
     """
     model, mapped, words = _model_and_weights(model_cls, config, folder, **kwargs)
     tell_prefix(folder, words)

@@ -17,7 +17,7 @@ from videosys.utils.streams import steady_streams
 USAGE_ERROR = 2  # exit status
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose text it prints at its end
 PATIENCE = 10.0  # seconds in which torchrun ends this process because the first one has failed
-RESUMABLE = "interrupted: the same command goes on from here"
+RESUMABLE = "interrupted: run the same command again to continue"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -75,7 +75,7 @@ def exit_status(
 
 
 def told(mistake: str) -> int:
-    """The exit status of a mistake, after a line about it.
+    """Print one line about a user error and return its exit status.
 
     Processes that torchrun started all find the same mistake: there the first one tells it, through torchrun,
     which prints it at its end. The others wait to be ended, and tell it if they are not.

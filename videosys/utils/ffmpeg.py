@@ -57,7 +57,7 @@ class NoVideoError(ValueError):
 class Stamps:
     """The times of the frames of a file in display order, in seconds from the first one.
 
-    seconds: to the end of the last frame. rate: frames per second as the file says, or 0. size: (height,
+    seconds: end of the last frame. rate: frames per second from the file, or 0. size: (height,
     width) as shown, before it is turned. alpha: the decoder for frames with transparency, "" for the usual
     one; None where there is no transparency. is_square: whether the pixels are as wide as they are high.
     """

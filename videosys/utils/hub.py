@@ -78,14 +78,16 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
             name, revision=revision, local_files_only=offline, allow_patterns=patterns
         )
     except LocalEntryNotFoundError as error:
-        reason = "was not fetched before, and offline is set" if offline else "cannot be reached"
-        raise NotFetched(f"checkpoint {name!r} is not a folder here, and on the hub it {reason}") from error
+        reason = "was not downloaded before, and offline is set" if offline else "cannot be reached"
+        raise NotFetched(f"checkpoint {name!r} is not a local folder, and on the hub it {reason}") from error
     except Exception as error:
         if not isinstance(error, (HfHubHTTPError, HFValidationError, OSError, *_network_errors())):
             raise
         version = f" at revision {revision!r}" if revision else ""
         summary = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NotFetched(f"checkpoint {name!r}{version} cannot be fetched from the hub: {summary}") from error
+        raise NotFetched(
+            f"checkpoint {name!r}{version} cannot be downloaded from the hub: {summary}"
+        ) from error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:

@@ -43,8 +43,8 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     enable_vae_slicing: decode the videos of a batch one after the other; affects only memory.
     resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH, or HEIGHT / WIDTH as a
         number) if null; or give height and width in pixels.
-    num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and what the model is told.
-    aes, flow, camera_motion: scores and words appended to the prompt; null leaves them out.
+    num_frames: 1, 17 and more, or a name such as 2s. fps: of the file, and a condition of the model.
+    aes, flow, camera_motion: scores and words appended to the prompt; null omits them.
     negative_prompt: what the video should not show; null is the model's own unconditional caption, as
         published. Scores are not appended to it.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
