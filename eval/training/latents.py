@@ -24,17 +24,19 @@ from eval.training.trainer import say
 from videosys import CommandParser, replacing
 
 CLIPS_PER_SHARD = 250
+CLIPS_PER_PASS = 10  # through the autoencoder
 HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
 
 
-Encode = Callable[[ClipSpec], Tensor]  # the latents [4, t, 8, 8] of a clip
+Encode = Callable[[Sequence[ClipSpec]], Tensor]  # the latents [clips, 4, t, 8, 8]
 
 
 def write_shard(encode: Encode, folder: Path, number: int) -> None:
     """One file of latents [clips, 4, t, 8, 8] with the clips' specs in its header."""
     rng = np.random.default_rng((20, number))
     specs = [training_spec(rng) for _ in range(CLIPS_PER_SHARD)]
-    latents = torch.stack([encode(spec) for spec in specs])
+    passes = range(0, len(specs), CLIPS_PER_PASS)
+    latents = torch.cat([encode(specs[i : i + CLIPS_PER_PASS]) for i in passes])
     header = {"specs": json.dumps([asdict(spec) for spec in specs])}
     with replacing(shard_path(folder, number)) as temporary:
         save_file({"latents": latents}, temporary, metadata=header)
@@ -47,10 +49,10 @@ def read_shard(path: Path) -> tuple[Tensor, list[ClipSpec]]:
 
 
 def encoder(model: str, folder: Path) -> Encode:
-    """What turns a clip into the latents of a model, with the autoencoder of a folder."""
+    """What turns clips into the latents of a model, with the autoencoder of a folder."""
     recipe = RECIPES[model]
     vae = recipe.load_vae(folder)
-    return lambda spec: recipe.encode(vae, recipe.frames(spec)[None])[0]
+    return lambda specs: recipe.encode(vae, torch.stack([recipe.frames(spec) for spec in specs]))
 
 
 def shard_path(folder: Path, number: int) -> Path:

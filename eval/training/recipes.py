@@ -65,7 +65,7 @@ class Recipe:
 
     @torch.no_grad()
     def encode(self, vae: Any, frames: Tensor) -> Tensor:
-        """The latents [1, 4, t, 8, 8] of frames [1, 3, T, 64, 64]; of a distribution its mean."""
+        """The latents [B, 4, t, 8, 8] of frames [B, 3, T, 64, 64]; of a distribution its mean."""
         latents = vae.encode(frames)
         return latents if isinstance(latents, Tensor) else latents.mean * vae.config.scaling_factor
 

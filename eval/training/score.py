@@ -20,14 +20,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from eval.training.clips import ATTRIBUTES, ClipSpec
+from eval.training.clips import ATTRIBUTES, FPS, ClipSpec
 from eval.training.detect import Detection, detect
 from eval.training.scored import scored
 from eval.training.sheet import contact_sheet, save_gif
 from videosys import CommandParser, VideoSysEngine, config_to_dict, load_config, replacing, run_command, tiny
+from videosys.diffusers import TINY_WAN_CALL, tiny_wan
 
+WAN = "wan"  # a pipeline of diffusers; the others are bundled checkpoints of our models
 NEEDED = ("background", "colour", "shape", "motion")  # "all" asks for these; size has a column of its own
 GIF_CLIPS = 4
 COLUMNS = (*NEEDED, "all", "size")
@@ -84,6 +87,19 @@ def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
     print(file=sys.stderr)
 
 
+def generate_wan(overrides: Sequence[str], captions: Sequence[str]) -> Iterator[Tensor]:
+    """The same for the tiny Wan. overrides: transformer=FOLDER, and arguments of the pipeline's call."""
+    changes = dict(text.split("=", 1) for text in overrides)
+    folder = {name: changes.pop(name) for name in ("transformer",) if name in changes}
+    call = {**TINY_WAN_CALL, **{name: json.loads(value) for name, value in changes.items()}}
+    pipe = tiny_wan(**folder)
+    for i, caption in enumerate(captions):
+        frames = pipe(caption, **call, generator=torch.Generator().manual_seed(i)).frames[0]
+        yield torch.from_numpy(frames).mul(255).round().to(torch.uint8)
+        print(f"\r{i + 1} of {len(captions)} clips", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Generate, score, print the table; 2 where the arguments are wrong."""
     return run_command(_parser(), run, argv)
@@ -91,10 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Generates, scores and prints the table. ValueError for wrong arguments."""
-    config = tiny_config(args.model, args.overrides)
     captions, specs = zip(*scored()[: args.limit], strict=True)
+    config = None if args.model == WAN else tiny_config(args.model, args.overrides)
     start = time.perf_counter()
-    videos = list(generate(config, captions))
+    made = generate_wan(args.overrides, captions) if config is None else generate(config, captions)
+    videos = list(made)
     seconds = round(time.perf_counter() - start, 1)
     report = {**score_videos(videos, specs), "seconds": seconds}
     for caption, clip in zip(captions, report["clips"], strict=True):
@@ -104,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         contact_sheet(videos, captions, args.sheet)
     if args.gif:
-        save_gif(videos[:GIF_CLIPS], args.gif, fps=config.fps)
+        save_gif(videos[:GIF_CLIPS], args.gif, fps=config.fps if config else FPS)
     if args.out:
         _write({"model": args.model, "overrides": args.overrides, **report}, args.out)
     return 0
@@ -112,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m eval.training.score", description=__doc__)
-    parser.add_argument("--model", default=tiny.bundled()[0], help="name of the bundled checkpoint")
+    parser.add_argument(
+        "--model", default=tiny.bundled()[0], help=f"name of the bundled checkpoint, or {WAN}"
+    )
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
     parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
     parser.add_argument("--gif", type=Path, help=f"GIF of the first {GIF_CLIPS} clips side by side")

@@ -26,6 +26,7 @@ STAGES = {
     "causal_vae": "eval.training.train_causal_vae",
     "latte_vae": "eval.training.latte_vae",
     "noise": "eval.training.train_noise",
+    "wan": "eval.training.train_wan",
 }
 
 

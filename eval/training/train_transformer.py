@@ -148,7 +148,7 @@ class Optimizers:
     def __init__(self, model: nn.Module):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         is_matrix = {
-            name: HAS_MUON and p.ndim == 2 and "_blocks." in name and "table" not in name for name, p in named
+            name: HAS_MUON and p.ndim == 2 and "blocks." in name and "table" not in name for name, p in named
         }
         matrices = [p for name, p in named if is_matrix[name]]
         others = [p for name, p in named if not is_matrix[name]]
