@@ -163,7 +163,10 @@ def find_file(lora: Lora, offline: bool) -> Path:
         return path
     if path.suffix == SUFFIX:
         raise ValueError(f"lora {lora.path!r}: there is no such file")
-    folder = resolve(lora.path, offline=offline, patterns=PATTERNS)
+    try:
+        folder = resolve(lora.path, offline=offline, patterns=PATTERNS)
+    except ValueError as error:
+        raise ValueError(f"lora: {error}") from error
     files = sorted(file for file in folder.iterdir() if file.suffix == SUFFIX)
     named = [file for file in files if file.name in NAMES] or files
     if len(named) != 1:
