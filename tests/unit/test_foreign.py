@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_checkpoint import config_of
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, VideoSysEngine, load_config
+from videosys.generation.config import PipelineConfig
 from videosys.generation.given import NAMES
 from videosys.utils.foreign import FOREIGN, INPUTS, foreign_name
 
@@ -69,6 +71,20 @@ def test_inputs_of_calls_are_no_settings(name):
         OpenSoraConfig(**{name: None})
     with pytest.raises(ValueError, match=advice):
         load_config(OpenSoraConfig, {name: None})
+
+
+@dataclass(frozen=True)
+class Unguided(PipelineConfig):
+    """The config of a model without a negative prompt."""
+
+
+def test_a_model_without_a_negative_prompt_says_so():
+    with pytest.raises(
+        ValueError, match=r"'negative_prompt' \(this model was not made to be guided by a neg"
+    ):
+        Unguided(negative_prompt="a")
+    with pytest.raises(ValueError, match="this model was not made to be guided by a negative prompt"):
+        load_config(Unguided, {"negative_prompt": "a"})
 
 
 def test_only_sections_of_a_whole_config_are_answered():

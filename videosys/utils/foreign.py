@@ -118,13 +118,16 @@ INPUTS = (
 
 
 def foreign_name(name: object, known: Collection[str] = ()) -> str:
-    """What to add to an error about an unknown name: " (...)" with ours, or "" where no library has the name.
+    """What to add to an error about an unknown name: " (...)" with our name, or with the reason why the model
+    does not have it; "" where no library has the name.
 
     known: the names that are allowed.
     """
     for library, names, here in FOREIGN:
         if name in names:
             return f" ({library}'s name; here it is {here})"
+    if name == "negative_prompt":
+        return " (this model was not made to be guided by a negative prompt)"
     if name in INPUTS and name not in known:
         return f" (an input of engine.generate, not a setting: engine.generate(..., {name}=...))"
     return ""
