@@ -141,7 +141,7 @@ EMBEDS = torch.zeros(1, 5, 16)
         ({"latents": LATENTS.to("meta")}, "latents is a tensor of torch.float32 on meta"),
         ({"latents": LATENTS / 0}, "latents holds values that are not finite"),
         ({"prompt_embeds": EMBEDS}, "prompt and prompt_embeds are both given"),
-        ({"prompt": None}, "prompt is missing; give a text, a list of texts, or prompt_embeds"),
+        ({"prompt": None}, "prompt is None; it must be text, a list of texts, or given by prompt_embeds"),
         ({"prompt": None, "prompt_embeds": EMBEDS[..., :4]}, r"\[1, 5, 4\]; it must be \[1, L, 16\]"),
         ({"prompt": None, "prompt_embeds": EMBEDS[0]}, r"\[5, 16\]; it must be"),
         (

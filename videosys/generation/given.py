@@ -60,7 +60,7 @@ class Given:
     def check_prompt(self, prompt: object) -> None:
         """ValueError unless the request has a prompt or its embeddings."""
         if prompt is None and self.prompt_embeds is None:
-            raise ValueError("prompt is missing; give a text, a list of texts, or prompt_embeds")
+            raise ValueError("prompt is None; it must be text, a list of texts, or given by prompt_embeds")
         if prompt is not None and self.prompt_embeds is not None:
             raise ValueError("prompt and prompt_embeds are both given; give one of them")
 
