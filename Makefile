@@ -17,7 +17,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
+.PHONY: help vbench docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
@@ -31,6 +31,7 @@ help:
 	@echo "make bench    speed and memory of the transformers and autoencoders (CPU: six minutes, on a busy one an hour; ARGS are passed on)"
 	@echo "make bench-gpu  the table of docs/performance.md about a GPU, in 10 minutes; run again it goes on (ARGS are passed on)"
 	@echo "make bench-parallel  bytes that each of several devices sends per step (CPU, minutes; ARGS are passed on)"
+	@echo "make vbench   an environment for VBench's scores, in .venv-vbench (PYTHON=python3.10 or python3.11)"
 	@echo "make docs     the documentation as a site, in site/ (make docs-serve shows it at http://127.0.0.1:8001)"
 	@echo "make dist     the source distribution and the wheel, in dist/ (URL= of the public repository for their links)"
 	@echo "make lint     ruff, mypy and codespell"
@@ -109,6 +110,12 @@ sdist: $(VENV)/.installed-dev
 $(VENV)/.installed-docs: setup.py constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install -q $(PINS) -e '.[docs]'
 	@touch $(VENV)/.installed $@
+
+# vbench pins versions of 2023, for which there are packages for Python 3.10 and 3.11 only.
+vbench:
+	$(PYTHON) -c 'import sys; sys.exit("vbench 0.1.5 needs Python 3.10 or 3.11: make vbench PYTHON=python3.10") if sys.version_info[:2] not in ((3, 10), (3, 11)) else None'
+	$(PYTHON) -m venv .venv-vbench
+	.venv-vbench/bin/python -m pip install -q vbench==0.1.5 torch torchvision "setuptools<70"
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict

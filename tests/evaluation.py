@@ -17,6 +17,7 @@ import report
 import run_vbench
 import scores
 import tiny
+import vbench_found
 from common_metrics import compare
 from common_metrics import eval as metrics_script
 from experiments import counted as counting
@@ -49,6 +50,7 @@ __all__ = [
     "scores",
     "sections",
     "tiny",
+    "vbench_found",
     "work",
     "write",
 ]

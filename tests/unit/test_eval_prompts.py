@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.evaluation import latte, open_sora_plan, opensora, prompts, runner
+from tests.evaluation import latte, open_sora_plan, opensora, prompts, runner, vbench_found
 from tests.evaluation import methods as methods_of
 from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig
 
@@ -38,13 +38,44 @@ def test_the_list_of_an_installed_vbench_is_found_without_importing_it(tmp_path,
     assert not prompts.load_prompts(None, tiny=True).is_vbench
 
 
-def test_without_vbench_our_own_prompts_are_used(tmp_path):
-    listed = prompts.load_prompts(None)
-    assert len(listed.prompts) >= 10
+@pytest.fixture
+def no_vbench(tmp_path, monkeypatch):
+    """A machine without vbench."""
+    monkeypatch.setattr(vbench_found, "package_here", lambda: None)
+    monkeypatch.setattr(vbench_found, "ROOT", tmp_path / "repository")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.chdir(tmp_path)
+
+
+def test_our_own_prompts_are_used_where_they_are_asked_for(no_vbench, tmp_path):
+    listed = prompts.load_prompts("own")
+    assert len(listed.prompts) == 12
+    assert prompts.load_prompts(None, tiny=True) == prompts.load_prompts("own", tiny=True) != listed
     assert prompts.choose_naming("auto", listed, tmp_path) == "slug"
     assert not list(prompts.unsafe(listed.prompts, one_case=True))
-    with pytest.raises(ValueError, match=r"no vbench with a VBench_full_info\.json is installed"):
-        prompts.load_prompts("vbench")
+    for word in (None, "vbench"):
+        with pytest.raises(
+            ValueError, match=r"no vbench with a VBench_full_info\.json.*--prompts own.*--tiny"
+        ):
+            prompts.load_prompts(word)
+
+
+@pytest.mark.parametrize("place", ["here", "repository", "command", "named"])
+def test_vbench_is_found_in_other_environments(no_vbench, tmp_path, monkeypatch, place):
+    folders = {"here": tmp_path / ".venv-vbench", "repository": tmp_path / "repository" / ".venv-vbench"}
+    folder = folders.get(place, tmp_path / "elsewhere")
+    (folder / "bin").mkdir(parents=True)
+    for name in ("python", "vbench"):
+        (folder / "bin" / name).touch(mode=0o755)
+    package = folder / "lib" / "python3.10" / "site-packages" / "vbench"
+    package.mkdir(parents=True)
+    path = write_list(package, "a cup")
+    if place == "command":
+        monkeypatch.setenv("PATH", str(folder / "bin"))
+    python = str(folder / "bin" / "python")
+    listed = prompts.load_prompts(None, python=python if place == "named" else None)
+    assert (listed.prompts, listed.origin, listed.is_vbench) == (("a cup",), str(path), True)
+    assert vbench_found.find_python() == (sys.executable if place == "named" else python)
 
 
 @pytest.mark.parametrize(
@@ -184,10 +215,11 @@ def test_a_file_of_settings_is_a_method_by_its_name_or_a_given_one(tmp_path):
     ],
 )
 def test_the_papers_commands_plan_the_published_runs(study, version, steps, tmp_path):
-    arguments = runner.parser(study).parse_args(["--version", version, "--output", str(tmp_path)])
+    options = ["--version", version, "--output", str(tmp_path), "--prompts", "own"]
+    arguments = runner.parser(study).parse_args(options)
     run = runner.plan(study, arguments)
     assert methods_of.num_steps(run.config) == steps
-    assert len(run.jobs) == 3 * 5 * len(prompts.load_prompts(None).prompts)
+    assert len(run.jobs) == 3 * 5 * len(prompts.load_prompts("own").prompts)
     assert [job.method.name for job in run.jobs[:3]] == ["base", "teacache_slow", "teacache_fast"]
     assert len({(job.method.name, job.file) for job in run.jobs}) == len(run.jobs)
     assert [job.seed for job in run.jobs[:15:3]] == [0, 1, 2, 3, 4]

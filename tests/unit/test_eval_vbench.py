@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -122,8 +124,24 @@ class VBench:
         if name == "color" and (log.parent / "fail").exists():
             raise RuntimeError("no colours today")
         path = pathlib.Path(self.output) / f"{name}_eval_results.json"
-        path.write_text(json.dumps({name: [0.5, []]}))
+        videos = [str(path) for path in sorted(pathlib.Path(videos_path).iterdir())]
+        rows = [{"video_path": path, "video_results": 0.5} for path in videos]
+        path.write_text(json.dumps({name: [0.5, rows]}))
 """
+MODULES = (
+    "torchvision",
+    "decord",
+    "numpy",
+    "PIL",
+    "tqdm",
+    "detectron2",
+    "cv2",
+    "clip",
+    "timm",
+    "einops",
+    "ftfy",
+)
+MODULES += ("transformers", "fairscale")
 FAKE_TORCH = """
 class cuda:
     is_available = staticmethod(lambda: False)
@@ -135,7 +153,7 @@ def device(name): return name
 def site(tmp_path, monkeypatch) -> Path:
     """A folder of pretended packages that every started interpreter sees."""
     folder = tmp_path / "site"
-    for name, code in {"vbench": FAKE_VBENCH, "torch": FAKE_TORCH, "detectron2": ""}.items():
+    for name, code in {"vbench": FAKE_VBENCH, "torch": FAKE_TORCH, **dict.fromkeys(MODULES, "")}.items():
         (folder / name).mkdir(parents=True)
         (folder / name / "__init__.py").write_text(code)
     rows = [
@@ -215,14 +233,52 @@ def test_videos_that_came_after_a_result_are_evaluated(site, videos, tmp_path):
     assert len((site / "vbench" / "calls.txt").read_text().splitlines()) == 2
 
 
-def test_what_is_not_installed_is_named(site, videos, capsys):
-    (site / "detectron2" / "__init__.py").unlink()
-    (site / "detectron2").rmdir()
+def test_results_name_the_videos_where_they_are(site, videos, tmp_path):
+    assert start(videos, "--dimensions", "color") == 0
+    _, rows = json.loads((tmp_path / "save" / "color_eval_results.json").read_text())["color"]
+    assert [row["video_path"] for row in rows] == [str(videos / f"a cup-{index}.mp4") for index in range(5)]
+
+
+def without(site: Path, *names: str) -> None:
+    for name in names:
+        shutil.rmtree(site / name)
+
+
+def test_dimensions_that_lack_packages_are_listed_first_and_the_others_run(site, videos, tmp_path, capsys):
+    lists = [{"prompt_en": prompt, "dimension": scores.dimensions()} for prompt in ("a cup", "b")]
+    (site / "vbench" / "VBench_full_info.json").write_text(json.dumps(lists))
+    without(site, "detectron2", "fairscale")
+    assert start(videos) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("left out, as ")
+    assert "object_class (needs detectron2)" in first
+    assert "scene (needs fairscale)" in first
+    done = {path.name.removesuffix("_eval_results.json") for path in (tmp_path / "save").iterdir()}
+    assert done.isdisjoint({"object_class", "multiple_objects", "color", "spatial_relationship", "scene"})
+    assert {"subject_consistency", "temporal_flickering", "human_action"} <= done
+    assert last.startswith(f"{len(done)} of 16 dimensions in ")
+    assert cal_vbench.main(["--score_dir", str(tmp_path / "save"), "--partial"]) == 0
+
+
+def test_a_dimension_asked_for_must_be_able_to_run(site, videos, capsys):
+    without(site, "detectron2", "cv2")
     assert start(videos, "--dimensions", "scene", "color") == 2
-    assert "has no detectron2, which color need" in capsys.readouterr().err
-    (site / "vbench" / "__init__.py").rename(site / "elsewhere.py")
+    assert "color (needs detectron2, opencv-python); install them there" in capsys.readouterr().err
+    assert not (videos.parent / "save").exists()
+
+
+def test_every_dimension_says_which_packages_it_needs():
+    assert set(scores.constants()["modules"]) == {"all", *scores.dimensions()}
+
+
+def test_what_is_not_installed_is_named(site, videos, capsys):
+    without(site, "decord")
+    if importlib.util.find_spec("decord") is None:
+        assert start(videos, "--dimensions", "scene") == 2
+        assert "has vbench but not decord, which all its dimensions need" in capsys.readouterr().err
+    without(site, "vbench")
     assert start(videos, "--dimensions", "scene") == 2
     assert f"{sys.executable} (Python" in (said := capsys.readouterr().err)
-    assert "has no vbench; vbench pins old versions" in said
+    assert "has no vbench; vbench 0.1.5 works with Python 3.10 and 3.11" in said
     assert start(videos, "--vbench-python", "no-such-python") == 2
     assert "--vbench-python no-such-python: cannot be run" in capsys.readouterr().err

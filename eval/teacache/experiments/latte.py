@@ -1,7 +1,7 @@
 """Videos of Latte-1 for the paper's table: python experiments/latte.py
 
-16 frames of 512 x 512, 50 steps. Without a cache and with TeaCache; VBench's prompts (or a few of
-our own, where no vbench is installed) with five seeds each. Several devices share the list:
+16 frames of 512 x 512, 50 steps. Without a cache and with TeaCache; VBench's prompts
+(of a vbench on this machine, or --prompts FILE) with five seeds each. Several devices share the list:
 torchrun --nproc-per-node 8 experiments/latte.py
 """
 

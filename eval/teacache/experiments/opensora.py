@@ -1,7 +1,7 @@
 """Videos of Open-Sora v1.2 for the paper's table: python experiments/opensora.py
 
-51 frames of 480p, 30 steps. Without a cache and with TeaCache; VBench's prompts (or a few of
-our own, where no vbench is installed) with five seeds each. Several devices share the list:
+51 frames of 480p, 30 steps. Without a cache and with TeaCache; VBench's prompts
+(of a vbench on this machine, or --prompts FILE) with five seeds each. Several devices share the list:
 torchrun --nproc-per-node 8 experiments/opensora.py
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import tempfile
 import unicodedata
@@ -10,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vbench_found import LIST, find_list
+
 from videosys import read_prompts, video_name
 
 HERE = Path(__file__).resolve().parent
 OWN, OWN_TINY = HERE / "prompts.txt", HERE / "prompts_tiny.txt"
-VBENCH = "vbench"
-VBENCH_LIST = "VBench_full_info.json"
+VBENCH, OURS = "vbench", "own"  # words for --prompts
 LONGEST = 220  # bytes of a prompt in a file name; with index, suffix and a temporary mark it stays below 255
 NAMINGS = ("auto", VBENCH, "slug")
 
@@ -33,37 +33,33 @@ class PromptList:
     is_vbench: bool = False
 
 
-def load_prompts(source: str | None, tiny: bool = False) -> PromptList:
-    """Prompts of a file: one a line, JSON such as VBench's, or CSV. ValueError where it has none.
+def load_prompts(source: str | None, tiny: bool = False, python: str | None = None) -> PromptList:
+    """The prompts of a file: one a line, JSON such as VBench's, or CSV. ValueError where it has none.
 
-    source: a path; `vbench` for the list of an installed vbench; None for that one if there is one, else for
-    the few prompts that stand beside this script (with `tiny`, always those that a tiny model knows).
+    source: a path; `vbench` for the list of a vbench on this machine (of the interpreter `python`, if given);
+    `own` for the few prompts beside this script; None for `vbench`, and with `tiny` for `own`, which then are
+    prompts that a tiny model knows.
     """
-    if source is None:
-        path = None if tiny else find_vbench_list()
-        return listed(path or (OWN_TINY if tiny else OWN))
-    if source == VBENCH and not Path(source).is_file():
-        path = find_vbench_list()
-        if path is None:
-            raise ValueError(
-                f"--prompts vbench: no vbench with a {VBENCH_LIST} is installed; give the path of that file"
-            )
-        return listed(path)
-    return listed(Path(source))
+    word = source or (OURS if tiny else VBENCH)
+    if Path(word).is_file() or word not in (VBENCH, OURS):
+        return listed(Path(word))
+    if word == OURS:
+        return listed(OWN_TINY if tiny else OWN)
+    path = find_list(python)
+    if path is None:
+        raise ValueError(
+            f"no vbench with a {LIST} is found{f' beside {python}' if python else ''}; allowed: "
+            f"--prompts FILE (such as a {LIST}), --vbench-python of an environment that has vbench, "
+            "--prompts own for 12 prompts of our own, which VBench cannot score, and --tiny for the tiny "
+            "checkpoint"
+        )
+    return listed(path)
 
 
 def listed(path: Path) -> PromptList:
     """The prompts of a file, each once."""
     file = read_prompts(path)
     return PromptList(tuple(dict.fromkeys(file.prompts)), str(path), file.is_vbench)
-
-
-def find_vbench_list() -> Path | None:
-    """The prompt list of an installed vbench, which is not imported for it."""
-    spec = importlib.util.find_spec("vbench")
-    folders = spec.submodule_search_locations if spec is not None else None
-    paths = [Path(folder) / VBENCH_LIST for folder in folders or ()]
-    return next((path for path in paths if path.is_file()), None)
 
 
 def file_name(prompt: str, index: int, seed: int, naming: str) -> str:

@@ -7,12 +7,13 @@ them alike. Loading and a first short generation come before any time is taken.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,7 @@ class Run:
     jobs: Sequence[Job]
     ranks: ranks.Ranks
     arguments: argparse.Namespace
+    prompts: prompts.PromptList
 
     def folder(self, job: Job) -> Path:
         return self.root / job.method.name
@@ -132,7 +134,11 @@ def main(study: Study, argv: Sequence[str] | None = None, description: str | Non
 def parser(study: Study, description: str | None = None) -> argparse.ArgumentParser:
     made = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--methods", default=methods.DEFAULT, help="with commas; " + METHODS_HELP)
-    made.add_argument("--prompts", help="one a line, JSON or CSV, or vbench for an installed one")
+    made.add_argument(
+        "--prompts",
+        help="a file, vbench (its list: the default), or own (ours: the default with --tiny)",
+    )
+    made.add_argument("--vbench-python", help="an interpreter that has vbench, for its list of prompts")
     made.add_argument("--num-samples", type=int, default=5, help="videos per prompt (VBench: 5)")
     made.add_argument("--limit", type=int, help="only the first prompts of the list")
     made.add_argument("--seed", type=int, default=0, help="video i of every prompt uses seed + i")
@@ -163,10 +169,26 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     run = plan(study, arguments)
     todo = pending(run)
     done = len(run.own_jobs) - len(todo)
+    say(run, f"{len(run.prompts.prompts)} prompts of {run.prompts.origin}")
     say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
-        work(run, todo)
+        with naming_tiny(run):
+            work(run, todo)
     return 0
+
+
+@contextlib.contextmanager
+def naming_tiny(run: Run) -> Iterator[None]:
+    """Says of the tiny checkpoint where a published one cannot be had and there is no GPU for it."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if run.arguments.tiny or torch.cuda.is_available():
+            raise
+        raise ValueError(
+            f"{error}; the published checkpoints need a GPU and their weights: --tiny takes the checkpoint "
+            "that the package brings, on a CPU"
+        ) from error
 
 
 def check_counts(arguments: argparse.Namespace) -> None:
@@ -182,7 +204,7 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
     compared = methods.parse_methods(arguments.methods, config, arguments.reference_factor)
     for method in compared:
         requested(config, method)
-    listed = prompts.load_prompts(arguments.prompts, arguments.tiny)
+    listed = prompts.load_prompts(arguments.prompts, arguments.tiny, arguments.vbench_python)
     listed = dataclasses.replace(listed, prompts=listed.prompts[: arguments.limit])
     root = arguments.output / run_name(study, arguments)
     naming = prompts.choose_naming(arguments.names, listed, root)
@@ -195,7 +217,7 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
     ]
     together = any(setting.startswith("parallel.") for setting in arguments.settings)
     current = ranks.current(together)
-    return Run(on_device(config, current), root, jobs, current, arguments)
+    return Run(on_device(config, current), root, jobs, current, arguments, listed)
 
 
 def run_name(study: Study, arguments: argparse.Namespace) -> str:

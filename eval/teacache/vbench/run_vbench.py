@@ -2,8 +2,10 @@
 
 python vbench/run_vbench.py --video_path FOLDER --save_path FOLDER
 
-vbench pins old versions of much, so it lives best in an environment of its own: --vbench-python PATH. A run
-that was stopped goes on with the dimensions that are left. cal_vbench.py makes scores of the results.
+vbench pins old versions of many packages, so it has an environment of its own (`make vbench`); another
+environment is named by --vbench-python. Dimensions whose packages are missing there are listed before the
+others start. A run that was stopped continues with the dimensions that are left. cal_vbench.py computes the
+scores from the results.
 """
 
 from __future__ import annotations
@@ -15,31 +17,28 @@ if __name__ == "__main__":
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import scores
-from toolbox import command
+from toolbox import command, read_json, write_json
 from tqdm import tqdm
+from vbench_found import ADVICE, find_python
 
 from videosys import CommandParser, read_prompts
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
 SAMPLES = 5  # videos of each prompt
 VIDEO = ".mp4"
-DETECTOR = ("object_class", "multiple_objects", "color", "spatial_relationship")  # need detectron2
-ADVICE = (
-    "vbench pins old versions, so make an environment for it (python -m venv FOLDER; FOLDER/bin/pip install "
-    "vbench) and give --vbench-python FOLDER/bin/python"
-)
+NEEDS = MappingProxyType(scores.constants()["modules"])  # of each dimension beside those of all
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,9 +51,11 @@ def parser() -> argparse.ArgumentParser:
         "--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4"
     )
     arguments.add_argument("--save_path", "--save-path", type=Path, required=True, help="of the results")
-    arguments.add_argument("--vbench-python", default=sys.executable, help="the interpreter that has vbench")
     arguments.add_argument(
-        "--dimensions", nargs="+", choices=scores.dimensions(), help="all sixteen if not given"
+        "--vbench-python", default=find_python(), help="the interpreter that has vbench (here: %(default)s)"
+    )
+    arguments.add_argument(
+        "--dimensions", nargs="+", choices=scores.dimensions(), help="all that can run if not given"
     )
     arguments.add_argument(
         "--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given"
@@ -69,9 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = arguments.dimensions or scores.dimensions()
     newest = newest_video(arguments.video_path)
     todo = [name for name in wanted if not is_done(arguments.save_path, name, newest)]
+    absent: dict[str, list[str]] = {}
     if todo:
-        installed = probe(arguments.vbench_python)
-        full_info = check(installed, todo, arguments)
+        installed = probe(arguments.vbench_python, todo)
+        full_info = check(installed, arguments)
+        absent = without_packages(installed, todo, arguments)
+        todo = [name for name in todo if name not in absent]
         videos = check_videos(arguments.video_path, full_info, todo, arguments.partial)
         arguments.save_path.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -80,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             evaluate(arguments, full_info, videos, name)
         except ValueError as error:  # the others need not wait for what this one lacks
             failed.append(str(error))
-    done, new = len(wanted) - len(failed), len(todo) - len(failed)
+    done, new = len(wanted) - len(failed) - len(absent), len(todo) - len(failed)
     print(f"{done} of {len(wanted)} dimensions in {arguments.save_path}, {new} of them new")
     if failed:
         raise ValueError("; ".join(failed))
@@ -105,33 +109,59 @@ def is_done(folder: Path, dimension: str, newest: float) -> bool:
         return False
 
 
-def probe(python: str) -> Mapping[str, Any]:
-    """What an interpreter has installed. ValueError where there is no such interpreter."""
+def probe(python: str, dimensions: Sequence[str]) -> Mapping[str, Any]:
+    """What an interpreter has installed of what these need. ValueError where there is no such interpreter."""
+    modules = sorted({*NEEDS["all"], *(module for name in dimensions for module in NEEDS[name])})
     try:
-        done = subprocess.run([python, str(WORKER), "--probe"], capture_output=True, text=True, check=True)
+        words = [python, str(WORKER), "--probe", *modules]
+        done = subprocess.run(words, capture_output=True, text=True, check=True)
         return json.loads(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
         raise ValueError(f"--vbench-python {python}: cannot be run: {said.strip()[-300:]}") from None
 
 
-def check(installed: Mapping[str, Any], todo: Sequence[str], arguments: argparse.Namespace) -> Path:
+def check(installed: Mapping[str, Any], arguments: argparse.Namespace) -> Path:
     """The prompt list. ValueError that says what is missing and how to get it."""
     python = arguments.vbench_python
     if not installed["vbench"]:
         raise ValueError(f"{python} (Python {installed['python']}) has no vbench; {ADVICE}")
-    if not installed["torch"]:
-        raise ValueError(f"{python} has vbench but no torch")
-    detected = [name for name in todo if name in DETECTOR]
-    if detected and not installed["detectron2"]:
+    lost = [package(name) for name in NEEDS["all"] if name in installed["missing"]]
+    if lost:
         raise ValueError(
-            f"{python} has no detectron2, which {', '.join(detected)} need; install it there, or name "
-            "other --dimensions"
+            f"{python} has vbench but not {', '.join(lost)}, which all its dimensions need; {ADVICE}"
         )
     full_info = arguments.full_info or installed["full_info"]
     if not full_info or not Path(full_info).is_file():
         raise ValueError(f"no VBench_full_info.json at {full_info or installed['vbench']}; give --full-info")
     return Path(full_info)
+
+
+def without_packages(
+    installed: Mapping[str, Any], todo: Sequence[str], arguments: argparse.Namespace
+) -> dict[str, list[str]]:
+    """The dimensions that cannot run, with the packages that each lacks; they are listed on the screen.
+
+    ValueError where --dimensions asks for one of them, and where none is left.
+    """
+    lacking = {
+        name: [package(module) for module in NEEDS[name] if module in installed["missing"]] for name in todo
+    }
+    absent = {name: packages for name, packages in lacking.items() if packages}
+    lines = [f"{name} (needs {', '.join(packages)})" for name, packages in absent.items()]
+    if absent and (arguments.dimensions or len(absent) == len(todo)):
+        raise ValueError(
+            f"{arguments.vbench_python} lacks packages: {'; '.join(lines)}; install them there, or name "
+            "other --dimensions"
+        )
+    if lines:
+        print(f"left out, as {arguments.vbench_python} lacks packages: {'; '.join(lines)}", flush=True)
+    return absent
+
+
+def package(module: str) -> str:
+    """The name under which pip knows a module."""
+    return scores.constants()["packages"].get(module, module)
 
 
 def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bool) -> list[str]:
@@ -178,7 +208,20 @@ def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[st
             raise ValueError(
                 f"vbench failed on {dimension} (exit status {done.returncode}): {done.stderr.strip()[-600:]}"
             )
-        os.replace(Path(folder) / name, arguments.save_path / name)
+        content = read_json(Path(folder) / name)
+        write_json(arguments.save_path / name, moved(content, options["--videos"], arguments.video_path))
+
+
+def moved(content: Any, old: Path, new: Path) -> Any:
+    """The content of a result with the videos named where they are, not by the links that vbench read."""
+    if isinstance(content, str):
+        path = Path(content)
+        return str(new / path.relative_to(old)) if path.is_relative_to(old) else content
+    if isinstance(content, list):
+        return [moved(item, old, new) for item in content]
+    if isinstance(content, dict):
+        return {name: moved(item, old, new) for name, item in content.items()}
+    return content
 
 
 def linked(names: Sequence[str], source: Path, folder: Path) -> Path:

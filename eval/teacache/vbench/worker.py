@@ -14,22 +14,25 @@ import sys
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--probe", action="store_true")
+    parser.add_argument("--probe", nargs="*", metavar="MODULE")
     parser.add_argument("--videos")
     parser.add_argument("--output")
     parser.add_argument("--dimension")
     parser.add_argument("--full-info")
     parser.add_argument("--device", default="auto")
     arguments = parser.parse_args()
-    if arguments.probe:
-        print(json.dumps(probe()))
+    if arguments.probe is not None:
+        print(json.dumps(probe(arguments.probe)))
     else:
         evaluate(arguments)
     return 0
 
 
-def probe() -> dict:
-    """What is installed, without importing it: imports take long, and some need a GPU."""
+def probe(modules: list) -> dict:
+    """What is installed, without importing it: imports take long, and some need a GPU.
+
+    missing: those of `modules` that are not.
+    """
     spec = importlib.util.find_spec("vbench")
     origin = spec.origin if spec is not None else None
     path = os.path.join(os.path.dirname(origin), "VBench_full_info.json") if origin else ""
@@ -37,8 +40,7 @@ def probe() -> dict:
         "python": sys.version.split()[0],
         "vbench": origin,
         "full_info": path if os.path.isfile(path) else None,
-        "torch": importlib.util.find_spec("torch") is not None,
-        "detectron2": importlib.util.find_spec("detectron2") is not None,
+        "missing": [name for name in modules if importlib.util.find_spec(name) is None],
     }
 
 
