@@ -46,6 +46,7 @@ TEST = [
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
 TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs
 PLOT = ["matplotlib>=3.8"]
+RAY = ["ray>=2.40"]
 POSTGRES = ["psycopg[binary]>=3.2"]
 SERVE = [
     "fastapi>=0.120",
@@ -73,10 +74,11 @@ EXTRAS = {
     "colossalai": COLOSSALAI,
     "serve": SERVE,
     "postgres": POSTGRES,
+    "ray": RAY,
     "test": TEST,
     "lint": LINT,
     "docs": DOCS,
-    "dev": TEST + LINT + DIST + DOCS + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES,
+    "dev": TEST + LINT + DIST + DOCS + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES + RAY,
 }
 RELATIVE = r"(?!https?:|#|mailto:)"
 

@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import report
-from experiments import methods, runner
+from experiments import making, methods, runner
 from toolbox import command
 
 from videosys import FAMILIES, CommandParser, config_to_dict, load_config
@@ -85,7 +85,7 @@ def usual(study: runner.Study, version: str) -> list[str]:
     config = tiny_config(study.versions[version][1])
     presets = methods.cache_presets(config)
     steps = methods.num_steps(config)
-    fewer = [f"steps_{max(runner.WARM_UP_STEPS, steps * share // 6)}" for share in (4, 3)]
+    fewer = [f"steps_{max(making.WARM_UP_STEPS, steps * share // 6)}" for share in (4, 3)]
     made = {name: preset for name, preset in presets.items() if not isinstance(preset, type) and name != SAME}
     ready = distinct(config, made)
     return [*PLAIN, *fewer, *ready, *calibrated(study, config, list(presets.values()))]

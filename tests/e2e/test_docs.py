@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from videosys import FAMILIES, load_config
+from videosys.serve import __main__ as serve
+from videosys.serve import render
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(python|bash|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|bash|sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# [\w/.-]+\.\w+\n")  # first line of a file that a reader writes: another test runs these
 LONG = ("comparison", "evaluation")
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
@@ -71,7 +75,9 @@ def test_shell_blocks_run_or_are_targets_of_make(code, here):
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
-def test_yaml_blocks_are_settings_of_a_model(text, tmp_path):
+def test_yaml_blocks_are_settings_of_a_model_or_of_kubernetes(text, tmp_path):
+    if "rayClusterSpec" in text:
+        return  # looked at below
     path, errors = tmp_path / "block.yaml", []
     path.write_text(text, "utf-8")
     for family in FAMILIES.values():
@@ -81,6 +87,44 @@ def test_yaml_blocks_are_settings_of_a_model(text, tmp_path):
         except ValueError as error:
             errors.append(str(error))
     pytest.fail("\n".join(errors))
+
+
+@pytest.mark.parametrize("script", blocks("sh"))
+def test_scripts_for_clusters_are_scripts(script):
+    done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+PARSERS = {"render": render.parser, "serve": serve.parser}
+COMMAND = re.compile(r"(?:^|[^`\w])videosys (render|serve) (--.*)$", re.MULTILINE)
+
+
+def commands() -> list:
+    """Every command of the page about clusters, its lines joined."""
+    text = (ROOT / "docs" / "cluster.md").read_text("utf-8").replace("\\\n", " ")
+    found = enumerate(COMMAND.finditer(text))
+    return [pytest.param(match[1], match[2], id=f"{match[1]}-{i}") for i, match in found]
+
+
+@pytest.mark.parametrize(("name", "arguments"), commands())
+def test_commands_for_clusters_are_understood(name, arguments):
+    args = PARSERS[name]().parse_intermixed_args(shlex.split(arguments))
+    assert args.executor == "ray"
+    assert all("=" in word for word in args.overrides)
+
+
+def test_the_service_changes_what_the_list_of_kubernetes_has():
+    texts = [param.values[0] for param in blocks("yaml") if param.id.startswith("cluster-")]
+    job, changes, service = [document for text in texts for document in yaml.safe_load_all(text)]
+    whole, changed = job["spec"]["rayClusterSpec"], changes["spec"]["rayClusterSpec"]
+    assert (job["kind"], job["apiVersion"]) == ("RayJob", "ray.io/v1")
+    assert changes["spec"].keys() <= job["spec"].keys()
+    assert changed.keys() - whole.keys() == {"enableInTreeAutoscaling"}
+    assert changed["headGroupSpec"].keys() <= whole["headGroupSpec"].keys()
+    assert changed["workerGroupSpecs"][0].keys() <= whole["workerGroupSpecs"][0].keys()
+    assert changed["workerGroupSpecs"][0]["groupName"] == whole["workerGroupSpecs"][0]["groupName"]
+    assert service["spec"]["selector"] == changed["headGroupSpec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["ports"][0]["port"] == serve.PORT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

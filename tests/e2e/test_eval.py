@@ -170,7 +170,7 @@ def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> 
     [
         (manifest, "append", 2, 0),  # the first line tells of the run; the video is there under a hidden name
         (manifest, "reveal", 1, 1),
-        (runner, "make", 2, 1),
+        (runner, "keep", 2, 1),
         (manifest, "reveal", 2, 2),
     ],
 )

@@ -43,9 +43,10 @@ RESERVED = {
     "omegaconf": ("config.py",),
     "fastapi": ("serve",),
     "sqlalchemy": ("serve",),
+    "ray": ("serve",),
 }
 # Packages whose `__all__` is made for scripts: in eval/ and examples/ no other name of the library is used.
-PACKAGES = ("", ".calibration", ".diffusers", ".estimate", ".metrics", ".tiny", ".tiny.words")
+PACKAGES = ("", ".calibration", ".diffusers", ".estimate", ".metrics", ".serve", ".tiny", ".tiny.words")
 # Training takes captions down the sampling path itself, and begins from parts of the published models.
 TRAINING = "eval.training"
 TRAINING_NAMES = frozenset(
@@ -162,7 +163,7 @@ from videosys.config import load_config
 for name in videosys.__all__:
     if name.endswith("Config"):
         getattr(videosys, name)
-print(sorted({"diffusers", "transformers", "colossalai", "triton"} & sys.modules.keys()))
+print(sorted({"diffusers", "transformers", "colossalai", "triton", "ray"} & sys.modules.keys()))
 """
 
 
@@ -226,6 +227,7 @@ def test_downward_imports_pass(module, source):
         ("videosys/utils/video.py", "import yaml"),
         ("videosys/cli.py", "def f():\n    from fastapi import FastAPI"),
         ("videosys/engine/submit.py", "import sqlalchemy as sql"),
+        ("videosys/engine/pool.py", "def f():\n    import ray"),
     ],
 )
 def test_packages_outside_their_rooms_are_caught(path, source):

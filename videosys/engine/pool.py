@@ -93,7 +93,7 @@ class Pool:
         for a plugin that other processes cannot import.
         """
         self.build, self.plugins = build, plugins
-        self.importable_plugins()
+        importable_plugins(self.plugins)
         parallel = config.parallel.resolved(config.is_guided)
         self.config, self.quiet = replace(config, parallel=parallel), quiet
         self.devices = [rank_device(config, rank, parallel.num_gpus) for rank in range(parallel.num_gpus)]
@@ -182,24 +182,10 @@ class Pool:
             watch.when_stopped(partial(cancel, processes, request.number))
         return request
 
-    def importable_plugins(self) -> list[str]:
-        """The modules that the ranks import for the current registrations.
-
-        ValueError if one is the script itself, which other processes do not import.
-        """
-        plugins = [*self.plugins, *FAMILIES.modules, *CACHES.modules]
-        if "__main__" in plugins:
-            raise ValueError(
-                "a cache or a model family was registered in the script itself; with several processes it "
-                "must be registered in a module that the script imports, so that each process can import it "
-                "too"
-            )
-        return plugins
-
     def _started(self, codec: Codec) -> Processes:
         if self._processes is None:
             count = len(self.devices)
-            self._processes = Processes(count, codec, self.build, self.importable_plugins())
+            self._processes = Processes(count, codec, self.build, importable_plugins(self.plugins))
             port, threads = self._processes.store.port, max(1, torch.get_num_threads() // count)
             for rank, device in enumerate(map(str, self.devices)):
                 config = replace(self.config, device=device)
@@ -354,6 +340,21 @@ class Pool:
             request.active.clear()
         self._requests.clear()
         self._processes = None
+
+
+def importable_plugins(plugins: Sequence[str] = ()) -> list[str]:
+    """The modules that other processes of an engine import: these, and those of the current registrations.
+
+    ValueError if one is the script itself, which other processes do not import.
+    """
+    modules = [*plugins, *FAMILIES.modules, *CACHES.modules]
+    if "__main__" in modules:
+        raise ValueError(
+            "a cache or a model family was registered in the script itself; with several processes it "
+            "must be registered in a module that the script imports, so that each process can import it "
+            "too"
+        )
+    return modules
 
 
 def closed() -> Cancelled:

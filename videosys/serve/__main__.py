@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from videosys.serve.options import add_executor_options, check_executor_options
 from videosys.utils.command import CommandParser, path_argument, run_command
 from videosys.utils.installed import install_command
 from videosys.utils.logging import configure_logging
@@ -44,6 +45,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
     add("--workers", type=int, default=1, help="worker processes")
+    add_executor_options(arguments)
+    add("--min-replicas", type=int, help="on Ray: replicas that always run (1)")
+    add("--max-replicas", type=int, help="on Ray: replicas while many videos wait (as --min-replicas)")
     add("--open", action="store_true", help="open the web page in a browser")
     add("--keys", type=path_argument, help="file of API keys, one per line")
     for name, text in LIMITS.items():
@@ -77,7 +81,20 @@ def run(args: argparse.Namespace) -> int:
     from videosys.serve.settings import Source
 
     source = Source(args.config, args.model, tuple(args.overrides))
-    options = Options(args.host, args.port, args.data, args.database, args.workers, args.keys, args.open)
+    check_executor_options(args, "min_replicas", "max_replicas")
+    least = 1 if args.min_replicas is None else args.min_replicas
+    options = Options(
+        args.host,
+        args.port,
+        args.data,
+        args.database,
+        args.workers,
+        args.keys,
+        args.open,
+        args.executor,
+        args.address,
+        (least, least if args.max_replicas is None else args.max_replicas),
+    )
     return serve(source, options, limits_of(args))
 
 

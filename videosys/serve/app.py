@@ -26,7 +26,7 @@ from videosys.serve.pages import add_page, describe_model
 from videosys.serve.requests import BadRequest, Checker, VideoRequest
 from videosys.serve.settings import Keys
 from videosys.serve.store import ORDERS, Job, Store
-from videosys.serve.workers import Workers
+from videosys.serve.workers import AnyWorkers
 from videosys.utils.logging import get_logger
 from videosys.utils.typed import listing
 
@@ -41,7 +41,7 @@ class Service:
 
     checker: Checker
     store: Store
-    workers: Workers
+    workers: AnyWorkers
     keys: Keys
     folder: Path
     host: str = "127.0.0.1"

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from videosys.serve.store import Store
-from videosys.serve.workers import Workers
+from videosys.serve.workers import AnyWorkers
 
 STATUSES = ("queued", "in_progress", "completed", "failed")
 
@@ -18,7 +18,7 @@ STATUSES = ("queued", "in_progress", "completed", "failed")
 class Metrics:
     """Counters of this server, and the jobs as the database has them when they are asked for."""
 
-    def __init__(self, store: Store, workers: Workers):
+    def __init__(self, store: Store, workers: AnyWorkers):
         self.store, self.workers = store, workers
         self.registry = CollectorRegistry()
         labels = ("method", "route", "status")

@@ -2,13 +2,14 @@
 
 Each video is saved as soon as it is finished. The same command resumes after any interruption
 without repeating videos. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N`
-distributes the videos over the devices of this computer; if a process dies, only its current video is lost
-and retried.
+distributes the videos over the devices of this computer, and with `--executor ray` over those of a cluster
+(docs/cluster.md); if a process dies, only its current video is lost and retried.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -19,11 +20,17 @@ from typing import Any
 
 from videosys.cache import cache_statistics
 from videosys.engine import VideoSysEngine
-from videosys.engine.failure import RankError
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.request import VideoOutput, check_prompts
 from videosys.models import FAMILIES, load_family_config
+from videosys.serve.executors import (
+    Executor,
+    LocalExecutor,
+    Task,
+    ray_executor,
+)
 from videosys.serve.lock import own
+from videosys.serve.options import add_executor_options, check_executor_options
 from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command
 from videosys.utils.files import write_text
 from videosys.utils.logging import configure_logging, get_logger
@@ -35,7 +42,6 @@ from videosys.utils.rescue import report_remaining
 from videosys.utils.sidecar import sidecar_path, write_sidecar
 from videosys.utils.video import check_writable, save_video
 
-ATTEMPTS = 3  # of a video whose process ends
 MANIFEST, SETTINGS = "manifest.json", "settings.json"
 LOG = get_logger("render")
 
@@ -52,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prompts", type=path_argument, required=True, help="one per line")
     add("--out", type=path_argument, required=True, help="folder of the videos")
     add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
+    add_executor_options(arguments)
     add("--quiet", action="store_true", help="errors only")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
     return arguments
@@ -60,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Makes what is missing. ValueError for wrong arguments."""
     configure_logging(quiet=args.quiet)
+    check_executor_options(args)
     config = load_family_config(args.config, args.model, args.overrides)
     prompts = check_prompts(list(dict.fromkeys(read_prompts(args.prompts).prompts)))
     if config.batch_size != 1:
@@ -69,8 +77,21 @@ def run(args: argparse.Namespace) -> int:
     if config.seed is None:
         config = dataclasses.replace(config, seed=0)
     check_writable(args.out / "probe.mp4", (config.output_frames, *config.size), count=len(prompts))
-    with own(args.out, "--out"), VideoSysEngine(config, args.quiet) as engine:
-        return Render(engine, prompts, args.out, args.quiet).run()
+    with own(args.out, "--out"):
+        render = Render(config.anchored(), prompts, args.out, args.quiet)
+        with executor(args, config) as makers:
+            return render.run(makers)
+
+
+@contextlib.contextmanager
+def executor(args: argparse.Namespace, config: PipelineConfig) -> Iterator[Executor]:
+    """Who makes the videos, as --executor and --address say."""
+    if args.executor == "ray":
+        with ray_executor(config, args.address) as makers:
+            yield makers
+    else:
+        with VideoSysEngine(config, args.quiet) as engine:
+            yield LocalExecutor(engine)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +103,10 @@ class Item:
     path: Path
 
     @property
+    def task(self) -> Task:
+        return Task(self.path.name, self.prompt, {"seed": self.seed})
+
+    @property
     def is_done(self) -> bool:
         """Whether the video is there; the JSON file beside it is written last."""
         return sidecar_path(self.path).is_file() and self.path.is_file()
@@ -90,10 +115,9 @@ class Item:
 class Render:
     """A list of videos in a folder, and what is missing of it."""
 
-    def __init__(self, engine: VideoSysEngine, prompts: Sequence[str], folder: Path, quiet: bool = False):
+    def __init__(self, config: PipelineConfig, prompts: Sequence[str], folder: Path, quiet: bool = False):
         """ValueError for a folder that other settings were used for."""
-        self.engine, self.folder, self.quiet = engine, folder, quiet
-        config = engine.config
+        self.config, self.folder, self.quiet = config, folder, quiet
         assert config.seed is not None
         seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
         self.items = [
@@ -104,39 +128,21 @@ class Render:
 
     def _check_settings(self) -> None:
         path = self.folder / SETTINGS
-        content = {"digest": self.digest, "config": to_plain(self.engine.config)}
-        if not path.exists():
-            write_text(path, json.dumps(content, indent=2) + "\n")
-            return
-        known = load_json_object(path).get("digest")
-        if known != self.digest:
+        if path.exists() and load_json_object(path).get("digest") != self.digest:
             raise ValueError(f"{path}: its videos were made with another config; choose another --out")
 
-    def run(self) -> int:
+    def run(self, makers: Executor) -> int:
         """The exit status, when all that can be made is made and listed."""
-        failures: dict[Path, int] = {}
-        while todo := [
-            item for item in self.items if not item.is_done and failures.get(item.path, 0) < ATTEMPTS
-        ]:
-            try:
-                for item, output in self._outputs(todo):
-                    self._keep(item, output)
-            except (RankError, TimeoutError) as error:
-                first = next(item for item in todo if not item.is_done)
-                failures[first.path] = failures.get(first.path, 0) + 1
-                LOG.error("retrying %s: %s", first.path.name, str(error).splitlines()[0])
+        content = {"digest": self.digest, "config": to_plain(self.config)}
+        write_text(self.folder / SETTINGS, json.dumps(content, indent=2) + "\n")
+        todo = {item.path.name: item for item in self.items if not item.is_done}
+        for task, made in makers.videos([[item.task] for item in todo.values()]):
+            self._keep(todo[task.name], made.output)
         missing = [item for item in self.items if not item.is_done]
         self._list()
         if missing:
             LOG.error("%d of %d videos failed", len(missing), len(self.items))
         return 1 if missing else 0
-
-    def _outputs(self, todo: Sequence[Item]) -> Iterator[tuple[Item, VideoOutput]]:
-        """The outputs of one seed after the other, each as soon as it is there."""
-        for seed in dict.fromkeys(item.seed for item in todo):
-            items = [item for item in todo if item.seed == seed]
-            prompts = [item.prompt for item in items]
-            yield from zip(items, self.engine.stream(prompts, seed=seed, num_videos_per_prompt=1))
 
     def _keep(self, item: Item, output: VideoOutput) -> None:
         """Saves a video and its JSON file. ValueError that names what remains, where the folder is full."""
@@ -145,7 +151,7 @@ class Render:
             path = save_video(output.video[0], item.path, fps=output.fps)
             if path != item.path:
                 raise ValueError(f"{self.folder} is full; the last video is {path}")
-            config = to_plain(self.engine.config)
+            config = to_plain(self.config)
             write_sidecar(
                 path, prompt=item.prompt, seed=item.seed, config=config, steps=steps, statistics=statistics
             )

@@ -14,15 +14,18 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from videosys.generation.config import PipelineConfig
 from videosys.models import load_family_config
 from videosys.serve.app import Service, build_app
+from videosys.serve.cluster import of_head
 from videosys.serve.files import remove_leftovers
 from videosys.serve.guards import LOOPBACK
 from videosys.serve.lock import own
+from videosys.serve.ray_workers import ray_workers
 from videosys.serve.requests import Checker
 from videosys.serve.settings import KEYS_VARIABLE, Limits, Source, read_keys
 from videosys.serve.store import Store
-from videosys.serve.workers import Workers
+from videosys.serve.workers import AnyWorkers, Workers
 from videosys.utils.logging import get_logger
 
 LOG = get_logger("serve")
@@ -39,12 +42,19 @@ class Options:
     workers: int = 1
     keys: Path | None = None
     opens_page: bool = False
+    executor: str = "local"
+    address: str | None = None
+    replicas: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.port < 1 << 16:
             raise ValueError(f"--port is {self.port}; it must be 0 to 65535")
         if self.workers < 1:
             raise ValueError(f"--workers is {self.workers}; it must be 1 or more")
+        least, most = self.replicas
+        if not 1 <= least <= most:
+            text = "the first must be 1 or more, and not above the second"
+            raise ValueError(f"--min-replicas is {least} and --max-replicas {most}; {text}")
 
     @property
     def url(self) -> str:
@@ -54,14 +64,15 @@ class Options:
 def serve(source: Source, options: Options, limits: Limits) -> int:
     """Serves until SIGINT or SIGTERM. ValueError for what cannot be served, before anything listens."""
     keys = read_keys(options.keys)
-    checker = Checker(load_family_config(source.config, source.model, source.overrides), limits)
+    config = load_family_config(source.config, source.model, source.overrides)
+    checker = Checker(config if options.executor == "local" else of_head(config), limits)
     folder = options.data / "videos"
-    with own(options.data, "--data"), listening(options) as listener:
+    with own(options.data, "--data"), listening(options) as listener, contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         store = Store(options.url)
         store.release()  # what a server that was killed has left
         remove_leftovers(folder, store.finished_files())
-        workers = Workers(source, store, options.url, folder, options.workers)
+        workers = stack.enter_context(started_by(source, config, options, store, folder))
         app = build_app(Service(checker, store, workers, keys, folder, options.host))
         host, port = listener.getsockname()[:2]
         print(f"http://{host}:{port}/v1 serves {checker.model}", flush=True)
@@ -80,6 +91,18 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
             workers.stop()
             store.close()
     return 0
+
+
+@contextlib.contextmanager
+def started_by(
+    source: Source, config: PipelineConfig, options: Options, store: Store, folder: Path
+) -> Iterator[AnyWorkers]:
+    """The workers that the options ask for. ValueError for a cluster on which there can be none."""
+    if options.executor == "local":
+        yield Workers(source, store, options.url, folder, options.workers)
+    else:
+        with ray_workers(config, options.address, options.replicas, store, folder) as workers:
+            yield workers
 
 
 def run(app: FastAPI, listener: socket.socket) -> None:

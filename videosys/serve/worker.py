@@ -13,12 +13,15 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from videosys.engine import Handle, VideoSysEngine
+from videosys.engine import VideoSysEngine
+from videosys.engine.engine import Callback
+from videosys.generation.request import VideoOutput
 from videosys.generation.watch import Cancelled, StepProgress
 from videosys.models import load_family_config
 from videosys.serve.files import remove_files, write_files
+from videosys.serve.replica import ReplicaLost
 from videosys.serve.requests import allowed_fields, changed, without_paths
 from videosys.serve.store import Job, Store
 from videosys.utils.logging import configure_logging, get_logger, log
@@ -36,7 +39,7 @@ def main() -> int:
     config = load_family_config(options["config"], options["model"], options["overrides"])
     store = Store(options["database"])
     with VideoSysEngine(config, quiet=True) as engine:
-        worker = Worker(options["name"], engine, store, Path(options["folder"]))
+        worker = Worker(options["name"], engine, store, Path(options["folder"]), {})
         while True:
             worker.work()
 
@@ -67,19 +70,49 @@ def shape(job: Job) -> str:
     return f"{job.frames} {job.size}"
 
 
+class Running(Protocol):
+    """A video at work, as the handle of an engine has it."""
+
+    @property
+    def progress(self) -> StepProgress | None: ...
+
+    @property
+    def is_done(self) -> bool: ...
+
+    def wait(self, timeout: float) -> bool: ...
+
+    def cancel(self) -> object: ...
+
+    def result(self) -> VideoOutput: ...
+
+
+class Maker(Protocol):
+    """Who makes the videos of a worker: an engine of its process, or a replica on a cluster."""
+
+    config: Any
+
+    def submit(self, prompt: str, *, callback: Callback | None = None, **request: Any) -> Running: ...
+
+
 class Worker:
     """Makes the videos of the jobs that it claims."""
 
-    def __init__(self, name: str, engine: VideoSysEngine, store: Store, folder: Path):
+    def __init__(
+        self, name: str, engine: Maker, store: Store, folder: Path, decode_seconds: dict[str, float]
+    ):
+        """decode_seconds: by the shape of the video, as last measured; workers may share it."""
         self.name, self.engine, self.store, self.folder = name, engine, store, folder
-        self.decode_seconds: dict[str, float] = {}  # by the shape of the video, as last measured
+        self.decode_seconds = decode_seconds
 
-    def work(self) -> None:
-        """Does the next job, or waits a moment where there is none."""
+    def work(self) -> bool:
+        """Does the next job; false, after a moment, where there is none.
+
+        ReplicaLost where the engine is one on a cluster and is lost; the job is still this worker's.
+        """
         job = self.store.claim(self.name)
         if job is None:
             time.sleep(POLL_SECONDS)
-            return
+            return False
         begin = time.perf_counter()
         try:
             self.make(job)
@@ -88,11 +121,14 @@ class Worker:
         except ValueError as error:
             log(LOG, "failed", id=job.id, error=str(error))
             self.store.finish(job, error=without_paths(str(error)) or "the request is refused")
+        except ReplicaLost:
+            raise
         except Exception:
             LOG.exception("%s: the worker returns it to the queue", job.id)
             self.store.release(self.name)
         else:
             log(LOG, "completed", id=job.id, seconds=round(time.perf_counter() - begin, 3))
+        return True
 
     def make(self, job: Job) -> None:
         """Makes and keeps the video. Cancelled where the job is no longer this worker's."""
@@ -108,7 +144,7 @@ class Worker:
             remove_files(self.folder, job.files)
             raise Cancelled
 
-    def _wait(self, job: Job, handle: Handle) -> Any:
+    def _wait(self, job: Job, handle: Running) -> Any:
         """The job's output. Meanwhile its progress is written down; a job that was removed is cancelled."""
         while not handle.is_done:
             handle.wait(REPORT_SECONDS)

@@ -12,15 +12,15 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
+from videosys.serve.restarts import ends_in_a_row, pause
 from videosys.serve.settings import Source
 from videosys.serve.store import Store
 from videosys.utils.logging import get_logger
 
 WATCH_SECONDS = 0.1
 EXIT_SECONDS = 5.0
-LONGEST_PAUSE = 30.0  # before a worker that ends again and again is started once more
-STEADY_SECONDS = 60.0  # a worker that has lived so long is started again at once
 LOG = get_logger("serve")
 
 
@@ -35,6 +35,23 @@ class Place:
     started: float = 0.0
     ends: int = 0
     due: float = 0.0
+
+
+class AnyWorkers(Protocol):
+    """Who works on the jobs of a store: processes of this computer (`Workers`), or replicas on a cluster."""
+
+    @property
+    def alive(self) -> int:
+        """How many are running."""
+
+    @property
+    def restarts(self) -> int:
+        """How many have ended and were started again."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """Ends them. Their jobs are queued again, as if they had not begun."""
 
 
 @dataclass
@@ -86,9 +103,8 @@ class Workers:
         if place.process is not None and place.process.poll() is not None:
             LOG.error("a worker ended with status %s", place.process.returncode)
             self.store.release(place.name)
-            place.ends = 0 if now - place.started > STEADY_SECONDS else place.ends + 1
-            pause = min(LONGEST_PAUSE, 0.5 * 2 ** (place.ends - 2)) if place.ends > 1 else 0.0
-            place.process, place.due = None, now + pause
+            place.ends = ends_in_a_row(place.ends, now - place.started)
+            place.process, place.due = None, now + pause(place.ends)
             self.restarts += 1
         if place.process is None and now >= place.due:
             place.name, place.started = f"worker_{uuid.uuid4().hex[:12]}", now

@@ -7,13 +7,11 @@ them alike. Loading and a first short generation come before any time is taken.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import datetime
 import json
-import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import torch
 from toolbox import command
 from tqdm import tqdm
 
-from experiments import counted, manifest, methods, prompts, ranks
+from experiments import counted, making, manifest, methods, prompts, ranks
 from videosys import (
     FAMILIES,
     CommandParser,
@@ -33,10 +31,10 @@ from videosys import (
     configure_logging,
     load_config,
 )
+from videosys.serve import Made, add_executor_options, check_executor_options
 from videosys.tiny import config as tiny_config
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
-WARM_UP_STEPS = 4  # the fewest that every sampler takes
 RUNS = "runs.jsonl"
 
 # What a video does not depend on, or what its record has in a field of its own.
@@ -106,6 +104,11 @@ class Run:
         return self.root / job.method.name
 
     @property
+    def is_local(self) -> bool:
+        """Whether this process makes the videos, or others that its engine starts."""
+        return self.arguments.executor == "local"
+
+    @property
     def own_jobs(self) -> list[Job]:
         """This process's share: every method of a video, so that their seconds are of the same device."""
         mine = {*self.ranks.own(list(dict.fromkeys((job.prompt, job.index) for job in self.jobs)))}
@@ -114,12 +117,21 @@ class Run:
     @property
     def counts(self) -> bool:
         """Whether this process sees all the work of a generation, and is the one to count it."""
-        return self.ranks.is_first and not self.ranks.together and self.config.parallel.num_gpus == 1
+        alone = self.is_local and self.config.parallel.num_gpus == 1
+        return alone and self.ranks.is_first and not self.ranks.together
 
     @property
     def encodes(self) -> bool:
         """Whether this process has the text encoder, and not others that the engine starts."""
-        return self.ranks.count > 1 or self.config.parallel.num_gpus == 1
+        return self.is_local and (self.ranks.count > 1 or self.config.parallel.num_gpus == 1)
+
+    @property
+    def engine_config(self) -> Any:
+        """The config of this process's engine, which loads nothing where others make the videos."""
+        if self.is_local:
+            return self.config
+        one = dataclasses.replace(self.config.parallel, num_gpus=1, dp=None, cfg=None, sp=None)
+        return dataclasses.replace(self.config, device="cpu", parallel=one)
 
     @property
     def rank_file(self) -> str:
@@ -153,6 +165,7 @@ def parser(study: Study, description: str | None = None) -> argparse.ArgumentPar
     made.add_argument("--tiny", action="store_true", help="the tiny checkpoint of the package, for a CPU")
     made.add_argument("--version", choices=list(study.versions), default=study.usual, help="of the model")
     made.add_argument("--reference-factor", type=int, default=methods.REFERENCE_FACTOR, help="see --methods")
+    add_executor_options(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
     made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config")
     return made
@@ -166,29 +179,19 @@ METHODS_HELP = (
 
 def start(study: Study, arguments: argparse.Namespace) -> int:
     check_counts(arguments)
+    check_executor_options(arguments)
     run = plan(study, arguments)
     todo = pending(run)
     done = len(run.own_jobs) - len(todo)
     say(run, f"{len(run.prompts.prompts)} prompts of {run.prompts.origin}")
     say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
+    missing = 0
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
-        with naming_tiny(run):
-            work(run, todo)
-    return 0
-
-
-@contextlib.contextmanager
-def naming_tiny(run: Run) -> Iterator[None]:
-    """Says of the tiny checkpoint where a published one cannot be had and there is no GPU for it."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        if run.arguments.tiny or torch.cuda.is_available():
-            raise
-        raise ValueError(
-            f"{error}; the published checkpoints need a GPU and their weights: --tiny takes the checkpoint "
-            "that the package brings, on a CPU"
-        ) from error
+        with making.naming_tiny(run):
+            missing = work(run, todo)
+    if missing:
+        print(f"{missing} videos failed", file=sys.stderr)
+    return 1 if missing else 0
 
 
 def check_counts(arguments: argparse.Namespace) -> None:
@@ -217,6 +220,8 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
     ]
     together = any(setting.startswith("parallel.") for setting in arguments.settings)
     current = ranks.current(together)
+    if current.count > 1 and arguments.executor != "local":
+        raise ValueError(f"--executor {arguments.executor} and torchrun exclude each other")
     return Run(on_device(config, current), root, jobs, current, arguments, listed)
 
 
@@ -295,43 +300,44 @@ def described(run: Run, job: Job) -> dict[str, Any]:
     return json.loads(json.dumps(record))
 
 
-def work(run: Run, todo: Sequence[Job]) -> None:
-    """Makes the videos that are left, and counts the work that is not counted yet."""
-    with VideoSysEngine(run.config, quiet=True) as engine:
+def work(run: Run, todo: Sequence[Job]) -> int:
+    """Makes the videos that are left, and counts the work that is not counted yet. How many are missing."""
+    missing = 0
+    with VideoSysEngine(run.engine_config, quiet=True) as engine:
         if todo:
-            make_all(run, engine, todo)
+            missing = make_all(run, engine, todo)
         if run.counts:
             counted.note(engine, run.jobs, run.root)
+    return missing
 
 
-def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> None:
+def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> int:
+    """Makes and keeps the videos. How many could not be made."""
     caches = settled_caches(run, engine)  # before weights are loaded: a calibration may be missing
-    seconds = warm_up(engine, todo[0].prompt)
-    note_run(run, engine, {"videos": len(todo), "loading_and_warm_up_seconds": seconds, "caches": caches})
-    is_quiet = run.arguments.quiet or not run.ranks.is_first
-    bar = tqdm(todo, desc=run.root.name, unit="video", disable=is_quiet)
-    tokens: dict[str, int] = {}
-    for job in bar:
-        bar.set_postfix_str(job.method.name)
-        if job.prompt not in tokens and run.encodes:
-            tokens = {job.prompt: counted.text_tokens(engine.pipeline, job.prompt, run.config)}
-        make(run, engine, job, tokens.get(job.prompt))
+    known, devices = {"videos": len(todo), "caches": caches}, set()
+    jobs = {f"{job.method.name}/{job.file}": job for job in todo}
+    is_quiet, tokens = run.arguments.quiet or not run.ranks.is_first, {}
+    bar = tqdm(total=len(todo), desc=run.root.name, unit="video", disable=is_quiet)
+    with bar, making.executor(run, engine, todo[0].prompt, known) as makers:
+        for task, made in makers.videos(making.groups(jobs)):
+            if made.device not in devices:
+                note_run(run, engine, made.device, known)
+            devices.add(made.device)
+            job = jobs.pop(task.name)
+            if job.prompt not in tokens and run.encodes:
+                tokens = {job.prompt: counted.text_tokens(engine.pipeline, job.prompt, run.config)}
+            keep(run, engine, job, made, tokens.get(job.prompt))
+            bar.set_postfix_str(job.method.name)
+            bar.update()
+    return len(jobs)
 
 
-def warm_up(engine: VideoSysEngine, prompt: str) -> float:
-    """Seconds until the engine is loaded and has made a video of few steps."""
-    begin = time.perf_counter()
-    engine.generate(prompt, num_inference_steps=WARM_UP_STEPS, cache="none", seed=0)
-    return round(time.perf_counter() - begin, 3)
-
-
-def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) -> None:
-    begin, begin_cpu = time.perf_counter(), time.process_time()
-    output = engine.generate(job.prompt, seed=job.seed, **job.method.request)
-    seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
-    if output is None or (run.ranks.together and not run.ranks.is_first):
+def keep(run: Run, engine: VideoSysEngine, job: Job, made: Made, text_tokens: int | None) -> None:
+    """Keeps a video, and its line in the manifest."""
+    if run.ranks.together and not run.ranks.is_first:
         return  # another rank has the video
-    folder, video = run.folder(job), output.video[0]
+    output, folder = made.output, run.folder(job)
+    video = output.video[0]
     folder.mkdir(parents=True, exist_ok=True)
     wanted = manifest.partial(folder, job.file)
     saved = engine.save_video(video, wanted, fps=output.fps, lossless=run.arguments.lossless)
@@ -340,8 +346,8 @@ def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) ->
     decisions = "".join("1" if step.computed else "0" for step in output.steps)
     frames, height, width, _ = video.shape
     results = {
-        "seconds": round(seconds, 4),
-        "cpu_seconds": round(cpu_seconds, 4),  # of this process, whatever else the machine does
+        "seconds": round(made.seconds, 4),
+        "cpu_seconds": round(made.cpu_seconds, 4),  # of its process, whatever else the machine does
         "steps": len(decisions),
         "computed": decisions.count("1"),
         "decisions": decisions,
@@ -355,13 +361,14 @@ def make(run: Run, engine: VideoSysEngine, job: Job, text_tokens: int | None) ->
     manifest.complete(folder, run.rank_file, {**described(run, job), **results})
 
 
-def note_run(run: Run, engine: VideoSysEngine, known: Mapping[str, Any]) -> None:
-    """Adds a line about this process: where the seconds in the manifests were measured, and on what model."""
+def note_run(run: Run, engine: VideoSysEngine, device: str, known: Mapping[str, Any]) -> None:
+    """Adds a line about a device: where the seconds in the manifests were measured, and on what model."""
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "rank": run.ranks.rank,
         "ranks": run.ranks.count,
-        **machine(run.config.device),
+        "device": device,
+        "torch": torch.__version__,
         "transformer": counted.transformer(engine.pipeline, run.config),
         **known,
     }
@@ -377,16 +384,6 @@ def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
         for name, method in compared.items()
     }
     return {name: config_to_dict(config)["cache"] for name, config in configs.items()}
-
-
-def machine(device: str) -> dict[str, Any]:
-    cuda = torch.cuda.is_available() and device != "cpu"
-    name = (
-        torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    )
-    return {"device": name, "torch": torch.__version__}
 
 
 def say(run: Run, line: str) -> None:

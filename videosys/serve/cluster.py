@@ -1,0 +1,291 @@
+"""Ray: the connection to a cluster, the place of each replica on it, and a replica as the driver sees it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from videosys.engine.engine import Callback
+from videosys.engine.messages import Failed
+from videosys.engine.pool import importable_plugins
+from videosys.generation.config import PipelineConfig
+from videosys.generation.request import VideoOutput
+from videosys.generation.watch import Cancelled, StepProgress, Watch
+from videosys.models import family_of
+from videosys.serve.replica import Made, Order, Replica, ReplicaLost, Setup, replica_codec
+from videosys.utils.installed import install_command
+
+LOOK_SECONDS = 0.3  # between two looks at a video that is at work
+ANSWER_SECONDS = 5.0  # to wait for the answer to such a look
+LOCAL_MEMORY = 256 << 20  # bytes at least for the finished videos of a cluster that is started here
+NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
+
+
+class NotWanted(Exception):
+    """The replica that is about to start is no longer needed."""
+
+
+class NoRoom(ReplicaLost):
+    """The cluster has had no room for a replica for too long."""
+
+
+def import_ray() -> ModuleType:
+    """The module. ValueError where it is not installed."""
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise ValueError(
+            f"--executor ray needs an extra: {install_command('ray')} ({error.name} cannot be imported)"
+        ) from error
+    return ray
+
+
+def split(config: PipelineConfig) -> tuple[PipelineConfig, int]:
+    """The config of one replica, and how many replicas a config asks for.
+
+    ValueError for a device that names one of a computer.
+    """
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device is {config.device!r}; with --executor ray it must be auto, cpu or cuda")
+    whole = config.parallel.resolved(config.is_guided)
+    own = dataclasses.replace(whole, num_gpus=whole.replica_size, dp=1)
+    return dataclasses.replace(config.anchored(), parallel=own), whole.dp or 1
+
+
+def of_head(config: PipelineConfig) -> PipelineConfig:
+    """The same for a computer that makes no videos, such as the head of a cluster: it may have no GPU."""
+    return dataclasses.replace(split(config)[0], device="cpu")
+
+
+def check_loadable(config: PipelineConfig) -> None:
+    """ValueError for a config that no replica could run. Nothing is loaded, and no device is used."""
+    own = of_head(config)
+    family_of(own).build(own, quiet=True).check_parallel(own)
+
+
+@contextlib.contextmanager
+def variables(values: dict[str, str]) -> Iterator[None]:
+    """These environment variables, where they are not set already, during the `with` block."""
+    added = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+
+
+@contextlib.contextmanager
+def connected(address: str | None, config: PipelineConfig, replicas: int) -> Iterator[Cluster]:
+    """A Ray cluster: the one at an address, or one of this computer that is started for the `with` block.
+
+    config: of a replica, of which there will be `replicas` at most. ValueError where no cluster answers, and
+    where none of its nodes could take a replica.
+    """
+    ray = import_ray()
+    height, width = config.size
+    video_bytes = 3 * config.output_frames * height * width
+    local = {
+        "address": "local",
+        "include_dashboard": False,
+        "object_store_memory": LOCAL_MEMORY + 2 * replicas * video_bytes,
+    }
+    settings = local if address is None else {"address": address}
+    with variables(NO_REPORTS):
+        try:
+            ray.init(**settings, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        except Exception as error:  # of many classes
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            place = (
+                "no Ray can be started here" if address is None else f"--address {address}: no Ray answers"
+            )
+            raise ValueError(f"{place}: {text}") from error
+    try:
+        yield Cluster(ray, config)
+    finally:
+        ray.shutdown()
+
+
+class Cluster:
+    """A Ray cluster that this program is connected to, for the replicas of one config."""
+
+    def __init__(self, ray: ModuleType, config: PipelineConfig):
+        """ValueError where no node has the devices of a replica."""
+        self.ray, self.config = ray, config
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        has_gpus = any(node.get("GPU") for node in nodes)
+        self.kind = "GPU" if config.device == "cuda" or (config.device == "auto" and has_gpus) else "CPU"
+        self.size = config.parallel.num_gpus
+        most = int(max((node.get(self.kind, 0) for node in nodes), default=0))
+        if most < self.size:
+            raise ValueError(
+                f"a replica has cfg * sp = {self.size} devices, which must be on one node; no node of the "
+                f"Ray cluster has more than {most} {self.kind}s"
+            )
+        self.codec, self.plugins = replica_codec(), importable_plugins()
+        self._asking = threading.Lock()
+
+    @contextlib.contextmanager
+    def replica(self, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[RemoteReplica]:
+        """A replica of its own for the `with` block, on a node with room for all its devices.
+
+        NotWanted when `is_wanted` says so first; NoRoom after `parallel.timeout` seconds; ReplicaLost where
+        it cannot start.
+        """
+        util = self.ray.util
+        with contextlib.ExitStack() as stack:
+            with self._turn(is_wanted):
+                group = util.placement_group([{self.kind: self.size}], strategy="STRICT_PACK")
+                stack.callback(util.remove_placement_group, group)
+                self._wait_for_room(group, is_wanted)
+            actor = self._start(group)
+            stack.callback(self.ray.kill, actor)
+            with self.losses():
+                node = self._first_answer(actor, is_wanted)
+            yield RemoteReplica(self, actor, node)
+
+    @contextlib.contextmanager
+    def _turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
+        """One thread at a time asks for room: a cluster that grows by what it is asked for would grow by too
+        much.
+        """
+        while not self._asking.acquire(timeout=LOOK_SECONDS):
+            if not is_wanted():
+                raise NotWanted
+        try:
+            yield
+        finally:
+            self._asking.release()
+
+    def _wait_for_room(self, group: Any, is_wanted: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + self.config.parallel.timeout
+        while not group.wait(LOOK_SECONDS):
+            if not is_wanted():
+                raise NotWanted
+            if time.monotonic() > deadline:
+                seconds = f"{self.config.parallel.timeout:g} s"
+                raise NoRoom(f"the Ray cluster had no room for {self.size} {self.kind}s for {seconds}")
+
+    def _start(self, group: Any) -> Any:
+        place = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+        devices = {"num_gpus": self.size, "num_cpus": 0} if self.kind == "GPU" else {"num_cpus": self.size}
+        actor = self.ray.remote(Replica).options(
+            **devices, max_concurrency=4, max_restarts=0, scheduling_strategy=place
+        )
+        return actor.remote(self.codec.pack(Setup(self.config)), self.plugins)
+
+    def _first_answer(self, actor: Any, is_wanted: Callable[[], bool]) -> str:
+        """The node of a replica that has started, which is waited for."""
+        answer, deadline = actor.node.remote(), time.monotonic() + self.config.parallel.timeout
+        while not self.ray.wait([answer], timeout=LOOK_SECONDS)[0]:
+            if not is_wanted():
+                raise NotWanted
+            if time.monotonic() > deadline:
+                raise ReplicaLost(f"it did not start within {self.config.parallel.timeout:g} s")
+        return self.ray.get(answer)
+
+    @contextlib.contextmanager
+    def losses(self) -> Iterator[None]:
+        """Turns what Ray raises into ReplicaLost, with one line."""
+        try:
+            yield
+        except self.ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            # Of an error in the replica's process the last line of the traceback says what it was.
+            is_traceback = any(line.startswith("Traceback") or "creation task" in line for line in lines)
+            line = lines[-1 if is_traceback else 0] if lines else type(error).__name__
+            raise ReplicaLost(line[:300]) from error
+
+
+class RemoteReplica:
+    """A replica on a cluster, as an engine of one request at a time. node: the id of where it is."""
+
+    def __init__(self, cluster: Cluster, actor: Any, node: str):
+        self.cluster, self.actor, self.node = cluster, actor, node
+        self.config, self.is_warm = cluster.config, False
+        self._numbers = itertools.count()
+
+    def submit(self, prompt: str, *, callback: Callback | None = None, **request: Any) -> RemoteHandle:
+        """A request for one video, handed in as with `VideoSysEngine.submit`."""
+        config = dataclasses.replace(self.config, num_videos_per_prompt=1, batch_size=1, **request)
+        return RemoteHandle(self.cluster, self.actor, Order(config, next(self._numbers), prompt), callback)
+
+    def end(self) -> None:
+        """Ends it now, whatever it is doing; who waits for it gets ReplicaLost."""
+        self.cluster.ray.kill(self.actor)
+
+
+class RemoteHandle:
+    """A request at a replica: the `Handle` of an engine, elsewhere."""
+
+    def __init__(self, cluster: Cluster, actor: Any, order: Order, callback: Callback | None):
+        self.cluster, self.actor, self.number = cluster, actor, order.number
+        self.timeout = order.config.parallel.timeout
+        self._watch, self._seen, self._heard = Watch(callback), b"", time.monotonic()
+        self._answer = actor.make.remote(cluster.codec.pack(order))
+
+    @property
+    def progress(self) -> StepProgress | None:
+        """The last step that is known to be done; None before the first."""
+        return self._watch.progress
+
+    @property
+    def is_done(self) -> bool:
+        """Whether `result` returns or raises at once."""
+        return bool(self.cluster.ray.wait([self._answer], timeout=0)[0])
+
+    def wait(self, timeout: float) -> bool:
+        """Whether the request has ended, after so many seconds at most.
+
+        ReplicaLost where the replica has died, and where it has told no step for `parallel.timeout` seconds.
+        """
+        if self.cluster.ray.wait([self._answer], timeout=timeout)[0]:
+            return True
+        if self._watch.error is not None:
+            self.actor.cancel.remote(self.number)
+        self._look()
+        return False
+
+    def _look(self) -> None:
+        """Asks how far the replica is."""
+        ray, told = self.cluster.ray, None
+        with self.cluster.losses(), contextlib.suppress(ray.exceptions.GetTimeoutError):
+            told = ray.get(self.actor.progress.remote(self.number), timeout=ANSWER_SECONDS)
+        if told is not None and told != self._seen:
+            self._seen, self._heard = told, time.monotonic()
+            self._watch.tell(self.cluster.codec.unpack(told).progress)
+        if time.monotonic() - self._heard > self.timeout:
+            raise ReplicaLost(f"it told no step for {self.timeout:g} s")
+
+    def cancel(self) -> None:
+        """Has the request end before its next step, with `Cancelled`."""
+        self._watch.stop(Cancelled("the request was cancelled"))
+
+    def made(self) -> Made:
+        """The video and what it took, waited for. ReplicaLost, `Cancelled`, and ValueError where the replica
+        refuses the request.
+        """
+        while not self.wait(LOOK_SECONDS):
+            pass
+        with self.cluster.losses():
+            answer = self.cluster.ray.get(self._answer)
+        reply = self.cluster.codec.unpack(answer)
+        if not isinstance(reply, Failed):
+            return reply
+        if self._watch.error is not None:
+            raise self._watch.error
+        if reply.is_refusal:
+            raise ValueError(reply.text)
+        raise ReplicaLost(f"{reply.error}: {reply.text}".splitlines()[0])
+
+    def result(self) -> VideoOutput:
+        """The video; errors as of `made`."""
+        return self.made().output

@@ -1,0 +1,234 @@
+"""Who makes the videos of a list: the engine of this program, or replicas on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from videosys.engine import VideoSysEngine
+from videosys.engine.failure import RankError
+from videosys.generation.config import PipelineConfig
+from videosys.serve.cluster import RemoteReplica, check_loadable, connected, split
+from videosys.serve.fleet import Fleet, Places
+from videosys.serve.replica import Made, device_name
+from videosys.utils.logging import get_logger
+
+ATTEMPTS = 3  # of a video whose process ends
+MOST_STARTS = 3  # of a replica, in a row
+POLL_SECONDS = 0.1
+LOG = get_logger("render")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One video to make. name: of its own. request: fields of the config that it changes, the seed among
+    them.
+    """
+
+    name: str
+    prompt: str
+    request: dict[str, Any]
+
+
+class Executor(Protocol):
+    """Makes the videos of lists."""
+
+    def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
+        """Each video as soon as it is made, once. A video whose process ends is tried again, `ATTEMPTS` times
+        in all, and then left out. The tasks of a group are done in order, on the same devices where those
+        last. ValueError where a task is refused.
+        """
+
+
+class LocalExecutor:
+    """The engine of this program."""
+
+    def __init__(self, engine: VideoSysEngine, is_timed: bool = False):
+        """is_timed: each video is a request of its own, so that its seconds are its own."""
+        self.engine, self.is_timed = engine, is_timed
+
+    def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
+        todo, failures = deque(itertools.chain(*groups)), Counter[str]()
+        while todo:
+            try:
+                for made in self._stream(todo):
+                    # After a failure those that other devices had made come out, without the missing one.
+                    task = next(task for task in todo if [task.prompt] == made.output.prompts)
+                    todo.remove(task)
+                    yield task, made
+            except (RankError, TimeoutError) as error:
+                name = todo[0].name
+                failures[name] += 1
+                note_failure(name, failures[name], error)
+                if failures[name] == ATTEMPTS:
+                    todo.popleft()
+
+    def _stream(self, todo: deque[Task]) -> Iterator[Made]:
+        """The videos of the first tasks, as many as one request can ask for."""
+        request = todo[0].request
+        same = [*itertools.takewhile(lambda task: task.request == request, todo)]
+        prompts = [task.prompt for task in same[: 1 if self.is_timed else None]]
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        outputs = self.engine.stream(prompts, **request, num_videos_per_prompt=1, batch_size=1)
+        for output in [*outputs] if self.is_timed else outputs:  # nothing is left open when it is taken
+            seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+            yield Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
+            begin, begin_cpu = time.perf_counter(), time.process_time()
+
+
+def note_failure(name: str, failures: int, error: Exception) -> None:
+    """Logs that a video failed, and whether it is retried."""
+    what = "retrying" if failures < ATTEMPTS else f"giving up after {ATTEMPTS} attempts:"
+    LOG.error("%s %s: %s", what, name, (str(error) or type(error).__name__).splitlines()[0])
+
+
+@dataclass
+class Batch:
+    """A group of tasks of which some may be done. failures: of its first task, on the nodes `avoided`."""
+
+    tasks: deque[Task]
+    failures: int = 0
+    avoided: set[str] = field(default_factory=set)
+
+    def end_first(self) -> Task:
+        """The first task, which is made or given up."""
+        self.failures = 0
+        self.avoided.clear()
+        return self.tasks.popleft()
+
+
+class Batches:
+    """The groups that wait. Several threads may take them and give them back."""
+
+    def __init__(self, groups: Sequence[Sequence[Task]]):
+        self._waiting = deque(Batch(deque(group)) for group in groups if group)
+        self._lock = threading.Lock()
+
+    def take(self, node: str, nodes: Collection[str]) -> Batch | None:
+        """The next batch for a replica on a node. nodes: of all replicas; a batch that has failed on this
+        node is left to others, if there are any where it has not.
+        """
+        with self._lock:
+            for batch in self._waiting:
+                if node not in batch.avoided or batch.avoided.issuperset(nodes):
+                    self._waiting.remove(batch)
+                    return batch
+        return None
+
+    def give_back(self, batch: Batch) -> None:
+        """What is left of a batch comes first."""
+        with self._lock:
+            self._waiting.appendleft(batch)
+
+
+class RayExecutor:
+    """Replicas on a Ray cluster, each of which makes one video at a time."""
+
+    def __init__(self, places: Places, replicas: int, warm_up: Task | None = None):
+        """replicas: at most. warm_up: a video that each replica makes first, which nobody gets."""
+        self.places, self.replicas, self.warm_up = places, replicas, warm_up
+        self._fleets: list[Fleet] = []
+
+    def close(self) -> None:
+        """Ends the replicas, also of a list whose reader has left it."""
+        for fleet in self._fleets:
+            fleet.close()
+
+    def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
+        batches, left = Batches(groups), sum(map(len, groups))
+        ended: queue.Queue[tuple[Task, Made | Exception]] = queue.Queue(maxsize=1)
+        fleet = Fleet(
+            self.places,
+            lambda _, replica: self._work(fleet, batches, ended, replica),
+            most_starts=MOST_STARTS,
+        )
+        self._fleets.append(fleet)
+        try:
+            for _ in range(min(self.replicas, len(groups))):
+                fleet.add()
+            while left:
+                ending = self._next(fleet, ended)
+                left -= 1
+                if isinstance(ending[1], ValueError):
+                    raise ending[1]
+                if isinstance(ending[1], Made):
+                    yield ending[0], ending[1]
+        finally:
+            fleet.close()
+
+    def _next(self, fleet: Fleet, ended: queue.Queue) -> tuple[Task, Made | Exception]:
+        """The next task that has ended, waited for. ValueError where no replica is left."""
+        while True:
+            has_members = bool(fleet.members)
+            try:
+                return ended.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if not has_members:
+                    raise ValueError(f"no replica can be started: {fleet.error}") from fleet.error
+
+    def _work(self, fleet: Fleet, batches: Batches, ended: queue.Queue, replica: RemoteReplica) -> bool:
+        """Has a replica do a batch; false where there is none for it."""
+        batch = batches.take(replica.node, {other.node for other in fleet.alive()})
+        if batch is None:
+            time.sleep(POLL_SECONDS)
+            return False
+        try:
+            self._do(batch, replica, lambda ending: put(ended, ending, fleet))
+        finally:
+            if batch.tasks:
+                batches.give_back(batch)
+        return True
+
+    def _do(self, batch: Batch, replica: RemoteReplica, tell: Callable[[Any], None]) -> None:
+        """Raises what the replica fails with; the batch is then as far as it came."""
+        while batch.tasks:
+            task = batch.tasks[0]
+            try:
+                self._warm_up(replica)
+                ending: Made | ValueError = replica.submit(task.prompt, **task.request).made()
+            except ValueError as error:
+                ending = error
+            except Exception as error:  # the replica is lost, or its state is not known
+                batch.failures += 1
+                batch.avoided.add(replica.node)
+                note_failure(task.name, batch.failures, error)
+                if batch.failures == ATTEMPTS:
+                    tell((batch.end_first(), error))
+                raise
+            tell((batch.end_first(), ending))
+
+    def _warm_up(self, replica: RemoteReplica) -> None:
+        if self.warm_up is not None and not replica.is_warm:
+            replica.submit(self.warm_up.prompt, **self.warm_up.request).made()
+        replica.is_warm = True
+
+
+def put(ended: queue.Queue, ending: Any, fleet: Fleet) -> None:
+    """Hands over what has ended, when it is wanted: no more than one waits."""
+    while not fleet.is_stopping:
+        with contextlib.suppress(queue.Full):
+            return ended.put(ending, timeout=POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def ray_executor(
+    config: PipelineConfig, address: str | None, warm_up: Task | None = None
+) -> Iterator[RayExecutor]:
+    """Replicas of a config, `parallel.dp` of them, on the Ray cluster at an address or on one of this
+    computer. ValueError for a config or a cluster on which none can be.
+    """
+    own, replicas = split(config)
+    check_loadable(own)
+    with connected(address, own, replicas) as cluster:
+        executor = RayExecutor(cluster, replicas, warm_up)
+        try:
+            yield executor
+        finally:
+            executor.close()

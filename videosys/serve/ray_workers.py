@@ -1,0 +1,121 @@
+"""The workers of a service on a Ray cluster: replicas, between two bounds by the length of the queue.
+
+Jobs and files stay with the server. It claims a job for each idle replica, follows it, and writes the video.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from videosys.generation.config import PipelineConfig
+from videosys.serve.cluster import RemoteReplica, connected, split
+from videosys.serve.fleet import Fleet, Places
+from videosys.serve.replica import ReplicaLost
+from videosys.serve.store import Store
+from videosys.serve.worker import POLL_SECONDS, Worker
+from videosys.utils.logging import get_logger
+
+WATCH_SECONDS = 0.5
+RETRY_SECONDS = 1.0  # between two attempts to reach a database that cannot be reached
+LOG = get_logger("serve")
+
+
+@contextlib.contextmanager
+def ray_workers(
+    config: PipelineConfig, address: str | None, bounds: tuple[int, int], store: Store, folder: Path
+) -> Iterator[RayWorkers]:
+    """Workers on the Ray cluster at an address, or on one of this computer, for the `with` block.
+
+    ValueError for a config or a cluster on which none can be.
+    """
+    own, replicas = split(config)
+    if replicas > 1:
+        raise ValueError(f"parallel.dp is {replicas}; with --executor ray --max-replicas says how many")
+    with connected(address, own, bounds[1]) as cluster:
+        yield RayWorkers(cluster, store, folder, *bounds)
+
+
+@dataclass
+class RayWorkers:
+    """`least` to `most` replicas on the jobs of a store; videos are written to `folder`.
+
+    There are as many as jobs that wait or are at work. idle_seconds: without a job, after which a replica
+    that is not needed is ended.
+    """
+
+    places: Places
+    store: Store
+    folder: Path
+    least: int = 1
+    most: int = 1
+    idle_seconds: float = 60.0
+    decode_seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.fleet = Fleet(self.places, self._work, self._release)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="workers", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the replicas. Their jobs are queued again, as if they had not begun."""
+        self._stopping.set()
+        self._thread.join()
+        self.fleet.close()
+
+    @property
+    def alive(self) -> int:
+        """How many replicas are running."""
+        return len(self.fleet.alive())
+
+    @property
+    def restarts(self) -> int:
+        """How many replicas were lost."""
+        return self.fleet.restarts
+
+    def _watch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._scale()
+            except Exception:  # such as a database that cannot be reached now
+                LOG.exception("the replicas could not be looked after")
+            self._stopping.wait(WATCH_SECONDS)
+
+    def _scale(self) -> None:
+        counts, there = self.store.counts(), len(self.fleet.staying())
+        jobs = counts.get("queued", 0) + counts.get("in_progress", 0)
+        wanted = min(max(jobs, self.least), self.most)
+        for _ in range(there, wanted):
+            self.fleet.add()
+        if there > wanted:
+            self.fleet.retire(self.idle_seconds)
+
+    def _work(self, name: str, replica: RemoteReplica) -> bool:
+        """Does the next job on a replica; false where there was none."""
+        worker = Worker(name, replica, self.store, self.folder, self.decode_seconds)
+        try:
+            return worker.work()
+        except ReplicaLost:
+            raise
+        except Exception:
+            LOG.exception("no job could be claimed")
+            time.sleep(POLL_SECONDS)
+            return False
+
+    def _release(self, name: str) -> None:
+        """Queues the job of a replica that has ended."""
+        while True:
+            try:
+                self.store.release(name, is_counted=not self.fleet.is_stopping)
+                return
+            except Exception:
+                LOG.exception("the job of %s could not be queued again", name)
+                if self._stopping.wait(RETRY_SECONDS):
+                    return  # the next start of the server does it

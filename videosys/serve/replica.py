@@ -1,0 +1,117 @@
+"""A replica on a cluster: an engine in a process of its own, which may be on another computer.
+
+It is asked and answers in messages of bytes, as the ranks of an engine do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from videosys.engine import Handle, VideoSysEngine
+from videosys.engine.codec import Codec
+from videosys.engine.messages import ConfiguredMessage, Failed, Message, Progress, value_codec
+from videosys.engine.rank import failed
+from videosys.generation.config import loading_fields
+from videosys.generation.request import VideoOutput
+
+
+class ReplicaLost(Exception):
+    """A replica has died, is silent, or its engine has failed; what it was at is not made."""
+
+
+@dataclass(frozen=True)
+class Setup(ConfiguredMessage):
+    """The first message: the config of the replica's engine."""
+
+
+@dataclass(frozen=True)
+class Order(ConfiguredMessage):
+    """Asks for one video. config: with the request's fields."""
+
+    number: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Made(Message):
+    """The answer to an order. seconds, cpu_seconds: that generating took, the latter of the replica's own
+    process. device: its name.
+    """
+
+    output: VideoOutput
+    seconds: float
+    cpu_seconds: float
+    device: str
+
+
+def replica_codec() -> Codec:
+    """A codec for these messages; it knows the caches and families registered so far."""
+    return value_codec(Setup, Order, Made, Failed, Progress)
+
+
+def device_name(device: str) -> str:
+    """The name of a config's device, as reports give it."""
+    if torch.cuda.is_available() and device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+class Replica:
+    """What runs in the replica's process. One thread may make a video while others ask how far it is."""
+
+    def __init__(self, setup: bytes, plugins: Sequence[str]):
+        """plugins: modules to import first, because they register caches or model families."""
+        for module in plugins:
+            importlib.import_module(module)
+        self.codec = replica_codec()
+        self.engine = VideoSysEngine(self.codec.unpack(setup).config, quiet=True)
+        fields = {item.name for item in dataclasses.fields(self.engine.config) if item.init}
+        self.request_fields = sorted(fields - loading_fields(type(self.engine.config)))
+        self._number = -1
+        self._handle: Handle | None = None
+
+    def make(self, order: bytes) -> bytes:
+        """The video of an order, or why there is none: `Made` or `Failed`."""
+        asked = self.codec.unpack(order)
+        try:
+            reply: Message = self._made(asked)
+        except Exception as error:
+            reply = failed(asked.number, error)
+        return self.codec.pack(reply)
+
+    def _made(self, order: Order) -> Made:
+        request = {name: getattr(order.config, name) for name in self.request_fields}
+        begin, begin_cpu = time.perf_counter(), time.process_time()
+        handle = self._handle = self.engine.submit(order.prompt, **request)
+        self._number = order.number
+        output = handle.result()
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
+        return Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
+
+    def node(self) -> str:
+        """The id of the node of the Ray cluster that this runs on."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id()
+
+    def progress(self, number: int) -> bytes | None:
+        """The last step of an order, as `Progress`; None before the first."""
+        handle = self._of(number)
+        progress = None if handle is None else handle.progress
+        return None if progress is None else self.codec.pack(Progress(number, progress))
+
+    def cancel(self, number: int) -> None:
+        """Stops an order before its next step, if it is the one at work."""
+        handle = self._of(number)
+        if handle is not None:
+            handle.cancel()
+
+    def _of(self, number: int) -> Handle | None:
+        return self._handle if self._number == number else None
