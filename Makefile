@@ -17,11 +17,12 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help vbench docs docs-serve dist sdist install dev sample serve-demo eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
+.PHONY: help vbench docs docs-serve dist sdist install dev sample serve-demo load eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
 	@echo "make serve-demo  install into $(VENV), serve the tiny checkpoint and open its web page (ARGS are passed on)"
+	@echo "make load     200 videos for 20 clients while the service is killed 20 times (CPU: many minutes; ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make test-slow  the tests that make test leaves out because they take long"
 	@echo "make test-oldest  examples, parity and unit tests with the oldest versions that setup.py declares (6 GB; ARGS=--quick for a part)"
@@ -67,6 +68,9 @@ $(VENV)/.installed-serve: setup.py constraints.txt | $(BIN)/python
 
 serve-demo: $(VENV)/.installed-serve
 	$(BIN)/python -m videosys ui --config examples/opensora/tiny.yaml $(ARGS)
+
+load: $(VENV)/.installed-serve
+	$(BIN)/python -m eval.serving $(ARGS)
 
 eval-tiny: $(VENV)/.installed
 	$(TEST_ENV) $(BIN)/python eval/teacache/tiny.py --output outputs/eval_tiny $(ARGS)

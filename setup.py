@@ -42,6 +42,7 @@ TEST = [
     "hypothesis>=6.100",
     "scikit-image>=0.24",
     "openai>=2.3",  # its client against our service
+    "playwright>=1.50",  # drives the installed Chromium; it downloads no browser
 ]
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
 TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,11 +29,11 @@ def checker() -> Checker:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Service]:
+def started(folder: Path, keys: Sequence[str] = KEYS) -> Iterator[Service]:
     """A service whose files are in a folder."""
     store = Store(f"sqlite:///{folder / 'jobs.sqlite'}")
     workers = SimpleNamespace(alive=1, restarts=0)
-    yield Service(checker(), store, workers, Keys(KEYS), folder)
+    yield Service(checker(), store, workers, Keys(keys), folder)
     store.close()
 
 

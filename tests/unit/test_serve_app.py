@@ -14,8 +14,8 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip i
 from tests import service as services
 from tests.service import CONFIG, KEYS, LIMITS, client_of, error_of, started
 from videosys import load_family_config
-from videosys.serve.files import VARIANTS, path_of, public
-from videosys.serve.requests import BadRequest, changed, without_paths
+from videosys.serve.files import VARIANTS, path_of, public, without_files
+from videosys.serve.requests import BadRequest, changed, local_fields, without_paths
 from videosys.tiny.words import unknown_words
 
 PROMPT = "a large red circle moves rightward on a white background"
@@ -240,6 +240,17 @@ def test_models_health_and_metrics(client, service):
     assert client.get("/health").status_code == 503
 
 
+def test_metrics_count_failures_and_keep_few_labels(client, service, monkeypatch):
+    monkeypatch.setattr(service.store, "get", lambda *_: 1 / 0)
+    for name in ("x", "y"):
+        error_of(client.get(f"/v1/videos/{name}"), 500)
+        error_of(client.request(f"METHOD{name}", f"/{name}"), 404)
+    text = client.get("/metrics").text
+    assert 'route="/v1/videos/{name}",status="500"} 2.0' in text
+    assert 'method="other",route="none",status="404"} 2.0' in text
+    assert "METHOD" not in text
+
+
 def test_no_answer_names_a_folder_of_the_server(client, service, tmp_path, monkeypatch):
     paths = [
         "/",
@@ -284,6 +295,26 @@ def test_the_sidecar_says_nothing_of_folders(checker):
     shown = public(config)
     assert shown["num_inference_steps"] == config.num_inference_steps
     assert not {"transformer", "vae", "text_encoder", "device", "reference_paths"} & {*shown}
+
+
+def test_a_video_has_the_settings_that_were_asked_for_without_files_of_the_server(client, service):
+    body = {"prompt": "a", "seed": 5, "frames": 17, "speedup": 2.0}
+    settings = client.post("/v1/videos", json=body).json()["settings"]
+    goal = {"name": "best", "speedup": 2.0, "min_psnr": None, "device": "auto"}
+    assert settings == {"seed": 5, "num_frames": 17, "cache": goal}
+    again = client.post("/v1/videos", json={"prompt": "a", **settings})
+    assert again.json()["settings"] == settings
+    video = service.store.claim("w")
+    assert client.get(f"/v1/videos/{video.id}").json()["elapsed"] is None
+    service.store.finish(video, computed="")
+    assert client.get(f"/v1/videos/{video.id}").json()["elapsed"] >= 0
+
+
+def test_every_field_that_names_a_file_is_left_out(checker):
+    classes = {*checker.family.caches.values(), type(checker.config)}
+    local = {name for cls in classes for name in local_fields(cls if isinstance(cls, type) else type(cls))}
+    assert local
+    assert without_files(dict.fromkeys(local, "x")) == {}
 
 
 def test_a_goal_takes_the_calibration_of_the_service(checker):

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+from videosys.serve.files import without_files
 from videosys.serve.store import Job
 
 # Shares of the work in percent, for a progress that only goes forward.
@@ -33,7 +34,8 @@ def not_found(name: str) -> ApiError:
 def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:
     """A job as an OpenAI `Video`, with what that does not have: frames, seed, and where the work is.
 
-    stage, step, of, eta (seconds left): of a job in progress. queue_position: 1 is the next.
+    stage, step, of, eta (seconds left): of a job in progress. queue_position: 1 is the next. settings: the
+    fields of the config that were asked for. elapsed: the seconds that it took once it was begun.
     """
     error = None if job.error is None else {"code": "generation_failed", "message": job.error}
     return {
@@ -52,10 +54,12 @@ def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:
         "error": error,
         "frames": job.frames,
         "seed": job.seed,
+        "settings": without_files(job.changes),
         "stage": job.stage,
         "step": job.step,
         "of": job.steps,
         "eta": None if job.eta is None else round(job.eta, 1),
+        "elapsed": None if not job.started or not job.ended else round(job.ended - job.started, 2),
         "attempt": job.attempt,
         "queue_position": None if ahead is None else ahead + 1,
         "cache": job.computed,

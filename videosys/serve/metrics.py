@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from videosys.serve.store import Store
 from videosys.serve.workers import AnyWorkers
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 STATUSES = ("queued", "in_progress", "completed", "failed")
 
 
@@ -48,10 +49,16 @@ class Metrics:
     async def measure(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Middleware that counts an answer, under its route's pattern: names of videos are no labels."""
-        begin = time.perf_counter()
-        response = await call_next(request)
-        route = getattr(request.scope.get("route"), "path", "none")
-        self.requests.labels(request.method, route, str(response.status_code)).inc()
-        self.seconds.labels(route).observe(time.perf_counter() - begin)
-        return response
+        """Middleware that counts an answer. What a client may write as it likes is not a label: names of
+        videos are counted under their route's pattern, unknown methods as one.
+        """
+        begin, status = time.perf_counter(), 500  # of an error that is answered further out
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            route = getattr(request.scope.get("route"), "path", "none")
+            method = request.method if request.method in METHODS else "other"
+            self.requests.labels(method, route, str(status)).inc()
+            self.seconds.labels(route).observe(time.perf_counter() - begin)

@@ -16,16 +16,18 @@ from videosys.cache.choice import find_calibration
 from videosys.serve.requests import Checker
 from videosys.tiny.words import vocabulary
 from videosys.utils.hub import BUNDLED
+from videosys.utils.plain import to_plain
 
 FOLDER = Path(__file__).with_name("page")
 FILES: Mapping[str, str] = MappingProxyType(
-    {"/": "index.html", "/page.js": "page.js", "/page.css": "page.css"}
+    {"/": "index.html", "/page.css": "page.css"}
+    | {f"/{name}.js": f"{name}.js" for name in ("page", "stage", "parts", "api")}
 )
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src blob:; "
-            "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+            "img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         ),
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-cache",
@@ -60,7 +62,12 @@ def describe_model(checker: Checker) -> dict[str, Any]:
     height, width = config.size
     is_tiny = str(config.transformer).startswith(BUNDLED)
     return {
-        "defaults": {"size": f"{width}x{height}", "frames": config.output_frames, "steps": config.steps},
+        "defaults": {
+            "size": f"{width}x{height}",
+            "frames": config.output_frames,
+            "steps": config.steps,
+            "cache": to_plain(config)["cache"]["name"],
+        },
         "goals": goals(checker),
         "vocabulary": vocabulary() if is_tiny else None,
         "examples": list(TINY_EXAMPLES) if is_tiny else [],

@@ -84,6 +84,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
             )
         workers.start()
         if options.opens_page:
+            print(f"http://{host}:{port}/ is its page; Ctrl-C ends it", flush=True)
             threading.Timer(1.0, webbrowser.open, [f"http://{host}:{port}/"]).start()
         try:
             run(app, listener)

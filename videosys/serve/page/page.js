@@ -1,161 +1,301 @@
-"use strict";
-// Everything that comes from the service is set as text, never as HTML.
+import { ServiceError, content, create, forget, read, remove, useKey } from "/api.js";
+import { dots, looks, make, setText, stageOf, sync, twice } from "/parts.js";
+import { download, isPlain, playBoth, sameness, show } from "/stage.js";
+
 const get = (id) => document.getElementById(id);
-const cards = new Map();
-let goals = [];
+const FIELDS = { prompt: "prompt", size: "size", frames: "frames", num_frames: "frames", seconds: "frames", num_inference_steps: "steps", seed: "seed", speedup: "speed" };
+const PAGE = 100;
+const OPEN = ["queued", "in_progress"];
+let model = null;
+let videos = [];
+let older = [];
+let chosen = null; // the id of the video on the stage
+const wanted = new Set(); // the ids of those that go there when they are finished
 
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else element.setAttribute(name, value);
+// The form.
+
+function say(error) {
+  for (const field of get("ask").querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
+  setText(get("error"), error?.message ?? "");
+  if (error instanceof ServiceError && error.status === 401) {
+    get("secret").hidden = false;
+    get("key").focus();
   }
-  element.append(...children);
-  return element;
+  const field = get(FIELDS[error?.param]);
+  if (!field) return;
+  field.setAttribute("aria-invalid", "true");
+  field.focus();
 }
 
-async function call(path, options = {}) {
-  const headers = { ...options.headers };
-  const key = get("key").value;
-  if (key) headers.Authorization = `Bearer ${key}`;
-  const answer = await fetch(path, { ...options, headers });
-  if (answer.status === 401) get("secret").hidden = false;
-  if (!answer.ok) {
-    const body = await answer.json().catch(() => null);
-    throw new Error(body?.error?.message ?? `the service answered ${answer.status}`);
-  }
-  return answer;
-}
-
-async function create(body) {
-  get("error").textContent = "";
+async function attempt(action) {
   try {
-    await call("/v1/videos", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()) },
-      body: JSON.stringify(body),
-    });
-    await refresh();
+    say(null);
+    await action();
   } catch (error) {
-    get("error").textContent = error.message;
+    say(error);
   }
+}
+
+function number(text) {
+  return /^\d+$/.test(text) && Number.isSafeInteger(Number(text)) ? Number(text) : text;
+}
+
+function goal() {
+  return get("by-goal").checked ? model?.goals[Number(get("speed").value)] : undefined;
 }
 
 function asked() {
   const body = { prompt: get("prompt").value };
-  if (get("size").value) body.size = get("size").value;
-  const numbers = { frames: "frames", steps: "num_inference_steps", seed: "seed" };
-  for (const [id, name] of Object.entries(numbers)) if (get(id).value) body[name] = Number(get(id).value);
-  const goal = goals[Number(get("speed").value) - 1];
-  if (goal) body.speedup = goal.speedup;
+  if (get("size").value.trim()) body.size = get("size").value.trim().replace(/\s*[×x]\s*/, "x");
+  for (const [id, name] of [["frames", "frames"], ["steps", "num_inference_steps"], ["seed", "seed"]]) {
+    const text = get(id).value.trim();
+    if (text) body[name] = number(text);
+  }
+  if (goal()) body.speedup = goal().speedup;
+  if (get("no-cache").checked) body.cache = { name: "none" };
   return body;
 }
 
-async function remove(id) {
-  try {
-    await call(`/v1/videos/${id}`, { method: "DELETE" });
-  } catch (error) {
-    get("error").textContent = error.message;
-  }
+async function order(body) {
+  const video = await create(body);
+  wanted.add(video.id);
   await refresh();
 }
 
-function waiting(video) {
-  const left = video.eta === null ? "" : `, about ${Math.ceil(video.eta)} s left`;
-  const place = video.status === "queued" ? `number ${video.queue_position ?? "?"} in the queue` : `${video.stage ?? "starting"} ${video.step} of ${video.of}${left}`;
-  return make("li", {}, make("p", {}, video.prompt),
-    make("progress", { max: 100, value: video.progress, "aria-label": "progress" }),
-    make("div", { class: "row small" }, make("span", {}, place), make("button", { type: "button", onclick: () => remove(video.id) }, "Cancel")));
-}
-
-function failed(video) {
-  return make("li", {}, make("p", {}, video.prompt), make("p", { class: "small" }, video.error?.message ?? "failed"),
-    make("button", { type: "button", onclick: () => remove(video.id) }, "Remove"));
-}
-
-function plot(steps) {
-  const namespace = "http://www.w3.org/2000/svg";
-  const svg = document.createElementNS(namespace, "svg");
-  svg.setAttribute("viewBox", `0 0 ${steps.length} 1`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `${steps.filter((step) => step.computed).length} of ${steps.length} steps computed`);
-  const most = Math.max(...steps.map((step) => step.distance ?? 0), 1e-9);
-  steps.forEach((step, x) => {
-    const bar = document.createElementNS(namespace, "rect");
-    const height = step.distance === null ? 1 : Math.max(0.05, step.distance / most);
-    for (const [name, value] of Object.entries({ x: x + 0.1, y: 1 - height, width: 0.8, height, class: step.computed ? "computed" : "reused" })) bar.setAttribute(name, value);
-    svg.append(bar);
-  });
-  return svg;
-}
-
-function finished(video) {
-  const player = make("video", { controls: "", loop: "", muted: "", playsinline: "" });
-  const chart = make("div");
-  const plain = () => create({ prompt: video.prompt, size: video.size, frames: video.frames, seed: video.seed, cache: "none" });
-  call(`/v1/videos/${video.id}/content`).then((answer) => answer.blob()).then((blob) => { player.src = URL.createObjectURL(blob); }).catch(() => {});
-  call(`/v1/videos/${video.id}/content?variant=sidecar`).then((answer) => answer.json()).then((content) => {
-    chart.replaceChildren(plot(content.steps));
-    if (content.config.cache.name === "none") compare.hidden = true;
-  }).catch(() => {});
-  const compare = make("button", { type: "button", title: "The same prompt and seed, every step computed", onclick: plain }, "Without cache");
-  return make("li", {}, player, make("p", {}, video.prompt), make("p", { class: "small" }, `seed ${video.seed}, ${video.size}, ${video.frames} frames: ${video.cache ?? ""}`), chart,
-    make("div", { class: "row" }, compare, make("button", { type: "button", onclick: () => remove(video.id) }, "Remove")));
-}
-
-function together(videos) {
-  // Videos of one prompt and seed side by side.
-  const groups = new Map();
-  for (const video of videos) {
-    const key = JSON.stringify([video.prompt, video.seed, video.size, video.frames]);
-    groups.set(key, [...(groups.get(key) ?? []), video]);
+function drawGoal() {
+  const steps = get("steps").value.trim();
+  const fits = !steps || Number(steps) === model.defaults.steps;
+  get("by-goal").disabled = model.goals.length === 0 || !fits;
+  if (get("by-goal").disabled && get("by-goal").checked) get("as-configured").checked = true;
+  const found = goal();
+  get("goal").hidden = !found;
+  if (found) {
+    const quality = found.psnr === null ? "every frame equal" : `${found.psnr.toFixed(1)} dB PSNR`;
+    setText(get("speedup"), `${found.speedup}×`);
+    setText(get("psnr"), `${quality}, ${looks(found.psnr)}`);
+    get("speed").setAttribute("aria-valuetext", `${found.speedup} times faster, ${quality}, ${looks(found.psnr)}`);
+    get("curve").replaceChildren(...dots(model.goals, Number(get("speed").value)));
   }
-  return [...groups.values()].flat();
+  setText(get("goal-note"), note(found, fits));
+}
+
+function note(found, fits) {
+  if (found) return "Predicted from the calibration of this model.";
+  if (get("no-cache").checked) return "Every step is computed.";
+  const measured = model.goals.length && !fits ? ` Speed-ups were measured at ${model.defaults.steps} steps.` : "";
+  return `The server's own setting: ${model.defaults.cache}.${measured}`;
+}
+
+// The words of a tiny checkpoint.
+
+function wordGroups(text) {
+  const lines = text.split("\n").map((line) => line.split(": "));
+  return new Map(lines.map(([name, values]) => [name, name === "captions" ? values : values.split(", ")]));
+}
+
+function unknownWords(prompt) {
+  const text = (model.vocabulary ?? "").replace(/^\w+:/gm, "").replace(/\{\w+\}/g, "");
+  const known = new Set(["an", ...(text.match(/[a-z]+/g) ?? [])]);
+  return [...new Set(prompt.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [])].filter((word) => !known.has(word));
+}
+
+function drawUnknown() {
+  const words = model?.vocabulary ? unknownWords(get("prompt").value) : [];
+  get("unknown").hidden = words.length === 0;
+  const some = words.slice(0, 6).map((word) => `“${word}”`).join(", ");
+  setText(get("unknown"), words.length ? `This small model does not know ${some}${words.length > 6 ? " and more" : ""}.` : "");
+}
+
+function write(text) {
+  get("prompt").value = text;
+  drawUnknown();
+}
+
+// Puts a word into the prompt, in the place of another one of its group if there is one.
+function use(word, group, name) {
+  const prompt = get("prompt").value;
+  const old = group.find((other) => new RegExp(`\\b${other}\\b${name === "background" ? "(?= background)" : ""}`).test(prompt));
+  const added = name === "background" ? `on a ${word} background` : word;
+  const place = name === "background" ? new RegExp(`\\b${old}(?= background)`) : new RegExp(`\\b${old}\\b`);
+  const text = old ? prompt.replace(place, word) : `${prompt.trim()} ${added}`.trim();
+  write(text.replace(/\ban? (?=[aeiou])/g, "an ").replace(/\ban (?![aeiou])/g, "a "));
+}
+
+function drawWords() {
+  get("words").hidden = !model.vocabulary;
+  get("examples").replaceChildren(...model.examples.map((text) => make("button", { type: "button", class: "chip", onclick: () => write(text) }, text)));
+  if (!model.vocabulary) return;
+  const groups = wordGroups(model.vocabulary);
+  setText(get("caption"), groups.get("captions"));
+  groups.delete("captions");
+  get("vocabulary").replaceChildren(...[...groups].map(([name, words]) => make("div", { role: "group", "aria-label": name }, make("span", { class: "note" }, name), make("span", {}, ...words.map((word) => make("button", { type: "button", class: "chip", onclick: () => use(word, words, name) }, word))))));
+}
+
+async function learn() {
+  model = (await read("/v1/models")).data[0];
+  const { defaults, goals } = model;
+  setText(get("about"), model.id);
+  get("size").placeholder = defaults.size;
+  get("frames").placeholder = defaults.frames;
+  get("steps").placeholder = defaults.steps;
+  get("speed").max = Math.max(0, goals.length - 1);
+  get("speed").value = Math.max(0, goals.findLastIndex((found) => found.psnr === null || found.psnr >= 40));
+  get(goals.length ? "by-goal" : "as-configured").checked = true;
+  drawWords();
+  drawGoal();
+  drawUnknown();
+}
+
+// The lists.
+
+function waiting(video) {
+  const cancel = make("button", { type: "button", "aria-label": `Cancel: ${video.prompt}`, onclick: () => attempt(() => drop(video)) }, "Cancel");
+  return make("li", {}, make("p", { class: "prompt" }, video.prompt), make("progress", { max: 100, "aria-label": "Progress" }), make("div", { class: "row" }, make("span", { class: "note stage" }), cancel));
+}
+
+function drawWaiting(item, video) {
+  const hasFailed = video.status === "failed";
+  item.classList.toggle("failed", hasFailed);
+  item.querySelector("progress").hidden = hasFailed;
+  item.querySelector("progress").value = video.progress;
+  setText(item.querySelector(".stage"), hasFailed ? video.error?.message ?? "failed" : stageOf(video));
+  setText(item.querySelector("button"), hasFailed ? "Remove" : "Cancel");
+}
+
+function frame(video) {
+  const image = make("img", { alt: "" });
+  const [width, height] = video.size.split("x").map(Number);
+  const count = Math.min(8, video.frames);
+  const strip = make("span", { class: "film" }, image);
+  strip.style.aspectRatio = `${width} / ${height}`;
+  strip.style.setProperty("--frames", count);
+  strip.style.setProperty("--still", `${(-100 * Math.floor(count / 2)) / count}%`);
+  if (width < 256) strip.classList.add("pixels");
+  content(video.id, "spritesheet").then((address) => { image.src = address; }).catch(() => {});
+  const button = make("button", { type: "button", onclick: () => choose(video.id) }, strip, make("span", { class: "prompt" }, video.prompt), make("span", { class: "note" }, `seed ${video.seed}, ${isPlain(video, model.defaults.cache) ? "no cache" : video.cache?.split(",")[0] ?? ""}`));
+  return make("li", {}, button);
+}
+
+function drawFrame(item, video) {
+  if (video.id === chosen) item.firstChild.setAttribute("aria-current", "true");
+  else item.firstChild.removeAttribute("aria-current");
+}
+
+function choose(id) {
+  chosen = id;
+  wanted.clear();
+  draw();
+  get("stage").scrollIntoView({ block: "nearest" });
+  get("stage").focus({ preventScroll: true });
+}
+
+async function drop(video) {
+  await remove(video.id);
+  forget(video.id);
+  older = older.filter((one) => one.id !== video.id);
+  if (chosen === video.id) chosen = null;
+  await refresh();
+}
+
+function buttons(video) {
+  return [
+    make("button", { type: "button", onclick: playBoth }, "Play from the start"),
+    make("button", { type: "button", onclick: () => attempt(() => download(video)) }, "Download"),
+    make("button", { type: "button", onclick: () => reuse(video) }, "Use these settings"),
+    twice("Remove", "Remove it for good?", () => attempt(() => drop(video))),
+  ];
+}
+
+function reuse(video) {
+  write(video.prompt);
+  get("size").value = video.size;
+  get("frames").value = video.settings.num_frames ?? "";
+  get("steps").value = video.settings.num_inference_steps ?? "";
+  get("seed").value = video.seed;
+  drawGoal();
+  get("prompt").focus();
+}
+
+// What goes on the stage: what was chosen; else the newest.
+function onStage(done) {
+  const ready = done.find((video) => wanted.has(video.id));
+  if (ready) {
+    const before = done.find((video) => video.id === chosen);
+    // A video without cache goes beside the one that it was asked for.
+    if (!before || sameness(before) !== sameness(ready) || !isPlain(ready, model.defaults.cache)) chosen = ready.id;
+    wanted.delete(ready.id);
+    setText(get("state"), "The video is finished");
+  }
+  return done.find((video) => video.id === chosen) ?? done[0];
+}
+
+function draw() {
+  const all = [...videos, ...older.filter((one) => !videos.some((video) => video.id === one.id))];
+  const done = all.filter((video) => video.status === "completed");
+  const open = all.filter((video) => OPEN.includes(video.status)).reverse();
+  const failed = all.filter((video) => video.status === "failed");
+  const shown = onStage(done);
+  chosen = shown?.id ?? null;
+  sync(get("queue"), [...open, ...failed], waiting, drawWaiting);
+  sync(get("sheet"), done, frame, drawFrame);
+  get("idle").hidden = open.length + failed.length > 0;
+  get("none-yet").hidden = done.length > 0;
+  setText(get("open"), open.length ? String(open.length) : "");
+  setText(get("done"), done.length ? String(done.length) : "");
+  show(shown, all, model.defaults.cache, { create: (body) => attempt(() => order(body)), buttons });
+  const running = open.find((video) => video.status === "in_progress");
+  document.title = running ? `${running.progress} % - videosys` : "videosys";
 }
 
 async function refresh() {
-  const { data } = await (await call("/v1/videos?limit=50")).json();
-  const open = data.filter((video) => ["queued", "in_progress"].includes(video.status)).reverse();
-  const done = together(data.filter((video) => video.status === "completed"));
-  get("queue").replaceChildren(...open.map(waiting), ...data.filter((video) => video.status === "failed").map(failed));
-  for (const id of cards.keys()) if (!done.some((video) => video.id === id)) cards.delete(id);
-  for (const video of done) if (!cards.has(video.id)) cards.set(video.id, finished(video));
-  const shown = done.map((video) => cards.get(video.id));
-  const list = get("videos");
-  if (shown.length !== list.children.length || shown.some((card, place) => list.children[place] !== card)) list.replaceChildren(...shown);
+  const { data, has_more: hasMore } = await read(`/v1/videos?limit=${PAGE}`);
+  videos = data;
+  if (older.length === 0) get("more").hidden = !hasMore;
+  draw();
 }
 
-async function start() {
-  const about = await (await call("/v1/models")).json();
-  const model = about.data[0];
-  get("about").textContent = `Model: ${model.id}`;
-  get("size").placeholder = model.defaults.size;
-  get("frames").placeholder = model.defaults.frames;
-  get("steps").placeholder = model.defaults.steps;
-  goals = model.goals;
-  get("goal").hidden = goals.length === 0;
-  get("speed").max = goals.length;
-  get("words").hidden = !model.vocabulary;
-  get("vocabulary").textContent = model.vocabulary ?? "";
-  get("examples").replaceChildren(...model.examples.map((text) => make("button", { type: "button", onclick: () => { get("prompt").value = text; } }, text)));
+async function showOlder() {
+  const last = [...videos, ...older].at(-1);
+  const { data, has_more: hasMore } = await read(`/v1/videos?limit=${PAGE}&after=${last.id}`);
+  older.push(...data);
+  get("more").hidden = !hasMore;
+  draw();
 }
-
-get("speed").addEventListener("input", () => {
-  const goal = goals[Number(get("speed").value) - 1];
-  const quality = goal?.psnr === null ? "the same video" : `about ${goal?.psnr} dB PSNR`;
-  get("speedup").textContent = goal ? `${goal.speedup}x, ${quality}` : "as configured";
-});
-get("ask").addEventListener("submit", (event) => { event.preventDefault(); create(asked()); });
-get("key").addEventListener("change", () => start().then(refresh).catch((error) => { get("error").textContent = error.message; }));
 
 async function loop() {
+  let pause = 1000;
   try {
-    if (!get("about").textContent) await start();
+    if (!model) await learn();
     if (!document.hidden) await refresh();
+    if (!videos.some((video) => OPEN.includes(video.status))) pause = 2500;
+    get("state").classList.remove("lost");
+    if (get("state").textContent.startsWith("No answer")) setText(get("state"), "");
   } catch (error) {
-    if (!get("error").textContent) get("error").textContent = error.message;
+    if (error instanceof ServiceError) {
+      if (!get("error").textContent) say(error);
+    } else {
+      get("state").classList.add("lost");
+      setText(get("state"), "No answer from the service; trying again");
+    }
+    pause = 2500;
   }
-  setTimeout(loop, 1000);
+  setTimeout(loop, pause);
 }
+
+get("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (get("make").ariaBusy === "true") return; // not disabled, so that it keeps the focus
+  get("make").ariaBusy = "true";
+  attempt(() => order(asked())).finally(() => { get("make").ariaBusy = "false"; });
+});
+get("prompt").addEventListener("input", drawUnknown);
+get("prompt").addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) get("ask").requestSubmit();
+});
+get("ask").addEventListener("input", () => { if (model) drawGoal(); });
+get("more").addEventListener("click", () => attempt(showOlder));
+get("key").addEventListener("change", () => {
+  useKey(get("key").value.trim());
+  attempt(async () => { await learn(); await refresh(); });
+});
 loop();

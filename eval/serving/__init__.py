@@ -1,0 +1,1 @@
+"""How the service stands load and kills."""
