@@ -127,7 +127,9 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
 def parser(example: Example) -> CommandParser:
     description = example.description + HELP.format(config=example.config.__name__)
     arguments = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--config", type=Path, help="a YAML file, or a Python file that sets `config`")
+    arguments.add_argument(
+        "--config", type=Path, help="a YAML file, a Python file that sets `config`, or a name such as tiny"
+    )
     arguments.add_argument("settings", nargs="*", metavar="key=value")
     return arguments
 
