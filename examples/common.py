@@ -235,12 +235,19 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
             config=config_to_dict(engine.config),
             statistics=cache_statistics(output.steps_per_video[index]),
             compiled=output.compiled,
+            threshold=threshold(engine),
             steps=output.steps_per_video[index],
         )
         if plot:
-            plot_steps(output.steps_per_video[index], path.with_name(f"{path.name}.steps.png"))
+            picture = path.with_name(f"{path.name}.steps.png")
+            plot_steps(output.steps_per_video[index], picture, threshold(engine))
     except OSError as error:
         LOG.error("%s lacks what belongs beside it, such as its JSON file: %s", path, error)
+
+
+def threshold(engine: VideoSysEngine) -> float | None:
+    """The threshold by which the cache decided, also where a calibration sets it; None where it has none."""
+    return getattr(engine.pipeline.with_resolved_cache(engine.config).cache, "threshold", None)
 
 
 def report(output: VideoOutput, index: int, path: Path, seconds: float) -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval" / "teacache"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "eval" / "teacache"))
 
 import cal_vbench
+import figures
 import report
 import run_vbench
 import scores
@@ -22,7 +23,7 @@ from common_metrics import compare
 from common_metrics import eval as metrics_script
 from experiments import counted as counting
 from experiments import latte, manifest, methods, open_sora_plan, opensora, prompts, ranks, runner
-from reporting import costs, draw, gpus, page, results, sections, work
+from reporting import costs, draw, gpus, page, results, sections, short, work
 
 TEACACHE = Path(report.__file__).parent
 
@@ -33,6 +34,7 @@ __all__ = [
     "costs",
     "counting",
     "draw",
+    "figures",
     "gpus",
     "latte",
     "manifest",
@@ -49,6 +51,7 @@ __all__ = [
     "runner",
     "scores",
     "sections",
+    "short",
     "tiny",
     "vbench_found",
     "work",

@@ -19,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common_metrics import compare
-from reporting import gpus, page, results, sections
+from reporting import gpus, page, results, sections, short
 from toolbox import command, write_text
 
 from videosys import CommandParser
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
     arguments.add_argument("--command", default="", help="what the page says it was made with")
     arguments.add_argument(
-        "--page", type=Path, help="a Markdown file whose part between the marks is replaced"
+        "--page",
+        type=Path,
+        help="a Markdown file: a short report between its marks, and CSV files beside it",
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
@@ -75,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_text(output / "report.md", page.to_markdown(blocks))
     write_text(output / "report.html", page.to_html(blocks, output, TITLE))
     if arguments.page is not None:
-        page.fill(arguments.page, blocks[1:], output)
+        short.fill(arguments.page, blocks[1:], output)
     print(output / "report.md")
     print(output / "report.html")
     return 0

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|bash|sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# [\w/.-]+\.\w+\n")  # first line of a file that a reader writes: another test runs these
-LONG = ("comparison", "evaluation")
+LONG = ("comparison",)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.evaluation import counting, manifest, metrics_script, opensora, report, runner
+from tests.evaluation import TEACACHE, counting, figures, manifest, metrics_script, opensora, report, runner
 from videosys import VideoSysEngine
 from videosys.tiny import config as tiny_config
 
@@ -103,6 +103,26 @@ def test_the_report_tells_it_all(made, tmp_path, capsys):
     assert "TeaCache-slow" in text
     for name in ("opensora_tiny_psnr_latency.svg", "opensora_tiny_frames.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
+
+
+def test_the_papers_first_figure_has_every_method_that_was_made(made, tmp_path, capsys):
+    assert figures.main(["quality", "--root", str(made), "--output", str(tmp_path)]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    picture = path.read_text()
+    assert path == tmp_path / "opensora_tiny_quality_latency.svg"
+    for words in ("latency, s", "PSNR, dB", "SSIM", "teacache_slow", "pab_fast", "steps_5"):
+        assert words in picture, words
+
+
+def test_the_papers_third_figure_comes_from_full_runs(tmp_path, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed: pip install -e '.[plot]'")
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red circle\na blue square\n")
+    options = ["--config", str(TEACACHE.parents[1] / "examples" / "opensora" / "tiny.yaml"), "--limit", "1"]
+    options += ["--prompts", str(prompts), "--output", str(tmp_path / "figures")]
+    assert figures.main(["changes", *options, "num_frames=1", "num_inference_steps=4"]) == 0
+    assert (tmp_path / "figures" / "changes.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((tmp_path / "figures" / "changes.work").glob("trace-*"))) == 1
 
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):

@@ -254,7 +254,7 @@ def test_a_setting_that_does_not_fit_the_tiny_checkpoint_is_said_without_a_file(
 
 def test_a_study_of_several_devices_keeps_what_was_chosen(tmp_path):
     arguments = runner.parser(opensora.STUDY).parse_intermixed_args(
-        ["--output", str(tmp_path), "parallel.num_gpus=2", "device=cpu"]
+        ["--output", str(tmp_path), "--prompts", "own", "parallel.num_gpus=2", "device=cpu"]
     )
     run = runner.plan(opensora.STUDY, arguments)
     assert run.ranks.together

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +63,27 @@ def test_extras_that_are_named_exist():
     for path in (ROOT / "videosys").rglob("*.py"):
         for extra in re.findall(r"install_command\('([\w-]+)'\)", path.read_text("utf-8")):
             assert f'"{extra}":' in setup, f"{path} names the extra {extra!r}"
+
+
+def described(url: str) -> str:
+    """The README as the package's metadata have it."""
+    command = [sys.executable, "setup.py", "-q", "--long-description"]
+    environment = {**os.environ, "PROJECT_URL": url}
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def test_links_of_the_readme_lead_into_the_repository_or_are_text():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    targets = re.findall(r"(?<!!)\]\((docs/[\w./#-]+)\)", readme)
+    assert len(targets) > 5
+    alone = described("")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", alone) == []
+    linked = described("https://example.org/videosys/")
+    assert re.findall(r"\]\((?!https?:|#)[^)]*\)", linked) == []
+    for target in targets:
+        assert f"]({target})" not in alone
+        assert f"https://example.org/videosys/blob/v0.1.0/{target})" in linked
+    for picture in re.findall(r"!\[[^\]]*\]\((docs/[\w./-]+)\)", readme):
+        assert f"https://example.org/videosys/raw/v0.1.0/{picture})" in linked

@@ -23,6 +23,7 @@ from .measure import (
 from .output import (
     RunSpec as RunSpec,
     line_axes as line_axes,
+    plot_signals as plot_signals,
     save_figure as save_figure,
     check_place as check_place,
     check_search as check_search,
