@@ -11,6 +11,7 @@ import latex2mathml.converter
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "docs"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 INSIDE = re.compile(r"(\]\(|src=\"|href=\")docs/")  # links of the README to pages and pictures
 OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)*(?!docs/)[\w.-]+(?:/[\w./-]*)?)\)")
@@ -41,8 +42,9 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def _link(match: re.Match[str], folder: Path) -> str:
-    is_page = (ROOT / "docs" / folder / match[2]).exists()
-    return match[0] if is_page else f"{match[1]} (`{match[2].lstrip('./')}`)"
+    target = (PAGES / folder / match[2]).resolve()
+    inside = target.is_relative_to(PAGES) and target.exists()
+    return match[0] if inside else f"{match[1]} (`{match[2].lstrip('./')}`)"
 
 
 def on_page_content(html_text: str, **_: Any) -> str:
