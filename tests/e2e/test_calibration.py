@@ -159,7 +159,7 @@ def test_long_generations_are_judged_on_fewer_prompts(tmp_path):
 def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
     for name in ("opensorra", "tiny/opensorra"):
         assert policies.main(["--model", name, "--out", str(tmp_path)]) == 2
-        assert "no tiny checkpoint 'opensorra' (did you mean 'opensora'?)" in capsys.readouterr().err
+        assert "unknown tiny checkpoint 'opensorra' (did you mean 'opensora'?)" in capsys.readouterr().err
     assert policies.main(["--model", "opensora", "--held-out", "0", "--out", str(tmp_path)]) == 2
     assert "--held-out is 0" in capsys.readouterr().err
     for search in ("nan", "-5", "inf", "0"):

@@ -106,7 +106,7 @@ def test_the_work_does_not_grow_with_the_square_of_the_length(monkeypatch, piece
     totals = []
     for length in (8_000, 16_000, 32_000):
         work.clear()
-        with pytest.warns(UserWarning, match=f"{length} characters, of which the first 4096 are read"):
+        with pytest.warns(UserWarning, match=f"{length} characters; only the first 4096 are used"):
             cleaning.clean_prompt((piece * length)[:length])
         assert len(work) == 14
         totals.append(sum(work))

@@ -108,7 +108,7 @@ def test_the_length_before_safetensors_is_no_other_kind(tmp_path, length):
     assert kind_of(content) == SAFETENSORS
     (tmp_path / "model.safetensors").write_bytes(content)
     assert load_state_dict(tmp_path)["a"].item() == ord("x")
-    assert "it is cut off" in refused(tmp_path, "model.safetensors", content[:-1])
+    assert "it is truncated" in refused(tmp_path, "model.safetensors", content[:-1])
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_backbone_in_the_cache_of_torch_is_found(weights, tmp_path, monkeypatc
 def test_wrong_weights_are_refused(weights, tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.pth is not a file"):
         load_lpips(tmp_path / "nowhere.pth")
-    with pytest.raises(ValueError, match=r"holds other weights; it lacks lin0.model.1.weight"):
+    with pytest.raises(ValueError, match=r"has other weights; it lacks lin0.model.1.weight"):
         load_lpips(weights, heads=weights)
     tensors = backbone()
     tensors["features.3.weight"] = torch.zeros(192, 64, 3, 3)

@@ -55,7 +55,7 @@ def test_a_text_encoder_of_another_width(broken):
     path = folder / "text_encoder" / "config.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "d_model": 64}))
-    wanted = f"d_model is 64; the transformer reads embeddings of {content['d_model']}"
+    wanted = f"d_model is 64; the transformer needs embeddings of width {content['d_model']}"
     with pytest.raises(ValueError, match=wanted), VideoSysEngine(text_to_video_config(name, folder)):
         pass
 
@@ -120,6 +120,6 @@ def test_a_config_without_shapes_is_not_warned_of():
 
 
 def test_a_prompt_of_which_nothing_is_left_is_warned_of():
-    with pytest.warns(UserWarning, match="nothing is left of the prompt 'https://www.example.com'"):
+    with pytest.warns(UserWarning, match="the prompt 'https://www.example.com' is empty"):
         assert clean_prompt("https://www.example.com") == ""
     assert clean_prompt("") == ""

@@ -1,4 +1,4 @@
-"""How like two videos are: PSNR, SSIM and LPIPS, by the definitions that the caching papers use."""
+"""Similarity of two videos: PSNR, SSIM and LPIPS, with the definitions of the caching papers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two videos side by side: what all metrics check, and how they cut videos into pieces."""
+"""Shared by all metrics: validation of two videos, and splitting them into pieces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Video = torch.Tensor | np.ndarray
 
 
 def check_pair(video: Video, reference: Video) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both videos as tensors [T, H, W, C]; ValueError where they are no videos of the same size.
+    """Both videos as tensors [T, H, W, C]; ValueError unless they are videos of the same size.
 
     A video is uint8 in 0..255, or floating in [0, 1].
     """
@@ -42,7 +42,7 @@ def _tensor(video: Video, name: str) -> torch.Tensor:
 def pieces(
     pair: tuple[torch.Tensor, torch.Tensor], size: int, device: torch.device | str | None, dtype: torch.dtype
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both videos in pieces of `size` frames, as [t, C, H, W] in [0, 1]; without a device, where they are."""
+    """Both videos in pieces of `size` frames, as [t, C, H, W] in [0, 1]; by default on their device."""
     for parts in zip(*(video.split(size) for video in pair)):
         yield tuple(_unit(part, device, dtype) for part in parts)  # type: ignore[misc]
 

@@ -1,7 +1,7 @@
 """Learned perceptual image patch similarity (Zhang et al., arXiv 1801.03924): AlexNet, spatial, per frame.
 
-Of the published network two parts are needed. The linear heads (version 0.1) come with this package, with
-their notice in LICENSE.lpips. The backbone, AlexNet's convolutions, is the user's to give.
+The published network has two parts. The linear heads (version 0.1) are bundled with this package, with
+their notice in LICENSE.lpips. The user provides the backbone, AlexNet's convolutions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from videosys.utils.weights import read_tensors, shortened
 HEADS = "lpips_alexnet.safetensors"
 BACKBONE = "alexnet-owt-7be5be79.pth"  # as torchvision publishes it
 CHANNELS = (64, 192, 384, 256, 256)
-LEAST_SIDE = 31  # pixels; below, the last two layers of AlexNet see nothing
+LEAST_SIDE = 31  # pixels; the minimum for the last two layers of AlexNet
 FRAMES = 8
 EPSILON = 1e-10
 
@@ -98,8 +98,8 @@ def load_lpips(
     """The metric with its weights.
 
     backbone: torchvision's AlexNet checkpoint (.pth, or .safetensors of the same names); None for the one in
-        torch's own cache, if it was ever fetched there. heads: None for the published ones.
-    ValueError where there is no such file, or it holds other things.
+        torch's cache, if it was downloaded. heads: None for the published ones.
+    ValueError if the file does not exist or has other content.
     """
     model = Lpips()
     fill(dict(model.features.named_parameters("features")), find_backbone(backbone))
@@ -109,7 +109,7 @@ def load_lpips(
 
 
 def find_backbone(path: str | Path | None) -> Path:
-    """The file of the backbone; ValueError that says where to get it, where there is none."""
+    """The file of the backbone; if it is missing, ValueError that says where to get it."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else expanded(path)
     if file.is_file():
         return file
@@ -126,7 +126,7 @@ def fill(parameters: Mapping[str, torch.Tensor], path: Path) -> None:
     tensors = read_tensors(path)
     missing = [name for name in parameters if name not in tensors]
     if missing:
-        raise ValueError(f"{path}: holds other weights; it lacks {shortened(missing)}")
+        raise ValueError(f"{path}: has other weights; it lacks {shortened(missing)}")
     for name, parameter in parameters.items():
         if tensors[name].squeeze().shape != parameter.shape:  # heads are stored as convolutions
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Samplers in the words of diffusers' schedulers, so that one denoise loop serves every model."""
+"""Samplers with the interface of diffusers' schedulers, so that all models share one denoising loop."""
 
 from videosys.schedulers.build import Sampler, ddim, euler_ancestral, pndm
 from videosys.schedulers.rflow import RFlowScheduler

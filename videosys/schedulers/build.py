@@ -14,7 +14,7 @@ from videosys.utils.typed import check_between
 NUM_TRAIN_TIMESTEPS = 1000
 PNDM_HISTORY = 4  # predictions that its multistep formula combines
 PNDM_MIN_STEPS = PNDM_HISTORY
-# The noise that all these models were trained with.
+# The noise schedule of the training of all these models.
 NOISE: MappingProxyType[str, Any] = MappingProxyType(
     {
         "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
@@ -69,7 +69,7 @@ def ddim(
 ) -> Sampler:
     """Return the sampler of Latte: DDIM (arXiv 2010.02502) from 1000 - 1000 // steps down to timestep 0.
 
-    eta: share of fresh noise in each step, from `generator`; 0 draws none. ValueError for a number of steps
+    eta: share of new noise in each step, from `generator`; 0 adds none. ValueError for a number of steps
     outside 1..1000.
     """
     from diffusers import DDIMScheduler
@@ -79,7 +79,7 @@ def ddim(
         **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
         set_alpha_to_one=True,
-        # Not left to the file of a checkpoint: the first revision of Latte-1's says linspace.
+        # Not read from the checkpoint: the first revision of Latte-1 has linspace.
         timestep_spacing="leading",
     )
     return Sampler(scheduler, num_inference_steps, eta=eta, generator=generator)
@@ -103,7 +103,7 @@ def pndm(num_inference_steps: int) -> Sampler:
 def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:
     """Return the sampler of Open-Sora-Plan v1.2.0: ancestral Euler steps, float timesteps 999 .. 0.
 
-    Each step draws fresh noise from `generator`, one for all or one per sample. ValueError for a number of
+    Each step draws new noise from `generator`, one for all or one per sample. ValueError for a number of
     steps outside 1..1000.
     """
     from diffusers import EulerAncestralDiscreteScheduler

@@ -23,7 +23,7 @@ def shifted_grid(num_inference_steps: int, shift: float) -> torch.Tensor:
 
 
 class FlowGrid:
-    """The timesteps of noise levels [steps], and what all flow solvers share. Serves one generation.
+    """The timesteps of noise levels [steps]; base of all flow solvers. For one generation.
 
     timesteps: float32 [steps], 1000 sigma. history: the number of predictions that it keeps.
     """
@@ -57,7 +57,7 @@ class FlowSolver(FlowGrid):
     def __init__(self, sigmas: torch.Tensor, order: int):
         super().__init__(sigmas, history=order - 1)
         self._step = 0
-        self._previous: torch.Tensor | None = None  # the data as estimated in the step before
+        self._previous: torch.Tensor | None = None  # the estimated data of the previous step
 
     def restarted(self, step: int) -> FlowSolver:
         """A solver without history whose next step is `step`."""

@@ -1,4 +1,4 @@
-"""Rectified-flow sampling of Open-Sora v1.2, with diffusers' words."""
+"""Rectified-flow sampling of Open-Sora v1.2, with the interface of diffusers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SchedulerOutput(NamedTuple):
 
 
 def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
-    """Return the ratio r, a float32 scalar: larger and longer videos get more of their steps at high noise.
+    """Return the ratio r, a float32 scalar: larger and longer videos get more steps at high noise.
 
     height and width in pixels, num_frames of the video. A chunk of 17 frames counts 5, a single image 1.
-    ValueError for 2 to 16 frames, which count 0 and would make the first timestep not a number.
+    ValueError for 2 to 16 frames, which count 0 and would make the first timestep NaN.
     """
     chunks = 1 if num_frames == 1 else num_frames // 17 * 5
     if chunks <= 0:
@@ -57,7 +57,7 @@ class RFlowScheduler:
         if self.use_timestep_transform:
             ratio = time_shift(num_frames, height, width)
             u = ratio * u / (1 + (ratio - 1) * u)
-        # Rounding may lift the first one above 1000, where no frame would count as noised.
+        # Rounding may move the first one above 1000, where frames would not count as noisy.
         self.timesteps = (u * NUM_TRAIN_TIMESTEPS).clamp(max=NUM_TRAIN_TIMESTEPS)
         self._step = 0
 

@@ -1,7 +1,7 @@
-"""The solvers that a user may choose instead of a model's published scheduler.
+"""Solvers that can replace a model's published scheduler.
 
 All integrate the same equation: with many steps they reach the same video. With few steps a solver of higher
-order, or a better grid of timesteps, comes nearer to it.
+order, or a better grid of timesteps, is closer to it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Grid = Literal["lu", "karras", "exponential", "linspace", "leading", "trailing"]
 
 @dataclass(frozen=True)
 class Training:
-    """What the weights of a model were trained to predict.
+    """The trained prediction type of a model.
 
     prediction: epsilon is the noise; flow is data minus noise on the straight path between them.
     noise: the betas of the training, as options of diffusers' schedulers; for epsilon.
@@ -43,7 +43,7 @@ class Training:
 class SchedulerConfig:
     """Base of the settings of every solver.
 
-    predictions: of the models that it serves. options: fields that serve one kind of prediction only.
+    predictions: supported prediction types. options: fields for a single prediction type.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ()
@@ -65,10 +65,10 @@ class SchedulerConfig:
         return name_in(SCHEDULERS, self)
 
     def check(self, prediction: Prediction | None, model: str) -> None:
-        """ValueError where the solver, or one of the options given, does not fit the model's prediction."""
+        """ValueError if the solver, or one of its options, does not support the model's prediction."""
         name = self.name
         if prediction is None:
-            raise ValueError(f"scheduler is {name!r}; {model} has its own only: allowed: 'published'")
+            raise ValueError(f"scheduler is {name!r}; {model} supports only 'published'")
         if prediction not in self.predictions:
             fitting = [key for key, cls in SCHEDULERS.items() if prediction in cls.predictions]
             raise ValueError(
@@ -87,13 +87,13 @@ class SchedulerConfig:
         return shifted_grid(num_inference_steps, training.shift if self._shift is None else self._shift)
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
-        """A new scheduler for one generation, its timesteps set. generator: the source of its noise."""
+        """A new scheduler for one generation, with its timesteps set. generator: the source of its noise."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class PublishedConfig(SchedulerConfig):
-    """The scheduler that was published with the model."""
+    """The published scheduler of the model."""
 
     def check(self, prediction: Prediction | None, model: str) -> None:
         pass
@@ -105,7 +105,7 @@ def check_order(order: int, most: int) -> None:
 
 @dataclass(frozen=True)
 class EulerConfig(SchedulerConfig):
-    """Euler steps of a flow model on a grid of one's own.
+    """Euler steps of a flow model on a custom grid.
 
     shift: more than 1 spends more of the steps at high noise: sigma = s u / (1 + (s - 1) u) for u that falls
         evenly from 1. None is the published shift, which follows the size of the video.
@@ -171,7 +171,7 @@ class DPMSolverConfig(SchedulerConfig):
 
 @dataclass(frozen=True)
 class SDEDPMSolverConfig(DPMSolverConfig):
-    """DPM-Solver++ of the equation with noise: each step draws fresh noise. Fields as in DPMSolverConfig."""
+    """DPM-Solver++ for the SDE: each step draws new noise. Fields as in DPMSolverConfig."""
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon",)
     algorithm: ClassVar[str] = "sde-dpmsolver++"

@@ -1,1 +1,1 @@
-"""From a prompt to the embeddings that a model reads. The encoder itself is imported where it is needed."""
+"""Text encoders: from prompts to embeddings. The encoder itself is imported on use."""

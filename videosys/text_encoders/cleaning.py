@@ -1,8 +1,8 @@
-"""Captions as the models were trained on them: the caption cleaner, twice, and Open-Sora's score suffixes.
+"""Caption cleaning as in training: the caption cleaner, twice, and Open-Sora's score suffixes.
 
-The cleaner was written for web captions, so most of its rules take out what a web page leaves around a
-description: addresses, markup, file names, item numbers, advertising. The model has only seen cleaned
-captions; the order of the rules and even their oddities are therefore part of the model.
+The cleaner was written for web captions, so most of its rules remove text that web pages add to a
+description: addresses, markup, file names, item numbers, advertising. The models were trained on cleaned
+captions; the order of the rules and even their quirks are therefore part of the model.
 """
 
 from __future__ import annotations
@@ -142,8 +142,7 @@ def bounded(text: str) -> str:
     if len(text) <= MAX_CHARACTERS:
         return text
     warnings.warn(
-        f"the prompt has {len(text)} characters, of which the first {MAX_CHARACTERS} are "
-        f"read ({text[:40]!r}...)",
+        f"the prompt has {len(text)} characters; only the first {MAX_CHARACTERS} are used ({text[:40]!r}...)",
         stacklevel=3,
     )
     cut = text[:MAX_CHARACTERS]
@@ -153,7 +152,7 @@ def bounded(text: str) -> str:
 def clean_caption(text: str, keep_chinese: bool = False) -> str:
     """Return the caption after one pass of the cleaner. All models apply it twice: see `clean_prompt`.
 
-    Of more than MAX_CHARACTERS, which no encoder reads, the rest is left out.
+    Text after MAX_CHARACTERS, which encoders do not use, is dropped.
     """
     text = bounded(text)
     text = unquote_plus(text).strip().lower()
@@ -166,7 +165,7 @@ def clean_caption(text: str, keep_chinese: bool = False) -> str:
 
 
 def clean_prompt(prompt: str, clean: bool = True, keep_chinese: bool = False) -> str:
-    """Return the text that the tokenizer gets for a prompt: cleaned twice, or only lower-cased and
+    """Return the text for the tokenizer: the prompt cleaned twice, or only lower-cased and
     stripped.
     """
     if not clean:
@@ -174,7 +173,7 @@ def clean_prompt(prompt: str, clean: bool = True, keep_chinese: bool = False) ->
     cleaned = clean_caption(clean_caption(prompt, keep_chinese), keep_chinese)
     if prompt.strip() and not cleaned:
         warnings.warn(
-            f"nothing is left of the prompt {prompt[:40]!r} after cleaning; clean_caption=false keeps it",
+            f"the prompt {prompt[:40]!r} is empty after cleaning; set clean_caption=false to keep it",
             stacklevel=2,
         )
     return cleaned
@@ -183,7 +182,7 @@ def clean_prompt(prompt: str, clean: bool = True, keep_chinese: bool = False) ->
 def add_scores(
     prompt: str, aes: float | None = None, flow: float | None = None, camera_motion: str | None = None
 ) -> str:
-    """Return the prompt with the scores the model was trained to read behind it.
+    """Return the prompt followed by the scores that the model was trained with.
 
     Each is added if it is given and the prompt does not already name it: the aesthetic score, the motion
     score (the length of the optical flow), and the camera motion in words ("pan left").
@@ -202,5 +201,5 @@ def add_scores(
 def prepare_prompt(
     prompt: str, aes: float | None = 6.5, flow: float | None = None, camera_motion: str | None = None
 ) -> str:
-    """Return the text that the tokenizer gets for a prompt of Open-Sora: scores added, then cleaned twice."""
+    """Return the text for the tokenizer of Open-Sora: the prompt with scores, cleaned twice."""
     return clean_prompt(add_scores(prompt, aes, flow, camera_motion))

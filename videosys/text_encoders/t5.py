@@ -1,4 +1,4 @@
-"""The T5 encoder, or mT5's, that turns prompts into the embeddings a model reads."""
+"""The T5 or mT5 encoder, which turns prompts into embeddings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor
 
 
 class T5Encoder(nn.Module):
-    """Prompts in, one row of embeddings per token out. Prompts never see each other, bit for bit.
+    """Encodes prompts into one embedding per token. The result for a prompt does not depend on others.
 
     Each prompt is encoded alone and only as long as it is: most of T5's 300 tokens would be padding, and on a
     CPU a pass over all of them is expensive. The rows of the padding are zeros, unless a model reads them.
@@ -90,7 +90,7 @@ class T5Encoder(nn.Module):
         """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
 
         An empty prompt has one token, the end of the sequence. A prompt of more than L tokens is cut, with a
-        warning. padded: the rows of the padding are what the encoder makes of it, not zeros; the mask is the
+        warning. padded: the rows of the padding are the encoder's output, not zeros; the mask is the
         same. ValueError if there are no prompts or one is not a string.
         """
         check_prompts(prompts)
@@ -122,18 +122,18 @@ class T5Encoder(nn.Module):
 
 
 def check_prompts(prompts: Sequence[str]) -> None:
-    """ValueError where prompts are no list of at least one string."""
+    """ValueError unless prompts are a list of at least one string."""
     if isinstance(prompts, str):
         raise ValueError(f"prompts must be a list of strings, not one string: {prompts!r}")
     if not prompts:
-        raise ValueError("there is no prompt: the list is empty")
+        raise ValueError("the list of prompts is empty")
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise ValueError(f"a prompt must be a string, not {type(prompt).__name__}: {prompt!r}")
 
 
 def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
-    """folder/name or folder, whichever first has one of the files; ValueError where neither has."""
+    """folder/name or folder, the first that has one of the files; ValueError if neither has."""
     for candidate in (folder / name, folder):
         if any((candidate / file).is_file() for file in files):
             return candidate
@@ -141,11 +141,11 @@ def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
 
 
 def check_width(folder: Path, width: int) -> None:
-    """ValueError where the encoder of a folder makes embeddings of another width, or is not there."""
+    """ValueError if the encoder of a folder has embeddings of another width, or is missing."""
     path = find_folder(folder, "text_encoder", CONFIG_FILES) / "config.json"
     d_model = read_config(Shape, path.parent).d_model
     if d_model != width:
-        raise ValueError(f"{path}: d_model is {d_model}; the transformer reads embeddings of {width}")
+        raise ValueError(f"{path}: d_model is {d_model}; the transformer needs embeddings of width {width}")
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,13 @@ def load_tokenizer(folder: Path) -> Any:
     tokenizer_cls = T5Tokenizer if has_vocabulary else T5TokenizerFast
     try:
         return tokenizer_cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the libraries below raise anything, from OSError to bare Exception
+    except Exception as error:  # the libraries raise anything from OSError to bare Exception
         raise_interrupt(error)
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """ValueError naming the file of a tokenizer that is damaged: transformers asks for other packages."""
+    """ValueError naming the damaged file of a tokenizer: transformers' error would be misleading."""
     for path in sorted(folder.glob("*.json")):
         if path.name in SETTINGS_FILES:
             load_json_object(path)
@@ -195,7 +195,7 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def check_vocabulary(path: Path) -> None:
-    """ValueError where a spiece.model is none; nothing where the package that reads it is missing."""
+    """ValueError if a spiece.model is invalid; no check without the package that reads it."""
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
@@ -205,10 +205,10 @@ def check_vocabulary(path: Path) -> None:
     except Exception as error:  # sentencepiece raises RuntimeError and others
         raise_interrupt(error)
         raise ValueError(
-            f"the tokenizer in {path} is not a SentencePiece model: it is damaged or cut off"
+            f"the tokenizer in {path} is not a SentencePiece model: it is damaged or truncated"
         ) from error
     if size == 0:
-        raise ValueError(f"the tokenizer in {path} is not a SentencePiece model: it holds no pieces")
+        raise ValueError(f"the tokenizer in {path} is not a SentencePiece model: it has no pieces")
 
 
 def require_packages(folder: Path) -> None:
@@ -254,7 +254,7 @@ def load_weights(
     """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong.
 
     Each weight goes to the device as it lies in the file, is converted there, and stored before the next one
-    comes. Not by transformers' own loading, which changes torch's default dtype for all threads meanwhile.
+    comes. Does not use transformers' loading, which changes torch's default dtype for all threads.
     """
     config = read_encoder_config(folder)
     model = empty_model(encoder_class(config), config, folder)

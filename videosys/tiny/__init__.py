@@ -1,4 +1,4 @@
-"""Small trained checkpoints of the published classes, which come with the package."""
+"""Small trained checkpoints of the published classes, bundled with the package."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LOG = get_logger("tiny")
 
 
 def bundled() -> list[str]:
-    """The names of the checkpoints that come with the package."""
+    """The names of the bundled checkpoints."""
     return list(_bundled())
 
 
@@ -30,7 +30,7 @@ def config(model: str | None = None, **changes: Any) -> Any:
     model = next(iter(checkpoints)) if model is None else model
     if model not in checkpoints:
         raise ValueError(
-            f"no tiny checkpoint {model!r}{suggest(model, checkpoints)}; allowed: {listing(checkpoints)}"
+            f"unknown tiny checkpoint {model!r}{suggest(model, checkpoints)}; allowed: {listing(checkpoints)}"
         )
     family, settings = checkpoints[model]
     return family.config(**{**settings, **changes})
@@ -45,7 +45,7 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str]) -> None:
     unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
     if unknown:
         _LOG.warning(
-            "the tiny checkpoint was trained on few words, and not on: %s. It knows these:\n%s",
+            "the tiny checkpoint was trained on few words, without: %s. It knows these:\n%s",
             ", ".join(unknown),
             vocabulary(),
         )

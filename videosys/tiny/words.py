@@ -1,4 +1,4 @@
-"""The words that a prompt for the tiny checkpoints may use: `python -m videosys.tiny.words` lists them."""
+"""The vocabulary of the tiny checkpoints: `python -m videosys.tiny.words` lists it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def vocabulary() -> str:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that no caption of the training has, in order, each once."""
+    """The words of a prompt that are not in the training captions, in order, each once."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return list(dict.fromkeys(word for word in words if word not in WORDS))
 
