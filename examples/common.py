@@ -51,7 +51,7 @@ LOG = logging.getLogger("videosys.sample")
 
 @dataclass(frozen=True)
 class Example:
-    """A script: its model family, the folder of its YAML files, and what it says for --help.
+    """A script: its model family, the folder of its YAML files, and its --help text.
 
     Files: those of the published versions, and where the package brings a tiny checkpoint tiny.yaml, or
     tiny_VERSION.yaml for another version than the usual one.
@@ -103,7 +103,7 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
     configure_logging()
     interrupted = ""
     with contextlib.suppress(ValueError):  # of a broken environment, which `run` tells
-        interrupted = "interrupted; the videos named above are complete" if is_main_process() else ""
+        interrupted = "interrupted; the videos listed above are complete" if is_main_process() else ""
     return run_command(parser(example), partial(run, example), argv, interrupted)
 
 
@@ -143,7 +143,7 @@ def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
         setting.partition("=")[2].removeprefix("\ufeff") for setting in ours if setting.startswith("prompt=")
     ]
     if "prompts=" in ours:
-        raise ValueError("prompts= is empty; it must be a file of prompts")
+        raise ValueError("prompts= is empty; it must be a file with prompts")
     if options.prompts:
         prompts += listed(options.prompts)
     for prompt in prompts:
@@ -170,7 +170,7 @@ def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool 
     folder, version = example.folder, dict(part.partition("=")[::2] for part in overrides).get("version")
     published = example.published.get(version or "", next(iter(example.published.values())))
     if torch.cuda.is_available():
-        say(f"config: {published}, the published checkpoint, because there is a CUDA device")
+        say(f"config: {published}, the published checkpoint, because a CUDA device is available")
         return folder / published
     kept = {path.name for path in folder.glob("*.yaml")}
     name = next((name for name in (f"tiny_{version}.yaml", "tiny.yaml") if name in kept), None)
@@ -179,7 +179,7 @@ def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool 
             "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
             f"the published one runs without a device too, slowly: --config {folder / published}"
         )
-    say(f"config: {name}, the bundled tiny checkpoint, because there is no CUDA device")
+    say(f"config: {name}, the bundled tiny checkpoint, because no CUDA device is available")
     return folder / name
 
 
@@ -207,7 +207,7 @@ def generate(
 def keep(
     engine: VideoSysEngine, output: VideoOutput, options: Options, wanted: Sequence[str], seconds: float
 ) -> None:
-    """Saves the videos of an output, made in so many seconds; arguments and errors as of `generate`."""
+    """Saves the videos of an output; arguments and errors as in `generate`."""
     with report_remaining(wanted):
         for index in range(len(output.video)):
             path = save(engine, output, index, options)
@@ -242,7 +242,7 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
             picture = path.with_name(f"{path.name}.steps.png")
             plot_steps(output.steps_per_video[index], picture, threshold(engine))
     except OSError as error:
-        LOG.error("%s lacks what belongs beside it, such as its JSON file: %s", path, error)
+        LOG.error("%s was saved without its JSON file or plot: %s", path, error)
 
 
 def threshold(engine: VideoSysEngine) -> float | None:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     measured = [name for name, size in SIZES.items() if size.is_measured]
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=measured)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
+    parser.add_argument("--no-compile", action="store_true", help="skip compiled blocks")
     parser.add_argument(
         "--kernels",
         choices=("auto", "none"),
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="none measures published sizes without this package's kernels",
     )
     parser.add_argument(
-        "--tiny", action="store_true", help="published sizes by narrow models and small videos, on any device"
+        "--tiny",
+        action="store_true",
+        help="replace published sizes by narrow models and small videos, on any device",
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
@@ -144,7 +146,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Both files, each whole or not at all."""
+    """Writes both files, each atomically."""
     parts = [f"## {name}\n\n{table(report[name])}\n" for name in CASES if report.get(name)]
     head = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     for name, text in (

@@ -45,7 +45,7 @@ def step_row(setting: Setting, subject: Subject, plan: Plan) -> Row:
 
 
 def floor_columns(floor: Floor, seconds: Mapping[str, float]) -> Row:
-    """What a floor says beside steps of so many seconds."""
+    """The floor next to measured steps."""
     row: Row = {"floor_s": floor.seconds}
     row |= {f"{kind}_gflops": floor.peak(kind) / 1e9 for kind in ("linear", "attention")}
     return row | {f"{name}_share": floor.seconds / value for name, value in seconds.items()}

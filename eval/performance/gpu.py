@@ -67,8 +67,10 @@ def main(argv: Sequence[str] | None = None, measure: Measure | None = None) -> i
     names = [name for name, size in SIZES.items() if size.is_measured]
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=names)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=9.0, help="no size is begun after them (default: 9)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out compiled blocks")
+    parser.add_argument(
+        "--minutes", type=float, default=9.0, help="minutes after which no new size starts (default: 9)"
+    )
+    parser.add_argument("--no-compile", action="store_true", help="skip compiled blocks")
     parser.add_argument("--tiny", action="store_true", help="narrow models and small videos, on any device")
     parser.add_argument("--output", type=Path, default=Path("outputs/bench_gpu"))
     parser.add_argument("--one", choices=list(SIZES), help=argparse.SUPPRESS)
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None, measure: Measure | None = None) -> i
     if args.rounds < 1:
         parser.error(f"--rounds is {args.rounds}; it must be 1 or more")
     if not (args.tiny or torch.cuda.is_available()):
-        parser.error("this needs a CUDA device, and there is none here; --tiny runs without one")
+        parser.error("this needs a CUDA device; --tiny runs without one")
     if args.one:
         print(json.dumps(row_of(args.one, args)))
         return 0
@@ -100,7 +102,7 @@ def run(args: argparse.Namespace, measure: Measure) -> int:
         print(f"{name}: {told(report['rows'][name])}", flush=True)
     missing = [name for name in args.sizes if not is_done(report, name)]
     if missing:
-        print(f"left: {', '.join(missing)}; the same command goes on", flush=True)
+        print(f"left: {', '.join(missing)}; run the same command again to continue", flush=True)
     print(f"\n{table(report)}")
     return int(any(FAILED in row for row in report["rows"].values()))
 
@@ -115,7 +117,7 @@ def begun(args: argparse.Namespace) -> dict[str, Any]:
     found = load_json(path)
     is_same = all(found.get("machine", {}).get(key) == here[key] for key in SAME)
     if not is_same:
-        print(f"{path} is of another machine, torch or setting: everything is measured anew")
+        print(f"{path} is from another machine, torch or setting: measuring everything again")
     return found if is_same else fresh
 
 
@@ -170,7 +172,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Both files, each whole or not at all."""
+    """Writes both files, each atomically."""
     head = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     folder.mkdir(parents=True, exist_ok=True)
     texts = {FILE: json.dumps(report, indent=2) + "\n", "gpu.md": f"{head}\n\n{table(report)}\n"}

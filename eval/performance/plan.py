@@ -1,4 +1,4 @@
-"""What a command measures, and what it gives: rows."""
+"""The plan of a benchmark, and its results as rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Plan:
         """What is said instead where there is no GPU, and what is measured is not tiny."""
         if self.device.type == "cuda" or self.tiny:
             return None
-        return {what: "needs CUDA: there is no such device here, nothing was run"}
+        return {what: "needs CUDA; not run"}
 
 
 def name_of(dtype: torch.dtype) -> str:

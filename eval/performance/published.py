@@ -63,7 +63,7 @@ Case = Callable[[Plan], Iterator[Row]]
 
 
 def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> Case:
-    """The rows of every size that is asked for, where there is a GPU."""
+    """The rows of all requested sizes, if there is a GPU."""
 
     def case(plan: Plan) -> Iterator[Row]:
         if missing := plan.needs_cuda(what):

@@ -78,7 +78,7 @@ QUICK = ComparisonSettings(learnt=2, held_out=1, search=4.0, search_size=1, step
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; 2 where the arguments are wrong, 130 after an interruption."""
-    return run_command(parser(), run, argv, "interrupted: the same command goes on from here")
+    return run_command(parser(), run, argv, "interrupted: run the same command again to continue")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,12 +100,12 @@ def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="python -m eval.policies", description=__doc__)
     arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as opensora")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
-    arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32; 12 from 100 steps on")
-    arguments.add_argument("--search", type=float, help="full runs the search may take per budget: 200")
+    arguments.add_argument("--held-out", type=int, help="held-out prompts; default: 32, or 12 from 100 steps")
+    arguments.add_argument("--search", type=float, help="maximum full runs of the search per budget (200)")
     arguments.add_argument(
-        "--bundle", action="store_true", help="put the calibration beside the model's weights"
+        "--bundle", action="store_true", help="save the calibration next to the model's weights"
     )
-    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, to see that it works")
+    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, as a smoke test")
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
 
@@ -114,7 +114,7 @@ def read_settings(args: argparse.Namespace) -> ComparisonSettings:
     """The settings of the arguments. ValueError for bad ones, and where matplotlib is not installed."""
     check_matplotlib()
     if args.quick and args.bundle:
-        raise ValueError("--bundle is given, and so is --quick, whose settings are no good; leave one out")
+        raise ValueError("--bundle cannot be combined with --quick, whose settings are not useful")
     is_long = checkpoint(args.model).steps >= LONG
     default = ComparisonSettings(held_out=FEWER_HELD_OUT if is_long else ComparisonSettings.held_out)
     settings = QUICK if args.quick else default

@@ -75,7 +75,7 @@ class Contest:
         )
 
     def entries(self, budget: int) -> list[Entry]:
-        """The results of all that compute about so many steps, after `learn`."""
+        """The results of all policies with about this many computed steps, after `learn`."""
         entries = [*self._fewer(budget)]
         for name, policy in self._policies(budget):
             rows = self.bench.measure(f"{name} {budget}", policy)

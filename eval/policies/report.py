@@ -23,7 +23,7 @@ PAB = "PAB"
 class Entry:
     """What a policy gave on each held-out prompt. budget: computed steps meant, None for what has no choice.
 
-    work: operations, as a share of the full run's. policy: None for what is no policy of a cache.
+    work: operations, as a share of the full run's. policy: None if there is no cache policy.
     """
 
     name: str
@@ -113,7 +113,7 @@ def comparison_text(comparison: Comparison) -> str:
             "",
             *verdicts(comparison),
             "",
-            "What was tried on the prompts of the search: dB of the final latents against the full runs.",
+            "Results on the prompts of the search: dB of the final latents against the full runs.",
             "",
             candidates_table(comparison, "scores"),
             "",
@@ -171,8 +171,8 @@ def verdicts(comparison: Comparison) -> Iterator[str]:
 def _against(one: Entry, comparison: Comparison) -> str:
     work = work_at(comparison, one.psnr())
     if work is None:
-        return "no calibrated policy measured here reaches that"
-    return f"the calibrated policies reach that with {work:.3f}, {one.work / work:.2f} times less"
+        return "no calibrated policy reaches this"
+    return f"the calibrated policies reach this with {work:.3f}, {one.work / work:.2f} times less"
 
 
 def curves(comparison: Comparison, names: Sequence[str]) -> dict[str, list[tuple[float, float]]]:

@@ -15,12 +15,12 @@ NOISE_SHARE = 0.5  # of the cosine where timesteps are whole: no two of a hundre
 
 
 def fewer_steps(clip: Clips, steps: int) -> DenoiseRun:
-    """A run of the config with so many steps, on the grid that its sampler has for them."""
+    """A run of the config with this many steps, on the grid of its sampler."""
     return clip.with_config(num_inference_steps=steps).run(NoCacheConfig())
 
 
 def cosine_steps(clip: Clips, steps: int) -> DenoiseRun:
-    """A run of so many steps that are close to each other at both ends, where predictions change most."""
+    """A run with this many steps, denser at both ends, where predictions change most."""
     return clip.run(NoCacheConfig(), sampler=cosine_sampler(clip, steps))
 
 

@@ -33,12 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument(
-        "--root", type=Path, required=True, help="what experiments/*.py were given as --output"
-    )
-    arguments.add_argument(
-        "--output", type=Path, help="folder of report.md and report.html; ROOT if not given"
-    )
+    arguments.add_argument("--root", type=Path, required=True, help="the --output folder of experiments/*.py")
+    arguments.add_argument("--output", type=Path, help="folder of report.md and report.html; default: ROOT")
     arguments.add_argument(
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
@@ -50,12 +46,12 @@ def parser() -> argparse.ArgumentParser:
         default=gpus.DEFAULT,
         help=f"of the projection: {', '.join(gpus.known())}, or NAME=TFLOPS,TBS",
     )
-    arguments.add_argument("--no-projection", action="store_true", help="leave out the published sizes")
-    arguments.add_argument("--command", default="", help="what the page says it was made with")
+    arguments.add_argument("--no-projection", action="store_true", help="skip the published sizes")
+    arguments.add_argument("--command", default="", help="the command named in the report")
     arguments.add_argument(
         "--page",
         type=Path,
-        help="a Markdown file: a short report between its marks, and CSV files beside it",
+        help="a Markdown file; the part between the marks is replaced, CSV files are written next to it",
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments

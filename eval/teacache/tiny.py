@@ -40,11 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--output", type=Path, default=Path("samples_tiny"), help="folder of videos and report")
+    made.add_argument(
+        "--output", type=Path, default=Path("samples_tiny"), help="output folder of videos and report"
+    )
     made.add_argument("--limit", type=int, default=3, help="prompts")
-    made.add_argument("--methods", help="for all models; if not given, what each model has")
+    made.add_argument("--methods", help="for all models; default: those of each model")
     made.add_argument("--only", nargs="+", choices=[study.name for study in STUDIES], help="of the models")
-    made.add_argument("--page", help="a Markdown file that gets the report between its marks")
+    made.add_argument("--page", help="a Markdown file; the report replaces the part between its marks")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
     made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config, for all models")
     return made
@@ -62,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             return status
         made += 1
     if not made:
-        raise ValueError("no tiny checkpoint of these models comes with this version of the package")
+        raise ValueError("this version of the package has no tiny checkpoints of these models")
     said = "make eval-tiny" if not arguments.settings else "eval/teacache/tiny.py"
     page = ["--page", arguments.page] if arguments.page else []
     return report.main(["--root", str(arguments.output), "--device", "cpu", "--command", said, *page, *quiet])
@@ -75,7 +77,7 @@ def bundled(studies: Sequence[runner.Study]) -> Iterator[tuple[runner.Study, str
             try:
                 tiny_config(name)
             except ValueError as error:
-                print(f"left out: {study.name} {version}: {error}", flush=True)
+                print(f"skipped: {study.name} {version}: {error}", flush=True)
             else:
                 yield study, version
 
@@ -98,18 +100,18 @@ def distinct(config: Any, presets: Mapping[str, Any]) -> list[str]:
     found: dict[str, Any] = {}
     for name, preset in presets.items():
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that there are no coefficients; the report says it
+            warnings.simplefilter("ignore")  # about missing coefficients, which the report mentions
             cache = dataclasses.replace(config, cache=preset).with_default_coefficients()
         same = next((other for other, settled in found.items() if settled == cache), None)
         if same is None:
             found[name] = cache
         else:
-            print(f"left out: {name} is {same} with {config.model_name}", flush=True)
+            print(f"skipped: {name} is {same} with {config.model_name}", flush=True)
     return list(found)
 
 
 def calibrated(study: runner.Study, config: Any, presets: Sequence[Any]) -> list[str]:
-    """The YAML files of this tiny checkpoint that set a cache which is no preset, as --methods takes them."""
+    """The YAML files of this tiny checkpoint with a cache that is not a preset, for --methods."""
     folder = Path(runner.EXAMPLES) / study.name
     loaded = {path: load_config(study.config, path) for path in sorted(folder.glob("tiny*.yaml"))}
     plain = [config.cache, *presets]

@@ -16,13 +16,13 @@ LARGEST = 256 << 20  # bytes of a JSON file: results of thousands of videos
 def command(
     run: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> int:
-    """The exit status: of `run`, or 2 for a mistake of the user's, or 130 after an interrupt."""
+    """The exit status of `run`, or 2 for a user error, or 130 after an interrupt."""
     interrupted = "interrupted; what was written is complete"
     return run_command(parser, run, argv, interrupted, (ValueError, OSError))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
+    """Writes a file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -32,5 +32,5 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. ValueError where there is none, or it is damaged."""
+    """The content of a JSON file. ValueError if it is missing or damaged."""
     return load_json(path, LARGEST)

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     return exit_status(
         lambda: importlib.import_module(STAGES[args.stage]).main(args.options),
-        "interrupted: the same command goes on from here",
+        "interrupted: run the same command again to continue",
     )
 
 

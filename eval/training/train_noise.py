@@ -52,7 +52,7 @@ def timestep_odds(shares: Tensor, focused: float = FOCUSED) -> np.ndarray:
     the rest evenly. There places and motions are decided; before, a loss is mostly what nobody could know.
     """
     if not 0 <= focused <= 1:
-        raise ValueError(f"focused={focused} is no share; it must be from 0 to 1")
+        raise ValueError(f"focused={focused} is not a share; it must be from 0 to 1")
     log_sigma = ((1 - shares) / shares).log().div(2).double().numpy()
     bell = np.exp(-0.5 * ((log_sigma - np.log(FOCUS)) / FOCUS_WIDTH) ** 2) * np.gradient(log_sigma)
     return (1 - focused) / len(shares) + focused * bell / bell.sum()
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.load_state_dict(load_model(recipe.model, recipe.config, args.start).state_dict())
     say(f"parameters: {sum(p.numel() for p in model.parameters())}; clips: {len(data.latents)}")
     batch_loss = NoiseLoss(recipe, texts.null, args.batch_size, args.cap, args.focused)
-    judge = NoiseLoss(recipe, texts.null, args.batch_size, VELOCITY)  # the same whatever was minimised
+    judge = NoiseLoss(recipe, texts.null, args.batch_size, VELOCITY)  # independent of the minimised loss
 
     def figure(model: nn.Module) -> float:
         with torch.no_grad():
@@ -233,10 +233,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--steps", type=int, help="end after so many steps instead")
-    parser.add_argument("--rate", type=float, default=1.0, help="of the usual learning rate; less to go on")
+    parser.add_argument("--steps", type=int, help="stop after this number of steps")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--cap", type=float, default=VELOCITY, help="largest weight of a step's loss")
+    parser.add_argument("--cap", type=float, default=VELOCITY, help="maximum weight of a step's loss")
     parser.add_argument(
         "--focused", type=float, default=FOCUSED, help="share of timesteps drawn where places are decided"
     )

@@ -47,7 +47,7 @@ def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, st
     others = [name for name in sorted(kept.keys() & current.keys()) if kept[name] != current[name]]
     if others:
         differences = ", ".join(f"{name} {kept[name]} (now {current[name]})" for name in others)
-        raise ValueError(f"{path} is of a run with {differences}; give the same arguments, or another --out")
+        raise ValueError(f"{path} is from a run with {differences}; use the same arguments or another --out")
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Trainer:
         path = self.folder / f"{stage.name}.pt"
         finished = self.load(path)
         if finished is not None:
-            say(f"{stage.name}: finished before, so {path} is taken; --out elsewhere trains anew")
+            say(f"{stage.name}: already finished, using {path}; choose another --out to train again")
             self.model.load_state_dict(finished["model"])
             return
         average = StageRun(self, stage).train()

@@ -82,11 +82,11 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 with one line where something cannot be."""
     arguments = CommandParser(description=f"{example.name} with a cache of videosys")
     add = arguments.add_argument
-    add("--tiny", action="store_true", help="a tiny random model, in seconds on a CPU")
+    add("--tiny", action="store_true", help="a tiny random model, which runs on a CPU in seconds")
     add("--prompt", default=PROMPTS[0])
-    add("--speedup", type=float, default=2.0, help="the model's calls by those that compute")
+    add("--speedup", type=float, default=2.0, help="the speedup: calls of the model divided by computed ones")
     add("--steps", type=int, help="of the scheduler")
-    add("--calibration", type=Path, help="a file of an earlier run; otherwise it is made")
+    add("--calibration", type=Path, help="a calibration file; created if it does not exist")
     add("--output", type=Path, default=Path("outputs"), help="folder of the video and of the calibration")
     return run_command(arguments, partial(run, example), argv, "interrupted")
 
@@ -115,7 +115,7 @@ def run(example: Example, args: argparse.Namespace) -> int:
 
 
 def save(example: Example, result: Any, args: argparse.Namespace) -> None:
-    """Writes the video; the tiny ones end in latents, of which only the shape is told."""
+    """Saves the video; for tiny models, prints the shape of the latents."""
     if args.tiny:
         print(f"latents {list(result.shape)}")
         return

@@ -1,6 +1,6 @@
 """A config in Python: python examples/opensora/sample.py --config examples/opensora/custom.py
 
-It is run only when it is named. Here a threshold of one's own, and the paper's variant without rescaling.
+It runs only if it is named. This one has a custom threshold, and the paper's variant without rescaling.
 """
 
 from videosys import OpenSoraConfig, TeaCacheConfig

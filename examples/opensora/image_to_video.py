@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: at={at}: must be one of {', '.join(STRATEGIES)}", file=sys.stderr)
         return 2
     if not image.strip():
-        print("error: image= is empty; it must be the file of an image", file=sys.stderr)
+        print("error: image= is empty; it must be an image file", file=sys.stderr)
         return 2
     if not any(argument.startswith(("prompt=", "prompts=")) for argument in arguments):
         arguments.append(f"prompt={PROMPT}")

@@ -116,4 +116,4 @@ def test_two_ranks_decide_alike_and_give_what_one_gives(ranks, name, kind):
 def test_settings_that_differ_are_an_error_on_all_ranks(ranks):
     for _, seen in ranks:
         assert seen["error"].startswith("the ranks of one video disagree on the settings of the cache")
-        assert "see only a rank's share of the tokens" in seen["stack"]
+        assert "have only a rank's share of the tokens" in seen["stack"]

@@ -172,4 +172,4 @@ def test_a_comparison_refuses_what_it_does_not_know(tmp_path, capsys):
     assert "is not a folder" in capsys.readouterr().err
     quick = ["--model", "opensora", "--quick", "--bundle", "--out", str(tmp_path)]
     assert policies.main(quick) == 2
-    assert "--bundle is given" in capsys.readouterr().err
+    assert "--bundle cannot be combined" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_every_method_has_the_same_videos_and_a_full_record(made):
 def test_a_second_run_makes_nothing(made, capsys, monkeypatch):
     monkeypatch.setattr(runner, "VideoSysEngine", None)
     assert start(made, "--methods", "base,teacache_slow") == 0
-    assert "4 of this process are there, 0 to make" in capsys.readouterr().out
+    assert "4 of this process exist, 0 to generate" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_before_counting_counts_when_it_goes_on(made, tmp_path):
@@ -127,7 +127,7 @@ def test_the_papers_third_figure_comes_from_full_runs(tmp_path, capsys):
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     assert report.main(["--root", str(tmp_path)]) == 2
-    assert "holds no MODEL/base/manifest.jsonl" in capsys.readouterr().err
+    assert "has no MODEL/base/manifest.jsonl" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_mix_with_what_is_there(made, capsys):
@@ -197,7 +197,7 @@ def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> 
 def test_a_killed_run_goes_on_where_it_was(made, tmp_path, module, name, call, done, capsys):
     run_until_killed(tmp_path, module, name, call)
     assert start(tmp_path, "--methods", "base") == 0
-    assert f"{done} of this process are there, {2 - done} to make" in capsys.readouterr().out
+    assert f"{done} of this process exist, {2 - done} to make" in capsys.readouterr().out
     folder = tmp_path / "opensora_tiny" / "base"
     assert sorted(path.name for path in folder.iterdir()) == [*files(made, "base"), "manifest.jsonl"]
     lines = (folder / "manifest.jsonl").read_text().splitlines()

@@ -105,7 +105,7 @@ def test_without_a_config_it_says_which_one_and_why(settings, capsys, monkeypatc
         assert main([f"prompt={PROMPT}", *settings, "device=cpu", "dtype=float32"]) == 0
         first, last = capsys.readouterr().out.splitlines()
         assert first.startswith(expected)
-        assert "because there is" in first
+        assert ", because " in first
         assert LINE.fullmatch(last)
 
 

@@ -138,7 +138,7 @@ def test_without_a_device_the_tiny_checkpoint_is_used(name, given, expected, cap
     fast = ["num_inference_steps=4", f"output={tmp_path}"]
     assert SCRIPTS[name]([*given, *fast]) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first == f"config: {expected}, the bundled tiny checkpoint, because there is no CUDA device"
+    assert first == f"config: {expected}, the bundled tiny checkpoint, because no CUDA device is available"
     assert read_video(last.split("  ")[0])[0].shape[1:] == (64, 64, 3)
 
 

@@ -192,10 +192,10 @@ def test_a_pipeline_that_shares_the_model_is_left_alone(wan):
     plain = generate(pipe, call)
     with cached(pipe, cache=EVERY_SECOND) as run:
         assert torch.equal(generate(other, call), plain)
-        with pytest.raises(ValueError, match="cached already"), cached(other, cache="none"):
+        with pytest.raises(ValueError, match="already cached"), cached(other, cache="none"):
             pass
     assert run.steps == []
-    assert run.report() == "nothing was generated"
+    assert run.report() == "no video was generated"
 
 
 def test_what_is_saved_and_copied_inside_keeps_its_class(wan, tmp_path):
@@ -236,7 +236,7 @@ def calibration(**scope: Any) -> Calibration:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "nothing is asked for; give cache, speedup or min_psnr"),
+        ({}, "no cache is selected; give cache, speedup or min_psnr"),
         ({"cache": "teacach"}, "cache is 'teacach'; there are "),
         ({"cache": 7}, "cache is 7; it must be the name of a policy"),
         ({"cache": "none", "speedup": 2.0}, "NoCacheConfig cannot be asked for by speedup"),
@@ -278,7 +278,7 @@ def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (image_pipeline, "makes no videos"),
+        (image_pipeline, "does not generate videos"),
         (Plain, "Plain has no transformer or transformer_2 or unet"),
     ],
 )
@@ -293,7 +293,7 @@ def test_a_second_cache_is_refused(wan):
     with pytest.raises(ValueError, match=r"another cache .*first_block_cache.*; disable it"):
         cached(pipe, cache="interval").__enter__()
     pipe.transformer.disable_cache()
-    with cached(pipe, cache="interval"), pytest.raises(ValueError, match="cached already"):
+    with cached(pipe, cache="interval"), pytest.raises(ValueError, match="already cached"):
         cached(pipe, cache="interval").__enter__()
 
 

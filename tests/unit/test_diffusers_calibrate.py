@@ -90,7 +90,7 @@ def test_pipelines_of_other_kinds(tmp_path, name):
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path):
     pipe, prompt, call = parts("helios")
-    with pytest.raises(ValueError, match="2 loops of the scheduler; a calibration is for one"):
+    with pytest.raises(ValueError, match="2 loops of the scheduler; a calibration supports one"):
         calibrate(
             pipe, [prompt], out=tmp_path / "out.json", place="output", **{**call, "num_inference_steps": 4}
         )

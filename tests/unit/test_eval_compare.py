@@ -41,7 +41,7 @@ def test_two_folders_are_compared_as_the_papers_command_does(tmp_path, capsys):
     assert made["videos"][1]["psnr_per_frame"] == pytest.approx([28.13] * 3, abs=0.01)
     assert made["mean"]["psnr"]["per_video"] == pytest.approx(64.07, abs=0.01)
     assert "lpips" not in made["mean"]
-    assert "without LPIPS" in output.err
+    assert "LPIPS is skipped" in output.err
     assert "psnr dB" in output.out
     assert "public way" in output.out
 

@@ -128,9 +128,9 @@ def test_lists_in_other_formats_are_no_list_of_vbenchs(tmp_path, name, content):
         ("nul\0", r"has '\x00'"),
         (".hidden", "begins with '.'"),
         ("-rf", "begins with '-'"),
-        ("CON", "is the name of a device"),
-        ("hidden\u202etext", "has a character that cannot be seen"),
-        ("x" * 221, "has 221 bytes, 220 is the most"),
+        ("CON", "is a device name"),
+        ("hidden\u202etext", "has an invisible character"),
+        ("x" * 221, "has 221 bytes; the limit is 220"),
         ("猫" * 80, "has 240 bytes"),
     ],
 )
@@ -148,7 +148,7 @@ def test_vbenchs_prompts_that_differ_in_case_only_meet_on_some_file_systems(tmp_
     monkeypatch.setattr(prompts, "folds_case", lambda folder: False)
     assert prompts.choose_naming("auto", listed, tmp_path) == "vbench"
     monkeypatch.setattr(prompts, "folds_case", lambda folder: True)
-    with pytest.raises(ValueError, match="the file system takes it for 'a fantasy landscape'"):
+    with pytest.raises(ValueError, match="on the file system it is the same as 'a fantasy landscape'"):
         prompts.choose_naming("auto", listed, tmp_path)
     assert len({prompts.file_name(text, 0, 3, "slug") for text in listed.prompts}) == 2
 
@@ -183,11 +183,11 @@ def test_the_methods_of_the_paper_are_known_for_every_model(config):
     ("text", "message"),
     [
         ("base,teacach", r"method 'teacach' is unknown; allowed: base, reference, steps_N, .*teacache_slow"),
-        (" , ", "names no method"),
-        ("base,base", "names a method twice"),
+        (" , ", "has no methods"),
+        ("base,base", "has a duplicate method"),
         ("nowhere.yaml", "no such config file"),
-        ("base=nowhere.yaml", "'base' cannot be a method's name; NAME=FILE names it"),
-        ("-x y.yaml", "'-x y' cannot be a method's name"),
+        ("base=nowhere.yaml", "'base' is not a valid method name; use NAME=FILE"),
+        ("-x y.yaml", "'-x y' is not a valid method name"),
     ],
 )
 def test_unknown_methods_are_refused(text, message):

@@ -94,7 +94,7 @@ def test_a_method_without_videos_is_no_row_and_a_base_without_is_an_error(sample
     for path in (samples / "base").glob("*.mp4"):
         path.unlink()
     assert report.main(["--root", str(samples.parent), "--no-projection"]) == 2
-    assert "base: none of the videos of its manifest is there" in capsys.readouterr().err
+    assert "base: none of the videos in its manifest exists" in capsys.readouterr().err
 
 
 def test_methods_without_a_video_in_common_have_no_likeness(samples):

@@ -80,14 +80,14 @@ def test_an_incomplete_set_is_refused_unless_asked_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"colour": 0.5}, "'colour' is no dimension of VBench; allowed: subject_consistency"),
+        ({"colour": 0.5}, "'colour' is not a dimension of VBench; allowed: subject_consistency"),
         ({"color": 50}, "color is 50; it must be a number from 0 to 1"),
         ({"color": 1.001}, "color is 1.001; it must be a number from 0 to 1"),
         ({"color": True}, "color is True"),
         ({"color": float("nan")}, "color is nan"),
         ({"color": None}, "color is None"),
         ({"color": []}, "color is []"),
-        ([], "must hold the results of dimensions"),
+        ([], "must contain the results of dimensions"),
     ],
 )
 def test_other_files_are_refused(tmp_path, capsys, content, message):
@@ -216,7 +216,7 @@ def test_missing_videos_are_an_error_unless_allowed(site, videos, tmp_path, caps
         path.unlink()
     (tmp_path / "save" / "scene_eval_results.json").unlink()
     assert start(videos, "--dimensions", "scene", "--partial") == 2
-    assert "holds none of the 10 videos" in capsys.readouterr().err
+    assert "has none of the 10 videos" in capsys.readouterr().err
     assert start(videos, "--dimensions", "temporal_style") == 2
     assert "VBench_full_info.json: has no prompts of temporal_style" in capsys.readouterr().err
 

@@ -38,7 +38,7 @@ def test_it_goes_on_where_it_ended(here, tmp_path, capsys):
         return {gpu.FAILED: "an illegal memory access"} if len(seen) == 2 else ROW
 
     assert gpu.main(here, measure) == 1
-    assert f"left: {SIZES[1]}; the same command goes on" in capsys.readouterr().out
+    assert f"left: {SIZES[1]}; run the same command again to continue" in capsys.readouterr().out
     assert gpu.main(here, measure) == 0
     assert seen == [*SIZES, SIZES[1]]
     assert rows_of(tmp_path) == dict.fromkeys(SIZES, ROW)
@@ -55,7 +55,7 @@ def test_another_setting_is_measured_anew(here, tmp_path, capsys):
     gpu.main(here, measure)
     gpu.main([*here, "--rounds", "1"], measure)
     assert seen == SIZES * 2
-    assert "everything is measured anew" in capsys.readouterr().out
+    assert "measuring everything again" in capsys.readouterr().out
 
 
 def test_time_that_is_over_begins_nothing(here, capsys):

@@ -86,11 +86,9 @@ def test_broadcasting_is_compared_at_its_quality():
     *_, first, second = verdicts(comparison(*rows, *teacaches, slow, fast))
     assert first == (
         "- PAB slow: 40.0 dB with 0.800 of the work; "
-        "the calibrated policies reach that with 0.400, 2.00 times less"
+        "the calibrated policies reach this with 0.400, 2.00 times less"
     )
-    assert second == (
-        "- PAB fast: 60.0 dB with 0.700 of the work; no calibrated policy measured here reaches that"
-    )
+    assert second == ("- PAB fast: 60.0 dB with 0.700 of the work; no calibrated policy reaches this")
 
 
 def test_curves_are_time_and_quality_against_the_full_run():

@@ -134,7 +134,7 @@ def test_a_run_with_other_arguments_does_not_go_on(tmp_path, finished):
     else:
         StageRun(trainer(rate=1.0, cap=20.0), toy_stage()).save()
     trainer(rate=1.0, cap=20.0, added="later").run(toy_stage(minutes=0.002))
-    with pytest.raises(ValueError, match=r"of a run with rate 1\.0 \(now 0\.5\); give the same arguments"):
+    with pytest.raises(ValueError, match=r"from a run with rate 1\.0 \(now 0\.5\); use the same arguments"):
         trainer(rate=0.5, cap=20.0).run(toy_stage())
 
 

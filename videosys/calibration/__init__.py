@@ -1,4 +1,4 @@
-"""Measures which settings of a cache suit a model: `python -m videosys.calibration`."""
+"""Finds the best cache settings of a model: `python -m videosys.calibration`."""
 
 import lazy_loader
 

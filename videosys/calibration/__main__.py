@@ -1,9 +1,9 @@
-"""Finds settings for caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
+"""Calibrates caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
 
 Runs the full model on a few prompts, fits TeaCache's polynomial, searches the best schedule for each number
 of computed steps, and measures all of them on held-out prompts. Prints a table, and writes FILE.json (what
 `cache.calibration` reads), FILE.md and, where matplotlib is installed, two PNG plots. Started again after an
-interruption it goes on where it stopped; what it needs for that lies in FILE.work.
+interruption, it continues with the intermediate results in FILE.work.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"lines, JSON or CSV; {MOST_PROMPTS} suffice",
     )
     add("--out", type=path_argument, required=True, help="JSON file to write")
-    add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
-    add("--budgets", type=numbers, metavar="K,K,...", help="computed steps; otherwise eight")
-    add("--search", type=float, default=60.0, help="full runs the search may take per budget")
-    add("--held-out", type=int, help="prompts to judge on, the last ones; otherwise a third")
+    add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
+    add("--budgets", type=numbers, metavar="K,K,...", help="numbers of computed steps; default: eight")
+    add("--search", type=float, default=60.0, help="maximum full runs of the search per budget")
+    add("--held-out", type=int, help="held-out prompts, from the end of the list; default: a third")
     add("--quiet", action="store_true", help="no progress bars")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
     return arguments

@@ -13,7 +13,7 @@ def split(prompts: Sequence[T], held_out: int | None) -> tuple[Sequence[T], Sequ
     """Prompts to learn from and prompts to judge on."""
     count = max(len(prompts) // 3, 1) if held_out is None else held_out
     if not 0 < count < len(prompts):
-        text = f"there are {len(prompts)} prompts, of which {count} would be held out"
+        text = f"there are {len(prompts)} prompts and {count} held-out ones"
         raise ValueError(f"{text}; at least one must be, and one be left")
     return prompts[:-count], prompts[-count:]
 

@@ -29,7 +29,7 @@ _LOG = get_logger("calibration")
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """A policy and what it gave on held-out prompts. budget: computed steps it was made for."""
+    """A policy and its results on held-out prompts. budget: number of computed steps it was made for."""
 
     name: str
     budget: int
@@ -77,7 +77,7 @@ class CalibrationReport:
         return pace([row.result for row in self.rows], self.study.num_steps)
 
     def calibration(self) -> Calibration:
-        """What `cache.calibration` reads. TeaCache without a good polynomial decides by what it measures."""
+        """The content for `cache.calibration`. Without a good polynomial, TeaCache uses plain distances."""
         rows, times = distinct(self.rows), self.pace
         details = {
             "learnt_prompts": [job.prompt for job in self.study.learnt],
@@ -141,7 +141,7 @@ def search_record(best: SearchResult) -> dict[str, Any]:
 def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     """The polynomials of all signals and degrees: the paper's two ablations.
 
-    First and last step are left out, since they compute whatever the polynomial says. The last third of
+    First and last step are omitted, since they always compute. The last third of
     the prompts (none, where there is but one) is held out.
     """
     held_out = len(traces) // 3 or (len(traces) > 1)
@@ -175,10 +175,10 @@ def select_fit(fits: Sequence[Fit]) -> Fit | None:
     watched = [item for item in fits if item.signal == WATCHED]
     for item in watched:
         if item.problem():
-            _LOG.warning("the polynomial of degree %d %s and is refused", item.degree, item.problem())
+            _LOG.warning("the polynomial of degree %d %s and is not used", item.degree, item.problem())
     best = best_of(watched)
     if best is None:
-        _LOG.warning("no polynomial can be used: TeaCache compares distances as they are")
+        _LOG.warning("no polynomial can be used: TeaCache does not rescale distances")
     elif best.warning():
         _LOG.warning("the polynomial of degree %d %s", best.degree, best.warning())
     return best

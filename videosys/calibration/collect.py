@@ -43,7 +43,7 @@ class Trace:
     ratios: list[float]
 
     def save(self, path: Path) -> None:
-        """Writes the trace to a safetensors file, whole or not at all."""
+        """Writes the trace to a safetensors file atomically."""
         tensors = {"reused": self.reused.contiguous(), "latents": self.latents.cpu().contiguous()}
         with replacing(path) as temporary:
             about = {name: json.dumps(getattr(self, name)) for name in ("distances", "ratios")}
@@ -51,7 +51,7 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Trace:
-        """The trace of a file that `save` wrote; OSError where there is none."""
+        """The trace in a file written by `save`; OSError if it does not exist."""
         with safe_open(path, framework="pt") as file:
             distances, ratios = (json.loads(file.metadata()[name]) for name in ("distances", "ratios"))
             return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios)

@@ -1,4 +1,4 @@
-"""What a calibration will cost, before it begins: in full runs, and in hours once one has been timed."""
+"""The cost of a calibration before it starts: in full runs, and in hours once one has been timed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CalibrationCost:
 
     @property
     def total(self) -> float:
-        """All of it, in full runs."""
+        """The total, in full runs."""
         return sum(astuple(self))
 
     def __str__(self) -> str:
@@ -36,7 +36,7 @@ class CalibrationCost:
         )
 
     def duration(self, seconds: float) -> str:
-        """The total in hours and minutes, where a full run takes so many seconds."""
+        """The total in hours and minutes, for this many seconds per full run."""
         minutes = max(round(self.total * seconds / 60), 1)
         return f"{minutes // 60} h {minutes % 60:02} min"
 
@@ -44,7 +44,7 @@ class CalibrationCost:
 def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationCost:
     """The cost of `calibrate` with these arguments.
 
-    The search often ends before it has used what it may, and few thresholds take all tries.
+    The search often ends before its limit, and few thresholds need all tries.
     """
     learnt, held_out = len(study.learnt), len(study.held_out)
     searched = min(study.search_size, learnt)

@@ -39,7 +39,7 @@ class Fit:
         return self.r2 if self.r2_held_out is None else self.r2_held_out
 
     def problem(self) -> str | None:
-        """Why this polynomial should not decide anything; None where it may."""
+        """The reason not to use this polynomial, or None."""
         if not all(map(math.isfinite, self.coefficients)):
             return "is not finite"
         if self.lowest < 0:
@@ -47,7 +47,7 @@ class Fit:
         return None
 
     def warning(self) -> str | None:
-        """What a person should know about a polynomial that is used."""
+        """A remark about a polynomial that is used."""
         return f"explains {self.score:.0%} of the variance" if self.score < LEAST_EXPLAINED else None
 
 
@@ -82,7 +82,7 @@ def correlation(changes: Rows, outputs: Rows) -> float:
 
 
 def best_of(fits: Sequence[Fit]) -> Fit | None:
-    """The fit without a problem that explains most; None where all have one."""
+    """The fit without a problem that explains most; None if all have problems."""
     return max((item for item in fits if item.problem() is None), key=lambda item: item.score, default=None)
 
 

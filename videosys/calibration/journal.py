@@ -1,4 +1,4 @@
-"""Results on disk as soon as they are there, so that an interrupted calibration goes on where it stopped."""
+"""Saves results immediately, so that an interrupted calibration can resume."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             sweep(self.folder)
         except OSError as error:
-            raise ValueError(f"{self.folder} cannot be made: {error}") from error
+            raise ValueError(f"{self.folder} cannot be created: {error}") from error
         self.path = self.folder / FILE
         self._results = self._read()
         digest = fingerprint(about)
@@ -57,7 +57,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def has(self, key: str) -> bool:
-        """Whether the result of a key was kept, of this run or an earlier one."""
+        """Whether there is a result for a key, from this run or an earlier one."""
         return key in self._results
 
     def _read(self) -> dict[str, Any]:
@@ -82,6 +82,6 @@ def policy_key(policy: Any) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """16 hexadecimal digits that tell one plain value from another."""
+    """A hash of a plain value, 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""What policies give on held-out prompts, each run alone, against the full run with the same seed."""
+"""Measures policies on held-out prompts against the full run with the same seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NORMAL95 = 1.95996
 
 @dataclass(frozen=True)
 class Measured:
-    """What a policy gave for one prompt.
+    """The result of a policy for one prompt.
 
     seconds: of the loop; full_seconds: of the full run's, which was timed not long before, for some of the
     prompts; decode_seconds: of the autoencoder. psnr (dB) and ssim by reference: means over the frames,
@@ -92,7 +92,7 @@ class Bench:
         return self.measure_runs(name, policy_key(policy), lambda clip: clip.run(policy))
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:
-        """The same for whatever makes latents of a prompt."""
+        """The same for any function that generates latents for a prompt."""
 
         def result(place: int) -> dict[str, Any]:
             return self.journal.result(
@@ -205,5 +205,5 @@ def student(freedom: int) -> float:
 
 
 def quality_of(value: float) -> float | None:
-    """A PSNR as a calibration file has it: None where nothing differs."""
+    """A PSNR for a calibration file: None for equal frames."""
     return None if value >= CAP else value

@@ -24,13 +24,13 @@ _LOG = get_logger("calibration")
 
 
 def check_place(path: Path, is_folder: bool = False) -> None:
-    """ValueError where no file, or no folder, can have this name: what is above it is a file, for example."""
+    """ValueError if a file or folder cannot have this name, for example because a parent is a file."""
     expanded(path)
     if path.exists() and path.is_dir() != is_folder:
         raise ValueError(f"--out is {str(path)!r}, which is a {'file' if is_folder else 'folder'}")
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
-        raise ValueError(f"--out is {str(path)!r}, and {str(above)!r} is not a folder")
+        raise ValueError(f"--out is {str(path)!r}, but {str(above)!r} is not a folder")
 
 
 def check_search(most_runs: float) -> None:
@@ -86,6 +86,6 @@ def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> None:
 
 
 def announce_missing_plots() -> None:
-    """One log line where matplotlib is not installed and the report will have no plots."""
+    """Log a line if matplotlib is not installed, because the report will have no plots."""
     if not has_matplotlib():
         _LOG.warning("the report will have no plots: %s", advice())

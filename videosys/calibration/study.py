@@ -64,7 +64,7 @@ class Study:
         self.search_size, self.quiet, self.folder = search_size, quiet, Path(folder)
         self.times = self.pipeline.family.sampler(self.config, generators(jobs[:1])).times()
         if self.num_steps < LEAST_STEPS:
-            raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
+            raise ValueError(f"the run has {self.num_steps} evaluations; calibration needs {LEAST_STEPS}")
         check(self.num_steps)
         self.scope = self.pipeline.scope(self.config)
         about = [asdict(self.scope), [asdict(job) for job in self.learnt], changed_fields(self.config)]

@@ -1,4 +1,4 @@
-"""The same caches around any video pipeline of diffusers: docs/diffusers.md."""
+"""The same caches for video pipelines of diffusers: docs/diffusers.md."""
 
 from videosys.diffusers.cached import CachedRun, cached
 from videosys.diffusers.calibrate import calibrate

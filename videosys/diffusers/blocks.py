@@ -1,7 +1,7 @@
-"""The blocks of a transformer, seen from outside: what they pass on, and a forward that leaves them out.
+"""The blocks of a transformer from the outside: their inputs and outputs, and a forward without them.
 
 A forward in which every block returns its own input costs only the layers before and after the blocks, and
-brings to the last block what the residual of all blocks is added to, whatever lies between them.
+passes the base of the blocks' residual to the last block.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Observation:
 
     decide: called with the first block; its answer must be to run.
     follows: what each block returns is, as the same objects, what the next one takes.
-    problem: why the blocks cannot be left out; None where they can.
+    problem: why the blocks cannot be skipped, or None.
     """
 
     decide: Decide
@@ -186,7 +186,7 @@ class Blocks:
             return forward()
 
     def modulated_input(self, block: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
-        """What the first attention of a block is given, its modulated input; None without an attention.
+        """The input of the first attention of a block, which is modulated; None without an attention.
 
         The block runs up to there, not compiled.
         """

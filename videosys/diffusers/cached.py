@@ -1,4 +1,4 @@
-"""`cached`: a cache around the transformer of a video pipeline, for as long as a context lasts."""
+"""`cached`: a context with a cache for the transformer of a video pipeline."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def cached(
 ) -> Iterator[CachedRun]:
     """Within the context, generations of a video pipeline of diffusers use a cache; yields its `CachedRun`.
 
-    calibration: what `calibrate` returned, or its file. cache: a policy, by name or with its settings.
+    calibration: the result of `calibrate`, or its file. cache: a policy, by name or with its settings.
     speedup, min_psnr: goals, which the calibration turns into settings (of any policy, without `cache`);
         speedup is the number of a model's calls divided by those that compute.
     place: output keeps the model's prediction, stack the residual of its blocks; auto is the calibration's
         place, else stack where each block takes what the one before returned, else output.
-    ValueError, before anything runs, for what cannot work. Afterwards the pipeline is as it was before.
+    ValueError, before anything runs, for invalid arguments. Afterwards the pipeline is unchanged.
     """
     models = check_pipeline(pipe)
     config, found, where = settings(cache, calibration, speedup, min_psnr)
@@ -87,7 +87,7 @@ class CachedRun:
     def report(self) -> str:
         """One line for each generation: calls computed, distances, bytes held, a digest of the decisions."""
         if not self.generations:
-            return "nothing was generated"
+            return "no video was generated"
         lines = [str(cache_statistics(steps)) for steps in self.generations]
         return "\n".join(line.replace(" steps", " calls of the model", 1) for line in lines)
 

@@ -1,4 +1,4 @@
-"""`calibrate`: measures once which settings of a cache suit a pipeline, for goals such as `speedup=2.0`."""
+"""`calibrate`: finds the best cache settings of a pipeline, for goals such as `speedup=2.0`."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def calibrate(
 
 
 def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequence[Job]]:
-    """Videos to learn from, and videos to judge on. ValueError where there are none."""
+    """Training videos and held-out videos. ValueError if there are none."""
     if isinstance(prompts, (str, Mapping)) or not prompts:
-        raise ValueError(f"prompts are {prompts!r}; they must be a list of one or more, better three")
+        raise ValueError(f"prompts are {prompts!r}; they must be a list of one or more, preferably three")
     jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
     return split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
 

@@ -22,19 +22,19 @@ NOT_NUMBERS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_defau
 
 
 def check_pipeline(pipe: Any) -> list[nn.Module]:
-    """The models that the pipeline denoises with. ValueError for what cannot be cached, and why."""
+    """The denoising models of the pipeline. ValueError with the reason if they cannot be cached."""
     name = type(pipe).__name__
     models = [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
     if not models:
-        raise ValueError(f"{name} has no {' or '.join(MODELS)}; only such models are cached")
+        raise ValueError(f"{name} has no {' or '.join(MODELS)}; only these models can be cached")
     arguments = inspect.signature(type(pipe).__call__).parameters
     if not any("frame" in argument or "video" in argument for argument in arguments):
-        raise ValueError(f"{name} makes no videos: its call takes no argument that names frames or a video")
+        raise ValueError(f"{name} does not generate videos: its call has no argument for frames or a video")
     missing = [part for part in ("set_timesteps", "step") if not hasattr(_scheduler(pipe), part)]
     if missing:
-        raise ValueError(f"{name} has no scheduler with {' and '.join(missing)}, by which steps are counted")
+        raise ValueError(f"{name} has no scheduler with {' and '.join(missing)}, needed to count steps")
     if any(map(is_swapped, (pipe, pipe.scheduler, *models))):
-        raise ValueError(f"{name}, or a part of it, is cached already; leave the other `cached` first")
+        raise ValueError(f"{name}, or a part of it, is already cached; exit the other `cached` first")
     for model in models:
         check_no_other_cache(pipe, model)
     return models
@@ -45,7 +45,7 @@ def _scheduler(pipe: Any) -> Any:
 
 
 def check_no_other_cache(pipe: Any, model: nn.Module) -> None:
-    """ValueError where another cache is at work in the model: diffusers' own, or that of cache-dit."""
+    """ValueError if the model has another cache: that of diffusers or cache-dit."""
     hooks = {
         type(hook).__module__.rpartition(".")[2]
         for module in model.modules()

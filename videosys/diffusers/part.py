@@ -46,7 +46,7 @@ class Part:
         self._channels = _channels(inner)
         why_not = self._why_no_stack(model)
         if place == STACK and why_not:
-            raise ValueError(f"place 'stack' cannot be: {why_not}; 'output' can")
+            raise ValueError(f"place 'stack' is not possible: {why_not}; use 'output'")
         self.is_sure = place != AUTO
         self.blocks = Blocks([] if place == OUTPUT or why_not else block_lists(inner))
         self.place: Place = OutputPlace()
@@ -58,7 +58,7 @@ class Part:
         if is_compiled(model):
             return f"{name} is compiled as a whole (compile its blocks instead)"
         if is_sharded(model):
-            return f"the blocks of {name} see only a rank's share of the tokens"
+            return f"the blocks of {name} have only a rank's share of the tokens"
         return None if block_lists(model) else f"{name} has no list of blocks"
 
     def called(self, model: nn.Module, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -94,7 +94,7 @@ class Part:
         if problem is None:
             return
         if self.is_sure:
-            raise ValueError(f"place 'stack' cannot be: {problem}; 'output' can")
+            raise ValueError(f"place 'stack' is not possible: {problem}; use 'output'")
         _LOG.info("the cache keeps the model's output: %s", problem)
         self.place = OutputPlace()
         slot.restart()

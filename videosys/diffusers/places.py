@@ -28,7 +28,7 @@ Reuse = Callable[[Tensors], Sequence[Tensor]]
 
 
 class OutputPlace:
-    """The prediction is kept, whatever the model is made of. A cache decides by the noisy latents."""
+    """Keeps the prediction, for any model. A cache decides by the noisy latents."""
 
     name = OUTPUT
 
@@ -109,7 +109,7 @@ class StackPlace:
         if not observation.calls:
             self.problem = self.problem or "no block was called"
         elif self.needs_order and not observation.follows:
-            self.problem = self.problem or "what a block takes is not what the one before returned"
+            self.problem = self.problem or "a block's input is not the output of the previous block"
         if self.problem is None:
             self._check(forward, slot, output)
         return output
@@ -124,4 +124,4 @@ class StackPlace:
         if wrong <= rounding(output):
             slot.store(before, after)
         else:
-            self.problem = f"with the blocks left out the same input gives another output ({wrong:.1g} of it)"
+            self.problem = f"skipping the blocks changes the output for the same input ({wrong:.1g} of it)"

@@ -1,4 +1,4 @@
-"""What `cached` is asked for: a policy with its settings, or a goal and the calibration that it is for."""
+"""The arguments of `cached`: a policy with its settings, or a goal and its calibration."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Given = Calibration | str | Path | None
 def settings(
     cache: str | CacheConfig | None, calibration: Given, speedup: float | None, min_psnr: float | None
 ) -> tuple[CacheConfig, Calibration | None, str]:
-    """(settings or goal, the calibration it needs, its name in messages); ValueError for what cannot be."""
+    """(settings or goal, the calibration it needs, its name in messages); ValueError for invalid ones."""
     config = policy(cache, speedup, min_psnr)
     own = config.calibration if isinstance(config, Goal) else None
     found, where = read(own if calibration is None else calibration)
@@ -45,11 +45,11 @@ def settings(
 
 
 def read(given: Given) -> tuple[Calibration | None, str]:
-    """A calibration and its name; ValueError for what is none."""
+    """A calibration and its name; ValueError for anything else."""
     if given is None or isinstance(given, Calibration):
         return given, GIVEN
     if not isinstance(given, (str, Path)):
-        raise ValueError(f"calibration is {given!r}; it must be a calibration or the name of its file")
+        raise ValueError(f"calibration is {given!r}; it must be a calibration or its file")
     return read_calibration(given), str(given)
 
 
@@ -58,12 +58,12 @@ def policy(cache: str | CacheConfig | None, speedup: float | None, min_psnr: flo
     given = {"speedup": speedup, "min_psnr": min_psnr}
     goals: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if cache is None and not goals:
-        raise ValueError("nothing is asked for; give cache, speedup or min_psnr")
+        raise ValueError("no cache is selected; give cache, speedup or min_psnr")
     config = named(cache, goals) if isinstance(cache, str) else cache or BestConfig(**goals)
     if not isinstance(config, CacheConfig):
         raise ValueError(f"cache is {cache!r}; it must be the name of a policy or its settings")
     if goals and not isinstance(config, Goal):
-        raise ValueError(f"{type(config).__name__} cannot be asked for by {' or '.join(goals)}")
+        raise ValueError(f"{type(config).__name__} does not support {' or '.join(goals)}")
     check_policy(config)
     return dataclasses.replace(config, **goals) if goals else config
 
@@ -82,7 +82,7 @@ def check_policy(config: CacheConfig) -> None:
         raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
     if isinstance(config, EasyCacheConfig | SeaCacheConfig):
         name = name_in(CACHES, config)
-        raise ValueError(f"cache {name} decides by the latents of our own loop; diffusers has none for it")
+        raise ValueError(f"cache {name} needs the latents of our own loop, which diffusers does not provide")
     if isinstance(config, PABConfig):
         raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")
 
@@ -90,7 +90,7 @@ def check_policy(config: CacheConfig) -> None:
 def place_of(place: str, config: CacheConfig, is_calibrated: bool) -> str:
     """The place asked for, else that of the settings, where these say output or are of a calibration.
 
-    ValueError for a place that there is none of, and for another one than was calibrated.
+    ValueError for an unknown place, or one that was not calibrated.
     """
     if place not in (AUTO, OUTPUT, STACK):
         raise ValueError(f"place is {place!r}; there are {AUTO}, {OUTPUT}, {STACK}")
@@ -101,6 +101,6 @@ def place_of(place: str, config: CacheConfig, is_calibrated: bool) -> str:
 
 
 def without_place(config: CacheConfig) -> CacheConfig:
-    """Settings whose cache keeps what it is given: the place is around it."""
+    """Settings for a cache that keeps its inputs, independent of the place."""
     changes: dict[str, Any] = {} if config.place == STACK else {"place": STACK}
     return dataclasses.replace(config, **changes)

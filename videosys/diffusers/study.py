@@ -193,7 +193,7 @@ class PipelineStudy(Study):
         runs = [one.generate(Recording(), watch=watcher.watch) for one, watcher in zip(self.clips, watchers)]
         loops = {run.num_loops for _, run, _ in runs}
         if loops != {1}:
-            raise ValueError(f"a video takes {max(loops)} loops of the scheduler; a calibration is for one")
+            raise ValueError(f"a video needs {max(loops)} loops of the scheduler; a calibration supports one")
         traces = [watcher.trace(as_tensor(latents)) for watcher, (latents, _, _) in zip(watchers, runs)]
         gains = [statistics.fmean(column) for column in zip(*(watcher.gains for watcher in watchers))]
         return traces, gains, runs[0][1].times, runs[0][2]

@@ -1,4 +1,4 @@
-"""Two folders of videos, file by file: which belong together, how like they are, and the means of that."""
+"""Compares two folders of videos: matching files, their similarity, and its means."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def find_pairs(reference: Path, generated: Path) -> list[Pair]:
 
 
 def videos(folder: Path) -> list[str]:
-    """The names of the videos in a folder, sorted. ValueError where there is none."""
+    """The sorted names of the videos in a folder. ValueError if there are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     names = sorted(path.name for path in folder.iterdir() if is_video(path))
     if not names:
-        raise ValueError(f"{folder}: holds no videos ({', '.join(sorted(SUFFIXES))} or folders of frames)")
+        raise ValueError(f"{folder}: has no videos ({', '.join(sorted(SUFFIXES))} or folders of frames)")
     return names
 
 
@@ -94,7 +94,7 @@ def choose_metrics(
     except ValueError as error:
         if names or alexnet_weights:
             raise
-        print(f"without LPIPS: {error}; give it with --alexnet-weights", file=sys.stderr)
+        print(f"LPIPS is skipped: {error}; set --alexnet-weights", file=sys.stderr)
         return make_metrics(("psnr", "ssim"), device, batch_size)
 
 

@@ -36,22 +36,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
-        "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="what is compared with"
+        "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="the reference videos"
     )
     arguments.add_argument("--generated_video_dir", "--generated-video-dir", type=Path, required=True)
     arguments.add_argument(
-        "--metrics", nargs="+", choices=compare.METRICS, help="all that have their weights"
+        "--metrics", nargs="+", choices=compare.METRICS, help="default: all with available weights"
     )
     arguments.add_argument(
         "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
     )
     arguments.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
-    arguments.add_argument("--batch-size", type=int, default=8, help="frames that LPIPS takes at once")
+    arguments.add_argument("--batch-size", type=int, default=8, help="batch size of LPIPS in frames")
     arguments.add_argument(
         "--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below"
     )
     arguments.add_argument(
-        "--output", type=Path, help="a JSON file; GENERATED_VIDEO_DIR/metrics.json if not given"
+        "--output", type=Path, help="a JSON file; default: GENERATED_VIDEO_DIR/metrics.json"
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments.epilog = (

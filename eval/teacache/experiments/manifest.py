@@ -32,7 +32,7 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file with one in each line; none where there is no file."""
+    """The objects of a file, one per line; empty if the file does not exist."""
     if not path.is_file():
         return
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
@@ -40,9 +40,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
         if record is not None:
             yield record
         elif line.strip():
-            print(
-                f"{path}:{number}: no whole record, which a killed run leaves; passed over", file=sys.stderr
-            )
+            print(f"{path}:{number}: incomplete record of a killed run, ignored", file=sys.stderr)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -54,7 +52,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def partial(folder: Path, name: str) -> Path:
-    """Where a video stands until its line is written; a short name, whatever its own is."""
+    """The temporary path of a video until its line is written; its name is always short."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return folder / f".partial-{digest}{Path(name).suffix}"
 

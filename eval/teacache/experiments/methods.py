@@ -35,11 +35,11 @@ def parse_methods(text: str, config: Any, reference_factor: int = REFERENCE_FACT
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"--methods {text!r} names no method")
+        raise ValueError(f"--methods {text!r} has no methods")
     methods = [_method(name, config, reference_factor) for name in names]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise ValueError(f"--methods {text!r} names a method twice")
+        raise ValueError(f"--methods {text!r} has a duplicate method")
     return methods
 
 
@@ -72,7 +72,7 @@ def _named(text: str) -> tuple[str, str]:
         name, file = Path(text).stem, text
     if not _WORD.fullmatch(name) or name in (BASE, REFERENCE):
         raise ValueError(
-            f"{text}: {name!r} cannot be a method's name; NAME=FILE names it, by letters, digits, - and _"
+            f"{text}: {name!r} is not a valid method name; use NAME=FILE (NAME: letters, digits, - and _)"
         )
     return name, file
 

@@ -77,8 +77,8 @@ def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
     wrong = list(unsafe(prompts.prompts, folds_case(root))) if convention == VBENCH else []
     if wrong:
         raise ValueError(
-            f"{len(wrong)} prompts of {prompts.origin} are no safe file names, which VBench needs: "
-            f"{'; '.join(wrong[:3])}; --names slug makes names from them, which manifest.jsonl explains"
+            f"{len(wrong)} prompts of {prompts.origin} are not safe file names, which VBench needs: "
+            f"{'; '.join(wrong[:3])}; --names slug creates safe names, listed in manifest.jsonl"
         )
     return convention
 
@@ -98,7 +98,7 @@ def unsafe(prompts: Sequence[str], one_case: bool) -> Iterator[str]:
         key = unicodedata.normalize("NFC", prompt).casefold()
         reason = why_unsafe(prompt)
         if reason is None and one_case and key in seen:
-            reason = f"the file system takes it for {seen[key][:60]!r}"
+            reason = f"on the file system it is the same as {seen[key][:60]!r}"
         seen.setdefault(key, prompt)
         if reason is not None:
             yield f"{prompt[:60]!r} ({reason})"
@@ -109,10 +109,10 @@ def why_unsafe(prompt: str) -> str | None:
     if match is not None:
         return f"has {match[0]!r}"
     if not prompt.isprintable():
-        return "has a character that cannot be seen"
+        return "has an invisible character"
     if prompt.startswith((".", "-", "~", " ")):
         return f"begins with {prompt[0]!r}"
     if _DEVICES.fullmatch(prompt):
-        return "is the name of a device"
+        return "is a device name"
     size = len(prompt.encode("utf-8", "surrogatepass"))
-    return f"has {size} bytes, {LONGEST} is the most" if size > LONGEST else None
+    return f"has {size} bytes; the limit is {LONGEST}" if size > LONGEST else None

@@ -47,7 +47,7 @@ def current(together: bool, environment: MutableMapping[str, str] = os.environ) 
     except ValueError as error:
         raise ValueError(f"RANK, LOCAL_RANK and WORLD_SIZE must be numbers: {error}") from None
     if not 0 <= rank < count:
-        raise ValueError(f"RANK is {rank} and WORLD_SIZE {count}; it must be below that")
+        raise ValueError(f"RANK is {rank}; it must be less than WORLD_SIZE, {count}")
     for name in () if together else VARIABLES:
         environment.pop(name, None)
     return Ranks(rank, count, local, together)

@@ -1,6 +1,6 @@
 """Makes the videos of every method for the same prompts and seeds: resumable, sharded, and timed.
 
-Methods take turns video by video on one loaded engine, so that whatever else the machine does falls on all of
+Methods take turns video by video on one loaded engine, so that other load on the machine affects all of
 them alike. Loading and a first short generation come before any time is taken.
 """
 
@@ -52,9 +52,9 @@ class Study:
 
     @classmethod
     def of(cls, name: str, usual: str | None = None) -> Study:
-        """The study of a registered family; ValueError where there is none of this name."""
+        """The study of a registered family; ValueError for an unknown name."""
         if name not in FAMILIES:
-            raise ValueError(f"there is no model family {name!r}; there are: {', '.join(FAMILIES)}")
+            raise ValueError(f"unknown model family {name!r}; there are: {', '.join(FAMILIES)}")
         family = FAMILIES[name]
         return cls(family, usual or next(iter(family.published), name))
 
@@ -158,11 +158,11 @@ def parser(study: Study, description: str | None = None) -> argparse.ArgumentPar
         "--output", type=Path, default=Path("samples"), help="folder; OUTPUT/MODEL/METHOD/*.mp4"
     )
     made.add_argument(
-        "--names", choices=prompts.NAMINGS, default="auto", help="auto: vbench for its own list"
+        "--names", choices=prompts.NAMINGS, default="auto", help="auto: vbench for VBench's list"
     )
-    made.add_argument("--lossless", action="store_true", help="mp4 without loss, for metrics")
-    made.add_argument("--config", type=Path, help="a YAML file in place of the published settings")
-    made.add_argument("--tiny", action="store_true", help="the tiny checkpoint of the package, for a CPU")
+    made.add_argument("--lossless", action="store_true", help="lossless mp4, for metrics")
+    made.add_argument("--config", type=Path, help="a YAML file that replaces the published settings")
+    made.add_argument("--tiny", action="store_true", help="the bundled tiny checkpoint, for a CPU")
     made.add_argument("--version", choices=list(study.versions), default=study.usual, help="of the model")
     made.add_argument("--reference-factor", type=int, default=methods.REFERENCE_FACTOR, help="see --methods")
     add_executor_options(made)
@@ -285,7 +285,7 @@ def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
 
 
 def described(run: Run, job: Job) -> dict[str, Any]:
-    """What makes a video what it is, as JSON would read it."""
+    """Everything that determines a video, as JSON data."""
     config = config_to_dict(requested(run.config, job.method))
     record = {
         "method": job.method.name,
@@ -342,12 +342,12 @@ def keep(run: Run, engine: VideoSysEngine, job: Job, made: Made, text_tokens: in
     wanted = manifest.partial(folder, job.file)
     saved = engine.save_video(video, wanted, fps=output.fps, lossless=run.arguments.lossless)
     if saved != wanted:
-        raise ValueError(f"{folder} takes no more videos; this one is in {saved}, and was not counted")
+        raise ValueError(f"{folder} is full; this video is in {saved} and was not counted")
     decisions = "".join("1" if step.computed else "0" for step in output.steps)
     frames, height, width, _ = video.shape
     results = {
         "seconds": round(made.seconds, 4),
-        "cpu_seconds": round(made.cpu_seconds, 4),  # of its process, whatever else the machine does
+        "cpu_seconds": round(made.cpu_seconds, 4),  # of its process only
         "steps": len(decisions),
         "computed": decisions.count("1"),
         "decisions": decisions,

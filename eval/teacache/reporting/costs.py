@@ -25,7 +25,7 @@ class Costs:
         return cls(transformer_work(plan, 1), transformer_work(plan, 2), plan.parts.text_encoder.max_length)
 
     def work(self, tokens: int | None = None) -> TransformerWork:
-        """The work for a prompt of so many tokens; None for the longest."""
+        """The work for a prompt of this many tokens; None for the longest."""
         more = (tokens or self.longest) - 1
 
         def grown(name: str) -> int:
@@ -82,7 +82,7 @@ def own_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plan_of(family: Family, config: Mapping[str, Any]) -> Blueprint | None:
-    """The blueprint of a manifest's config; None where it is no config of the family."""
+    """The blueprint of a manifest's config; None if it is not a config of the family."""
     try:
         return blueprint(load_config(family.config, own_fields(family.config, config)))
     except ValueError:

@@ -141,10 +141,10 @@ class Model:
 
 
 def find_models(root: Path) -> list[Path]:
-    """The folders below `root` that hold a base run. ValueError where there is none."""
+    """The folders below `root` with a base run. ValueError if there are none."""
     folders = sorted(path.parent for path in root.glob(f"*/{methods.BASE}") if manifest.read(path))
     if not folders:
-        raise ValueError(f"{root}: holds no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first")
+        raise ValueError(f"{root}: has no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first")
     return folders
 
 
@@ -179,7 +179,7 @@ def load_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """By method, the records of the videos that are there. ValueError where the base has none."""
     loaded = {path.name: manifest.finished(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     if not loaded.get(methods.BASE):
-        raise ValueError(f"{folder / methods.BASE}: none of the videos of its manifest is there")
+        raise ValueError(f"{folder / methods.BASE}: none of the videos in its manifest exists")
     return {name: with_tokens(records, loaded) for name, records in loaded.items() if records}
 
 

@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--score_dir", "--score-dir", type=Path, required=True)
-    made.add_argument("--partial", action="store_true", help="take the dimensions that are there")
-    made.add_argument("--output", type=Path, help="a JSON file; SCORE_DIR/scores.json if not given")
+    made.add_argument("--partial", action="store_true", help="use the available dimensions")
+    made.add_argument("--output", type=Path, help="a JSON file; default: SCORE_DIR/scores.json")
     return made
 
 
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if missing and not arguments.partial:
         raise ValueError(
             f"{arguments.score_dir}: lacks {', '.join(missing)}; incomplete scores cannot be compared with "
-            "others; --partial computes them nevertheless"
+            "others; --partial computes them anyway"
         )
     made = scores.totals(raw)
     for name, value in made["scaled"].items():
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         value = made[name]
         print(f"{name:24} {'':8} {'-' if value is None else format(value, '8.2f') + ' %'}")
     if missing:
-        print(f"incomplete, without {', '.join(missing)}: not to be compared with complete scores")
+        print(f"incomplete, without {', '.join(missing)}: do not compare with complete scores")
     output = arguments.output or arguments.score_dir / "scores.json"
     write_json(output, made)
     print(output)

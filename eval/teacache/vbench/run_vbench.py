@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given"
     )
+    arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
     arguments.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
     arguments.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def newest_video(folder: Path) -> float:
-    """When the youngest video of a folder was written. ValueError where there is no folder."""
+    """The modification time of the newest video of a folder. ValueError if the folder does not exist."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     return max((path.stat().st_mtime for path in folder.glob(f"*{VIDEO}")), default=0.0)
@@ -173,7 +174,7 @@ def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bo
         raise ValueError(f"{full_info}: has no prompts of {', '.join(todo)}")
     missing = sorted(names - {path.name for path in folder.iterdir()})
     if len(missing) == len(names):
-        raise ValueError(f"{folder}: holds none of the {len(names)} videos, such as {missing[:1]}")
+        raise ValueError(f"{folder}: has none of the {len(names)} videos, such as {missing[:1]}")
     if missing and not partial:
         raise ValueError(
             f"{folder}: {len(missing)} of {len(names)} videos are missing, such as {missing[:3]}; --partial "
@@ -192,7 +193,7 @@ def prompts_of(full_info: Path, todo: Sequence[str]) -> list[str]:
 
 
 def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[str], dimension: str) -> None:
-    """Runs one dimension in a folder of its own, so that a result is there whole or not at all."""
+    """Runs one dimension in a separate folder, so that results are complete or absent."""
     with tempfile.TemporaryDirectory(dir=arguments.save_path, prefix=".") as folder:
         options = {
             "--videos": linked(videos, arguments.video_path.resolve(), Path(folder) / "videos"),

@@ -29,7 +29,7 @@ def read_scores(folder: Path) -> dict[str, float]:
         raise ValueError(f"{folder}: no such folder")
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
-        raise ValueError(f"{folder}: holds no *{SUFFIX}; run_vbench.py makes them")
+        raise ValueError(f"{folder}: has no *{SUFFIX}; run_vbench.py creates them")
     found: dict[str, tuple[float, Path]] = {}
     for path in files:
         for name, score in results(path).items():
@@ -43,14 +43,14 @@ def results(path: Path) -> dict[str, float]:
     """The dimensions of one file; a result is a number, or begins with it."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
-        raise ValueError(f"{path}: must hold the results of dimensions by name")
+        raise ValueError(f"{path}: must contain the results of dimensions by name")
     return {_name(name, path): _score(name, value, path) for name, value in content.items()}
 
 
 def _name(name: str, path: Path) -> str:
     plain = name.replace(" ", "_")
     if plain not in dimensions():
-        raise ValueError(f"{path}: {name!r} is no dimension of VBench; allowed: {', '.join(dimensions())}")
+        raise ValueError(f"{path}: {name!r} is not a dimension of VBench; allowed: {', '.join(dimensions())}")
     return plain
 
 
