@@ -141,8 +141,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--start", help="folder of a trained Open-Sora-Plan v1.2.0 of the same shape")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
     parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--steps", type=int, help="end after so many steps instead")
-    parser.add_argument("--rate", type=float, default=1.0, help="of the usual learning rate; less to go on")
+    parser.add_argument("--steps", type=int, help="stop after this number of steps")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue"
+    )
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--compile", action="store_true", help="the blocks: minutes at first, then faster")
     return parser.parse_args(argv)

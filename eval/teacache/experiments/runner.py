@@ -184,7 +184,7 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     todo = pending(run)
     done = len(run.own_jobs) - len(todo)
     say(run, f"{len(run.prompts.prompts)} prompts of {run.prompts.origin}")
-    say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process are there, {len(todo)} to make")
+    say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process exist, {len(todo)} to generate")
     missing = 0
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
         with making.naming_tiny(run):

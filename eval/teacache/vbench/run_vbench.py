@@ -57,9 +57,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--dimensions", nargs="+", choices=scores.dimensions(), help="all that can run if not given"
     )
-    arguments.add_argument(
-        "--full-info", type=Path, help="VBench_full_info.json; the one of vbench if not given"
-    )
+    arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
     arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
     arguments.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
     arguments.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
