@@ -99,7 +99,7 @@ class Options:
 
 
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
-    """The exit status: 0, or 2 for a mistake of the user's, or 130 after an interrupt."""
+    """The exit status: 0, or 2 for a user error, or 130 after an interrupt."""
     configure_logging()
     interrupted = ""
     with contextlib.suppress(ValueError):  # of a broken environment, which `run` tells

@@ -78,7 +78,7 @@ def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
 def located(cls: type, path: Path) -> Path:
     """The file that a path leads to, or a config's name (with the folder of its model before it, or without).
 
-    ValueError, with the names, where there is none.
+    ValueError, with the names, if it does not exist.
     """
     if expanded(path).exists():
         return path

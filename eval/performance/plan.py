@@ -49,7 +49,7 @@ class Plan:
         return True
 
     def needs_cuda(self, what: str) -> Row | None:
-        """What is said instead where there is no GPU, and what is measured is not tiny."""
+        """The result without a GPU, unless it is tiny."""
         if self.device.type == "cuda" or self.tiny:
             return None
         return {what: "needs CUDA; not run"}

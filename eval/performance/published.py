@@ -84,7 +84,7 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
 
 
 def size_of(name: str, plan: Plan) -> Published:
-    """A published size, or what stands for it."""
+    """A published size, or its replacement."""
     return (Published.tiny if plan.tiny else Published.of)(SIZES[name], plan.device, plan.kernels)
 
 

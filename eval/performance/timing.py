@@ -45,7 +45,7 @@ def synchronize() -> None:
 
 
 def once(run: Run, calls: int = 1) -> tuple[float, float]:
-    """Processor seconds and the device's seconds of one call, of so many in a row.
+    """Processor seconds and the device's seconds of one call, in a series of calls.
 
     A GPU's are those between two of its own events; a CPU's are the clock's. Several calls in a row hide
     what the processor takes to start a short one.

@@ -1,6 +1,6 @@
 """Bytes that one device sends in a step of the published sizes, counted: python -m eval.performance.volume
 
-The real models run at their real sizes on tensors without memory, as rank 0 of so many devices that are not
+The real models run at their real sizes on tensors without memory, as rank 0 of devices that are not
 there. What they hand to torch.distributed is counted, and printed beside the formula of docs/parallel.md.
 """
 

@@ -3,7 +3,7 @@
 Polynomial, thresholds and schedules are learnt from some prompts and measured on others: fewer steps,
 interval, PAB, TeaCache, MagCache, and schedules by dynamic programming and by search. Prints a Markdown
 table, and writes it with a plot, all figures and the calibration to the folder. Started again after an
-interruption it goes on where it stopped, also with more prompts to judge on.
+interruption it continues, also with more held-out prompts.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Five stages, each with a budget of minutes:
    final and FOLDER/export is written: a transformer can be trained on its latents from here on;
 4. decoder: both decoders alone, in pixels; FOLDER/export is written anew whenever held-out PSNR improves;
 5. images: the temporal encoder learns to take a lone image for the first frame of a clip.
-A run that is killed and started again with the same arguments goes on from its last minute. FOLDER/sheet.png
+A run that is killed and started again with the same arguments continues from there. FOLDER/sheet.png
 shows held-out clips above their reconstructions.
 """
 
@@ -178,7 +178,7 @@ class ImageStage:
     """Teaches the temporal encoder that a lone image is the first frame of a clip.
 
     Group norms count over time, so an encoder trained on clips alone takes an image for something else.
-    Latents of clips stay what they were: it learns from a frozen copy of itself, and a transformer trained
+    Latents of clips stay what they were: it learns from a frozen copy, and a transformer trained
     on the old latents can be conditioned on images.
     """
 

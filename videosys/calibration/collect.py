@@ -33,7 +33,7 @@ class Trace:
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
         prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
-    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of so many
+    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of this many
         steps ago; at 0 its own. Where there was none, nan.
     """
 

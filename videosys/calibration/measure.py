@@ -67,7 +67,7 @@ class Bench:
     """Held-out prompts with their full runs, which are kept in a folder.
 
     references: name -> changes of the config, for other runs to compare with, such as one with more steps.
-    timed: prompts whose full run is timed, again after so many policies (`shared`): with 1 beside each of
+    timed: prompts whose full run is timed, again after this many policies (`shared`): with 1 beside each of
         them, so that other programs slow both alike.
     """
 

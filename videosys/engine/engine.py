@@ -183,7 +183,7 @@ class VideoSysEngine:
 
     @settle
     def prepare_latents(self, num_prompts: int = 1, **request: Any) -> torch.Tensor:
-        """The noise [N, C, T, H, W] that `generate` draws for so many prompts, float32 on the CPU.
+        """The noise [N, C, T, H, W] that `generate` draws for this many prompts, float32 on the CPU.
 
         ValueError without a seed, in the config or in the request.
         """

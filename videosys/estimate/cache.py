@@ -76,7 +76,7 @@ def small_cache(config: CacheConfig) -> tuple[Cache, int]:
 
 def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
     """What a cache of branches (PAB) keeps at the step after which most of them are used again: an activation
-    of so many samples each. model: with one block, or pair of blocks, of `plan.depth`.
+    of `samples` samples each. model: with one block, or pair of blocks, of `plan.depth`.
     """
     if not isinstance(config.cache, PABConfig):
         return 0
@@ -93,7 +93,7 @@ def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: i
 
 
 def activation_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
-    """The tokens of so many samples on one device, as wide as the model."""
+    """The tokens of this many samples on one device, as wide as the model."""
     grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
     tokens = grid.num_frames * math.ceil(grid.tokens_per_frame / share)

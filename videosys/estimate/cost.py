@@ -121,7 +121,7 @@ def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate
 
 
 def extended(low: StageCost, high: StageCost, more: int) -> StageCost:
-    """The cost of a stage with so many videos more than `high`, which has one more than `low`."""
+    """The cost of a stage with this many videos more than `high`, which has one more than `low`."""
     pairs = {name: (getattr(low, name), getattr(high, name)) for name in NUMBERS}
     return replace(high, **{name: after + (after - before) * more for name, (before, after) in pairs.items()})
 
@@ -177,7 +177,7 @@ class Estimator:
         return replace(stage, resident=min(stage.resident, stage.weights))
 
     def shallow_transformer(self, depth: int) -> StageCost:
-        """With so many blocks, or pairs of blocks. A cache of branches is not in it."""
+        """With this many blocks, or pairs of blocks. A cache of branches is not in it."""
         plan, width = self.plan, self.plan.parts.transformer.config.caption_channels
         model = on_meta(lambda: plan.transformer(depth, Absent.of(self.axes)), self.dtype)
         stage = self._loaded("transformer", model, model)
@@ -220,7 +220,7 @@ class Estimator:
         return StageCost(name, weights, 0, 0, resident=weights, host=weights if is_parked else 0)
 
     def _with_cache(self, stage: StageCost, size: int) -> StageCost:
-        """A stage and so many bytes of a cache, which lie on the device or where the cache is."""
+        """A stage and the bytes of a cache, on the device or on the cache's device."""
         if not self.is_cache_elsewhere:
             return replace(stage, peak=stage.peak + size, cache=stage.cache + size)
         return stage if self.is_cpu else replace(stage, host=stage.host + size)

@@ -18,7 +18,7 @@ from videosys.utils.weights_hash import SUFFIXES
 LOG = get_logger("memory")
 GIB = 2**30
 SMALL = 1 << 20  # pixels of all frames: the bundled checkpoint makes 70 thousand
-SMALL_NEEDS = 8 * GIB  # more than so many pixels need besides weights, in float32 and with any cache
+SMALL_NEEDS = 8 * GIB  # enough for this many pixels without weights, in float32 and with any cache
 WIDENED = 2  # weights in files are of 16 bits or more, and become 32 at most
 MEMINFO = Path("/proc/meminfo")
 # What may be another for each request without any change of what it needs; is_guided stands for the guidance.

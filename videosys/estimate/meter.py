@@ -58,7 +58,7 @@ class Meter:
         self._stack.close()
 
     def add(self, size: int) -> None:
-        """Counts so many bytes more; fewer where negative."""
+        """Adds this many bytes, which may be negative."""
         self.live += size
         self.peak = max(self.peak, self.live)
 

@@ -37,7 +37,7 @@ class TransformerWork:
     passes: tuple[int, int] = BLOCK_PASSES
 
     def total(self, computed: float, evaluations: int) -> float:
-        """FLOPs of a generation that computes so many of its evaluations."""
+        """FLOPs of a generation with this many computed evaluations."""
         return self.prepare + computed * self.step + (evaluations - computed) * self.reused
 
 
@@ -80,7 +80,7 @@ def transformer_work(plan: Blueprint, text_tokens: int | None = None) -> Transfo
 
 
 def memory_passes(model: Any) -> tuple[int, int]:
-    """What a transformer says of itself by an attribute of this name, else the usual for its stacks."""
+    """The value of a transformer's attribute of this name, else the default for its stacks."""
     eager, fused = BLOCK_PASSES
     count = len(model.stacks)
     return getattr(model, "memory_passes", (eager * count, fused * count))

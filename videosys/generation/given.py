@@ -65,7 +65,7 @@ class Given:
             raise ValueError("prompt and prompt_embeds are both given; give one of them")
 
     def check(self, prompts: Sequence[str], num_videos: int, sizes: Sizes) -> None:
-        """ValueError for what does not fit the model and the request of so many videos."""
+        """ValueError unless they fit the model and a request of this many videos."""
         if self.output_type is not None and self.output_type not in OUTPUT_TYPES:
             allowed = f"{listing(OUTPUT_TYPES)}, or None for uint8 tensors [T, H, W, 3]"
             raise ValueError(f"output_type is {shown(self.output_type)}; allowed: {allowed}")
@@ -141,7 +141,7 @@ def fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
 
 
 def check_embeds(name: str, embeds: Any, counts: Sequence[int], text: tuple[int, int]) -> None:
-    """ValueError unless these are embeddings of so many texts, of at most text[0] tokens."""
+    """ValueError unless these are embeddings of this many texts, of at most text[0] tokens."""
     longest, width = text
     check_tensor(name, embeds, [(count, "L", width) for count in counts])
     if embeds.shape[1] > longest:

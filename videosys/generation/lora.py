@@ -153,7 +153,7 @@ def read_loras(
 
 
 def find_file(lora: Lora, offline: bool) -> Path:
-    """The safetensors file of a LoRA. ValueError where there is none, or more than one."""
+    """The safetensors file of a LoRA. ValueError if there is none, or more than one."""
     path = expanded(lora.path)
     if path.is_file():
         if path.suffix != SUFFIX:
@@ -188,7 +188,7 @@ def read_settings(path: Path) -> Settings:
 
 
 def header_settings(path: Path) -> Settings:
-    """The settings in a file's header, as diffusers writes them; the defaults where there are none."""
+    """The settings in a file's header, as diffusers writes them, or the defaults."""
     text = read_metadata(path).get(HEADER)
     try:
         content = {} if text is None else json.loads(text)
@@ -237,7 +237,7 @@ def processor_module(match: re.Match[str]) -> str:
 def find_module(
     name: str, names: Mapping[str, str], joined: Mapping[str, str], current: Callable[[str], str]
 ) -> str | None:
-    """The module of the model that a file calls `name`; None where there is none."""
+    """The module of the model for the name in a file, or None."""
     for prefix in JOINED:
         if name.startswith(prefix):
             return joined.get(name.removeprefix(prefix))

@@ -88,7 +88,7 @@ class Pace:
     """Seconds per step of each stage, as last measured, and the number of clips left."""
 
     clips_left: int = 0
-    seconds: dict[str, tuple[float, int]] = field(default_factory=dict)  # of so many steps
+    seconds: dict[str, tuple[float, int]] = field(default_factory=dict)  # of this many steps
     begin: float = 0.0
 
     def eta(self, stage: str, step: int, of: int) -> float | None:

@@ -57,7 +57,7 @@ def supports_bias(kernel: str, device: torch.device) -> bool:
 
 
 def heads_first(part: Tensor) -> Tensor:
-    """[batch, heads, tokens, d] of queries, keys or values [batch, tokens, ..., heads, d], as they lie.
+    """[batch, heads, tokens, d] of queries, keys or values [batch, tokens, ..., heads, d], without a copy.
 
     The dims in between are independent, so they are treated as heads.
     """
@@ -128,7 +128,7 @@ def chunked_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def bias_of_chunk(bias: Bias, rows: slice, count: int, like: Tensor) -> Tensor:
-    """The bias [count, 1, m] of a chunk's samples, each repeated for its heads; [1] where there is none."""
+    """The bias [count, 1, m] of a chunk's samples, each repeated for its heads; [1] without a bias."""
     if bias is None:
         return like.new_empty(1)
     biases = bias[rows if len(bias) > 1 else slice(0, 1), 0]

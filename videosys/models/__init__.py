@@ -69,7 +69,7 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
 
     Without a family's name, a folder above the file with the name of a family selects it. Else a
     Python file determines it by the config, and a YAML file must fit exactly one family. ValueError
-    where there is none.
+    if there is none.
     """
     name = name or next((part for part in reversed(Path(path).parts) if part in FAMILIES), None)
     if name is not None and name not in FAMILIES:
@@ -78,7 +78,7 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
         return load_config(FAMILIES[name].config, path, overrides)
     if Path(path).suffix == ".py":
         config = load_config(PipelineConfig, path, overrides)
-        family_of(config)  # ValueError where there is none
+        family_of(config)  # ValueError if there is none
         return config
     configs: dict[str, Any] = {}
     errors: dict[str, str] = {}
@@ -89,7 +89,7 @@ def load_family_config(path: str | Path, name: str | None = None, overrides: Seq
             errors[family.name] = str(error)
     if len(configs) == 1:
         return next(iter(configs.values()))
-    if not configs and len({*errors.values()}) == 1:  # of the file itself, whatever the model
+    if not configs and len({*errors.values()}) == 1:  # about the file, for every model
         raise ValueError(next(iter(errors.values())))
     reason = f"fits {', '.join(configs)}" if configs else "; ".join(f"{k}: {v}" for k, v in errors.items())
     raise ValueError(

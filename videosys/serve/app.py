@@ -85,7 +85,7 @@ class Service:
             raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
 
     def find(self, owner: str, name: str) -> Job:
-        """A job of an owner. ApiError 404 where there is none."""
+        """A job of an owner. ApiError 404 if it does not exist."""
         job = self.store.get(owner, name)
         if job is None:
             raise answers.not_found(name)
@@ -118,7 +118,7 @@ class Service:
         )
 
     def remove(self, owner: str, name: str) -> dict[str, Any]:
-        """Removes a job and its files; one that is at work is stopped."""
+        """Removes a job and its files; a running one is stopped."""
         job = self.store.remove(owner, name)
         if job is None:
             raise answers.not_found(name)

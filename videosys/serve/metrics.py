@@ -49,7 +49,7 @@ class Metrics:
     async def measure(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Middleware that counts an answer. What a client may write as it likes is not a label: names of
+        """Middleware that counts an answer. Nothing that a client chooses freely is a label: names of
         videos are counted under their route's pattern, unknown methods as one.
         """
         begin, status = time.perf_counter(), 500  # of an error that is answered further out

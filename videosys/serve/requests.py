@@ -189,7 +189,7 @@ def named_key(message: str, body: Mapping[str, Any]) -> str | None:
 
 
 def frames_of(seconds: float, fps: float) -> int:
-    """The number of frames of so many seconds, 1 or more. ValueError unless seconds is above 0."""
+    """The number of frames in this many seconds, 1 or more. ValueError unless seconds is above 0."""
     if not seconds > 0:
         raise ValueError("seconds must be above 0")
     return max(1, round(seconds * fps))

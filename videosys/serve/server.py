@@ -117,7 +117,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def listening(options: Options) -> Iterator[socket.socket]:
-    """A socket that listens. ValueError for an address that cannot be had."""
+    """A socket that listens. ValueError for an unavailable address."""
     try:
         family, *_, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)

@@ -14,7 +14,7 @@ from videosys.utils.typed import check_positive, check_types
 
 KEYS_VARIABLE = "VIDEOSYS_API_KEYS"
 LEAST_KEY = 16  # characters
-EVERYBODY = "everybody"  # the owner of all jobs where there are no keys
+EVERYBODY = "everybody"  # the owner of all jobs without keys
 
 
 @dataclass(frozen=True)

@@ -131,14 +131,14 @@ class Store:
         return job
 
     def earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
-        """The job of an owner's earlier request with this key; None where there is none, or no key."""
+        """The job of an owner's earlier request with this key, or None."""
         if idempotency_key is None:
             return None
         same = (self.jobs.c.owner == owner, self.jobs.c.idempotency_key == idempotency_key)
         return self._first(sql.select(self.jobs).where(*same))
 
     def get(self, owner: str, name: str) -> Job | None:
-        """A job of an owner; None where there is none."""
+        """A job of an owner, or None."""
         return self._first(sql.select(self.jobs).where(self.jobs.c.id == name, self.jobs.c.owner == owner))
 
     def page(self, owner: str, after: str | None, limit: int, order: str) -> list[Job]:
@@ -203,7 +203,7 @@ class Store:
     # For the workers.
 
     def claim(self, worker: str) -> Job | None:
-        """The job that a worker shall do now; None where none waits.
+        """The next job for a worker; None if none is queued.
 
         The owner who has waited longest since one of their jobs was begun comes first.
         """

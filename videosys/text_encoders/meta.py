@@ -41,6 +41,6 @@ def encoder_shape(folder: Path | None, is_mt5: bool = False) -> nn.Module:
 
 
 def encode_shape(encoder: Any, batch: int, length: int) -> torch.Tensor:
-    """Return embeddings [batch, length, D] of so many tokens, without values."""
+    """Return embeddings [batch, length, D] of this many tokens, without values."""
     ids = torch.zeros(batch, length, dtype=torch.int64, device="meta")
     return encoder(input_ids=ids)[0]

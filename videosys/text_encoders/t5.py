@@ -72,7 +72,7 @@ class T5Encoder(nn.Module):
 
         The folder holds weights and tokenizer together, or in `text_encoder` and `tokenizer` below it.
         Weights are safetensors or .bin files, whole or in shards; no code in a file is ever run. ValueError
-        for whatever is missing or damaged. storage_dtype: of the blocks' weights while they wait; `auto` is
+        for missing or damaged files. storage_dtype: of the blocks' weights while they wait; `auto` is
         `dtype`.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)

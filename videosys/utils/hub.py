@@ -21,7 +21,7 @@ _LOG = logging.getLogger("videosys.hub")
 
 
 class NotFetched(ValueError):
-    """A checkpoint is on the hub only, and cannot be had from there."""
+    """A checkpoint is only on the hub, and cannot be downloaded."""
 
 
 def resolve(

@@ -68,7 +68,7 @@ def file_name(prompt: str, index: int, seed: int, naming: str) -> str:
 
 
 def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
-    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are no safe names.
+    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are not safe names.
 
     VBench has "a fantasy landscape" and "A fantasy landscape", which is wrong only where `root`, the folder
     of the videos, is on a file system that does not tell them apart.

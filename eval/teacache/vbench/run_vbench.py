@@ -109,7 +109,7 @@ def is_done(folder: Path, dimension: str, newest: float) -> bool:
 
 
 def probe(python: str, dimensions: Sequence[str]) -> Mapping[str, Any]:
-    """What an interpreter has installed of what these need. ValueError where there is no such interpreter."""
+    """The packages of an interpreter that these need. ValueError if it does not exist."""
     modules = sorted({*NEEDS["all"], *(module for name in dimensions for module in NEEDS[name])})
     try:
         words = [python, str(WORKER), "--probe", *modules]

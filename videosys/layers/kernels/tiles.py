@@ -20,7 +20,7 @@ STEP = tl.constexpr(8)  # numbers that strides are multiples of: 16 bytes are re
 
 @triton.jit
 def load_tile(pointer, rows, stride, limit, columns, WIDTH: tl.constexpr):
-    """Rows [rows, columns] of a matrix with so many rows; zeros outside of it."""
+    """Rows [rows, columns] of a matrix with this many rows; zeros outside of it."""
     inside = (rows < limit)[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * (stride * STEP) + columns[None, :]
     return tl.load(pointer + places, mask=inside, other=0.0)
