@@ -131,7 +131,7 @@ def test_the_last_line_counts_computed_steps_and_the_sidecar_tells_all(settings,
 def test_what_compiling_took_is_told(settings, capsys, monkeypatch):
     # Graphs that run as they are: that needs no C++ compiler, and counts alike.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "check_compiler", lambda *_: None)
     assert main([f"prompt={PROMPT}", *settings, "device=cpu", "compile=blocks"]) == 0
     (line,) = lines(capsys)
     about = json.loads(Path(line["path"] + ".json").read_text())["compiled"]

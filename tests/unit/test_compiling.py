@@ -74,7 +74,7 @@ def test_no_compiler_for_a_cards_launchers_is_said_at_once(monkeypatch):
 
 
 def test_a_model_that_would_be_compiled_for_each_use_is_refused(checkpoint, monkeypatch):
-    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "check_compiler", lambda *_: None)
     with pytest.raises(ValueError, match="compiled each time"):
         VideoSysEngine(config_of(checkpoint, compile="blocks", offload="stage", device="cpu"))
 

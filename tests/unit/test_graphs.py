@@ -12,8 +12,9 @@ import torch
 from tests.standin import Away, stand_in
 from tests.tiny_checkpoint import config_of, text_to_video_config
 from tests.unit.test_cache_device import POLICIES
-from videosys import Parallel, Reference, TeaCacheConfig, VideoSysEngine
-from videosys.estimate import estimate
+from videosys import Reference, TeaCacheConfig, VideoSysEngine
+from videosys.estimate.blueprint import blueprint
+from videosys.estimate.cost import Estimator
 from videosys.generation import graphs, pipeline
 from videosys.generation.graphs import Graphed, uses_graphs
 
@@ -136,6 +137,11 @@ def test_each_shape_and_each_condition_has_its_graph():
     assert captures.captured == 3
 
 
+def test_a_model_without_the_parts_is_refused():
+    with pytest.raises(ValueError, match="Linear has no embed and no signal and no head; set it to false"):
+        graphs.graphed(torch.nn.Linear(2, 2), torch.device("cuda"))
+
+
 @pytest.mark.parametrize(
     ("is_wanted", "device", "size", "words"),
     [
@@ -146,10 +152,10 @@ def test_each_shape_and_each_condition_has_its_graph():
         (False, "cpu", 1, None),
     ],
 )
-def test_where_there_are_no_graphs_a_warning_says_so(is_wanted, device, size, words, caplog):
-    parallel = Parallel()
-    parallel.sp = SimpleNamespace(size=size)
-    logging.getLogger("videosys").propagate = True
+def test_where_there_are_no_graphs_a_warning_says_so(is_wanted, device, size, words, caplog, monkeypatch):
+    parallel = SimpleNamespace(sp=SimpleNamespace(size=size))
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(logging.getLogger("videosys"), "propagate", True)
     assert uses_graphs(is_wanted, torch.device(device), parallel) == (is_wanted and words is None)
     assert (words in caplog.text) if words else not caplog.text
 
@@ -161,11 +167,14 @@ def test_a_cpu_makes_the_same_video_with_the_setting(checkpoint):
 
 
 def test_the_estimate_knows_what_graphs_hold(checkpoint):
-    near = config_of(checkpoint, device="cuda", dtype="bfloat16")
-    more = estimate(dataclasses.replace(near, cuda_graphs=True)).stages[1].peak
-    assert more > estimate(near).stages[1].peak
-    far = dataclasses.replace(near, device="cpu")
-    assert estimate(dataclasses.replace(far, cuda_graphs=True)).peak == estimate(far).peak
+    config = config_of(checkpoint, device="cuda", dtype="bfloat16")
+    peaks = {}
+    for device in ("cuda", "cpu"):
+        for cuda_graphs in (True, False):
+            changed = dataclasses.replace(config, device=device, cuda_graphs=cuda_graphs)
+            peaks[device, cuda_graphs] = Estimator(blueprint(changed), changed).transformer().peak
+    assert peaks["cuda", True] > peaks["cuda", False]
+    assert peaks["cpu", True] == peaks["cpu", False]
 
 
 def test_graphs_are_captured_on_a_stream_of_their_own(monkeypatch):

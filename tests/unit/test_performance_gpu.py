@@ -11,6 +11,7 @@ import torch
 
 from eval.performance import __main__ as command
 from eval.performance import cases, gpu, published
+from eval.performance.models import models
 from eval.performance.plan import Plan
 from tests.standin import stand_in
 from tests.unit.test_graphs import Captures
@@ -101,7 +102,8 @@ def test_a_process_that_does_not_end_is_a_failure(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """The smallest models, and no autoencoder."""
-    monkeypatch.setattr(published.Setting, "small", lambda model, *where: replaced(small(model), *where))
+    made = {model: small(model) for model in models()}
+    monkeypatch.setattr(published.Setting, "small", lambda model, *where: replaced(made[model], *where))
     monkeypatch.setattr(published, "decoder", lambda *where: lambda: torch.zeros(1000, device=where[-1]) + 1)
 
 

@@ -100,7 +100,7 @@ def test_the_operator_for_compilers_is_sound():
 def test_a_compiled_engine_widens_apart_on_such_cards(checkpoint, monkeypatch):
     seen = []
     monkeypatch.setattr(loader, "use_opaque_dequantize", lambda model, device: seen.append(device) or model)
-    monkeypatch.setattr(loader, "check_compiler", lambda device: None)
+    monkeypatch.setattr(loader, "check_compiler", lambda *_: None)
     config = config_of(checkpoint, device="cpu", compile="blocks", **FP8)
     with VideoSysEngine(config, quiet=True) as engine, engine.pipeline.transformer.use():
         assert seen == [torch.device("cpu")]

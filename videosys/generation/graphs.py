@@ -19,6 +19,7 @@ T = TypeVar("T")
 Run = Callable[[], Any]
 Capture = Callable[[Run], tuple[Run, Any]]
 
+PARTS = ("embed", "signal", "head")
 PLAIN = (str, int, float, bool, type(None))
 _LOG = get_logger("graphs")
 
@@ -71,7 +72,13 @@ class Graphed:
 
 
 def graphed(model: Any, device: torch.device) -> Graphed:
-    """A transformer on a CUDA device for one generation; see `Graphed`."""
+    """A transformer on a CUDA device for one generation; see `Graphed`. ValueError for one without PARTS."""
+    absent = [name for name in PARTS if not hasattr(model, name)]
+    if absent:
+        raise ValueError(
+            f"cuda_graphs is true, and {type(model).__name__} has no {' and no '.join(absent)}; set it to "
+            "false"
+        )
     return Graphed(model, Capturer(device))
 
 
