@@ -116,6 +116,8 @@ def use_channels_last(model: nn.Module) -> None:
 class VideoAutoencoder(nn.Module):
     """Frames [B, 3, T, H, W] in [-1, 1] to latents [B, C, t, h, w] and back."""
 
+    decoder: nn.Module
+
     def __init__(self, config: Any, parallel: Parallel):
         super().__init__()
         self.config, self.parallel = config, parallel

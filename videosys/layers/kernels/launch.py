@@ -19,8 +19,8 @@ def attend_frames(
 
 
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    parts = (part if has_whole_steps(part) else part.contiguous() for part in (q, k, v))
-    return tiles.attend_tiles(*parts, None if bias is None else bias.contiguous())
+    q, k, v = (part if has_whole_steps(part) else part.contiguous() for part in (q, k, v))
+    return tiles.attend_tiles(q, k, v, None if bias is None else bias.contiguous())
 
 
 def norm_rotate(
