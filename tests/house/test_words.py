@@ -1,4 +1,4 @@
-"""Pages, docstrings, messages and comments are written in plain technical English: no word-for-word idioms."""
+"""Pages, docstrings, messages and comments are written in plain technical English, without these idioms."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """LoRA (arXiv 2106.09685) for transformers: files of PEFT and diffusers, added to the weights as they load.
 
 A weight W becomes W + scale * (alpha / rank) * up @ down. Nothing of it is left in the model afterwards: it
-computes as fast as before, and works with everything that works without it. The plain weights are loaded again from
+computes as fast as before, and all features work with it. The plain weights are loaded again from
 their file, bit for bit.
 """
 
