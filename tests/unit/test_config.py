@@ -181,7 +181,7 @@ def test_a_shorthand_in_the_file_takes_overrides(tmp_path):
 
 def test_an_old_name_is_read_with_a_warning(tmp_path, caplog):
     assert from_yaml(tmp_path, "num_sampling_steps: 7").steps == 7
-    assert "num_sampling_steps is called steps now" in caplog.text
+    assert "num_sampling_steps is now called steps" in caplog.text
 
 
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])

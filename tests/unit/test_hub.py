@@ -61,7 +61,7 @@ def test_resolve_asks_the_hub(tmp_path, monkeypatch):
 def test_resolve_offline_without_a_copy(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
-        ValueError, match="'owner/name' is not a folder here, and on the hub it was not fetched"
+        ValueError, match="'owner/name' is not a local folder, and on the hub it was not downloaded"
     ):
         resolve("owner/name", offline=True)
 
@@ -98,7 +98,7 @@ def test_bundled_checkpoints_come_with_the_package(tmp_path, monkeypatch):
     assert resolve("bundled:toy") == tmp_path / "toy"
     assert resolve("bundled:toy/tokenizer") == resolve("bundled:toy", subfolder="tokenizer")
     for source in ("bundled:toys", "bundled:../outside", f"bundled:{tmp_path}"):
-        with pytest.raises(ValueError, match=r"comes with the package; there are: toy$"):
+        with pytest.raises(ValueError, match=r"is not bundled; bundled are: toy$"):
             resolve(source)
 
 

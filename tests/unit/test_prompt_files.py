@@ -102,13 +102,17 @@ def test_vbenchs_list(tmp_path):
         ("a.txt", "\u732b\u72d7".encode("utf-16-le"), "is not UTF-8"),
         ("a.txt", b"\x01\x00\x02\x00\x03\x00\x01\x00", "line 1 has a NUL: it is not text, or UTF-16"),
         ("a.txt", codecs.BOM_UTF16_LE + b"a\0b", "not UTF-16-LE"),
-        ("a.txt", '["a", "b"]', r"it holds JSON: its name must end in \.json"),
-        ("a.txt", '[\n"a",\n"b"\n]', r"it holds JSON"),
-        ("a.txt", '[\n"a",\n"b"\n', r"it holds JSON"),
-        ("a.txt", '{"prompt": "a"}\n{"prompt": "b"}\n', r"it holds JSON lines: its name must end in \.jsonl"),
-        ("a", "id,prompt\n1,a\n", r"it holds a table: its name must end in \.csv"),
-        ("a.txt", "prompt_en\tid\na\t1\n", "it holds a table"),
-        ("a.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "it holds JSON lines"),
+        ("a.txt", '["a", "b"]', r"it contains JSON: its name must end in \.json"),
+        ("a.txt", '[\n"a",\n"b"\n]', r"it contains JSON"),
+        ("a.txt", '[\n"a",\n"b"\n', r"it contains JSON"),
+        (
+            "a.txt",
+            '{"prompt": "a"}\n{"prompt": "b"}\n',
+            r"it contains JSON lines: its name must end in \.jsonl",
+        ),
+        ("a", "id,prompt\n1,a\n", r"it contains a table: its name must end in \.csv"),
+        ("a.txt", "prompt_en\tid\na\t1\n", "it contains a table"),
+        ("a.json", '{"prompt": "a"}\n{"prompt": "b"}\n', "it contains JSON lines"),
         ("a.json", "a cat\n", "line 1 is not JSON"),
         ("a.json", '["a",\n"b"', "line 2 is not JSON"),
         ("a.json", "{}", "must hold a JSON list of texts or objects, got dict"),
@@ -125,7 +129,7 @@ def test_vbenchs_list(tmp_path):
         ("a.json", '["a\\u0000"]', "item 0 has a NUL"),
         ("a.json", "[" * 100_000, "nested deeper than 100 brackets"),
         ("a.json", '[{"prompt": "a", "x": ' + "[" * 100_000, "nested deeper than 100 brackets"),
-        ("a.jsonl", '["a", "b"]', r"it holds JSON: its name must end in \.json"),
+        ("a.jsonl", '["a", "b"]', r"it contains JSON: its name must end in \.json"),
         ("a.jsonl", '{"prompt": "a"}\n{bad\n', "line 2 is not JSON"),
         ("a.jsonl", '"a"\n["b"]', "line 2 must be a text or an object"),
         ("a.jsonl", '"a"\n\n{"x": 1}', "line 3 has none of the keys"),
@@ -134,7 +138,7 @@ def test_vbenchs_list(tmp_path):
         (
             "a.csv",
             "prompt\na cat, sitting\n",
-            "line 2 has 2 columns, .* names 1.*needs quotes",
+            "line 2 has 2 columns, .* has 1.*needs quotes",
         ),
         ("a.csv", "id,prompt\n1\n", "line 2 has 1 columns"),
         ("a.csv", 'id,prompt\n1,"a\nb\n', "not a valid table row: unexpected end of data"),
@@ -165,7 +169,7 @@ def test_what_is_no_list_is_one_error_with_file_and_line(tmp_path, name, content
 def test_sizes_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 1 << 20)
     assert read_prompts(write(tmp_path, "a.txt", "a" * (1 << 20))).prompts == ("a" * (1 << 20),)
-    with pytest.raises(ValueError, match="is larger than 1 MiB"):
+    with pytest.raises(ValueError, match="is larger than the limit of 1 MiB"):
         read_prompts(write(tmp_path, "a.txt", "a" * ((1 << 20) + 1)))
     with pytest.raises(ValueError, match="it is a device, not a file"):
         read_prompts("/dev/zero")

@@ -69,7 +69,7 @@ def test_only_regular_files_are_read(folder, name):
 def test_no_more_is_read_than_the_limit(tmp_path):
     with (tmp_path / "large").open("wb") as file:
         file.truncate(1 << 40)  # it has no blocks
-    with pytest.raises(ValueError, match="larger than 16 MiB"):
+    with pytest.raises(ValueError, match="larger than the limit of 16 MiB"):
         read_text(tmp_path / "large")
 
 

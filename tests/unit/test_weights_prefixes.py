@@ -1,4 +1,4 @@
-"""Weights of which some names, or several sets of them, stand behind prefixes: one line that names these."""
+"""Weights of which some names, or several sets of them, have prefixes: one line that names these."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEYS = list(Toy(None).state_dict())  # 8
 
 
 def write(folder, names: dict[str, list[str]], extra: tuple[str, ...] = ()) -> None:
-    """Write tensors of these keys behind each prefix."""
+    """Write tensors of these keys with each prefix."""
     own = Toy(None).state_dict()
     tensors = {prefix + key: own[key].clone() for prefix, keys in names.items() for key in keys}
     save_file({**tensors, **{key: torch.zeros(1) for key in extra}}, folder / "model.safetensors")
@@ -34,7 +34,7 @@ def refused(folder) -> str:
 )
 def test_two_whole_sets_are_named(tmp_path, first, second):
     write(tmp_path, {first: KEYS, second: KEYS})
-    places = [f"8 behind {prefix!r}" for prefix in (first, second) if prefix]
+    places = [f"8 with {prefix!r}" for prefix in (first, second) if prefix]
     places = sorted(places) if first else ["8 without a prefix", *places]
     told = f"the file holds 2 whole sets of the model's 8 keys: {' and '.join(places)}; keep one of them"
     assert refused(tmp_path) == told
@@ -53,27 +53,25 @@ def test_a_set_of_which_some_have_a_prefix(tmp_path, prefix, count):
 def test_parts_of_a_set_behind_several_prefixes(tmp_path):
     write(tmp_path, {"a.": KEYS[:3], "b.": KEYS[3:6], "c.": KEYS[6:]})
     message = refused(tmp_path)
-    assert message.startswith(
-        "the file holds keys of the model: 3 behind 'a.' and 3 behind 'b.' and 2 behind"
-    )
+    assert message.startswith("the file holds keys of the model: 3 with 'a.' and 3 with 'b.' and 2 with")
 
 
 def test_what_prefixes_do_not_explain_is_listed_beside_them(tmp_path):
     write(tmp_path, {"module.": KEYS[:4], "ema.": KEYS[1:4], "": KEYS[5:]}, ("odd",))
     message = refused(tmp_path)
-    assert "3 without a prefix and 4 behind 'module.' and 3 behind 'ema.'" in message
+    assert "3 without a prefix and 4 with 'module.' and 3 with 'ema.'" in message
     assert message.endswith(f"1 missing: {KEYS[4]}; 1 unexpected: odd")
 
 
 def test_a_part_of_a_set_beside_a_whole_one(tmp_path):
     write(tmp_path, {"module.": KEYS, "ema.": KEYS[:5]})
-    assert "8 without a prefix once 'module.' is removed and 5 behind 'ema.'" in refused(tmp_path)
+    assert "8 without a prefix once 'module.' is removed and 5 with 'ema.'" in refused(tmp_path)
 
 
 def test_many_prefixes_are_not_all_listed(tmp_path):
     write(tmp_path, {f"{letter}.": KEYS for letter in "abcdefgh"})
     assert "8 whole sets" in refused(tmp_path)
-    assert "behind 'e.' and more behind 3 other prefixes" in refused(tmp_path)
+    assert "with 'e.' and more with 3 other prefixes" in refused(tmp_path)
 
 
 def test_ignored_keys_with_names_of_the_model_are_no_second_set(tmp_path):
@@ -91,5 +89,5 @@ def test_the_text_encoder_names_them_too(tmp_path):
     state = text_encoder_weights(tmp_path)
     tensors = {prefix + key: item.clone() for prefix in ("module.", "ema.") for key, item in state.items()}
     save_file(tensors, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"behind 'ema\.' and .* behind 'module\.'"):
+    with pytest.raises(ValueError, match=r"with 'ema\.' and .* with 'module\.'"):
         load_weights(tmp_path, torch.float32)

@@ -186,7 +186,9 @@ def test_deep_overrides_are_text_or_an_error_that_names_the_key():
 def test_a_file_without_an_end_or_too_large_is_refused(tmp_path):
     path = tmp_path / "large.yaml"
     path.write_bytes(b"#" * (MOST_BYTES + 1))
-    with pytest.raises(ValueError, match=r"large\.yaml: cannot be read: it is larger than 1 MiB"):
+    with pytest.raises(
+        ValueError, match=r"large\.yaml: cannot be read: it is larger than the limit of 1 MiB"
+    ):
         load_config(Words, path)
     with pytest.raises(ValueError, match="zero: cannot be read: it is a device, not a file"):
         load_config(Words, "/dev/zero")
