@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def quality_options(add: Callable[..., Any]) -> None:
-    add("--root", type=Path, required=True, help="what experiments/*.py were given as --output")
+    add("--root", type=Path, required=True, help="the --output folder of experiments/*.py")
     add("--alexnet-weights", type=Path, help="torchvision's file, for LPIPS")
     add("--device", default="auto", help="of the metrics: auto (default), cpu, cuda, mps")
 

@@ -161,7 +161,7 @@ def test_earlier_videos_are_shown_reused_and_removed(browser, address, service, 
 
 
 MISTAKES = {
-    "a blank prompt": ({"prompt": " "}, "prompt", "prompt must be text that is not blank"),
+    "a blank prompt": ({"prompt": " "}, "prompt", "prompt must be text and not blank"),
     "a long prompt": ({"prompt": "a" * 61}, "prompt", "it may have 60"),
     "frames that cannot be": ({"frames": "5"}, "frames", "num_frames is 5"),
     "frames in words": ({"frames": "many"}, "frames", "it must be a number above 0"),

@@ -65,7 +65,7 @@ def test_the_model_of_a_sample_is_named_or_that_of_the_config(arguments, model, 
 def test_a_model_that_is_not_there_is_one_error(capsys):
     for argv in (["sample", "--model", "late"], ["sample", "--model"], ["sample", "--model="]):
         assert cli.main(argv) == 2
-        assert capsys.readouterr().err.startswith("error: there is no model ")
+        assert capsys.readouterr().err.startswith("error: unknown model ")
 
 
 def test_what_is_not_installed_is_one_error(monkeypatch, tmp_path, capsys):

@@ -233,7 +233,7 @@ def test_folders_that_are_no_video(tmp_path):
     with pytest.raises(ValueError, match="a: has frame 1 and frame 3, but none in between"):
         read_video(folder)
     Image.new("RGB", (8, 8)).save(folder / "frame_00002.png")
-    with pytest.raises(ValueError, match="a: holds frames of several sizes"):
+    with pytest.raises(ValueError, match="a: has frames of several sizes"):
         read_video(folder)
     Image.new("RGB", SIZE[::-1]).save(folder / "frame_00002.png")
     Image.new("RGB", SIZE[::-1]).save(folder / "frame_3.png")

@@ -136,7 +136,7 @@ def test_lists_in_other_formats_are_no_list_of_vbenchs(tmp_path, name, content):
 )
 def test_prompts_that_are_no_file_names_are_refused_with_the_reason(tmp_path, prompt, reason):
     listed = prompts.PromptList(("a cat", prompt), "list", True)
-    words = rf"1 prompts of list are no safe file names.*\({re.escape(reason)}.*--names slug"
+    words = rf"1 prompts of list are not safe file names.*\({re.escape(reason)}.*--names slug"
     with pytest.raises(ValueError, match=words):
         prompts.choose_naming("auto", listed, tmp_path)
     assert prompts.choose_naming("slug", listed, tmp_path) == "slug"

@@ -34,7 +34,7 @@ def test_a_config_that_would_ignore_its_fields_is_refused(config):
 
 
 def test_a_config_class_belongs_to_one_family():
-    with pytest.raises(ValueError, match="family 'mine' has the config LatteConfig, and so has 'latte'"):
+    with pytest.raises(ValueError, match="families 'mine' and 'latte' have the same config LatteConfig"):
         register_family(replace(LATTE, name="mine"))
     with pytest.raises(ValueError, match="family 'latte' already exists"):
         register_family(replace(LATTE))

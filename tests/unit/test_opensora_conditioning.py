@@ -134,7 +134,7 @@ def test_snapping_is_told(caplog):
     with caplog.at_level(logging.WARNING, logger="videosys"):
         _, mask = apply_mask_strategy(LATENTS, [reference(1)], "0,0,0,-1")
     assert mask[0].tolist() == [1.0] * 5 + [0.0] + [1.0] * 4
-    assert "target -1 does not start a chunk of 5 latent frames: 5 is used" in caplog.text
+    assert "target -1 does not start a chunk of 5 latent frames; using 5" in caplog.text
 
 
 @pytest.mark.parametrize(

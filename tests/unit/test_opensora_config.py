@@ -34,7 +34,7 @@ SMALL = {"height": 64, "width": 96}
         ({"seed": 2**63}, "seed is 9223372036854775808"),
         ({"seed": 2**63 - 1, "num_videos_per_prompt": 2}, "seed is 9223372036854775807"),
         ({"seed": 1.5}, "seed must be a whole number or null, got 1.5"),
-        ({"height": 64, "width": None}, "height is 64 and width is None; give both or none"),
+        ({"height": 64, "width": None}, "height is 64 and width is None; set both or neither"),
         ({"height": None, "width": 64}, "height is None and width is 64"),
         ({"height": 8}, "8 x 96; the minimum is 16 pixels"),
         ({"width": 0}, "64 x 0"),

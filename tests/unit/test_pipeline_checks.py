@@ -45,7 +45,7 @@ def test_none_one_or_several_references(make, latents, references):
 def test_a_size_that_the_video_cannot_have_is_warned_of(make, caplog):
     (output,) = make("a cross", height=36, width=48)
     assert output.video[0].shape[1:3] == (32, 48)
-    assert "will be 32 x 48, not 36 x 48" in caplog.text
+    assert "rounded to 32 x 48, from 36 x 48" in caplog.text
     caplog.clear()
     make("a cross")
     assert caplog.text == ""

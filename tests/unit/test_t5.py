@@ -122,7 +122,12 @@ def test_a_prompt_that_just_fits_does_not_warn(checkpoint, encoder):
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
-    [([], "no prompt"), ("a cat", "list of strings"), (["a cat", 3], "int"), ([None], "NoneType")],
+    [
+        ([], "list of prompts is empty"),
+        ("a cat", "list of strings"),
+        (["a cat", 3], "int"),
+        ([None], "NoneType"),
+    ],
 )
 def test_what_is_no_list_of_prompts_is_refused(encoder, prompts, message):
     with pytest.raises(ValueError, match=message):

@@ -97,7 +97,7 @@ def doubled(levels: int, item: str = "{}") -> str:
         (doubled(30), "has more than 20000 values"),
         (doubled(30, "{{<<: {}}}"), "has more than 20000 values"),
         ("a: &a [*a]", r"alias \*a refers to nothing before it, or to itself"),
-        ("a: *b", r"alias \*b stands for nothing"),
+        ("a: *b", r"alias \*b refers to nothing"),
         ("a: 1\na: 2", "'a' is given twice"),
         ("? [1]\n: 2", "a key must be text"),
         ("a: " + "9" * 5000, "is not int, or too large"),

@@ -55,9 +55,7 @@ def compiles_decoder(setting: Compile) -> bool:
 def check_compiler(device: torch.device, setting: Compile = "blocks") -> None:
     """ValueError if no compiler for the device is available. setting: for the error."""
     if device.type == "mps":
-        raise ValueError(
-            f"compile is {setting!r}, which is for a CPU or a CUDA device; on mps set it to none"
-        )
+        raise ValueError(f"compile is {setting!r}, which needs a CPU or a CUDA device; on mps set it to none")
     if device.type == "cpu":
         check_program(setting, "C++", "CXX", CPU_COMPILERS)
     elif find_spec("triton") is None:

@@ -125,7 +125,7 @@ def _reason(path: Path, error: Exception) -> str:
     if head.isascii() and head.decode("ascii").replace("\n", "").replace("\r", "").isprintable():
         return f"it is text that begins with {head[:40].decode('ascii')!r}"
     if is_ours and size < (needed := 8 + int.from_bytes(head[:8], "little")):
-        return f"it has {size} bytes but its header needs {needed}: it is cut off or damaged"
+        return f"it has {size} bytes but its header needs {needed}: it is truncated or damaged"
     if not is_ours and kind == SAFETENSORS:
         return "it is a safetensors file; its name must end in .safetensors"
     if kind == ZIP and not zipfile.is_zipfile(path):

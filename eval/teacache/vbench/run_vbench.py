@@ -58,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
         "--dimensions", nargs="+", choices=scores.dimensions(), help="all that can run if not given"
     )
     arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
-    arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
     arguments.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
     arguments.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
