@@ -67,11 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="auto",
         help="none measures published sizes without this package's kernels",
     )
-    parser.add_argument(
-        "--tiny",
-        action="store_true",
-        help="replace published sizes by narrow models and small videos, on any device",
-    )
+    parser.add_argument("--tiny", action="store_true", help="narrow models and small videos, on any device")
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     check(parser, args)

@@ -119,4 +119,4 @@ def wait(condition: Callable[[], Any], what: str, patience: float = PATIENCE) ->
         if found := condition():
             return found
         time.sleep(0.05)
-    raise TimeoutError(f"waited in vain: {what}")
+    raise TimeoutError(f"timed out waiting for: {what}")

@@ -237,7 +237,7 @@ def test_folders_that_are_no_video(tmp_path):
         read_video(folder)
     Image.new("RGB", SIZE[::-1]).save(folder / "frame_00002.png")
     Image.new("RGB", SIZE[::-1]).save(folder / "frame_3.png")
-    with pytest.raises(ValueError, match="a: holds frame 3 twice"):
+    with pytest.raises(ValueError, match="a: has frame 3 twice"):
         read_video(folder)
 
 

@@ -22,7 +22,7 @@ from videosys.models import family_of
 from videosys.serve.replica import Made, Order, Replica, ReplicaLost, Setup, replica_codec
 from videosys.utils.installed import install_command
 
-LOOK_SECONDS = 0.3  # between two looks at a video that is at work
+LOOK_SECONDS = 0.3  # between two checks of a running video
 ANSWER_SECONDS = 5.0  # to wait for the answer to such a look
 LOCAL_MEMORY = 256 << 20  # bytes at least for the finished videos of a cluster that is started here
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -219,7 +219,7 @@ class RemoteReplica:
         return RemoteHandle(self.cluster, self.actor, Order(config, next(self._numbers), prompt), callback)
 
     def end(self) -> None:
-        """Ends it now, whatever it is doing; who waits for it gets ReplicaLost."""
+        """Ends it at once; callers that wait for it get ReplicaLost."""
         self.cluster.ray.kill(self.actor)
 
 
@@ -243,7 +243,7 @@ class RemoteHandle:
         return bool(self.cluster.ray.wait([self._answer], timeout=0)[0])
 
     def wait(self, timeout: float) -> bool:
-        """Whether the request has ended, after so many seconds at most.
+        """Wait up to this many seconds; return whether the request has ended.
 
         ReplicaLost where the replica has died, and where it has told no step for `parallel.timeout` seconds.
         """

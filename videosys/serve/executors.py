@@ -174,7 +174,7 @@ class RayExecutor:
                     raise ValueError(f"no replica can be started: {fleet.error}") from fleet.error
 
     def _work(self, fleet: Fleet, batches: Batches, ended: queue.Queue, replica: RemoteReplica) -> bool:
-        """Has a replica do a batch; false where there is none for it."""
+        """Makes a replica do a batch; false if there is no batch."""
         batch = batches.take(replica.node, {other.node for other in fleet.alive()})
         if batch is None:
             time.sleep(POLL_SECONDS)

@@ -7,7 +7,7 @@ STEADY_SECONDS = 60.0  # a process that has lived so long is started again at on
 
 
 def ends_in_a_row(ends: int, lived: float) -> int:
-    """How often it has ended soon after its start, `ends` times before it now lived for so many seconds."""
+    """The number of early ends in a row: `ends` before, and now after this many seconds."""
     return 0 if lived > STEADY_SECONDS else ends + 1
 
 

@@ -105,7 +105,7 @@ class Worker:
         self.decode_seconds = decode_seconds
 
     def work(self) -> bool:
-        """Does the next job; false, after a moment, where there is none.
+        """Does the next job; false, after a moment, if there is none.
 
         ReplicaLost where the engine is one on a cluster and is lost; the job is still this worker's.
         """

@@ -17,7 +17,7 @@ WARM_UP_STEPS = 4  # the fewest that every sampler takes
 
 @contextlib.contextmanager
 def naming_tiny(run: Any) -> Iterator[None]:
-    """Says of the tiny checkpoint where a published one cannot be had and there is no GPU for it."""
+    """Logs a hint about the tiny checkpoint if a published one is not available and there is no GPU."""
     try:
         yield
     except (ValueError, OSError) as error:
