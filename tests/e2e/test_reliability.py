@@ -48,7 +48,7 @@ def plain(monkeypatch):
 
 def test_a_list_stops_where_the_disk_is_full_and_says_what_remains(tmp_path, monkeypatch):
     def full(folder, size):
-        raise ValueError(f"output folder {folder!r} takes no more: No space left on device")
+        raise ValueError(f"output folder {folder!r} is full: No space left on device")
 
     monkeypatch.setattr(common, "check_room", full)
     rescued = tmp_path / "elsewhere" / "video.mp4"

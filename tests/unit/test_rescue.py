@@ -150,7 +150,7 @@ def test_a_disk_that_is_full(small_disk, temporary, name):
     assert path.is_relative_to(temporary)
     assert read_video(path)[0].shape[1:] == frames.shape[1:]
     assert list(small_disk.iterdir()) == []
-    with pytest.raises(ValueError, match="takes no more: No space left on device"):
+    with pytest.raises(ValueError, match="is full: No space left on device"):
         check_room(small_disk, frames.nbytes)
     check_room(small_disk, 1000)
     assert list(small_disk.iterdir()) == []
