@@ -163,10 +163,10 @@ def test_requests_that_differ_are_told_apart_by_name():
     check_same_request([row, describe(["a"], config, {"references": [Reference(frames.clone())]}, CODEC)])
     others = {
         "rank 1: .* num_frames is 17 and 34$": describe(["a"], replace(config, num_frames=17), {}, CODEC),
-        "rank 1 .* seed is 3 and null$": describe(["a"], replace(config, seed=3), {}, CODEC),
-        "rank 1 .* prompt is ": describe(["a", "b"], config, {}, CODEC),
-        "rank 1 .* references is ": describe(["a"], config, {"references": [Reference(frames + 1)]}, CODEC),
-        "rank 1 .* cache is ": describe(["a"], replace(config, cache=TeaCacheConfig(0.2)), {}, CODEC),
+        "rank 1: .* seed is 3 and null$": describe(["a"], replace(config, seed=3), {}, CODEC),
+        "rank 1: .* prompt is ": describe(["a", "b"], config, {}, CODEC),
+        "rank 1: .* references is ": describe(["a"], config, {"references": [Reference(frames + 1)]}, CODEC),
+        "rank 1: .* cache is ": describe(["a"], replace(config, cache=TeaCacheConfig(0.2)), {}, CODEC),
     }
     for message, other in others.items():
         base = row if "references" in other else {k: v for k, v in row.items() if k != "references"}
