@@ -16,7 +16,7 @@ from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose text it prints at its end
-PATIENCE = 10.0  # seconds in which torchrun ends this process because the first one has failed
+PATIENCE = 30.0  # seconds in which torchrun ends this process because the first one has failed
 RESUMABLE = "interrupted: run the same command again to continue"
 
 
