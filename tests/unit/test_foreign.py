@@ -59,7 +59,7 @@ def test_calls_name_ours(engine, name, item):
 def test_old_names_of_yaml_files_are_read_and_refused_elsewhere(name, caplog):
     config = load_config(OpenSoraConfig, {name: 3})
     assert 3 in (config.num_inference_steps, config.guidance_scale)
-    assert f"{name} is called" in caplog.text
+    assert f"{name} is now called" in caplog.text
     with pytest.raises(ValueError, match="here it is"):
         OpenSoraConfig(**{name: 3})
 

@@ -272,7 +272,7 @@ def check_parts(
     problems = {
         "that are not of the transformer's LoRA": unknown,
         "without the other matrix": lonely,
-        "of another shape": misfits,
+        "with another shape": misfits,
     }
     lines = [f"{len(keys)} {what}: {shortened(keys, LISTED)}" for what, keys in problems.items() if keys]
     if not tensors:
