@@ -26,8 +26,8 @@ def masked_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None) 
     """Prompts and, as often, the negative prompt (or one for each), with the masks of their own tokens."""
     embeds, masks = (list(parts) for parts in zip(*prompts))
     if negative is not None:
-        embeds.append(negative.embeds.expand(len(prompts), -1, -1))
-        masks.append(negative.mask.expand(len(prompts), -1))
+        embeds.append(negative[0].expand(len(prompts), -1, -1))
+        masks.append(negative[1].expand(len(prompts), -1))
     return torch.cat(embeds), torch.cat(masks)
 
 
