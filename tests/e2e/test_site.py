@@ -65,6 +65,14 @@ def test_every_page_of_the_docs_is_there(site):
     assert [name for name in (*names, "index.html") if not (site / name).is_file()] == []
 
 
+def test_the_navigation_names_no_page_twice(site):
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8").partition("\nnav:\n")[2]
+    named = re.findall(r"[\w/-]+\.md", nav)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert len(named) == len(set(named))
+    assert {*named} <= {*pages, "index.md"}  # those that are not named are listed under "More"
+
+
 def test_links_anchors_and_pictures_lead_somewhere(site, pages):
     lost = []
     for path, page in pages.items():
