@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "ui": "serve, and open the web UI in a browser",
         "render": "generate videos for a long list of prompts; can be resumed",
         "calibrate": "find the best cache settings for a model",
+        "plan": "print the solver, steps and cache for a goal, as YAML",
         "estimate": "estimate memory and operations of a config without loading it",
         "compare": "compare caches at equal computation",
     }
@@ -32,6 +33,7 @@ MODULES: Mapping[str, str] = MappingProxyType(
         "ui": "videosys.serve.ui",
         "render": "videosys.serve.render",
         "calibrate": "videosys.calibration.__main__",
+        "plan": "videosys.calibration.plan",
         "estimate": "videosys.estimate.__main__",
         "compare": "eval.policies.__main__",
     }

@@ -1,9 +1,10 @@
-"""Compares caches at equal work: `python -m eval.policies --model opensora --out FOLDER`.
+"""Compares caches, solvers and plans at equal work: `python -m eval.policies --model opensora --out FOLDER`.
 
-Polynomial, thresholds and schedules are learnt from some prompts and measured on others: fewer steps,
-interval, PAB, TeaCache, MagCache, and schedules by dynamic programming and by search. Prints a Markdown
-table, and writes it with a plot, all figures and the calibration to the folder. Started again after an
-interruption it continues, also with more held-out prompts.
+Thresholds, schedules and plans are learnt from four prompts and measured on others, against the full run of
+the published sampler and against a converged run: fewer steps, other solvers and grids, caches that hold,
+caches with forecasts, PAB, and the plan chosen from the recorded runs. Prints a short Markdown table, and
+writes it, a plot, all figures (JSON) and a calibration to the folder. Started again after an interruption it
+goes on where it stopped, also with more prompts to judge on.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from eval.policies.contest import Contest
-from eval.policies.report import CALIBRATED, MANY, TEACACHE, Comparison, Entry, comparison_text, curves
-from eval.policies.work import Work
+from eval.policies.report import Comparison, Entry, comparison_text, curves, long_rows
 from eval.training.captions import caption
+from eval.training.detect import detect
+from eval.training.score import verdicts
 from eval.training.scored import scored, training_spec
 from videosys import (
     CommandParser,
@@ -40,10 +43,12 @@ from videosys import (
     tiny,
 )
 from videosys.calibration import (
-    CalibrationReport,
+    CONVERGED,
     Study,
+    calibrate,
     check_place,
     check_search,
+    converged,
     finite,
     line_axes,
     save_figure,
@@ -52,33 +57,29 @@ from videosys.calibration import (
 
 PREFIX = "tiny/"  # of names until now, still taken
 CALIBRATION = "calibration.json"
-SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed, of all steps
-MANY_TIMES = 4  # as many steps has the run that stands for the exact one
-MOST_STEPS = 1000
-LONG, FEWER_HELD_OUT = 100, 12  # steps of a generation, from which fewer prompts have to do
-SHOWN = ("fewer steps", "fewer steps, cosine", "interval, hold", TEACACHE, "schedule, hold", CALIBRATED)
+SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed, of all evaluations
+CONVERGED_STEPS = 400
+UNTIMED = 1000  # entrants for which one timing of a full run serves
+LONG, FEWER_HELD_OUT = 100, 16  # steps of a generation, from which fewer prompts have to do
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """The size of a comparison.
+    """The size of a comparison. search: full runs that a search may take for each budget."""
 
-    search: full runs of one prompt for each budget, shared by the search_size prompts of the search.
-    """
-
-    learnt: int = 8
+    learnt: int = 4
     held_out: int = 32
-    search: float = 200.0
-    search_size: int = 6
+    search: float = 0.0
     steps: int | None = None
+    converged: int = CONVERGED_STEPS
 
 
-QUICK = ComparisonSettings(learnt=2, held_out=1, search=4.0, search_size=1, steps=5)
+QUICK = ComparisonSettings(learnt=2, held_out=1, steps=5, converged=12)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; 2 where the arguments are wrong, 130 after an interruption."""
-    return run_command(parser(), run, argv, "interrupted: run the same command again to continue")
+    return run_command(parser(), run, argv, "interrupted: the same command goes on from here")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,11 +87,12 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(quiet=args.quiet)
     settings = read_settings(args)
     study = open_study(args.model, settings, args.out, args.quiet)
-    comparison, report = compare(study, settings.search)
+    comparison = compare(study, settings)
     text = comparison_text(comparison)
     write(comparison, text, args.out)
-    write_report(report, args.out / CALIBRATION)
     if args.bundle:
+        budgets = budgets_of(study)
+        write_report(calibrate(study, budgets, settings.search), args.out / CALIBRATION)
         bundle(args.out / CALIBRATION, resolve(study.config.transformer))
     print(text)
     return 0
@@ -100,12 +102,14 @@ def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="python -m eval.policies", description=__doc__)
     arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as opensora")
     arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
-    arguments.add_argument("--held-out", type=int, help="held-out prompts; default: 32, or 12 from 100 steps")
-    arguments.add_argument("--search", type=float, help="maximum full runs of the search per budget (200)")
+    arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32; 16 from 100 steps on")
     arguments.add_argument(
-        "--bundle", action="store_true", help="save the calibration next to the model's weights"
+        "--search", type=float, help="full runs a search may take per budget; none without"
     )
-    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, as a smoke test")
+    arguments.add_argument(
+        "--bundle", action="store_true", help="put the calibration beside the model's weights"
+    )
+    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, to see that it works")
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
 
@@ -114,7 +118,7 @@ def read_settings(args: argparse.Namespace) -> ComparisonSettings:
     """The settings of the arguments. ValueError for bad ones, and where matplotlib is not installed."""
     check_matplotlib()
     if args.quick and args.bundle:
-        raise ValueError("--bundle cannot be combined with --quick, whose settings are not useful")
+        raise ValueError("--bundle is given, and so is --quick, whose settings are no good; leave one out")
     is_long = checkpoint(args.model).steps >= LONG
     default = ComparisonSettings(held_out=FEWER_HELD_OUT if is_long else ComparisonSettings.held_out)
     settings = QUICK if args.quick else default
@@ -137,43 +141,53 @@ def checkpoint(model: str, **changes: Any) -> Any:
 def open_study(model: str, settings: ComparisonSettings, folder: Path, quiet: bool) -> Study:
     """The study of a bundled checkpoint, which learns from captions as in training."""
     changes = {} if settings.steps is None else {"num_inference_steps": settings.steps}
-    config = checkpoint(model, batch_size=settings.search_size, **changes)
+    config = checkpoint(model, **changes)
     rng = np.random.default_rng(0)
     learnt = [caption(training_spec(rng), rng) for _ in range(settings.learnt)]
     held_out = [text for text, _ in scored()[: settings.held_out]]
-    return Study(config, learnt, held_out, folder / "work", settings.search_size, quiet)
+    return Study(config, learnt, held_out, folder / "work", settings.learnt, quiet)
 
 
-def compare(study: Study, most_runs: float) -> tuple[Comparison, CalibrationReport]:
-    """The comparison at all budgets, and what a calibration would have reported."""
-    steps = study.num_steps
-    budgets = sorted({max(round(share * steps), 2) for share in SHARES})
-    many = min(MANY_TIMES * study.config.steps, MOST_STEPS)
-    bench = study.bench({MANY: {"num_inference_steps": many}}, shared=1)
-    contest = Contest(study, bench, Work(bench.clips[0], steps, study.journal), most_runs)
-    for budget in budgets:
-        contest.learn(budget)
-    entries = [entry for budget in budgets for entry in contest.entries(budget)]
-    entries += contest.broadcasts()
-    full = Entry("all steps", None, bench.measure("all steps", NoCacheConfig()), 1.0)
-    comparison = Comparison(study.scope, tuple(entries), full, contest.selection, contest.searches)
-    return comparison, contest.report(entries)
+def budgets_of(study: Study) -> list[int]:
+    """The numbers of evaluations that are compared."""
+    return sorted({max(round(share * study.num_steps), 2) for share in SHARES})
+
+
+def compare(study: Study, settings: ComparisonSettings) -> Comparison:
+    """The comparison at all numbers of evaluations."""
+    exact = {**converged(study.config), "num_inference_steps": settings.converged}
+    bench = study.bench({CONVERGED: exact}, shared=UNTIMED)
+    bench.judge = shown
+    contest = Contest(study, settings.search)
+    entries = [entry for budget in budgets_of(study) for entry in contest.entries(bench, budget)]
+    entries += contest.broadcasts(bench)
+    full = Entry("full run", "all steps", None, bench.measure("all steps", NoCacheConfig()))
+    return Comparison(study.scope, tuple(entries), full)
+
+
+def shown(prompt: str, frames: torch.Tensor) -> dict[str, float]:
+    """1 for each attribute of a scored caption that frames [T, H, W, 3] in [0, 1] show, and 0 for others."""
+    spec = dict(scored())[prompt]
+    right = verdicts(spec, detect((frames * 255).round().to(torch.uint8)))
+    return {name: float(value) for name, value in right.items()}
 
 
 def write(comparison: Comparison, text: str, folder: Path) -> None:
     """The table, the plot and all figures."""
-    plot_quality(curves(comparison, SHOWN), folder / "quality.png")
-    content = json.dumps(finite(asdict(comparison)), indent=1, allow_nan=False)
-    for name, lines in (("comparison.md", text), ("comparison.json", content + "\n")):
+    plot_quality(curves(comparison), folder / "quality.png")
+    content = {"scope": asdict(comparison.scope), "entries": long_rows(comparison)}
+    lines = json.dumps(finite(content), allow_nan=False)
+    for name, text_of in (("comparison.md", text), ("comparison.json", lines + "\n")):
         with replacing(folder / name) as temporary:
-            temporary.write_text(lines, encoding="utf-8")
+            temporary.write_text(text_of, encoding="utf-8")
 
 
 def plot_quality(points: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> Path:
-    """PSNR against the time of the loop, one curve per kind of policy (the TeaCache paper's figure 1)."""
-    axes = line_axes("Quality against time", "time of the loop, share of the full run's", "PSNR in dB")
+    """PSNR against the number of evaluations, one curve per group and reference."""
+    axes = line_axes("Quality against work", "computed evaluations", "PSNR in dB")
     for name, pairs in points.items():
-        axes.plot(*zip(*sorted(pairs)), marker="o", label=name)
+        style = "--" if name.endswith(CONVERGED) else "-"
+        axes.plot(*zip(*sorted(pairs)), style, marker="o", label=name)
     return save_figure(axes, path)
 
 

@@ -31,6 +31,16 @@ POLICIES = {
     "easycache of all": ("{name: easycache, threshold: 0}", "all"),
     "seacache": ("{name: seacache, threshold: 1e9, forecast: taylor}", "ends"),
     "seacache of outputs": ("{name: seacache, threshold: 1e9, place: output, forecast: hermite}", "ends"),
+    "bwcache": ("{name: bwcache, threshold: 1e9, reuse: 1}", None),
+    "bwcache of outputs": ("{name: bwcache, threshold: 0, place: output}", "all"),
+    "sencache": (
+        "{name: sencache, sensitivities: PAIRS, threshold: 1e9, early: 0, max_consecutive_skips: 99}",
+        "ends",
+    ),
+    "sencache of all": (
+        "{name: sencache, sensitivities: PAIRS, threshold: 0, early: 0, place: stack}",
+        "all",
+    ),
     "pab": ("pab", "all"),
     "pab_slow": ("pab_slow", "all"),
     "pab_fast": ("pab_fast", "all"),
@@ -81,7 +91,9 @@ def written(text, folder, engine, count):
         "settings": [setting],
     }
     (folder / "calibration.json").write_text(json.dumps(content))
-    text = text.replace("RATIOS", str([1.0] * count)).replace("FILE", str(folder / "schedule.json"))
+    pairs, ratios = str([[1.0, 1.0]] * count), str([1.0] * count)
+    text = text.replace("PAIRS", pairs).replace("RATIOS", ratios)
+    text = text.replace("FILE", str(folder / "schedule.json"))
     text = text.replace("CALIBRATION", str(folder / "calibration.json"))
     (folder / "a.yaml").write_text(f"cache: {text}\n")
     return load_config(type(engine.config), folder / "a.yaml").cache

@@ -11,7 +11,7 @@ import torch
 
 from tests.distributed.models import Request, loop
 from videosys import LatteConfig, OpenSoraConfig, VideoSysEngine, load_config
-from videosys.cache import EasyCacheConfig, Linear, SeaCacheConfig, start
+from videosys.cache import BWCacheConfig, EasyCacheConfig, Linear, SeaCacheConfig, SenCacheConfig, start
 from videosys.cache.seacache import spectral_filter, wiener_gains
 from videosys.estimate.cache import greediest
 from videosys.generation.denoise import noise_mix
@@ -233,3 +233,58 @@ def test_the_bundled_checkpoints_skip_steps_and_stay_near(model):
             assert 4 <= sum(record.computed for record in output.steps) <= 8
             error = (output.video[0] - full).square().mean()
             assert 10 * math.log10(255**2 / error) > 26
+
+
+def test_sencache_follows_its_rule():
+    """The latents move by 1/8 in each step, the timestep by 1: 2/8 + 0.1 for each step since the last one."""
+    sensitivities = ((2.0, 0.1),) * 9
+    config = SenCacheConfig(sensitivities, threshold=0.8, early_threshold=0.3, early=0.3)
+    cache, outputs = follow(config, falling(9), pair)
+    assert computed(cache) == [0, 1, 2, 5, 8]  # 0.35, 0.35, then 0.35, 0.7, 1.05
+    assert cache.steps[4].rescaled == pytest.approx(0.7)
+    assert torch.equal(outputs[4], outputs[2])
+    bounded = replace(config, threshold=99.0, max_consecutive_skips=2)
+    assert computed(follow(bounded, falling(9), pair)[0]) == [0, 1, 2, 5, 8]
+    assert computed(follow(replace(config, threshold=0, early_threshold=0), falling(9), pair)[0]) == list(
+        range(9)
+    )
+
+
+def test_sencache_needs_its_sensitivities():
+    with pytest.raises(ValueError, match="sensitivities has 0 entries; SenCache needs one for each of the 9"):
+        start(SenCacheConfig(), [0.0] * 9, alone)
+    with pytest.raises(ValueError, match=r"cache.sensitivities\[0\] is \(-1.0, 0.0\)"):
+        SenCacheConfig(((-1.0, 0.0),))
+    with pytest.raises(ValueError, match=r"cache.early is 2.0; it must be 0 to 1"):
+        SenCacheConfig(early=2.0)
+    read = SenCacheConfig().resolved(
+        lambda: None, lambda key: ({"sensitivities": ((1.0, 2.0),)}[key], "file")
+    )
+    assert read.sensitivities == ((1.0, 2.0),)
+
+
+def bwcache(config, outputs):
+    """The steps that a cache computes where the residuals of the steps are these numbers."""
+    cache = start(config, [0.0] * len(outputs), alone)
+    for step, value in enumerate(outputs):
+        cache.begin_step(step, 1000.0 - step)
+        x = torch.zeros(1, 4)
+        if cache.should_compute(lambda kind: pytest.fail("no signal is looked at")):
+            cache.store(x, x + value)
+        else:
+            cache.reuse(x)
+    return cache
+
+
+def test_bwcache_reuses_some_steps_after_a_small_change():
+    """The change from step 1 to 2 is a tenth. Then three steps reuse, one computes, and its change counts."""
+    outputs = [1.0, 2.0, 2.2, 0, 0, 0, 4.4, 9.0, 20.0, 46.0, 100.0, 5.0]
+    cache = bwcache(BWCacheConfig(0.15, reuse=0.25), outputs)
+    # From 2 to 6 it doubles: a quarter for each of four steps, so that 7 computes.
+    assert computed(cache) == [0, 1, 2, 6, 7, 8, 9, 10, 11]
+    assert cache.steps[3].distance == pytest.approx(0.1)
+    assert cache.steps[7].distance == pytest.approx(0.25)
+    assert computed(bwcache(BWCacheConfig(0.0), outputs)) == list(range(12))
+    assert computed(bwcache(BWCacheConfig(1e9, reuse=1.0), outputs)) == [0, 1, 11]
+    with pytest.raises(ValueError, match=r"cache.reuse is 2.0; it must be 0 to 1"):
+        BWCacheConfig(reuse=2.0)

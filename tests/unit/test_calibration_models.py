@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from eval.policies.report import MANY
-from eval.policies.rivals import cosine_steps, fewer_steps, has_cosine
 from tests.tiny_checkpoint import text_to_video_config
 from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine, tiny
+from videosys.calibration.candidates import Planner
+from videosys.calibration.measure import CONVERGED, FULL
 from videosys.calibration.runs import open_pipeline
 from videosys.calibration.study import Study
 from videosys.parallel import ParallelConfig
@@ -51,14 +51,18 @@ def test_a_study_finds_schedules(study):
         assert len(best.schedule.computed) == budget
 
 
-def test_rivals_of_a_study(study):
-    clip = study.bench({MANY: {"num_inference_steps": 8}}).clips[0]
-    few = fewer_steps(clip, 4)
-    assert few.latents.isfinite().all()
-    if has_cosine(clip):
-        assert cosine_steps(clip, 3).computed == 3
-        assert cosine_steps(clip, 3).latents.isfinite().all()
-    assert has_cosine(clip) == (study.scope.scheduler != "euler_ancestral")
+def test_plans_of_a_study(study):
+    planner = Planner(study)
+    candidates = planner.candidates(max(study.num_steps // 2, 3))
+    assert planner.candidates(study.num_steps)  # no schedule leaves nothing out
+    is_recorded = study.surrogate is not None
+    assert is_recorded == (study.scope.scheduler != "euler_ancestral")
+    assert all((set(one.predicted) == {FULL, CONVERGED}) == is_recorded for one in candidates)
+    for one in (candidates[0], candidates[-1]):
+        run = study.searched[0][0].with_sampler(one.config).run(one.policy)
+        assert run.latents.isfinite().all()
+        assert len(run.steps) == len(study.sampler(one.config).times())
+    assert (study.sensitivities is not None) == is_recorded
 
 
 def test_several_devices_are_refused(random_model):

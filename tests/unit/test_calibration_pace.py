@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import videosys.calibration.study as studies
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import MagCacheConfig, RunSpec, ScheduleConfig, TeaCacheConfig
-from videosys.calibration.calibrate import CalibrationReport, PolicyResult, calibrate, distinct
+from videosys.calibration.calibrate import CalibrationReport, PolicyResult, calibrate, disagreements, distinct
 from videosys.calibration.cost import CalibrationCost, calibration_cost
-from videosys.calibration.measure import Measured, pace, summary
+from videosys.calibration.measure import Measured, Pace, pace, summary
 from videosys.calibration.study import Study
-from videosys.calibration.tables import policies_table
+from videosys.calibration.tables import policies_table, predictions_text
 from videosys.calibration.thresholds import TRIES
 
 STEPS = 20
@@ -65,7 +67,7 @@ class Told:
     learnt = held_out = ()
     config = type("Config", (), {"seed": 0})
     scope = RunSpec("m", "rflow", STEPS, STEPS, (2, 16, 16), 1.0, "0" * 16)
-    ratios, num_steps = (1.0,) * STEPS, STEPS
+    ratios, sensitivities, num_steps = (1.0,) * STEPS, None, STEPS
 
 
 def test_what_computes_the_same_is_said_to_be_as_fast():
@@ -139,3 +141,25 @@ def test_the_cost_is_no_less_than_what_a_calibration_takes(study, caplog):
         timed
         == f"a full run takes {study.full_seconds:.3g} s: {made.duration(study.full_seconds)} in all at most"
     )
+
+
+def test_predictions_are_compared_with_what_was_measured():
+    near, far = row(0.1, 10, psnr=33.0), row(0.2, 5, psnr=20.0)
+    rows = [
+        replace(near, name="near", predicted={"full": 32.0}),
+        replace(far, name="far", predicted={"full": 25.5}),
+    ]
+    text = "\n".join(predictions_text(rows))
+    assert "measured minus predicted PSNR is -2.2 dB in the mean, and 3.2 dB without the sign" in text
+    assert f"| far | {far.budget} | full | 25.5 | 20.0 |" in text
+    (line,) = disagreements(rows)
+    assert line.startswith(f"far, {far.budget} evaluations: 25.5 dB were predicted and 20.0 measured")
+    assert f"- {line}" in text
+    assert predictions_text([row(0.1, 10)]) == []
+
+
+def test_the_time_of_another_number_of_steps():
+    """Half of the steps, then those with as many skipped besides; the autoencoder takes half a loop."""
+    times = Pace(20, skipped=0.1, decode=0.5)
+    assert times.speedup(10, evaluations=10) == pytest.approx(1.5)
+    assert times.speedup(10) == times.speedup(10, evaluations=20) == pytest.approx(1.5 / 1.05)

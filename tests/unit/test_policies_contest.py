@@ -1,4 +1,4 @@
-"""What a comparison takes for its own at a number of computed steps."""
+"""Who takes part in a comparison at a number of computed steps."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 import videosys.calibration.study as studies
-from eval.policies.contest import Contest
+from eval.policies.contest import Contest, Entrant, measured
+from eval.policies.report import CACHE, FORECAST, PLAN, SOLVER, STEPS, TEACACHE
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
-from videosys.cache import Hold, IntervalConfig, Linear, ScheduleConfig, TeaCacheConfig
+from videosys.cache import Hold, IntervalConfig, Linear, NoCacheConfig, ScheduleConfig, TeaCacheConfig
 from videosys.calibration.calibrate import teacache_for
 from videosys.calibration.journal import policy_key
+from videosys.calibration.measure import FULL
 from videosys.calibration.study import Study, changed_fields
 
 STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
@@ -23,37 +25,34 @@ def study(tmp_path, monkeypatch):
     return Study(SyntheticConfig(), ["one", "three"], ["four 4"], tmp_path, quiet=True)
 
 
-def learnt(study, budget=5):
-    contest = Contest(study, bench=None, work=None, most_runs=20)
-    contest.learn(budget)
-    return contest, contest.searches[budget]["quality"]
+def test_rivals_stand_in_their_order(study, monkeypatch):
+    monkeypatch.setattr(study, "try_policy", lambda policy: (5.0, 20.0))
+    entrants = list(Contest(study, 0).entrants(5))
+    groups = [one.group for one in entrants]
+    assert groups == sorted(groups, key=[STEPS, SOLVER, TEACACHE, CACHE, FORECAST, PLAN].index)
+    names = {one.name for one in entrants}
+    assert names >= {
+        "TeaCache naive, hold",
+        "TeaCache, linear",
+        "MagCache",
+        "EasyCache",
+        "SeaCache",
+        "BWCache",
+    }
+    assert names >= {"schedule hold", "schedule curved", "interval, Taylor 2"}
+    assert not any(name.startswith("searched") for name in names)
+    searched = [one for one in Contest(study, 20).entrants(5) if one.name == "searched hold"]
+    assert [one.policy.computed for one in searched] == [(0, 2, 5, 7, 9)]
 
 
-def test_the_best_frames_are_chosen(study):
-    contest, quality = learnt(study)
-    assert quality[contest.selection[5]] == max(quality.values()) > 60
-    assert contest.candidates[5][contest.selection[5]].computed == (0, 2, 5, 7, 9)
-    assert set(contest.searches[5]["scores"]) >= {"schedule, hold", "schedule, damped", "searched, curved"}
-    assert quality.keys() <= contest.candidates[5].keys()
-    assert {"TeaCache, hold", "MagCache, hold"} <= contest.candidates[5].keys()
-
-
-def test_a_rule_is_chosen_where_it_is_better(study, monkeypatch):
-    def try_policy(policy):
-        return 5.0, 99.0 if isinstance(policy, TeaCacheConfig) else 20.0
-
-    monkeypatch.setattr(study, "try_policy", try_policy)
-    assert learnt(study)[0].selection[5].startswith("TeaCache")
-
-
-def test_what_computes_more_than_the_budget_is_not_chosen(study, monkeypatch):
-    def try_policy(policy):
-        return (6.0, 99.0) if isinstance(policy, TeaCacheConfig) else (5.0, 20.0)
-
-    monkeypatch.setattr(study, "try_policy", try_policy)
-    contest, quality = learnt(study)
-    assert not any(name.startswith("TeaCache") for name in quality)
-    assert not contest.selection[5].startswith("TeaCache")
+def test_an_entry_has_a_result_for_each_prompt(study):
+    bench = study.bench()
+    bench.judge = lambda prompt, frames: {"all": float(prompt == "four 4")}
+    entry = measured(bench, Entrant(CACHE, "every second", IntervalConfig(2)), 6)
+    assert (entry.computed, entry.right(), len(entry.rows)) == (6, 1.0, 1)
+    assert entry.psnr(FULL) > 0
+    fewer = measured(bench, Entrant(STEPS, "fewer", NoCacheConfig(), {"num_inference_steps": 5}), 5)
+    assert fewer.computed == 5
 
 
 def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeypatch):

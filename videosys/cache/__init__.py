@@ -10,8 +10,9 @@ from videosys.cache.base import (
     ResidualCache,
     StepRecord,
 )
+from videosys.cache.bwcache import BWCacheConfig
 from videosys.cache.calibration import Calibration, Setting, calibration_text, read_calibration
-from videosys.cache.choice import choose, resolve_cache
+from videosys.cache.choice import choose, choose_setting, find_plan, resolve_cache
 from videosys.cache.config import CacheConfig, Goal
 from videosys.cache.easycache import EasyCacheConfig
 from videosys.cache.forecast import FORECASTS, Fitted, Forecast, Hermite, Hold, Linear, Taylor
@@ -22,6 +23,7 @@ from videosys.cache.registry import CACHES, BestConfig, NoCacheConfig, register_
 from videosys.cache.run_spec import RunSpec
 from videosys.cache.schedule import ScheduleConfig, ScheduleFile
 from videosys.cache.seacache import SeaCacheConfig
+from videosys.cache.sencache import SenCacheConfig
 from videosys.cache.statistics import CacheStatistics, cache_statistics, plot_steps
 from videosys.cache.teacache import TeaCache, TeaCacheConfig
 
@@ -29,6 +31,7 @@ __all__ = [
     "CACHES",
     "FORECASTS",
     "NO_CACHE",
+    "BWCacheConfig",
     "BestConfig",
     "Branch",
     "Broadcast",
@@ -55,6 +58,7 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleFile",
     "SeaCacheConfig",
+    "SenCacheConfig",
     "Setting",
     "StepRecord",
     "Taylor",
@@ -63,6 +67,8 @@ __all__ = [
     "cache_statistics",
     "calibration_text",
     "choose",
+    "choose_setting",
+    "find_plan",
     "plot_steps",
     "read_calibration",
     "register_cache",

@@ -8,31 +8,42 @@ from pathlib import Path
 from typing import Any
 
 from videosys.cache.config import CacheConfig, Goal
-from videosys.cache.registry import CACHES
+from videosys.cache.registry import CACHES, PUBLISHED, Reference
 from videosys.cache.run_spec import RunSpec
+from videosys.cache.sencache import Sensitivities
 from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
-from videosys.utils.typed import check_types
+from videosys.utils.typed import check_types, listing
 
+SAMPLER_KEYS = ("scheduler", "num_inference_steps")
 REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations", "settings")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of one policy, and their measurements on held-out prompts.
+    """The settings of one policy, and their measurements on held-out prompts, or predictions of them.
 
     computed: computed steps, a mean over prompts. speedup: factor over the full run.
-    psnr (dB), ssim: against the frames of the full run; psnr is None if no frame differs.
-    ValueError for settings with a goal, and for numbers that are not above 0.
+    psnr (dB), ssim: against the frames of the full run; psnr is None if no frame differs, ssim
+        where it was not measured.
+    psnr_converged: against those of the converged run; None where it was not measured.
+    config: the fields `scheduler` and `num_inference_steps` of another sampler, with which the policy was
+        measured; empty for that of the file.
+    ValueError for settings with a goal, for numbers that are not above 0 and for other fields in `config`.
     """
 
     policy: CacheConfig = field(metadata={"registry": CACHES})
     computed: float
     speedup: float
     psnr: float | None
-    ssim: float
+    ssim: float | None
+    psnr_converged: float | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.config and self.config.keys() != {*SAMPLER_KEYS}:
+            keys = listing(SAMPLER_KEYS)
+            raise ValueError(f"config has {listing(self.config)}; it must have {keys}, or nothing")
         if isinstance(self.policy, Goal) and self.policy.has_goal:
             raise ValueError("policy has a goal; a calibration needs settings")
         if not (self.computed > 0 and self.speedup > 0):
@@ -43,13 +54,25 @@ class Setting:
         """The PSNR in dB, infinite if no frame differs."""
         return float("inf") if self.psnr is None else self.psnr
 
+    def near(self, reference: Reference) -> float | None:
+        """The PSNR in dB against a reference; None where it was not measured."""
+        return self.quality if reference == PUBLISHED else self.psnr_converged
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, without those that say nothing."""
+        content = to_plain(self)
+        return {
+            key: value for key, value in content.items() if key in ("psnr", "ssim") or value not in (None, {})
+        }
+
 
 @dataclass(frozen=True)
 class Calibration:
     """The content of a calibration file.
 
     scope: the run it is valid for. coefficients: of TeaCache's rescaling polynomial, highest power first.
-    ratios: of MagCache, one for each model evaluation. details: other findings, not used by code.
+    ratios: of MagCache, one for each model evaluation. sensitivities: of SenCache, likewise.
+    details: other findings, not used by code.
     """
 
     scope: RunSpec
@@ -57,11 +80,14 @@ class Calibration:
     coefficients: tuple[float, ...] | None = None
     details: dict[str, Any] = field(default_factory=dict)
     ratios: tuple[float, ...] | None = None
+    sensitivities: Sensitivities | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, from which `read_calibration` makes an equal calibration."""
-        settings = [to_plain(setting) for setting in self.settings]
-        learnt = {"coefficients": self.coefficients, "ratios": self.ratios}
+        settings = [setting.to_json() for setting in self.settings]
+        learnt = {name: getattr(self, name) for name in ("coefficients", "ratios")}
+        if self.sensitivities is not None:
+            learnt["sensitivities"] = self.sensitivities
         return {**asdict(self.scope), **learnt, "settings": settings, "details": self.details}
 
 
@@ -82,6 +108,7 @@ class CalibrationFile(RunSpec):
     settings: tuple[dict[str, Any], ...] = ()
     coefficients: tuple[float, ...] | None = None
     ratios: tuple[float, ...] | None = None
+    sensitivities: Sensitivities | None = None
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -97,4 +124,5 @@ def read_calibration(path: str | Path) -> Calibration:
     scope = RunSpec(**{item.name: getattr(content, item.name) for item in fields(RunSpec)})
     rows = enumerate(content.settings)
     settings = tuple(from_mapping(Setting, row, f"{path}: settings.{index}") for index, row in rows)
-    return Calibration(scope, settings, content.coefficients, content.details, content.ratios)
+    learnt = (content.coefficients, content.details, content.ratios, content.sensitivities)
+    return Calibration(scope, settings, *learnt)

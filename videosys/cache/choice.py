@@ -11,7 +11,7 @@ from typing import Any
 
 from videosys.cache.calibration import Calibration, Setting, read_calibration
 from videosys.cache.config import BESIDE_WEIGHTS, CacheConfig, Goal
-from videosys.cache.registry import BestConfig
+from videosys.cache.registry import PUBLISHED, BestConfig
 from videosys.cache.run_spec import RunSpec
 
 CALIBRATION_PATTERN = "calibration*.json"
@@ -83,39 +83,74 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
         _LOG.warning("%s (not used)", problem)
 
 
+def find_plan(
+    config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None
+) -> tuple[Setting, str] | None:
+    """The plan that `best` stands for, which may have a sampler of its own, and its file; None for another
+    cache.
+
+    Arguments and errors as in `resolve_cache`.
+    """
+    if not isinstance(config, BestConfig):
+        return None
+    calibration, path = find_calibration(config, run(), folder)
+    return choose_setting(config, calibration.settings, path), path
+
+
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
-    """The measured policy that reaches the goal: for a speedup the one with the best PSNR, else the fastest.
+    """The policy of `choose_setting`, of those settings that keep the sampler."""
+    return choose_setting(config, [row for row in settings if not row.config], where).policy
+
+
+def choose_setting(config: Goal, settings: Sequence[Setting], where: str) -> Setting:
+    """What was measured and reaches the goal: within a budget (speedup, evaluations) that of best PSNR, else
+    the fastest. So a larger budget never gives a worse one.
 
     where: the file of the settings, for errors. ValueError if no setting reaches the goal.
     """
+    candidates = _measured(config, settings, where)
+    fitting = [(row, psnr) for row, psnr in candidates if _reaches(config, row, psnr)]
+    if not fitting:
+        goal = " and ".join(f"{name} {value:g}" for name, value in config.goals.items() if value is not None)
+        raise ValueError(f"{where}: no setting of {_name(config)} has {goal}; there are {_front(candidates)}")
+    if config.speedup is None and config.evaluations is None:
+        return max(fitting, key=lambda pair: (pair[0].speedup, pair[1]))[0]
+    return max(fitting, key=lambda pair: (pair[1], pair[0].speedup))[0]
+
+
+def _measured(config: Goal, settings: Sequence[Setting], where: str) -> list[tuple[Setting, float]]:
+    """The settings of the policy, each with its PSNR against the reference. ValueError if there are none."""
     is_any = isinstance(config, BestConfig)
     candidates = [row for row in settings if is_any or type(row.policy) is type(config)]
     if not candidates:
         names = ", ".join(sorted({_name(row.policy) for row in settings}))
         raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {names}")
-    least = (config.speedup or 0, config.min_psnr or 0)
-    fitting = [row for row in candidates if row.speedup >= least[0] and row.quality >= least[1]]
-    if not fitting:
-        goals = {"speedup": config.speedup, "min_psnr": config.min_psnr}
-        goal = " and ".join(f"{name} {value:g}" for name, value in goals.items() if value is not None)
-        raise ValueError(f"{where}: no setting of {_name(config)} has {goal}; there are {_front(candidates)}")
-    if config.speedup is None:
-        return max(fitting, key=lambda row: (row.speedup, row.quality)).policy
-    return max(fitting, key=lambda row: (row.quality, row.speedup)).policy
+    reference = config.reference if isinstance(config, BestConfig) else PUBLISHED
+    pairs = [(row, psnr) for row in candidates if (psnr := row.near(reference)) is not None]
+    if not pairs:
+        raise ValueError(
+            f"{where}: no setting has psnr_{reference}, which cache.reference {reference} asks for ({ADVICE})"
+        )
+    return pairs
+
+
+def _reaches(goal: Goal, row: Setting, psnr: float) -> bool:
+    most = math.inf if goal.evaluations is None else goal.evaluations
+    return row.speedup >= (goal.speedup or 0) and row.computed <= most and psnr >= (goal.min_psnr or 0)
 
 
 def _name(config: CacheConfig) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
-def _front(settings: Iterable[Setting]) -> str:
-    """The Pareto front of speedup and quality as text, the slowest settings first."""
+def _front(settings: Iterable[tuple[Setting, float]]) -> str:
+    """The settings that no other one beats in speedup and quality, the slowest first, as text."""
     best = -math.inf
     front = []
-    for row in sorted(settings, key=lambda row: (row.speedup, row.quality), reverse=True):
-        if row.quality > best:
-            best = row.quality
-            # Rounded down, so that listed values can be requested.
+    for row, psnr in sorted(settings, key=lambda pair: (pair[0].speedup, pair[1]), reverse=True):
+        if psnr > best:
+            best = psnr
+            # Rounded down, so that what is listed can be asked for.
             quality = best if math.isinf(best) else math.floor(10 * best) / 10
             front.append(f"{row.speedup:.2f}x at {quality:.1f} dB")
     return ", ".join(reversed(front))

@@ -15,6 +15,7 @@ from videosys.cache.run_spec import RunSpec
 from videosys.utils.typed import check_types
 
 BESIDE_WEIGHTS = "beside"  # as `calibration`: the file in the transformer's folder
+GOALS = ("speedup", "evaluations", "min_psnr")
 Calibrated = Callable[[str], tuple[Any, str]]
 
 
@@ -65,12 +66,13 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal(CacheConfig):
-    """Base class of the settings of policies that accept a goal: a speedup or a PSNR.
+    """Base class of the settings of policies that accept a goal: a speedup, evaluations or a PSNR.
 
     calibration: a file written by `python -m videosys.calibration`; None and `beside` search for
         calibration*.json in the folder of the transformer's weights. Without a goal TeaCache reads its
         coefficients from a file that is named, or `beside`, and MagCache its ratios.
     speedup: at least this factor over a run without a cache, with the best PSNR available.
+    evaluations: at most so many computed model evaluations (a mean), with the best PSNR available.
     min_psnr: at least this PSNR in dB against a run without a cache, with the largest speedup available.
     device: where tensors are kept between steps: auto is the model's device; cpu saves
         GPU memory at the cost of a copy per use.
@@ -78,6 +80,7 @@ class Goal(CacheConfig):
 
     calibration: str | None = field(default=None, metadata={"local": True})
     speedup: float | None = at_least(1, default=None)
+    evaluations: int | None = at_least(1, default=None)
     min_psnr: float | None = None
     device: str = AUTO
 
@@ -88,7 +91,12 @@ class Goal(CacheConfig):
     @property
     def has_goal(self) -> bool:
         """Whether the settings must still be chosen from a calibration file."""
-        return self.speedup is not None or self.min_psnr is not None
+        return any(value is not None for value in self.goals.values())
+
+    @property
+    def goals(self) -> dict[str, float | None]:
+        """The values of the fields that are goals, by name."""
+        return {name: getattr(self, name) for name in GOALS}
 
     def check_goal(self, replaces_fields: bool = False) -> None:
         """ValueError for a speedup, min_psnr or device out of range, and for a goal beside other settings.
@@ -103,7 +111,7 @@ class Goal(CacheConfig):
         changed = [field.name for field in own if getattr(self, field.name) != _default(field)]
         if self.has_goal and changed and not replaces_fields:
             raise ValueError(
-                f"cache.{changed[0]} cannot be combined with a goal (speedup, min_psnr): the calibration "
+                f"cache.{changed[0]} cannot be combined with a goal ({', '.join(GOALS)}): the calibration "
                 "file has the settings; remove one of the two"
             )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from videosys.cache.base import Cache, GatherRows, RecordedCache
+from videosys.cache.bwcache import BWCacheConfig
 from videosys.cache.config import CacheConfig, Goal
 from videosys.cache.easycache import EasyCacheConfig
 from videosys.cache.interval import IntervalConfig
@@ -14,9 +15,13 @@ from videosys.cache.magcache import MagCacheConfig
 from videosys.cache.pab import PABConfig
 from videosys.cache.schedule import ScheduleConfig
 from videosys.cache.seacache import SeaCacheConfig
+from videosys.cache.sencache import SenCacheConfig
 from videosys.cache.teacache import TeaCacheConfig
 from videosys.utils.registry import Registry, calling_module, is_own_dataclass
 
+Reference = Literal["published", "converged"]
+PUBLISHED: Reference = "published"
+CONVERGED: Reference = "converged"
 GROUP = "videosys.caches"  # the entry points of installed packages
 
 
@@ -30,12 +35,25 @@ class NoCacheConfig(CacheConfig):
 
 @dataclass(frozen=True)
 class BestConfig(Goal):
-    """The policy of a calibration file that best reaches the goal."""
+    """The plan of a calibration file that reaches the goal best: a policy, for our own models with solver,
+    number of steps and grid.
+
+    reference: the run that the video shall be near to: published is the full run of the published sampler,
+        converged a run of the same equation with so many steps that more change nothing.
+    """
+
+    reference: Reference = PUBLISHED
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.has_goal:
-            raise ValueError("cache best needs a goal: give cache.speedup, cache.min_psnr or both")
+            raise ValueError(
+                "cache best needs a goal: give one or more of cache.speedup, cache.evaluations and "
+                "cache.min_psnr"
+            )
+
+    def check_goal(self, replaces_fields: bool = True) -> None:
+        super().check_goal(replaces_fields)
 
 
 def check_policy(name: str, config_cls: Any, policies: Mapping[str, Any]) -> None:
@@ -58,6 +76,8 @@ CACHES: Registry[type[CacheConfig]] = Registry(
         "magcache": MagCacheConfig,
         "easycache": EasyCacheConfig,
         "seacache": SeaCacheConfig,
+        "bwcache": BWCacheConfig,
+        "sencache": SenCacheConfig,
         "pab": PABConfig,
         "best": BestConfig,
     },

@@ -4,16 +4,24 @@ from .calibrate import (
     CalibrationReport as CalibrationReport,
     PolicyResult as PolicyResult,
     all_fits as all_fits,
+    calibrate as calibrate,
     finite as finite,
     search_record as search_record,
     select_fit as select_fit,
     teacache_for as teacache_for,
+)
+from .candidates import (
+    Candidate as Candidate,
+    Planner as Planner,
+    best as best,
+    converged as converged,
 )
 from .journal import (
     Journal as Journal,
     policy_key as policy_key,
 )
 from .measure import (
+    CONVERGED as CONVERGED,
     FULL as FULL,
     Bench as Bench,
     Measured as Measured,
@@ -48,4 +56,5 @@ from .tables import (
 from .thresholds import (
     SLACK as SLACK,
     magcache_for as magcache_for,
+    nearest_threshold as nearest_threshold,
 )

@@ -1,7 +1,8 @@
 """Calibrates caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
 
-Runs the full model on a few prompts, fits TeaCache's polynomial, searches the best schedule for each number
-of computed steps, and measures all of them on held-out prompts. Prints a table, and writes FILE.json (what
+Runs the full model on a few prompts, fits TeaCache's polynomial, finds the best schedules, solvers and grids
+for some numbers of evaluations by what was recorded, and measures all of them on held-out prompts. With
+--search, schedules are then improved by real runs. Prints a table, and writes FILE.json (what
 `cache.calibration` reads), FILE.md and, where matplotlib is installed, two PNG plots. Started again after an
 interruption, it continues with the intermediate results in FILE.work.
 """
@@ -19,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from videosys.calibration.budgets import budgets, split
+from videosys.calibration.budgets import FEW_SHARES, SHARES, budgets, split
 from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
@@ -29,6 +30,7 @@ from videosys.utils.logging import configure_logging
 from videosys.utils.prompts import read_prompts
 
 MOST_PROMPTS = 10
+ENOUGH = 4  # prompts to learn from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +51,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--out", type=path_argument, required=True, help="JSON file to write")
     add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
-    add("--budgets", type=numbers, metavar="K,K,...", help="numbers of computed steps; default: eight")
-    add("--search", type=float, default=60.0, help="maximum full runs of the search per budget")
+    text = "numbers of evaluations; default: five, or eight with a search"
+    add("--budgets", type=numbers, metavar="K,K,...", help=text)
+    add("--search", type=float, default=0.0, help="maximum full runs of a search per budget; default: none")
     add("--held-out", type=int, help="held-out prompts, from the end of the list; default: a third")
     add("--quiet", action="store_true", help="no progress bars")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
@@ -77,9 +80,9 @@ def run(args: argparse.Namespace) -> int:
     announce_missing_plots()
     config = load_family_config(args.config, args.model, args.overrides)
     learnt, held_out = split(listed(args.prompts), args.held_out)
-    check = partial(budgets, args.budgets)
+    check = partial(budgets, args.budgets, shares=SHARES if args.search else FEW_SHARES)
     folder = args.out.with_suffix(".work")
-    study = Study(config, learnt, held_out, folder, quiet=args.quiet, check=check)
+    study = Study(config, learnt[:ENOUGH], held_out, folder, quiet=args.quiet, check=check)
     print(write_report(calibrate(study, check(study.num_steps), args.search), args.out))
     return 0
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
+FEW_SHARES = (0.2, 1 / 3, 0.5, 2 / 3, 0.8)  # where nothing is searched
 T = TypeVar("T")
 
 
 def split(prompts: Sequence[T], held_out: int | None) -> tuple[Sequence[T], Sequence[T]]:
     """Prompts to learn from and prompts to judge on."""
     count = max(len(prompts) // 3, 1) if held_out is None else held_out
-    if not 0 < count < len(prompts):
-        text = f"there are {len(prompts)} prompts and {count} held-out ones"
-        raise ValueError(f"{text}; at least one must be, and one be left")
-    return prompts[:-count], prompts[-count:]
+    if not 0 <= count < len(prompts):
+        text = f"there are {len(prompts)} prompts, of which {count} would be held out"
+        raise ValueError(f"{text}; at least one must be left")
+    return prompts[: len(prompts) - count], prompts[len(prompts) - count :]
 
 
 def budgets(wanted: Sequence[int] | None, steps: int, shares: Sequence[float] = SHARES) -> list[int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from videosys.cache import CacheConfig, Calibration, Setting, TeaCacheConfig
+from videosys.cache import CacheConfig, Calibration, ScheduleConfig, Setting, TeaCacheConfig
+from videosys.calibration.candidates import Candidate, Planner, converged, plain_changes
 from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
 from videosys.calibration.cost import calibration_cost
 from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
-from videosys.calibration.measure import FULL, Pace, Summary, pace, quality_of, summary
+from videosys.calibration.measure import CONVERGED, FULL, Bench, Pace, Summary, pace, quality_of, summary
 from videosys.calibration.search import SearchResult
 from videosys.calibration.study import Study
 from videosys.calibration.thresholds import (
@@ -24,17 +26,25 @@ from videosys.utils import plain
 from videosys.utils.logging import get_logger
 from videosys.utils.settled import settle
 
+FAR = 3.0  # dB between prediction and measurement, from which a warning says so
 _LOG = get_logger("calibration")
 
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """A policy and its results on held-out prompts. budget: number of computed steps it was made for."""
+    """A policy and what it gave on held-out prompts.
+
+    budget: computed steps it was made for. config: changes of the sampler, where it has another one.
+    evaluations: computed and skipped, of that one. predicted: PSNR against each reference, by recorded runs.
+    """
 
     name: str
     budget: int
     policy: CacheConfig
     result: Summary
+    config: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: int | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -45,8 +55,11 @@ class PolicyResult:
     def setting(self, times: Pace) -> Setting:
         """The speed-up has as many digits as an error tells, so that what it offers can be asked for."""
         result = self.result
-        psnr, ssim = quality_of(result.psnr[FULL]), result.ssim[FULL]
-        return Setting(self.policy, result.computed, round(times.speedup(result.computed), 2), psnr, ssim)
+        psnr, ssim = quality_of(result.psnr[FULL]), result.ssim.get(FULL)
+        speedup = round(times.speedup(result.computed, self.evaluations), 2)
+        near = result.psnr.get(CONVERGED)
+        changes = plain_changes(self.config)
+        return Setting(self.policy, result.computed, speedup, psnr, ssim, near, changes)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ class CalibrationReport:
 
     fits: of all signals and degrees. best_fit: the one that TeaCache takes, None where none may be used.
     rows: one per policy. searches: by budget and kind of forecast, as `search_record` gives them.
+    is_measured: false where the figures are predicted.
     """
 
     study: Study
@@ -62,10 +76,13 @@ class CalibrationReport:
     best_fit: Fit | None
     rows: tuple[PolicyResult, ...]
     searches: dict[int, dict[str, Any]] = field(default_factory=dict)
+    is_measured: bool = True
 
     @property
     def about_speedup(self) -> str:
         """What its speed-ups are of, in a sentence."""
+        if not self.is_measured:
+            return "Nothing was measured: the PSNR is predicted, and the speed-up counts evaluations."
         return (
             "The speed-up is of loop and autoencoder together, for the number of computed steps, by a line "
             "through all that was timed."
@@ -74,6 +91,8 @@ class CalibrationReport:
     @property
     def pace(self) -> Pace:
         """The time of a run by its computed steps."""
+        if not self.is_measured:
+            return Pace(self.study.num_steps, skipped=0.0, decode=0.0)
         return pace([row.result for row in self.rows], self.study.num_steps)
 
     def calibration(self) -> Calibration:
@@ -90,7 +109,8 @@ class CalibrationReport:
         }
         settings = tuple(row.setting(times) for row in rows)
         coefficients = self.best_fit.coefficients if self.best_fit else NAIVE
-        return Calibration(self.study.scope, settings, coefficients, finite(details), self.study.ratios)
+        learnt = (coefficients, finite(details), self.study.ratios, self.study.sensitivities)
+        return Calibration(self.study.scope, settings, *learnt)
 
 
 def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
@@ -115,22 +135,82 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     _LOG.info("a full run takes %.3g s: %s in all at most", seconds, cost.duration(seconds))
     fits = all_fits(study.traces)
     best_fit = select_fit(fits)
-    candidates: list[tuple[str, int, CacheConfig | None]] = []
+    planner = Planner(study)
+    if not study.held_out:
+        rows = predicted(study, planner, budgets)
+        return CalibrationReport(study, tuple(fits), best_fit, rows, is_measured=False)
+    bench = study.bench(references(study.config))
+    results: list[PolicyResult] = []
     searches: dict[int, dict[str, Any]] = {}
     for budget in budgets:
-        candidates.append(("teacache", budget, teacache_for(study, budget, best_fit)))
-        candidates.append(("magcache", budget, magcache_for(budget, study.ratios)))
-        candidates += [(name, budget, policy) for name, policy in own_settings(budget, study.num_steps)]
-        for kind, best in study.search(budget, most_runs).items():
-            candidates.append((f"schedule {kind}", budget, best.schedule.policy(study.times)))
-            searches.setdefault(budget, {})[kind] = search_record(best)
-    bench = study.bench()
-    rows = [
-        PolicyResult(name, budget, policy, summary(bench.measure(f"{name} {budget}", policy)))
-        for name, budget, policy in candidates
-        if policy is not None
-    ]
-    return CalibrationReport(study, tuple(fits), best_fit, tuple(rows), searches)
+        candidates = [*rules(study, budget, best_fit, most_runs), *planner.candidates(budget)]
+        if most_runs or study.surrogate is None:
+            for kind, best in study.search(budget, most_runs).items():
+                candidates.append(Candidate(f"schedule {kind}", study.policy(best.schedule), {}, {}))
+                searches.setdefault(budget, {})[kind] = search_record(best)
+        results += [measured(study, bench, budget, one) for one in candidates]
+    for line in disagreements(results):
+        _LOG.warning("%s", line)
+    return CalibrationReport(study, tuple(fits), best_fit, tuple(results), searches)
+
+
+def predicted(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
+    """The plans with what recorded runs predict of them, where there are no prompts to measure on."""
+    if study.surrogate is None:
+        raise ValueError(
+            f"without held-out prompts nothing is measured, and recorded runs of {study.scope.scheduler} "
+            "predict nothing: hold one prompt out or more"
+        )
+    candidates = [(budget, one) for budget in budgets for one in planner.candidates(budget)]
+    return tuple(told(study, budget, one) for budget, one in candidates)
+
+
+def told(study: Study, budget: int, one: Candidate) -> PolicyResult:
+    """A candidate with the figures that were predicted of it."""
+    evaluations = len(study.sampler(one.config).times())
+    computed = len(one.policy.computed or ()) if isinstance(one.policy, ScheduleConfig) else evaluations
+    psnr, speedup = dict(one.predicted), study.num_steps / computed
+    margins = dict.fromkeys(psnr, math.inf)
+    result = Summary(computed, speedup, speedup, 0.0, psnr, margins, {})
+    return PolicyResult(one.name, budget, one.policy, result, one.config, evaluations, {})
+
+
+def references(config: Any) -> dict[str, dict[str, Any]]:
+    """The runs to compare with, besides the full one."""
+    changes = converged(config)
+    return {CONVERGED: changes} if changes else {}
+
+
+def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> list[Candidate]:
+    """The policies that decide by a threshold, and those that say their own settings."""
+    is_tried = bool(most_runs) or study.tries_thresholds
+    policies = {
+        "teacache": teacache_for(study, budget, best_fit, is_tried),
+        "magcache": magcache_for(budget, study.ratios),
+        **dict(own_settings(budget, study.num_steps)),
+    }
+    return [Candidate(name, policy, {}, {}) for name, policy in policies.items() if policy is not None]
+
+
+def measured(study: Study, bench: Bench, budget: int, one: Candidate) -> PolicyResult:
+    """What a candidate gives on the held-out prompts."""
+    name = f"{one.name} {budget}"
+    if not one.config:
+        rows, evaluations = bench.measure(name, one.policy), None
+    else:
+        rows = bench.measure_sampler(name, one.policy, one.config)
+        evaluations = len(study.sampler(one.config).times())
+    return PolicyResult(one.name, budget, one.policy, summary(rows), one.config, evaluations, one.predicted)
+
+
+def disagreements(rows: Sequence[PolicyResult]) -> Iterator[str]:
+    """A line for each plan whose measured PSNR is far from the predicted one."""
+    for row in rows:
+        for reference, predicted in row.predicted.items():
+            psnr = row.result.psnr[reference]
+            if abs(psnr - predicted) > FAR:
+                figures = f"{predicted:.1f} dB were predicted and {psnr:.1f} measured"
+                yield f"{row.name}, {row.budget} evaluations: {figures}, from the {reference} run"
 
 
 def search_record(best: SearchResult) -> dict[str, Any]:
@@ -184,18 +264,23 @@ def select_fit(fits: Sequence[Fit]) -> Fit | None:
     return best
 
 
-def teacache_for(study: Study, budget: int, best_fit: Fit | None, **options: Any) -> TeaCacheConfig:
+def teacache_for(
+    study: Study, budget: int, best_fit: Fit | None, is_tried: bool = True, **options: Any
+) -> TeaCacheConfig:
     """TeaCache with the threshold that computes about `budget` steps.
 
     The first threshold comes from the changes of full runs. A run that skips steps sees larger changes, so
     others are tried in real runs until one computes within SLACK of the budget; the nearest is taken.
-    options: other fields of `TeaCacheConfig`.
+    is_tried: false for the first one without such runs. options: other fields of `TeaCacheConfig`.
     """
     coefficients = best_fit.coefficients if best_fit else NAIVE
     name = SIGNAL_NAMES[options.get("signal", "modulated")]
     changes = [item.distances[name] for item in study.traces]
     threshold = threshold_for(budget, changes, coefficients, study.num_steps - 1)
     policy = TeaCacheConfig(threshold=threshold, coefficients=coefficients, **options)
+
+    if not is_tried:
+        return policy
 
     def computed(value: float) -> float:
         return study.try_policy(replace(policy, threshold=value))[0]

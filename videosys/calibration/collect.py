@@ -13,9 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from videosys.cache.base import STACK, Place
 from videosys.cache.record import PrecomputedResidual, SignalRecorder, relative_change
 from videosys.calibration.runs import Clips, Model
-from videosys.generation.denoise import Sampling, guide
+from videosys.generation.denoise import Observer, Sampling, guide
 from videosys.utils.devices import in_float64
 from videosys.utils.files import replacing
 
@@ -24,7 +25,8 @@ SIGNALS = ("timestep_embedding", "noisy_input", "modulated_input")
 SIGNAL_NAMES = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
 WATCHED = "modulated_input"  # what TeaCache decides by
 WINDOW = 20  # steps back to which residuals are tried
-SAMPLES = 4096  # numbers of each prediction that are kept
+SAMPLES = 1024  # numbers of each prediction that are kept
+PATH = ("samples", "predictions")  # of a trace, where there are
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,23 @@ class Trace:
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
         prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
-    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of this many
-        steps ago; at 0 its own. Where there was none, nan.
+    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with what was kept so many
+        steps ago (the residual, or the prediction itself); at 0 its own. Where there was none, nan.
+    samples, predictions [steps, C, T, H, W]: the model's inputs and guided predictions; None where the
+        residuals were tried.
     """
 
     distances: dict[str, list[float]]
     reused: torch.Tensor
     latents: torch.Tensor
     ratios: list[float]
+    samples: torch.Tensor | None = None
+    predictions: torch.Tensor | None = None
 
     def save(self, path: Path) -> None:
-        """Writes the trace to a safetensors file atomically."""
-        tensors = {"reused": self.reused.contiguous(), "latents": self.latents.cpu().contiguous()}
+        """Writes the trace to a safetensors file, whole or not at all."""
+        named = {name: getattr(self, name) for name in ("reused", "latents", *PATH)}
+        tensors = {name: value.cpu().contiguous() for name, value in named.items() if value is not None}
         with replacing(path) as temporary:
             about = {name: json.dumps(getattr(self, name)) for name in ("distances", "ratios")}
             save_file(tensors, temporary, about)
@@ -54,7 +61,9 @@ class Trace:
         """The trace in a file written by `save`; OSError if it does not exist."""
         with safe_open(path, framework="pt") as file:
             distances, ratios = (json.loads(file.metadata()[name]) for name in ("distances", "ratios"))
-            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios)
+            names = set(file.keys())
+            steps = [file.get_tensor(name) if name in names else None for name in PATH]
+            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios, *steps)
 
 
 def mean_columns(rows: Iterable[Sequence[float]]) -> list[float]:
@@ -62,15 +71,57 @@ def mean_columns(rows: Iterable[Sequence[float]]) -> list[float]:
     return [statistics.fmean(values) for values in zip(*rows)]
 
 
-def trace(clip: Clips) -> Trace:
-    """The trace of one prompt: a full run in which each step is also evaluated with earlier residuals."""
+def trace(clip: Clips, kept: Place = STACK) -> Trace:
+    """The trace of one prompt, a full run.
+
+    kept: with stack each step is also evaluated with earlier residuals; with output what was predicted says
+    all, and the run costs no more than any other.
+    """
     changes = ChangeObserver()
     request = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
-    recorder = SignalRecorder(tuple(SIGNAL_NAMES), window=WINDOW)
+    is_probed = kept == STACK
+    recorder = SignalRecorder(tuple(SIGNAL_NAMES), window=WINDOW if is_probed else 1)
     probe = ReuseProbe(recorder, request.sampling, request.latents.shape[1])
-    run = clip.run(lambda times: recorder, observer=changes, around=probe.around)
+    path = PathObserver(changes, request.sampling, request.scheduler)
+    if is_probed:
+        run = clip.run(lambda times: recorder, observer=changes, around=probe.around)
+    else:
+        run = clip.run(lambda times: recorder, observer=path, sampler=request.scheduler)
     distances = {SIGNAL_NAMES.get(kind, kind): values for kind, values in recorder.distances.items()}
-    return Trace({**distances, **changes.distances}, probe.stacked(), run.latents, recorder.ratios)
+    distances.update(changes.distances)
+    if is_probed:
+        return Trace(distances, probe.stacked(), run.latents, recorder.ratios)
+    samples, predictions = (torch.cat(rows).cpu() for rows in (path.samples, path.predictions))
+    reused = reuse_table(predictions)
+    return Trace(distances, reused, run.latents, recorder.ratios, samples, predictions)
+
+
+def reuse_table(predictions: torch.Tensor) -> torch.Tensor:
+    """`Trace.reused` of predictions [steps, ...] that are kept themselves."""
+    rows = predictions.float().flatten(1)
+    rows = rows[:, torch.linspace(0, rows.shape[1] - 1, min(SAMPLES, rows.shape[1])).long()]
+    table = torch.full((len(rows), WINDOW + 1, rows.shape[1]), float("nan"))
+    for back in range(min(WINDOW + 1, len(rows))):
+        table[back:, back] = rows[: len(rows) - back]
+    return table
+
+
+class PathObserver:
+    """An observer of `denoise` that keeps the model's inputs and the guided predictions.
+
+    changes: another observer, called too.
+    """
+
+    def __init__(self, changes: Observer, sampling: Sampling, scheduler: Any):
+        self.changes, self.sampling, self.scheduler = changes, sampling, scheduler
+        self.samples: list[torch.Tensor] = []
+        self.predictions: list[torch.Tensor] = []
+
+    def __call__(self, step: int, timestep: float, latents: torch.Tensor, noise_pred: torch.Tensor) -> None:
+        self.changes(step, timestep, latents, noise_pred)
+        at = self.scheduler.timesteps[step]
+        self.samples.append(self.scheduler.scale_model_input(latents, at).clone())
+        self.predictions.append(guide(noise_pred, self.sampling).clone())
 
 
 class ChangeObserver:

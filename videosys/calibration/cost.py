@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
+from videosys.cache.base import OUTPUT
+from videosys.calibration.candidates import MOST_PLANS, converged
 from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
 from videosys.calibration.search import FORECAST_KINDS
@@ -50,9 +52,17 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     searched = min(study.search_size, learnt)
     probed = min(study.config.batch_size, searched)
     shares = sum(share_of(budget, study.num_steps) for budget in budgets)
+    is_recorded = study.kept == OUTPUT
     # One is only timed, and the frames to compare with are made of others.
-    learning = 1 + learnt * (1 + WINDOW * REUSED_STEP) + PROBES * probed + searched
-    policies = len(FORECAST_KINDS) + RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
+    learning = 1 + searched + learnt * (1 if is_recorded else 1 + WINDOW * REUSED_STEP)
+    learning += 0 if is_recorded else PROBES * probed
+    policies = RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
+    policies += 0 if is_recorded and not most_runs else len(FORECAST_KINDS)
+    changes = converged(study.config)
+    policies += MOST_PLANS if changes else 0
+    exact = len(study.sampler(changes).times()) / study.num_steps if changes else 0.0
     timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
-    measurement = held_out + timed + policies * held_out * shares
-    return CalibrationCost(learning, len(budgets) * most_runs, TRIES * searched * shares, measurement)
+    measurement = held_out * (1 + exact) + timed + policies * held_out * shares
+    is_tried = most_runs or study.tries_thresholds
+    thresholds = TRIES * searched * shares if is_tried and held_out else 0.0
+    return CalibrationCost(learning, len(budgets) * most_runs, thresholds, measurement)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -21,7 +21,9 @@ from videosys.metrics.psnr import CAP
 from videosys.utils.files import replacing
 from videosys.utils.progress import progress
 
+Judge = Callable[[str, torch.Tensor], dict[str, float]]
 FULL = "full"
+CONVERGED = "converged"  # the name of a run with so many steps that more change nothing
 TIMED = 3  # prompts whose full run is timed
 SHARED = 6  # policies for which one timing of it serves
 # Two-sided 95 % of Student's t for 1 to 10 degrees of freedom; from there on by its series.
@@ -35,7 +37,7 @@ class Measured:
 
     seconds: of the loop; full_seconds: of the full run's, which was timed not long before, for some of the
     prompts; decode_seconds: of the autoencoder. psnr (dB) and ssim by reference: means over the frames,
-    before these are rounded to bytes.
+    before these are rounded to bytes. scores: what a judge says of the frames.
     """
 
     computed: int
@@ -44,6 +46,7 @@ class Measured:
     decode_seconds: float
     psnr: dict[str, float]
     ssim: dict[str, float]
+    scores: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Summary:
     decode: float
     psnr: dict[str, float]
     psnr_margin: dict[str, float]
-    ssim: dict[str, float]
+    ssim: dict[str, float]  # empty where frames were not made
 
 
 class Bench:
@@ -69,7 +72,10 @@ class Bench:
     references: name -> changes of the config, for other runs to compare with, such as one with more steps.
     timed: prompts whose full run is timed, again after this many policies (`shared`): with 1 beside each of
         them, so that other programs slow both alike.
+    judge: if set, returns scores of a prompt's frames [T, H, W, 3] in [0, 1].
     """
+
+    judge: Judge | None = None
 
     def __init__(
         self,
@@ -90,6 +96,11 @@ class Bench:
     def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
         """One result per prompt."""
         return self.measure_runs(name, policy_key(policy), lambda clip: clip.run(policy))
+
+    def measure_sampler(self, name: str, policy: CacheConfig, changes: Mapping[str, Any]) -> list[Measured]:
+        """The same with changes of the config's sampler."""
+        key = f"{policy_key(policy)} {fingerprint(repr(sorted(changes.items())))}"
+        return self.measure_runs(name, key, lambda clip: clip.with_sampler(changes).run(policy))
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:
         """The same for any function that generates latents for a prompt."""
@@ -117,7 +128,8 @@ class Bench:
             {name: float(metric(video, frames).mean()) for name, frames in references.items()}
             for metric in (psnr, ssim)
         )
-        return asdict(Measured(run.computed, run.seconds, full, seconds, psnrs, ssims))
+        scores = self.judge(clip.jobs[0].prompt, video) if self.judge else {}
+        return asdict(Measured(run.computed, run.seconds, full, seconds, psnrs, ssims, scores))
 
     def _full_run_seconds(self, place: int) -> float:
         """Seconds of a prompt's full run."""
@@ -170,10 +182,14 @@ class Pace:
     skipped: float
     decode: float
 
-    def speedup(self, computed: float) -> float:
-        """Of loop and autoencoder together, for a number of computed steps; the same for the same number."""
-        share = computed / self.steps
-        return (1 + self.decode) / (share + (1 - share) * self.skipped + self.decode)
+    def speedup(self, computed: float, evaluations: float | None = None) -> float:
+        """Of loop and autoencoder together, for a number of computed steps; the same for the same number.
+
+        evaluations: computed or skipped, where these are not all steps of the full run.
+        """
+        skipped = (self.steps if evaluations is None else evaluations) - computed
+        share = (computed + skipped * self.skipped) / self.steps
+        return (1 + self.decode) / (share + self.decode)
 
 
 def pace(results: Sequence[Summary], steps: int) -> Pace:

@@ -35,8 +35,8 @@ def check_place(path: Path, is_folder: bool = False) -> None:
 
 def check_search(most_runs: float) -> None:
     """ValueError for a number of full runs that no search can take."""
-    if not 0 < most_runs < math.inf:
-        raise ValueError(f"--search is {most_runs:g}; it must be above 0, and finite")
+    if not 0 <= most_runs < math.inf:
+        raise ValueError(f"--search is {most_runs:g}; it must be 0 or more, and finite")
 
 
 def write_report(report: CalibrationReport, out: Path) -> str:

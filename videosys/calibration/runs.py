@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -92,6 +93,12 @@ class Clips:
     def with_config(self, **changes: Any) -> Clips:
         """The same prompts and seeds with another number of steps, for example."""
         return Clips(self.pipeline, replace(self.config, **changes), self.jobs)
+
+    def with_sampler(self, changes: Mapping[str, Any]) -> Clips:
+        """The same prompts and seeds with other steps or another solver, texts and condition shared."""
+        clips = copy.copy(self)
+        clips.config = replace(self.config, **changes)
+        return clips
 
 
 class Clock:

@@ -19,10 +19,14 @@ import numpy as np
 import torch
 
 from videosys.cache import Fitted, Forecast, Hold, Linear, ScheduleConfig
+from videosys.cache.base import STACK, Place
 
 MOST_SKIPS = 12  # in a row
 MOST_DAMPING = 1.5  # where the residual bends towards the slope, more than the slope is right
 NONE = -1  # stands for the computed step before the first
+# Of each step's own squared error, added to that of their sum: errors that cancel each other in the sum do so
+# only nearly in a real run, and a fit finds many that do.
+APART = 0.25
 SMALLEST = 1e-2  # of a fit's variance, added to it: two directions that are nearly one must not cancel
 ForecastKind = Literal["hold", "linear", "fitted", "curved"]
 FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved")
@@ -58,9 +62,9 @@ class Schedule:
             for step in range(last + 1, following):
                 yield step, (oldest[place], before, last), damping, bending[place]
 
-    def policy(self, times: Sequence[float]) -> ScheduleConfig:
+    def policy(self, times: Sequence[float], place: Place = STACK) -> ScheduleConfig:
         """The same for `videosys.cache`: hold and linear by name, else as weights for each step."""
-        return ScheduleConfig(computed=self.computed, forecast=self._forecast(times))
+        return ScheduleConfig(computed=self.computed, forecast=self._forecast(times), place=place)
 
     def _forecast(self, times: Sequence[float]) -> Forecast:
         used = {(damping, bending) for _, _, damping, bending in self.skipped()}
@@ -193,15 +197,38 @@ class Segments:
         """The same for segments of no, one, two ... skipped steps."""
         held, sloped = np.zeros_like(self.wrong[0, :, 0]), np.zeros_like(self.wrong[0, :, 0])
         yield 0.0, 0.0, 0.0
+        apart = np.zeros(3)
         for step in range(last + 1, len(self)):
             if step - last > self.window:
                 return
-            held = held + self.wrong[step, :, step - last]
+            own, change = self.wrong[step, :, step - last], np.zeros_like(sloped)
             share = line(before, last, step, self.times)
             if share and step - before <= self.window:
-                change = self.wrong[step, :, step - last] - self.wrong[step, :, step - before]
-                sloped = sloped + share * change
-            yield tuple(float((x * y).mean()) for x, y in ((held, held), (held, sloped), (sloped, sloped)))
+                change = share * (own - self.wrong[step, :, step - before])
+            held, sloped = held + own, sloped + change
+            apart += products(own, change)
+            yield tuple((products(held, sloped) + APART * apart).tolist())
+
+
+def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The means of x x, x y and y y."""
+    return np.array([(x * x).mean(), (x * y).mean(), (y * y).mean()], dtype=np.float64)
+
+
+class Programme:
+    """The cheapest schedules of a sampler, for each kind of forecast and power found once."""
+
+    def __init__(self, segments: Segments):
+        self.segments = segments
+        self._found: dict[tuple[ForecastKind, float], dict[int, list[int]]] = {}
+
+    def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
+        """The schedules for numbers of computed steps, as far as there are any."""
+        if (kind, power) not in self._found:
+            count, cost = len(self.segments), self.segments.cost(kind, power)
+            self._found[kind, power] = dynamic_programme(count, count - 1, cost)
+        steps = self._found[kind, power]
+        return {number: self.segments.schedule(steps[number], kind) for number in budgets if number in steps}
 
 
 def dynamic_programme(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from videosys.cache import ScheduleConfig
-from videosys.calibration.calibrate import CalibrationReport, PolicyResult, correlations
+from videosys.calibration.calibrate import CalibrationReport, PolicyResult, correlations, disagreements
 from videosys.calibration.collect import Trace
 from videosys.calibration.fit import Fit
 from videosys.calibration.measure import FULL, Pace
@@ -48,18 +49,54 @@ def correlations_table(traces: Sequence[Trace]) -> str:
 def policies_table(rows: Sequence[PolicyResult], times: Pace) -> str:
     """Computed steps, speed-ups and quality of each policy, by budget."""
     ordered = sorted(rows, key=lambda row: (row.budget, row.name))
+    others = [name for name in (rows[0].result.psnr if rows else ()) if name != FULL]
     cells = [
         (
             row.label,
-            f"{row.result.computed:.1f} of {times.steps}",
-            f"{times.speedup(row.result.computed):.2f}",
+            f"{row.result.computed:.1f} of {row.evaluations or times.steps}",
+            f"{times.speedup(row.result.computed, row.evaluations):.2f}",
             f"{row.result.speedup:.2f}",
             with_margin(row.result.psnr[FULL], row.result.psnr_margin[FULL]),
-            f"{row.result.ssim[FULL]:.4f}",
+            f"{row.result.ssim[FULL]:.4f}" if row.result.ssim else "-",
+            *(with_margin(row.result.psnr[name], row.result.psnr_margin[name]) for name in others),
         )
         for row in ordered
     ]
-    return markdown_table(("policy", "computed", "speed-up", "as timed", "PSNR dB", "SSIM"), cells)
+    header = ("policy", "computed", "speed-up", "as timed", "PSNR dB", "SSIM")
+    return markdown_table((*header, *(f"PSNR dB, {name}" for name in others)), cells)
+
+
+def predictions_table(rows: Sequence[PolicyResult]) -> str:
+    """The PSNR that recorded runs predicted of the plans, and what was measured."""
+    ordered = sorted(rows, key=lambda row: (row.budget, row.name))
+    cells = [
+        (row.name, str(row.budget), name, f"{value:.1f}", f"{row.result.psnr[name]:.1f}")
+        for row in ordered
+        for name, value in row.predicted.items()
+    ]
+    return markdown_table(("plan", "evaluations", "against", "predicted dB", "measured dB"), cells)
+
+
+def predictions_text(rows: Sequence[PolicyResult]) -> list[str]:
+    """How good the predictions were: a line for each reference, the table, and a line for each far one."""
+    errors: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.predicted.items():
+            errors.setdefault(name, []).append(row.result.psnr[name] - value)
+    if not errors:
+        return []
+    means = [
+        f"Against the {name} run, measured minus predicted PSNR is {statistics.fmean(values):+.1f} dB in the "
+        f"mean, and {statistics.fmean(map(abs, values)):.1f} dB without the sign."
+        for name, values in errors.items()
+    ]
+    far = [f"- {line}" for line in disagreements(rows)]
+    return [
+        "## Predicted and measured",
+        " ".join(means),
+        predictions_table(rows),
+        *(["\n".join(far)] if far else []),
+    ]
 
 
 def schedules_table(rows: Sequence[PolicyResult]) -> str:
@@ -97,6 +134,7 @@ def report_text(report: CalibrationReport) -> str:
         verdict,
         "## Policies",
         policies_table(report.rows, report.pace),
+        *predictions_text(report.rows),
         schedules_table(report.rows),
     )
     return "\n\n".join(parts) + "\n"

@@ -16,6 +16,7 @@ from videosys.cache import (
     MagCacheConfig,
     PABConfig,
     SeaCacheConfig,
+    SenCacheConfig,
     TeaCacheConfig,
     read_calibration,
 )
@@ -80,7 +81,7 @@ def check_policy(config: CacheConfig) -> None:
     """ValueError for settings that mean something in our own models only."""
     if isinstance(config, TeaCacheConfig) and config.signal != WATCHED:
         raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
-    if isinstance(config, EasyCacheConfig | SeaCacheConfig):
+    if isinstance(config, EasyCacheConfig | SeaCacheConfig | SenCacheConfig):
         name = name_in(CACHES, config)
         raise ValueError(f"cache {name} needs the latents of our own loop, which diffusers does not provide")
     if isinstance(config, PABConfig):

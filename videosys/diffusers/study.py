@@ -21,7 +21,7 @@ from videosys.calibration.collect import SAMPLES, WINDOW, ChangeObserver, Trace,
 from videosys.calibration.journal import Journal, policy_key
 from videosys.calibration.measure import FULL, Bench, Measured
 from videosys.calibration.runs import Clips, Clock, DenoiseRun, error_db
-from videosys.calibration.search import FORECAST_KINDS, ForecastKind, SearchResult, Segments
+from videosys.calibration.search import Segments
 from videosys.calibration.study import LEAST_STEPS, Study
 from videosys.diffusers.blocks import Tensors, tensors_of
 from videosys.diffusers.cached import CachedRun, cached
@@ -163,6 +163,8 @@ class PipelineStudy(Study):
     check: called with the number of evaluations before anything is written.
     """
 
+    tries_thresholds = True
+
     def __init__(
         self,
         clips: Sequence[Clip],
@@ -185,7 +187,6 @@ class PipelineStudy(Study):
         self.scope: RunSpec = replace(known, evaluations=self.num_steps)
         about = [asdict(self.scope), self.place, [job.prompt for job in self.learnt], digest(dict(call))]
         self.journal = Journal(folder, about)
-        self._programmes: dict[tuple[ForecastKind, float], dict[int, list[int]]] = {}
 
     def _watched(self) -> tuple[list[Trace], list[float], tuple[float, ...], float]:
         """(traces, gains of the steps, times, seconds of a run) of the full runs to learn from."""
@@ -210,15 +211,6 @@ class PipelineStudy(Study):
     def searched(self) -> list[tuple[Clips, Tensor]]:
         """The videos that the search runs, with their full runs' latents."""
         return [(one, item.latents) for one, item in zip(self.clips[: self.search_size], self.traces)]
-
-    def search(
-        self, budget: int, most_runs: float, kinds: Sequence[ForecastKind] = FORECAST_KINDS
-    ) -> dict[ForecastKind, SearchResult]:
-        """The programme's best schedule with each forecast, improved on real runs where these are allowed."""
-        if most_runs > 0:
-            return super().search(budget, most_runs, kinds)
-        first = {kind: self.proposals(budget, kind)[0] for kind in kinds}
-        return {kind: SearchResult(schedule, float("nan"), 0) for kind, schedule in first.items()}
 
     @functools.cached_property
     def trial(self) -> PipelineBench:

@@ -21,6 +21,7 @@ from videosys.cache import (
     TeaCacheConfig,
     resolve_cache,
 )
+from videosys.cache.config import GOALS
 from videosys.cache.device import AUTO
 from videosys.cache.forecast import HOLD, MAX_RESIDUALS
 from videosys.cache.pab import reuse_steps, step_positions
@@ -49,7 +50,7 @@ def greediest(config: CacheConfig) -> CacheConfig:
         return TeaCacheConfig(forecast=forecast, device=config.device)
     if is_fixed(config):
         return ScheduleConfig(computed=(0,), forecast=forecast, device=config.device)
-    changes: dict[str, Any] = {"speedup": None, "min_psnr": None} if isinstance(config, Goal) else {}
+    changes: dict[str, Any] = dict.fromkeys(GOALS) if isinstance(config, Goal) else {}
     return replace(config, **changes, **({"forecast": forecast} if has_forecast else {}))
 
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 
-from videosys.cache import Cache, CacheConfig, RunSpec, StepRecord, resolve_cache, start
+from videosys.cache import Cache, CacheConfig, RunSpec, StepRecord, find_plan, resolve_cache, start
 from videosys.cache.run_spec import WITH
 from videosys.generation import request
 from videosys.generation.compile import compile_report
@@ -26,10 +26,12 @@ from videosys.generation.loader import Components
 from videosys.generation.lora import loras_hash
 from videosys.generation.offload import Component, loaded_ahead
 from videosys.generation.parts import Parts
+from videosys.generation.plans import plan_text, with_plan
 from videosys.generation.request import Rounding, VideoJob, VideoOutput, generators
 from videosys.generation.watch import Monitor, Watch
 from videosys.parallel import Parallel
 from videosys.utils.devices import resolve_device
+from videosys.utils.logging import get_logger
 from videosys.utils.progress import progress
 from videosys.utils.settled import settle
 from videosys.utils.weights_hash import weights_hash
@@ -37,6 +39,7 @@ from videosys.utils.weights_hash import weights_hash
 C = TypeVar("C", bound=PipelineConfig)
 P = TypeVar("P", bound="Pipeline")
 Progress = Callable[[int], object]
+_LOG = get_logger("generation")
 
 
 @dataclass(frozen=True)
@@ -203,14 +206,19 @@ class Pipeline:
         return config.scope(evaluations, self.latent_size(config), digest)
 
     def with_resolved_cache(self, config: C) -> C:
-        """The config with resolved cache settings: from calibration files, and published values.
+        """The config with resolved cache settings, or plan: from calibration files, and published values.
 
         ValueError, before anything is loaded, if there are none for it or its device is missing.
         """
         device = config.cache.device
         if device != "auto":  # on the model's device
             resolve_device(device, "cache.device")
-        cache = resolve_cache(config.cache, lambda: self.scope(config), self.parts.transformer.folder)
+        folder = self.parts.transformer.folder
+        found = find_plan(config.cache, lambda: self.scope(config), folder)
+        if found is not None:
+            config = with_plan(config, *found)
+            _LOG.info("plan: %s", plan_text(config, found[0]))
+        cache = resolve_cache(config.cache, lambda: self.scope(config), folder)
         config = replace(config, cache=cache)
         return replace(config, cache=config.with_default_coefficients())
 

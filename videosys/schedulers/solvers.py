@@ -7,7 +7,7 @@ order, or a better grid of timesteps, is closer to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -44,10 +44,12 @@ class SchedulerConfig:
     """Base of the settings of every solver.
 
     predictions: supported prediction types. options: fields for a single prediction type.
+    method: the name in texts, with the order.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ()
     options: ClassVar[Mapping[str, Prediction]] = MappingProxyType({})
+    method: ClassVar[str] = "published"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -63,6 +65,14 @@ class SchedulerConfig:
     def name(self) -> str:
         """The solver's name in SCHEDULERS."""
         return name_in(SCHEDULERS, self)
+
+    @property
+    def title(self) -> str:
+        """The solver as one writes about it, with the options that were given."""
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "order"}
+        given = [f"{name} {value}" for name, value in options.items() if value is not None]
+        title = self.method.format(order=getattr(self, "order", None))
+        return f"{title} ({', '.join(given)})" if given else title
 
     def check(self, prediction: Prediction | None, model: str) -> None:
         """ValueError if the solver, or one of its options, does not support the model's prediction."""
@@ -112,6 +122,7 @@ class EulerConfig(SchedulerConfig):
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
+    method: ClassVar[str] = "Euler"
 
     shift: float | None = None
 
@@ -136,6 +147,7 @@ class DPMSolverConfig(SchedulerConfig):
         {"grid": "epsilon", "solver_type": "epsilon", "shift": "flow"}
     )
     algorithm: ClassVar[str] = "dpmsolver++"
+    method: ClassVar[str] = "DPM-Solver++ {order}M"
 
     order: int = 2
     solver_type: Literal["midpoint", "heun"] | None = None
@@ -175,6 +187,7 @@ class SDEDPMSolverConfig(DPMSolverConfig):
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon",)
     algorithm: ClassVar[str] = "sde-dpmsolver++"
+    method: ClassVar[str] = "SDE-DPM-Solver++ {order}M"
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         return self._of_epsilon(num_inference_steps, training.noise, {"generator": generator})
@@ -190,6 +203,7 @@ class UniPCConfig(SchedulerConfig):
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "flow")
     options: ClassVar[Mapping[str, Prediction]] = MappingProxyType({"grid": "epsilon", "shift": "flow"})
+    method: ClassVar[str] = "UniPC {order}"
 
     order: int = 2
     grid: Literal["karras", "exponential", "linspace", "leading", "trailing"] | None = None

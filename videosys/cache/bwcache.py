@@ -1,0 +1,94 @@
+"""BWCache (arXiv 2509.13789): where what the blocks add changes little, some steps in a row reuse it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal
+from videosys.cache.config import Goal
+from videosys.cache.forecast import FORECASTS, HOLD, Forecast
+from videosys.cache.ranges import at_least
+from videosys.cache.teacache import IDENTITY, TeaCache, TeaCacheConfig
+from videosys.utils.typed import check_between
+
+
+@dataclass(frozen=True)
+class BWCacheConfig(Goal):
+    """Settings of BWCache. Nothing is calibrated.
+
+    threshold: steps are skipped after a computed one whose residual has changed less than this per step.
+    reuse: share of all steps that are then skipped in a row, at least one.
+    forecast: of what is kept, in a skipped step; hold is the published rule.
+    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    """
+
+    threshold: float = at_least(0, default=0.15)
+    reuse: float = 0.1
+    forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})
+    place: Place = STACK
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_between("cache.reuse", self.reuse, 0, 1)
+
+    def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
+        return BWCache(self, times, gather_rows, request_id)
+
+
+class BWCache(TeaCache):
+    """Compares what the last two computed steps a and b brought:
+
+        mean|r_a - r_b| / mean|r_b| / (a - b)
+
+    The paper compares the outputs of all blocks of two neighbouring steps, and keeps them all for it; the
+    residual of all blocks together is what is reused, and is kept in any case. times, gather_rows,
+    request_id: as in `CacheConfig.start`.
+    """
+
+    def __init__(
+        self, config: BWCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
+    ):
+        rule = TeaCacheConfig(
+            threshold=config.threshold,
+            coefficients=IDENTITY,
+            forecast=config.forecast,
+            place=config.place,
+            device=config.device,
+        )
+        super().__init__(rule, times, gather_rows, request_id)
+        self.length = max(round(config.reuse * len(times)), 1)
+        self.left = 0  # steps still to skip
+        self.before: tuple[int, torch.Tensor] | None = None  # what the computed step before the last brought
+
+    def held(self) -> Iterable[torch.Tensor]:
+        kept = [*super().held(), *([] if self.before is None else [self.before[1]])]
+        return {id(tensor): tensor for tensor in kept}.values()
+
+    def _keep(self, tensor: torch.Tensor) -> None:
+        self.before = self.history[0] if self.history else None
+        super()._keep(tensor)
+
+    def should_compute(self, signal: Signal) -> bool:
+        if self.is_forced:
+            self.left = 0
+        elif self.left:
+            self.left -= 1
+            self.record(computed=False)
+            return False
+        elif self.before is not None and self.history[0][0] == self.step - 1:
+            return self._indicated()
+        self.record(computed=True)
+        return True
+
+    def _indicated(self) -> bool:
+        """Whether the step after a computed one computes too; not-a-number lets it."""
+        assert self.before is not None
+        (last, current), (before, previous) = self.history[0], self.before
+        distance = self._distance(current, previous) / (last - before)
+        computed = not distance < self.config.threshold
+        self.left = 0 if computed else self.length - 1
+        self.record(computed=computed, distance=distance)
+        return computed

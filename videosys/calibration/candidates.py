@@ -1,0 +1,200 @@
+"""The plans that a calibration considers: solvers, grids and caches, by what recorded runs predict."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from videosys.cache import CacheConfig, NoCacheConfig, ScheduleConfig
+from videosys.cache.base import OUTPUT
+from videosys.calibration.collect import reuse_table
+from videosys.calibration.measure import CONVERGED, FULL
+from videosys.calibration.runs import error_db
+from videosys.calibration.search import FORECAST_KINDS, ForecastKind, Programme, Segments
+from videosys.calibration.study import Study
+from videosys.metrics import psnr
+from videosys.schedulers.solvers import (
+    SCHEDULERS,
+    DPMSolverConfig,
+    EulerConfig,
+    PublishedConfig,
+    SchedulerConfig,
+    UniPCConfig,
+)
+from videosys.utils.plain import name_in, to_plain
+
+SHIFTS = (1.0, 1.5, 2.0, 3.0, 4.0)  # of flow models' grids
+MIDDLE_SHIFT = 2.0
+ON_TOP = 1.5  # as many steps has a solver whose predictions are cached, as there are evaluations
+ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted")
+CONVERGED_STEPS = 120  # of a solver of order 2
+MOST_PLANS = 5  # candidates for a number of evaluations
+DECODED = 2  # prompts whose frames are made to relate errors of latents to those of frames
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan. config: the fields scheduler and num_inference_steps where the sampler is not the published
+    run's. predicted: PSNR in dB against each reference, by the recorded runs; empty where they tell nothing.
+    """
+
+    name: str
+    policy: CacheConfig
+    config: Mapping[str, Any]
+    predicted: Mapping[str, float]
+
+    def near(self, reference: str) -> float:
+        return self.predicted.get(reference, -math.inf)
+
+
+def solvers(prediction: str) -> list[SchedulerConfig]:
+    """The published sampler, and solvers with their grids for models with a prediction; for each kind of
+    solver the one to take without a prediction first.
+    """
+    if prediction == "flow":
+        shifts = sorted(SHIFTS, key=lambda shift: abs(math.log(shift / MIDDLE_SHIFT)))
+        kinds = (EulerConfig, DPMSolverConfig)
+        grids = [kind(shift=shift) for kind in kinds for shift in shifts]
+        return [PublishedConfig(), *grids, UniPCConfig(shift=MIDDLE_SHIFT)]
+    multistep = [
+        DPMSolverConfig(grid="lu"),
+        DPMSolverConfig(grid="lu", order=3),
+        DPMSolverConfig(grid="linspace"),
+    ]
+    return [PublishedConfig(), *multistep, UniPCConfig()]
+
+
+def converged(config: Any) -> dict[str, Any]:
+    """Changes of a config for a run that more steps would not change; empty without a known prediction."""
+    prediction = getattr(config, "prediction", None)
+    if prediction is None:
+        return {}
+    solver = DPMSolverConfig(shift=MIDDLE_SHIFT) if prediction == "flow" else DPMSolverConfig()
+    return {"scheduler": solver, "num_inference_steps": CONVERGED_STEPS}
+
+
+def plain_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of a config's sampler as a calibration file has them."""
+    if not changes:
+        return {}
+    solver = changes["scheduler"]
+    options = {key: value for key, value in to_plain(solver).items() if value is not None}
+    return {**changes, "scheduler": {"name": name_in(SCHEDULERS, solver), **options}}
+
+
+class Planner:
+    """Candidates for numbers of evaluations of the model that a study is about."""
+
+    PUBLISHED = "steps of the published sampler"
+
+    def __init__(self, study: Study):
+        self.study, self.surrogate = study, study.surrogate
+
+    @functools.cached_property
+    def targets(self) -> dict[str, torch.Tensor]:
+        """The final latents that each reference ends with."""
+        assert self.surrogate is not None
+        many = self.surrogate.run(self.study.sampler(converged(self.study.config)))
+        return {FULL: self.surrogate.latents, CONVERGED: many}
+
+    @functools.cached_property
+    def offset(self) -> float:
+        """By how much the PSNR of frames is above that of latents, in dB: of a run with half of the steps."""
+
+        def measured() -> float:
+            study = self.study
+            half = tuple(range(0, study.num_steps, 2))
+            policy = ScheduleConfig(computed=half, place=OUTPUT)
+            latents, full = self._run({}, policy)[:DECODED], self.targets[FULL][:DECODED]
+            clips, _ = study.searched[0]
+            frames = [[clips.frames(row) for row in rows.split(1)] for rows in (latents, full)]
+            above = [float(psnr(*pair).mean()) for pair in zip(*frames)]
+            return statistics.fmean(above) - statistics.fmean(error_db(latents, full))
+
+        return self.study.journal.result("PSNR above latents", measured)
+
+    def candidates(self, budget: int) -> list[Candidate]:
+        """The plans to measure for a number of evaluations: of caches on the published sampler the one
+        nearest to its run, of solvers the nearest to each reference, and a cache on top of a solver where it
+        is nearer than both.
+        """
+        samplers = list(self.samplers(budget))
+        if self.surrogate is None:
+            firsts = {type(changes["scheduler"]): (name, changes) for name, changes in reversed(samplers)}
+            return [Candidate(name, NoCacheConfig(), changes, {}) for name, changes in firsts.values()]
+        caches = self._cached(budget, {}, self.study.programme, FORECAST_KINDS)
+        steps = [self._candidate(name, changes, NoCacheConfig()) for name, changes in samplers]
+        on_top = self._on_top(budget, best(steps, CONVERGED)) if steps else []
+        pairs = [(caches, FULL), (steps, CONVERGED), (steps, FULL)]
+        chosen = [best(some, reference) for some, reference in pairs if some]
+        for reference in (CONVERGED, FULL) if on_top else ():
+            one = best(on_top, reference)
+            if one.near(reference) > best([*caches, *steps], reference).near(reference):
+                chosen.append(one)
+        return list({(one.name, repr(one.policy)): one for one in chosen}.values())
+
+    def samplers(self, budget: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, changes of the config) of samplers that evaluate the model so often."""
+        config = self.study.config
+        if getattr(config, "prediction", None) is None:
+            return
+        extra = self.study.num_steps - config.steps
+        for solver in solvers(config.prediction):
+            is_published = isinstance(solver, PublishedConfig)
+            steps = budget - extra if is_published else budget
+            changes = {"scheduler": solver, "num_inference_steps": steps}
+            try:
+                self.study.sampler(changes)
+            except ValueError:  # too few for it
+                continue
+            yield self.PUBLISHED if is_published else f"steps of {solver.title}", changes
+
+    def _on_top(self, budget: int, fewer: Candidate) -> list[Candidate]:
+        """Caches of the predictions of a solver with more steps."""
+        changes = {**fewer.config, "num_inference_steps": round(ON_TOP * budget)}
+        study, surrogate = self.study, self.surrogate
+        if surrogate is None or isinstance(changes["scheduler"], PublishedConfig):
+            return []
+
+        def sampler(samples: int = 1) -> Any:
+            return study.sampler(changes, samples)
+
+        tables = [reuse_table(row) for row in surrogate.predictions_of(sampler()).unbind(1)]
+        programme = Programme(Segments(tables, surrogate.gains(sampler), sampler().times()))
+        return self._cached(budget, changes, programme, ON_TOP_KINDS)
+
+    def _cached(
+        self, budget: int, changes: dict[str, Any], programme: Programme, kinds: Iterable[ForecastKind]
+    ) -> list[Candidate]:
+        """The programme's schedule with each forecast."""
+        times = programme.segments.times
+        found = {kind: programme.cheapest([budget], kind).get(budget) for kind in kinds}
+        on = f" on {changes['scheduler'].title}" if changes else ""
+        return [
+            self._candidate(f"schedule {kind}{on}", changes, schedule.policy(times, OUTPUT))
+            for kind, schedule in found.items()
+            if schedule is not None
+        ]
+
+    def _candidate(self, name: str, changes: dict[str, Any], policy: CacheConfig) -> Candidate:
+        latents = self._run(changes, policy)
+        predicted = {
+            reference: statistics.fmean(error_db(latents, target)) + self.offset
+            for reference, target in self.targets.items()
+        }
+        return Candidate(name, policy, changes, predicted)
+
+    def _run(self, changes: Mapping[str, Any], policy: CacheConfig) -> torch.Tensor:
+        assert self.surrogate is not None
+        return self.surrogate.run(self.study.sampler(changes), policy)
+
+
+def best(candidates: Sequence[Candidate], reference: str) -> Candidate:
+    """The nearest to a reference."""
+    return max(candidates, key=lambda one: one.near(reference))
