@@ -120,6 +120,7 @@ def steps_axes(record: Mapping[str, Any]) -> Any:
     made = record["steps"]
     computed = [step["step"] for step in made if step["computed"]]
     axes = line_axes(f"computed {len(computed)} of {len(made)} steps", "step", "accumulated", whole_x=True)
+    axes.margins(y=0.2)  # room below the curve for the two rows
     known = [(step["step"], step["accumulated"]) for step in made if step.get("accumulated") is not None]
     if known:
         axes.plot(*zip(*known), marker="o", markersize=3, label="accumulated change, rescaled")
