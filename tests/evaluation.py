@@ -22,7 +22,7 @@ import vbench_found
 from common_metrics import compare
 from common_metrics import eval as metrics_script
 from experiments import counted as counting
-from experiments import latte, manifest, methods, open_sora_plan, opensora, prompts, ranks, runner
+from experiments import latte, making, manifest, methods, open_sora_plan, opensora, prompts, ranks, runner
 from reporting import costs, draw, gpus, page, results, sections, short, work
 
 TEACACHE = Path(report.__file__).parent
@@ -37,6 +37,7 @@ __all__ = [
     "figures",
     "gpus",
     "latte",
+    "making",
     "manifest",
     "methods",
     "metrics_script",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -12,8 +13,21 @@ from types import ModuleType
 
 import pytest
 
-from tests.evaluation import TEACACHE, counting, figures, manifest, metrics_script, opensora, report, runner
+from tests.evaluation import (
+    TEACACHE,
+    counting,
+    figures,
+    making,
+    manifest,
+    metrics_script,
+    opensora,
+    report,
+    runner,
+)
+from tests.stage import InProcess, Stage
 from videosys import VideoSysEngine
+from videosys.serve.cluster import split
+from videosys.serve.executors import RayExecutor
 from videosys.tiny import config as tiny_config
 
 QUICK = [
@@ -165,6 +179,39 @@ def test_ranks_share_the_videos(made, tmp_path, monkeypatch):
     ]
     for name in files(tmp_path, "base"):
         assert (folder / name).read_bytes() == (made / "opensora_tiny" / "base" / name).read_bytes()
+
+
+def test_a_cluster_makes_the_same_videos(made, tmp_path, monkeypatch, capsys):
+    stages = []
+
+    @contextlib.contextmanager
+    def ray_executor(config, address, warm_up):
+        stages.append(Stage("node", build=lambda node: InProcess(split(config)[0])))
+        with contextlib.closing(RayExecutor(stages[-1], 1, warm_up)) as executor:
+            yield executor
+
+    monkeypatch.setattr(making, "ray_executor", ray_executor)
+    cluster = ["--executor", "ray", "--methods", "base,teacache_slow"]
+    assert start(tmp_path, *cluster, "--quiet") == 0
+    for method in ("base", "teacache_slow"):
+        ours, theirs = (folder / "opensora_tiny" / method for folder in (tmp_path, made))
+        assert files(tmp_path, method) == files(made, method)
+        for name, record in manifest.read(ours).items():
+            assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+            expected = manifest.read(theirs)[name]
+            taken = {"seconds", "cpu_seconds", "text_tokens"}
+            assert {key: record[key] for key in record.keys() - taken} == {
+                key: expected[key] for key in expected.keys() - taken
+            }
+            assert min(record["seconds"], record["cpu_seconds"]) > 0
+    (run,) = manifest.lines(tmp_path / "opensora_tiny" / "runs.jsonl")
+    assert run["device"].endswith("CPU, 1 threads")
+    assert stages[0].started == ["node"]
+    assert start(tmp_path, *cluster) == 0
+    assert "4 of this process are there, 0 to make" in capsys.readouterr().out
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert start(tmp_path, *cluster) == 2
+    assert "--executor ray and torchrun exclude each other" in capsys.readouterr().err
 
 
 def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> None:

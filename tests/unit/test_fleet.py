@@ -9,22 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.stage import PATIENCE, Stage, until
 from videosys.engine.failure import RankError
 from videosys.generation.request import VideoOutput
-from videosys.serve.cluster import NoRoom, NotWanted
+from videosys.serve.cluster import NoRoom
 from videosys.serve.executors import ATTEMPTS, Batches, LocalExecutor, RayExecutor, Task
 from videosys.serve.fleet import Fleet
 from videosys.serve.replica import Made, ReplicaLost
 from videosys.serve.restarts import LONGEST_PAUSE, ends_in_a_row, pause
-
-PATIENCE = 20.0
-
-
-def until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def output(prompt, seed=0):
@@ -45,32 +37,10 @@ class Stub:
         self.is_ended.set()
 
 
-class Stage:
-    """A cluster with a place on each of its nodes."""
-
-    def __init__(self, *nodes, make=None, start=None):
-        self.free, self.lock = [*nodes], threading.Lock()
-        self.make = make or (lambda replica, prompt: Made(output(prompt), 1.0, 1.0, "stub"))
-        self.start, self.started = start, []
-
-    @contextlib.contextmanager
-    def replica(self, is_wanted):
-        while True:
-            with self.lock:
-                node = self.free.pop(0) if self.free else None
-            if node is not None:
-                break
-            if not is_wanted():
-                raise NotWanted
-            time.sleep(0.005)
-        try:
-            if self.start is not None:
-                self.start(node)
-            self.started.append(node)
-            yield Stub(node, self.make)
-        finally:
-            with self.lock:
-                self.free.append(node)
+def stage(*nodes, make=None, **options):
+    """A cluster whose replicas make a video at once, unless `make` says otherwise."""
+    make = make or (lambda replica, prompt: Made(output(prompt), 1.0, 1.0, "stub"))
+    return Stage(*nodes, build=lambda node: Stub(node, make), **options)
 
 
 def tasks(*prompts):
@@ -100,16 +70,16 @@ def fleet():
 
 
 def test_a_list_is_shared_and_every_video_is_made_once():
-    stage = Stage("a", "b")
-    assert sorted(made(RayExecutor(stage, 2), tasks(*"vwxyz"))) == [*"vwxyz"]
-    assert sorted(stage.started) == ["a", "b"]
+    there = stage("a", "b")
+    assert sorted(made(RayExecutor(there, 2), tasks(*"vwxyz"))) == [*"vwxyz"]
+    assert sorted(there.started) == ["a", "b"]
 
 
 def test_no_more_replicas_are_started_than_there_are_videos():
-    stage = Stage("a", "b", "c")
-    assert made(RayExecutor(stage, 3), tasks("v")) == ["v"]
-    assert len(stage.started) == 1
-    assert made(RayExecutor(stage, 3), []) == []
+    there = stage("a", "b", "c")
+    assert made(RayExecutor(there, 3), tasks("v")) == ["v"]
+    assert len(there.started) == 1
+    assert made(RayExecutor(there, 3), []) == []
 
 
 def test_a_lost_video_is_made_on_another_node():
@@ -122,8 +92,8 @@ def test_a_lost_video_is_made_on_another_node():
             raise ReplicaLost("the node is gone")
         return Made(output(prompt), 1.0, 1.0, "stub")
 
-    stage = Stage("a", "b", make=make)
-    assert sorted(made(RayExecutor(stage, 2), tasks(*"vwxyz"))) == [*"vwxyz"]
+    there = stage("a", "b", make=make)
+    assert sorted(made(RayExecutor(there, 2), tasks(*"vwxyz"))) == [*"vwxyz"]
     assert [node for prompt, node in attempts if prompt == "x"] in (["b"], ["a", "b"])
     assert all(sum(prompt == other for other, _ in attempts) == 1 for prompt in "vwyz")
 
@@ -138,7 +108,7 @@ def test_a_video_that_loses_every_replica_is_given_up_and_the_others_are_made(ca
             raise error
         return Made(output(prompt), 1.0, 1.0, "stub")
 
-    assert made(RayExecutor(Stage("a", make=make), 1), tasks(*"wxy")) == ["w", "y"]
+    assert made(RayExecutor(stage("a", make=make), 1), tasks(*"wxy")) == ["w", "y"]
     assert attempts.count("x") == ATTEMPTS
     assert f"giving up after {ATTEMPTS} attempts: x.mp4: out of memory" in caplog.text
 
@@ -153,7 +123,7 @@ def test_what_a_group_has_made_is_not_made_again():
         return Made(output(prompt), 1.0, 1.0, "stub")
 
     group = [task for single in tasks(*"vwx") for task in single]
-    assert made(RayExecutor(Stage("a", make=make), 1), [group]) == [*"vwx"]
+    assert made(RayExecutor(stage("a", make=make), 1), [group]) == [*"vwx"]
     assert [prompt for prompt, _ in attempts] == [*"vwwx"]
 
 
@@ -172,8 +142,8 @@ def test_a_slow_replica_makes_fewer_videos():
         if node == "quick":
             until(lambda: "slow" in attempts)
 
-    stage = Stage("slow", "quick", make=make, start=start)
-    assert sorted(made(RayExecutor(stage, 2), tasks(*"uvwxyz"))) == [*"uvwxyz"]
+    there = stage("slow", "quick", make=make, start=start)
+    assert sorted(made(RayExecutor(there, 2), tasks(*"uvwxyz"))) == [*"uvwxyz"]
     assert (attempts.count("slow"), attempts.count("quick")) == (1, 5)
 
 
@@ -185,7 +155,7 @@ def test_each_replica_warms_up_once():
         return Made(output(prompt), 1.0, 1.0, "stub")
 
     warm_up = Task("warm-up", "warm", {})
-    assert made(RayExecutor(Stage("a", make=make), 1, warm_up), tasks("v", "w")) == ["v", "w"]
+    assert made(RayExecutor(stage("a", make=make), 1, warm_up), tasks("v", "w")) == ["v", "w"]
     assert [prompt for _, prompt in attempts] == ["warm", "v", "w"]
 
 
@@ -194,7 +164,7 @@ def test_a_refused_video_ends_the_run():
         raise ValueError("num_frames is 5")
 
     with pytest.raises(ValueError, match="num_frames is 5"):
-        made(RayExecutor(Stage("a", make=make), 1), tasks("v", "w"))
+        made(RayExecutor(stage("a", make=make), 1), tasks("v", "w"))
 
 
 @pytest.mark.parametrize(("error", "starts"), [(ReplicaLost("no checkpoint"), 3), (NoRoom("no room"), 1)])
@@ -207,17 +177,17 @@ def test_a_cluster_on_which_nothing_starts_ends_the_run(monkeypatch, error, star
         raise error
 
     with pytest.raises(ValueError, match=f"no replica can be started: {error}"):
-        made(RayExecutor(Stage("a", start=start), 1), tasks("v"))
+        made(RayExecutor(stage("a", start=start), 1), tasks("v"))
     assert len(calls) == starts
 
 
 def test_a_run_that_its_reader_leaves_ends_its_replicas():
-    stage = Stage("a", "b")
-    executor = RayExecutor(stage, 2)
+    there = stage("a", "b")
+    executor = RayExecutor(there, 2)
     videos = executor.videos(tasks(*"vwxyz"))
     next(videos)
     executor.close()
-    assert sorted(stage.free) == ["a", "b"]
+    assert sorted(there.free) == ["a", "b"]
 
 
 def test_batches_are_left_to_nodes_where_they_have_not_failed():
@@ -240,15 +210,15 @@ def test_a_lost_replica_is_started_again_with_a_new_name(fleet):
             raise ReplicaLost("gone")
         return idle(name, replica)
 
-    workers = fleet(Stage("a"), work, ended.append)
+    workers = fleet(stage("a"), work, ended.append)
     workers.add()
     until(lambda: len({*names}) == 2)
     assert (ended, workers.restarts) == (names[:1], 1)
 
 
 def test_an_idle_member_leaves_and_frees_its_place(fleet):
-    stage = Stage("a", "b")
-    workers = fleet(stage, idle)
+    there = stage("a", "b")
+    workers = fleet(there, idle)
     workers.add()
     workers.add()
     until(lambda: len(workers.alive()) == 2)
@@ -256,11 +226,11 @@ def test_an_idle_member_leaves_and_frees_its_place(fleet):
     assert len(workers.staying()) == 2
     workers.retire(0)
     assert len(workers.staying()) == 1
-    until(lambda: len(stage.free) == 1)
+    until(lambda: len(there.free) == 1)
 
 
 def test_a_member_that_waits_for_room_can_leave(fleet):
-    workers = fleet(Stage(), idle)
+    workers = fleet(stage(), idle)
     workers.add()
     workers.retire(0)
     until(lambda: not workers.members)
@@ -273,7 +243,7 @@ def test_closing_ends_what_is_at_work(fleet):
         assert replica.is_ended.wait(PATIENCE)
         raise ReplicaLost("it was ended")
 
-    workers = fleet(Stage("a"), work, ended.append)
+    workers = fleet(stage("a"), work, ended.append)
     workers.add()
     until(workers.alive)
     workers.close()
