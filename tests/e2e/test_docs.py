@@ -106,6 +106,15 @@ def commands() -> list:
     return [pytest.param(match[1], match[2], id=f"{match[1]}-{i}") for i, match in found]
 
 
+def test_the_table_of_failures_on_clusters_names_tests():
+    text = (ROOT / "docs" / "cluster.md").read_text("utf-8").partition("## When something fails")[2]
+    named = re.findall(r"`((?:unit|e2e)/test_\w+\.py)`(?:: `(\w+)`)?", text)
+    assert len(named) > 8
+    for file, name in named:
+        text = (ROOT / "tests" / file).read_text("utf-8")
+        assert re.search(rf"^def test_\w*{name}", text, re.MULTILINE), (file, name)
+
+
 @pytest.mark.parametrize(("name", "arguments"), commands())
 def test_commands_for_clusters_are_understood(name, arguments):
     args = PARSERS[name]().parse_intermixed_args(shlex.split(arguments))
