@@ -162,11 +162,11 @@ def test_earlier_videos_are_shown_reused_and_removed(browser, address, service, 
 
 MISTAKES = {
     "a blank prompt": ({"prompt": " "}, "prompt", "prompt must be text and not blank"),
-    "a long prompt": ({"prompt": "a" * 61}, "prompt", "it may have 60"),
+    "a long prompt": ({"prompt": "a" * 61}, "prompt", "the limit is 60"),
     "frames that cannot be": ({"frames": "5"}, "frames", "num_frames is 5"),
     "frames in words": ({"frames": "many"}, "frames", "it must be a number above 0"),
     "a size": ({"size": "large"}, "size", "it must be WIDTHxHEIGHT in pixels"),
-    "steps": ({"steps": "41"}, "steps", "it may be 40"),
+    "steps": ({"steps": "41"}, "steps", "the limit is 40"),
     "a seed": ({"seed": "-1"}, "seed", "seed"),
 }
 
