@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
+from contextlib import ExitStack
 
 import pytest
 
@@ -225,19 +225,15 @@ def test_a_key_is_asked_for_where_the_service_has_some(browser, tmp_path, expect
 
 @pytest.mark.slow
 def test_a_service_that_is_away_for_a_while_is_waited_for(browser, service, expect):
-    with listening(service) as address:
-        port = int(address.rpartition(":")[2])
-        context = visit(browser, address)
-        opened = context.__enter__()
-        expect(opened.page.locator("#about")).to_have_text("opensora")
-    expect(opened.page.get_by_role("status")).to_contain_text("No answer from the service")
-    timer = threading.Timer(0.7, lambda: None)
-    timer.start()
-    with listening(service, port):
-        expect(opened.page.get_by_role("status")).to_be_empty()
-        ask(opened.page)
-        expect(opened.page.locator("#queue > li")).to_have_count(1)
-        context.__exit__(None, None, None)
+    with ExitStack() as stack:
+        with listening(service) as address:
+            page = stack.enter_context(visit(browser, address)).page
+            expect(page.locator("#about")).to_have_text("opensora")
+        expect(page.locator("#state")).to_contain_text("No answer from the service")
+        stack.enter_context(listening(service, int(address.rpartition(":")[2])))
+        expect(page.locator("#state")).to_be_empty()
+        ask(page)
+        expect(page.locator("#queue > li")).to_have_count(1)
 
 
 @pytest.mark.slow
