@@ -50,6 +50,22 @@ CASES: Mapping[str, Case] = MappingProxyType(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    args = arguments(argv)
+    torch.set_num_threads(1)
+    plan = plan_of(args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
+    for name in args.cases:
+        report[name] = []
+        for row in CASES[name](plan):
+            print(line(row), flush=True)
+            report[name].append(row)
+            write(args.output, report)
+    return 0
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments of the command line, checked."""
     parser = CommandParser(
         prog="python -m eval.performance",
         description=__doc__,
@@ -71,26 +87,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     check(parser, args)
-    torch.set_num_threads(1)
+    return args
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What the arguments ask for, on the device that is here."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    plan = Plan(
-        device,
-        args.rounds,
-        not args.no_compile,
-        tuple(args.models),
-        tuple(args.sizes),
-        args.kernels,
-        tiny=args.tiny,
-    )
-    args.output.mkdir(parents=True, exist_ok=True)
-    report: dict[str, Any] = {"machine": machine(), "command": " ".join(sys.argv[1:]), "rounds": args.rounds}
-    for name in args.cases:
-        report[name] = []
-        for row in CASES[name](plan):
-            print(line(row), flush=True)
-            report[name].append(row)
-            write(args.output, report)
-    return 0
+    models, sizes = tuple(args.models), tuple(args.sizes)
+    return Plan(device, args.rounds, not args.no_compile, models, sizes, args.kernels, tiny=args.tiny)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -126,37 +126,6 @@ def test_attention_of_any_batch_and_layout(interpreted, sizes, dtype):
         assert distance(kernels.attend_frames(given, weights, table, EPS), want) < TOLERANCE[dtype]
 
 
-TILES = {"a text": (150, 100), "a short text": (5, 3), "many keys": (20, 200), "few queries": (1, 129)}
-
-
-@needs_triton
-@pytest.mark.parametrize("is_biased", [False, True])
-@pytest.mark.parametrize("name", TILES)
-@pytest.mark.parametrize("width", [16, 64, 72, 96, 120])
-def test_attention_in_tiles(interpreted, width, name, is_biased):
-    """Of queries and keys that lie tokens first, and of a head that is not a power of two."""
-    torch.manual_seed(width)
-    queries, keys = TILES[name]
-    q, k, v = (torch.randn(2, n, 2, width).half().transpose(1, 2) for n in (queries, keys, keys))
-    bias = torch.where(torch.rand(2, 1, 1, keys) < 0.3, -10000.0, 0.5).half() if is_biased else None
-    scores = q.double() @ k.double().transpose(-1, -2) / width**0.5
-    scores = scores if bias is None else scores + bias.double()
-    want = (scores.softmax(-1) @ v.double()).transpose(1, 2)
-    for given in (bias, bias if bias is None else bias[:1]):
-        made = kernels.attend_tiles(q, k, v, given)[: None if given is bias else 1]
-        assert made.is_contiguous()
-        assert distance(made, want[: len(made)]) < TOLERANCE[HALF]
-
-
-def test_a_head_is_cut_and_not_padded():
-    tiles = pytest.importorskip("videosys.layers.kernels.tiles")
-    cuts = {16: (16, 0), 40: (32, 16), 64: (64, 0), 72: (64, 16), 96: (64, 32), 120: (64, 64), 128: (128, 0)}
-    assert {width: tiles.cut(width) for width in cuts} == cuts
-    for width in kernels.HEADS:
-        head, tail = tiles.cut(width)
-        assert width <= head + tail < 2 * width
-
-
 @needs_triton
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("width", [72, 64, 96])

@@ -4,8 +4,6 @@ power of two: 72 numbers are computed as 64 + 16, and 96 as 64 + 32. A text of u
 
 from __future__ import annotations
 
-import math
-
 import torch
 import triton
 import triton.language as tl
@@ -15,6 +13,7 @@ LEAST = 16  # rows and columns of a product of matrices
 QUERIES = 128  # of a tile
 ONE_TILE = 128  # keys that are one tile
 KEYS = 64  # of a tile where there are more
+LOG2E = tl.constexpr(1.4426950408889634)
 STEP = tl.constexpr(8)  # numbers that strides are multiples of: 16 bytes are read at once
 
 
@@ -27,77 +26,74 @@ def load_tile(pointer, rows, stride, limit, columns, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def tiles_kernel(
-    tensors,
-    bias,
-    strides,
-    sizes,
-    scale,
-    WIDTH: tl.constexpr,
-    HEAD: tl.constexpr,
-    TAIL: tl.constexpr,
-    QUERIES: tl.constexpr,
-    KEYS: tl.constexpr,
-):
-    """QUERIES rows of one head: softmax(q k^T * scale + bias) v, with powers of two for those of e.
+def scores_of(q, k, others, limit, columns, WIDTH: tl.constexpr):
+    """Scores of a tile of queries and one of keys, times log2(e); -inf where there is no key.
 
-    tensors: q, k, v and the contiguous output [B, queries, heads, WIDTH]. bias: pointer and stride of a
-    sample, or None. strides: of sample, head and token of q, k and v, in STEPs. sizes: queries, keys, heads.
-    scale: times log2(e). HEAD and TAIL: the parts of WIDTH columns, the second not whole, or 0.
+    q, columns: of both parts. k: pointer and stride of a token.
     """
-    q, k, v, out = tensors
+    first = load_tile(k[0], others, k[1], limit, columns[0], WIDTH)
+    rest = load_tile(k[0], others, k[1], limit, columns[1], WIDTH)
+    scores = tl.dot(q[0], tl.trans(first)) + tl.dot(q[1], tl.trans(rest))
+    return tl.where((others < limit)[None, :], scores * (WIDTH**-0.5 * LOG2E), float("-inf"))
+
+
+@triton.jit
+def bias_of(bias, others, limit):
+    """The bias of a tile of keys, times log2(e)."""
+    added = tl.load(bias + others, mask=others < limit, other=0.0).to(tl.float32)
+    return (added * LOG2E)[None, :]
+
+
+@triton.jit
+def tiles_kernel(tensors, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr):
+    """A tile of queries of one head: softmax(q k^T / sqrt(WIDTH) + bias) v, by powers of two.
+
+    tensors: q, k, v, the contiguous output, and the bias or None. strides: of sample, head and token of q, k
+    and v in STEPs, and of a sample of the bias. sizes: queries, keys, heads. PARTS: columns of a head's two
+    parts. TILE: queries and keys.
+    """
+    q, k, v, out, bias = tensors
     queries, keys, heads = sizes
-    blocks = tl.cdiv(queries, QUERIES)
+    blocks = tl.cdiv(queries, TILE[0])
     place = tl.program_id(0) // blocks  # neighbours read the same keys
     sample, head = (place // heads).to(tl.int64), (place % heads).to(tl.int64)
     q += (sample * strides[0] + head * strides[1]) * STEP
     k += (sample * strides[3] + head * strides[4]) * STEP
     v += (sample * strides[6] + head * strides[7]) * STEP
-    rows = tl.program_id(0) % blocks * QUERIES + tl.arange(0, QUERIES)
-    first = tl.arange(0, HEAD)
+    rows = tl.program_id(0) % blocks * TILE[0] + tl.arange(0, TILE[0])
+    first, rest = tl.arange(0, PARTS[0]), PARTS[0] + tl.arange(0, PARTS[1])
     q_first = load_tile(q, rows, strides[2], queries, first, WIDTH)
-    sum_first = tl.zeros([QUERIES, HEAD], tl.float32)
-    if TAIL:
-        rest = HEAD + tl.arange(0, TAIL)
-        q_rest = load_tile(q, rows, strides[2], queries, rest, WIDTH)
-        sum_rest = tl.zeros([QUERIES, TAIL], tl.float32)
-    most = tl.full([QUERIES], float("-inf"), tl.float32)
-    total = tl.zeros([QUERIES], tl.float32)
-    for start in range(0, keys, KEYS):
-        others = start + tl.arange(0, KEYS)
-        scores = tl.dot(q_first, tl.trans(load_tile(k, others, strides[5], keys, first, WIDTH)))
-        if TAIL:
-            scores += tl.dot(q_rest, tl.trans(load_tile(k, others, strides[5], keys, rest, WIDTH)))
-        scores *= scale
+    q_rest = load_tile(q, rows, strides[2], queries, rest, WIDTH)
+    sum_first, sum_rest = tl.zeros(q_first.shape, tl.float32), tl.zeros(q_rest.shape, tl.float32)
+    most, total = tl.full(rows.shape, float("-inf"), tl.float32), tl.zeros(rows.shape, tl.float32)
+    for start in range(0, keys, TILE[1]):
+        others = start + tl.arange(0, TILE[1])
+        scores = scores_of((q_first, q_rest), (k, strides[5]), others, keys, (first, rest), WIDTH)
         if bias is not None:
-            added = tl.load(bias[0] + sample * bias[1] + others, mask=others < keys, other=0.0)
-            scores += (added.to(tl.float32) * 1.4426950408889634)[None, :]
-        scores = tl.where((others < keys)[None, :], scores, float("-inf"))
+            scores += bias_of(bias + sample * strides[9], others, keys)
         highest = tl.maximum(most, tl.max(scores, 1))
-        weights = tl.exp2(scores - highest[:, None])
-        shrink = tl.exp2(most - highest)
-        total = total * shrink + tl.sum(weights, 1)
+        weights, shrink = tl.exp2(scores - highest[:, None]), tl.exp2(most - highest)
+        total, most = total * shrink + tl.sum(weights, 1), highest
         v_first = load_tile(v, others, strides[8], keys, first, WIDTH)
-        weights = weights.to(v_first.dtype)
-        sum_first = sum_first * shrink[:, None] + tl.dot(weights, v_first)
-        if TAIL:
-            v_rest = load_tile(v, others, strides[8], keys, rest, WIDTH)
-            sum_rest = sum_rest * shrink[:, None] + tl.dot(weights, v_rest)
-        most = highest
-    kind = out.dtype.element_ty
+        v_rest = load_tile(v, others, strides[8], keys, rest, WIDTH)
+        sum_first = sum_first * shrink[:, None] + tl.dot(weights.to(v_first.dtype), v_first)
+        sum_rest = sum_rest * shrink[:, None] + tl.dot(weights.to(v_first.dtype), v_rest)
     out += ((sample * queries + rows.to(tl.int64)) * heads + head)[:, None] * WIDTH
-    inside = (rows < queries)[:, None]
-    share = 1 / total[:, None]
-    tl.store(out + first[None, :], (sum_first * share).to(kind), mask=inside)
-    if TAIL:
-        tl.store(out + rest[None, :], (sum_rest * share).to(kind), mask=inside & (rest < WIDTH)[None, :])
+    store_part(out, first, sum_first / total[:, None], rows < queries, WIDTH)
+    store_part(out, rest, sum_rest / total[:, None], rows < queries, WIDTH)
+
+
+@triton.jit
+def store_part(out, columns, values, are_inside, WIDTH: tl.constexpr):
+    """Writes columns of rows that are inside."""
+    inside = are_inside[:, None] & (columns < WIDTH)[None, :]
+    tl.store(out + columns[None, :], values.to(out.dtype.element_ty), mask=inside)
 
 
 def cut(width: int) -> tuple[int, int]:
-    """The two parts that a head is computed in, powers of two: (64, 16) of 72, (64, 0) of 64."""
-    head = 1 << (width.bit_length() - 1)
-    rest = width - head
-    return head, max(triton.next_power_of_2(rest), LEAST) if rest else 0
+    """The two parts that a head is computed in, powers of two from 16 on: (64, 16) of 72, (32, 32) of 64."""
+    head = max(1 << ((width - 1).bit_length() - 1), LEAST)
+    return head, max(triton.next_power_of_2(width - head), LEAST)
 
 
 def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -109,20 +105,16 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor
     batch, heads, queries, width = q.shape
     keys = k.shape[2]
     out = torch.empty(batch, queries, heads, width, dtype=q.dtype, device=q.device)
-    head, tail = cut(width)
+    step = 0 if bias is None or len(bias) == 1 else bias.stride(0)
     rows = min(QUERIES, max(triton.next_power_of_2(queries), LEAST))
     others = KEYS if keys > ONE_TILE else max(triton.next_power_of_2(keys), LEAST)
     tiles_kernel[(triton.cdiv(queries, rows) * batch * heads,)](
-        (q, k, v, out),
-        None if bias is None else (bias, bias.stride(0) if len(bias) > 1 else 0),
-        tuple(stride // STEP.value for part in (q, k, v) for stride in part.stride()[:3]),
+        (q, k, v, out, bias),
+        (*(stride // STEP.value for part in (q, k, v) for stride in part.stride()[:3]), step),
         (queries, keys, heads),
-        width**-0.5 * math.log2(math.e),
         WIDTH=width,
-        HEAD=head,
-        TAIL=tail,
-        QUERIES=rows,
-        KEYS=others,
+        PARTS=cut(width),
+        TILE=(rows, others),
         num_warps=8 if rows == QUERIES else 4,
     )
     return out
