@@ -19,6 +19,7 @@ EXAMPLE = Example(
     name="cogvideox",
     published=published,
     call={"num_inference_steps": 50, "height": 480, "width": 720, "num_frames": 49},
+    fps=8,
     tiny=Tiny(
         pipeline="CogVideoXPipeline",
         transformer="CogVideoXTransformer3DModel",

@@ -24,6 +24,7 @@ EXAMPLE = Example(
     name="hunyuan_video",
     published=published,
     call={"num_inference_steps": 50, "height": 544, "width": 960, "num_frames": 61},
+    fps=15,
     tiny=Tiny(
         pipeline="HunyuanVideoPipeline",
         transformer="HunyuanVideoTransformer3DModel",

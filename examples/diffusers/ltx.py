@@ -19,6 +19,7 @@ EXAMPLE = Example(
     name="ltx",
     published=published,
     call={"num_inference_steps": 50, "height": 480, "width": 704, "num_frames": 161},
+    fps=24,
     tiny=Tiny(
         pipeline="LTXPipeline",
         transformer="LTXVideoTransformer3DModel",

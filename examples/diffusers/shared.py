@@ -13,9 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 
-from videosys import CommandParser, run_command
+from videosys import CommandParser, run_command, save_video
 from videosys.diffusers import cached, calibrate
 
 PROMPTS = (
@@ -42,6 +43,8 @@ class Tiny:
     texts: Mapping[str, tuple[int, ...]]
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the scheduler
     call: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Sequence[str] = PROMPTS
+    calibration: Path | None = None
 
     def built(self) -> Any:
         """The pipeline, with the same weights each time."""
@@ -56,7 +59,11 @@ class Tiny:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def embeds(self, prompt: str) -> dict[str, torch.Tensor]:
+    def generation(self) -> dict[str, Any]:
+        """Arguments of all generations."""
+        return {**TINY_CALL, **self.call}
+
+    def arguments(self, prompt: str) -> dict[str, Any]:
         """Random embeddings, the same for the same prompt; masks show all of them."""
         source = torch.Generator().manual_seed(sum(prompt.encode()))
         return {
@@ -66,24 +73,46 @@ class Tiny:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A tiny trained pipeline that comes with the package.
+
+    calibration: its file, which is made where it is missing.
+    """
+
+    built: Callable[[], Any]
+    call: Mapping[str, Any]
+    prompts: Sequence[str]
+    calibration: Path
+
+    def generation(self) -> dict[str, Any]:
+        """Arguments of all generations."""
+        return dict(self.call)
+
+    def arguments(self, prompt: str) -> dict[str, Any]:
+        """Those of one."""
+        return {"prompt": prompt}
+
+
+@dataclass(frozen=True)
 class Example:
     """A pipeline with its published weights, and the tiny one that runs on a CPU.
 
-    call: arguments of all generations with the published weights.
+    call: arguments of all generations with the published weights; fps: of their videos.
     """
 
     name: str
     published: Callable[[], Any]
     call: Mapping[str, Any]
-    tiny: Tiny
+    tiny: Tiny | Trained
+    fps: int
 
 
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 with one line where something cannot be."""
     arguments = CommandParser(description=f"{example.name} with a cache of videosys")
     add = arguments.add_argument
-    add("--tiny", action="store_true", help="a tiny random model, which runs on a CPU in seconds")
-    add("--prompt", default=PROMPTS[0])
+    add("--tiny", action="store_true", help="a tiny model, in seconds on a CPU")
+    add("--prompt", help=f"otherwise: {PROMPTS[0]}; with --tiny: {example.tiny.prompts[0]}")
     add("--speedup", type=float, default=2.0, help="the speedup: calls of the model divided by computed ones")
     add("--steps", type=int, help="of the scheduler")
     add("--calibration", type=Path, help="a calibration file; created if it does not exist")
@@ -92,37 +121,39 @@ def main(example: Example, argv: Sequence[str] | None = None) -> int:
 
 
 def run(example: Example, args: argparse.Namespace) -> int:
-    """Calibrates unless a calibration is given, and generates one video."""
+    """Calibrates unless a calibration is there, and generates one video."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    tiny = example.tiny
+    tiny, prompts = example.tiny, example.tiny.prompts if args.tiny else PROMPTS
     pipe = tiny.built() if args.tiny else example.published()
-    call = {**TINY_CALL, **tiny.call} if args.tiny else dict(example.call)
+    call = tiny.generation() if args.tiny else dict(example.call)
     call["num_inference_steps"] = args.steps or call["num_inference_steps"]
 
-    def prompt_of(text: str) -> Any:
-        return tiny.embeds(text) if args.tiny else {"prompt": text}
+    def arguments_of(text: str) -> Any:
+        return tiny.arguments(text) if args.tiny else {"prompt": text}
 
-    calibration: Any = args.calibration
+    known = tiny.calibration if args.tiny and not args.steps else None
+    calibration: Any = args.calibration or (known if known and known.is_file() else None)
     if calibration is None:
         out = args.output / f"{example.name}.json"
-        calibration = calibrate(pipe, [prompt_of(text) for text in PROMPTS], out=out, **call)
+        calibration = calibrate(pipe, [arguments_of(text) for text in prompts], out=out, **call)
     with cached(pipe, calibration, speedup=args.speedup) as made:
         generator = torch.Generator().manual_seed(0)
-        result = pipe(**prompt_of(args.prompt), **call, generator=generator)
+        result = pipe(**arguments_of(args.prompt or prompts[0]), **call, generator=generator)
     print(made.report())
-    save(example, result[0], args)
+    save(result[0], args.output / f"{example.name}.mp4", example.fps)
     return 0
 
 
-def save(example: Example, result: Any, args: argparse.Namespace) -> None:
-    """Saves the video; for tiny models, prints the shape of the latents."""
-    if args.tiny:
+def save(result: Any, path: Path, fps: int) -> None:
+    """Saves the first video; for latents, prints their shape only."""
+    if isinstance(result, torch.Tensor):
         print(f"latents {list(result.shape)}")
         return
-    from diffusers.utils import export_to_video
-
-    args.output.mkdir(parents=True, exist_ok=True)
-    print(export_to_video(result[0], str(args.output / f"{example.name}.mp4")))
+    frames = np.stack([np.asarray(frame) for frame in result[0]])
+    if frames.dtype != np.uint8:
+        frames = (255 * frames).round().astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    print(save_video(frames, path, fps=fps))
 
 
 def device() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from shared import Example, Tiny, device, script
+from shared import Example, Trained, device, script
+
+from videosys.diffusers import TINY_WAN_CALIBRATION, TINY_WAN_CALL, tiny_wan
 
 
 def published() -> Any:
@@ -21,20 +23,16 @@ EXAMPLE = Example(
     name="wan",
     published=published,
     call={"num_inference_steps": 50, "height": 480, "width": 832, "num_frames": 81},
-    tiny=Tiny(
-        pipeline="WanPipeline",
-        transformer="WanTransformer3DModel",
-        sizes={
-            "num_attention_heads": 2,
-            "attention_head_dim": 12,
-            "text_dim": 32,
-            "ffn_dim": 32,
-            "num_layers": 2,
-            "rope_max_seq_len": 32,
-        },
-        scheduler="UniPCMultistepScheduler",
-        settings={"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
-        texts={"prompt_embeds": (1, 8, 32), "negative_prompt_embeds": (1, 8, 32)},
+    fps=16,
+    tiny=Trained(
+        built=tiny_wan,
+        call=TINY_WAN_CALL,
+        prompts=(
+            "a large red circle moves rightward on a white background",
+            "a small cyan ring bounces on a navy background",
+            "a large yellow cross grows on a black background",
+        ),
+        calibration=TINY_WAN_CALIBRATION,
     ),
 )
 

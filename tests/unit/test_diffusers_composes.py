@@ -21,6 +21,13 @@ def group_offload(pipe: Any) -> None:
     pipe.transformer.enable_group_offload(onload_device=device, offload_device=device, **options)
 
 
+def leaf_offload(pipe: Any) -> None:
+    device = torch.device("cpu")
+    pipe.transformer.enable_group_offload(
+        onload_device=device, offload_device=device, offload_type="leaf_level"
+    )
+
+
 def model_offload(pipe: Any) -> None:
     pipe.enable_model_cpu_offload(device="cpu")
 
@@ -46,6 +53,15 @@ def attention_backend(pipe: Any) -> None:
     pipe.transformer.set_attention_backend("native")
 
 
+def plain_attention(pipe: Any) -> None:
+    pipe.transformer.set_attention_backend("_native_math")
+
+
+def quantized(pipe: Any) -> None:
+    kinds = {torch.nn.Linear}
+    torch.ao.quantization.quantize_dynamic(pipe.transformer.blocks, kinds, dtype=torch.qint8, inplace=True)
+
+
 def adapter(pipe: Any) -> None:
     from peft import LoraConfig
 
@@ -54,17 +70,21 @@ def adapter(pipe: Any) -> None:
 
 CHANGES = {
     "group_offload": group_offload,
+    "leaf_offload": leaf_offload,
     "model_offload": model_offload,
     "casting": casting,
     "compiled_blocks": compiled_blocks,
     "compiled_model": compiled_model,
     "optimized_module": optimized_module,
     "attention_backend": attention_backend,
+    "plain_attention": plain_attention,
+    "quantized": quantized,
     "adapter": adapter,
 }
-SAME = {"group_offload", "model_offload", "attention_backend"}
+SAME = {"group_offload", "leaf_offload", "model_offload", "attention_backend"}
 
 
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
 @pytest.mark.parametrize("change", CHANGES)
 def test_beside(change):
     if change == "adapter" and importlib.util.find_spec("peft") is None:

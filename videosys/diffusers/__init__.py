@@ -2,5 +2,6 @@
 
 from videosys.diffusers.cached import CachedRun, cached
 from videosys.diffusers.calibrate import calibrate
+from videosys.diffusers.tiny import TINY_WAN_CALIBRATION, TINY_WAN_CALL, tiny_wan
 
-__all__ = ["CachedRun", "cached", "calibrate"]
+__all__ = ["TINY_WAN_CALIBRATION", "TINY_WAN_CALL", "CachedRun", "cached", "calibrate", "tiny_wan"]

@@ -17,6 +17,7 @@ from videosys.calibration.calibrate import calibrate as measured
 from videosys.calibration.measure import FULL, Pace
 from videosys.calibration.output import announce_missing_plots, check_place, write_report
 from videosys.diffusers.places import AUTO
+from videosys.diffusers.rivals import best_rival
 from videosys.diffusers.study import Job, PipelineStudy, Prompt, videos_of
 from videosys.utils.logging import get_logger
 
@@ -114,13 +115,16 @@ def with_place(row: PolicyResult, place: str) -> PolicyResult:
 
 
 def compare_fewer_steps(study: PipelineStudy, report: PipelineReport) -> None:
-    """One log line for each budget at which fewer steps of the scheduler are nearer than any cache."""
+    """One log line where fewer steps, of the scheduler or another solver, are nearer than any cache with as
+    many evaluations.
+    """
     if "num_inference_steps" not in study.clips[0].call:
         return
-    bench = study.bench()
+    bench, nearer = study.bench(), []
     for budget in sorted({row.budget for row in report.rows}):
-        psnr = bench.fewer_steps(budget)
+        name, psnr = best_rival(bench, budget)
         best = max(row.result.psnr[FULL] for row in report.rows if row.budget == budget)
         if psnr > best:
-            text = "%d steps of the scheduler itself are nearer to the full run than any cache: %.1f, %.1f dB"
-            _LOG.warning(text, budget, psnr, best)
+            nearer.append(f"{name} {psnr:.1f} dB, the best cache {best:.1f}")
+    if nearer:
+        _LOG.warning("fewer steps are nearer to the full run than any cache: %s", "; ".join(nearer))

@@ -256,11 +256,6 @@ class PipelineBench(Bench):
             self._full[number] = frames, seconds
         return self._full[number]
 
-    def fewer_steps(self, steps: int) -> float:
-        """The mean PSNR of runs with fewer steps of the pipeline's own scheduler."""
-        videos = [one.video(NoCacheConfig(), num_inference_steps=steps)[0] for one in self.videos]
-        return statistics.fmean(quality(video, self.full(i)[0])[0] for i, video in enumerate(videos))
-
 
 def as_tensor(values: Any) -> Tensor:
     """A pipeline's output on the CPU."""

@@ -1,0 +1,101 @@
+"""Fewer steps as rivals of a cache: which solvers fit a scheduler, and what `calibrate` says of them."""
+
+from __future__ import annotations
+
+import logging
+from types import SimpleNamespace
+
+import diffusers
+import pytest
+import torch
+
+from tests.video_pipelines import case, generate
+from videosys.calibration.measure import FULL
+from videosys.diffusers import calibrate
+from videosys.diffusers import calibrate as calibrate_function
+from videosys.diffusers.rivals import OWN, SOLVERS, replaced, rivals
+from videosys.diffusers.study import quality
+
+TWO_M, UNIPC = SOLVERS
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "expected"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), {TWO_M, UNIPC}),
+        (diffusers.UniPCMultistepScheduler(**FLOW), {TWO_M}),
+        (diffusers.DPMSolverMultistepScheduler(**FLOW), {UNIPC}),
+        (diffusers.DDIMScheduler(clip_sample=False), {TWO_M, UNIPC}),
+        (diffusers.PNDMScheduler(prediction_type="v_prediction"), {TWO_M, UNIPC}),
+        (diffusers.CogVideoXDDIMScheduler(), set()),  # its noise is shifted; the solvers' is not
+        (diffusers.CogVideoXDPMScheduler(), set()),
+        (diffusers.FlowMapEulerDiscreteScheduler(), set()),
+        (diffusers.EDMEulerScheduler(), set()),
+    ],
+    ids=lambda item: type(item).__name__,
+)
+def test_solvers_that_fit(scheduler, expected):
+    found = rivals(scheduler)
+    assert found.pop(OWN) is scheduler
+    assert set(found) == expected
+    for solver in found.values():
+        if "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("use_flow_sigmas"):
+            assert solver.config.flow_shift == 3.0
+            assert solver.config.prediction_type == "flow_prediction"
+        else:
+            assert solver.config.prediction_type == scheduler.config.prediction_type
+        assert solver.config.solver_order == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ltx", {UNIPC}), ("wan", {TWO_M}), ("latte", {TWO_M, UNIPC})]
+)
+def test_solvers_reach_the_same_latents_with_many_steps(name, expected):
+    pipe, call = case(name)
+    own = pipe.scheduler
+    reference = generate(pipe, call, num_inference_steps=60)
+    for rival, solver in rivals(own).items():
+        if rival not in (OWN, *expected):
+            continue
+        with replaced(pipe, solver):
+            latents = generate(pipe, call, num_inference_steps=60)
+        assert quality(latents, reference)[0] > 30, rival
+        assert pipe.scheduler is own
+    assert torch.equal(generate(pipe, call, num_inference_steps=60), reference)
+
+
+def test_one_line_says_where_fewer_steps_are_nearer(monkeypatch, caplog, tmp_path):
+    module = __import__("sys").modules[calibrate_function.__module__]
+    found = {4: ("4 steps of UniPC", 31.0), 6: ("6 steps of the scheduler itself", 20.0)}
+    monkeypatch.setattr(module, "best_rival", lambda bench, budget: found[budget])
+
+    def row(budget: int, psnr: float) -> SimpleNamespace:
+        return SimpleNamespace(budget=budget, result=SimpleNamespace(psnr={FULL: psnr}))
+
+    report = SimpleNamespace(rows=[row(4, 28.5), row(4, 30.0), row(6, 25.0)])
+    study = SimpleNamespace(clips=[SimpleNamespace(call={"num_inference_steps": 12})], bench=lambda: None)
+    with caplog.at_level(logging.WARNING):
+        module.compare_fewer_steps(study, report)
+    assert [record.getMessage() for record in caplog.records] == [
+        "fewer steps are nearer to the full run than any cache: 4 steps of UniPC 31.0 dB, the best cache 30.0"
+    ]
+
+
+def test_the_rivals_of_a_calibration_are_measured_and_kept(tmp_path, caplog):
+    pipe, call = case("ltx")
+    prompt = {key: value for key, value in call.items() if "embeds" in key or "mask" in key}
+    rest = {key: value for key, value in call.items() if key not in prompt}
+    before = dict(pipe.config), pipe.scheduler
+    options = {"out": tmp_path / "out.json", "budgets": [5], **rest, "num_inference_steps": 8}
+    with caplog.at_level(logging.INFO):
+        calibrate(pipe, [prompt], **options)
+    assert (dict(pipe.config), pipe.scheduler) == before
+    kept = "".join(path.read_text() for path in tmp_path.glob("out.work/*/journal.jsonl"))
+    for name in (OWN, UNIPC):
+        assert f"rival {name} 5" in kept
+    refused = [
+        text for text in caplog.messages if "was not tried: the pipeline cannot be run with it" in text
+    ]
+    assert len(refused) == 1  # LTX gives its own sigmas, which this solver does not take
+    assert refused[0].startswith(TWO_M)

@@ -1,0 +1,110 @@
+"""Rivals of a cache: fewer steps of the pipeline's own scheduler, or of another solver."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from videosys.cache import NoCacheConfig
+from videosys.diffusers.study import PipelineBench, quality
+from videosys.utils.logging import get_logger
+
+_LOG = get_logger("diffusers")
+OWN = "the scheduler itself"
+SOLVERS = MappingProxyType(
+    {
+        "DPM-Solver++ (2M)": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+        "UniPC": ("UniPCMultistepScheduler", {"predict_x0": True}),
+    }
+)
+ORDER = 2
+NOISE_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+TRIES = 4  # numbers of steps, to find one with as many evaluations as are allowed
+
+
+def rivals(scheduler: Any) -> dict[str, Any]:
+    """The pipeline's own scheduler and others for the same model, by names."""
+    import diffusers
+
+    found = {OWN: scheduler}
+    fitting = options_for(scheduler)
+    for name, (cls, own) in SOLVERS.items():
+        if fitting is None or type(scheduler).__name__ == cls:
+            continue
+        solver = getattr(diffusers, cls).from_config(
+            scheduler.config, **{**fitting, **own, "solver_order": ORDER}
+        )
+        if has_same_noise(scheduler, solver):
+            found[name] = solver
+    return found
+
+
+def options_for(scheduler: Any) -> dict[str, Any] | None:
+    """What a solver must be told of the model that a scheduler is for; None where no solver is known to fit.
+
+    Flow matching on the straight path, or noise as in training; not schedulers of distilled models.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    if name == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
+        shift = config.get("shift", config.get("flow_shift", 1.0))
+        return {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    is_noise = config.get("prediction_type") in NOISE_PREDICTIONS and hasattr(scheduler, "alphas_cumprod")
+    return {} if is_noise else None
+
+
+def has_same_noise(scheduler: Any, solver: Any) -> bool:
+    """Whether both have the same noise at each timestep of the training; flows always have."""
+    if solver.config.use_flow_sigmas:
+        return True
+    one, other = (item.alphas_cumprod.double() for item in (scheduler, solver))
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-6)
+
+
+@contextlib.contextmanager
+def replaced(pipe: Any, scheduler: Any) -> Iterator[None]:
+    """The pipeline with another scheduler, for a while."""
+    own = pipe.scheduler
+    pipe.scheduler = scheduler
+    try:
+        yield
+    finally:
+        pipe.scheduler = own
+
+
+def best_rival(bench: PipelineBench, budget: int) -> tuple[str, float]:
+    """(its name with its steps, mean PSNR in dB) of the rival that is nearest to the full run with at most
+    `budget` evaluations.
+    """
+    found = {}
+    for name, scheduler in rivals(bench.videos[0].pipe.scheduler).items():
+        try:
+            result = bench.journal.result(f"rival {name} {budget}", partial(judged, bench, scheduler, budget))
+        except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            if name == OWN:
+                raise
+            _LOG.info("%s was not tried: the pipeline cannot be run with it: %s", name, error)
+            continue
+        found[f"{result['steps']} steps of {name}"] = result["psnr"]
+    return max(found.items(), key=lambda item: item[1])
+
+
+def judged(bench: PipelineBench, scheduler: Any, budget: int) -> dict[str, Any]:
+    """The steps that take at most `budget` evaluations, and the mean PSNR of runs with them."""
+    first = bench.videos[0]
+    with replaced(first.pipe, scheduler):
+        steps = budget * max(first.call["num_inference_steps"], bench.num_steps) // bench.num_steps
+        for _ in range(TRIES):
+            _, run, _ = first.video(NoCacheConfig(), num_inference_steps=steps)
+            evaluations = 1 + max(step.step for step in run.steps)
+            if evaluations <= budget or steps == 1:
+                break
+            steps = max(steps * budget // evaluations, 1)
+        videos = [one.video(NoCacheConfig(), num_inference_steps=steps)[0] for one in bench.videos]
+    values = [quality(video, bench.full(i)[0])[0] for i, video in enumerate(videos)]
+    return {"steps": steps, "psnr": statistics.fmean(values)}
