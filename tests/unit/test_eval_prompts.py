@@ -7,6 +7,7 @@ import re
 import sys
 
 import pytest
+import torch
 
 from tests.evaluation import latte, open_sora_plan, opensora, prompts, runner, vbench_found
 from tests.evaluation import methods as methods_of
@@ -261,3 +262,19 @@ def test_a_study_of_several_devices_keeps_what_was_chosen(tmp_path):
     assert not run.counts
     assert not run.encodes
     assert run.config.parallel.num_gpus == 2
+
+
+@pytest.mark.parametrize("has_gpu", [False, True])
+def test_without_weights_and_gpu_the_tiny_checkpoint_is_named(tmp_path, monkeypatch, capsys, has_gpu):
+    def engine(*_, **__):
+        raise ValueError("checkpoint 'x' is not on the hub")
+
+    monkeypatch.setattr(runner, "VideoSysEngine", engine)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(runner, "on_device", lambda config, ranks: config)
+    options = ["--output", str(tmp_path), "--prompts", "own", "--limit", "1", "--num-samples", "1"]
+    assert opensora.main(options) == 2
+    out, err = capsys.readouterr()
+    assert f"prompts: 1 of {prompts.OWN}" in out
+    assert "checkpoint 'x' is not on the hub" in err
+    assert ("--tiny" in err) != has_gpu

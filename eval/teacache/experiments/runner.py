@@ -183,7 +183,7 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     run = plan(study, arguments)
     todo = pending(run)
     done = len(run.own_jobs) - len(todo)
-    say(run, f"{len(run.prompts.prompts)} prompts of {run.prompts.origin}")
+    say(run, f"prompts: {len(run.prompts.prompts)} of {run.prompts.origin}")
     say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process exist, {len(todo)} to generate")
     missing = 0
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
