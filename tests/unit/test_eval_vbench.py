@@ -257,6 +257,8 @@ def test_dimensions_that_lack_packages_are_listed_first_and_the_others_run(site,
     assert done.isdisjoint({"object_class", "multiple_objects", "color", "spatial_relationship", "scene"})
     assert {"subject_consistency", "temporal_flickering", "human_action"} <= done
     assert last.startswith(f"{len(done)} of 16 dimensions in ")
+    assert start(videos) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("0 of them new")
     assert cal_vbench.main(["--score_dir", str(tmp_path / "save"), "--partial"]) == 0
 
 

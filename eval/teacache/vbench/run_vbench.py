@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         full_info = check(installed, arguments)
         absent = without_packages(installed, todo, arguments)
         todo = [name for name in todo if name not in absent]
+    if todo:
         videos = check_videos(arguments.video_path, full_info, todo, arguments.partial)
         arguments.save_path.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -147,7 +148,7 @@ def without_packages(
     }
     absent = {name: packages for name, packages in lacking.items() if packages}
     lines = [f"{name} (needs {', '.join(packages)})" for name, packages in absent.items()]
-    if absent and (arguments.dimensions or len(absent) == len(todo)):
+    if absent and (arguments.dimensions or len(absent) == len(scores.dimensions())):
         raise ValueError(
             f"{arguments.vbench_python} lacks packages: {'; '.join(lines)}; install them there, or name "
             "other --dimensions"
