@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +17,7 @@ from videosys.utils.logging import get_logger
 
 _LOG = get_logger("diffusers")
 OWN = "the scheduler itself"
-SOLVERS = MappingProxyType(
+SOLVERS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
     {
         "DPM-Solver++ (2M)": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
         "UniPC": ("UniPCMultistepScheduler", {"predict_x0": True}),
