@@ -4,7 +4,7 @@ Thresholds, schedules and plans are learnt from four prompts and measured on oth
 the published sampler and against a converged run: fewer steps, other solvers and grids, caches that hold,
 caches with forecasts, PAB, and the plan chosen from the recorded runs. Prints a short Markdown table, and
 writes it, a plot, all figures (JSON) and a calibration to the folder. Started again after an interruption it
-goes on where it stopped, also with more prompts to judge on.
+resumes where it stopped, also with more prompts to judge on.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ QUICK = ComparisonSettings(learnt=2, held_out=1, steps=5, converged=12)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare; 2 where the arguments are wrong, 130 after an interruption."""
-    return run_command(parser(), run, argv, "interrupted: the same command goes on from here")
+    return run_command(parser(), run, argv, "interrupted: run the same command again to continue")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -118,7 +118,9 @@ def read_settings(args: argparse.Namespace) -> ComparisonSettings:
     """The settings of the arguments. ValueError for bad ones, and where matplotlib is not installed."""
     check_matplotlib()
     if args.quick and args.bundle:
-        raise ValueError("--bundle is given, and so is --quick, whose settings are no good; leave one out")
+        raise ValueError(
+            "--bundle cannot be combined with --quick, whose calibration is too rough to keep; leave one out"
+        )
     is_long = checkpoint(args.model).steps >= LONG
     default = ComparisonSettings(held_out=FEWER_HELD_OUT if is_long else ComparisonSettings.held_out)
     settings = QUICK if args.quick else default

@@ -125,7 +125,7 @@ class Contest:
 
 
 def tuned(study: Study, budget: int, make: Callable[[float], CacheConfig]) -> CacheConfig:
-    """The policy whose real runs compute about so many steps."""
+    """The policy whose real runs compute about this many steps."""
     start = 0.1
     return make(nearest_threshold(budget, start, lambda value: study.try_policy(make(value))[0]))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "examples" / "opensora" / "tiny.yaml"
+CONFIG = ROOT / "examples/opensora/tiny.yaml"
 PATIENCE = 300.0  # seconds for what takes about 10 on an idle machine
 MIB = 1 << 20
 

@@ -72,7 +72,7 @@ class Goal(CacheConfig):
         calibration*.json in the folder of the transformer's weights. Without a goal TeaCache reads its
         coefficients from a file that is named, or `beside`, and MagCache its ratios.
     speedup: at least this factor over a run without a cache, with the best PSNR available.
-    evaluations: at most so many computed model evaluations (a mean), with the best PSNR available.
+    evaluations: the largest number of computed model evaluations (a mean), with the best PSNR available.
     min_psnr: at least this PSNR in dB against a run without a cache, with the largest speedup available.
     device: where tensors are kept between steps: auto is the model's device; cpu saves
         GPU memory at the cost of a copy per use.

@@ -38,8 +38,8 @@ class BestConfig(Goal):
     """The plan of a calibration file that reaches the goal best: a policy, for our own models with solver,
     number of steps and grid.
 
-    reference: the run that the video shall be near to: published is the full run of the published sampler,
-        converged a run of the same equation with so many steps that more change nothing.
+    reference: the run that the video should be near to: published is the full run of the published sampler,
+        converged a run of the same equation with enough steps that more change nothing.
     """
 
     reference: Reference = PUBLISHED

@@ -29,7 +29,7 @@ class SenCacheConfig(Goal):
         model's input, and with one timestep. Empty reads those of the calibration.
     threshold: steps are skipped while the expected move of the prediction is below this.
     early_threshold, early: the threshold in this share of the steps, from the first.
-    max_consecutive_skips: at most so many skips in a row.
+    max_consecutive_skips: the largest number of skips in a row.
     forecast: of what is kept, in a skipped step; hold is the published rule.
     place: what is kept of a computed step; output is the model's prediction, stack the blocks' residual.
     """

@@ -35,7 +35,7 @@ class Trace:
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
         prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
-    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with what was kept so many
+    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with what was kept that many
         steps ago (the residual, or the prediction itself); at 0 its own. Where there was none, nan.
     samples, predictions [steps, C, T, H, W]: the model's inputs and guided predictions; None where the
         residuals were tried.
@@ -49,7 +49,7 @@ class Trace:
     predictions: torch.Tensor | None = None
 
     def save(self, path: Path) -> None:
-        """Writes the trace to a safetensors file, whole or not at all."""
+        """Writes the trace to a safetensors file, atomically."""
         named = {name: getattr(self, name) for name in ("reused", "latents", *PATH)}
         tensors = {name: value.cpu().contiguous() for name, value in named.items() if value is not None}
         with replacing(path) as temporary:

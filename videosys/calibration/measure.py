@@ -23,7 +23,7 @@ from videosys.utils.progress import progress
 
 Judge = Callable[[str, torch.Tensor], dict[str, float]]
 FULL = "full"
-CONVERGED = "converged"  # the name of a run with so many steps that more change nothing
+CONVERGED = "converged"  # the name of a run with enough steps that more change nothing
 TIMED = 3  # prompts whose full run is timed
 SHARED = 6  # policies for which one timing of it serves
 # Two-sided 95 % of Student's t for 1 to 10 degrees of freedom; from there on by its series.

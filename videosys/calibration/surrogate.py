@@ -74,7 +74,7 @@ class Surrogate:
     def gains(self, sampler: Callable[[int], Any]) -> list[float]:
         """How far an error of each step's prediction moves the final latents.
 
-        sampler: returns a new one for so many samples.
+        sampler: returns a new one for a number of samples.
         """
         return impulse_gains(sampler, partial(response, self.prediction, variance=self.variance))
 
@@ -137,7 +137,7 @@ def impulse_gains(
 ) -> list[float]:
     """The size of the final latents where all is 0 but an error of 1 of one step's prediction, for each step.
 
-    sampler: returns a new one for so many samples. response: J at a mix of data and noise.
+    sampler: returns a new one for a number of samples. response: J at a mix of data and noise.
     """
 
     def ends(errors: torch.Tensor) -> torch.Tensor:

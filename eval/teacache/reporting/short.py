@@ -12,8 +12,10 @@ from toolbox import write_text
 from reporting import page
 
 MODEL = "model"
-COLUMNS = (MODEL, "method", "computed", "TFLOPs", "speed-up", "SSIM to base", "PSNR dB to base")
-COLUMNS += ("PSNR dB to reference",)
+COLUMNS = (
+    *(MODEL, "method", "computed", "TFLOPs", "speed-up"),
+    *("SSIM to base", "PSNR dB to base", "PSNR dB to reference"),
+)
 PLOT = "_psnr_latency.svg"
 
 
