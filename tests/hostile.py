@@ -80,10 +80,10 @@ def wrong_fields() -> Iterator[tuple[str, bytes, str]]:
     yield (
         "duplicate field",
         forge(b'[{"class": ["%s", {"step": 1, "step": 2}]}, []]' % STEP.encode()),
-        "twice",
+        "duplicate key",
     )
-    yield "duplicate kind", forge(b'[{"path": "a", "path": "b"}, []]'), "twice"
-    yield "duplicate key", forge([{"dict": [["a", 1], ["a", 2]]}, []]), "twice"
+    yield "duplicate kind", forge(b'[{"path": "a", "path": "b"}, []]'), "duplicate key"
+    yield "duplicate key", forge([{"dict": [["a", 1], ["a", 2]]}, []]), "duplicate key"
     yield "two kinds", forge([{"path": "a", "tuple": []}, []]), "keys"
     yield "no kind", forge([{}, []]), "keys"
     yield "key is a list", forge([{"dict": [[[1], 2]]}, []]), "a key of a dict must be"
@@ -107,12 +107,12 @@ def wrong_tensors() -> Iterator[tuple[str, bytes, str]]:
     yield "size is not a number", tensor(shape=[float("nan")]), "whole numbers"
     yield "size is true", tensor(shape=[True, 2]), "whole numbers"
     yield "shape is a number", tensor(shape=2), "must be a list"
-    yield "many dims", tensor(shape=[1] * 65 + [2]), "16 or less"
+    yield "many dims", tensor(shape=[1] * 65 + [2]), "16 or fewer"
     yield "bool of 2", tensor("bool", content=b"\1\2"), "bytes other than 0 and 1"
     yield "next index", tensor(index=1), "tensor 1 is not one of the message's 1"
-    yield "last index", tensor(index=-1), "tensor -1 is none"
-    yield "index is true", tensor(index=False), "tensor False is none"
-    yield "index is not a number", tensor(index=float("nan")), "tensor nan is none"
+    yield "last index", tensor(index=-1), "tensor -1 is not one"
+    yield "index is true", tensor(index=False), "tensor False is not one"
+    yield "index is not a number", tensor(index=float("nan")), "tensor nan is not one"
     yield "layout is short", forge([1, [["uint8"]]]), "list of two"
     yield "layouts are a number", forge([1, 2]), "must be a list"
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eval.policies import __main__ as policies
 from videosys import OpenSoraConfig, VideoSysEngine, load_config, tiny
-from videosys.cache import MagCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
+from videosys.cache import MagCacheConfig, NoCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
 from videosys.calibration.__main__ import budgets, main, split
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +50,7 @@ def test_a_calibration_leaves_a_file_a_table_and_plots(made):
     calibration = read_calibration(made / "made.json")
     assert (calibration.scope.model, calibration.scope.num_inference_steps) == ("opensora", 5)
     kinds = {type(row.policy) for row in calibration.settings}
-    assert kinds - {MagCacheConfig} == {TeaCacheConfig, ScheduleConfig}
+    assert kinds - {MagCacheConfig, NoCacheConfig} == {TeaCacheConfig, ScheduleConfig}
     assert len(calibration.ratios) == 5
     assert calibration.details["held_out_prompts"] == PROMPTS[-1:]
     text = (made / "made.md").read_text()
@@ -110,7 +110,7 @@ def test_another_config_does_not_take_the_results(made, capsys):
     ("changes", "message"),
     [
         (["--out", "made.txt"], "must end in .json"),
-        (["--out", "prompts.txt/made.json"], "'prompts.txt/made.json', and "),
+        (["--out", "prompts.txt/made.json"], "'prompts.txt/made.json', but "),
         (["--out", "folder.json"], "'folder.json', which is a folder"),
         (["--search", "nan"], "--search is nan; it must be 0 or more, and finite"),
         (["--search", "inf"], "--search is inf"),

@@ -208,7 +208,7 @@ def test_a_cluster_makes_the_same_videos(made, tmp_path, monkeypatch, capsys):
     assert run["device"].endswith("CPU, 1 threads")
     assert stages[0].started == ["node"]
     assert start(tmp_path, *cluster) == 0
-    assert "4 of this process are there, 0 to make" in capsys.readouterr().out
+    assert "4 of this process exist, 0 to generate" in capsys.readouterr().out
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert start(tmp_path, *cluster) == 2
     assert "--executor ray and torchrun exclude each other" in capsys.readouterr().err
@@ -244,7 +244,7 @@ def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> 
 def test_a_killed_run_goes_on_where_it_was(made, tmp_path, module, name, call, done, capsys):
     run_until_killed(tmp_path, module, name, call)
     assert start(tmp_path, "--methods", "base") == 0
-    assert f"{done} of this process exist, {2 - done} to make" in capsys.readouterr().out
+    assert f"{done} of this process exist, {2 - done} to generate" in capsys.readouterr().out
     folder = tmp_path / "opensora_tiny" / "base"
     assert sorted(path.name for path in folder.iterdir()) == [*files(made, "base"), "manifest.jsonl"]
     lines = (folder / "manifest.jsonl").read_text().splitlines()

@@ -13,6 +13,7 @@ from videosys.cache import (
     CACHES,
     NO_CACHE,
     BestConfig,
+    BWCacheConfig,
     EasyCacheConfig,
     Fitted,
     Hold,
@@ -24,6 +25,7 @@ from videosys.cache import (
     ResidualCache,
     ScheduleConfig,
     SeaCacheConfig,
+    SenCacheConfig,
     TeaCacheConfig,
     start,
 )
@@ -49,6 +51,8 @@ def always(count):
         "magcache": MagCacheConfig(ratios=(1.0,) * count, retention=1.0),
         "easycache": EasyCacheConfig(0.0),
         "seacache": SeaCacheConfig(0.0, place="output"),
+        "bwcache": BWCacheConfig(0.0),
+        "sencache": SenCacheConfig(((1.0, 1.0),) * count, threshold=0.0, early_threshold=0.0),
         "pab of nothing": PABConfig(None, None, None, None),
         "pab of no range": PABConfig.pyramid((1, 1, 1), (0.0, 1000.0)),
     }
@@ -66,6 +70,7 @@ def skipping(count):
         "schedule fitted": ScheduleConfig(computed=(0, 1, 4), forecast=Fitted(weights)),
         "magcache": MagCacheConfig(ratios=(1.0,) * count, max_skips=2),
         "seacache": SeaCacheConfig(1e9, max_consecutive_skips=2),
+        "bwcache": BWCacheConfig(1e9, reuse=0.25),
         "pab": PABConfig(mlp_spatial=((0.3, 2, (0,)),), mlp_joint=((0.3, 2, (1,)),)),
     }
 

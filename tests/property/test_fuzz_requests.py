@@ -114,5 +114,5 @@ def test_an_animation_without_frames_is_an_error(tmp_path, monkeypatch):
     """Found by this suite."""
     (tmp_path / "a.gif").write_bytes(image("GIF"))
     monkeypatch.setattr("videosys.utils.clips.durations", lambda *_: [])
-    with pytest.raises(ValueError, match=r"a\.gif.*has no frames"):
+    with pytest.raises(ValueError, match=r"a\.gif.*holds no frames"):
         load_reference(tmp_path / "a.gif", 8, 8)

@@ -11,6 +11,7 @@ from videosys.cache import (
     CACHES,
     NO_CACHE,
     BestConfig,
+    BWCacheConfig,
     Cache,
     EasyCacheConfig,
     IntervalConfig,
@@ -22,6 +23,7 @@ from videosys.cache import (
     ResidualCache,
     ScheduleConfig,
     SeaCacheConfig,
+    SenCacheConfig,
     StepRecord,
     TeaCache,
     TeaCacheConfig,
@@ -131,6 +133,8 @@ EXAMPLES = [
     PABConfig(),
     EasyCacheConfig(),
     SeaCacheConfig(),
+    BWCacheConfig(),
+    SenCacheConfig(((1.0, 0.001),) * 4),
 ]
 
 

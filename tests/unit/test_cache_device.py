@@ -13,6 +13,7 @@ from videosys import VideoSysEngine
 from videosys.cache import (
     CACHES,
     BestConfig,
+    BWCacheConfig,
     Calibration,
     EasyCacheConfig,
     Fitted,
@@ -24,6 +25,7 @@ from videosys.cache import (
     ScheduleConfig,
     ScheduleFile,
     SeaCacheConfig,
+    SenCacheConfig,
     Setting,
     TeaCacheConfig,
     choice,
@@ -43,6 +45,7 @@ POLICIES = {
     "pab": PABConfig(device="cpu"),
     "easycache": EasyCacheConfig(0.3, 2, device="cpu"),
     "seacache": SeaCacheConfig(0.5, device="cpu"),
+    "sencache": SenCacheConfig(((1.0, 0.001),) * STEPS, device="cpu"),
 }
 
 
@@ -69,7 +72,7 @@ def copies(monkeypatch):
         assert device == "cpu"
         return x if isinstance(x, Far) else Far(x, copies)
 
-    for module in ("base", "teacache", "pab", "easycache"):
+    for module in ("base", "teacache", "pab", "easycache", "sencache"):
         monkeypatch.setattr(f"videosys.cache.{module}.to_cache_device", far)
     return copies
 
@@ -78,6 +81,7 @@ def test_every_policy_with_state_is_here():
     assert {type(policy) for policy in POLICIES.values()} == {*CACHES.values()} - {
         CACHES["none"],
         BestConfig,
+        BWCacheConfig,  # compares what it keeps where it is kept
     }
 
 

@@ -165,7 +165,7 @@ def test_results_of_another_run_are_not_taken(study):
 
 def test_a_folder_that_cannot_be_made_is_refused(study, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="work cannot be made"):
+    with pytest.raises(ValueError, match="work cannot be created"):
         study(STAIRCASE, folder="file/work")
 
 

@@ -55,7 +55,7 @@ def test_what_is_transparent_shows_the_background(tmp_path, caplog, name):
     error = (frames[:, :, :30].int() - frames.new_tensor([0, 255, 0]).int()).abs().max()
     assert error <= 2
     assert frames[:, :, 34:, 1].max() < 60  # blue, or its grey
-    assert caplog.text.count("is transparent parts, which show lime") == 1
+    assert caplog.text.count("has transparent parts, which show lime") == 1
 
 
 def test_hevc_without_a_layer_of_opacity_has_none(tmp_path):

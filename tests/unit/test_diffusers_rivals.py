@@ -54,7 +54,8 @@ def test_solvers_that_fit(scheduler, expected):
 def test_solvers_reach_the_same_latents_with_many_steps(name, expected):
     pipe, call = case(name)
     own = pipe.scheduler
-    reference = generate(pipe, call, num_inference_steps=60)
+    many = 500  # enough that Latte's own grid, too, begins with nearly the last training timestep
+    reference = generate(pipe, call, num_inference_steps=many)
     for rival, solver in rivals(own).items():
         if rival not in (OWN, *expected):
             continue
@@ -62,7 +63,7 @@ def test_solvers_reach_the_same_latents_with_many_steps(name, expected):
             latents = generate(pipe, call, num_inference_steps=60)
         assert quality(latents, reference)[0] > 30, rival
         assert pipe.scheduler is own
-    assert torch.equal(generate(pipe, call, num_inference_steps=60), reference)
+    assert torch.equal(generate(pipe, call, num_inference_steps=many), reference)
 
 
 def test_one_line_says_where_fewer_steps_are_nearer(monkeypatch, caplog, tmp_path):

@@ -58,7 +58,7 @@ def test_no_preset_is_made_twice(examples, study, version, name, more, capsys):
     left = {"v110": set(), "v120": {"teacache_naive"}}.get(version, {"teacache_naive"})
     assert {*PRESETS} - {*ready} == left
     assert "pab" not in methods
-    said = "left out: teacache_naive is teacache_slow with open_sora_plan_v120\n"
+    said = "skipped: teacache_naive is teacache_slow with open_sora_plan_v120\n"
     assert (said in capsys.readouterr().out) == (version == "v120")
 
 

@@ -215,8 +215,8 @@ def test_interpolation_scales_follow_from_the_sample_size_where_none_is_given(ch
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"use_rope": False}, "use_rope is False, only True is supported"),
-        ({"downsampler": "k333"}, "downsampler is 'k333', only None"),
+        ({"use_rope": False}, "use_rope is False; only True is supported"),
+        ({"downsampler": "k333"}, "downsampler is 'k333'; only None"),
         ({"norm_eps": 1e-5}, "norm_eps"),
         ({"attention_head_dim": 16, "cross_attention_dim": 48}, "16 must be a multiple of 6"),
         ({"cross_attention_dim": 48}, "cross_attention_dim 48 must be the width 36"),

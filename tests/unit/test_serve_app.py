@@ -301,7 +301,8 @@ def test_a_video_has_the_settings_that_were_asked_for_without_files_of_the_serve
     body = {"prompt": "a", "seed": 5, "frames": 17, "speedup": 2.0}
     settings = client.post("/v1/videos", json=body).json()["settings"]
     goal = {"name": "best", "speedup": 2.0, "min_psnr": None, "device": "auto"}
-    assert settings == {"seed": 5, "num_frames": 17, "cache": goal}
+    assert settings["cache"].items() >= goal.items()
+    assert settings == {"seed": 5, "num_frames": 17, "cache": settings["cache"]}
     again = client.post("/v1/videos", json={"prompt": "a", **settings})
     assert again.json()["settings"] == settings
     video = service.store.claim("w")

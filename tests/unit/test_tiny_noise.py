@@ -156,7 +156,9 @@ def test_latents_fit_the_recipe_and_the_export_loads(name, tmp_path, texts, monk
         train_causal_vae.inflate(causal, vae)
         vae = causal
     monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 1)
-    shards.write_shard(lambda spec: recipe.encode(vae, recipe.frames(spec)[None])[0], tmp_path, 0)
+    shards.write_shard(
+        lambda specs: recipe.encode(vae, torch.stack([recipe.frames(spec) for spec in specs])), tmp_path, 0
+    )
     data = CaptionedLatents(tmp_path, texts)
     assert data.latents.shape == (1, 4, *recipe.latent_size)
     train_noise.export(tmp_path, recipe, model, 0.0)
@@ -211,7 +213,7 @@ def test_shards_of_other_models_need_their_autoencoder(tmp_path):
 def test_the_held_out_shard_is_read_alone(tmp_path, texts, monkeypatch):
     monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 2)
     for number in (0, shards.HELD_OUT_SHARD):
-        shards.write_shard(lambda spec: torch.zeros(4, 1, 8, 8), tmp_path, number)
+        shards.write_shard(lambda specs: torch.zeros(len(specs), 4, 1, 8, 8), tmp_path, number)
     read = partial(CaptionedLatents, tmp_path, texts)
     assert len(read().latents) == 2
     assert len(read(numbers=[shards.HELD_OUT_SHARD]).latents) == 2
