@@ -18,6 +18,7 @@ from videosys.cache import (
     CACHES as CACHE_CONFIGS,
 )
 from videosys.cache import (
+    BWCacheConfig,
     EasyCacheConfig,
     IntervalConfig,
     Linear,
@@ -25,6 +26,7 @@ from videosys.cache import (
     PABConfig,
     ScheduleConfig,
     SeaCacheConfig,
+    SenCacheConfig,
     TeaCacheConfig,
 )
 from videosys.generation import compile as compiling
@@ -151,6 +153,8 @@ CACHES: dict[str, Any] = {
     "magcache": MagCacheConfig(ratios=(1.0,) * 4),
     "easycache": EasyCacheConfig(threshold=1e9, warmup=2),
     "seacache": SeaCacheConfig(threshold=1e9),
+    "bwcache": BWCacheConfig(threshold=1e9),
+    "sencache": SenCacheConfig(((0.0, 0.0),) * 4, max_consecutive_skips=1),
     "pab": PABConfig(),
     "pab_mlp": PABConfig(
         mlp_spatial=((0.3, 1, (0,)),), mlp_temporal=((0.3, 1, (0,)),), mlp_joint=((0.3, 1, (0,)),)
