@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -86,9 +87,11 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("r")  # sockets are in it, whose names must be short
-    with pytest.MonkeyPatch.context() as patch:
+def nodes():
+    # Ray's sockets are in it, and the path of a socket has 107 bytes at most: pytest's folders are too deep.
+    made = tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True)
+    with made as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
         patch.setenv("RAY_TMPDIR", str(folder))
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         for name, value in environment().items():

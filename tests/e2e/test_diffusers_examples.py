@@ -41,7 +41,7 @@ def test_the_trained_wan_is_calibrated_and_makes_a_video(tmp_path, capsys, read)
     main, example = read("wan")
     assert main(example, ["--tiny", "--output", str(tmp_path), "--steps", "6"]) == 0
     report, path = capsys.readouterr().out.splitlines()
-    assert report.startswith("computed 6 of 12 calls of the model, cache ")
+    assert report.startswith("computed 6 of 12 calls of the model, ")
     assert path == str(tmp_path / "wan.mp4")
     assert read_video(path).shape == (33, 64, 64, 3)
 
