@@ -257,14 +257,6 @@ def no_weights(monkeypatch):
     monkeypatch.setattr("videosys.text_encoders.t5.load_weights", use)
 
 
-def status(arguments):
-    """The exit status of the script."""
-    try:
-        return main(arguments)
-    except SystemExit as ended:  # how argparse reports options
-        return ended.code
-
-
 def error_of(capsys):
     out, err = capsys.readouterr()
     assert not LINE.search(out)
@@ -277,7 +269,11 @@ def error_of(capsys):
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_mistake_is_one_line_before_any_weight(arguments, settings, no_weights, capsys, tmp_path):
     given = [] if any("prompt" in argument for argument in arguments) else [f"prompt={PROMPT}"]
-    assert status([*settings, *given, *arguments]) == 2
+    try:
+        status = main([*settings, *given, *arguments])
+    except SystemExit as ended:  # how argparse reports options
+        status = ended.code
+    assert status == 2
     line = error_of(capsys)
     key, _, value = arguments[-1].rpartition("=")
     assert value.strip("[] \t") in line or key in line
