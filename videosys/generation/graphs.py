@@ -1,5 +1,6 @@
-"""What a step does outside the transformer's blocks, as CUDA graphs: a reused step does nothing else, and
-takes longer to launch than to compute.
+"""CUDA graphs of the parts of a step outside the transformer's blocks.
+
+A reused step consists of these parts only, and launching their kernels takes longer than running them.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ _LOG = get_logger("graphs")
 
 
 def uses_graphs(is_wanted: bool, device: torch.device, parallel: Parallel) -> bool:
-    """Whether steps run with graphs: where one CUDA device has all tokens of a video. Else it warns."""
+    """Whether steps use graphs, which need a CUDA device that has all tokens of a video. Warns otherwise."""
     can = device.type == "cuda" and parallel.sp.size == 1
     if is_wanted and not can:
         where = "a CUDA device" if device.type != "cuda" else "all tokens of a video on one device"
-        _LOG.warning("cuda_graphs is true, which needs %s: steps run as they are", where)
+        _LOG.warning("cuda_graphs is true, which needs %s: steps run without graphs", where)
     return is_wanted and can
 
 
 class Capturer:
-    """Captures what is called as CUDA graphs, which share their memory: they run one after the other."""
+    """Captures functions as CUDA graphs. The graphs share one memory pool, because they run in turn."""
 
     def __init__(self, device: torch.device):
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
@@ -52,16 +53,16 @@ class Capturer:
 class Graphed:
     """A transformer for one generation whose parts outside the blocks are graphs from their second call on.
 
-    It is called as the model is. The model itself stays as it was: graphs end with this object.
+    It is called like the model, which stays unchanged. The graphs are freed with this object.
     """
 
     def __init__(self, model: Any, capture: Capture):
         self.model = model
         made: dict[int, Tensor] = {}  # by id, what graphs write, which graphs after them read
-        self.embed = Part(model.embed, capture, made)
+        self.embed = GraphedFunction(model.embed, capture, made)
         # Caches keep signals and predictions.
-        self.signal = Part(model.signal, capture, made, is_kept=True)
-        self.head = Part(model.head, capture, made, is_kept=True)
+        self.signal = GraphedFunction(model.signal, capture, made, is_kept=True)
+        self.head = GraphedFunction(model.head, capture, made, is_kept=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.model, name)
@@ -84,8 +85,8 @@ def graphed(model: Any, device: torch.device) -> Graphed:
 
 @dataclass(frozen=True)
 class Graph:
-    """A call that was captured. inputs: the tensors that it reads. rest: its other inputs, so that no other
-    thing gets their id.
+    """A captured call. inputs: the tensors that it reads. rest: its other inputs, kept alive because their
+    ids are part of the key.
     """
 
     replay: Run
@@ -94,11 +95,11 @@ class Graph:
     rest: Sequence[Any]
 
 
-class Part:
+class GraphedFunction:
     """A function of tensors as graphs, one for each set of shapes with the same other inputs.
 
-    The first call runs as it is: libraries make themselves ready in it. made: the results of all graphs.
-    is_kept: whether a result is read later than in its own step.
+    The first call runs without a graph, because libraries initialize themselves in it.
+    made: the results of all graphs. is_kept: whether a result is read later than in its own step.
     """
 
     def __init__(
