@@ -296,7 +296,10 @@ def start_program(source):
     )
 
 
-@pytest.mark.parametrize(("end", "count", "prompt"), [("interrupt", 1, "hang"), ("kill", 2, "hold")])
+@pytest.mark.parametrize(
+    ("end", "count", "prompt"),
+    [("interrupt", 1, "hang"), pytest.param("kill", 2, "hold", marks=pytest.mark.slow)],
+)
 def test_no_rank_outlives_its_parent(end, count, prompt, capsys):
     program = start_program(PROGRAM.format(count=count, prompt=prompt))
     ranks = [int(word) for word in program.stdout.readline().split()]

@@ -85,6 +85,7 @@ def torchrun(program, *arguments, folder):
     )
 
 
+@pytest.mark.slow
 def test_the_sample_script_runs_under_torchrun(alone, tmp_path):
     prompts = [f"prompt={prompt}" for prompt in PROMPTS]
     arguments = ["--config", str(TINY), *SMALL, *prompts, f"output={tmp_path}", "lossless=true"]

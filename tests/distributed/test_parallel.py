@@ -23,7 +23,7 @@ Truth = tuple[torch.Tensor, list[StepRecord]]
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("world_size", [2, 3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("world_size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4))])
 def test_several_processes_do_what_one_does(world_size, tmp_path):
     truths: dict[tuple, Truth] = {}
     with ranks.started(world_size, tmp_path) as wait:

@@ -135,7 +135,10 @@ def test_the_commands_of_the_page(command, package):
         assert lines[-1].startswith("peak with offload none")
 
 
-@pytest.mark.parametrize("more", ["", "compile=blocks", "num_gpus=2 device=cpu"])
+SLOW_WAYS = [pytest.param(way, marks=pytest.mark.slow) for way in ("compile=blocks", "num_gpus=2 device=cpu")]
+
+
+@pytest.mark.parametrize("more", ["", *SLOW_WAYS])
 def test_a_measured_decision_makes_a_video(more, package):
     """The distances, and so the steps, are the same on any number of processes."""
     lines = run(package, "generate.py", "cache={name: drift, threshold: 0.3}", *more.split())

@@ -9,7 +9,10 @@ from videosys.estimate import cost as module
 from videosys.estimate import estimate
 
 
-@pytest.mark.parametrize("model", tiny.bundled())
+FIRST, *OTHERS = tiny.bundled()
+
+
+@pytest.mark.parametrize("model", [FIRST, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_a_large_batch_is_reckoned_from_two_small_ones(model, monkeypatch):
     config = tiny.config(model, batch_size=6, num_videos_per_prompt=6)
     metered = module.measured(config, None)
