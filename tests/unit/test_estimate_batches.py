@@ -8,7 +8,6 @@ from videosys import tiny
 from videosys.estimate import cost as module
 from videosys.estimate import estimate
 
-
 FIRST, *OTHERS = tiny.bundled()
 
 
