@@ -69,7 +69,7 @@ def changes_options(add: Callable[..., Any]) -> None:
 
 
 def quality(arguments: argparse.Namespace) -> int:
-    """Figure 1: a panel for each measure of quality that there is, with a point for each method."""
+    """Figure 1: a panel for each available quality metric, with a point for each method."""
     metrics = compare.choose_metrics(None, arguments.device, 8, arguments.alexnet_weights)
     for folder in results.find_models(arguments.root):
         model = results.load_model(folder, metrics, quiet=True)
@@ -87,7 +87,7 @@ def quality(arguments: argparse.Namespace) -> int:
 
 
 def measured(model: Any, metric: str) -> dict[str, tuple[float, float]]:
-    """(latency, quality) of the methods that have this measure; all but VBench is against the full run."""
+    """(latency, quality) of the methods with this metric. All but VBench compare with the full run."""
     points = {}
     for result in model.results:
         scores = (result.vbench or {}).get("total")
@@ -139,7 +139,7 @@ def uniform(steps: int, count: int) -> list[int]:
 
 
 def changes(arguments: argparse.Namespace) -> int:
-    """Figure 3: mean relative L1 changes over full runs. What is made is kept, so a stopped run goes on."""
+    """Figure 3: mean relative L1 changes over full runs. Finished runs are kept for a resumed command."""
     check_matplotlib()
     config = load_family_config(arguments.config, arguments.model, arguments.overrides)
     prompts = read_prompts(arguments.prompts).prompts[: arguments.limit]

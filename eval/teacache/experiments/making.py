@@ -1,4 +1,4 @@
-"""Who makes the videos of a run: this process, loaded and warm, or replicas on a Ray cluster."""
+"""The executor of a run: this process, or replicas on a Ray cluster, both warmed up."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ WARM_UP_STEPS = 4  # the fewest that every sampler takes
 
 @contextlib.contextmanager
 def naming_tiny(run: Any) -> Iterator[None]:
-    """Logs a hint about the tiny checkpoint if a published one is not available and there is no GPU."""
+    """Adds a hint at --tiny to errors, if there is no GPU for the published checkpoints."""
     try:
         yield
     except (ValueError, OSError) as error:
         if run.arguments.tiny or not run.is_local or torch.cuda.is_available():
             raise
         raise ValueError(
-            f"{error}; the published checkpoints need a GPU and their weights: --tiny takes the checkpoint "
-            "that the package brings, on a CPU"
+            f"{error}; the published checkpoints need a GPU and their weights. Use --tiny for the bundled "
+            "checkpoint, which runs on a CPU"
         ) from error
 
 
 def groups(jobs: Mapping[str, Any]) -> list[list[Task]]:
-    """Every method of a video together, so that their seconds are of the same device."""
+    """The tasks of each video: all methods together, so that one device makes and times them."""
     videos: dict[tuple[str, int], list[Task]] = {}
     for name, job in jobs.items():
         task = Task(name, job.prompt, {**job.method.request, "seed": job.seed})
@@ -40,7 +40,7 @@ def groups(jobs: Mapping[str, Any]) -> list[list[Task]]:
 
 @contextlib.contextmanager
 def executor(run: Any, engine: VideoSysEngine, prompt: str, known: dict[str, Any]) -> Iterator[Executor]:
-    """Who makes the videos, loaded and warm. Seconds that this took are added to what is known."""
+    """The executor, loaded and warmed up. known: takes the seconds that this needed."""
     request = {"num_inference_steps": WARM_UP_STEPS, "cache": "none", "seed": 0}
     if run.is_local:
         begin = time.perf_counter()
