@@ -74,8 +74,7 @@ class Replica:
         self.engine = VideoSysEngine(self.codec.unpack(setup).config, quiet=True)
         fields = {item.name for item in dataclasses.fields(self.engine.config) if item.init}
         self.request_fields = sorted(fields - loading_fields(type(self.engine.config)))
-        self._number = -1
-        self._handle: Handle | None = None
+        self._current: tuple[int, Handle] | None = None  # the last order: both at once, for other threads
 
     def make(self, order: bytes) -> bytes:
         """The video of an order, or why there is none: `Made` or `Failed`."""
@@ -89,8 +88,8 @@ class Replica:
     def _made(self, order: Order) -> Made:
         request = {name: getattr(order.config, name) for name in self.request_fields}
         begin, begin_cpu = time.perf_counter(), time.process_time()
-        handle = self._handle = self.engine.submit(order.prompt, **request)
-        self._number = order.number
+        handle = self.engine.submit(order.prompt, **request)
+        self._current = order.number, handle
         output = handle.result()
         seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
         return Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
@@ -114,4 +113,5 @@ class Replica:
             handle.cancel()
 
     def _of(self, number: int) -> Handle | None:
-        return self._handle if self._number == number else None
+        current = self._current
+        return current[1] if current is not None and current[0] == number else None
