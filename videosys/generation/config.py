@@ -81,8 +81,8 @@ class PipelineConfig:
     compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on,
         decoder the autoencoder's decoder; all compiles both.
     vae_channels_last: the autoencoder's convolutions keep all channels of a pixel side by side.
-    attention: the kernel of softmax attention; auto depends on device and dtype, torch is torch's
-        chooses, flash_attn the package of the extra flash-attn, triton this package's kernels.
+    attention: the kernel of softmax attention; auto depends on device and dtype, torch leaves
+        the choice to torch, flash_attn is the package of the extra flash-attn, triton this package's kernels.
     kernels: auto uses this package's Triton kernels on a GPU, in bfloat16 and float16,
         if triton and a C compiler are installed; none uses only torch.
     cuda_graphs: what a step does outside the blocks runs as CUDA graphs, which start faster.
