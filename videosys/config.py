@@ -76,16 +76,19 @@ def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
 
 
 def located(cls: type, path: Path) -> Path:
-    """The file that a path leads to, or a config's name (with the folder of its model before it, or without).
+    """The file of a path, or of a config's name (with or without the folder of its model before it).
 
-    ValueError, with the names, if it does not exist.
+    A folder does not hide a name. ValueError, with the names, if it does not exist.
     """
-    if expanded(path).exists():
+    there = expanded(path)
+    if there.exists() and not there.is_dir():
         return path
     names: Mapping[str, Path] = getattr(cls, "named_configs", dict)()
     name = path.name if path.parent.as_posix() in (".", getattr(cls, "examples", ".")) else ""
     if name in names:
         return names[name]
+    if there.exists():
+        return path  # reading it says that it is a folder
     hint = f"{suggest(path.stem, names)}; configs by name: {', '.join(names)}" if names else ""
     raise ValueError(f"{path}: no such config file{hint}")
 

@@ -132,6 +132,14 @@ def test_a_missing_file_lists_the_names(tmp_path, monkeypatch, name):
         load_config(OpenSoraConfig, name)
 
 
+@pytest.mark.parametrize("name", ["tiny", "base", "opensora/tiny"])
+def test_a_folder_does_not_hide_a_config_by_name(tmp_path, monkeypatch, name):
+    named = load_config(OpenSoraConfig, name)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)
+    assert load_config(OpenSoraConfig, name) == named
+
+
 def test_names_of_several_families(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tiny = load_config(LatteConfig, configs_folder() / "latte" / "tiny.yaml")
