@@ -130,6 +130,7 @@ class Cluster:
                 f"a replica has cfg * sp = {self.size} devices, which must be on one node; no node of the "
                 f"Ray cluster has more than {most} {self.kind}s"
             )
+        self.seconds = f"{config.parallel.timeout:g} s"  # to wait for a replica, as errors give it
         self.codec, self.plugins = replica_codec(), importable_plugins()
         self._asking = threading.Lock()
 
@@ -145,7 +146,8 @@ class Cluster:
             with self._turn(is_wanted):
                 group = util.placement_group([{self.kind: self.size}], strategy="STRICT_PACK")
                 stack.callback(util.remove_placement_group, group)
-                self._wait_for_room(group, is_wanted)
+                text = f"the Ray cluster had no room for {self.size} {self.kind}s for {self.seconds}"
+                self._wait(lambda: group.wait(LOOK_SECONDS), is_wanted, NoRoom(text))
             actor = self._start(group)
             stack.callback(self.ray.kill, actor)
             with self.losses():
@@ -165,14 +167,17 @@ class Cluster:
         finally:
             self._asking.release()
 
-    def _wait_for_room(self, group: Any, is_wanted: Callable[[], bool]) -> None:
+    def _wait(self, is_ready: Callable[[], Any], is_wanted: Callable[[], bool], late: ReplicaLost) -> None:
+        """Waits for a replica. NotWanted when `is_wanted` says so; `late` after `parallel.timeout` seconds.
+
+        is_ready: waits up to `LOOK_SECONDS` itself.
+        """
         deadline = time.monotonic() + self.config.parallel.timeout
-        while not group.wait(LOOK_SECONDS):
+        while not is_ready():
             if not is_wanted():
                 raise NotWanted
             if time.monotonic() > deadline:
-                seconds = f"{self.config.parallel.timeout:g} s"
-                raise NoRoom(f"the Ray cluster had no room for {self.size} {self.kind}s for {seconds}")
+                raise late
 
     def _start(self, group: Any) -> Any:
         place = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
@@ -183,13 +188,9 @@ class Cluster:
         return actor.remote(self.codec.pack(Setup(self.config)), self.plugins)
 
     def _first_answer(self, actor: Any, is_wanted: Callable[[], bool]) -> str:
-        """The node of a replica that has started, which is waited for."""
-        answer, deadline = actor.node.remote(), time.monotonic() + self.config.parallel.timeout
-        while not self.ray.wait([answer], timeout=LOOK_SECONDS)[0]:
-            if not is_wanted():
-                raise NotWanted
-            if time.monotonic() > deadline:
-                raise ReplicaLost(f"it did not start within {self.config.parallel.timeout:g} s")
+        """Waits until a replica has started; returns its node."""
+        answer, late = actor.node.remote(), ReplicaLost(f"it did not start within {self.seconds}")
+        self._wait(lambda: self.ray.wait([answer], timeout=LOOK_SECONDS)[0], is_wanted, late)
         return self.ray.get(answer)
 
     @contextlib.contextmanager
