@@ -144,6 +144,8 @@ EMBEDS = torch.zeros(1, 5, 16)
         ({"prompt": None}, "prompt is None; it must be text, a list of texts, or given by prompt_embeds"),
         ({"prompt": None, "prompt_embeds": EMBEDS[..., :4]}, r"\[1, 5, 4\]; it must be \[1, L, 16\]"),
         ({"prompt": None, "prompt_embeds": EMBEDS[0]}, r"\[5, 16\]; it must be"),
+        ({"prompt": None, "prompt_embeds": EMBEDS[:0]}, r"\[0, 5, 16\]; it must be \[P, L, D\] with P of 1"),
+        ({"prompt": None, "prompt_embeds": EMBEDS[:, :0]}, r"\[1, 0, 16\]; it must be \[1, L, 16\]"),
         (
             {"prompt": None, "prompt_embeds": torch.zeros(1, 41, 16)},
             "has 41 tokens a text; the model reads 40",
@@ -194,6 +196,35 @@ def test_drawing_latents_needs_a_seed(opensora):
     assert torch.equal(
         opensora.prepare_latents(num_videos_per_prompt=2)[1:], opensora.prepare_latents(seed=8)
     )
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.0, "2", None, True])
+def test_numbers_of_prompts_that_no_request_has(opensora, count):
+    with pytest.raises(ValueError, match=r"num_prompts is .*; it must be a whole number of 1 or more"):
+        opensora.prepare_latents(count)
+
+
+def test_a_number_of_prompts_may_be_numpys(opensora):
+    assert torch.equal(opensora.prepare_latents(np.int64(2), seed=1), opensora.prepare_latents(2, seed=1))
+
+
+def test_no_more_latents_are_drawn_than_a_request_may_have(opensora):
+    with pytest.raises(ValueError, match=r"num_videos_per_prompt is 2 for 10+ prompts; the limit is"):
+        opensora.prepare_latents(10**12, num_videos_per_prompt=2)
+
+
+@pytest.mark.parametrize(
+    ("latents", "message"),
+    [
+        (None, "latents must be a torch.Tensor, got None"),
+        (LATENTS[:0], r"latents has the shape \[0, 4, 1, 4, 6\]; it must be \[N, C, T, H, W\]"),
+        (torch.tensor(1.0), r"latents has the shape \[\]; it must be \[N, C, T, H, W\]"),
+        (LATENTS[..., :4], r"\[1, 4, 1, 4, 4\]; it must be \[1, 4, 1, 4, 6\]"),
+    ],
+)
+def test_latents_that_cannot_be_decoded(opensora, latents, message):
+    with pytest.raises(ValueError, match=message):
+        opensora.decode_latents(latents)
 
 
 def test_a_model_without_a_negative_prompt_says_so(opensora, monkeypatch):

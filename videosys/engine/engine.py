@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -22,7 +23,7 @@ from videosys.engine.torchrun import TorchrunRunner, is_main_process, world_size
 from videosys.estimate.memory import MemoryCheck
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.given import NAMES as GIVEN
-from videosys.generation.given import Given, converted, take_given
+from videosys.generation.given import Given, check_tensor, converted, take_given
 from videosys.generation.lora import Lora, as_loras
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import (
@@ -39,7 +40,7 @@ from videosys.tiny import warn_of_unknown_words
 from videosys.utils.foreign import foreign_name
 from videosys.utils.logging import get_logger, log
 from videosys.utils.settled import settle, settled, settled_steps
-from videosys.utils.typed import listing, suggest
+from videosys.utils.typed import convert, listing, shown, suggest
 from videosys.utils.video import save_video
 
 _LOG = get_logger("engine")
@@ -185,12 +186,14 @@ class VideoSysEngine:
     def prepare_latents(self, num_prompts: int = 1, **request: Any) -> torch.Tensor:
         """The noise [N, C, T, H, W] that `generate` draws for this many prompts, float32 on the CPU.
 
-        ValueError without a seed, in the config or in the request.
+        ValueError without a seed, in the config or in the request, and for a number that no request can have.
         """
         config = self.requested(request)
+        count = prompt_count(num_prompts)
+        check_count(range(count), config)
         if config.seed is None:
             raise ValueError("seed is None; latents are drawn from a seed")
-        jobs = make_jobs([""] * num_prompts, config.seed, config.num_videos_per_prompt)
+        jobs = make_jobs([""] * count, config.seed, config.num_videos_per_prompt)
         return self.pipeline.initial_noise(generators(jobs), config)
 
     @settle
@@ -199,9 +202,9 @@ class VideoSysEngine:
         same request. They are decoded in this process.
         """
         config = self.requested(request)
-        count = len(latents) if isinstance(latents, torch.Tensor) and latents.ndim else 1
+        check_tensor("latents", latents, [("N", "C", "T", "H", "W")])
         self.pipeline.check_given(
-            Given(latents=latents), [""] * count, replace(config, num_videos_per_prompt=1)
+            Given(latents=latents), [""] * len(latents), replace(config, num_videos_per_prompt=1)
         )
         parts = latents.to(self.pipeline.vae.device).split(config.batch_size)
         return [video for part in parts for video in self.pipeline.decode(part, config, self.quiet)[0]]
@@ -285,6 +288,15 @@ def runner_of(config: PipelineConfig, quiet: bool) -> Runner:
     if config.parallel.num_gpus > 1:
         return Pool(config, quiet)
     return SingleProcessRunner(config, quiet)
+
+
+def prompt_count(value: object) -> int:
+    """A number of prompts. ValueError for anything but a whole number of 1 or more."""
+    with contextlib.suppress(ValueError):
+        count: int = convert(value, int)
+        if count > 0:
+            return count
+    raise ValueError(f"num_prompts is {shown(value)}; it must be a whole number of 1 or more")
 
 
 def log_outputs(outputs: Iterator[VideoOutput], output_type: str | None) -> Iterator[VideoOutput]:

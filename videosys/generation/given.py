@@ -63,6 +63,9 @@ class Given:
             raise ValueError("prompt is None; it must be text, a list of texts, or given by prompt_embeds")
         if prompt is not None and self.prompt_embeds is not None:
             raise ValueError("prompt and prompt_embeds are both given; give one of them")
+        if self.prompt_embeds is not None and not self.labels():
+            shape = list(self.prompt_embeds.shape)
+            raise ValueError(f"prompt_embeds has the shape {shape}; it must be [P, L, D] with P of 1 or more")
 
     def check(self, prompts: Sequence[str], num_videos: int, sizes: Sizes) -> None:
         """ValueError unless they fit the model and a request of this many videos."""

@@ -68,7 +68,7 @@ class VideoJob:
     index: int = 0
 
 
-def check_count(prompts: Sequence[str], config: Any) -> None:
+def check_count(prompts: Sequence[object], config: Any) -> None:
     """ValueError for more videos than a request may have."""
     count, each = len(prompts), config.num_videos_per_prompt
     if count * each > MOST_VIDEOS:
