@@ -87,6 +87,18 @@ def test_numbers_of_every_type_are_a_range_not_clipped(tmp_path, numbers):
     assert frames[0, 0, [0, -1], 0].tolist() == [0, 255]
 
 
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((RAMP / 65535).astype(np.float32), "has values from 0 to 1, of which 1 is used as white"),
+        (GREY.astype(np.int32), "has values from 0 to 255, of which 255 is used as white"),
+    ],
+)
+def test_a_white_that_was_chosen_is_told(tmp_path, caplog, numbers, words):
+    read_video(tiff(numbers, tmp_path / "a.tiff"))
+    assert words in caplog.text
+
+
 def test_a_little_above_one_is_cut_not_taken_for_255(tmp_path):
     numbers = (RAMP / 65535 * 1.25).astype(np.float32)
     frames, _ = read_video(tiff(numbers, tmp_path / "a.tiff"))

@@ -193,5 +193,5 @@ def _white(image: Image.Image, numbers: np.ndarray, say: Say) -> float:
     white = next((white for white in known if most <= (2.0 if white == 1.0 else white)), None)
     if white is None:
         raise ValueError(f"cannot be read as an image: its values reach {most:g}, above {known[-1]:g}")
-    say(f"has values from {least:g} to {most:g}, of which {white:g}is used as white")
+    say(f"has values from {least:g} to {most:g}, of which {white:g} is used as white")
     return white
