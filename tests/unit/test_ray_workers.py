@@ -15,6 +15,7 @@ from videosys import OpenSoraConfig
 from videosys.generation.request import VideoOutput
 from videosys.generation.watch import Cancelled, StepProgress
 from videosys.parallel import ParallelConfig
+from videosys.serve.__main__ import main
 from videosys.serve.ray_workers import RayWorkers, ray_workers
 from videosys.serve.replica import ReplicaLost
 from videosys.serve.server import Options
@@ -169,6 +170,20 @@ def test_a_job_of_a_lost_replica_waits_for_a_database_that_is_away(workers, stor
     workers.fleet.alive()[0].end()
     until(lambda: store.get("a", "v").attempt == 2)
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("executor", "option", "needed"),
+    [
+        ("ray", "--workers=2", "--workers 2 needs --executor local"),
+        ("ray", "--workers=1", "--workers 1 needs --executor local"),
+        ("local", "--max-replicas=3", "--max-replicas 3 needs --executor ray"),
+        ("local", "--min-replicas=1", "--min-replicas 1 needs --executor ray"),
+    ],
+)
+def test_options_of_the_other_executor_are_refused(capsys, executor, option, needed):
+    assert main(["--config", "x.yaml", "--executor", executor, option]) == 2
+    assert capsys.readouterr().err == f"error: {needed}\n"
 
 
 def test_what_cannot_be_is_refused_before_ray_is_started(store, tmp_path):

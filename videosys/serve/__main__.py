@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder of videos and database",
     )
     add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
-    add("--workers", type=int, default=1, help="worker processes")
+    add("--workers", type=int, help="worker processes of this computer (1)")
     add_executor_options(arguments)
     add("--min-replicas", type=int, help="on Ray: replicas that always run (1)")
     add("--max-replicas", type=int, help="on Ray: replicas while many videos wait (as --min-replicas)")
@@ -81,14 +81,14 @@ def run(args: argparse.Namespace) -> int:
     from videosys.serve.settings import Source
 
     source = Source(args.config, args.model, tuple(args.overrides))
-    check_executor_options(args, "min_replicas", "max_replicas")
+    check_executor_options(args, ray=("min_replicas", "max_replicas"), local=("workers",))
     least = 1 if args.min_replicas is None else args.min_replicas
     options = Options(
         args.host,
         args.port,
         args.data,
         args.database,
-        args.workers,
+        1 if args.workers is None else args.workers,
         args.keys,
         args.open,
         args.executor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 EXECUTORS = ("local", "ray")
 
@@ -17,9 +18,12 @@ def add_executor_options(arguments: argparse.ArgumentParser) -> None:
     )
 
 
-def check_executor_options(args: argparse.Namespace, *more: str) -> None:
-    """ValueError for an option of Ray where --executor is not ray. more: further such options."""
-    for name in ("address", *more):
-        value = getattr(args, name)
-        if value is not None and args.executor != "ray":
-            raise ValueError(f"--{name.replace('_', '-')} {value} needs --executor ray")
+def check_executor_options(
+    args: argparse.Namespace, ray: Sequence[str] = (), local: Sequence[str] = ()
+) -> None:
+    """ValueError for an option that only the other executor has. ray, local: further options of each."""
+    for executor, names in (("ray", ("address", *ray)), ("local", local)):
+        for name in names:
+            value = getattr(args, name)
+            if value is not None and args.executor != executor:
+                raise ValueError(f"--{name.replace('_', '-')} {value} needs --executor {executor}")
