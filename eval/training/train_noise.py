@@ -25,7 +25,7 @@ from eval.training.batches import CaptionedLatents
 from eval.training.latents import HELD_OUT_SHARD
 from eval.training.recipes import NOISE, RECIPES, Recipe
 from eval.training.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers
-from eval.training.trainer import Stage, Trainer, say, settings_of
+from eval.training.trainer import Stage, Trainer, add_run_options, say, settings_of
 from videosys import CommandParser, T5Encoder, load_model, resolve, save_model
 from videosys.layers.embeddings import sinusoid
 from videosys.text_encoders.cleaning import clean_prompt
@@ -228,16 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(prog="python -m eval.training.train noise", description=__doc__)
     parser.add_argument("--model", choices=NOISE, required=True)
-    parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
-    parser.add_argument("--text-encoder", default="bundled:opensora")
+    add_run_options(parser, 32)
     parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--steps", type=int, help="stop after this number of steps")
-    parser.add_argument(
-        "--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue"
-    )
-    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--cap", type=float, default=VELOCITY, help="maximum weight of a step's loss")
     parser.add_argument(
         "--focused", type=float, default=FOCUSED, help="share of timesteps drawn where places are decided"

@@ -23,7 +23,7 @@ from eval.training.batches import CaptionedLatents
 from eval.training.latents import HELD_OUT_SHARD
 from eval.training.train_noise import P_NULL, Texts, signal_shares
 from eval.training.train_transformer import ADAM_LR, HELD_OUT_BATCHES, Optimizers, draw_times
-from eval.training.trainer import Stage, Trainer, say, settings_of
+from eval.training.trainer import Stage, Trainer, add_run_options, say, settings_of
 from eval.training.wan_start import fit_head, settle_norms, start_from
 from videosys import CommandParser, resolve
 
@@ -135,16 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(prog="python -m eval.training.train wan", description=__doc__)
-    parser.add_argument("--latents", type=Path, required=True, help="folder of the latents stage")
+    add_run_options(parser, 16)
     parser.add_argument("--config", default="bundled:wan/transformer", help="folder of the shape")
-    parser.add_argument("--text-encoder", default="bundled:opensora")
     parser.add_argument("--start", help="folder of a trained Open-Sora-Plan v1.2.0 of the same shape")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
-    parser.add_argument("--minutes", type=float, default=90.0)
-    parser.add_argument("--steps", type=int, help="stop after this number of steps")
-    parser.add_argument(
-        "--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue"
-    )
-    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--compile", action="store_true", help="the blocks: minutes at first, then faster")
     return parser.parse_args(argv)

@@ -42,6 +42,18 @@ def settings_of(args: argparse.Namespace) -> dict[str, str]:
     return {name: str(value) for name, value in decides.items() if not name.endswith("minutes")}
 
 
+def add_run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """The arguments that the stages of a transformer on shards of latents share. batch_size: the default."""
+    add = parser.add_argument
+    add("--latents", type=Path, required=True, help="folder of the latents stage")
+    add("--text-encoder", default="bundled:opensora")
+    add("--out", type=Path, required=True, help="folder for checkpoints and the export")
+    add("--minutes", type=float, default=90.0)
+    add("--steps", type=int, help="stop after this number of steps")
+    add("--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue")
+    add("--batch-size", type=int, default=batch_size)
+
+
 def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, str]) -> None:
     """ValueError where a state is of a run that was started with other arguments."""
     others = [name for name in sorted(kept.keys() & current.keys()) if kept[name] != current[name]]

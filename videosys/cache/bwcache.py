@@ -11,7 +11,7 @@ from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
-from videosys.cache.teacache import IDENTITY, TeaCache, TeaCacheConfig
+from videosys.cache.teacache import TeaCache, plain_rule
 from videosys.utils.typed import check_between
 
 
@@ -51,14 +51,7 @@ class BWCache(TeaCache):
     def __init__(
         self, config: BWCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
-        rule = TeaCacheConfig(
-            threshold=config.threshold,
-            coefficients=IDENTITY,
-            forecast=config.forecast,
-            place=config.place,
-            device=config.device,
-        )
-        super().__init__(rule, times, gather_rows, request_id)
+        super().__init__(plain_rule(config), times, gather_rows, request_id)
         self.length = max(round(config.reuse * len(times)), 1)
         self.left = 0  # steps still to skip
         self.before: tuple[int, torch.Tensor] | None = None  # what the computed step before the last brought

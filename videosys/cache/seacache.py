@@ -11,7 +11,7 @@ from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
-from videosys.cache.teacache import IDENTITY, TeaCache, TeaCacheConfig, l1_sums, ratio
+from videosys.cache.teacache import TeaCache, l1_sums, plain_rule, ratio
 
 TINY = 1e-6  # the least share of data and of noise
 AXES = (-3, -2, -1)  # frames, rows, columns
@@ -49,14 +49,7 @@ class SeaCache(TeaCache):
     def __init__(
         self, config: SeaCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
-        rule = TeaCacheConfig(
-            threshold=config.threshold,
-            coefficients=IDENTITY,
-            forecast=config.forecast,
-            place=config.place,
-            max_consecutive_skips=config.max_consecutive_skips,
-            device=config.device,
-        )
+        rule = plain_rule(config, max_consecutive_skips=config.max_consecutive_skips)
         super().__init__(rule, times, gather_rows, request_id)
         self.power = config.power
         self.filtered: torch.Tensor | None = None  # latents of this step

@@ -144,6 +144,15 @@ class TeaCache(ResidualCache):
         return l1_sums(current, previous)
 
 
+def plain_rule(config: Any, **more: Any) -> TeaCacheConfig:
+    """TeaCache's settings without a polynomial, for a policy that decides by another distance.
+
+    config: the policy's settings, with threshold, forecast, place and device.
+    """
+    names = ("threshold", "forecast", "place", "device")
+    return TeaCacheConfig(coefficients=IDENTITY, **{name: getattr(config, name) for name in names}, **more)
+
+
 def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
     """The value of a polynomial at x (Horner), highest power first; `floor` clamps it at 0."""
     value = 0.0
