@@ -167,7 +167,7 @@ class ResidualCache(RecordedCache):
         super().__init__()
         self.times, self.forecast, self.device, self.place = tuple(times), forecast, device, place
         self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and kept tensors, newest first
-        self.compute_device = torch.device("cpu")  # of the predictions, known after the first one
+        self.compute_device = torch.device("cpu")  # of what is kept, before it goes to `device`
 
     @property
     def residual(self) -> torch.Tensor | None:
@@ -188,6 +188,7 @@ class ResidualCache(RecordedCache):
         return after
 
     def _keep(self, tensor: torch.Tensor) -> None:
+        self.compute_device = tensor.device
         self.history = self.history[: self.forecast.num_residuals - 1]  # frees the oldest first
         self.history = ((self.step, to_cache_device(tensor, self.device)), *self.history)
 
@@ -203,7 +204,6 @@ class ResidualCache(RecordedCache):
             return evaluate()
         output = evaluate()  # of a skipped step: the decision only
         if self._records[-1].computed:
-            self.compute_device = output.device
             self._keep(output)
             return output
         return self._forecast_output()

@@ -80,6 +80,8 @@ class BWCache(TeaCache):
         """Whether the step after a computed one computes too; not-a-number lets it."""
         assert self.before is not None
         (last, current), (before, previous) = self.history[0], self.before
+        # Compared where the model runs, wherever they are kept.
+        current, previous = (tensor.to(self.compute_device) for tensor in (current, previous))
         distance = self._distance(current, previous) / (last - before)
         computed = not distance < self.config.threshold
         self.left = 0 if computed else self.length - 1

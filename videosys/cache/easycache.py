@@ -117,7 +117,6 @@ class EasyCache(ResidualCache):
             change, self.size = l1_sums(before, latest)
             input_change, _ = l1_sums(x, self.anchor.to(x.device))
             self.rate = ratio(change, input_change)
-        self.compute_device = output.device
         self._keep(output)
 
     def _reused(self, x: torch.Tensor) -> torch.Tensor:
