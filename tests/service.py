@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from videosys import load_family_config
@@ -42,6 +43,19 @@ def client_of(service: Service, key: str | None = KEYS[0]) -> TestClient:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     app = build_app(service)
     return TestClient(app, base_url="http://127.0.0.1", headers=headers, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    """A service that asks for keys."""
+    with started(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def client(service: Service) -> TestClient:
+    """A client of it, with the first key."""
+    return client_of(service)
 
 
 def error_of(answer: Any, status: int) -> dict[str, str | None]:

@@ -1,4 +1,5 @@
 """The routes, without a server process and without workers: what is accepted and answered."""
+# ruff: noqa: F811 (fixtures are imported under the names they are asked for)
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
 from tests import service as services
-from tests.service import CONFIG, KEYS, LIMITS, client_of, error_of, started
+from tests.service import CONFIG, KEYS, LIMITS, client, client_of, error_of, service  # noqa: F401 (fixtures)
 from videosys import load_family_config
 from videosys.serve.files import VARIANTS, path_of, public, without_files
 from videosys.serve.requests import BadRequest, changed, local_fields, without_paths
@@ -24,17 +25,6 @@ PROMPT = "a large red circle moves rightward on a white background"
 @pytest.fixture
 def checker():
     return services.checker()
-
-
-@pytest.fixture
-def service(tmp_path):
-    with started(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def client(service):
-    return client_of(service)
 
 
 def finish(service, tmp_path, name):

@@ -1,4 +1,5 @@
 """Requests that the routes refuse, each with its key and before anything is queued."""
+# ruff: noqa: F811 (fixtures are imported under the names they are asked for)
 
 from __future__ import annotations
 
@@ -8,19 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
 
-from tests.service import client_of, error_of, started
-
-
-@pytest.fixture
-def service(tmp_path):
-    with started(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def client(service):
-    return client_of(service)
-
+from tests.service import client, error_of, service  # noqa: F401 (fixtures)
 
 MISTAKES = {
     "no prompt": ({"seed": 1}, "prompt", "prompt must be text"),
