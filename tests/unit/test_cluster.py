@@ -125,7 +125,7 @@ def test_a_replica_makes_the_video_of_an_order(checkpoint):
 
 def test_a_silent_replica_is_lost():
     replica = remote(lambda order: None, parallel=ParallelConfig(timeout=0.01))
-    with pytest.raises(ReplicaLost, match=r"it told no step for 0\.01 s"):
+    with pytest.raises(ReplicaLost, match=r"it reported no step for 0\.01 s"):
         replica.submit("a cross", seed=1).made()
 
 

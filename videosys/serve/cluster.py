@@ -1,4 +1,4 @@
-"""Ray: the connection to a cluster, the place of each replica on it, and a replica as the driver sees it."""
+"""Ray: the connection to a cluster, the placement of replicas, and the driver's side of a replica."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class NotWanted(Exception):
 
 
 class NoRoom(ReplicaLost):
-    """The cluster has had no room for a replica for too long."""
+    """The cluster had no room for a replica within the timeout."""
 
 
 def import_ray() -> ModuleType:
-    """The module. ValueError where it is not installed."""
+    """The module ray. ValueError if it is not installed."""
     try:
         import ray
         import ray.util.scheduling_strategies
@@ -51,7 +51,7 @@ def import_ray() -> ModuleType:
 def split(config: PipelineConfig) -> tuple[PipelineConfig, int]:
     """The config of one replica, and how many replicas a config asks for.
 
-    ValueError for a device that names one of a computer.
+    ValueError for a device with an index, such as cuda:1.
     """
     if config.device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {config.device!r}; with --executor ray it must be auto, cpu or cuda")
@@ -61,19 +61,19 @@ def split(config: PipelineConfig) -> tuple[PipelineConfig, int]:
 
 
 def of_head(config: PipelineConfig) -> PipelineConfig:
-    """The same for a computer that makes no videos, such as the head of a cluster: it may have no GPU."""
+    """The config of a replica for checks on a computer without GPUs, such as the head of a cluster."""
     return dataclasses.replace(split(config)[0], device="cpu")
 
 
 def check_loadable(config: PipelineConfig) -> None:
-    """ValueError for a config that no replica could run. Nothing is loaded, and no device is used."""
+    """ValueError for a config that no replica can run. Loads nothing and uses no device."""
     own = of_head(config)
     family_of(own).build(own, quiet=True).check_parallel(own)
 
 
 @contextlib.contextmanager
 def variables(values: dict[str, str]) -> Iterator[None]:
-    """These environment variables, where they are not set already, during the `with` block."""
+    """Sets environment variables for the `with` block, unless they are already set."""
     added = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(added)
     try:
@@ -85,10 +85,10 @@ def variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(address: str | None, config: PipelineConfig, replicas: int) -> Iterator[Cluster]:
-    """A Ray cluster: the one at an address, or one of this computer that is started for the `with` block.
+    """A Ray cluster: the one at an address, or a local one that is started for the `with` block.
 
-    config: of a replica, of which there will be `replicas` at most. ValueError where no cluster answers, and
-    where none of its nodes could take a replica.
+    config: of each of up to `replicas` replicas. ValueError if no cluster answers, or if no node has enough
+    devices for a replica.
     """
     ray = import_ray()
     height, width = config.size
@@ -115,10 +115,10 @@ def connected(address: str | None, config: PipelineConfig, replicas: int) -> Ite
 
 
 class Cluster:
-    """A Ray cluster that this program is connected to, for the replicas of one config."""
+    """A connected Ray cluster, for replicas of one config."""
 
     def __init__(self, ray: ModuleType, config: PipelineConfig):
-        """ValueError where no node has the devices of a replica."""
+        """ValueError if no node has enough devices for a replica."""
         self.ray, self.config = ray, config
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         has_gpus = any(node.get("GPU") for node in nodes)
@@ -136,10 +136,10 @@ class Cluster:
 
     @contextlib.contextmanager
     def replica(self, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[RemoteReplica]:
-        """A replica of its own for the `with` block, on a node with room for all its devices.
+        """A new replica for the `with` block, on a node with room for all its devices.
 
-        NotWanted when `is_wanted` says so first; NoRoom after `parallel.timeout` seconds; ReplicaLost where
-        it cannot start.
+        NotWanted if `is_wanted` becomes false before it has started; NoRoom after `parallel.timeout` seconds;
+        ReplicaLost if it cannot start.
         """
         util = self.ray.util
         with contextlib.ExitStack() as stack:
@@ -156,9 +156,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
-        """One thread at a time asks for room: a cluster that grows by what it is asked for would grow by too
-        much.
-        """
+        """Lets one thread at a time request room: an autoscaler would otherwise add too many nodes."""
         while not self._asking.acquire(timeout=LOOK_SECONDS):
             if not is_wanted():
                 raise NotWanted
@@ -168,7 +166,7 @@ class Cluster:
             self._asking.release()
 
     def _wait(self, is_ready: Callable[[], Any], is_wanted: Callable[[], bool], late: ReplicaLost) -> None:
-        """Waits for a replica. NotWanted when `is_wanted` says so; `late` after `parallel.timeout` seconds.
+        """Waits until `is_ready`. NotWanted if `is_wanted` becomes false; `late` after `parallel.timeout` s.
 
         is_ready: waits up to `LOOK_SECONDS` itself.
         """
@@ -195,19 +193,19 @@ class Cluster:
 
     @contextlib.contextmanager
     def losses(self) -> Iterator[None]:
-        """Turns what Ray raises into ReplicaLost, with one line."""
+        """Converts errors of Ray to ReplicaLost, with a message of one line."""
         try:
             yield
         except self.ray.exceptions.RayError as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            # Of an error in the replica's process the last line of the traceback says what it was.
+            # The last line of a traceback from the replica's process names the error.
             is_traceback = any(line.startswith("Traceback") or "creation task" in line for line in lines)
             line = lines[-1 if is_traceback else 0] if lines else type(error).__name__
             raise ReplicaLost(line[:300]) from error
 
 
 class RemoteReplica:
-    """A replica on a cluster, as an engine of one request at a time. node: the id of where it is."""
+    """A replica on a cluster: an engine for one request at a time. node: the id of its node."""
 
     def __init__(self, cluster: Cluster, actor: Any, node: str):
         self.cluster, self.actor, self.node = cluster, actor, node
@@ -215,17 +213,17 @@ class RemoteReplica:
         self._numbers = itertools.count()
 
     def submit(self, prompt: str, *, callback: Callback | None = None, **request: Any) -> RemoteHandle:
-        """A request for one video, handed in as with `VideoSysEngine.submit`."""
+        """Submits a request for one video, like `VideoSysEngine.submit`."""
         config = dataclasses.replace(self.config, num_videos_per_prompt=1, batch_size=1, **request)
         return RemoteHandle(self.cluster, self.actor, Order(config, next(self._numbers), prompt), callback)
 
     def end(self) -> None:
-        """Ends it at once; callers that wait for it get ReplicaLost."""
+        """Ends it at once; waiting callers get ReplicaLost."""
         self.cluster.ray.kill(self.actor)
 
 
 class RemoteHandle:
-    """A request at a replica: the `Handle` of an engine, elsewhere."""
+    """A request to a replica, with the interface of `Handle`."""
 
     def __init__(self, cluster: Cluster, actor: Any, order: Order, callback: Callback | None):
         self.cluster, self.actor, self.number = cluster, actor, order.number
@@ -235,7 +233,7 @@ class RemoteHandle:
 
     @property
     def progress(self) -> StepProgress | None:
-        """The last step that is known to be done; None before the first."""
+        """The last known step; None before the first."""
         return self._watch.progress
 
     @property
@@ -246,7 +244,7 @@ class RemoteHandle:
     def wait(self, timeout: float) -> bool:
         """Wait up to this many seconds; return whether the request has ended.
 
-        ReplicaLost where the replica has died, and where it has told no step for `parallel.timeout` seconds.
+        ReplicaLost if the replica has died, or has reported no step for `parallel.timeout` seconds.
         """
         if self.cluster.ray.wait([self._answer], timeout=timeout)[0]:
             return True
@@ -256,23 +254,23 @@ class RemoteHandle:
         return False
 
     def _look(self) -> None:
-        """Asks how far the replica is."""
-        ray, told = self.cluster.ray, None
+        """Asks the replica for its progress."""
+        ray, news = self.cluster.ray, None
         with self.cluster.losses(), contextlib.suppress(ray.exceptions.GetTimeoutError):
-            told = ray.get(self.actor.progress.remote(self.number), timeout=ANSWER_SECONDS)
-        if told is not None and told != self._seen:
-            self._seen, self._heard = told, time.monotonic()
-            self._watch.tell(self.cluster.codec.unpack(told).progress)
+            news = ray.get(self.actor.progress.remote(self.number), timeout=ANSWER_SECONDS)
+        if news is not None and news != self._seen:
+            self._seen, self._heard = news, time.monotonic()
+            self._watch.tell(self.cluster.codec.unpack(news).progress)
         if time.monotonic() - self._heard > self.timeout:
-            raise ReplicaLost(f"it told no step for {self.timeout:g} s")
+            raise ReplicaLost(f"it reported no step for {self.timeout:g} s")
 
     def cancel(self) -> None:
-        """Has the request end before its next step, with `Cancelled`."""
+        """Ends the request before its next step, with `Cancelled`."""
         self._watch.stop(Cancelled("the request was cancelled"))
 
     def made(self) -> Made:
-        """The video and what it took, waited for. ReplicaLost, `Cancelled`, and ValueError where the replica
-        refuses the request.
+        """Waits for the video and its times. ReplicaLost, `Cancelled`, or ValueError if the replica refuses
+        the request.
         """
         while not self.wait(LOOK_SECONDS):
             pass
@@ -288,5 +286,5 @@ class RemoteHandle:
         raise ReplicaLost(f"{reply.error}: {reply.text}".splitlines()[0])
 
     def result(self) -> VideoOutput:
-        """The video; errors as of `made`."""
+        """Waits for the video; errors as in `made`."""
         return self.made().output

@@ -1,4 +1,4 @@
-"""Who makes the videos of a list: the engine of this program, or replicas on a Ray cluster."""
+"""Executors generate the videos of a list: with a local engine, or with replicas on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ LOG = get_logger("render")
 
 @dataclass(frozen=True)
 class Task:
-    """One video to make. name: of its own. request: fields of the config that it changes, the seed among
-    them.
-    """
+    """One video. name: unique. request: its fields of the config, including the seed."""
 
     name: str
     prompt: str
@@ -38,20 +36,20 @@ class Task:
 
 
 class Executor(Protocol):
-    """Makes the videos of lists."""
+    """Generates the videos of a list."""
 
     def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
-        """Each video as soon as it is made, once. A video whose process ends is tried again, `ATTEMPTS` times
-        in all, and then left out. The tasks of a group are done in order, on the same devices where those
-        last. ValueError where a task is refused.
+        """Yields each video once, as soon as it is done. A video whose process ends is retried, with at most
+        `ATTEMPTS` attempts, and then skipped. The tasks of a group run in order, and on the same devices
+        unless these fail. ValueError for an invalid task.
         """
 
 
 class LocalExecutor:
-    """The engine of this program."""
+    """Uses an engine of this program."""
 
     def __init__(self, engine: VideoSysEngine, is_timed: bool = False):
-        """is_timed: each video is a request of its own, so that its seconds are its own."""
+        """is_timed: send one request per video, to time each video separately."""
         self.engine, self.is_timed = engine, is_timed
 
     def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
@@ -59,7 +57,7 @@ class LocalExecutor:
         while todo:
             try:
                 for made in self._stream(todo):
-                    # After a failure those that other devices had made come out, without the missing one.
+                    # After a failure, videos of other devices are still yielded, without the missing one.
                     task = next(task for task in todo if [task.prompt] == made.output.prompts)
                     todo.remove(task)
                     yield task, made
@@ -71,13 +69,15 @@ class LocalExecutor:
                     todo.popleft()
 
     def _stream(self, todo: deque[Task]) -> Iterator[Made]:
-        """The videos of the first tasks, as many as one request can ask for."""
+        """The videos of the first tasks: as many as fit in one request."""
         request = todo[0].request
         same = [*itertools.takewhile(lambda task: task.request == request, todo)]
         prompts = [task.prompt for task in same[: 1 if self.is_timed else None]]
         begin, begin_cpu = time.perf_counter(), time.process_time()
         outputs = self.engine.stream(prompts, **request, num_videos_per_prompt=1, batch_size=1)
-        for output in [*outputs] if self.is_timed else outputs:  # nothing is left open when it is taken
+        for output in (
+            [*outputs] if self.is_timed else outputs
+        ):  # the request is complete before it is yielded
             seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
             yield Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
             begin, begin_cpu = time.perf_counter(), time.process_time()
@@ -91,29 +91,29 @@ def note_failure(name: str, failures: int, error: Exception) -> None:
 
 @dataclass
 class Batch:
-    """A group of tasks of which some may be done. failures: of its first task, on the nodes `avoided`."""
+    """The remaining tasks of a group. failures: of its first task. avoided: the nodes of these failures."""
 
     tasks: deque[Task]
     failures: int = 0
     avoided: set[str] = field(default_factory=set)
 
     def end_first(self) -> Task:
-        """The first task, which is made or given up."""
+        """Removes the first task, which is done or given up, and returns it."""
         self.failures = 0
         self.avoided.clear()
         return self.tasks.popleft()
 
 
 class Batches:
-    """The groups that wait. Several threads may take them and give them back."""
+    """The waiting groups. Thread-safe."""
 
     def __init__(self, groups: Sequence[Sequence[Task]]):
         self._waiting = deque(Batch(deque(group)) for group in groups if group)
         self._lock = threading.Lock()
 
     def take(self, node: str, nodes: Collection[str]) -> Batch | None:
-        """The next batch for a replica on a node. nodes: of all replicas; a batch that has failed on this
-        node is left to others, if there are any where it has not.
+        """The next batch for a replica on a node. A batch that has failed on this node is left to other
+        nodes, unless it has failed on all of them. nodes: those of all replicas.
         """
         with self._lock:
             for batch in self._waiting:
@@ -123,21 +123,21 @@ class Batches:
         return None
 
     def give_back(self, batch: Batch) -> None:
-        """What is left of a batch comes first."""
+        """Puts the rest of a batch first."""
         with self._lock:
             self._waiting.appendleft(batch)
 
 
 class RayExecutor:
-    """Replicas on a Ray cluster, each of which makes one video at a time."""
+    """Uses replicas on a Ray cluster; each generates one video at a time."""
 
     def __init__(self, places: Places, replicas: int, warm_up: Task | None = None):
-        """replicas: at most. warm_up: a video that each replica makes first, which nobody gets."""
+        """replicas: the maximum. warm_up: a first video of each replica, which is discarded."""
         self.places, self.replicas, self.warm_up = places, replicas, warm_up
         self._fleets: list[Fleet] = []
 
     def close(self) -> None:
-        """Ends the replicas, also of a list whose reader has left it."""
+        """Ends the replicas, also those of an unfinished list."""
         for fleet in self._fleets:
             fleet.close()
 
@@ -164,7 +164,7 @@ class RayExecutor:
             fleet.close()
 
     def _next(self, fleet: Fleet, ended: queue.Queue) -> tuple[Task, Made | Exception]:
-        """The next task that has ended, waited for. ValueError where no replica is left."""
+        """Waits for the next finished task. ValueError if no replica is left."""
         while True:
             has_members = bool(fleet.members)
             try:
@@ -174,7 +174,7 @@ class RayExecutor:
                     raise ValueError(f"no replica can be started: {fleet.error}") from fleet.error
 
     def _work(self, fleet: Fleet, batches: Batches, ended: queue.Queue, replica: RemoteReplica) -> bool:
-        """Makes a replica do a batch; false if there is no batch."""
+        """Runs a batch on a replica; false if there is no batch."""
         batch = batches.take(replica.node, {other.node for other in fleet.alive()})
         if batch is None:
             time.sleep(POLL_SECONDS)
@@ -187,7 +187,7 @@ class RayExecutor:
         return True
 
     def _do(self, batch: Batch, replica: RemoteReplica, tell: Callable[[Any], None]) -> None:
-        """Raises what the replica fails with; the batch is then as far as it came."""
+        """Runs the tasks of a batch. Raises the replica's error; the batch keeps its remaining tasks."""
         while batch.tasks:
             task = batch.tasks[0]
             try:
@@ -195,7 +195,7 @@ class RayExecutor:
                 ending: Made | ValueError = replica.submit(task.prompt, **task.request).made()
             except ValueError as error:
                 ending = error
-            except Exception as error:  # the replica is lost, or its state is not known
+            except Exception as error:  # the replica is lost, or its state is unknown
                 batch.failures += 1
                 batch.avoided.add(replica.node)
                 note_failure(task.name, batch.failures, error)
@@ -211,7 +211,7 @@ class RayExecutor:
 
 
 def put(ended: queue.Queue, ending: Any, fleet: Fleet) -> None:
-    """Hands over what has ended, when it is wanted: no more than one waits."""
+    """Puts a finished task into the queue, which holds one; gives up when the fleet stops."""
     while not fleet.is_stopping:
         with contextlib.suppress(queue.Full):
             return ended.put(ending, timeout=POLL_SECONDS)
@@ -221,8 +221,9 @@ def put(ended: queue.Queue, ending: Any, fleet: Fleet) -> None:
 def ray_executor(
     config: PipelineConfig, address: str | None, warm_up: Task | None = None
 ) -> Iterator[RayExecutor]:
-    """Replicas of a config, `parallel.dp` of them, on the Ray cluster at an address or on one of this
-    computer. ValueError for a config or a cluster on which none can be.
+    """An executor with `parallel.dp` replicas on the Ray cluster at an address, or on a local one.
+
+    ValueError for a config that no replica can run, and for a cluster without enough devices.
     """
     own, replicas = split(config)
     check_loadable(own)

@@ -1,4 +1,4 @@
-"""The replicas that there should be on a cluster, each with a thread here that gives it work."""
+"""A fleet of replicas on a cluster. One local thread per replica starts it and gives it work."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LOG = get_logger("serve.fleet")
 
 
 class Places(Protocol):
-    """Where replicas can be started: a `Cluster`."""
+    """Starts replicas, like `Cluster`."""
 
     def replica(self, is_wanted: Callable[[], bool]) -> AbstractContextManager[RemoteReplica]: ...
 
 
 @dataclass(eq=False)
 class Member:
-    """A replica that there should be. name: another one for each of its processes. ends: in a row, soon after
-    the start. busy: when it last had work.
+    """A replica of the fleet, across restarts. name: new for each process. ends: consecutive early ends.
+    busy: when it last had work.
     """
 
     name: str = ""
@@ -40,7 +40,7 @@ class Member:
 
 
 class Fleet:
-    """Replicas at work. One that is lost is started again, where the cluster has room."""
+    """Running replicas. A lost replica is restarted when the cluster has room."""
 
     def __init__(
         self,
@@ -49,14 +49,14 @@ class Fleet:
         on_end: Callable[[str], object] = lambda name: None,
         most_starts: int | None = None,
     ):
-        """work: gives a replica, which has a name, its next piece of work and waits for that; false where
-        there was none. What it raises ends the replica. on_end: is told the name of a replica that has ended.
-        most_starts: failed ones in a row after which a member gives up; None for no limit.
+        """work(name, replica): gives a replica its next work and waits for it; false if there was none. An
+        error in it ends the replica. on_end(name): called when a replica has ended. most_starts: consecutive
+        failed starts after which a member gives up; None for no limit.
         """
         self.places, self.work, self.on_end, self.most_starts = places, work, on_end, most_starts
         self.members: list[Member] = []
         self.restarts = 0
-        self.error: Exception | None = None  # why the last member that gave up has done so
+        self.error: Exception | None = None  # of the last member that gave up
         self._stopping, self._lock = threading.Event(), threading.Lock()
 
     @property
@@ -65,7 +65,7 @@ class Fleet:
         return self._stopping.is_set()
 
     def add(self) -> None:
-        """One replica more, which starts when the cluster has room for it."""
+        """Adds a replica, which starts when the cluster has room for it."""
         member = Member()
         member.thread = threading.Thread(target=self._run, args=(member,), name="replica", daemon=True)
         with self._lock:
@@ -73,7 +73,7 @@ class Fleet:
         member.thread.start()
 
     def staying(self) -> list[Member]:
-        """The members that are not about to leave."""
+        """The members that are not leaving."""
         with self._lock:
             return [member for member in self.members if not member.is_leaving]
 
@@ -83,8 +83,8 @@ class Fleet:
             return [member.replica for member in self.members if member.replica is not None]
 
     def retire(self, idle_seconds: float) -> None:
-        """Lets a member leave that has had no work for so long, if there is one; work that it has just begun
-        is done first.
+        """Retires one member without work for this long, if there is one; it completes work that it has just
+        begun.
         """
         now = time.monotonic()
         idle = [member for member in self.staying() if now - member.busy >= idle_seconds]
@@ -92,7 +92,7 @@ class Fleet:
             min(idle, key=lambda member: member.busy).is_leaving = True
 
     def close(self) -> None:
-        """Ends all replicas now; what they are at is given up."""
+        """Ends all replicas now, without completing their work."""
         self._stopping.set()
         for replica in self.alive():
             replica.end()

@@ -1,4 +1,4 @@
-"""The options of all commands that may run on a cluster."""
+"""Options of the commands that can run on a cluster."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ EXECUTORS = ("local", "ray")
 def add_executor_options(arguments: argparse.ArgumentParser) -> None:
     """Adds --executor and --address to a command."""
     arguments.add_argument(
-        "--executor", choices=EXECUTORS, default="local", help="who makes the videos: docs/cluster.md"
+        "--executor",
+        choices=EXECUTORS,
+        default="local",
+        help="where videos are generated: see docs/cluster.md",
     )
     arguments.add_argument(
-        "--address", help="of the Ray cluster, such as auto; without it one is started on this computer"
+        "--address", help="of the Ray cluster, such as auto; by default a local one is started"
     )
 
 

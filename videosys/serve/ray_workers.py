@@ -1,6 +1,7 @@
-"""The workers of a service on a Ray cluster: replicas, between two bounds by the length of the queue.
+"""The workers of a service on a Ray cluster: replicas, whose number follows the length of the queue.
 
-Jobs and files stay with the server. It claims a job for each idle replica, follows it, and writes the video.
+Jobs and files stay with the server. It claims a job for each idle replica, follows its progress, and writes
+the video.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from videosys.serve.worker import POLL_SECONDS, Worker
 from videosys.utils.logging import get_logger
 
 WATCH_SECONDS = 0.5
-RETRY_SECONDS = 1.0  # between two attempts to reach a database that cannot be reached
+RETRY_SECONDS = 1.0  # between two attempts to reach the database
 LOG = get_logger("serve")
 
 
@@ -29,9 +30,9 @@ LOG = get_logger("serve")
 def ray_workers(
     config: PipelineConfig, address: str | None, bounds: tuple[int, int], store: Store, folder: Path
 ) -> Iterator[RayWorkers]:
-    """Workers on the Ray cluster at an address, or on one of this computer, for the `with` block.
+    """Workers on the Ray cluster at an address, or on a local one, for the `with` block.
 
-    ValueError for a config or a cluster on which none can be.
+    ValueError for a config that no replica can run, and for a cluster without enough devices.
     """
     own, replicas = split(config)
     if replicas > 1:
@@ -44,8 +45,8 @@ def ray_workers(
 class RayWorkers:
     """`least` to `most` replicas on the jobs of a store; videos are written to `folder`.
 
-    There are as many as jobs that wait or are at work. idle_seconds: without a job, after which a replica
-    that is not needed is ended.
+    There is one per waiting or running job, within these bounds. idle_seconds: time without a job after which
+    a replica that is not needed is ended.
     """
 
     places: Places
@@ -65,7 +66,7 @@ class RayWorkers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the replicas. Their jobs are queued again, as if they had not begun."""
+        """Ends the replicas. Their jobs are queued again, without counting an attempt."""
         self._stopping.set()
         self._thread.join()
         self.fleet.close()
@@ -85,7 +86,7 @@ class RayWorkers:
             try:
                 self._scale()
             except Exception:  # such as a database that cannot be reached now
-                LOG.exception("the replicas could not be looked after")
+                LOG.exception("the replicas could not be checked")
             self._stopping.wait(WATCH_SECONDS)
 
     def _scale(self) -> None:
@@ -98,7 +99,7 @@ class RayWorkers:
             self.fleet.retire(self.idle_seconds)
 
     def _work(self, name: str, replica: RemoteReplica) -> bool:
-        """Does the next job on a replica; false where there was none."""
+        """Runs the next job on a replica; false if there was none."""
         worker = Worker(name, replica, self.store, self.folder, self.decode_seconds)
         try:
             return worker.work()
@@ -110,7 +111,7 @@ class RayWorkers:
             return False
 
     def _release(self, name: str) -> None:
-        """Queues the job of a replica that has ended."""
+        """Queues the job of an ended replica again."""
         while True:
             try:
                 self.store.release(name, is_counted=not self.fleet.is_stopping)
@@ -118,4 +119,4 @@ class RayWorkers:
             except Exception:
                 LOG.exception("the job of %s could not be queued again", name)
                 if self._stopping.wait(RETRY_SECONDS):
-                    return  # the next start of the server does it
+                    return  # the next start of the server queues it again

@@ -1,6 +1,6 @@
-"""A replica on a cluster: an engine in a process of its own, which may be on another computer.
+"""A replica on a cluster: an engine in a separate process, possibly on another computer.
 
-It is asked and answers in messages of bytes, as the ranks of an engine do.
+Requests and answers are messages of bytes, as between an engine and its ranks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from videosys.generation.request import VideoOutput
 
 
 class ReplicaLost(Exception):
-    """A replica has died, is silent, or its engine has failed; what it was at is not made."""
+    """A replica has died, does not answer, or its engine has failed; its current video is lost."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Setup(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Order(ConfiguredMessage):
-    """Asks for one video. config: with the request's fields."""
+    """Requests one video. config: with the fields of the request."""
 
     number: int
     prompt: str
@@ -41,8 +41,8 @@ class Order(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Made(Message):
-    """The answer to an order. seconds, cpu_seconds: that generating took, the latter of the replica's own
-    process. device: its name.
+    """The answer to an order. seconds, cpu_seconds: wall time and CPU time of the replica's process for this
+    video. device: its name.
     """
 
     output: VideoOutput
@@ -57,14 +57,14 @@ def replica_codec() -> Codec:
 
 
 def device_name(device: str) -> str:
-    """The name of a config's device, as reports give it."""
+    """The name of a config's device for reports."""
     if torch.cuda.is_available() and device != "cpu":
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 class Replica:
-    """What runs in the replica's process. One thread may make a video while others ask how far it is."""
+    """Runs in the replica's process. While one thread generates, others can ask for progress or cancel."""
 
     def __init__(self, setup: bytes, plugins: Sequence[str]):
         """plugins: modules to import first, because they register caches or model families."""
@@ -74,10 +74,12 @@ class Replica:
         self.engine = VideoSysEngine(self.codec.unpack(setup).config, quiet=True)
         fields = {item.name for item in dataclasses.fields(self.engine.config) if item.init}
         self.request_fields = sorted(fields - loading_fields(type(self.engine.config)))
-        self._current: tuple[int, Handle] | None = None  # the last order: both at once, for other threads
+        self._current: tuple[int, Handle] | None = (
+            None  # the last order; one tuple, because other threads read it
+        )
 
     def make(self, order: bytes) -> bytes:
-        """The video of an order, or why there is none: `Made` or `Failed`."""
+        """The answer to an order: `Made`, or `Failed` with the error."""
         asked = self.codec.unpack(order)
         try:
             reply: Message = self._made(asked)
@@ -107,7 +109,7 @@ class Replica:
         return None if progress is None else self.codec.pack(Progress(number, progress))
 
     def cancel(self, number: int) -> None:
-        """Stops an order before its next step, if it is the one at work."""
+        """Stops an order before its next step, if it is the current one."""
         handle = self._of(number)
         if handle is not None:
             handle.cancel()

@@ -1,13 +1,13 @@
-"""When a process that has ended is started again: at once, or after a pause where it ends again and again."""
+"""The pause before an ended process is restarted, which grows if it ends repeatedly."""
 
 from __future__ import annotations
 
 LONGEST_PAUSE = 30.0
-STEADY_SECONDS = 60.0  # a process that has lived so long is started again at once
+STEADY_SECONDS = 60.0  # after this time a process is restarted at once
 
 
 def ends_in_a_row(ends: int, lived: float) -> int:
-    """The number of early ends in a row: `ends` before, and now after this many seconds."""
+    """The number of consecutive early ends: `ends` before, and one more unless it `lived` long enough."""
     return 0 if lived > STEADY_SECONDS else ends + 1
 
 

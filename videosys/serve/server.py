@@ -1,4 +1,4 @@
-"""The server process: the routes, the workers and what they share, from start to end."""
+"""The server process: starts and stops the routes, the workers and their store."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LOG = get_logger("serve")
 
 @dataclass(frozen=True)
 class Options:
-    """Where a service listens, what it keeps and where. ValueError for a number that cannot be."""
+    """Address, folders, database and workers of a service. ValueError for an invalid number."""
 
     host: str
     port: int
@@ -62,7 +62,7 @@ class Options:
 
 
 def serve(source: Source, options: Options, limits: Limits) -> int:
-    """Serves until SIGINT or SIGTERM. ValueError for what cannot be served, before anything listens."""
+    """Serves until SIGINT or SIGTERM. ValueError for invalid settings, before it listens."""
     keys = read_keys(options.keys)
     config = load_family_config(source.config, source.model, source.overrides)
     checker = Checker(config if options.executor == "local" else of_head(config), limits)
@@ -70,7 +70,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
     with own(options.data, "--data"), listening(options) as listener, contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
         store = Store(options.url)
-        store.release()  # what a server that was killed has left
+        store.release()  # of a killed server
         remove_leftovers(folder, store.finished_files())
         workers = stack.enter_context(started_by(source, config, options, store, folder))
         app = build_app(Service(checker, store, workers, keys, folder, options.host))
@@ -78,7 +78,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
         print(f"http://{host}:{port}/v1 serves {checker.model}", flush=True)
         if options.host not in LOOPBACK and keys.is_open:
             LOG.warning(
-                "everybody who can reach %s can use this service; to require API keys, set %s",
+                "anyone who can reach %s can use this service; to require API keys, set %s",
                 host,
                 KEYS_VARIABLE,
             )
@@ -98,7 +98,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
 def started_by(
     source: Source, config: PipelineConfig, options: Options, store: Store, folder: Path
 ) -> Iterator[AnyWorkers]:
-    """The workers that the options ask for. ValueError for a cluster on which there can be none."""
+    """The workers of these options. ValueError for a cluster without enough devices."""
     if options.executor == "local":
         yield Workers(source, store, options.url, folder, options.workers)
     else:
@@ -107,7 +107,7 @@ def started_by(
 
 
 def run(app: FastAPI, listener: socket.socket) -> None:
-    """Answers until SIGINT or SIGTERM, which uvicorn raises again when the last answer is sent."""
+    """Answers until SIGINT or SIGTERM, which uvicorn raises again after the last answer."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     with contextlib.suppress(KeyboardInterrupt):

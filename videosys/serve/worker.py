@@ -1,7 +1,7 @@
-"""A worker: a process that claims one job after the other and makes its video.
+"""A worker: a process that claims one job after another and generates its video.
 
-It is started by the server, which writes one line of JSON to its standard input and holds that open: the
-worker ends when the server does.
+The server starts it, writes one line of JSON to its standard input and keeps that open; the worker ends with
+the server.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def end_with_server() -> None:
-    """Ends the process at once when the server's end of the pipe is closed. The job is queued again."""
+    """Ends the process at once when the server closes the pipe. The job is queued again."""
     while sys.stdin.readline():
         pass
     os._exit(0)
@@ -71,7 +71,7 @@ def shape(job: Job) -> str:
 
 
 class Running(Protocol):
-    """A video at work, as the handle of an engine has it."""
+    """A running request, like the `Handle` of an engine."""
 
     @property
     def progress(self) -> StepProgress | None: ...
@@ -87,7 +87,7 @@ class Running(Protocol):
 
 
 class Maker(Protocol):
-    """Who makes the videos of a worker: an engine of its process, or a replica on a cluster."""
+    """Generates the videos of a worker: an engine in its process, or a replica on a cluster."""
 
     config: Any
 
@@ -95,19 +95,19 @@ class Maker(Protocol):
 
 
 class Worker:
-    """Makes the videos of the jobs that it claims."""
+    """Claims jobs and generates their videos."""
 
     def __init__(
         self, name: str, engine: Maker, store: Store, folder: Path, decode_seconds: dict[str, float]
     ):
-        """decode_seconds: by the shape of the video, as last measured; workers may share it."""
+        """decode_seconds: last measured time per shape of the video; workers can share it."""
         self.name, self.engine, self.store, self.folder = name, engine, store, folder
         self.decode_seconds = decode_seconds
 
     def work(self) -> bool:
-        """Does the next job; false, after a moment, if there is none.
+        """Runs the next job; false, after a short wait, if there is none.
 
-        ReplicaLost where the engine is one on a cluster and is lost; the job is still this worker's.
+        ReplicaLost if the engine is a replica on a cluster and is lost; the job still belongs to this worker.
         """
         job = self.store.claim(self.name)
         if job is None:
@@ -131,7 +131,7 @@ class Worker:
         return True
 
     def make(self, job: Job) -> None:
-        """Makes and keeps the video. Cancelled where the job is no longer this worker's."""
+        """Generates and saves the video. Cancelled if the job no longer belongs to this worker."""
         config = changed(self.engine.config, job.changes)
         request = {name: getattr(config, name) for name in allowed_fields(type(config))}
         clock = Clock()
@@ -145,7 +145,7 @@ class Worker:
             raise Cancelled
 
     def _wait(self, job: Job, handle: Running) -> Any:
-        """The job's output. Meanwhile its progress is written down; a job that was removed is cancelled."""
+        """Waits for the job's output. Records its progress meanwhile, and cancels a removed job."""
         while not handle.is_done:
             handle.wait(REPORT_SECONDS)
             if not self.store.report(job, **self._progress(job, handle.progress)):

@@ -1,4 +1,4 @@
-"""The worker processes of a server: started, started again when they end, and ended with it."""
+"""The worker processes of a server: start, restart, and end."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LOG = get_logger("serve")
 
 @dataclass
 class Place:
-    """A worker that there should be. name: another one for each of its processes. ends: in a row, soon after
-    the start. due: when to start it.
+    """A worker, across restarts. name: new for each process. ends: consecutive early ends. due: when to start
+    it.
     """
 
     name: str = ""
@@ -38,7 +38,7 @@ class Place:
 
 
 class AnyWorkers(Protocol):
-    """Who works on the jobs of a store: processes of this computer (`Workers`), or replicas on a cluster."""
+    """Workers for the jobs of a store: processes of this computer (`Workers`), or replicas on a cluster."""
 
     @property
     def alive(self) -> int:
@@ -46,17 +46,17 @@ class AnyWorkers(Protocol):
 
     @property
     def restarts(self) -> int:
-        """How many have ended and were started again."""
+        """How many have ended unexpectedly."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None:
-        """Ends them. Their jobs are queued again, as if they had not begun."""
+        """Ends them. Their jobs are queued again, without counting an attempt."""
 
 
 @dataclass
 class Workers:
-    """`count` workers on the jobs of a store; videos are written to `folder`."""
+    """`count` workers for the jobs of a store; videos are written to `folder`."""
 
     source: Source
     store: Store
@@ -75,7 +75,7 @@ class Workers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the workers. Their jobs are queued again, as if they had not begun."""
+        """Ends the workers. Their jobs are queued again, without counting an attempt."""
         self._stopping.set()
         self._thread.join()
         for place in self.places:
@@ -111,7 +111,7 @@ class Workers:
             place.process = self._started(place.name)
 
     def _started(self, name: str) -> subprocess.Popen:
-        """A worker process. Its options go through its standard input: others could read arguments."""
+        """A worker process. Its options go through standard input, because other users can read arguments."""
         process = subprocess.Popen(
             [sys.executable, "-m", "videosys.serve.worker"], stdin=subprocess.PIPE, text=True
         )
@@ -125,7 +125,7 @@ class Workers:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends a worker by closing its standard input, and by force where that does not help."""
+    """Ends a worker by closing its standard input, and kills it if it does not end in time."""
     with contextlib.suppress(OSError):
         assert process.stdin is not None
         process.stdin.close()
