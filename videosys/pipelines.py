@@ -1,6 +1,6 @@
-"""Pipelines as users of diffusers know them: `OpenSoraPipeline.from_pretrained("tiny")("a red circle")`.
+"""Pipelines with the interface of diffusers: `OpenSoraPipeline.from_pretrained("tiny")("a red circle")`.
 
-They are a thin way to a config and an engine. Each family has one, named after its config.
+They are thin wrappers of a config and an engine. Each family has one, named after its config.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ PARTS = ("transformer", "vae", "text_encoder")
 
 
 class TextToVideoPipeline:
-    """An engine that is called like a pipeline of diffusers.
+    """An engine with the interface of a diffusers pipeline.
 
     with OpenSoraPipeline.from_pretrained("tiny") as pipe:
         video = pipe("a red circle", seed=1).frames[0]
 
-    engine: the `VideoSysEngine` that does the work, with all that it can do. config: its settings.
+    engine: the wrapped `VideoSysEngine`, with all its methods. config: its settings.
     """
 
     family: ClassVar[Family]
@@ -43,12 +43,12 @@ class TextToVideoPipeline:
     def from_pretrained(
         cls: type[T], source: str | Path | None = None, *, quiet: bool = False, **settings: Any
     ) -> T:
-        """The pipeline of a checkpoint. Weights are loaded when they are first used.
+        """The pipeline of a checkpoint. Weights are loaded on first use.
 
-        source: the name of a config that comes with the package ("tiny", "base", "teacache_fast"), or a YAML
-        or Python file of settings; a folder with all parts (transformer, vae, text_encoder), or the
-        transformer's own; a hub id; None for the published checkpoint. settings: fields of the config.
-        ValueError for a source that is none of these and for settings that the config refuses.
+        source: the name of a bundled config ("tiny", "base", "teacache_fast"), or a YAML or Python file of
+        settings; a folder with all parts (transformer, vae, text_encoder), or of the transformer alone; a
+        hub id; None for the published checkpoint. settings: fields of the config. ValueError for another
+        source and for invalid settings.
         """
         return cls(pretrained_config(cls.family, source, settings), quiet)
 
@@ -66,11 +66,11 @@ class TextToVideoPipeline:
         return self.engine.encode_prompt(prompt, **request)
 
     def load_lora_weights(self, path: str | Path, scale: float = 1.0) -> None:
-        """Adds a LoRA to those that are loaded: see `VideoSysEngine.set_lora`."""
+        """Adds a LoRA to the loaded ones: see `VideoSysEngine.set_lora`."""
         self.engine.set_lora(*self.config.lora, {"path": str(path), "scale": scale})
 
     def unload_lora_weights(self) -> None:
-        """Removes all LoRAs; the weights are again those of the checkpoint, bit for bit."""
+        """Removes all LoRAs; the weights are those of the checkpoint again, bit for bit."""
         self.engine.set_lora()
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class TextToVideoPipeline:
 
 
 def pretrained_config(family: Family, source: str | Path | None, settings: Mapping[str, Any]) -> Any:
-    """The config of what `TextToVideoPipeline.from_pretrained` is given."""
+    """The config for the arguments of `TextToVideoPipeline.from_pretrained`."""
     if source is None:
         return family.config(**settings)
     text, named = str(source), family.config.named_configs()
@@ -97,10 +97,10 @@ def pretrained_config(family: Family, source: str | Path | None, settings: Mappi
 
 
 def places_of(published: Any, source: str) -> dict[str, str]:
-    """The fields of a config that lead to the parts in a folder or a repository.
+    """The config fields with the locations of the parts in a folder or a repository.
 
-    A folder may lack parts, which are then the published ones; a repository has those that the published one
-    of the transformer has.
+    Parts that a folder lacks are the published ones; a repository is expected to have the same parts as the
+    published repository of the transformer.
     """
     folder = expanded(source)
     if folder.is_dir():
@@ -114,7 +114,7 @@ def places_of(published: Any, source: str) -> dict[str, str]:
 def pipeline_class(family: Family) -> type[TextToVideoPipeline]:
     """The pipeline of a family, named after its config: `MyConfig` gives `MyPipeline`.
 
-    For a family of your own: `MyPipeline = videosys.pipeline_class(FAMILY)`.
+    For your own family: `MyPipeline = videosys.pipeline_class(FAMILY)`.
     """
     name = pipeline_name(family)
     about = f"Prompts to videos with {family.config.__name__}: see `TextToVideoPipeline`."

@@ -63,7 +63,7 @@ class Runner(Protocol):
         """
 
     def changed(self, config: PipelineConfig) -> Runner:
-        """The runner of another transformer; this one's other parts are kept where they can be."""
+        """A runner for another transformer; it reuses this one's other parts if possible."""
 
     def close(self) -> None:
         """Frees the weights."""
@@ -172,12 +172,12 @@ class VideoSysEngine:
 
     @settle
     def encode_prompt(self, prompt: str | Sequence[str], **request: Any) -> dict[str, torch.Tensor]:
-        """The embeddings of prompts as `generate` takes them: with them it gives the same bits as with the
-        prompts. `engine.generate(**engine.encode_prompt("a red circle"))`
+        """The embeddings of prompts as arguments of `generate`, which then gives the same bits as with the
+        prompts: `engine.generate(**engine.encode_prompt("a red circle"))`
 
-        prompt_embeds [P, L, D] and prompt_mask [P, L]; where the request is guided by a negative prompt also
-        negative_prompt_embeds [1, L, D] and negative_prompt_mask. They are computed in this process. Of
-        several clips it is the first one's text.
+        prompt_embeds [P, L, D] and prompt_mask [P, L]; if the request is guided by a negative prompt, also
+        negative_prompt_embeds [1, L, D] and negative_prompt_mask. They are computed in this process. For
+        several clips, the text of the first one is used.
         """
         config, prompts = self.requested(request), check_prompts(prompt)
         return self.pipeline.embeddings(prompts, config, self.quiet)
@@ -186,7 +186,7 @@ class VideoSysEngine:
     def prepare_latents(self, num_prompts: int = 1, **request: Any) -> torch.Tensor:
         """The noise [N, C, T, H, W] that `generate` draws for this many prompts, float32 on the CPU.
 
-        ValueError without a seed, in the config or in the request, and for a number that no request can have.
+        ValueError without a seed, in the config or in the request, and for an invalid number.
         """
         config = self.requested(request)
         count = prompt_count(num_prompts)
@@ -198,8 +198,8 @@ class VideoSysEngine:
 
     @settle
     def decode_latents(self, latents: torch.Tensor, **request: Any) -> list[torch.Tensor]:
-        """Videos, uint8 [T, H, W, 3], of latents [N, C, T, H, W] that `output_type="latent"` gave, for the
-        same request. They are decoded in this process.
+        """Videos, uint8 [T, H, W, 3], of latents [N, C, T, H, W] from `output_type="latent"`, for the same
+        request. They are decoded in this process.
         """
         config = self.requested(request)
         check_tensor("latents", latents, [("N", "C", "T", "H", "W")])
@@ -211,12 +211,12 @@ class VideoSysEngine:
 
     @settle
     def set_lora(self, *loras: str | Path | Lora | Mapping[str, Any]) -> None:
-        """Replaces the LoRAs of the transformer for the requests from now on; none without arguments, which
-        gives the bits of the plain weights again.
+        """Replaces the LoRAs of the transformer for later requests. Without arguments it removes all, which
+        restores the bits of the plain weights.
 
-        The transformer is loaded anew with the next request; requests that have begun go on as they were.
-        With `num_gpus` above 1 the processes start anew, and running requests end with `Cancelled`.
-        ValueError for files that do not fit; the LoRAs stay as they were.
+        The transformer is reloaded with the next request; running requests keep their LoRAs. With `num_gpus`
+        above 1 the processes are restarted, and running requests end with `Cancelled`. ValueError for files
+        that do not fit; the current LoRAs are then kept.
         """
         config = replace(self.config, lora=as_loras(loras)).anchored()
         self.runner = self.runner.changed(config)
@@ -300,7 +300,7 @@ def prompt_count(value: object) -> int:
 
 
 def log_outputs(outputs: Iterator[VideoOutput], output_type: str | None) -> Iterator[VideoOutput]:
-    """The same outputs in the form asked for, each written down (at level debug) with the seconds it took."""
+    """The outputs, converted to the output type; each is logged at level debug with its seconds."""
     begin = time.perf_counter()
     for output in outputs:
         log(

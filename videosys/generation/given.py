@@ -1,4 +1,4 @@
-"""What a request brings in place of what a pipeline would make, and in which form its videos come back."""
+"""Inputs that replace texts and noise of a request, and the type of its output videos."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from videosys.generation.guidance import NEGATIVE, PromptEmbeds
 from videosys.utils.typed import listing, shown
 
 OUTPUT_TYPES = ("pt", "np", "pil", "latent")
-LABEL = "prompt_embeds"  # with a number behind it, what outputs call a prompt that was given as embeddings
+LABEL = "prompt_embeds"  # followed by a number: the name in outputs of a prompt given as embeddings
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """latents: (C, T, H, W) of one video. text: (tokens at most, channels). clips: of one video.
+    """latents: (C, T, H, W) of one video. text: (maximum tokens, channels). clips: of one video.
 
-    has_negative: whether the request is guided by a negative prompt.
+    has_negative: whether the request uses guidance.
     """
 
     latents: tuple[int, int, int, int]
@@ -31,11 +31,11 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Tensors that stand for what the text encoder and the seed would give, for P prompts and N videos.
+    """Tensors that replace the output of the text encoder and the noise, for P prompts and N videos.
 
     latents: [N, C, T, H, W], noise with a standard deviation of 1; video j of prompt i is row
         i * num_videos_per_prompt + j. prompt_embeds: [P, L, D]. prompt_mask: [P, L], 1 = a token; without
-        it all are tokens. negative_prompt_embeds: [1, L, D], or [P, L, D] beside prompt_embeds.
+        it, all rows are tokens. negative_prompt_embeds: [1, L, D], or [P, L, D] with prompt_embeds.
     output_type: pt, np, pil or latent; None for uint8 tensors [T, H, W, 3].
     """
 
@@ -47,12 +47,12 @@ class Given:
     output_type: str | None = None
 
     def inputs(self) -> dict[str, Any]:
-        """What is given, by name, as a pipeline's `generate` takes it."""
+        """The fields that are set, as keyword arguments of a pipeline's `generate`."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def labels(self) -> list[str]:
-        """What outputs call the prompts of the embeddings; empty where texts are encoded."""
+        """The names in outputs of prompts given as embeddings; empty without prompt_embeds."""
         embeds = self.prompt_embeds
         count = len(embeds) if isinstance(embeds, Tensor) and embeds.ndim else int(embeds is not None)
         return [f"{LABEL} {index}" for index in range(count)]
@@ -68,7 +68,7 @@ class Given:
             raise ValueError(f"prompt_embeds has the shape {shape}; it must be [P, L, D] with P of 1 or more")
 
     def check(self, prompts: Sequence[str], num_videos: int, sizes: Sizes) -> None:
-        """ValueError unless they fit the model and a request of this many videos."""
+        """ValueError unless the tensors fit the model and a request of this many videos."""
         if self.output_type is not None and self.output_type not in OUTPUT_TYPES:
             allowed = f"{listing(OUTPUT_TYPES)}, or None for uint8 tensors [T, H, W, 3]"
             raise ValueError(f"output_type is {shown(self.output_type)}; allowed: {allowed}")
@@ -98,7 +98,7 @@ class Given:
     ) -> dict[str, PromptEmbeds]:
         """The embeddings as `guidance.Texts`, padded to `length` tokens.
 
-        keys: of the texts of each prompt. Negative ones have the key of their prompt behind `NEGATIVE`.
+        keys: of the texts of each prompt. A negative text has the key `NEGATIVE` + that of its prompt.
         """
         texts: dict[str, PromptEmbeds] = {}
         for prefix, embeds, mask in (
@@ -116,13 +116,13 @@ NAMES = tuple(item.name for item in fields(Given))
 
 
 def take_given(inputs: dict[str, Any]) -> Given:
-    """What is given among a request's inputs, from which it is taken out."""
+    """Removes the fields of `Given` from a request's inputs and returns them."""
     return Given(**{name: inputs.pop(name) for name in NAMES if name in inputs})
 
 
 def check_tensor(name: str, value: Any, shapes: Sequence[tuple[int | str, ...]]) -> None:
-    """ValueError unless the value is a tensor of finite fractions in one of the shapes; a text in a shape
-    stands for any size of 1 or more.
+    """ValueError unless the value is a floating-point tensor of finite values in one of the shapes; a text in
+    a shape matches any size of 1 or more.
     """
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(value)}")
@@ -136,7 +136,7 @@ def check_tensor(name: str, value: Any, shapes: Sequence[tuple[int | str, ...]])
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
-    """Whether a shape is the wanted one; a text stands for any size of 1 or more."""
+    """Whether a shape matches; a text matches any size of 1 or more."""
     pairs = zip(shape, wanted)
     return len(shape) == len(wanted) and all(
         size >= 1 if isinstance(other, str) else size == other for size, other in pairs
@@ -144,7 +144,7 @@ def fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
 
 
 def check_embeds(name: str, embeds: Any, counts: Sequence[int], text: tuple[int, int]) -> None:
-    """ValueError unless these are embeddings of this many texts, of at most text[0] tokens."""
+    """ValueError unless these are embeddings of an allowed number of texts with at most text[0] tokens."""
     longest, width = text
     check_tensor(name, embeds, [(count, "L", width) for count in counts])
     if embeds.shape[1] > longest:
@@ -152,7 +152,7 @@ def check_embeds(name: str, embeds: Any, counts: Sequence[int], text: tuple[int,
 
 
 def check_mask(name: str, mask: Any, embeds: Tensor) -> None:
-    """ValueError unless this is a mask of the tokens of the embeddings that keeps a token of each text."""
+    """ValueError unless this is a mask of the embeddings that keeps at least one token of each text."""
     if not isinstance(mask, Tensor) or mask.shape != embeds.shape[:2]:
         got = list(mask.shape) if isinstance(mask, Tensor) else shown(mask)
         raise ValueError(f"{name} is {got}; it must be a tensor of shape {list(embeds.shape[:2])}")
@@ -161,7 +161,7 @@ def check_mask(name: str, mask: Any, embeds: Tensor) -> None:
 
 
 def padded_rows(embeds: Tensor, mask: Tensor | None, dtype: torch.dtype, length: int) -> list[PromptEmbeds]:
-    """Each text of [P, L, D] and [P, L] with zeros up to `length` tokens, as the text encoder pads it."""
+    """Each text of [P, L, D] and [P, L], padded with zeros to `length` tokens as by the text encoder."""
     mask = torch.ones(embeds.shape[:2], device=embeds.device) if mask is None else mask
     missing = length - embeds.shape[1]
     embeds = torch.nn.functional.pad(embeds.detach().to(dtype), (0, 0, 0, missing))
@@ -170,10 +170,10 @@ def padded_rows(embeds: Tensor, mask: Tensor | None, dtype: torch.dtype, length:
 
 
 def converted(video: Tensor, output_type: str | None) -> Any:
-    """A video, uint8 [T, H, W, 3], in the form that a request asks for.
+    """A video, uint8 [T, H, W, 3], converted to an output type.
 
     pt: float32 [T, 3, H, W] in 0..1; np: a NumPy array, float32 [T, H, W, 3] in 0..1; pil: a list of images.
-    Latents and uint8 stay as they are.
+    Latents and uint8 are unchanged.
     """
     if output_type == "pt":
         return (video.permute(0, 3, 1, 2).float() / 255).contiguous()

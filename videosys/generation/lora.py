@@ -1,8 +1,8 @@
 """LoRA (arXiv 2106.09685) for transformers: files of PEFT and diffusers, added to the weights as they load.
 
-A weight W becomes W + scale * (alpha / rank) * up @ down. Nothing of it is left in the model afterwards: it
-computes as fast as before, and all features work with it. The plain weights are loaded again from
-their file, bit for bit.
+A weight W becomes W + scale * (alpha / rank) * up @ down. The loaded model has no extra layers, so its speed
+and all features are unaffected. To remove a LoRA, the plain weights are loaded from their file again, bit for
+bit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEF
 SETTINGS = "adapter_config.json"
 PATTERNS = (f"*{SUFFIX}", SETTINGS)
 HEADER = "lora_adapter_metadata"  # diffusers' settings in a file's header, each behind `transformer.`
-# What may stand before the names of the model.
+# Prefixes of the model's names in files.
 PREFIXES = (
     "base_model.",
     "model.",
@@ -41,7 +41,7 @@ PREFIXES = (
     "net.",
     "dit.",
 )
-JOINED = ("lora_transformer_", "lora_unet_")  # before names whose dots are underscores
+JOINED = ("lora_transformer_", "lora_unet_")  # prefixes of names with underscores instead of dots
 DOWN = r"lora_A|lora_down|lora\.down|lora_linear_layer\.down"
 UP = r"lora_B|lora_up|lora\.up|lora_linear_layer\.up"
 KEY = re.compile(
@@ -55,8 +55,8 @@ LISTED = 40  # keys in an error
 class Lora:
     """A LoRA of the transformer.
 
-    path: a .safetensors file, a folder that holds one (with PEFT's adapter_config.json, if there is one), or
-    a hub id. scale: its weight; 0 leaves the model as it is.
+    path: a .safetensors file, a folder with one (and optionally PEFT's adapter_config.json), or a hub id.
+    scale: its weight; 0 leaves the model unchanged.
     """
 
     path: str
@@ -70,20 +70,20 @@ class Lora:
             raise ValueError(f"scale is {self.scale}; it must be a finite number")
 
     def anchored(self) -> Lora:
-        """The same for a program that works in another folder later."""
+        """The same with an absolute path, for a program that changes its working directory later."""
         return Lora(anchored(self.path), self.scale)
 
 
 def as_loras(value: Any) -> tuple[Lora, ...]:
-    """What a user writes for the LoRAs of a config: one or a list of paths, mappings with `path` and `scale`,
-    or `Lora` objects. ValueError for anything else.
+    """The LoRAs of a config from user input: one or a list of paths, mappings with `path` and `scale`, or
+    `Lora` objects. ValueError for anything else.
     """
     items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     return tuple(as_lora(item) for item in items)
 
 
 def as_lora(item: Any) -> Lora:
-    """The LoRA of one item. ValueError for what is none."""
+    """The LoRA of one item. ValueError for an invalid item."""
     if isinstance(item, Lora):
         return item
     if isinstance(item, (str, Path)):
@@ -95,7 +95,7 @@ def as_lora(item: Any) -> Lora:
 
 @dataclass(frozen=True)
 class Settings:
-    """What adapter_config.json says. alpha_pattern: alpha by the end of a module's name."""
+    """The settings in adapter_config.json. alpha_pattern: alpha by the end of a module's name."""
 
     lora_alpha: float | None = None
     alpha_pattern: dict[str, float] = field(default_factory=dict)
@@ -103,21 +103,21 @@ class Settings:
     use_dora: bool = False
 
     def factor(self, module: str, rank: int, alpha: float | None) -> float:
-        """What the product of a module's matrices is multiplied by. alpha: its own, if the file has one."""
+        """The factor of the product of a module's matrices. alpha: from the module's key, if any."""
         ends = (value for end, value in self.alpha_pattern.items() if f".{module}".endswith(f".{end}"))
         alpha = next(ends, self.lora_alpha) if alpha is None else alpha
         return 1.0 if alpha is None else alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
 class Delta(NamedTuple):
-    """What is added to a weight: factor * up [out, r, ...] @ down [r, in, ...]."""
+    """The change of a weight: factor * up [out, r, ...] @ down [r, in, ...]."""
 
     down: Tensor
     up: Tensor
     factor: float
 
     def added(self, weight: Tensor) -> Tensor:
-        """The weight with it, float32."""
+        """The changed weight, float32."""
         down, up = (part.to(weight.device).float().flatten(1) for part in (self.down, self.up))
         return weight.float() + self.factor * (up @ down).view(weight.shape)
 
@@ -126,7 +126,7 @@ Deltas = Mapping[str, Sequence[Delta]]  # by the name of the weight
 
 
 def adapted(deltas: Deltas) -> Callable[[str, Tensor], Tensor]:
-    """A function from the name and tensor of a parameter to the tensor with what is added to it."""
+    """A function from the name and tensor of a parameter to the changed tensor."""
 
     def adapt(key: str, tensor: Tensor) -> Tensor:
         for delta in deltas.get(key, ()):
@@ -139,10 +139,10 @@ def adapted(deltas: Deltas) -> Callable[[str, Tensor], Tensor]:
 def read_loras(
     loras: Iterable[Lora], shapes: Mapping[str, Sequence[int]], current: Callable[[str], str], offline: bool
 ) -> dict[str, list[Delta]]:
-    """What all LoRAs together add to a model's weights; files are mapped, and not read yet.
+    """The changes of a model's weights by all LoRAs; files are memory-mapped, not read yet.
 
-    shapes: of the model's weights by name. current: what a name of older files is called now. ValueError that
-    lists the keys of a file that the model does not have, and those of another shape.
+    shapes: of the model's weights by name. current: maps a name of older files to the present one. ValueError
+    that lists unknown keys of a file and keys with another shape.
     """
     deltas: dict[str, list[Delta]] = {}
     for lora in loras:
@@ -202,7 +202,7 @@ def header_settings(path: Path) -> Settings:
 def read_lora(
     path: Path, shapes: Mapping[str, Sequence[int]], current: Callable[[str], str]
 ) -> dict[str, Delta]:
-    """What one file adds to weights, by their names."""
+    """The changes in one file, by the names of the weights."""
     tensors, settings = read_tensors(path), read_settings(path)
     names = {weight.removesuffix(".weight"): weight for weight in shapes if weight.endswith(".weight")}
     joined = {name.replace(".", "_"): name for name in names}
@@ -220,7 +220,7 @@ def read_lora(
 
 
 def parse_key(key: str) -> tuple[str, str]:
-    """(module as the file calls it, kind: down, up or scaled) of a key; ("", "") for another key."""
+    """(module name in the file, kind: down, up or scaled) of a key; ("", "") for an unknown key."""
     match = KEY.fullmatch(PROCESSOR.sub(processor_module, key))
     if match is None:
         return "", ""
@@ -258,7 +258,7 @@ def check_parts(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, Sequence[int]],
 ) -> None:
-    """ValueError that lists the keys that the model does not have, lack a counterpart or do not fit."""
+    """ValueError that lists keys that are unknown, lack a counterpart or do not fit."""
     lonely = [key for kinds in parts.values() for key in kinds.values() if not {"down", "up"} <= kinds.keys()]
     whole = {module: kinds for module, kinds in parts.items() if {"down", "up"} <= kinds.keys()}
     misfits = [
@@ -292,14 +292,14 @@ def fits(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
 def delta_of(
     module: str, kinds: Mapping[str, str], tensors: Mapping[str, Tensor], settings: Settings
 ) -> Delta:
-    """What a module's matrices add to its weight."""
+    """The change of a module's weight by its matrices."""
     down, up = tensors[kinds["down"]], tensors[kinds["up"]]
     alpha = float(tensors[kinds["scaled"]]) if "scaled" in kinds else None
     return Delta(down, up, settings.factor(module, len(down), alpha))
 
 
 def loras_hash(loras: Sequence[Lora], offline: bool) -> str:
-    """16 hexadecimal digits for LoRAs with their scales, equal wherever their files lie."""
+    """A hash of LoRAs and their scales, 16 hexadecimal digits, independent of the location of files."""
     digest = hashlib.sha256()
     for lora in loras:
         path = find_file(lora, offline)
