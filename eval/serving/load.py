@@ -32,7 +32,7 @@ COMPLETED = re.compile(r": completed id=(video_[0-9a-f]+)")
 
 @dataclass(frozen=True)
 class Load:
-    """What is done. pause: seconds between two status calls of a client."""
+    """The load. pause: seconds between two status calls of a client. ValueError for an invalid number."""
 
     videos: int = 200
     clients: int = 20
@@ -40,6 +40,13 @@ class Load:
     workers: int = 2
     kills: int = 20
     pause: float = 0.5
+
+    def __post_init__(self) -> None:
+        least = {"videos": 1, "clients": 1, "keys": 1, "workers": 1, "kills": 0, "pause": 0}
+        for name, bound in least.items():
+            value = getattr(self, name)
+            if not bound <= value < math.inf:
+                raise ValueError(f"--{name} is {value}; it must be a finite number of {bound} or more")
 
 
 @dataclass
@@ -160,7 +167,7 @@ def make_trouble(server: LocalServer, outcome: Outcome) -> None:
             victim = wait(server.workers, "a worker runs")[number % 2 - 1]
             os.kill(victim, signal.SIGKILL)
             outcome.killed["worker"] += 1
-    settled = end + load.workers * 3  # each worker has made a few since
+    settled = min(end + load.workers * 3, load.videos)  # each worker has made a few since
     wait(lambda: len(ended) >= settled and len(server.workers()) == load.workers, "all workers run again")
     outcome.memory.append(server.memory())
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
+from eval.serving.__main__ import main
 from eval.serving.clients import Tally
-from eval.serving.load import Load, Outcome, run, table
+from eval.serving.load import Load, Outcome, make_trouble, run, table
 
 NEEDED = ("fastapi", "sqlalchemy", "uvicorn", "prometheus_client")
 
@@ -24,6 +26,28 @@ def test_nothing_is_lost_or_made_twice_under_load_and_kills(tmp_path):
     assert outcome.overtaken == 0, table(outcome)
     assert outcome.lead <= 1 + load.kills, table(outcome)  # a kill moves a turn
     # Memory is not judged: in so short a run a worker that was killed is still loading its model.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clients", 0), ("keys", 0), ("workers", -1), ("kills", -1), ("pause", float("nan"))]
+)
+def test_loads_that_cannot_be_are_refused(capsys, name, value):
+    assert main([f"--{name}={value}"]) == 2
+    assert f"error: --{name} is {value}; it must be a finite number of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("videos", "workers"), [(1, 1), (3, 2), (24, 4)])
+def test_memory_is_measured_also_where_few_videos_are_left(monkeypatch, videos, workers):
+    def wait(condition, what):
+        assert condition(), what
+        return True
+
+    monkeypatch.setattr("eval.serving.load.wait", wait)
+    server = SimpleNamespace(workers=lambda: [0] * workers, memory=lambda: [1.0])
+    outcome = Outcome(Load(videos=videos, workers=workers, kills=0), Tally(), [], [], Counter())
+    outcome.tally.ended.update({str(video): ("completed", 1, 5) for video in range(videos)})
+    make_trouble(server, outcome)
+    assert outcome.memory == [[1.0]]
 
 
 def outcome_of(rows, made=(), **tally):
