@@ -1,1 +1,1 @@
-"""How the service stands load and kills."""
+"""The load test of the service."""

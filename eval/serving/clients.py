@@ -1,4 +1,4 @@
-"""Clients that ask a service for videos and for their status, and go on where it is away for a while."""
+"""Clients that request videos and their status, and retry while the service is down."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tally:
 
     accepted: id by Idempotency-Key. ended: (status, attempt, time of the end) of a video when it was first
     seen with it. changed: videos that were seen with another end later. seconds: of each status call.
-    unanswered: calls that got no answer, since the server was being killed.
+    unanswered: calls without an answer, because the server was killed.
     """
 
     accepted: dict[str, str] = field(default_factory=dict)
@@ -51,13 +51,13 @@ class Client:
     pause: float  # seconds between two status calls
 
     def work(self, names: Iterable[str], body: dict[str, Any]) -> None:
-        """Asks for a video by each Idempotency-Key, and for their status until all have ended."""
+        """Requests a video for each Idempotency-Key, and their status until all have ended."""
         waiting = [self.create(name, body) for name in names]
         while waiting:
             waiting = [video for video in waiting if not self.tally.see(self.status(video))]
 
     def create(self, name: str, body: dict[str, Any]) -> str:
-        """The id of the accepted video. It is asked for again, by the same name, until there is an answer."""
+        """The id of the accepted video. The request is repeated, with the same key, until it is answered."""
         while True:
             video = self.call("POST", "/v1/videos", body | {"seed": 1}, {"Idempotency-Key": name})
             if video is not None:
@@ -68,7 +68,7 @@ class Client:
         return video["id"]
 
     def status(self, video: str) -> dict[str, Any]:
-        """A video as it is now; each call that was answered is timed."""
+        """The current state of a video; answered calls are timed."""
         while True:
             time.sleep(self.pause)
             begin = time.perf_counter()
@@ -80,7 +80,7 @@ class Client:
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """What is answered; None where nobody answers. OSError for an answer that is not a success."""
+        """The answer; None without one. RuntimeError for an answer that is not a success."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         own = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **(headers or {})}
         try:
@@ -99,7 +99,7 @@ class Client:
 
 
 def together(clients: list[Client], names: list[list[str]], body: dict[str, Any]) -> None:
-    """All clients at work at once; the first error of one of them is raised when all have ended."""
+    """Runs all clients at once; raises the first error when all have ended."""
     errors: list[Exception] = []
 
     def run(client: Client, own: list[str]) -> None:

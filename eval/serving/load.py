@@ -53,8 +53,8 @@ class Load:
 class Outcome:
     """What was seen.
 
-    idle: seconds of status calls before the load. rows: of `rows_of`. made: how often the log has a video as
-    completed. memory: MiB of the server and its workers after the last kill and at the end.
+    idle: seconds of status calls before the load. rows: of `rows_of`. made: how often the log reports a video
+    as completed. memory: MiB of the server and its workers after the last kill and at the end.
     """
 
     load: Load
@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def lead(self) -> int:
-        """By how many videos a key was ahead of another one at most, while videos of all keys waited."""
+        """The largest lead of one key over another in videos, while videos of all keys waited."""
         owners = {row[0] for row in self.rows}
         begin = max(min(row[2] for row in self.rows if row[0] == owner) for owner in owners)
         end = min(max(row[3] for row in self.rows if row[0] == owner) for owner in owners)
@@ -133,7 +133,7 @@ def clients_of(server: LocalServer, load: Load, tally: Tally, keys: Sequence[str
 
 
 def idle_seconds(load: Load, server: LocalServer) -> list[float]:
-    """Seconds of status calls while nothing is made: of as many clients, for the same finished video."""
+    """Seconds of status calls without load: by the same number of clients, for one finished video."""
     tally = Tally()
     first, *others = clients_of(server, load, tally, server.keys[:1])
     first.work([IDLE], BODY)
@@ -145,7 +145,7 @@ def idle_seconds(load: Load, server: LocalServer) -> list[float]:
 
 
 def work(server: LocalServer, outcome: Outcome) -> None:
-    """All videos, from their request to their end. Each client makes as many as another, or one more."""
+    """Requests all videos and waits for their end. The clients share them evenly."""
     load = outcome.load
     names = [f"video {video}" for video in range(load.videos)]
     parts = [names[one :: load.clients] for one in range(load.clients)]
@@ -153,7 +153,7 @@ def work(server: LocalServer, outcome: Outcome) -> None:
 
 
 def make_trouble(server: LocalServer, outcome: Outcome) -> None:
-    """The kills, spread evenly over the videos but for the last ones, during which memory is measured."""
+    """Kills, spread evenly over the videos except the last ones, during which memory is measured."""
     load, ended = outcome.load, outcome.tally.ended
     end = round(load.videos * (1 - QUIET))
     for number in range(load.kills):
@@ -182,7 +182,7 @@ def rows_of(data: Path) -> list[Any]:
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:
-    """The least time that this share of the calls did not exceed."""
+    """The shortest time that this share of the calls did not exceed."""
     ordered = sorted(seconds)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 

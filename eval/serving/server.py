@@ -1,4 +1,4 @@
-"""A server process on the loopback, which may be killed and started again on the same folder."""
+"""A server process on the loopback, which can be killed and restarted on the same folder."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MIB = 1 << 20
 class LocalServer:
     """`videosys serve` with a tiny checkpoint.
 
-    data: its folder. arguments: more of the command line. keys: that it asks for, if any. Its log and that of
-    its workers is `log`, beside the folder.
+    data: its folder. arguments: more command line arguments. keys: its API keys, if any. `log`, next to the
+    folder, is the log of the server and its workers.
     """
 
     data: Path
@@ -42,7 +42,7 @@ class LocalServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Returns when it listens: always at the same port."""
+        """Starts it and waits until it listens, always at the same port."""
         self.port = self.port or free_port()
         command = [sys.executable, "-m", "videosys", "serve", "--config", str(CONFIG)]
         with self.log.open("a") as log:
@@ -69,7 +69,7 @@ class LocalServer:
         return {**os.environ, **own}
 
     def workers(self) -> list[int]:
-        """The process ids of its workers, which are its children."""
+        """The process ids of its workers."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(word) for path in children for word in path.read_text().split()]
 
@@ -78,7 +78,7 @@ class LocalServer:
         return [resident(process) / MIB for process in (self.process.pid, *sorted(self.workers()))]
 
     def kill(self) -> None:
-        """SIGKILL; returns when its workers have noticed and ended too."""
+        """Sends SIGKILL, and waits until its workers have ended too."""
         workers = self.workers()
         self.process.kill()
         self._reap()
@@ -107,13 +107,13 @@ def free_port() -> int:
 
 
 def resident(process: int) -> int:
-    """Bytes of a process that are in memory."""
+    """The resident memory of a process in bytes."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def wait(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """What a condition gives as soon as that is true. TimeoutError where it takes too long."""
+    """Waits until a condition is true and returns its value. TimeoutError if it takes too long."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if found := condition():
