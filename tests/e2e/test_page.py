@@ -184,6 +184,7 @@ def test_a_mistake_is_one_line_at_its_field(browser, address, service, expect):
         assert service.store.counts() == {}
         ask(page, size="", frames="", steps="", seed="")
         expect(page.get_by_role("alert")).to_be_empty()
+        expect(page.get_by_role("alert")).to_have_css("background-color", "rgba(0, 0, 0, 0)")  # no empty bar
         job = claim(service)
         service.store.finish(job, error="the video is too large")
         expect(page.locator("#queue .failed")).to_contain_text("the video is too large")
