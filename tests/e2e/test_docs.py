@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(python|bash|sh|yaml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# [\w/.-]+\.\w+\n")  # first line of a file that a reader writes: another test runs these
-LONG = ("comparison",)
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
 
@@ -144,6 +143,4 @@ def test_links_and_pictures_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_pages_have_at_most_150_lines(page):
-    if page.stem in LONG:
-        pytest.skip("its long tables are not in files of their own yet")
     assert len(page.read_text("utf-8").splitlines()) <= 150
