@@ -288,3 +288,24 @@ def test_bwcache_reuses_some_steps_after_a_small_change():
     assert computed(bwcache(BWCacheConfig(1e9, reuse=1.0), outputs)) == [0, 1, 11]
     with pytest.raises(ValueError, match=r"cache.reuse is 2.0; it must be 0 to 1"):
         BWCacheConfig(reuse=2.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (SeaCacheConfig(), "power", 1.5),
+        (BWCacheConfig(), "reuse", 0.3),
+        (BWCacheConfig(), "threshold", 0.3),
+        (EasyCacheConfig(), "warmup", 3),
+        (SenCacheConfig(((1.0, 1.0),) * 9), "early", 0.4),
+        (SenCacheConfig(((1.0, 1.0),) * 9), "max_consecutive_skips", 1),
+    ],
+)
+def test_ranks_tell_each_other_all_settings(config, field, value):
+    one, same, other = (
+        start(settings, [0.0] * 9, alone, 7)
+        for settings in (config, config, replace(config, **{field: value}))
+    )
+    assert one.identity == same.identity
+    assert one.identity != other.identity
+    assert one.identity[0] == 7

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -145,6 +146,14 @@ class RecordedCache(Cache):
     def held(self) -> Iterable[torch.Tensor]:
         """The tensors that are kept between steps."""
         return ()
+
+
+def identity_of(request_id: int, config: Any) -> tuple[float, float]:
+    """The first entries of a rank's row: the request, and a digest of the policy's settings.
+
+    Ranks that differ in one of them raise an error instead of deciding differently.
+    """
+    return float(request_id), float(zlib.crc32(repr(astuple(config)).encode()))
 
 
 def forced_steps(count: int) -> frozenset[int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal
+from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal, identity_of
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
@@ -52,6 +52,7 @@ class BWCache(TeaCache):
         self, config: BWCacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0
     ):
         super().__init__(plain_rule(config), times, gather_rows, request_id)
+        self.identity = identity_of(request_id, config)
         self.length = max(round(config.reuse * len(times)), 1)
         self.left = 0  # steps still to skip
         self.before: tuple[int, torch.Tensor] | None = None  # what the computed step before the last brought

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import torch
 
-from videosys.cache.base import OUTPUT, Cache, Compute, GatherRows, ResidualCache, Signal
+from videosys.cache.base import OUTPUT, Cache, Compute, GatherRows, ResidualCache, Signal, identity_of
 from videosys.cache.config import Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import HOLD
@@ -51,7 +50,7 @@ class EasyCache(ResidualCache):
     ):
         super().__init__(times, HOLD, config.device, OUTPUT)
         self.config, self.gather_rows = config, gather_rows
-        self.identity = (float(request_id), float(zlib.crc32(repr(astuple(config)).encode())))
+        self.identity = identity_of(request_id, config)
         self.latents: torch.Tensor | None = None  # of this step
         self.previous: torch.Tensor | None = None  # of the step before
         self.anchor: torch.Tensor | None = None  # of the last computed step

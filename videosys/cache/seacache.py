@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal
+from videosys.cache.base import STACK, Cache, GatherRows, Place, Signal, identity_of
 from videosys.cache.config import Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
@@ -51,6 +51,7 @@ class SeaCache(TeaCache):
     ):
         rule = plain_rule(config, max_consecutive_skips=config.max_consecutive_skips)
         super().__init__(rule, times, gather_rows, request_id)
+        self.identity = identity_of(request_id, config)
         self.power = config.power
         self.filtered: torch.Tensor | None = None  # latents of this step
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
-from videosys.cache.base import OUTPUT, Cache, Compute, GatherRows, Place, ResidualCache, Signal
+from videosys.cache.base import OUTPUT, Cache, Compute, GatherRows, Place, ResidualCache, Signal, identity_of
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
@@ -89,7 +88,7 @@ class SenCache(ResidualCache):
     ):
         super().__init__(times, config.forecast, config.device, config.place)
         self.config, self.gather_rows = config, gather_rows
-        self.identity = (float(request_id), float(zlib.crc32(repr(astuple(config)).encode())))
+        self.identity = identity_of(request_id, config)
         self.latents: torch.Tensor | None = None  # of this step
         self.anchor: tuple[int, float, torch.Tensor] | None = None  # step, timestep, latents: last computed
         self.skips_in_a_row = 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 
-from videosys.cache.base import STACK, Cache, GatherRows, Place, ResidualCache, Signal
+from videosys.cache.base import STACK, Cache, GatherRows, Place, ResidualCache, Signal, identity_of
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
@@ -99,7 +98,7 @@ class TeaCache(ResidualCache):
         self.config = config
         self.coefficients = config.coefficients or IDENTITY
         self.gather_rows = gather_rows
-        self.identity = (float(request_id), float(zlib.crc32(repr(astuple(config)).encode())))
+        self.identity = identity_of(request_id, config)
         self.previous: torch.Tensor | None = None
         self.accumulated = 0.0
         self.skips_in_a_row = 0
