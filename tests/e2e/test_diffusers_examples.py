@@ -43,7 +43,7 @@ def test_the_trained_wan_is_calibrated_and_makes_a_video(tmp_path, capsys, read)
     report, path = capsys.readouterr().out.splitlines()
     assert report.startswith("computed 6 of 12 calls of the model, ")
     assert path == str(tmp_path / "wan.mp4")
-    assert read_video(path).shape == (33, 64, 64, 3)
+    assert read_video(path)[0].shape == (33, 64, 64, 3)
 
 
 def test_answers_a_mistake_in_one_line(capsys, read):
