@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,14 +27,16 @@ from videosys.calibration import (
     FORECAST_KINDS,
     FULL,
     Bench,
+    Candidate,
     Planner,
     Study,
+    Trials,
     all_fits,
-    best,
     magcache_for,
     nearest_threshold,
     select_fit,
     teacache_for,
+    tried,
 )
 
 BROADCASTS = ("pab_slow", "pab_fast")
@@ -86,11 +89,18 @@ class Contest:
                 yield Entrant(FORECAST, f"searched {kind}", self.study.policy(found.schedule))
 
     def _plans(self, budget: int) -> Iterator[Entrant]:
+        """The plan for each reference: of the promising candidates the nearest on the prompts learnt from."""
+        study = self.study
         candidates = self.planner.candidates(budget)
+        if study.surrogate is None:
+            schedules = (study.cheapest([budget], kind).get(budget) for kind in FORECAST_KINDS)
+            found = [study.policy(one) for one in schedules if one is not None]
+            names = (f"schedule {type(policy.forecast).__name__.lower()}" for policy in found)
+            candidates += [Candidate(name, policy, {}, {}) for name, policy in zip(names, found)]
+        figures = tried(candidates, Trials(study, len(study.learnt)))
         for reference in (FULL, CONVERGED):
-            if any(one.predicted for one in candidates):
-                one = best(candidates, reference)
-                yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)
+            one, _ = max(figures, key=lambda pair: pair[1].get(reference, -math.inf))
+            yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)
 
     def _rules(self, budget: int) -> Iterator[Entrant]:
         """Policies that decide as they go, with thresholds by real runs on the prompts learnt from."""

@@ -74,7 +74,7 @@ def test_the_file_serves_a_goal(made):
 
 
 def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
-    """Nothing is searched, and without held-out prompts nothing measured: what is there is predicted."""
+    """Nothing is searched, and without held-out prompts plans are tried on a prompt that was learnt from."""
     files = [
         "--config",
         str(CONFIG),
@@ -84,13 +84,12 @@ def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
         str(tmp_path / "c.json"),
     ]
     assert main([*files, "--held-out", "0", "--budgets", "3", "--quiet", *SMALL]) == 0
-    assert "the PSNR is predicted, and the speed-up counts evaluations" in capsys.readouterr().out
+    assert "the PSNR is of a trial on a prompt that was learnt from" in capsys.readouterr().out
     settings = read_calibration(tmp_path / "c.json").settings
     assert {row.computed for row in settings} == {3}
     assert {row.speedup for row in settings} == {1.67}
-    # So short a run may be far from the published one: a predicted PSNR below 0 dB is a figure too.
-    assert all(row.ssim is None and row.psnr is not None and row.psnr_converged > 0 for row in settings)
-    assert any(isinstance(row.policy, ScheduleConfig) and row.policy.place == "output" for row in settings)
+    # So short a run may be far from the published one: a PSNR below 0 dB is a figure too.
+    assert all(row.ssim is None and row.psnr is not None and row.psnr_converged for row in settings)
     solvers = {row.config["scheduler"]["name"] for row in settings if row.config}
     assert solvers <= {"published", "euler", "dpm_solver", "unipc"}
     goal = ["cache.name=best", "cache.evaluations=3", "cache.reference=converged"]

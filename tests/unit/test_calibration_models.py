@@ -40,7 +40,8 @@ def test_a_study_runs_what_the_engine_runs(study):
 def test_a_study_finds_schedules(study):
     (first, *_) = study.traces
     assert len(first.distances["output"]) == study.num_steps - 1
-    assert not first.reused[:, 0].isnan().any()
+    if study.surrogate is None:
+        assert not first.tried[:, 0].isnan().any()
     full = torch.cat([item.latents for item in study.traces])
     alike = study.searched[0][0].run(NoCacheConfig()).latents
     torch.testing.assert_close(alike, full, rtol=1e-3, atol=1e-3)

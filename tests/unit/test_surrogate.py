@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 from videosys.cache import Linear, NoCacheConfig, ScheduleConfig, start
-from videosys.calibration.collect import reuse_table
 from videosys.calibration.runs import error_db
-from videosys.calibration.search import Programme, Segments
+from videosys.calibration.search import Programme
+from videosys.calibration.spectrum import bands, coefficients, filtered, multiplicity, table_of, variances
 from videosys.calibration.surrogate import (
     Recording,
     Surrogate,
@@ -67,7 +68,7 @@ def recorded(prediction, make, steps):
 
     latents = real(prediction, sampler, observer=observe)
     made = Surrogate(Recording(*map(torch.stack, zip(*seen)), latents), make(steps), prediction)
-    made.variance = VARIANCE
+    made.spectrum = torch.full_like(made.spectrum, VARIANCE)
     return made
 
 
@@ -99,7 +100,8 @@ def test_gains_are_what_an_error_of_one_step_does(prediction):
         noise = torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
         cache = start(NoCacheConfig(), sampler.times(), lambda row: row[None])
         moved = rollout(partial(wrong, sampler=sampler), sampler, noise, cache) - full
-        assert float(moved.abs().mean()) / 0.01 == pytest.approx(gains[step], rel=2e-2)
+        assert gains[step].unique().numel() == 1  # one variance, one gain
+        assert float(moved.mean()) / 0.01 == pytest.approx(float(gains[step, 0, 0, 0]), rel=2e-2)
 
 
 def test_gains_of_euler_are_its_steps():
@@ -111,6 +113,8 @@ def test_the_last_evaluations_of_pndm_count():
     """Some of its Runge-Kutta evaluations and the very last move nothing; those before it do."""
     gains = impulse_gains(lambda samples: pndm(50), partial(response, "epsilon", variance=1.0))
     assert len(gains) == 59
+    assert any(gain * after < 0 for gain, after in pairwise(gains))  # a multistep solver
+    gains = [abs(gain) for gain in gains]
     assert min(gains[-11:-1]) > 0.1 * sorted(gains)[len(gains) // 2]
 
 
@@ -118,8 +122,7 @@ def test_the_last_evaluations_of_pndm_count():
 def test_more_evaluations_of_pndm_come_nearer(kind):
     """The programme does not leave out the last eleven, which would end at one error for any budget."""
     made, times = recorded("epsilon", pndm, 40), pndm(40).times()
-    tables = [reuse_table(row) for row in made.path.predictions.unbind(1)]
-    programme = Programme(Segments(tables, made.gains(lambda samples: pndm(40)), times))
+    programme = Programme(made.segments(lambda samples: pndm(40)))
     found = programme.cheapest([16, 26, 40], kind)
     runs = [made.run(pndm(40), one.policy(times, "output")) for one in found.values()]
     few, some, many = (min(error_db(run, made.latents)) for run in runs)
@@ -138,7 +141,83 @@ def test_samplers_that_draw_noise_are_told_apart():
 
 
 def test_the_table_of_kept_predictions():
-    predictions = torch.arange(6.0).reshape(6, 1).expand(6, 5)
-    table = reuse_table(predictions)
-    assert table[4, :5, 0].tolist() == [4, 3, 2, 1, 0]
+    rows = torch.arange(6.0).reshape(6, 1).expand(6, 5)
+    weights = torch.full((6, 5), 2.0)
+    weights[4] = 10.0
+    table = table_of(rows, weights, window=3)
+    assert table[4, :, 0].tolist() == [40, 30, 20, 10]
+    assert table[5, :, 0].tolist() == [10, 8, 6, 4]
     assert table[2, 3].isnan().all()
+
+
+def coloured(samples, size=(4, 16, 12)):
+    """Latents [samples, 3, T, H, W] with a variance of 9 at low spatial frequencies, and of 1 elsewhere."""
+    white = torch.randn(samples, 3, *size, generator=torch.Generator().manual_seed(1))
+    return filtered(white, slow(size) * 2.0 + 1.0)
+
+
+def slow(size):
+    _, height, width = size
+    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    return (torch.hypot(rows[:, None], columns) * height < 2.5).float().expand(size[0], -1, -1)
+
+
+def test_the_spectrum_is_that_of_the_data():
+    latents = coloured(64)
+    found, low = variances(latents), slow(latents.shape[-3:]).bool()
+    assert found[low].mean() == pytest.approx(9.0, rel=0.05)
+    assert found[~low].mean() == pytest.approx(1.0, rel=0.05)
+    whole = (coefficients(latents).abs().square() * multiplicity(latents.shape[-3:])).sum()
+    assert float(whole) == pytest.approx(float(latents.square().sum()), rel=1e-5)
+
+
+def test_bands_join_directions_not_lengths():
+    found = bands(torch.Size((5, 8, 8)))
+    assert found[1, 3, 0] == found[4, 0, 3] == found[1, 5, 0]
+    assert len({int(found[0, 0, 0]), int(found[0, 1, 0]), int(found[0, 2, 0]), int(found[1, 0, 0])}) == 4
+
+
+@pytest.mark.parametrize("prediction", ["flow", "epsilon"])
+def test_it_is_exact_for_data_with_a_spectrum(prediction):
+    """A model that knows the variance of each frequency; one variance for all gives a wrong run."""
+    (published, _), spectrum = samplers(prediction), slow((2, 8, 8)) * 24.0 + 1.0
+    policy = ScheduleConfig(computed=(0, 3, 9, 20, 31), forecast=Linear(), place="output")
+
+    def model(sampler, sample, timesteps, condition, cache):
+        a, b = noise_mix(sampler, float(timesteps[0]))
+        cache.should_compute(None)
+        data = filtered(sample, spectrum * a / (a * a * spectrum + b * b))
+        if prediction == "flow":
+            return (data - (sample - a * data) / max(b, 1e-9)) if b else data - sample
+        return (sample - a * data) / b
+
+    def run(cache, observer=None):
+        sampler = published(40)
+        noise = torch.randn(SIZE, generator=torch.Generator().manual_seed(0))
+        started = start(cache, sampler.times(), lambda row: row[None])
+        return rollout(partial(model, sampler), sampler, noise, started, observer)
+
+    seen = []
+    latents = run(NO_CACHE, lambda step, timestep, x, v: seen.append((x.clone(), v.clone())))
+    made = Surrogate(Recording(*map(torch.stack, zip(*seen)), latents), published(40), prediction)
+    cached = run(policy)
+    made.spectrum = spectrum
+    assert min(error_db(made.run(published(40), policy), cached)) > 90
+    made.spectrum = torch.full_like(spectrum, float(latents.var()))
+    assert max(error_db(made.run(published(40), policy), cached)) < 50
+
+
+def test_guidance_divides_the_variance():
+    path = Recording(torch.zeros(3, *SIZE), torch.zeros(3, *SIZE), coloured(2, SIZE[2:]))
+    plain, guided = (Surrogate(path, ddim(3), "epsilon", scale) for scale in (1.0, 4.0))
+    torch.testing.assert_close(plain.spectrum, 4 * guided.spectrum)
+
+
+def test_schedules_spend_their_steps_where_low_frequencies_are_decided():
+    """An error at high noise stays in low frequencies, and vanishes from high ones."""
+    made = recorded("epsilon", ddim, 30)
+    made.spectrum = slow(SIZE[2:]) * 50.0 + 0.01
+    gains = made.gains(lambda samples: ddim(30))
+    low = slow(SIZE[2:]).bool()
+    early, late = gains[5], gains[-3]
+    assert float(early[low].mean() / early[~low].mean()) > 10 * float(late[low].mean() / late[~low].mean())

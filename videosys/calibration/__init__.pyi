@@ -13,8 +13,9 @@ from .calibrate import (
 from .candidates import (
     Candidate as Candidate,
     Planner as Planner,
-    best as best,
+    Trials as Trials,
     converged as converged,
+    tried as tried,
 )
 from .journal import (
     Journal as Journal,

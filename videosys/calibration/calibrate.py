@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, ScheduleConfig, Setting, TeaCacheConfig
-from videosys.calibration.candidates import Candidate, Planner, converged, plain_changes
+from videosys.calibration.candidates import TRIED, Candidate, Planner, Trials, converged, plain_changes, tried
 from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
 from videosys.calibration.cost import calibration_cost
 from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
@@ -68,7 +68,7 @@ class CalibrationReport:
 
     fits: of all signals and degrees. best_fit: the one that TeaCache takes, None where none may be used.
     rows: one per policy. searches: by budget and kind of forecast, as `search_record` gives them.
-    is_measured: false where the figures are predicted.
+    is_measured: false where no prompt was held out.
     """
 
     study: Study
@@ -82,7 +82,10 @@ class CalibrationReport:
     def about_speedup(self) -> str:
         """What its speed-ups are of, in a sentence."""
         if not self.is_measured:
-            return "Nothing was measured: the PSNR is predicted, and the speed-up counts evaluations."
+            return (
+                "No prompt was held out: the PSNR is of a trial on a prompt that was learnt from, and the "
+                "speed-up counts evaluations."
+            )
         return (
             "The speed-up is of loop and autoencoder together, for the number of computed steps, by a line "
             "through all that was timed."
@@ -137,42 +140,46 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     best_fit = select_fit(fits)
     planner = Planner(study)
     if not study.held_out:
-        rows = predicted(study, planner, budgets)
+        rows = tried_plans(study, planner, budgets)
         return CalibrationReport(study, tuple(fits), best_fit, rows, is_measured=False)
     bench = study.bench(references(study.config))
     results: list[PolicyResult] = []
     searches: dict[int, dict[str, Any]] = {}
     for budget in budgets:
-        candidates = [*rules(study, budget, best_fit, most_runs), *planner.candidates(budget)]
+        candidates = rules(study, budget, best_fit, most_runs)
         if most_runs or study.surrogate is None:
             for kind, best in study.search(budget, most_runs).items():
                 candidates.append(Candidate(f"schedule {kind}", study.policy(best.schedule), {}, {}))
                 searches.setdefault(budget, {})[kind] = search_record(best)
         results += [measured(study, bench, budget, one) for one in candidates]
+        results += plans(study, bench, budget, planner.candidates(budget))
     for line in disagreements(results):
         _LOG.warning("%s", line)
     return CalibrationReport(study, tuple(fits), best_fit, tuple(results), searches)
 
 
-def predicted(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
-    """The plans with what recorded runs predict of them, where there are no prompts to measure on."""
+def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
+    """The plans, tried on a prompt that was learnt from, where there are no prompts to measure on."""
     if study.surrogate is None:
         raise ValueError(
             f"without held-out prompts nothing is measured, and recorded runs of {study.scope.scheduler} "
             "predict nothing: hold one prompt out or more"
         )
-    candidates = [(budget, one) for budget in budgets for one in planner.candidates(budget)]
-    return tuple(told(study, budget, one) for budget, one in candidates)
+    trials = Trials(study, TRIED, planner.offset)
+    return tuple(
+        told(study, budget, one, psnr)
+        for budget in budgets
+        for one, psnr in tried(planner.candidates(budget), trials)
+    )
 
 
-def told(study: Study, budget: int, one: Candidate) -> PolicyResult:
-    """A candidate with the figures that were predicted of it."""
+def told(study: Study, budget: int, one: Candidate, psnr: Mapping[str, float]) -> PolicyResult:
+    """A candidate with the PSNR of a trial."""
     evaluations = len(study.sampler(one.config).times())
     computed = len(one.policy.computed or ()) if isinstance(one.policy, ScheduleConfig) else evaluations
-    psnr, speedup = dict(one.predicted), study.num_steps / computed
-    margins = dict.fromkeys(psnr, math.inf)
-    result = Summary(computed, speedup, speedup, 0.0, psnr, margins, {})
-    return PolicyResult(one.name, budget, one.policy, result, one.config, evaluations, {})
+    speedup, margins = study.num_steps / computed, dict.fromkeys(psnr, math.inf)
+    result = Summary(computed, speedup, speedup, 0.0, dict(psnr), margins, {})
+    return PolicyResult(one.name, budget, one.policy, result, one.config, evaluations, one.predicted)
 
 
 def references(config: Any) -> dict[str, dict[str, Any]]:
@@ -190,6 +197,18 @@ def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> 
         **dict(own_settings(budget, study.num_steps)),
     }
     return [Candidate(name, policy, {}, {}) for name, policy in policies.items() if policy is not None]
+
+
+def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidate]) -> list[PolicyResult]:
+    """What the promising candidates give on the held-out prompts."""
+    results: list[PolicyResult] = []
+
+    def measure(one: Candidate) -> Mapping[str, float]:
+        results.append(measured(study, bench, budget, one))
+        return results[-1].result.psnr
+
+    tried(candidates, measure)
+    return results
 
 
 def measured(study: Study, bench: Bench, budget: int, one: Candidate) -> PolicyResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, ScheduleConfig
 from videosys.cache.base import OUTPUT
-from videosys.calibration.collect import reuse_table
+from videosys.calibration.journal import fingerprint, policy_key
 from videosys.calibration.measure import CONVERGED, FULL
-from videosys.calibration.runs import error_db
-from videosys.calibration.search import FORECAST_KINDS, ForecastKind, Programme, Segments
+from videosys.calibration.runs import Clips, error_db
+from videosys.calibration.search import FORECAST_KINDS, ForecastKind, Programme
 from videosys.calibration.study import Study
 from videosys.metrics import psnr
 from videosys.schedulers.solvers import (
@@ -34,7 +34,9 @@ MIDDLE_SHIFT = 2.0
 ON_TOP = 1.5  # as many steps has a solver whose predictions are cached, as there are evaluations
 ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted")
 CONVERGED_STEPS = 120  # of a solver of order 2
-MOST_PLANS = 5  # candidates for a number of evaluations
+TRIAL_STEPS = 60  # of the converged run that trials are compared with
+TRIED = 1  # prompts that plans are tried on where none is held out
+MOST_TRIES = 4  # candidates that are measured for a number of evaluations and a reference
 DECODED = 2  # prompts whose frames are made to relate errors of latents to those of frames
 
 
@@ -50,7 +52,14 @@ class Candidate:
     predicted: Mapping[str, float]
 
     def near(self, reference: str) -> float:
-        return self.predicted.get(reference, -math.inf)
+        """The predicted PSNR; infinite where there is no prediction, so that the candidate is tried."""
+        return self.predicted.get(reference, math.inf)
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What candidates have in common that differ only in their grid."""
+        forecast = type(self.policy.forecast) if isinstance(self.policy, ScheduleConfig) else None
+        return (type(self.config.get("scheduler")), forecast)
 
 
 def solvers(prediction: str) -> list[SchedulerConfig]:
@@ -120,9 +129,8 @@ class Planner:
         return self.study.journal.result("PSNR above latents", measured)
 
     def candidates(self, budget: int) -> list[Candidate]:
-        """The plans to measure for a number of evaluations: of caches on the published sampler the one
-        nearest to its run, of solvers the nearest to each reference, and a cache on top of a solver where it
-        is nearer than both.
+        """The plans to try for a number of evaluations: caches on the published sampler with each forecast,
+        and of each kind of solver, and of caches on top of the best solver, the nearest to each reference.
         """
         samplers = list(self.samplers(budget))
         if self.surrogate is None:
@@ -131,13 +139,7 @@ class Planner:
         caches = self._cached(budget, {}, self.study.programme, FORECAST_KINDS)
         steps = [self._candidate(name, changes, NoCacheConfig()) for name, changes in samplers]
         on_top = self._on_top(budget, best(steps, CONVERGED)) if steps else []
-        pairs = [(caches, FULL), (steps, CONVERGED), (steps, FULL)]
-        chosen = [best(some, reference) for some, reference in pairs if some]
-        for reference in (CONVERGED, FULL) if on_top else ():
-            one = best(on_top, reference)
-            if one.near(reference) > best([*caches, *steps], reference).near(reference):
-                chosen.append(one)
-        return list({(one.name, repr(one.policy)): one for one in chosen}.values())
+        return [*caches, *nearest_of_kinds([*steps, *on_top])]
 
     def samplers(self, budget: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, changes of the config) of samplers that evaluate the model so often."""
@@ -165,8 +167,7 @@ class Planner:
         def sampler(samples: int = 1) -> Any:
             return study.sampler(changes, samples)
 
-        tables = [reuse_table(row) for row in surrogate.predictions_of(sampler()).unbind(1)]
-        programme = Programme(Segments(tables, surrogate.gains(sampler), sampler().times()))
+        programme = Programme(surrogate.segments(sampler, surrogate.predictions_of(sampler())))
         return self._cached(budget, changes, programme, ON_TOP_KINDS)
 
     def _cached(
@@ -196,5 +197,76 @@ class Planner:
 
 
 def best(candidates: Sequence[Candidate], reference: str) -> Candidate:
-    """The nearest to a reference."""
+    """The one that is predicted to be nearest to a reference."""
     return max(candidates, key=lambda one: one.near(reference))
+
+
+def nearest_of_kinds(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Of each kind the nearest to each reference, each once."""
+    kinds: dict[tuple[Any, ...], list[Candidate]] = {}
+    for one in candidates:
+        kinds.setdefault(one.kind, []).append(one)
+    chosen = [best(some, reference) for some in kinds.values() for reference in (FULL, CONVERGED)]
+    return list({id(one): one for one in chosen}.values())
+
+
+def tried(
+    candidates: Sequence[Candidate], measure: Callable[[Candidate], Mapping[str, float]]
+) -> list[tuple[Candidate, Mapping[str, float]]]:
+    """The candidates that may be the nearest to a reference, with their measured PSNR against each.
+
+    They are measured in the order of their predictions, until one is measured to be nearer than all others
+    are predicted to be, and at most MOST_TRIES for each reference. A prediction that is too good therefore
+    costs a measurement, and not quality.
+    """
+    found: dict[int, tuple[Candidate, Mapping[str, float]]] = {}
+    for reference in (FULL, CONVERGED):
+        nearest = -math.inf
+        for one in sorted(candidates, key=lambda one: -one.near(reference))[:MOST_TRIES]:
+            if nearest >= one.near(reference):
+                break
+            if id(one) not in found:
+                found[id(one)] = (one, measure(one))
+            nearest = max(nearest, found[id(one)][1].get(reference, -math.inf))
+    return list(found.values())
+
+
+class Trials:
+    """Real runs of candidates on the first prompts that a study learns from, measured on latents.
+
+    above: PSNR of frames above that of latents, in dB, which is added.
+    """
+
+    def __init__(self, study: Study, prompts: int, above: float = 0.0):
+        self.study, self.prompts, self.above = study, prompts, above
+
+    def __call__(self, one: Candidate) -> dict[str, float]:
+        """The PSNR in dB against each reference, a mean over the prompts."""
+        key = f"{policy_key(one.policy)} {fingerprint(repr(sorted(one.config.items())))}"
+        found = self.study.journal.result(f"trial of {self.prompts} {key}", lambda: self._measure(one))
+        return {reference: decibel + self.above for reference, decibel in found.items()}
+
+    @functools.cached_property
+    def targets(self) -> dict[str, torch.Tensor]:
+        """The final latents of each reference."""
+        full = torch.cat([item.latents for item in self.study.traces[: self.prompts]])
+        changes = converged(self.study.config)
+        if not changes:
+            return {FULL: full}
+        return {
+            FULL: full,
+            CONVERGED: self._run({**changes, "num_inference_steps": TRIAL_STEPS}, NoCacheConfig()),
+        }
+
+    def _measure(self, one: Candidate) -> dict[str, float]:
+        latents = self._run(one.config, one.policy)
+        return {name: statistics.fmean(error_db(latents, target)) for name, target in self.targets.items()}
+
+    def _run(self, changes: Mapping[str, Any], policy: CacheConfig) -> torch.Tensor:
+        runs = [clip.with_sampler(changes).run(policy).latents for clip in self._clips]
+        return torch.cat(runs).cpu()
+
+    @functools.cached_property
+    def _clips(self) -> list[Clips]:
+        study = self.study
+        return [Clips(study.pipeline, study.config, [job]) for job in study.learnt[: self.prompts]]

@@ -35,18 +35,24 @@ class Trace:
 
     distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
         prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
-    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with what was kept that many
-        steps ago (the residual, or the prediction itself); at 0 its own. Where there was none, nan.
+    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of that many
+        steps ago; at 0 its own. Where there was none, nan. None where residuals were not tried.
     samples, predictions [steps, C, T, H, W]: the model's inputs and guided predictions; None where the
         residuals were tried.
     """
 
     distances: dict[str, list[float]]
-    reused: torch.Tensor
+    reused: torch.Tensor | None
     latents: torch.Tensor
     ratios: list[float]
     samples: torch.Tensor | None = None
     predictions: torch.Tensor | None = None
+
+    @property
+    def tried(self) -> torch.Tensor:
+        """`reused`, where residuals were tried."""
+        assert self.reused is not None
+        return self.reused
 
     def save(self, path: Path) -> None:
         """Writes the trace to a safetensors file, atomically."""
@@ -62,8 +68,8 @@ class Trace:
         with safe_open(path, framework="pt") as file:
             distances, ratios = (json.loads(file.metadata()[name]) for name in ("distances", "ratios"))
             names = set(file.keys())
-            steps = [file.get_tensor(name) if name in names else None for name in PATH]
-            return cls(distances, file.get_tensor("reused"), file.get_tensor("latents"), ratios, *steps)
+            reused, *steps = (file.get_tensor(name) if name in names else None for name in ("reused", *PATH))
+            return cls(distances, reused, file.get_tensor("latents"), ratios, *steps)
 
 
 def mean_columns(rows: Iterable[Sequence[float]]) -> list[float]:
@@ -92,18 +98,7 @@ def trace(clip: Clips, kept: Place = STACK) -> Trace:
     if is_probed:
         return Trace(distances, probe.stacked(), run.latents, recorder.ratios)
     samples, predictions = (torch.cat(rows).cpu() for rows in (path.samples, path.predictions))
-    reused = reuse_table(predictions)
-    return Trace(distances, reused, run.latents, recorder.ratios, samples, predictions)
-
-
-def reuse_table(predictions: torch.Tensor) -> torch.Tensor:
-    """`Trace.reused` of predictions [steps, ...] that are kept themselves."""
-    rows = predictions.float().flatten(1)
-    rows = rows[:, torch.linspace(0, rows.shape[1] - 1, min(SAMPLES, rows.shape[1])).long()]
-    table = torch.full((len(rows), WINDOW + 1, rows.shape[1]), float("nan"))
-    for back in range(min(WINDOW + 1, len(rows))):
-        table[back:, back] = rows[: len(rows) - back]
-    return table
+    return Trace(distances, None, run.latents, recorder.ratios, samples, predictions)
 
 
 class PathObserver:
@@ -178,9 +173,7 @@ def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
     cache = SkipOne(step)
     run = clips.run(lambda times: cache)
     latent_error = rms(run.latents.cpu() - torch.cat([item.latents for item in traces]))
-    prediction_error = torch.cat(
-        [rms((item.reused[step, 1] - item.reused[step, 0])[None]) for item in traces]
-    )
+    prediction_error = torch.cat([rms((item.tried[step, 1] - item.tried[step, 0])[None]) for item in traces])
     return float((latent_error / prediction_error.clamp(min=1e-12)).clamp(min=1e-12).log().mean().exp())
 
 

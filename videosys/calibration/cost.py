@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from videosys.cache.base import OUTPUT
-from videosys.calibration.candidates import MOST_PLANS, converged
+from videosys.calibration.candidates import MOST_TRIES, TRIAL_STEPS, TRIED, converged
 from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
 from videosys.calibration.search import FORECAST_KINDS
@@ -59,10 +59,12 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     policies = RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
     policies += 0 if is_recorded and not most_runs else len(FORECAST_KINDS)
     changes = converged(study.config)
-    policies += MOST_PLANS if changes else 0
+    policies += 2 * MOST_TRIES if changes else 0  # one for each reference
     exact = len(study.sampler(changes).times()) / study.num_steps if changes else 0.0
     timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
     measurement = held_out * (1 + exact) + timed + policies * held_out * shares
+    if not held_out and is_recorded:
+        measurement = TRIED * (TRIAL_STEPS / study.num_steps + 2 * MOST_TRIES * shares)
     is_tried = most_runs or study.tries_thresholds
     thresholds = TRIES * searched * shares if is_tried and held_out else 0.0
     return CalibrationCost(learning, len(budgets) * most_runs, thresholds, measurement)

@@ -144,7 +144,7 @@ class Study:
             torch.stack([getattr(item, name) for item in self.traces], dim=1) for name in PATH
         )
         path = Recording(samples, predictions, torch.cat([item.latents for item in self.traces]))
-        return Surrogate(path, self.sampler(), self.config.prediction)
+        return Surrogate(path, self.sampler(), self.config.prediction, self.config.guidance_scale)
 
     @property
     def sensitivities(self) -> Sensitivities | None:
@@ -159,18 +159,16 @@ class Study:
     @functools.cached_property
     def segments(self) -> Segments:
         """What each segment of a schedule costs."""
-        tables = [item.reused for item in self.traces]
         if self.surrogate is not None:
-            return Segments(
-                tables, self.surrogate.gains(lambda samples: self.sampler(samples=samples)), self.times
-            )
-        return Segments(tables, self.measured_gains(), self.times)
+            return self.surrogate.segments(lambda samples: self.sampler(samples=samples))
+        return Segments([item.tried for item in self.traces], self.measured_gains(), self.times)
 
     def measured_gains(self) -> list[float]:
         """How far an error of each step's prediction moves the final latents: measured at some steps, and
         between these in proportion to what it does by the sampler alone.
         """
-        alone = impulse_gains(lambda samples: self.sampler(samples=samples), lambda mix: 0.0)
+        impulses = impulse_gains(lambda samples: self.sampler(samples=samples), lambda mix: 0.0)
+        alone = [abs(gain) for gain in impulses]
         count = self.num_steps
         least = LEAST_GAIN * statistics.median(alone)  # some steps of PNDM have none
         telling = [step for step in range(1, count) if alone[step] > least]

@@ -1,12 +1,14 @@
 """Full runs as a model that costs nothing: what another sampler, grid or cache would give.
 
 On the recorded path x(t) the surrogate predicts what was recorded, interpolated between the steps. Beside the
-path its prediction changes with its input as that of normally distributed data of the same variance would:
+path its prediction changes with its input as that of normally distributed data with the same spectrum would,
+for each frequency f over time and space:
 
-    v(x, t) = v(t) + J(t) (x - x(t))
+    v(x, t) = v(t) + J(t, f) (x - x(t))
 
-With input a * data + b * noise and variance s, J is b / (a^2 s + b^2) for a model that predicts the noise,
-and (a s / (a^2 s + b^2) - 1) / b for one that predicts data minus noise.
+With input a * data + b * noise and variance s(f), J is b / (a^2 s + b^2) for a model that predicts the noise,
+and (a s / (a^2 s + b^2) - 1) / b for one that predicts data minus noise. s is measured on the final latents,
+and divided by the guidance scale, because guidance sharpens the distribution.
 """
 
 from __future__ import annotations
@@ -17,17 +19,24 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from videosys.cache import Cache, CacheConfig, NoCacheConfig, start
 from videosys.cache.sencache import Sensitivities
+from videosys.calibration.collect import SAMPLES, WINDOW
+from videosys.calibration.search import Segments
+from videosys.calibration.spectrum import between, filtered, levels, variances, weighted_tables
 from videosys.generation.denoise import Observer, Sampling, denoise, noise_mix
 from videosys.parallel import Parallel
 from videosys.schedulers.solvers import Prediction
 
-NEIGHBOURS = 4  # recorded steps that an interpolation uses
+# Recorded steps that an interpolation uses. Near pure noise an error of predicted noise is multiplied in the
+# data, which needs a cubic; flow models are recorded in few steps there, between which a cubic overshoots.
+NEIGHBOURS: dict[Prediction, int] = {"flow": 2, "epsilon": 4}
+LEVELS = 12  # variances for which gains are worked out
+Variance = TypeVar("Variance", float, torch.Tensor)
 LEAST_NOISE = 1e-3  # share of noise that J of flow models is divided by at least
 UNGUIDED = 1.0
 
@@ -44,11 +53,14 @@ class Recording:
 
 
 class Surrogate:
-    """Stands in for the model. sampler: of the recorded runs. prediction: of the model."""
+    """Stands in for the model.
 
-    def __init__(self, path: Recording, sampler: Any, prediction: Prediction):
+    sampler: of the recorded runs. prediction: of the model. guidance: its scale.
+    """
+
+    def __init__(self, path: Recording, sampler: Any, prediction: Prediction, guidance: float = UNGUIDED):
         self.path, self.noise, self.latents, self.prediction = path, path.samples[0], path.latents, prediction
-        self.variance = float(path.latents.double().var())
+        self.spectrum = variances(path.latents) / max(guidance, UNGUIDED)  # [T, H, W // 2 + 1]
         self.mixes = [noise_mix(sampler, float(timestep)) for timestep in sampler.timesteps]
         self.timesteps = [float(timestep) for timestep in sampler.timesteps]
         angles = [angle(mix) for mix in self.mixes]
@@ -71,24 +83,39 @@ class Surrogate:
         self.run(sampler, observer=lambda step, timestep, latents, prediction: seen.append(prediction))
         return torch.stack(seen)
 
-    def gains(self, sampler: Callable[[int], Any]) -> list[float]:
-        """How far an error of each step's prediction moves the final latents.
+    def gains(self, sampler: Callable[[int], Any]) -> torch.Tensor:
+        """How far an error of each step's prediction moves the final latents, for each frequency:
+        [steps, T, H, W // 2 + 1].
 
         sampler: returns a new one for a number of samples.
         """
-        return impulse_gains(sampler, partial(response, self.prediction, variance=self.variance))
+        at = levels(self.spectrum, LEVELS)
+        rows = [impulse_gains(sampler, partial(response, self.prediction, variance=one)) for one in at]
+        return between(self.spectrum, at, torch.tensor(rows))
+
+    def segments(self, sampler: Callable[[int], Any], predictions: torch.Tensor | None = None) -> Segments:
+        """What the segments of a schedule cost that keeps predictions.
+
+        sampler: returns a new one for a number of samples. predictions: [steps, B, C, T, H, W] of its full
+        run; the recorded ones if None.
+        """
+        rows = self.path.predictions if predictions is None else predictions
+        tables = weighted_tables(rows, self.gains(sampler), WINDOW, SAMPLES)
+        return Segments(tables, [1.0] * len(rows), sampler(1).times())
 
     def sensitivities(self) -> Sensitivities:
-        """For each recorded step how far the prediction moves, root mean square, with a move of 1 of its
-        input (J), and with one timestep: what it moved to the next step beyond that. The last is as the one
-        before it.
+        """Two numbers per recorded step: the prediction's change per change of its input, for the change that
+        the path makes to the next step (J); and per timestep, what is left of its change (root mean square).
+        The last step has those of the step before it.
         """
         rows: list[tuple[float, float]] = []
         for step, (now, later) in enumerate(pairwise(self.timesteps)):
-            own = response(self.prediction, self.mixes[step], variance=self.variance)
+            own = self._response(self.mixes[step])
             x, v = (seen[step + 1] - seen[step] for seen in (self.path.samples, self.path.predictions))
-            moved = float((v - own * x).double().square().mean().sqrt())
-            rows.append((round(abs(own), 6), round(moved / abs(later - now), 8) if later != now else 0.0))
+            moved_by_input = filtered(x, own)
+            size = float(moved_by_input.norm() / x.norm().clamp(min=1e-12))
+            moved = float((v - moved_by_input).double().square().mean().sqrt())
+            rows.append((round(size, 6), round(moved / abs(later - now), 8) if later != now else 0.0))
         return (*rows, rows[-1])
 
     def _predict(
@@ -100,16 +127,20 @@ class Surrogate:
         x, v = (
             sum(weight * rows[step] for step, weight in weights) for rows in (self.samples, self.predictions)
         )
-        return v + response(self.prediction, mix, variance=self.variance) * (sample - x)
+        return v + filtered(sample - x, self._response(mix))
+
+    def _response(self, mix: tuple[float, float]) -> torch.Tensor:
+        return response(self.prediction, mix, self.spectrum)
 
     def _weights(self, wanted: float) -> Iterator[tuple[int, float]]:
         """Recorded steps and their weights, by the polynomial through the nearest; the ends stay as they are
         beyond them.
         """
         wanted = min(max(wanted, self.angles[0]), self.angles[-1])
-        place = bisect.bisect(self.angles, wanted) - NEIGHBOURS // 2
-        first = min(max(place, 0), max(len(self.angles) - NEIGHBOURS, 0))
-        near = range(first, min(first + NEIGHBOURS, len(self.angles)))
+        count = NEIGHBOURS[self.prediction]
+        place = bisect.bisect(self.angles, wanted) - count // 2
+        first = min(max(place, 0), max(len(self.angles) - count, 0))
+        near = range(first, min(first + count, len(self.angles)))
         for step in near:
             others = (other for other in near if other != step)
             shares = (
@@ -123,8 +154,8 @@ def angle(mix: tuple[float, float]) -> float:
     return math.atan2(mix[1], mix[0])
 
 
-def response(prediction: Prediction, mix: tuple[float, float], variance: float) -> float:
-    """J of the module's text."""
+def response(prediction: Prediction, mix: tuple[float, float], variance: Variance) -> Variance:
+    """J of the module's text, for one variance or a tensor of them."""
     a, b = mix
     spread = a * a * variance + b * b
     if prediction == "flow":
@@ -135,8 +166,9 @@ def response(prediction: Prediction, mix: tuple[float, float], variance: float) 
 def impulse_gains(
     sampler: Callable[[int], Any], response: Callable[[tuple[float, float]], float]
 ) -> list[float]:
-    """The size of the final latents where all is 0 but an error of 1 of one step's prediction, for each step.
+    """The final latents where all is 0 but an error of 1 of one step's prediction, for each step.
 
+    Signs matter: the errors of two steps cancel where a multistep solver gives them opposite weights.
     sampler: returns a new one for a number of samples. response: J at a mix of data and noise.
     """
 
@@ -151,7 +183,7 @@ def impulse_gains(
         return rollout(model, one, torch.zeros(errors.shape[1], 1, 1, 1, 1)).flatten()
 
     errors = torch.eye(len(sampler(1).times()))
-    return (ends(errors) - ends(torch.zeros_like(errors))).abs().tolist()  # without the sampler's own noise
+    return (ends(errors) - ends(torch.zeros_like(errors))).tolist()  # without the sampler's own noise
 
 
 def is_deterministic(sampler: Callable[[int], Any]) -> bool:

@@ -205,7 +205,7 @@ class PipelineStudy(Study):
 
     @functools.cached_property
     def segments(self) -> Segments:
-        return Segments([item.reused for item in self.traces], self.gains, self.times)
+        return Segments([item.tried for item in self.traces], self.gains, self.times)
 
     @functools.cached_property
     def searched(self) -> list[tuple[Clips, Tensor]]:

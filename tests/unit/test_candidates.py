@@ -1,0 +1,67 @@
+"""Which candidates are measured, and in which order."""
+
+from __future__ import annotations
+
+import pytest
+
+from videosys.cache import Hold, Linear, NoCacheConfig, ScheduleConfig
+from videosys.calibration.candidates import MOST_TRIES, Candidate, nearest_of_kinds, tried
+from videosys.calibration.measure import CONVERGED, FULL
+from videosys.schedulers.solvers import EulerConfig, UniPCConfig
+
+NO_CACHE = NoCacheConfig()
+
+
+def candidate(name, full, converged, policy=NO_CACHE, scheduler=None):
+    config = {} if scheduler is None else {"scheduler": scheduler, "num_inference_steps": 5}
+    return Candidate(name, policy, config, {FULL: full, CONVERGED: converged})
+
+
+def measured(candidates, real):
+    """The names in the order in which they are measured. real: PSNR by name."""
+    order = []
+
+    def measure(one):
+        order.append(one.name)
+        return real[one.name]
+
+    figures = tried(candidates, measure)
+    assert [(one.name, psnr) for one, psnr in figures] == [(name, real[name]) for name in order]
+    return order
+
+
+def test_a_prediction_that_holds_ends_the_trials():
+    some = [candidate("a", 30, 20), candidate("b", 40, 10), candidate("c", 20, 25)]
+    real = {name: {FULL: full, CONVERGED: near} for name, full, near in (("b", 38, 9), ("c", 18, 24))}
+    assert measured(some, real) == ["b", "c"]  # the best for each reference
+
+
+def test_a_prediction_that_fails_costs_a_trial_of_the_next():
+    some = [candidate("a", 30, 0), candidate("b", 40, 0), candidate("c", 20, 0)]
+    real = {"b": {FULL: 25, CONVERGED: 50}, "a": {FULL: 28, CONVERGED: 0}}
+    assert measured(some, real) == ["b", "a"]
+
+
+def test_no_more_than_some_are_tried():
+    some = [candidate(str(index), 40 - index, 0) for index in range(MOST_TRIES + 3)]
+    real = {one.name: {FULL: 1, CONVERGED: 50} for one in some}
+    assert measured(some, real) == [str(index) for index in range(MOST_TRIES)]
+
+
+def test_what_is_not_predicted_is_tried():
+    some = [Candidate(name, NoCacheConfig(), {}, {}) for name in "ab"]
+    assert measured(some, {"a": {FULL: 10}, "b": {FULL: 20}}) == ["a", "b"]
+
+
+@pytest.mark.parametrize("reference", [FULL, CONVERGED])
+def test_each_kind_has_its_nearest(reference):
+    shifts = [candidate(f"Euler {i}", i, 9 - i, scheduler=EulerConfig(shift=float(i))) for i in range(1, 4)]
+    unipc = candidate("UniPC", 0, 0, scheduler=UniPCConfig())
+    on_top = [
+        candidate(
+            f"{forecast} on UniPC", 50, 60, ScheduleConfig(computed=(0, 2), forecast=forecast), UniPCConfig()
+        )
+        for forecast in (Hold(), Linear())
+    ]
+    chosen = nearest_of_kinds([*shifts, unipc, *on_top])
+    assert {one.name for one in chosen} == {"Euler 3", "Euler 1", "UniPC", *(one.name for one in on_top)}

@@ -1,0 +1,111 @@
+"""The spectrum of latents over time and space: the variance of each frequency, and errors by frequency.
+
+Latents of natural videos have most of their variance at low frequencies. A denoiser reacts to an error in its
+input by how much variance the data has there (the Wiener filter): a low-frequency error made at high noise
+stays in the video, a high-frequency one is removed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+DIMENSIONS = (-3, -2, -1)
+LEAST_VARIANCE = 1e-4
+
+
+def coefficients(latents: torch.Tensor) -> torch.Tensor:
+    """The orthonormal Fourier coefficients [..., T, H, W // 2 + 1] of latents [..., T, H, W]."""
+    return torch.fft.rfftn(latents.float(), dim=DIMENSIONS, norm="ortho")
+
+
+def filtered(latents: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
+    """Latents [..., T, H, W] with each frequency multiplied by a response [T, H, W // 2 + 1]."""
+    size = latents.shape[-3:]
+    return torch.fft.irfftn(coefficients(latents) * response, s=size, dim=DIMENSIONS, norm="ortho")
+
+
+def variances(latents: torch.Tensor) -> torch.Tensor:
+    """The mean square [T, H, W // 2 + 1] of each coefficient of latents [B, C, T, H, W].
+
+    It is averaged over samples, channels, and frequencies that differ in direction only: a few videos are
+    enough for these means.
+    """
+    squares = coefficients(latents).abs().square().mean(dim=(0, 1))
+    index = bands(latents.shape[-3:]).flatten()
+    count = int(index.max()) + 1
+    sums = torch.zeros(count).index_add(0, index, squares.flatten())
+    sizes = torch.zeros(count).index_add(0, index, torch.ones(len(index)))
+    return (sums / sizes)[index].reshape(squares.shape).clamp(min=LEAST_VARIANCE)
+
+
+def bands(size: torch.Size) -> torch.Tensor:
+    """The number [T, H, W // 2 + 1] of each frequency's band: those with the same temporal frequency and, in
+    cycles per frame of the longer side, the same rounded spatial frequency.
+    """
+    frames, height, width = size
+    temporal = (torch.fft.fftfreq(frames) * frames).abs().round().long()
+    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    spatial = (torch.hypot(rows[:, None], columns) * max(height, width)).round().long()
+    return temporal[:, None, None] * (int(spatial.max()) + 1) + spatial
+
+
+def multiplicity(size: torch.Size) -> torch.Tensor:
+    """How many coefficients of the whole spectrum each of the W // 2 + 1 columns stands for: 1 or 2."""
+    width = size[-1]
+    counts = torch.full((width // 2 + 1,), 2.0)
+    counts[0] = 1.0
+    if width % 2 == 0:
+        counts[-1] = 1.0
+    return counts
+
+
+def levels(spectrum: torch.Tensor, count: int) -> list[float]:
+    """Numbers from the least to the greatest of a spectrum, evenly spaced in their logarithms."""
+    first, last = (math.log(float(end)) for end in (spectrum.min(), spectrum.max()))
+    return [math.exp(first + (last - first) * place / (count - 1)) for place in range(count)]
+
+
+def between(spectrum: torch.Tensor, at: list[float], values: torch.Tensor) -> torch.Tensor:
+    """values [levels, steps], known at some levels, for each number of a spectrum: [steps, *spectrum.shape].
+
+    Linear in the logarithm of the level.
+    """
+    known = torch.tensor(at).log()
+    wanted = spectrum.log().contiguous()
+    upper = torch.searchsorted(known, wanted).clamp(1, len(at) - 1)
+    share = ((wanted - known[upper - 1]) / (known[upper] - known[upper - 1]).clamp(min=1e-12)).clamp(0, 1)
+    rows = values[upper - 1] + share[..., None] * (values[upper] - values[upper - 1])
+    return rows.movedim(-1, 0)
+
+
+def weighted_tables(
+    predictions: torch.Tensor, gains: torch.Tensor, window: int, samples: int
+) -> list[torch.Tensor]:
+    """One table per sample like `collect.Trace.reused`, for a cache that keeps predictions: real numbers
+    [steps, window + 1, samples], multiplied by the gain of their frequency in each step.
+
+    predictions: [steps, B, C, T, H, W]. gains: [steps, T, H, W // 2 + 1]. The coefficients are those in which
+    the weighted predictions change most.
+    """
+    counts = multiplicity(predictions.shape).sqrt()
+    rows = (coefficients(predictions) * counts).flatten(2)  # [steps, B, numbers]
+    weights = gains[:, None].expand(-1, predictions.shape[2], -1, -1, -1).flatten(1)
+    changes = (rows.diff(dim=0).abs().square().mean(dim=1) * weights[1:].square()).sum(dim=0)
+    places = changes.topk(min(samples // 2, len(changes))).indices.sort().values
+    weights = weights[:, places].repeat_interleave(2, dim=1)
+    return [
+        table_of(torch.view_as_real(row[:, places].contiguous()).flatten(1), weights, window)
+        for row in rows.unbind(1)
+    ]
+
+
+def table_of(rows: torch.Tensor, weights: torch.Tensor, window: int) -> torch.Tensor:
+    """The rows [steps, numbers] of each step and of the `window` steps before it, multiplied by the weights
+    [steps, numbers] of that step: [steps, window + 1, numbers], nan before the first step.
+    """
+    table = torch.full((len(rows), window + 1, rows.shape[1]), float("nan"))
+    for back in range(min(window + 1, len(rows))):
+        table[back:, back] = rows[: len(rows) - back] * weights[back:]
+    return table
