@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +30,38 @@ def folder() -> Path:
     return folders[-1]
 
 
+class Postgres:
+    """A server, which can be stopped and started again. url: of its database."""
+
+    def __init__(self, command: Sequence[str], port: int, quiet: Mapping[str, Any]):
+        self.command, self.port, self.quiet = command, port, quiet
+        self.url = f"postgresql+psycopg://{USER}@127.0.0.1:{port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self.command, **self.quiet)
+        wait(self.port)
+
+    def stop(self) -> None:
+        """Ends its connections too."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
 @contextmanager
 def started() -> Iterator[str]:
     """The URL of an empty database, whose server ends with the block."""
+    with server() as running:
+        yield running.url
+
+
+@contextmanager
+def server() -> Iterator[Postgres]:
+    """A server with an empty database, for the `with` block."""
     programs, root = folder(), os.geteuid() == 0
     identity = {"user": USER, "group": USER, "extra_groups": []} if root else {}
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -43,17 +74,11 @@ def started() -> Iterator[str]:
         initdb = [str(programs / "initdb"), "-A", "trust", "-U", USER, "-N", "-D", str(data / "d")]
         subprocess.run(initdb, check=True, **quiet)
         options = ["-p", str(port), "-k", str(data), "-F", "-c", "listen_addresses=127.0.0.1"]
-        server = subprocess.Popen([str(programs / "postgres"), "-D", str(data / "d"), *options], **quiet)
+        running = Postgres([str(programs / "postgres"), "-D", str(data / "d"), *options], port, quiet)
         try:
-            wait(port)
-            yield f"postgresql+psycopg://{USER}@127.0.0.1:{port}/postgres"
+            yield running
         finally:
-            server.terminate()  # waits for its connections
-            try:
-                server.wait(5)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            running.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
 

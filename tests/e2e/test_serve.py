@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ openai = pytest.importorskip("openai", reason="the openai client is not installe
 for module in ("fastapi", "sqlalchemy", "uvicorn", "prometheus_client"):
     pytest.importorskip(module, reason=f"{module} of the extra 'serve' is not installed")
 
+from tests import postgres  # noqa: E402 (without the extra: skipped)
 from videosys import read_video  # noqa: E402 (without the extra: skipped)
 from videosys.serve.settings import Keys  # noqa: E402
 from videosys.serve.store import Store  # noqa: E402
@@ -35,8 +37,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarn
 class Server:
     """A server process, which may be killed and started again on the same folder."""
 
-    def __init__(self, data):
-        self.data = data
+    def __init__(self, data, *options):
+        self.data, self.options = data, options
         self.start()
 
     def start(self):
@@ -48,10 +50,11 @@ class Server:
         }
         command = [sys.executable, "-m", "videosys", "serve", "--config", str(CONFIG), "--port", "0"]
         self.process = subprocess.Popen(
-            [*command, "--data", str(self.data), *SMALL],
+            [*command, "--data", str(self.data), *self.options, *SMALL],
             env={**os.environ, **settings, "CUDA_VISIBLE_DEVICES": ""},
             cwd=self.data,
             stdout=subprocess.PIPE,
+            stderr=(self.data / "log.txt").open("a"),
             text=True,
         )
         match = re.match(r"(http://127\.0\.0\.1:\d+)/v1 serves opensora", self.process.stdout.readline())
@@ -139,7 +142,7 @@ def test_the_openai_client_makes_lists_gets_and_deletes_a_video(server, tmp_path
 def test_the_openai_client_gets_its_own_errors(server):
     with pytest.raises(openai.BadRequestError, match="num_frames is 5") as info:
         server.client.videos.create(prompt="a", extra_body={"frames": 5})
-    assert (info.value.param, info.value.code) == ("num_frames", "invalid_value")
+    assert (info.value.param, info.value.code) == ("frames", "invalid_value")
     with pytest.raises(openai.AuthenticationError):
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="another").videos.list()
 
@@ -157,6 +160,7 @@ def test_a_video_at_work_is_stopped_when_it_is_deleted(server):
 
 
 def step_of(server, name):
+    """The video while it is denoised, else None."""
     video = server.client.videos.retrieve(name)
     return video if video.status == "in_progress" and video.stage == "denoise" and video.step else None
 
@@ -189,10 +193,38 @@ def test_a_server_that_is_asked_to_stop_keeps_the_jobs(server):
     long = server.client.videos.create(prompt=PROMPT, extra_body={"num_inference_steps": 200, "frames": 102})
     assert server.until(long.id, "in_progress").attempt == 1
     workers = server.workers()
-    assert server.stop() == 0
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as slow:
+        head = f"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
+        slow.sendall(f"{head}Content-Length: 99\r\n\r\n{{".encode())  # and no more
+        assert server.stop() == 0
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     store = Store(f"sqlite:///{server.data / 'jobs.sqlite'}")
     assert [
         (job.status, job.attempt) for job in store.page(Keys([KEY]).owner(f"Bearer {KEY}"), None, 1, "desc")
     ] == [("queued", 0)]
     store.close()
+
+
+def test_a_database_that_is_away_for_a_while_costs_neither_a_job_nor_an_attempt(tmp_path):
+    with postgres.server() as database:
+        server = Server(tmp_path, "--database", database.url)
+        try:
+            long = server.client.videos.create(prompt=PROMPT, extra_body={"num_inference_steps": 100})
+            waiting = server.client.videos.create(prompt="a cross", extra_body={"frames": 1})
+            wait(lambda: step_of(server, long.id), "a step is told")
+            database.stop()
+            client = server.client.with_options(max_retries=0)
+            with pytest.raises(openai.InternalServerError) as info:
+                client.videos.create(prompt="a", extra_body={"frames": 1})
+            assert info.value.status_code == 503
+            time.sleep(3)  # the video is finished meanwhile
+            workers = server.workers()
+            database.start()
+            for name in (long.id, waiting.id):
+                assert server.until(name, "completed").attempt == 1
+            assert server.workers() == workers
+            log = (tmp_path / "log.txt").read_text()
+            assert "Traceback" not in log
+            assert log.count("the database cannot be used") == 2  # for the server and for the worker
+        finally:
+            assert server.stop() == 0

@@ -19,7 +19,7 @@ from videosys.serve.__main__ import main
 from videosys.serve.ray_workers import RayWorkers, ray_workers
 from videosys.serve.replica import ReplicaLost
 from videosys.serve.server import Options
-from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store
+from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store, StoreAway
 
 
 class Handle:
@@ -135,16 +135,17 @@ def test_a_stopped_service_gives_its_jobs_back(workers, store):
     assert workers.alive == 0
 
 
-@pytest.mark.parametrize("function", ["counts", "claim"])
+@pytest.mark.parametrize("function", ["counts", "claim", "report", "finish"])
 def test_a_database_that_fails_for_a_moment_costs_nothing(workers, store, gate, monkeypatch, function):
+    monkeypatch.setattr("videosys.serve.worker.RETRY_SECONDS", 0.01)
     until(lambda: workers.alive == 1)
     original, calls = getattr(store, function), []
 
-    def failing(*arguments):
+    def failing(*arguments, **values):
         calls.append(arguments)
         if len(calls) < 3:
-            raise OSError("the database is gone")
-        return original(*arguments)
+            raise StoreAway("the database is gone")
+        return original(*arguments, **values)
 
     monkeypatch.setattr(store, function, failing)
     gate.set()
@@ -163,7 +164,7 @@ def test_a_job_of_a_lost_replica_waits_for_a_database_that_is_away(workers, stor
     def failing(*arguments, **options):
         calls.append(arguments)
         if len(calls) < 3:
-            raise OSError("the database is gone")
+            raise StoreAway("the database is gone")
         original(*arguments, **options)
 
     monkeypatch.setattr(store, "release", failing)

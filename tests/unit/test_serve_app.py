@@ -156,7 +156,9 @@ def test_an_idempotency_key_makes_one_job(client):
         for _ in range(2)
     }
     assert len(forms) == 1  # though the boundary of each is another
-    error_of(client.post("/v1/videos", json={"prompt": "a"}, headers={"Idempotency-Key": "x" * 201}), 400)
+    for key in ("x" * 201, ""):
+        answer = client.post("/v1/videos", json={"prompt": "a"}, headers={"Idempotency-Key": key})
+        assert error_of(answer, 400)["param"] == "Idempotency-Key"
 
 
 def test_a_request_is_repeated_where_the_limits_are_reached(client):
@@ -176,8 +178,10 @@ def test_lists_have_pages(client):
     rest = client.get("/v1/videos", params={"limit": 2, "after": names[1]}).json()
     assert ([item["id"] for item in rest["data"]], rest["has_more"]) == ([names[0]], False)
     assert [item["id"] for item in client.get("/v1/videos?order=asc").json()["data"]] == names
-    for query in ("limit=0", "limit=101", "limit=x", "order=up"):
-        error_of(client.get(f"/v1/videos?{query}"), 400)
+    for query in ("limit=0", "limit=101", "limit=x", "limit=\u0663", "limit=", "limit=-1", "order=up"):
+        name = query.partition("=")[0]
+        error = error_of(client.get(f"/v1/videos?{query}"), 400)
+        assert (error["param"], error["message"].startswith(f"{name} is ")) == (name, True)
 
 
 def test_content_is_sent_whole_and_in_ranges(client, service, tmp_path):
@@ -233,7 +237,7 @@ def test_models_health_and_metrics(client, service):
 def test_metrics_count_failures_and_keep_few_labels(client, service, monkeypatch):
     monkeypatch.setattr(service.store, "get", lambda *_: 1 / 0)
     for name in ("x", "y"):
-        error_of(client.get(f"/v1/videos/{name}"), 500)
+        error_of(client.get(f"/v1/videos/video_{ord(name):032x}"), 500)
         error_of(client.request(f"METHOD{name}", f"/{name}"), 404)
     text = client.get("/metrics").text
     assert 'route="/v1/videos/{name}",status="500"} 2.0' in text
@@ -258,7 +262,7 @@ def test_no_answer_names_a_folder_of_the_server(client, service, tmp_path, monke
         for goal in (900, "x")
     ]
     monkeypatch.setattr(service.store, "get", lambda *_: shutil.rmtree(tmp_path / "absent"))
-    broken = client.get("/v1/videos/x")
+    broken = client.get(f"/v1/videos/video_{0:032x}")
     assert error_of(broken, 500)["message"] == "internal error; see the log of the service"
     for text in [*texts, broken.text]:
         assert str(tmp_path) not in text

@@ -9,8 +9,10 @@ import pytest
 
 pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
+import sqlalchemy as sql
+
 from tests.postgres import started
-from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store
+from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store, StoreAway
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +157,45 @@ def test_owners_take_turns(store):
     assert order[:3] == ["a0", "b0", "c0"]
     assert order.index("b1") <= 4
     assert len(order) == len(set(order)) == 9
+
+
+def test_owners_take_turns_also_where_the_clock_is_set_back(store, monkeypatch):
+    add(store, "a0", "a1", "a2", owner="a")
+    add(store, "b0", "b1", "b2", owner="b")
+    order = []
+    for now in (9000.0, 9001.0, 5000.0, 5001.0, 5002.0, 5003.0):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        order.append(store.claim("w").id)
+    assert order == ["a0", "b0", "a1", "b1", "a2", "b2"]
+
+
+def test_a_database_that_is_away_is_told_once_and_used_when_it_is_back(store, monkeypatch, caplog):
+    original = store.engine.begin
+
+    def refused():
+        raise sql.exc.OperationalError("SELECT", {}, OSError("connection refused\nis it running?"))
+
+    monkeypatch.setattr(store.engine, "begin", refused)
+    calls = (
+        lambda: store.add(job("one")),
+        lambda: store.get("a", "one"),
+        lambda: store.page("a", None, 5, "asc"),
+        lambda: store.claim("w"),
+        lambda: store.counts(),
+        lambda: store.release(),
+        lambda: store.finished_files(),
+        lambda: store.remove("a", "one"),
+    )
+    for call in calls:
+        with pytest.raises(StoreAway, match=r"^connection refused$"):
+            call()
+    monkeypatch.setattr(store.engine, "begin", original)
+    add(store, "one")
+    assert store.claim("w").id == "one"
+    assert [record.message for record in caplog.records] == [
+        "the database cannot be used, trying again: connection refused",
+        "the database can be used again",
+    ]
 
 
 def test_the_same_idempotency_key_is_the_same_job(store):

@@ -59,7 +59,7 @@ def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:
         "step": job.step,
         "of": job.steps,
         "eta": None if job.eta is None else round(job.eta, 1),
-        "elapsed": None if not job.started or not job.ended else round(job.ended - job.started, 2),
+        "elapsed": None if not job.started or not job.ended else round(max(0.0, job.ended - job.started), 2),
         "attempt": job.attempt,
         "queue_position": None if ahead is None else ahead + 1,
         "cache": job.computed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import threading
 import time
 import uuid
 from collections.abc import Mapping
@@ -15,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from videosys.serve import answers
 from videosys.serve.answers import ApiError
@@ -25,13 +28,15 @@ from videosys.serve.metrics import Metrics
 from videosys.serve.pages import add_page, describe_model
 from videosys.serve.requests import BadRequest, Checker, VideoRequest
 from videosys.serve.settings import Keys
-from videosys.serve.store import ORDERS, Job, Store
+from videosys.serve.store import ORDERS, Job, Store, StoreAway
 from videosys.serve.workers import AnyWorkers
 from videosys.utils.logging import get_logger
 from videosys.utils.typed import listing
 
 LONGEST_KEY = 200  # characters of an Idempotency-Key
 LONGEST_PAGE = 100
+VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
+RETRY_SECONDS = 5  # for clients, while the database cannot be used
 LOG = get_logger("serve")
 
 
@@ -51,6 +56,7 @@ class Service:
         self.about = describe_model(self.checker)
         self.rate = Rate(self.limits.per_minute)
         self.metrics = Metrics(self.store, self.workers)
+        self._accepting = threading.Lock()  # so that requests at the same time do not pass the limit
 
     def owner(self, request: Request) -> str:
         """Who asks. ApiError 401 without a valid key, 403 for another site's page."""
@@ -70,9 +76,10 @@ class Service:
         job = self.store.earlier(owner, idempotency_key)
         if job is None:
             self.rate.check(owner)
-            request = self.checker.check(body)
-            self._check_queue()
-            job = self.store.add(new_job(owner, request, idempotency_key, asked))
+            new = new_job(owner, self.checker.check(body), idempotency_key, asked)
+            with self._accepting:
+                self._check_queue()
+                job = self.store.add(new)
         if job.body_hash != asked:
             text = "this Idempotency-Key was used with another request"
             raise ApiError(422, text, "idempotency_mismatch", "Idempotency-Key")
@@ -86,7 +93,7 @@ class Service:
 
     def find(self, owner: str, name: str) -> Job:
         """A job of an owner. ApiError 404 if it does not exist."""
-        job = self.store.get(owner, name)
+        job = self.store.get(owner, name) if VIDEO_ID.fullmatch(name) else None
         if job is None:
             raise answers.not_found(name)
         return job
@@ -96,12 +103,16 @@ class Service:
         ahead = self.store.ahead(job) if job.status == "queued" and job.number is not None else None
         return answers.video(job, self.checker.model, ahead)
 
-    def page(self, owner: str, after: str | None, limit: int, order: str) -> dict[str, Any]:
-        if order not in ORDERS or not 1 <= limit <= LONGEST_PAGE:
-            text = f"order must be one of {listing(ORDERS)}, and limit 1 to {LONGEST_PAGE}"
-            raise ApiError(400, text, "invalid_value", "order" if order not in ORDERS else "limit")
-        jobs = self.store.page(owner, after, limit + 1, order)
-        return answers.page([self.shown(job) for job in jobs[:limit]], len(jobs) > limit)
+    def page(self, owner: str, after: str | None, limit: str, order: str) -> dict[str, Any]:
+        """A page of an owner's jobs. ApiError 400 for wrong parameters, 404 if `after` does not exist."""
+        count = number_of(limit)
+        if order not in ORDERS:
+            text = f"order is {order[:40]!r}; it must be one of {listing(ORDERS)}"
+            raise ApiError(400, text, "invalid_value", "order")
+        if after is not None:
+            self.find(owner, after)
+        jobs = self.store.page(owner, after, count + 1, order)
+        return answers.page([self.shown(job) for job in jobs[:count]], len(jobs) > count)
 
     def content(self, owner: str, name: str, variant: str) -> Response:
         """A file of a finished job, or the part of it that a range asks for."""
@@ -119,7 +130,7 @@ class Service:
 
     def remove(self, owner: str, name: str) -> dict[str, Any]:
         """Removes a job and its files; a running one is stopped."""
-        job = self.store.remove(owner, name)
+        job = self.store.remove(owner, name) if VIDEO_ID.fullmatch(name) else None
         if job is None:
             raise answers.not_found(name)
         remove_files(self.folder, job.files)
@@ -127,9 +138,23 @@ class Service:
 
     def health(self) -> JSONResponse:
         """Whether the service works: the database answers and a worker is alive."""
-        counts, alive = self.store.counts(), self.workers.alive
-        content = {"status": "ok" if alive else "no worker is alive", "workers": alive, "jobs": counts}
-        return JSONResponse(content, 200 if alive else 503)
+        alive, counts = self.workers.alive, None
+        status = "ok" if alive else "no worker is alive"
+        try:
+            counts = self.store.counts()
+        except StoreAway:
+            status = "the database cannot be used"
+        content = {"status": status, "workers": alive, "jobs": counts}
+        return JSONResponse(content, 200 if status == "ok" else 503)
+
+
+def number_of(limit: str) -> int:
+    """The number of videos on a page. ApiError 400 for anything but 1 to `LONGEST_PAGE`."""
+    count = int(limit) if limit.isascii() and limit.isdecimal() and len(limit) < 9 else 0
+    if not 1 <= count <= LONGEST_PAGE:
+        text = f"limit is {limit[:40]!r}; it must be a whole number from 1 to {LONGEST_PAGE}"
+        raise ApiError(400, text, "invalid_value", "limit")
+    return count
 
 
 def new_job(owner: str, request: VideoRequest, idempotency_key: str | None, body_hash: str) -> Job:
@@ -160,6 +185,8 @@ def build_app(service: Service) -> FastAPI:
     app.add_exception_handler(ApiError, api_error)
     app.add_exception_handler(BadRequest, bad_request)
     app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(StoreAway, store_away)
+    app.add_exception_handler(ClientDisconnect, client_gone)
     app.add_exception_handler(Exception, unexpected)
     app.add_middleware(Body, most=service.limits.body)
     app.middleware("http")(service.metrics.measure)
@@ -172,7 +199,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         owner = service.owner(request)
         key = request.headers.get("idempotency-key")
         if key is not None and not 0 < len(key) <= LONGEST_KEY:
-            raise ApiError(400, f"Idempotency-Key may have {LONGEST_KEY} characters", "invalid_value")
+            text = f"Idempotency-Key has {len(key)} characters; it must have 1 to {LONGEST_KEY}"
+            raise ApiError(400, text, "invalid_value", "Idempotency-Key")
         body, raw = await read_body(request)
         job = await run_in_threadpool(service.accept, owner, body, raw, key)
         return JSONResponse(await run_in_threadpool(service.shown, job))
@@ -180,7 +208,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/videos")
     def page(request: Request, after: str | None = None, limit: str = "20", order: str = "desc") -> Any:
         owner = service.owner(request)
-        return service.page(owner, after, int(limit) if limit.isdecimal() and len(limit) < 9 else 0, order)
+        return service.page(owner, after, limit, order)
 
     @app.get("/v1/videos/{name}")
     def get(request: Request, name: str) -> dict[str, Any]:
@@ -231,7 +259,19 @@ async def bad_request(_request: Request, error: Exception) -> Response:
 async def http_error(_request: Request, error: Exception) -> Response:
     """No such route, another method, and what the framework refuses."""
     assert isinstance(error, HTTPException)
-    return ApiError(error.status_code, str(error.detail), "http_error").response()
+    headers = dict(error.headers or {})
+    return ApiError(error.status_code, str(error.detail), "http_error", **headers).response()
+
+
+async def store_away(_request: Request, _error: Exception) -> Response:
+    """The store has logged it."""
+    text, retry = "the job database cannot be used now; try again later", str(RETRY_SECONDS)
+    return ApiError(503, text, "database_unavailable", **{"Retry-After": retry}).response()
+
+
+async def client_gone(_request: Request, _error: Exception) -> Response:
+    """The client closed the connection within its request: nobody reads the answer."""
+    return ApiError(400, "the request is incomplete", "incomplete_request").response()
 
 
 async def unexpected(request: Request, error: Exception) -> Response:

@@ -15,6 +15,7 @@ from videosys.cache import cache_statistics
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.generation.request import VideoOutput
 from videosys.serve.store import Job
+from videosys.utils.files import remove
 from videosys.utils.plain import to_plain
 from videosys.utils.sidecar import write_sidecar
 from videosys.utils.video import save_video
@@ -39,18 +40,33 @@ def path_of(folder: Path, job: Job, variant: str) -> Path:
 
 
 def write_files(folder: Path, job: Job, output: VideoOutput, config: PipelineConfig) -> str:
-    """What the cache did, in words, after all files of a job were written."""
+    """What the cache did, in words, after all files of a job were written. OSError if one cannot be."""
     frames, steps = output.video[0], output.steps_per_video[0]
     statistics = str(cache_statistics(steps))
-    path = save_video(frames, path_of(folder, job, "video"), fps=output.fps)
-    if path.parent != folder:
-        raise OSError(f"the output folder is not writable; the video is in {path}")
-    still = frames[len(frames) // 2][None]
-    save_video(still, path_of(folder, job, "thumbnail"), fps=output.fps)
-    save_video(contact_sheet(frames)[None], path_of(folder, job, "spritesheet"), fps=output.fps)
-    content = public(config)
-    write_sidecar(path, prompt=job.prompt, seed=job.seed, config=content, steps=steps, statistics=statistics)
+    pictures = {
+        "video": frames,
+        "thumbnail": frames[len(frames) // 2][None],
+        "spritesheet": contact_sheet(frames)[None],
+    }
+    try:
+        for variant, picture in pictures.items():
+            write_picture(picture, path_of(folder, job, variant), output.fps)
+        path, content = path_of(folder, job, "video"), public(config)
+        write_sidecar(
+            path, prompt=job.prompt, seed=job.seed, config=content, steps=steps, statistics=statistics
+        )
+    except OSError:
+        remove_files(folder, job.files)
+        raise
     return statistics
+
+
+def write_picture(frames: torch.Tensor, path: Path, fps: float) -> None:
+    """Saves a video or a picture. OSError if it cannot be written there; it is then not kept elsewhere."""
+    written = save_video(frames, path, fps=fps)
+    if written != path:
+        remove(written if written.parent == path.parent else written.parent)  # a new temporary folder
+        raise OSError(f"{path.name} cannot be written, because the disk is full or does not work")
 
 
 def public(config: PipelineConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -9,7 +10,7 @@ from fastapi import Request, Response
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from videosys.serve.store import Store
+from videosys.serve.store import Store, StoreAway
 from videosys.serve.workers import AnyWorkers
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -31,11 +32,12 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """For the registry: jobs and workers as they are now."""
-        counts = self.store.counts()
-        jobs = GaugeMetricFamily("videosys_jobs", "Jobs by status", labels=["status"])
-        for status in STATUSES:
-            jobs.add_metric([status], counts.get(status, 0))
-        yield jobs
+        with contextlib.suppress(StoreAway):  # then nothing is known of the jobs
+            counts = self.store.counts()
+            jobs = GaugeMetricFamily("videosys_jobs", "Jobs by status", labels=["status"])
+            for status in STATUSES:
+                jobs.add_metric([status], counts.get(status, 0))
+            yield jobs
         yield GaugeMetricFamily("videosys_workers_alive", "Worker processes", value=self.workers.alive)
         restarts = self.workers.restarts
         yield GaugeMetricFamily("videosys_worker_restarts", "Workers that ended", value=restarts)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +15,10 @@ from pathlib import Path
 from videosys.generation.config import PipelineConfig
 from videosys.serve.cluster import RemoteReplica, connected, split
 from videosys.serve.fleet import Fleet, Places
-from videosys.serve.replica import ReplicaLost
-from videosys.serve.store import Store
-from videosys.serve.worker import POLL_SECONDS, Worker
-from videosys.utils.logging import get_logger
+from videosys.serve.store import Store, StoreAway
+from videosys.serve.worker import RETRY_SECONDS, Worker
 
 WATCH_SECONDS = 0.5
-RETRY_SECONDS = 1.0  # between two attempts to reach the database
-LOG = get_logger("serve")
 
 
 @contextlib.contextmanager
@@ -83,10 +78,8 @@ class RayWorkers:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            try:
+            with contextlib.suppress(StoreAway):  # tried again
                 self._scale()
-            except Exception:  # such as a database that cannot be reached now
-                LOG.exception("the replicas could not be checked")
             self._stopping.wait(WATCH_SECONDS)
 
     def _scale(self) -> None:
@@ -100,14 +93,10 @@ class RayWorkers:
 
     def _work(self, name: str, replica: RemoteReplica) -> bool:
         """Runs the next job on a replica; false if there was none."""
-        worker = Worker(name, replica, self.store, self.folder, self.decode_seconds)
+        worker = Worker(name, replica, self.store, self.folder, self.decode_seconds, self._stopping)
         try:
             return worker.work()
-        except ReplicaLost:
-            raise
-        except Exception:
-            LOG.exception("no job could be claimed")
-            time.sleep(POLL_SECONDS)
+        except StoreAway:  # at the end of the server
             return False
 
     def _release(self, name: str) -> None:
@@ -116,7 +105,6 @@ class RayWorkers:
             try:
                 self.store.release(name, is_counted=not self.fleet.is_stopping)
                 return
-            except Exception:
-                LOG.exception("the job of %s could not be queued again", name)
+            except StoreAway:
                 if self._stopping.wait(RETRY_SECONDS):
                     return  # the next start of the server queues it again

@@ -24,10 +24,11 @@ from videosys.serve.lock import own
 from videosys.serve.ray_workers import ray_workers
 from videosys.serve.requests import Checker
 from videosys.serve.settings import KEYS_VARIABLE, Limits, Source, read_keys
-from videosys.serve.store import Store
+from videosys.serve.store import Store, StoreAway
 from videosys.serve.workers import AnyWorkers, Workers
 from videosys.utils.logging import get_logger
 
+GRACE_SECONDS = 5  # for answers that are not finished when the server is asked to stop
 LOG = get_logger("serve")
 
 
@@ -69,9 +70,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
     folder = options.data / "videos"
     with own(options.data, "--data"), listening(options) as listener, contextlib.ExitStack() as stack:
         folder.mkdir(parents=True, exist_ok=True)
-        store = Store(options.url)
-        store.release()  # of a killed server
-        remove_leftovers(folder, store.finished_files())
+        store = opened(options, folder)
         workers = stack.enter_context(started_by(source, config, options, store, folder))
         app = build_app(Service(checker, store, workers, keys, folder, options.host))
         host, port = listener.getsockname()[:2]
@@ -94,6 +93,17 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
     return 0
 
 
+def opened(options: Options, folder: Path) -> Store:
+    """The store, without what a killed server has left. ValueError for a database that cannot be used."""
+    store = Store(options.url)
+    try:
+        store.release()
+        remove_leftovers(folder, store.finished_files())
+    except StoreAway as error:
+        raise ValueError(f"the database cannot be used: {error}") from error
+    return store
+
+
 @contextlib.contextmanager
 def started_by(
     source: Source, config: PipelineConfig, options: Options, store: Store, folder: Path
@@ -109,7 +119,10 @@ def started_by(
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Answers until SIGINT or SIGTERM, which uvicorn raises again after the last answer."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+    )
+    server = uvicorn.Server(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     print("stopped; queued jobs are kept", flush=True)

@@ -6,18 +6,27 @@ what must still be true, so that a worker that was thought to be dead changes no
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError
+
+from videosys.utils.logging import get_logger
 
 ATTEMPTS = 3  # a job is queued again at most twice
 ORDERS = ("asc", "desc")
 BUSY_SECONDS = 30.0
+LEAST_LATER = 1e-3  # seconds between the begins of two jobs
+OURS = (sql.exc.IntegrityError, sql.exc.DataError, sql.exc.ProgrammingError)  # of what was asked
+LOG = get_logger("serve")
+
+
+class StoreAway(Exception):
+    """The database cannot be reached or written now; the same call can succeed later."""
 
 
 @dataclass(frozen=True)
@@ -97,23 +106,45 @@ def job_table(metadata: sql.MetaData) -> sql.Table:
 
 
 class Store:
-    """The jobs of one service. Several threads and processes may use it."""
+    """The jobs of one service. Several threads and processes may use it.
+
+    All methods raise StoreAway while the database cannot be reached; one line is logged when that begins,
+    and one when it ends.
+    """
 
     def __init__(self, url: str):
         """url: of SQLAlchemy. ValueError where no database can be opened there."""
         self.jobs = job_table(sql.MetaData())
+        self._is_away = False
         try:
             self.engine = sql.create_engine(url, pool_pre_ping=True)
             if self.engine.dialect.name == "sqlite":
                 sql.event.listen(self.engine, "connect", set_up_sqlite)
             self.jobs.metadata.create_all(self.engine)
         except (sql.exc.SQLAlchemyError, ImportError) as error:
-            reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+            reason = reason_of(error)
             shown = sql.engine.make_url(url).render_as_string() if "://" in url else url
             raise ValueError(f"--database {shown}: cannot be opened: {reason}") from error
 
     def close(self) -> None:
         self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sql.Connection]:
+        """A connection, whose changes are stored together at the end of the `with` block."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except OURS:
+            raise
+        except sql.exc.SQLAlchemyError as error:
+            if not self._is_away:
+                LOG.error("the database cannot be used, trying again: %s", reason_of(error))
+            self._is_away = True
+            raise StoreAway(reason_of(error)) from error
+        if self._is_away:
+            self._is_away = False
+            LOG.warning("the database can be used again")
 
     # For the server.
 
@@ -121,9 +152,9 @@ class Store:
         """The job as it was stored, or the earlier one with the same idempotency key."""
         values = {item.name: getattr(job, item.name) for item in fields(Job) if item.name != "number"}
         try:
-            with self.engine.begin() as connection:
+            with self._connection() as connection:
                 connection.execute(sql.insert(self.jobs).values(values))
-        except IntegrityError:
+        except sql.exc.IntegrityError:
             found = self.earlier(job.owner, job.idempotency_key)
             if found is None:
                 raise
@@ -149,7 +180,7 @@ class Store:
             place = sql.select(column).where(self.jobs.c.id == after).scalar_subquery()
             query = query.where(column > place if order == "asc" else column < place)
         query = query.order_by(column.asc() if order == "asc" else column.desc()).limit(limit)
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             return [as_job(row) for row in connection.execute(query)]
 
     def remove(self, owner: str, name: str) -> Job | None:
@@ -160,25 +191,27 @@ class Store:
     def ahead(self, job: Job) -> int:
         """How many jobs were accepted before a queued one and still wait."""
         waiting = (self.jobs.c.status == "queued", self.jobs.c.number < job.number)
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             return connection.scalar(sql.select(sql.func.count()).where(*waiting)) or 0
 
     def counts(self) -> dict[str, int]:
         """How many jobs have each status."""
         query = sql.select(self.jobs.c.status, sql.func.count()).group_by(self.jobs.c.status)
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     def finished_files(self) -> set[str]:
         """The names of the files of all completed jobs, without suffixes."""
         query = sql.select(self.jobs).where(self.jobs.c.status == "completed")
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             return {as_job(row).files for row in connection.execute(query)}
 
-    def release(self, worker: str | None = None, *, is_counted: bool = True) -> None:
+    def release(
+        self, worker: str | None = None, *, is_counted: bool = True, error: str = FAILED_TOO_OFTEN
+    ) -> None:
         """Queues the jobs of a worker that has ended, or of all workers; fails those begun too often.
 
-        is_counted: false where the worker ended because it was asked to.
+        is_counted: false where the worker ended because it was asked to. error: of jobs that fail.
         """
         chosen = [self.jobs.c.status == "in_progress"]
         if worker is not None:
@@ -193,8 +226,8 @@ class Store:
         }
         if not is_counted:
             again["attempt"] = self.jobs.c.attempt - 1
-        failed = {"status": "failed", "error": FAILED_TOO_OFTEN, "ended": time.time(), "worker": None}
-        with self.engine.begin() as connection:
+        failed = {"status": "failed", "error": error, "ended": time.time(), "worker": None}
+        with self._connection() as connection:
             if is_counted:
                 too_often = self.jobs.c.attempt >= ATTEMPTS
                 connection.execute(sql.update(self.jobs).where(*chosen, too_often).values(failed))
@@ -205,9 +238,11 @@ class Store:
     def claim(self, worker: str) -> Job | None:
         """The next job for a worker; None if none is queued.
 
-        The owner who has waited longest since one of their jobs was begun comes first.
+        The owner who has waited longest since one of their jobs was begun comes first. A clock that was set
+        back does not change that: `started` is later than that of all earlier jobs.
         """
-        other = self.jobs.alias()
+        other, now = self.jobs.alias(), time.time()
+        latest = sql.select(sql.func.max(other.c.started)).scalar_subquery()
         served = sql.select(sql.func.max(other.c.started)).where(other.c.owner == self.jobs.c.owner)
         waiting = (
             sql.select(self.jobs.c.number)
@@ -216,7 +251,8 @@ class Store:
             .limit(1)
             .with_for_update(skip_locked=True)
         )
-        begun = {"status": "in_progress", "worker": worker, "started": time.time()}
+        begun: dict[str, Any] = {"status": "in_progress", "worker": worker}
+        begun["started"] = sql.case((latest >= now, latest + LEAST_LATER), else_=now)
         chosen = (self.jobs.c.number == waiting.scalar_subquery(), self.jobs.c.status == "queued")
         change = sql.update(self.jobs).where(*chosen)
         return self._changed(change.values(begun | {"attempt": self.jobs.c.attempt + 1}))
@@ -238,15 +274,20 @@ class Store:
         return self.report(job, **ended, eta=None)
 
     def _first(self, query: sql.Select) -> Job | None:
-        with self.engine.connect() as connection:
+        with self._connection() as connection:
             row = connection.execute(query).first()
         return None if row is None else as_job(row)
 
     def _changed(self, change: Any) -> Job | None:
         """The row that a statement changed or removed."""
-        with self.engine.begin() as connection:
+        with self._connection() as connection:
             row = connection.execute(change.returning(self.jobs)).first()
         return None if row is None else as_job(row)
+
+
+def reason_of(error: Exception) -> str:
+    """What a database says of an error, in one line."""
+    return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 
 def as_job(row: sql.Row) -> Job:

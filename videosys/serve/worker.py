@@ -6,14 +6,16 @@ the server.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from videosys.engine import VideoSysEngine
 from videosys.engine.engine import Callback
@@ -23,12 +25,14 @@ from videosys.models import load_family_config
 from videosys.serve.files import remove_files, write_files
 from videosys.serve.replica import ReplicaLost
 from videosys.serve.requests import allowed_fields, changed, without_paths
-from videosys.serve.store import Job, Store
+from videosys.serve.store import ATTEMPTS, Job, Store, StoreAway
 from videosys.utils.logging import configure_logging, get_logger, log
 
 POLL_SECONDS = 0.2  # between two looks for a job
 REPORT_SECONDS = 0.3  # between two reports of progress
+RETRY_SECONDS = 1.0  # between two attempts to use the database
 LOG = get_logger("serve.worker")
+T = TypeVar("T")
 
 
 def main() -> int:
@@ -95,21 +99,29 @@ class Maker(Protocol):
 
 
 class Worker:
-    """Claims jobs and generates their videos."""
+    """Claims jobs and generates their videos. It waits while the database is away."""
 
     def __init__(
-        self, name: str, engine: Maker, store: Store, folder: Path, decode_seconds: dict[str, float]
+        self,
+        name: str,
+        engine: Maker,
+        store: Store,
+        folder: Path,
+        decode_seconds: dict[str, float],
+        stopping: threading.Event | None = None,
     ):
-        """decode_seconds: last measured time per shape of the video; workers can share it."""
+        """decode_seconds: last measured time per shape of the video; workers can share it. stopping: ends
+        the waiting for the database, with StoreAway.
+        """
         self.name, self.engine, self.store, self.folder = name, engine, store, folder
-        self.decode_seconds = decode_seconds
+        self.decode_seconds, self.stopping = decode_seconds, stopping or threading.Event()
 
     def work(self) -> bool:
         """Runs the next job; false, after a short wait, if there is none.
 
         ReplicaLost if the engine is a replica on a cluster and is lost; the job still belongs to this worker.
         """
-        job = self.store.claim(self.name)
+        job = self._stored(lambda: self.store.claim(self.name))
         if job is None:
             time.sleep(POLL_SECONDS)
             return False
@@ -120,12 +132,14 @@ class Worker:
             log(LOG, "stopped", id=job.id)  # it was removed
         except ValueError as error:
             log(LOG, "failed", id=job.id, error=str(error))
-            self.store.finish(job, error=without_paths(str(error)) or "the request is refused")
-        except ReplicaLost:
+            text = without_paths(str(error)) or "the request is refused"
+            self._stored(lambda: self.store.finish(job, error=text))
+        except (ReplicaLost, StoreAway):
             raise
-        except Exception:
+        except Exception as error:
             LOG.exception("%s: the worker returns it to the queue", job.id)
-            self.store.release(self.name)
+            text = f"it failed {ATTEMPTS} times: {without_paths(str(error))[:300] or type(error).__name__}"
+            self._stored(lambda: self.store.release(self.name, error=text))
         else:
             log(LOG, "completed", id=job.id, seconds=round(time.perf_counter() - begin, 3))
         return True
@@ -140,7 +154,7 @@ class Worker:
         computed = write_files(self.folder, job, output, config)
         if clock.decode_seconds is not None:
             self.decode_seconds[shape(job)] = clock.decode_seconds
-        if not self.store.finish(job, computed=computed):
+        if not self._stored(lambda: self.store.finish(job, computed=computed)):
             remove_files(self.folder, job.files)
             raise Cancelled
 
@@ -148,9 +162,19 @@ class Worker:
         """Waits for the job's output. Records its progress meanwhile, and cancels a removed job."""
         while not handle.is_done:
             handle.wait(REPORT_SECONDS)
-            if not self.store.report(job, **self._progress(job, handle.progress)):
-                handle.cancel()
+            with contextlib.suppress(StoreAway):  # reported next time
+                if not self.store.report(job, **self._progress(job, handle.progress)):
+                    handle.cancel()
         return handle.result()
+
+    def _stored(self, call: Callable[[], T]) -> T:
+        """The result of a call of the store, which is repeated while the database cannot be used."""
+        while True:
+            try:
+                return call()
+            except StoreAway:
+                if self.stopping.wait(RETRY_SECONDS):
+                    raise
 
     def _progress(self, job: Job, progress: StepProgress | None) -> dict[str, Any]:
         if progress is None:

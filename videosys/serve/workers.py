@@ -16,7 +16,7 @@ from typing import Protocol
 
 from videosys.serve.restarts import ends_in_a_row, pause
 from videosys.serve.settings import Source
-from videosys.serve.store import Store
+from videosys.serve.store import Store, StoreAway
 from videosys.utils.logging import get_logger
 
 WATCH_SECONDS = 0.1
@@ -81,7 +81,8 @@ class Workers:
         for place in self.places:
             if place.process is not None:
                 end(place.process)
-                self.store.release(place.name, is_counted=False)
+                with contextlib.suppress(StoreAway):  # the next start queues it again
+                    self.store.release(place.name, is_counted=False)
 
     @property
     def alive(self) -> int:
@@ -91,18 +92,22 @@ class Workers:
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
-            try:
-                for place in self.places:
+            for place in self.places:
+                try:
                     self._look_after(place)
-            except Exception:  # such as a database that cannot be reached now
-                LOG.exception("the workers could not be checked")
+                except StoreAway:
+                    pass  # tried again
+                except OSError as error:  # such as too many processes
+                    LOG.error("a worker cannot be started: %s", error)
+                    place.ends += 1
+                    place.due = time.monotonic() + pause(place.ends)
             self._stopping.wait(WATCH_SECONDS)
 
     def _look_after(self, place: Place) -> None:
         now = time.monotonic()
         if place.process is not None and place.process.poll() is not None:
-            LOG.error("a worker ended with status %s", place.process.returncode)
             self.store.release(place.name)
+            LOG.error("a worker ended with status %s", place.process.returncode)
             place.ends = ends_in_a_row(place.ends, now - place.started)
             place.process, place.due = None, now + pause(place.ends)
             self.restarts += 1
