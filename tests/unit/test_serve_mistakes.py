@@ -9,7 +9,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
 
-from tests.service import client, error_of, service  # noqa: F401 (fixtures)
+from tests.service import CONFIG, LIMITS, client, error_of, service  # noqa: F401 (fixtures)
+from videosys import load_family_config
+from videosys.serve.requests import BadRequest, Checker
 
 MISTAKES = {
     "no prompt": ({"seed": 1}, "prompt", "prompt must be text"),
@@ -40,7 +42,12 @@ MISTAKES = {
     "a large size": ({"prompt": "a", "size": "256x256"}, "size", "the limit is 16384 pixels"),
     "a small size": ({"prompt": "a", "size": "8x8"}, None, "the minimum is 16 pixels"),
     "many frames": ({"prompt": "a", "frames": 68}, "frames", "the limit is 60"),
-    "frames that cannot be": ({"prompt": "a", "frames": 5}, "num_frames", "num_frames is 5"),
+    "frames that cannot be": ({"prompt": "a", "frames": 5}, "frames", "num_frames is 5"),
+    "seconds that cannot be": ({"prompt": "a", "seconds": 0.5}, "seconds", "num_frames is 6"),
+    "seconds above the limit": ({"prompt": "a", "seconds": 99}, "seconds", "the limit is 60"),
+    "frames that are not whole": ({"prompt": "a", "frames": 1e3}, "frames", "must be a whole number above 0"),
+    "a height that cannot be": ({"prompt": "a", "size": "64x99999"}, "size", "height: is 99999"),
+    "a resolution beside a height": ({"prompt": "a", "resolution": "9p"}, "resolution", "cannot be combined"),
     "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
     "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
     "seconds below 0": ({"prompt": "a", "seconds": -5}, "seconds", "must be a number above 0"),
@@ -104,3 +111,11 @@ def test_a_body_has_a_largest_length(client):
     error_of(client.post("/v1/videos", json={"prompt": "a", "negative": "x" * 5000}), 413)
     chunks = (b"x" * 1000 for _ in range(5))
     error_of(client.post("/v1/videos", content=chunks, headers={"content-type": "application/json"}), 413)
+
+
+@pytest.mark.parametrize("goal", ["speedup", "min_psnr"])
+def test_a_goal_without_a_calibration_for_the_service_is_named(goal):
+    few_steps = Checker(load_family_config(CONFIG, None, ["num_inference_steps=4"]), LIMITS)
+    with pytest.raises(BadRequest, match="made with num_inference_steps 30") as info:
+        few_steps.check({"prompt": "a", goal: 2})
+    assert info.value.param == goal

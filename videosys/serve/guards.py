@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from videosys.serve.answers import ApiError
 
@@ -77,9 +77,20 @@ def check_site(host: str, headers: Mapping[str, str]) -> None:
     host: to which the server is bound. On the loopback it answers to the loopback's names only, so that no
     site can give its own name to it.
     """
-    asked = urlsplit(f"//{headers.get('host', '')}")
-    if host in LOOPBACK and asked.hostname not in LOOPBACK:
+    asked = site(f"//{headers.get('host', '')}")
+    if host in LOOPBACK and (asked is None or asked.hostname not in LOOPBACK):
         raise ApiError(403, "this service accepts only the hosts 127.0.0.1 and localhost", "forbidden")
     origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != asked.netloc:
+    if origin is None:
+        return
+    own = site(origin)
+    if asked is None or own is None or own.netloc != asked.netloc:
         raise ApiError(403, "requests from other sites are refused", "forbidden")
+
+
+def site(address: str) -> SplitResult | None:
+    """The parts of an address; None for text that is not one."""
+    try:
+        return urlsplit(address)
+    except ValueError:  # such as an open bracket
+        return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from videosys.generation.config import PipelineConfig, loading_fields
@@ -12,13 +13,22 @@ from videosys.models import family_of
 from videosys.serve.settings import Limits
 from videosys.utils.plain import WRONG_NUMBERS, Place, build, to_plain
 from videosys.utils.seed import LARGEST_SEED, draw_seed
-from videosys.utils.typed import listing, suggest
+from videosys.utils.typed import listing, shown, suggest
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\w.~-]*[/\\])+([\w.~-]*)")
 # Fields of a config that a client must not choose: the service makes one video of each request.
 FIXED = frozenset({"num_videos_per_prompt", "batch_size"})
 NAMES_OF_SIZES = ("resolution", "aspect_ratio")
+STANDS_FOR: Mapping[str, Sequence[str]] = MappingProxyType(
+    {
+        "num_frames": ("frames", "seconds"),
+        "frames": ("num_frames", "seconds"),
+        "height": ("size",),
+        "width": ("size",),
+        "cache": ("speedup", "min_psnr"),
+    }
+)
 OWN_KEYS = ("frames", "min_psnr", "model", "prompt", "seconds", "size", "speedup")
 
 
@@ -47,8 +57,14 @@ def changed(base: PipelineConfig, changes: Mapping[str, Any]) -> Any:
         return build(type(base), [changes], base, Place("", ""))
     except (ValueError, *WRONG_NUMBERS) as error:
         message = without_paths(str(error))
-        param = next((key for key in changes if message.startswith(key)), None)
+        param = next((key for key in changes if message.startswith(key)), named_key(message, changes))
         raise BadRequest(message, param) from error
+
+
+def own_key(param: str | None, body: Mapping[str, Any]) -> str | None:
+    """The key of a body that stands for a field of the config: `size` for `height`; None for no field."""
+    names = STANDS_FOR.get(param or "", ()) if param not in body else ()
+    return next((name for name in names if name in body), param)
 
 
 def without_paths(text: str) -> str:
@@ -82,6 +98,13 @@ class Checker:
 
     def check(self, body: Mapping[str, Any]) -> VideoRequest:
         """The request of a body. BadRequest for a mistake, named with its key, before anything is queued."""
+        try:
+            return self._checked(body)
+        except BadRequest as error:
+            error.param = own_key(error.param, body)
+            raise
+
+    def _checked(self, body: Mapping[str, Any]) -> VideoRequest:
         prompt = self._prompt(body.get("prompt"))
         model = body.get("model", self.model)
         if model != self.model:
@@ -132,7 +155,7 @@ class Checker:
             return {}
         match = SIZE.fullmatch(str(body["size"]))
         if match is None:
-            raise BadRequest(f"size is {str(body['size'])[:40]!r}; it must be WIDTHxHEIGHT in pixels", "size")
+            raise BadRequest(f"size is {shown(body['size'])}; it must be WIDTHxHEIGHT in pixels", "size")
         names = {name: None for name in NAMES_OF_SIZES if name in self.allowed}
         return {"width": int(match[1]), "height": int(match[2]), **names}
 
@@ -140,13 +163,14 @@ class Checker:
         given = [key for key in ("seconds", "frames", "num_frames") if key in body]
         if len(given) > 1:
             raise BadRequest(f"give one of {listing(given)}", given[0])
+        kind = "number" if "seconds" in body else "whole number"
         try:
             if "seconds" in body:
                 return {"num_frames": frames_of(float(body["seconds"]), self.config.fps)}
             return {"num_frames": int(str(body["frames"]))} if "frames" in body else {}
         except (TypeError, ValueError, OverflowError):
             raise BadRequest(
-                f"{given[0]} is {str(body[given[0]])[:40]!r}; it must be a number above 0", given[0]
+                f"{given[0]} is {shown(body[given[0]])}; it must be a {kind} above 0", given[0]
             ) from None
 
     def _goal(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,13 +194,15 @@ class Checker:
 
     def _check_run(self, prompt: str, config: Any, body: Mapping[str, Any]) -> None:
         """BadRequest for what the pipeline would refuse when the work begins."""
+        default = None
         try:
             self.pipeline.check_parallel(config)
             self.pipeline.check_request([prompt], config)
+            default = "cache"
             self.pipeline.with_resolved_cache(config)
         except ValueError as error:
             message = without_paths(str(error))
-            raise BadRequest(message, named_key(message, body)) from error
+            raise BadRequest(message, named_key(message, body) or default) from error
 
 
 def named_key(message: str, body: Mapping[str, Any]) -> str | None:
