@@ -169,8 +169,8 @@ def test_a_refused_video_ends_the_run():
 
 @pytest.mark.parametrize(("error", "starts"), [(ReplicaLost("no checkpoint"), 3), (NoRoom("no room"), 1)])
 def test_a_cluster_on_which_nothing_starts_ends_the_run(monkeypatch, error, starts):
-    monkeypatch.setattr("videosys.serve.fleet.pause", lambda ends: 0.0)
-    calls = []
+    calls, pauses = [], []
+    monkeypatch.setattr("videosys.serve.fleet.pause", lambda ends: pauses.append(ends) or 0.0)
 
     def start(node):
         calls.append(node)
@@ -179,6 +179,7 @@ def test_a_cluster_on_which_nothing_starts_ends_the_run(monkeypatch, error, star
     with pytest.raises(ValueError, match=f"no replica can be started: {error}"):
         made(RayExecutor(stage("a", start=start), 1), tasks("v"))
     assert len(calls) == starts
+    assert len(pauses) == starts - 1  # none before the error
 
 
 def test_a_run_that_its_reader_leaves_ends_its_replicas():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from videosys.serve.options import add_executor_options, check_executor_options
 from videosys.utils.command import CommandParser, path_argument, run_command
-from videosys.utils.installed import install_command
+from videosys.utils.installed import missing
 from videosys.utils.logging import configure_logging
 
 if TYPE_CHECKING:
@@ -75,9 +75,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         if error.name is None or error.name.startswith("videosys"):
             raise
-        raise ValueError(
-            f"the service needs an extra: {install_command('serve')} ({error.name} cannot be imported)"
-        ) from error
+        raise missing("the service", "serve", error) from error
     from videosys.serve.settings import Source
 
     source = Source(args.config, args.model, tuple(args.overrides))

@@ -20,7 +20,7 @@ from videosys.generation.request import VideoOutput
 from videosys.generation.watch import Cancelled, StepProgress, Watch
 from videosys.models import family_of
 from videosys.serve.replica import Made, Order, Replica, ReplicaLost, Setup, replica_codec
-from videosys.utils.installed import install_command
+from videosys.utils.installed import missing
 
 LOOK_SECONDS = 0.3  # between two checks of a running video
 ANSWER_SECONDS = 5.0  # to wait for the answer to such a look
@@ -42,9 +42,7 @@ def import_ray() -> ModuleType:
         import ray
         import ray.util.scheduling_strategies
     except ImportError as error:
-        raise ValueError(
-            f"--executor ray needs an extra: {install_command('ray')} ({error.name} cannot be imported)"
-        ) from error
+        raise missing("--executor ray", "ray", error) from error
     return ray
 
 

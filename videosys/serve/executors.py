@@ -17,7 +17,7 @@ from videosys.engine.failure import RankError
 from videosys.generation.config import PipelineConfig
 from videosys.serve.cluster import RemoteReplica, check_loadable, connected, split
 from videosys.serve.fleet import Fleet, Places
-from videosys.serve.replica import Made, device_name
+from videosys.serve.replica import Made, times
 from videosys.utils.logging import get_logger
 
 ATTEMPTS = 3  # of a video whose process ends
@@ -73,14 +73,12 @@ class LocalExecutor:
         request = todo[0].request
         same = [*itertools.takewhile(lambda task: task.request == request, todo)]
         prompts = [task.prompt for task in same[: 1 if self.is_timed else None]]
-        begin, begin_cpu = time.perf_counter(), time.process_time()
+        begin = times()
         outputs = self.engine.stream(prompts, **request, num_videos_per_prompt=1, batch_size=1)
-        for output in (
-            [*outputs] if self.is_timed else outputs
-        ):  # the request is complete before it is yielded
-            seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
-            yield Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
-            begin, begin_cpu = time.perf_counter(), time.process_time()
+        # Where times are measured, the request is complete before its video is yielded.
+        for output in [*outputs] if self.is_timed else outputs:
+            yield Made.since(begin, output, self.engine.config.device)
+            begin = times()
 
 
 def note_failure(name: str, failures: int, error: Exception) -> None:

@@ -114,7 +114,8 @@ class Fleet:
             except Exception as error:
                 if not self.is_stopping:
                     self._note_loss(member, error, time.monotonic() - begin)
-            self._stopping.wait(pause(member.ends))
+            if self._is_wanted(member):
+                self._stopping.wait(pause(member.ends))
         with self._lock:
             self.members.remove(member)
 

@@ -50,6 +50,17 @@ class Made(Message):
     cpu_seconds: float
     device: str
 
+    @classmethod
+    def since(cls, begin: tuple[float, float], output: VideoOutput, device: str) -> Made:
+        """The answer with the times since `begin`, from `times`. device: of the config."""
+        seconds, cpu_seconds = times()
+        return cls(output, seconds - begin[0], cpu_seconds - begin[1], device_name(device))
+
+
+def times() -> tuple[float, float]:
+    """(wall time, CPU time of this process) in seconds, from any point in time."""
+    return time.perf_counter(), time.process_time()
+
 
 def replica_codec() -> Codec:
     """A codec for these messages; it knows the caches and families registered so far."""
@@ -74,9 +85,8 @@ class Replica:
         self.engine = VideoSysEngine(self.codec.unpack(setup).config, quiet=True)
         fields = {item.name for item in dataclasses.fields(self.engine.config) if item.init}
         self.request_fields = sorted(fields - loading_fields(type(self.engine.config)))
-        self._current: tuple[int, Handle] | None = (
-            None  # the last order; one tuple, because other threads read it
-        )
+        # The last order; one tuple, because other threads read it.
+        self._current: tuple[int, Handle] | None = None
 
     def make(self, order: bytes) -> bytes:
         """The answer to an order: `Made`, or `Failed` with the error."""
@@ -89,12 +99,10 @@ class Replica:
 
     def _made(self, order: Order) -> Made:
         request = {name: getattr(order.config, name) for name in self.request_fields}
-        begin, begin_cpu = time.perf_counter(), time.process_time()
+        begin = times()
         handle = self.engine.submit(order.prompt, **request)
         self._current = order.number, handle
-        output = handle.result()
-        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - begin_cpu
-        return Made(output, seconds, cpu_seconds, device_name(self.engine.config.device))
+        return Made.since(begin, handle.result(), self.engine.config.device)
 
     def node(self) -> str:
         """The id of the node of the Ray cluster that this runs on."""

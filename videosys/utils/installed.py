@@ -35,6 +35,11 @@ def install_command(extra: str) -> str:
     return f"pip install {requirement(extra, folder, direct_url())}"
 
 
+def missing(what: str, extra: str, error: ImportError) -> ValueError:
+    """The error of something that needs an extra, of which a module cannot be imported."""
+    return ValueError(f"{what} needs an extra: {install_command(extra)} ({error.name} cannot be imported)")
+
+
 def requirement(extra: str, checkout: Path | None, origin: Mapping[str, Any]) -> str:
     """What pip is asked for: a checkout, the file, folder or repository that pip installed, or the name.
 
