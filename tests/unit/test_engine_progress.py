@@ -231,7 +231,14 @@ def test_a_request_that_was_handed_in_gives_the_usual_bits(engine, usual):
     assert handle.is_done
     assert (handle.progress.stage, handle.progress.step) == ("decode", 17)
     assert not handle.cancel()
-    assert torch.equal(handle.result().video[0], usual)
+    for timeout in (0, float("inf"), None):
+        assert torch.equal(handle.result(timeout).video[0], usual)
+
+
+def test_an_endless_timeout_is_one(engine):
+    handle = engine.submit(PROMPT, **SHORT)
+    assert handle.wait(float("inf"))
+    assert engine.submit(PROMPT, **SHORT).result(float("inf")).video
 
 
 def test_a_mistake_is_refused_when_a_request_is_handed_in(engine):
@@ -239,6 +246,9 @@ def test_a_mistake_is_refused_when_a_request_is_handed_in(engine):
         engine.submit(PROMPT, num_frames=5)
     with pytest.raises(ValueError, match="prompt is ''"):
         engine.submit("")
+    for start in (engine.submit, engine.generate, engine.stream):
+        with pytest.raises(ValueError, match="callback is 'print'; it must be a function"):
+            start(PROMPT, callback="print")
     with pytest.raises(ValueError, match="blank"):
         engine.submit("|0||1|a night", loops=2).result(PATIENCE)
 

@@ -30,7 +30,7 @@ class Handle:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait up to this many seconds; return whether the request has ended."""
         with contextlib.suppress(futures.TimeoutError, futures.CancelledError):
-            self._future.exception(timeout)
+            self._future.exception(within_range(timeout))
         return self._future.done()
 
     def cancel(self) -> bool:
@@ -47,13 +47,18 @@ class Handle:
         request continues.
         """
         try:
-            return self._future.result(timeout)
+            return self._future.result(within_range(timeout))
         except futures.TimeoutError:
             if self._future.done():  # the request's own error
                 raise
             raise TimeoutError(f"the request has not ended within {timeout:g} s") from None
         except futures.CancelledError:
             raise self._watch.error or Cancelled("the engine was closed") from None
+
+
+def within_range(timeout: float | None) -> float | None:
+    """A timeout in seconds that the system can wait for: infinity becomes centuries."""
+    return None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
 
 
 class Submissions:

@@ -13,7 +13,7 @@ import torch
 
 from videosys.parallel import Parallel
 from videosys.utils.settled import unsettled
-from videosys.utils.typed import check_types
+from videosys.utils.typed import check_types, shown
 
 Stage = Literal["encode", "denoise", "decode"]
 
@@ -47,7 +47,12 @@ class Watch:
     """Progress and cancellation of one request. Thread-safe."""
 
     def __init__(self, callback: Callable[[StepProgress], object] | None = None):
-        """callback: called with each step. Its result is ignored; an error in it stops the request."""
+        """callback: called with each step. Its result is ignored; an error in it stops the request.
+
+        ValueError for anything that cannot be called.
+        """
+        if callback is not None and not callable(callback):
+            raise ValueError(f"callback is {shown(callback)}; it must be a function of a StepProgress")
         self.progress: StepProgress | None = None
         self.error: Exception | None = None
         self._callback, self._lock = callback, threading.Lock()
