@@ -77,7 +77,7 @@ def test_a_polynomial_is_judged_beyond_what_was_seen(coefficients, lowest):
     assert made.lowest == pytest.approx(lowest, abs=0.05)
     assert (made.problem() is None) == (lowest > 0)
     if lowest < 0:
-        assert f"between the changes 0 and {2 * made.domain[1]:.3g}" in made.problem()
+        assert f"for changes between 0 and {2 * made.domain[1]:.3g}" in made.problem()
 
 
 def test_the_best_of_the_good_is_chosen():

@@ -136,10 +136,10 @@ def test_the_cost_is_no_less_than_what_a_calibration_takes(study, caplog):
     assert study.pipeline.model.computed / 10 <= made.total
     search_record, timed, *_ = [record.getMessage() for record in caplog.records]
     assert search_record == str(made)
-    assert search_record.startswith(f"{made.total:.0f} full runs at most: ")
+    assert search_record.startswith(f"at most {made.total:.0f} full runs: ")
     assert (
-        timed
-        == f"a full run takes {study.full_seconds:.3g} s: {made.duration(study.full_seconds)} in all at most"
+        timed == f"a full run takes {study.full_seconds:.3g} s; "
+        f"the calibration takes {made.duration(study.full_seconds)} at most"
     )
 
 
@@ -150,10 +150,12 @@ def test_predictions_are_compared_with_what_was_measured():
         replace(far, name="far", predicted={"full": 25.5}),
     ]
     text = "\n".join(predictions_text(rows))
-    assert "measured minus predicted PSNR is -2.2 dB in the mean, and 3.2 dB without the sign" in text
+    assert (
+        "measured minus predicted PSNR is -2.2 dB on average; the mean absolute difference is 3.2 dB" in text
+    )
     assert f"| far | {far.budget} | full | 25.5 | 20.0 |" in text
     (line,) = disagreements(rows)
-    assert line.startswith(f"far, {far.budget} evaluations: 25.5 dB were predicted and 20.0 measured")
+    assert line.startswith(f"far, {far.budget} evaluations: predicted 25.5 dB, measured 20.0 dB")
     assert f"- {line}" in text
     assert predictions_text([row(0.1, 10)]) == []
 

@@ -155,7 +155,7 @@ def test_the_printed_yaml_pins_the_plan(latte, tmp_path, capsys):
         assert (tmp_path / "pinned.yaml").read_text().startswith("# ")
     arguments = ["--config", "examples/latte/tiny.yaml"]
     assert main(arguments) == 2
-    assert "cache has no goal for a plan" in capsys.readouterr().err
+    assert "cache sets no goal for a plan" in capsys.readouterr().err
     more = ["cache.name=best", "cache.evaluations=17", f"cache.calibration={config.cache.calibration}"]
     assert main([*arguments, *more]) == 0
     assert "schedule of 4 evaluations" in capsys.readouterr().out

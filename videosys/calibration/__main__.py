@@ -1,10 +1,10 @@
 """Calibrates caches: `python -m videosys.calibration --config FILE --prompts FILE --out FILE.json`.
 
-Runs the full model on a few prompts, fits TeaCache's polynomial, finds the best schedules, solvers and grids
-for some numbers of evaluations by what was recorded, and measures all of them on held-out prompts. With
---search, schedules are then improved by real runs. Prints a table, and writes FILE.json (what
-`cache.calibration` reads), FILE.md and, where matplotlib is installed, two PNG plots. Started again after an
-interruption, it continues with the intermediate results in FILE.work.
+Runs the full model on a few prompts and fits TeaCache's polynomial. From the recorded runs it selects the
+best schedules, solvers and grids for several numbers of evaluations, and measures them on held-out prompts.
+With --search, it then improves schedules with real runs. Prints a table and writes FILE.json (the input of
+`cache.calibration`), FILE.md and, if matplotlib is installed, two PNG plots. After an interruption, the same
+command resumes from the intermediate results in FILE.work.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ENOUGH = 4  # prompts to learn from
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrate; 2 where the arguments are wrong, 130 after an interruption."""
+    """Calibrate. Exit status: 2 for wrong arguments, 130 after an interruption."""
     return run_command(parser(), run, argv, RESUMABLE)
 
 
@@ -47,21 +47,30 @@ def parser() -> argparse.ArgumentParser:
         "--prompts",
         type=path_argument,
         required=True,
-        help=f"lines, JSON or CSV; {MOST_PROMPTS} suffice",
+        help=f"prompts as lines, JSON or CSV; {MOST_PROMPTS} are enough",
     )
     add("--out", type=path_argument, required=True, help="JSON file to write")
     add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
-    text = "numbers of evaluations; default: five, or eight with a search"
+    text = "numbers of model evaluations to calibrate for; default: five, or eight with a search"
     add("--budgets", type=numbers, metavar="K,K,...", help=text)
-    add("--search", type=float, default=0.0, help="maximum full runs of a search per budget; default: none")
-    add("--held-out", type=int, help="held-out prompts, from the end of the list; default: a third")
+    add(
+        "--search",
+        type=float,
+        default=0.0,
+        help="maximum number of full runs that the search may use per budget; default: no search",
+    )
+    add(
+        "--held-out",
+        type=int,
+        help="number of prompts to hold out, from the end of the list; default: a third",
+    )
     add("--quiet", action="store_true", help="no progress bars")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return arguments
 
 
 def numbers(text: str) -> list[int]:
-    """Whole numbers between commas."""
+    """Parse whole numbers separated by commas."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -71,7 +80,7 @@ def numbers(text: str) -> list[int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Calibrates, and writes and prints the report. ValueError for wrong arguments."""
+    """Run the calibration, write the report and print it. ValueError for wrong arguments."""
     configure_logging(quiet=args.quiet)
     if args.out.suffix != ".json":
         raise ValueError(f"--out is {str(args.out)!r}; it must end in .json")
@@ -88,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def listed(path: Path) -> Sequence[str]:
-    """The prompts of a file. ValueError that names the option."""
+    """Read the prompts of a file. A ValueError names the option."""
     try:
         return read_prompts(path).prompts
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The numbers of computed steps that a calibration is for, and the prompts that it judges on."""
+"""The step budgets of a calibration, and the split into learning and held-out prompts."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 SHARES = (0.2, 0.25, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.8)  # of all steps
-FEW_SHARES = (0.2, 1 / 3, 0.5, 2 / 3, 0.8)  # where nothing is searched
+FEW_SHARES = (0.2, 1 / 3, 0.5, 2 / 3, 0.8)  # without a search
 T = TypeVar("T")
 
 
 def split(prompts: Sequence[T], held_out: int | None) -> tuple[Sequence[T], Sequence[T]]:
-    """Prompts to learn from and prompts to judge on."""
+    """Split into (prompts to learn from, held-out prompts)."""
     count = max(len(prompts) // 3, 1) if held_out is None else held_out
     if not 0 <= count < len(prompts):
         text = f"there are {len(prompts)} prompts, of which {count} would be held out"
@@ -20,7 +20,7 @@ def split(prompts: Sequence[T], held_out: int | None) -> tuple[Sequence[T], Sequ
 
 
 def budgets(wanted: Sequence[int] | None, steps: int, shares: Sequence[float] = SHARES) -> list[int]:
-    """The numbers of computed steps to search schedules for; without `wanted` these shares of the steps."""
+    """The numbers of computed steps to search schedules for; by default these shares of all steps."""
     numbers = sorted(set(wanted or (max(round(share * steps), 2) for share in shares)))
     if not 2 <= numbers[0] <= numbers[-1] < steps:
         raise ValueError(f"--budgets are {numbers}; they must be 2 to {steps - 1}, of {steps} steps")

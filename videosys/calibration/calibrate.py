@@ -26,16 +26,17 @@ from videosys.utils import plain
 from videosys.utils.logging import get_logger
 from videosys.utils.settled import settle
 
-FAR = 3.0  # dB between prediction and measurement, from which a warning says so
+FAR = 3.0  # dB between prediction and measurement above which a warning is logged
 _LOG = get_logger("calibration")
 
 
 @dataclass(frozen=True)
 class PolicyResult:
-    """A policy and what it gave on held-out prompts.
+    """A policy and its results on held-out prompts.
 
-    budget: computed steps it was made for. config: changes of the sampler, where it has another one.
-    evaluations: computed and skipped, of that one. predicted: PSNR against each reference, by recorded runs.
+    budget: target number of computed steps. config: overrides of the sampler, if it differs from the
+    published one. evaluations: computed plus skipped steps of that sampler. predicted: PSNR against each
+    reference, as predicted from the recorded runs.
     """
 
     name: str
@@ -48,12 +49,14 @@ class PolicyResult:
 
     @property
     def label(self) -> str:
-        """The name, with the threshold where there is one."""
+        """The name, followed by the threshold if the policy has one."""
         threshold = getattr(self.policy, "threshold", None)
         return self.name if threshold is None else f"{self.name}, threshold {threshold:.4g}"
 
     def setting(self, times: Pace) -> Setting:
-        """The speed-up has as many digits as an error tells, so that what it offers can be asked for."""
+        """The entry for a calibration file. The speed-up is rounded as in error messages, so that a user can
+        request the value that an error offers.
+        """
         result = self.result
         psnr, ssim = quality_of(result.psnr[FULL]), result.ssim.get(FULL)
         speedup = round(times.speedup(result.computed, self.evaluations), 2)
@@ -66,7 +69,7 @@ class PolicyResult:
 class CalibrationReport:
     """The results of a calibration.
 
-    fits: of all signals and degrees. best_fit: the one that TeaCache takes, None where none may be used.
+    fits: of all signals and degrees. best_fit: the one for TeaCache, None if no fit is usable.
     rows: one per policy. searches: by budget and kind of forecast, as `search_record` gives them.
     is_measured: false where no prompt was held out.
     """
@@ -80,20 +83,20 @@ class CalibrationReport:
 
     @property
     def about_speedup(self) -> str:
-        """What its speed-ups are of, in a sentence."""
+        """A sentence that says how the speed-ups were determined."""
         if not self.is_measured:
             return (
                 "No prompt was held out: the PSNR is of a trial on a prompt that was learnt from, and the "
                 "speed-up counts evaluations."
             )
         return (
-            "The speed-up is of loop and autoencoder together, for the number of computed steps, by a line "
-            "through all that was timed."
+            "The speed-up covers the loop and the autoencoder. It is computed from the number of computed "
+            "steps, with a line fitted to all timed runs."
         )
 
     @property
     def pace(self) -> Pace:
-        """The time of a run by its computed steps."""
+        """Run time as a function of the number of computed steps."""
         if not self.is_measured:
             return Pace(self.study.num_steps, skipped=0.0, decode=0.0)
         return pace([row.result for row in self.rows], self.study.num_steps)
@@ -117,7 +120,7 @@ class CalibrationReport:
 
 
 def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
-    """The results without repetitions: of policies of one class with equal figures, the first stays."""
+    """The results without duplicates: of several policies of one class with equal figures, keep the first."""
     first: dict[Any, PolicyResult] = {}
     for row in rows:
         figures = (row.result.computed, *row.result.psnr.items(), *row.result.ssim.items())
@@ -127,15 +130,15 @@ def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
 
 @settle
 def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationReport:
-    """The report of a calibration: fits, thresholds and schedules, measured on the held-out prompts.
+    """Calibrate: fit polynomials, thresholds and schedules, and measure them on the held-out prompts.
 
-    budgets: numbers of computed steps. most_runs: full runs that the search may take for each of them.
-    The cost is logged before, in full runs, and in hours as soon as one has been timed.
+    budgets: numbers of computed steps. most_runs: full runs that the search may use for each budget. The cost
+    is logged first in full runs, then in hours once a full run has been timed.
     """
     cost = calibration_cost(study, budgets, most_runs)
     _LOG.info("%s", cost)
     seconds = study.full_seconds
-    _LOG.info("a full run takes %.3g s: %s in all at most", seconds, cost.duration(seconds))
+    _LOG.info("a full run takes %.3g s; the calibration takes %s at most", seconds, cost.duration(seconds))
     fits = all_fits(study.traces)
     best_fit = select_fit(fits)
     planner = Planner(study)
@@ -162,8 +165,8 @@ def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple
     """The plans, tried on a prompt that was learnt from, where there are no prompts to measure on."""
     if study.surrogate is None:
         raise ValueError(
-            f"without held-out prompts nothing is measured, and recorded runs of {study.scope.scheduler} "
-            "predict nothing: hold one prompt out or more"
+            f"recorded runs of {study.scope.scheduler} do not predict the quality of a plan, so it must be "
+            "measured: hold out at least one prompt"
         )
     trials = Trials(study, TRIED, planner.offset)
     return tuple(
@@ -183,13 +186,13 @@ def told(study: Study, budget: int, one: Candidate, psnr: Mapping[str, float]) -
 
 
 def references(config: Any) -> dict[str, dict[str, Any]]:
-    """The runs to compare with, besides the full one."""
+    """The reference runs besides the full run, as name -> config overrides."""
     changes = converged(config)
     return {CONVERGED: changes} if changes else {}
 
 
 def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> list[Candidate]:
-    """The policies that decide by a threshold, and those that say their own settings."""
+    """The threshold policies, and the policies that provide settings for a budget."""
     is_tried = bool(most_runs) or study.tries_thresholds
     policies = {
         "teacache": teacache_for(study, budget, best_fit, is_tried),
@@ -212,7 +215,7 @@ def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidat
 
 
 def measured(study: Study, bench: Bench, budget: int, one: Candidate) -> PolicyResult:
-    """What a candidate gives on the held-out prompts."""
+    """Measure a candidate on the held-out prompts."""
     name = f"{one.name} {budget}"
     if not one.config:
         rows, evaluations = bench.measure(name, one.policy), None
@@ -228,20 +231,20 @@ def disagreements(rows: Sequence[PolicyResult]) -> Iterator[str]:
         for reference, predicted in row.predicted.items():
             psnr = row.result.psnr[reference]
             if abs(psnr - predicted) > FAR:
-                figures = f"{predicted:.1f} dB were predicted and {psnr:.1f} measured"
-                yield f"{row.name}, {row.budget} evaluations: {figures}, from the {reference} run"
+                figures = f"predicted {predicted:.1f} dB, measured {psnr:.1f} dB"
+                yield f"{row.name}, {row.budget} evaluations: {figures}, against the {reference} run"
 
 
 def search_record(best: SearchResult) -> dict[str, Any]:
-    """The result of a search as plain values, as the calibration file has it."""
+    """The result of a search as plain values, in the layout of the calibration file."""
     return {"computed": best.schedule.computed, "score": best.score, "tried": best.num_runs}
 
 
 def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     """The polynomials of all signals and degrees: the paper's two ablations.
 
-    First and last step are omitted, since they always compute. The last third of
-    the prompts (none, where there is but one) is held out.
+    The first and last step are omitted because they always compute. The last third of the prompts is held
+    out; with a single prompt, none.
     """
     held_out = len(traces) // 3 or (len(traces) > 1)
     learnt, others = traces[: len(traces) - held_out], traces[len(traces) - held_out :]
@@ -252,14 +255,14 @@ def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     fits = []
     for name in SIGNALS:
         unseen = (rows(name, others), rows("output", others)) if others else None
-        for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # as many as there are steps for
+        for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # only degrees with enough steps
             fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), unseen))
     return fits
 
 
 def correlations(traces: Sequence[Trace]) -> dict[str, tuple[float, float]]:
-    """For each signal the correlation of its change with the output's: over all changes from step to step,
-    and over those between the first and the last.
+    """For each signal, the correlation of its change with the output's change: over all steps, and without
+    the first and last change.
     """
 
     def over(name: str, part: slice) -> float:
@@ -270,14 +273,16 @@ def correlations(traces: Sequence[Trace]) -> dict[str, tuple[float, float]]:
 
 
 def select_fit(fits: Sequence[Fit]) -> Fit | None:
-    """The polynomial for TeaCache, None where none may be used; both that and a poor one are logged."""
+    """The polynomial for TeaCache, or None if no fit is usable. Logs a warning for None and for a poor
+    fit.
+    """
     watched = [item for item in fits if item.signal == WATCHED]
     for item in watched:
         if item.problem():
             _LOG.warning("the polynomial of degree %d %s and is not used", item.degree, item.problem())
     best = best_of(watched)
     if best is None:
-        _LOG.warning("no polynomial can be used: TeaCache does not rescale distances")
+        _LOG.warning("no polynomial is usable: TeaCache will not rescale distances")
     elif best.warning():
         _LOG.warning("the polynomial of degree %d %s", best.degree, best.warning())
     return best
@@ -288,9 +293,10 @@ def teacache_for(
 ) -> TeaCacheConfig:
     """TeaCache with the threshold that computes about `budget` steps.
 
-    The first threshold comes from the changes of full runs. A run that skips steps sees larger changes, so
-    others are tried in real runs until one computes within SLACK of the budget; the nearest is taken.
-    is_tried: false for the first one without such runs. options: other fields of `TeaCacheConfig`.
+    The first threshold is computed from the changes in full runs. Runs that skip steps see larger changes, so
+    further thresholds are tried in real runs until one is within SLACK of the budget; the nearest is
+    returned. is_tried: false returns the first threshold without real runs. options: other fields of
+    `TeaCacheConfig`.
     """
     coefficients = best_fit.coefficients if best_fit else NAIVE
     name = SIGNAL_NAMES[options.get("signal", "modulated")]
@@ -308,5 +314,5 @@ def teacache_for(
 
 
 def finite(value: Any) -> Any:
-    """Plain values without what JSON cannot hold: numbers that are not finite become None."""
+    """Plain values for JSON: numbers that are not finite become None."""
     return plain.to_plain(value, number=plain.finite, key=str, other=plain.unchanged)

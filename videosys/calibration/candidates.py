@@ -1,4 +1,4 @@
-"""The plans that a calibration considers: solvers, grids and caches, by what recorded runs predict."""
+"""The candidate plans of a calibration (solver, grid and cache), ranked by predictions from recorded runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from videosys.utils.plain import name_in, to_plain
 
 SHIFTS = (1.0, 1.5, 2.0, 3.0, 4.0)  # of flow models' grids
 MIDDLE_SHIFT = 2.0
-ON_TOP = 1.5  # as many steps has a solver whose predictions are cached, as there are evaluations
+ON_TOP = 1.5  # steps per evaluation for a solver with cached predictions
 ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted")
 CONVERGED_STEPS = 120  # of a solver of order 2
 TRIAL_STEPS = 60  # of the converged run that trials are compared with
@@ -42,8 +42,8 @@ DECODED = 2  # prompts whose frames are made to relate errors of latents to thos
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan. config: the fields scheduler and num_inference_steps where the sampler is not the published
-    run's. predicted: PSNR in dB against each reference, by the recorded runs; empty where they tell nothing.
+    """A plan. config: the fields scheduler and num_inference_steps if the sampler is not the published one.
+    predicted: PSNR in dB against each reference, predicted from the recorded runs; empty if not predictable.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Candidate:
 
 
 def solvers(prediction: str) -> list[SchedulerConfig]:
-    """The published sampler, and solvers with their grids for models with a prediction; for each kind of
-    solver the one to take without a prediction first.
+    """The published sampler, then solvers with their grids for a prediction type. Within each kind of solver,
+    the default comes first; it is used when recorded runs allow no prediction.
     """
     if prediction == "flow":
         shifts = sorted(SHIFTS, key=lambda shift: abs(math.log(shift / MIDDLE_SHIFT)))
@@ -80,7 +80,9 @@ def solvers(prediction: str) -> list[SchedulerConfig]:
 
 
 def converged(config: Any) -> dict[str, Any]:
-    """Changes of a config for a run that more steps would not change; empty without a known prediction."""
+    """Config overrides for a converged run, which more steps would not change; empty for an unknown
+    prediction type.
+    """
     prediction = getattr(config, "prediction", None)
     if prediction is None:
         return {}
@@ -89,7 +91,7 @@ def converged(config: Any) -> dict[str, Any]:
 
 
 def plain_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes of a config's sampler as a calibration file has them."""
+    """Sampler overrides in the layout of a calibration file."""
     if not changes:
         return {}
     solver = changes["scheduler"]
@@ -98,7 +100,7 @@ def plain_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Planner:
-    """Candidates for numbers of evaluations of the model that a study is about."""
+    """Selects candidate plans for a study's model, per number of evaluations."""
 
     PUBLISHED = "steps of the published sampler"
 
@@ -107,14 +109,14 @@ class Planner:
 
     @functools.cached_property
     def targets(self) -> dict[str, torch.Tensor]:
-        """The final latents that each reference ends with."""
+        """The final latents of each reference run."""
         assert self.surrogate is not None
         many = self.surrogate.run(self.study.sampler(converged(self.study.config)))
         return {FULL: self.surrogate.latents, CONVERGED: many}
 
     @functools.cached_property
     def offset(self) -> float:
-        """By how much the PSNR of frames is above that of latents, in dB: of a run with half of the steps."""
+        """PSNR of frames minus PSNR of latents in dB, measured on a run that computes every second step."""
 
         def measured() -> float:
             study = self.study
@@ -142,7 +144,7 @@ class Planner:
         return [*caches, *nearest_of_kinds([*steps, *on_top])]
 
     def samplers(self, budget: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(name, changes of the config) of samplers that evaluate the model so often."""
+        """Yield (name, config overrides) of samplers with this number of model evaluations."""
         config = self.study.config
         if getattr(config, "prediction", None) is None:
             return
@@ -153,12 +155,12 @@ class Planner:
             changes = {"scheduler": solver, "num_inference_steps": steps}
             try:
                 self.study.sampler(changes)
-            except ValueError:  # too few for it
+            except ValueError:  # too few steps for this solver
                 continue
             yield self.PUBLISHED if is_published else f"steps of {solver.title}", changes
 
     def _on_top(self, budget: int, fewer: Candidate) -> list[Candidate]:
-        """Caches of the predictions of a solver with more steps."""
+        """Prediction caches on top of a solver with more steps than evaluations."""
         changes = {**fewer.config, "num_inference_steps": round(ON_TOP * budget)}
         study, surrogate = self.study, self.surrogate
         if surrogate is None or isinstance(changes["scheduler"], PublishedConfig):

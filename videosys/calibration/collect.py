@@ -1,4 +1,4 @@
-"""Full runs, watched: how signals and output change from step to step, and what reuse would have given."""
+"""Record full runs: how signals and output change per step, and what reuse would have predicted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,16 @@ from videosys.generation.denoise import Observer, Sampling, guide
 from videosys.utils.devices import in_float64
 from videosys.utils.files import replacing
 
-# What is drawn and fitted, in the paper's words; the first three can be had before the blocks run.
+# Signals to plot and fit, named as in the paper; the first three are available before the blocks run.
 SIGNALS = ("timestep_embedding", "noisy_input", "modulated_input")
-SIGNAL_NAMES = {"timestep": "timestep_embedding", "modulated": "modulated_input"}  # a model's own words
-WATCHED = "modulated_input"  # what TeaCache decides by
-WINDOW = 20  # steps back to which residuals are tried
-SAMPLES = 1024  # numbers of each prediction that are kept
-PATH = ("samples", "predictions")  # of a trace, where there are
+SIGNAL_NAMES = {
+    "timestep": "timestep_embedding",
+    "modulated": "modulated_input",
+}  # model's name -> paper's name
+WATCHED = "modulated_input"  # the signal that TeaCache uses
+WINDOW = 20  # how many steps back residuals are tried
+SAMPLES = 1024  # elements of each prediction that are kept
+PATH = ("samples", "predictions")  # optional tensors of a trace
 
 
 @dataclass(frozen=True)
@@ -80,8 +83,8 @@ def mean_columns(rows: Iterable[Sequence[float]]) -> list[float]:
 def trace(clip: Clips, kept: Place = STACK) -> Trace:
     """The trace of one prompt, a full run.
 
-    kept: with stack each step is also evaluated with earlier residuals; with output what was predicted says
-    all, and the run costs no more than any other.
+    kept: "stack" also evaluates each step with earlier residuals. "output" needs only the predictions, so the
+    run costs no more than a normal one.
     """
     changes = ChangeObserver()
     request = clip.pipeline.denoising(clip.jobs, clip.texts, clip.config)
@@ -104,7 +107,7 @@ def trace(clip: Clips, kept: Place = STACK) -> Trace:
 class PathObserver:
     """An observer of `denoise` that keeps the model's inputs and the guided predictions.
 
-    changes: another observer, called too.
+    changes: another observer, which is called first.
     """
 
     def __init__(self, changes: Observer, sampling: Sampling, scheduler: Any):
@@ -120,7 +123,9 @@ class PathObserver:
 
 
 class ChangeObserver:
-    """An observer of `denoise`: relative L1 changes per step of the latents and of the pair's prediction."""
+    """An observer of `denoise` that records the relative L1 change per step of the latents and of the pair's
+    prediction.
+    """
 
     def __init__(self) -> None:
         self.distances: dict[str, list[float]] = {"noisy_input": [], "output": []}
@@ -134,14 +139,14 @@ class ChangeObserver:
 
 
 class ReuseProbe:
-    """Wraps a model: at each step it is also evaluated with the residuals of earlier steps."""
+    """Wraps a model so that each step is also evaluated with the residuals of earlier steps."""
 
     def __init__(self, recorder: SignalRecorder, sampling: Sampling, channels: int):
         self.recorder, self.sampling, self.channels = recorder, sampling, channels
         self.rows: list[torch.Tensor] = []
 
     def around(self, model: Model) -> Model:
-        """The model, which also predicts from each kept residual and notes samples of all predictions."""
+        """Wrap the model: it also predicts from each kept residual and records samples of all predictions."""
 
         def probed(pair: torch.Tensor, timesteps: torch.Tensor, condition: Any, cache: Any) -> torch.Tensor:
             caches = [cache, *(PrecomputedResidual(residual) for _, residual in self.recorder.residuals)]
@@ -157,7 +162,7 @@ class ReuseProbe:
         return guided[places.to(guided.device)].cpu()
 
     def stacked(self) -> torch.Tensor:
-        """[steps, WINDOW + 1, samples], nan where a step had fewer before it."""
+        """[steps, WINDOW + 1, samples]; nan where a step has no earlier step that far back."""
         table = torch.full((len(self.rows), WINDOW + 1, self.rows[0].shape[1]), float("nan"))
         for step, row in enumerate(self.rows):
             table[step, : len(row)] = row
@@ -165,10 +170,10 @@ class ReuseProbe:
 
 
 def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
-    """The gain from an error of the prediction in a step to the error of the final latents.
+    """The ratio of the error of the final latents to the error of one step's prediction.
 
-    The root mean square of their change when only this step reuses the residual before it, divided by that of
-    the prediction's change; the geometric mean over the prompts.
+    Only this step reuses the previous residual. The value is the RMS change of the final latents divided by
+    the RMS change of the prediction, as the geometric mean over the prompts.
     """
     cache = SkipOne(step)
     run = clips.run(lambda times: cache)
@@ -178,7 +183,7 @@ def sensitivity(clips: Clips, traces: Sequence[Trace], step: int) -> float:
 
 
 class SkipOne(SignalRecorder):
-    """Computes all steps but one, which takes the residual of the step before."""
+    """Computes all steps except one, which reuses the residual of the previous step."""
 
     def __init__(self, skipped: int):
         super().__init__(kinds=())

@@ -1,4 +1,4 @@
-"""The cost of a calibration before it starts: in full runs, and in hours once one has been timed."""
+"""Estimates the cost of a calibration in full runs, and in hours once a full run has been timed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from videosys.calibration.search import FORECAST_KINDS
 from videosys.calibration.study import PROBES, REUSED_STEP, Study, share_of
 from videosys.calibration.thresholds import TRIES, own_settings
 
-RULES = 2  # TeaCache and MagCache, beside a schedule of each kind
+RULES = 2  # TeaCache and MagCache, besides one schedule of each kind
 
 
 @dataclass(frozen=True)
 class CalibrationCost:
-    """Full runs of one prompt that each part takes at most; a skipped step counts REUSED_STEP."""
+    """Upper bounds per part, in full runs of one prompt; a skipped step counts as REUSED_STEP."""
 
     learning: float
     search: float
@@ -33,12 +33,12 @@ class CalibrationCost:
 
     def __str__(self) -> str:
         return (
-            f"{self.total:.0f} full runs at most: {self.learning:.0f} to learn from, {self.search:.0f} for "
+            f"at most {self.total:.0f} full runs: {self.learning:.0f} to learn from, {self.search:.0f} for "
             f"the search, {self.thresholds:.0f} for thresholds, {self.measurement:.0f} to measure"
         )
 
     def duration(self, seconds: float) -> str:
-        """The total in hours and minutes, for this many seconds per full run."""
+        """The total in hours and minutes. seconds: of one full run."""
         minutes = max(round(self.total * seconds / 60), 1)
         return f"{minutes // 60} h {minutes % 60:02} min"
 
@@ -46,14 +46,14 @@ class CalibrationCost:
 def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationCost:
     """The cost of `calibrate` with these arguments.
 
-    The search often ends before its limit, and few thresholds need all tries.
+    An upper bound: the search often ends before its limit, and few thresholds need all tries.
     """
     learnt, held_out = len(study.learnt), len(study.held_out)
     searched = min(study.search_size, learnt)
     probed = min(study.config.batch_size, searched)
     shares = sum(share_of(budget, study.num_steps) for budget in budgets)
     is_recorded = study.kept == OUTPUT
-    # One is only timed, and the frames to compare with are made of others.
+    # One run is only timed; the reference frames come from other runs.
     learning = 1 + searched + learnt * (1 if is_recorded else 1 + WINDOW * REUSED_STEP)
     learning += 0 if is_recorded else PROBES * probed
     policies = RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)

@@ -17,10 +17,10 @@ FILE = "journal.jsonl"
 
 
 class Journal:
-    """A folder with one JSON line for each result, found again by its key.
+    """Stores results by key in a folder, one JSON line per result.
 
-    about: what the results depend on besides their keys. ValueError where the folder is of something else,
-    or cannot be made.
+    about: everything else that the results depend on. ValueError if the folder belongs to something else or
+    cannot be created.
     """
 
     def __init__(self, folder: str | Path, about: Any):
@@ -40,7 +40,7 @@ class Journal:
             )
 
     def result(self, key: str, make: Callable[[], Any]) -> Any:
-        """The plain value of a key: what was written, or what `make` returns, which is written at once."""
+        """The stored value of a key. If there is none, call `make` and store the value immediately."""
         if key not in self._results:
             value = make()
             self._results[key] = value
@@ -61,7 +61,7 @@ class Journal:
         return key in self._results
 
     def _read(self) -> dict[str, Any]:
-        """The results so far; a last line that was cut off is removed."""
+        """Read the results so far, and remove an incomplete last line."""
         if not self.path.exists():
             return {}
         lines = self.path.read_bytes().splitlines(keepends=True)
@@ -75,7 +75,7 @@ class Journal:
 
 
 def policy_key(policy: Any) -> str:
-    """A short name for a policy with all its settings; a field that a class gets later changes none."""
+    """A short name for a policy and its settings. It does not change when a class gains a field later."""
     fields = ((field, getattr(policy, field.name)) for field in dataclasses.fields(policy))
     differing = {field.name: repr(value) for field, value in fields if value != field.default}
     return f"{type(policy).__name__} {fingerprint(differing)}"

@@ -23,10 +23,10 @@ from videosys.utils.progress import progress
 
 Judge = Callable[[str, torch.Tensor], dict[str, float]]
 FULL = "full"
-CONVERGED = "converged"  # the name of a run with enough steps that more change nothing
-TIMED = 3  # prompts whose full run is timed
-SHARED = 6  # policies for which one timing of it serves
-# Two-sided 95 % of Student's t for 1 to 10 degrees of freedom; from there on by its series.
+CONVERGED = "converged"  # name of the run with enough steps to converge
+TIMED = 3  # number of prompts whose full run is timed
+SHARED = 6  # number of policies that share one timing of the full run
+# Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom; a series is used beyond.
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NORMAL95 = 1.95996
 
@@ -35,9 +35,9 @@ NORMAL95 = 1.95996
 class Measured:
     """The result of a policy for one prompt.
 
-    seconds: of the loop; full_seconds: of the full run's, which was timed not long before, for some of the
-    prompts; decode_seconds: of the autoencoder. psnr (dB) and ssim by reference: means over the frames,
-    before these are rounded to bytes. scores: what a judge says of the frames.
+    seconds: of the loop. full_seconds: of the full run's loop, timed shortly before; None for prompts that
+    are not timed. decode_seconds: of the autoencoder. psnr (dB) and ssim by reference: means over the float
+    frames, before rounding to bytes. scores: the judge's scores of the frames.
     """
 
     computed: int
@@ -51,10 +51,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Summary:
-    """Means over prompts, and half the width of the 95 % confidence interval of some.
+    """Means over prompts; a margin is half the width of the 95 % confidence interval.
 
-    speedup: of loop and autoencoder together, as timed; loop_speedup: of the loop alone. decode: seconds of
-    the autoencoder, as a share of the full run's loop.
+    speedup: measured, of loop and autoencoder together. loop_speedup: of the loop alone. decode: time of the
+    autoencoder as a share of the full run's loop.
     """
 
     computed: float
@@ -63,16 +63,16 @@ class Summary:
     decode: float
     psnr: dict[str, float]
     psnr_margin: dict[str, float]
-    ssim: dict[str, float]  # empty where frames were not made
+    ssim: dict[str, float]  # empty if no frames were decoded
 
 
 class Bench:
-    """Held-out prompts with their full runs, which are kept in a folder.
+    """Measures policies on held-out prompts. The frames of their full runs are kept in a folder.
 
-    references: name -> changes of the config, for other runs to compare with, such as one with more steps.
-    timed: prompts whose full run is timed, again after this many policies (`shared`): with 1 beside each of
-        them, so that other programs slow both alike.
-    judge: if set, returns scores of a prompt's frames [T, H, W, 3] in [0, 1].
+    references: name -> config overrides of further reference runs, such as one with more steps.
+    timed: number of prompts whose full run is timed. shared: number of policies that share one timing; with 1
+        the full run is timed next to every policy, so that other load on the machine affects both.
+    judge: if set, called with a prompt and its frames [T, H, W, 3] in [0, 1]; returns scores.
     """
 
     judge: Judge | None = None
@@ -91,19 +91,21 @@ class Bench:
         self.timed, self.shared, self.journal, self.quiet = timed, shared, journal, quiet
         self.references = {FULL: {}, **(references or {})}
         self.clips = [Clips(pipeline, config, [job]) for job in jobs]
-        self._full_seconds: dict[int, list[float]] = {}  # one for each use
+        self._full_seconds: dict[int, list[float]] = {}  # one entry per use
 
     def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
-        """One result per prompt."""
+        """Measure a policy: one result per prompt."""
         return self.measure_runs(name, policy_key(policy), lambda clip: clip.run(policy))
 
     def measure_sampler(self, name: str, policy: CacheConfig, changes: Mapping[str, Any]) -> list[Measured]:
-        """The same with changes of the config's sampler."""
+        """Like `measure`, with overrides of the config's sampler."""
         key = f"{policy_key(policy)} {fingerprint(repr(sorted(changes.items())))}"
         return self.measure_runs(name, key, lambda clip: clip.with_sampler(changes).run(policy))
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:
-        """The same for any function that generates latents for a prompt."""
+        """Like `measure`, for any function that generates latents for a prompt. key: identifies the
+        function.
+        """
 
         def result(place: int) -> dict[str, Any]:
             return self.journal.result(
@@ -139,7 +141,7 @@ class Bench:
         return uses[-1]
 
     def reference(self, place: int, name: str) -> torch.Tensor:
-        """The frames [T, H, W, 3] in [0, 1] of a prompt's full run, or of another of the references."""
+        """Frames [T, H, W, 3] in [0, 1] of a prompt's reference run, such as the full run."""
         path = self.journal.folder / f"{name}-{self._name(place)}.safetensors"
         if not path.exists():
             clip, changes = self.clips[place], self.references[name]
@@ -172,10 +174,10 @@ def summary(rows: Sequence[Measured]) -> Summary:
 
 @dataclass(frozen=True)
 class Pace:
-    """The time of a run by the steps it computes, in loops of the full run: a line through that one.
+    """Run time as a linear function of the computed steps, in units of the full run's loop.
 
-    steps: of the full run. skipped: time of a skipped step, as a share of a computed one. decode: time of the
-    autoencoder.
+    steps: of the full run. skipped: time of a skipped step as a share of a computed step. decode: time of the
+    autoencoder as a share of the full run's loop.
     """
 
     steps: int
@@ -183,9 +185,9 @@ class Pace:
     decode: float
 
     def speedup(self, computed: float, evaluations: float | None = None) -> float:
-        """Of loop and autoencoder together, for a number of computed steps; the same for the same number.
+        """The speed-up of loop and autoencoder together for a number of computed steps.
 
-        evaluations: computed or skipped, where these are not all steps of the full run.
+        evaluations: computed plus skipped steps, if these differ from the steps of the full run.
         """
         skipped = (self.steps if evaluations is None else evaluations) - computed
         share = (computed + skipped * self.skipped) / self.steps
@@ -193,9 +195,9 @@ class Pace:
 
 
 def pace(results: Sequence[Summary], steps: int) -> Pace:
-    """The line by least squares through the times of all policies that were measured.
+    """Fit a line to the times of all measured policies (least squares).
 
-    One run alone says little: other programs change its time by more than some steps do.
+    A single run is too noisy: other load on the machine can change its time by more than a few steps do.
     """
     left = [1 - one.computed / steps for one in results]
     saved = [1 - 1 / one.loop_speedup for one in results]
@@ -213,7 +215,7 @@ def margin(values: Sequence[float]) -> float:
 
 
 def student(freedom: int) -> float:
-    """The factor of a 95 % interval for degrees of freedom, right to three digits."""
+    """Student's t factor of a 95 % interval for these degrees of freedom, accurate to three digits."""
     if freedom <= len(T95):
         return T95[freedom - 1]
     z = NORMAL95
@@ -221,5 +223,5 @@ def student(freedom: int) -> float:
 
 
 def quality_of(value: float) -> float | None:
-    """A PSNR for a calibration file: None for equal frames."""
+    """A PSNR for a calibration file; None for identical frames."""
     return None if value >= CAP else value

@@ -1,4 +1,4 @@
-"""The files of a calibration, and checks of where they go."""
+"""Writes the files of a calibration and checks their paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOG = get_logger("calibration")
 
 
 def check_place(path: Path, is_folder: bool = False) -> None:
-    """ValueError if a file or folder cannot have this name, for example because a parent is a file."""
+    """ValueError if a file or folder cannot be created here, for example because a parent is a file."""
     expanded(path)
     if path.exists() and path.is_dir() != is_folder:
         raise ValueError(f"--out is {str(path)!r}, which is a {'file' if is_folder else 'folder'}")
@@ -34,15 +34,15 @@ def check_place(path: Path, is_folder: bool = False) -> None:
 
 
 def check_search(most_runs: float) -> None:
-    """ValueError for a number of full runs that no search can take."""
+    """ValueError if the number of full runs for a search is negative or not finite."""
     if not 0 <= most_runs < math.inf:
         raise ValueError(f"--search is {most_runs:g}; it must be 0 or more, and finite")
 
 
 def write_report(report: CalibrationReport, out: Path) -> str:
-    """The report as Markdown. Writes `out` (JSON), and beside it the Markdown and two plots.
+    """Write `out` (JSON), a Markdown report and two plots next to it; return the Markdown.
 
-    Plots are left out where matplotlib is not installed.
+    Without matplotlib there are no plots.
     """
     text = report_text(report)
     if has_matplotlib():
@@ -53,7 +53,7 @@ def write_report(report: CalibrationReport, out: Path) -> str:
 
 
 def plot_report(report: CalibrationReport, out: Path) -> None:
-    """Writes the plots of the signals and of the fits (the TeaCache paper's figures) beside `out`."""
+    """Write the plots of the signals and of the fits (figures of the TeaCache paper) next to `out`."""
     traces = report.study.traces
     plot_signals(traces, out.with_name(f"{out.stem}-signals.png"))
     shown = report.best_fit or report.fits[-len(DEGREES)]
@@ -62,7 +62,7 @@ def plot_report(report: CalibrationReport, out: Path) -> None:
 
 
 def plot_signals(traces: Sequence[Trace], path: Path) -> None:
-    """The relative L1 change of each signal and of the output over the steps, means over the prompts."""
+    """Plot the relative L1 change of each signal and of the output per step, averaged over the prompts."""
     axes = line_axes("Change from step to step", "step", "relative L1 change", whole_x=True)
     for name in (*SIGNALS, "residual", "output"):
         means = mean_columns(trace.distances[name] for trace in traces)
@@ -71,7 +71,7 @@ def plot_signals(traces: Sequence[Trace], path: Path) -> None:
 
 
 def plot_fits(traces: Sequence[Trace], fits: Sequence[Fit], path: Path) -> None:
-    """The change of the output against that of one signal, each step of each prompt a point, and the fits."""
+    """Plot the change of the output against the change of one signal, one point per step, with the fits."""
     signal = fits[0].signal
     change = "relative L1 change of the {}".format
     axes = line_axes(

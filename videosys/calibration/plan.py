@@ -1,7 +1,8 @@
-"""Prints the plan that a goal stands for, as YAML: `python -m videosys.calibration.plan --config FILE`.
+"""Prints the plan for a goal as YAML: `python -m videosys.calibration.plan --config FILE`.
 
-A plan is solver, steps, grid and cache together, from the calibration beside the weights or the one that the
-config names. The lines that are printed pin it: in a config they give the same videos without a calibration.
+A plan combines solver, steps, grid and cache. It is read from the calibration next to the weights, or from
+the one that the config names. The printed lines pin the plan: in a config they give the same videos without a
+calibration.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from videosys.utils.logging import configure_logging
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a plan; 2 where the arguments are wrong, or no plan reaches the goal."""
+    """Print a plan. Exit status 2 for wrong arguments, or if no plan reaches the goal."""
     return run_command(parser(), run, argv)
 
 
@@ -35,14 +36,14 @@ def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="python -m videosys.calibration.plan", description=__doc__)
     add = arguments.add_argument
     add("--config", type=path_argument, required=True, help="YAML or Python file, as for the samples")
-    add("--model", choices=list(FAMILIES), help="whose config it is, where the file could be of several")
-    text = "changes of the config, such as cache.name=best cache.evaluations=17 cache.reference=converged"
+    add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
+    text = "config overrides, such as cache.name=best cache.evaluations=17 cache.reference=converged"
     add("overrides", nargs="*", metavar="KEY=VALUE", help=text)
     return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the plan. ValueError for a config without a goal."""
+    """Print the plan. ValueError for a config without a goal."""
     configure_logging()
     config = load_family_config(args.config, args.model, args.overrides)
     print(pinned(config))
@@ -50,9 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def pinned(config: Any) -> str:
-    """YAML of the plan that the config's goal stands for, below a comment that says what it gives."""
+    """YAML of the plan that the config's goal selects, with a comment that lists its figures."""
     if not isinstance(config.cache, BestConfig):
-        raise ValueError("cache has no goal for a plan; give one, such as cache.name=best cache.speedup=2.0")
+        raise ValueError("cache sets no goal for a plan; set one, such as cache.name=best cache.speedup=2.0")
     pipeline = family_of(config).build(config, quiet=True)
     found = find_plan(config.cache, lambda: pipeline.scope(config), pipeline.parts.transformer.folder)
     assert found is not None
@@ -63,7 +64,7 @@ def pinned(config: Any) -> str:
 
 
 def short(value: Any) -> Any:
-    """A section without settings that are not given."""
+    """A section without the settings that are None."""
     if not isinstance(value, dict):
         return value
     return {key: short(item) for key, item in value.items() if item is not None}

@@ -1,4 +1,4 @@
-"""Generations of the same prompts and seeds, repeated with one cache after another."""
+"""Repeats the generation of the same prompts and seeds with different caches."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Model = Callable[..., torch.Tensor]
 
 @dataclass(frozen=True)
 class DenoiseRun:
-    """Denoised latents [B, C, T, H, W], the model evaluations, and the seconds the loop took.
+    """Denoised latents [B, C, T, H, W], the step records and the seconds of the loop.
 
-    On a CPU these are seconds of work, which other programs do not lengthen.
+    On a CPU the seconds are process time, which does not include other programs.
     """
 
     latents: torch.Tensor
@@ -36,12 +36,12 @@ class DenoiseRun:
 
     @property
     def computed(self) -> int:
-        """Number of steps that computed all blocks."""
+        """Number of steps that ran all blocks."""
         return sum(step.computed for step in self.steps)
 
 
 class Clips:
-    """Some prompts with their seeds and encoded texts, denoised together once for each `run`."""
+    """Prompts with seeds and encoded texts, denoised together by each `run`."""
 
     @settle
     def __init__(self, pipeline: Pipeline, config: Any, jobs: Sequence[VideoJob]):
@@ -51,7 +51,7 @@ class Clips:
     @functools.cached_property
     @settle
     def condition(self) -> Any:
-        """What the transformer's forward takes as condition, for all clips; loads the transformer."""
+        """The condition argument of the transformer's forward for all clips. Loads the transformer."""
         with self.pipeline.transformer.use() as model:
             return self.pipeline.denoising(self.jobs, self.texts, self.config).condition(model)
 
@@ -64,7 +64,7 @@ class Clips:
         around: Callable[[Model], Model] | None = None,
         sampler: Any = None,
     ) -> DenoiseRun:
-        """One generation. around: wraps the model. sampler: replaces the config's."""
+        """Generate once. around: wraps the model. sampler: replaces the config's sampler."""
         request = self.pipeline.denoising(self.jobs, self.texts, self.config)
         sampler = sampler or request.scheduler
         gather_rows = self.pipeline.parallel.gather_rows
@@ -86,30 +86,30 @@ class Clips:
 
     @settle
     def frames(self, latents: torch.Tensor) -> torch.Tensor:
-        """Frames [T, H, W, 3] in [0, 1] on the CPU, not rounded to bytes, of latents [1, C, t, h, w]."""
+        """Decode latents [1, C, t, h, w] to float frames [T, H, W, 3] in [0, 1] on the CPU."""
         (frames,) = self.pipeline.frames(latents, self.config, quiet=True)
         return ((frames[0].float().clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).contiguous().cpu()
 
     def with_config(self, **changes: Any) -> Clips:
-        """The same prompts and seeds with another number of steps, for example."""
+        """The same prompts and seeds with other config fields, such as the number of steps."""
         return Clips(self.pipeline, replace(self.config, **changes), self.jobs)
 
     def with_sampler(self, changes: Mapping[str, Any]) -> Clips:
-        """The same prompts and seeds with other steps or another solver, texts and condition shared."""
+        """The same prompts and seeds with other steps or another solver; shares texts and condition."""
         clips = copy.copy(self)
         clips.config = replace(self.config, **changes)
         return clips
 
 
 class Clock:
-    """A stopwatch: seconds of this process's work on a CPU, of time on a GPU."""
+    """A stopwatch that measures process time on a CPU and wall time on a GPU."""
 
     def __init__(self, device: torch.device):
         self.device = device
         self.begin = self._now()
 
     def seconds(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the start."""
         return self._now() - self.begin
 
     def _now(self) -> float:
@@ -123,7 +123,7 @@ class Clock:
 def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
     """The pipeline of a config, and the config as a calibration runs it: without a cache, with a seed.
 
-    ValueError for several devices, and for what the config's `check_calibratable` refuses.
+    ValueError for several devices, and from the config's `check_calibratable`.
     """
     if config.parallel.num_gpus != 1:
         raise ValueError(f"parallel.num_gpus is {config.parallel.num_gpus}; a calibration runs on one device")
@@ -133,9 +133,9 @@ def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
 
 
 def error_db(latents: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """How far latents are from those of the full run, in dB of the reference's mean square: higher is nearer.
+    """Signal-to-noise ratio in dB of latents against those of the full run; higher is nearer.
 
-    One number per sample; 200 where they are equal.
+    One number per sample; 200 for equal latents.
     """
     latents, reference = in_float64(latents), in_float64(reference)
     error = (latents - reference).square().flatten(1).mean(dim=1)

@@ -1,10 +1,11 @@
-"""The best schedule for a number of computed steps: dynamic programming on traces, then trial on real runs.
+"""Search for the best schedule per number of computed steps: dynamic programming on traces, then real runs.
 
-A schedule is cut into segments: a computed step, the skipped ones after it, and the next computed step. What
-a skipped step gets wrong is known from the traces (`collect.Trace.reused`), if earlier steps were right; how
-far it moves the final latents, from `collect.sensitivity`. Within a segment errors add up as vectors, since
-neighbouring steps err alike; segments add up as squares. With a forecast from two residuals a segment also
-depends on the computed step before it, so the programme runs over pairs of steps.
+A schedule consists of segments: a computed step, the skipped steps after it, and the next computed step. The
+traces (`collect.Trace.reused`) give the error of a skipped step, assuming that earlier steps are exact, and
+`collect.sensitivity` gives its effect on the final latents. Within a segment errors add up as vectors,
+because errors of neighbouring steps are similar; across segments their squares add up. With a forecast from
+two residuals, a segment also depends on the computed step before it, so the programme runs over pairs of
+steps.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ from videosys.cache import Fitted, Forecast, Hold, Linear, ScheduleConfig
 from videosys.cache.base import STACK, Place
 
 MOST_SKIPS = 12  # in a row
-MOST_DAMPING = 1.5  # where the residual bends towards the slope, more than the slope is right
-NONE = -1  # stands for the computed step before the first
-# Of each step's own squared error, added to that of their sum: errors that cancel each other in the sum do so
-# only nearly in a real run, and a fit finds many that do.
+MOST_DAMPING = 1.5  # above 1: the best factor can exceed the slope where the residual curves towards it
+NONE = -1  # marks that there is no computed step before the first
+# Share of each step's own squared error that is added to the squared error of their sum: errors that cancel
+# in the sum cancel only partly in a real run, and a fit favours such sums.
 APART = 0.25
-SMALLEST = 1e-2  # of a fit's variance, added to it: two directions that are nearly one must not cancel
+SMALLEST = 1e-2  # ridge term as a share of a fit's variance, so that nearly parallel directions do not cancel
 ForecastKind = Literal["hold", "linear", "fitted", "curved"]
 FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved")
 Products = tuple[float, ...]
 SegmentCost = Callable[[int, int, int], float]  # of (computed before, computed, next computed)
-# Of a segment's error: 2 is right where errors are small and independent, 1 where they all point one way,
-# and 8 nearly asks for the least largest one.
+# Exponents of a segment's error: 2 for small, independent errors, 1 for errors that all point in the same
+# direction, and 8 nearly minimises the largest error.
 POWERS = (2.0, 1.0, 8.0)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Computed steps, and for the skips after each but the last how the residual is forecast.
+    """The computed steps, and how the residual is forecast in the segment after each of them but the last.
 
-    damping: 0 holds it, 1 follows the line through the last two. bending: 0 keeps to the line, 1 follows the
-    parabola through the last three. One number per segment each; an empty bending is none.
+    damping: 0 holds the residual, 1 follows the line through the last two. bending: 0 stays on the line, 1
+    follows the parabola through the last three. One number per segment each; an empty bending is all 0.
     """
 
     computed: tuple[int, ...]
@@ -50,12 +51,12 @@ class Schedule:
     bending: tuple[float, ...] = ()
 
     def segments(self) -> Iterator[tuple[int, int, int, float]]:
-        """(computed before, computed, next computed, damping)."""
+        """Yield (computed before, computed, next computed, damping)."""
         earlier = (NONE, *self.computed)
         return zip(earlier, self.computed, self.computed[1:], self.damping)
 
     def skipped(self) -> Iterator[tuple[int, tuple[int, int, int], float, float]]:
-        """(skipped step, the three steps computed before it from the oldest on, damping, bending)."""
+        """Yield (skipped step, the three computed steps before it, oldest first, damping, bending)."""
         bending = self.bending or (0.0,) * len(self.damping)
         oldest = (NONE, NONE, *self.computed)
         for place, (before, last, following, damping) in enumerate(self.segments()):
@@ -63,7 +64,7 @@ class Schedule:
                 yield step, (oldest[place], before, last), damping, bending[place]
 
     def policy(self, times: Sequence[float], place: Place = STACK) -> ScheduleConfig:
-        """The same for `videosys.cache`: hold and linear by name, else as weights for each step."""
+        """The schedule as a cache config: forecasts hold and linear by name, others as weights per step."""
         return ScheduleConfig(computed=self.computed, forecast=self._forecast(times), place=place)
 
     def _forecast(self, times: Sequence[float]) -> Forecast:
@@ -82,7 +83,7 @@ class Schedule:
 
 
 def line(before: int, last: int, step: int, times: Sequence[float]) -> float:
-    """How far `step` is beyond `last`, in distances from `before` to `last`; 0 where undefined."""
+    """Time from `last` to `step`, in units of the time from `before` to `last`; 0 if undefined."""
     if before == NONE or times[before] == times[last]:
         return 0.0
     return (times[step] - times[last]) / (times[last] - times[before])
@@ -91,8 +92,8 @@ def line(before: int, last: int, step: int, times: Sequence[float]) -> float:
 def parabola(
     oldest: int, before: int, last: int, step: int, times: Sequence[float]
 ) -> tuple[float, float, float]:
-    """What the parabola through three residuals has beyond the line: their weights, newest first; they add
-    up to 0, and all are 0 where there is no parabola.
+    """Weights of three residuals, newest first, that turn linear into quadratic extrapolation. They sum to 0;
+    all are 0 if there is no parabola.
     """
     if oldest == NONE or len({times[oldest], times[before], times[last]}) < 3:
         return 0.0, 0.0, 0.0
@@ -102,15 +103,15 @@ def parabola(
 
 
 class Segments:
-    """What segments cost and which damping is best in them, by the traces of some prompts.
+    """The cost and the best damping of segments, from the traces of several prompts.
 
-    reused: of `collect.Trace`, one table per prompt. gains: sensitivity of each step.
+    reused: `collect.Trace.reused` of each prompt. gains: sensitivity of each step.
     """
 
     def __init__(self, reused: Sequence[torch.Tensor], gains: Sequence[float], times: Sequence[float]):
         tables = torch.stack([table.float() for table in reused], dim=1)  # [steps, prompts, back, samples]
         wrong = (tables - tables[:, :, :1]) * torch.tensor(gains, dtype=torch.float32)[:, None, None, None]
-        # Every prompt counts alike, however much its picture reacts.
+        # Normalised, so that every prompt has the same weight.
         size = wrong[1:, :, 1].square().nanmean(dim=(0, 2)).sqrt().clamp(min=1e-12)
         self.wrong = (wrong / size[:, None, None]).numpy()
         self.times = tuple(times)
@@ -121,8 +122,8 @@ class Segments:
         return len(self.times)
 
     def cost(self, kind: ForecastKind, power: float = 2.0) -> SegmentCost:
-        """The error of a segment to some power with the forecast `kind`; `fitted` takes the best damping, and
-        so does `curved`, whose bending needs one step more than the programme looks back.
+        """The error of a segment, to some power, with the forecast `kind`. `fitted` uses the best damping. So
+        does `curved`, because its bending needs one more step than the programme looks back.
         """
 
         def cost(before: int, last: int, following: int) -> float:
@@ -136,7 +137,7 @@ class Segments:
         return cost
 
     def damping(self, kind: ForecastKind, before: int, last: int, following: int) -> float:
-        """The share of the slope to follow; for `fitted` the least-squares one, which may be above 1."""
+        """The share of the slope to follow; for `fitted` the least-squares value, which may exceed 1."""
         if kind == "hold":
             return 0.0
         if kind == "linear":
@@ -145,7 +146,7 @@ class Segments:
         return round(min(max(-mixed / sloped, 0.0), MOST_DAMPING), 3) if sloped > 0 else 0.0
 
     def bending(self, oldest: int, before: int, last: int, following: int) -> tuple[float, float]:
-        """The least-squares damping and bending together."""
+        """The least-squares (damping, bending), solved together."""
         held, sloped, bent = (np.zeros_like(self.wrong[0, :, 0]) for _ in range(3))
         for step in range(last + 1, following):
             if oldest == NONE or step - oldest > self.window:
@@ -164,7 +165,7 @@ class Segments:
         return round(float(solution[0]), 3), round(float(solution[1]), 3)
 
     def schedule(self, computed: Sequence[int], kind: ForecastKind) -> Schedule:
-        """A list of steps with the damping (and bending) of each segment."""
+        """The schedule of these computed steps, with the damping (and bending) of each segment."""
         earlier = (NONE, *computed)
         rows = list(zip(earlier, computed, computed[1:]))
         if kind != "curved":
@@ -173,7 +174,9 @@ class Segments:
         return Schedule(tuple(computed), *zip(*pairs))
 
     def neighbours(self, schedule: Schedule, kind: ForecastKind) -> list[Schedule]:
-        """Schedules one move away, those first that promise most; none that skips more than is known of."""
+        """Schedules one move away, lowest predicted cost first, without those that the traces do not
+        cover.
+        """
         cost = self.cost(kind)
         promise = {
             computed: sum(cost(*row) for row in zip((NONE, *computed), computed, computed[1:]))
@@ -184,8 +187,8 @@ class Segments:
         return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
 
     def _parts(self, before: int, last: int, following: int) -> Products:
-        """Mean squares of the held error and of the slope's change to it, and their mean product; infinite
-        where more is skipped than the traces tell of.
+        """Mean squares of the held error and of the slope's change to it, and their mean product; infinite if
+        the segment skips more steps than the traces cover.
         """
         if following - last - 1 > self.window:
             return math.inf, 0.0, 0.0
@@ -194,7 +197,7 @@ class Segments:
         return self._products[before, last][following - last - 1]
 
     def _growing(self, before: int, last: int) -> Iterator[Products]:
-        """The same for segments of no, one, two ... skipped steps."""
+        """Yield the same for segments of 0, 1, 2, ... skipped steps."""
         held, sloped = np.zeros_like(self.wrong[0, :, 0]), np.zeros_like(self.wrong[0, :, 0])
         yield 0.0, 0.0, 0.0
         apart = np.zeros(3)
@@ -216,14 +219,14 @@ def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Programme:
-    """The cheapest schedules of a sampler, for each kind of forecast and power found once."""
+    """The cheapest schedules of a sampler, computed once for each kind of forecast and power."""
 
     def __init__(self, segments: Segments):
         self.segments = segments
         self._found: dict[tuple[ForecastKind, float], dict[int, list[int]]] = {}
 
     def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
-        """The schedules for numbers of computed steps, as far as there are any."""
+        """The cheapest schedule for each number of computed steps, without numbers that have none."""
         if (kind, power) not in self._found:
             count, cost = len(self.segments), self.segments.cost(kind, power)
             self._found[kind, power] = dynamic_programme(count, count - 1, cost)
@@ -236,8 +239,8 @@ def dynamic_programme(
 ) -> dict[int, list[int]]:
     """The cheapest schedule for each number of computed steps up to `most`: number -> computed steps.
 
-    Exact for the sum of the segments' costs. Steps 0 and steps - 1 compute, and no more than `most_skips`
-    in a row are skipped; numbers for which there is no such schedule are left out.
+    Exact for the sum of the segments' costs. Steps 0 and steps - 1 compute, and at most `most_skips` steps
+    are skipped in a row. Numbers without such a schedule are omitted.
     """
     state = (NONE, 0)
     value = {state: np.where(np.arange(most + 1) == 1, 0.0, np.inf)}
@@ -275,7 +278,7 @@ def _path(state: tuple[int, int] | None, number: int, parent: dict) -> list[int]
 
 @dataclass(frozen=True)
 class SearchResult:
-    """A schedule with its score on real runs (higher is better), and how many schedules were run for it."""
+    """A schedule, its score on real runs (higher is better), and the number of schedules that were run."""
 
     schedule: Schedule
     score: float
@@ -288,9 +291,9 @@ def descend(
     score: Callable[[Schedule], float],
     most: int,
 ) -> SearchResult:
-    """Coordinate descent: a schedule is left for the first better neighbour, until there is none.
+    """Coordinate descent: move to the first better neighbour until there is none.
 
-    score: of a real run. most: schedules to try at most.
+    score: runs a schedule. most: maximum number of schedules to try.
     """
     scores = {start: score(start)}
     best, candidates = start, iter(neighbours(start))
@@ -304,7 +307,7 @@ def descend(
 
 
 def padded(computed: Sequence[int], number: int) -> list[int]:
-    """A schedule with more steps: one by one in the middle of the longest gap."""
+    """Add computed steps one by one in the middle of the longest gap, up to `number`."""
     steps = list(computed)
     while len(steps) < number:
         gaps = [following - step for step, following in pairwise(steps)]
@@ -314,7 +317,7 @@ def padded(computed: Sequence[int], number: int) -> list[int]:
 
 
 def moves(computed: Sequence[int], farthest: int = 3) -> Iterator[tuple[int, ...]]:
-    """The lists of steps in which one has moved by up to `farthest`; first and last stay."""
+    """Yield the step lists in which one step has moved by up to `farthest`; first and last stay."""
     steps = set(computed)
     for step in computed[1:-1]:
         for place in range(max(step - farthest, computed[0] + 1), min(step + farthest + 1, computed[-1])):
@@ -323,7 +326,7 @@ def moves(computed: Sequence[int], farthest: int = 3) -> Iterator[tuple[int, ...
 
 
 def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
-    """The schedules in which one segment follows the slope a little more or less."""
+    """Yield the schedules in which one segment's damping is changed by `change`."""
     for place, (_, last, following, damping) in enumerate(schedule.segments()):
         if following == last + 1:
             continue
@@ -333,5 +336,5 @@ def dampings(schedule: Schedule, change: float = 0.25) -> Iterator[Schedule]:
 
 
 def interpolated(steps: Sequence[int], gains: Sequence[float], count: int) -> list[float]:
-    """Gains measured at some steps for all of them, linear in their logarithm."""
+    """Interpolate gains measured at some steps to all steps, linearly in their logarithm."""
     return np.exp(np.interp(np.arange(count), steps, np.log(gains))).tolist()

@@ -1,4 +1,4 @@
-"""A model under study: its traces, the search for schedules, and what policies give on held-out prompts."""
+"""A study of one model: its traces, the schedule search, and measurements on held-out prompts."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ from videosys.utils.progress import progress
 
 LEAST_STEPS = 4
 PROBES = 12  # steps at which the sensitivity is measured
-LEAST_GAIN = 1e-3  # of the median, that of a step which does nothing
-REUSED_STEP = 0.04  # a skipped step's share of a computed one, in the search's accounts
+LEAST_GAIN = 1e-3  # lower bound of a gain, as a share of the median
+REUSED_STEP = 0.04  # assumed cost of a skipped step as a share of a computed one
 
 
 class Study:
-    """Prompts to learn from, prompts to judge on, and a folder where every result is kept.
+    """Prompts to learn from, held-out prompts, and a folder that stores every result.
 
-    config: of the model. learnt, held_out: prompts; a prompt's seed is the config's plus its place.
-    search_size: how many of the learnt prompts the search runs, in micro-batches of the config's batch_size.
-    check: called with the number of evaluations before anything is written, to raise what does not fit it.
-    kept: what schedules keep of a computed step. Where the sampler draws no noise it is the prediction, which
-        brings more, and of which a full run tells all.
+    config: of the model. learnt, held_out: prompts; a prompt's seed is the config's seed plus its index.
+    search_size: number of learnt prompts that the search runs, in micro-batches of the config's batch_size.
+    check: called with the number of evaluations before anything is written; may raise ValueError.
+    kept: what schedules keep of a computed step. For a sampler without noise it is the prediction, which
+        saves more time and is fully recorded by a full run; otherwise the residual.
     """
 
     kept: Place = STACK
-    tries_thresholds = False  # also where nothing is searched
+    tries_thresholds = False  # true: also without a search
 
     def __init__(
         self,
@@ -94,13 +94,13 @@ class Study:
     def sampler(
         self, changes: Mapping[str, Any] = MappingProxyType({}), samples: int = 1, seed: int = 0
     ) -> Any:
-        """A new sampler of the config, or of the config with changes, with the noise of a seed."""
+        """A new sampler of the config with overrides. seed: of its noise."""
         config = replace(self.config, **changes)
         return self.pipeline.family.sampler(config, [torch.Generator().manual_seed(seed)] * samples)
 
     @functools.cached_property
     def traces(self) -> list[Trace]:
-        """The full run of each prompt to learn from."""
+        """The trace of each prompt to learn from."""
         traces = []
         for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet)):
             path = self.folder / f"trace-{place:03d}.safetensors"
@@ -111,7 +111,7 @@ class Study:
 
     @property
     def full_seconds(self) -> float:
-        """Seconds on the clock that a full run of the first prompt takes, without decoding."""
+        """Wall time in seconds of a full run of the first prompt, without decoding."""
 
         def run() -> float:
             clips = Clips(self.pipeline, self.config, self.learnt[:1])
@@ -123,13 +123,13 @@ class Study:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """MagCache's, one for each evaluation: means over the prompts."""
+        """MagCache's residual ratios, one per evaluation, averaged over the prompts."""
         means = mean_columns(item.ratios for item in self.traces)
         return (1.0, *(round(value, 5) for value in means))
 
     @functools.cached_property
     def searched(self) -> list[tuple[Clips, torch.Tensor]]:
-        """Micro-batches of prompts for the search, with their full runs' latents."""
+        """Micro-batches of the search's prompts, with the latents of their full runs."""
         size = self.config.batch_size
         runs = list(batches(self.learnt[: self.search_size], size))
         latents = torch.cat([item.latents for item in self.traces[: self.search_size]]).split(size)
@@ -137,7 +137,7 @@ class Study:
 
     @functools.cached_property
     def surrogate(self) -> Surrogate | None:
-        """The full runs as a model that costs nothing; None where residuals are kept."""
+        """A surrogate model built from the full runs; None if residuals are kept."""
         if self.kept == STACK:
             return None
         samples, predictions = (
@@ -148,12 +148,12 @@ class Study:
 
     @property
     def sensitivities(self) -> Sensitivities | None:
-        """SenCache's, one pair for each evaluation; None where residuals are kept."""
+        """SenCache's sensitivities, one pair per evaluation; None if residuals are kept."""
         return None if self.surrogate is None else self.surrogate.sensitivities()
 
     @functools.cached_property
     def programme(self) -> Programme:
-        """The schedules of the published sampler."""
+        """The schedule programme of the published sampler."""
         return Programme(self.segments)
 
     @functools.cached_property
@@ -164,13 +164,13 @@ class Study:
         return Segments([item.tried for item in self.traces], self.measured_gains(), self.times)
 
     def measured_gains(self) -> list[float]:
-        """How far an error of each step's prediction moves the final latents: measured at some steps, and
-        between these in proportion to what it does by the sampler alone.
+        """The effect of an error of each step's prediction on the final latents. It is measured at some
+        steps, and interpolated between them in proportion to the sampler's own gain.
         """
         impulses = impulse_gains(lambda samples: self.sampler(samples=samples), lambda mix: 0.0)
         alone = [abs(gain) for gain in impulses]
         count = self.num_steps
-        least = LEAST_GAIN * statistics.median(alone)  # some steps of PNDM have none
+        least = LEAST_GAIN * statistics.median(alone)  # some steps of PNDM have a gain of 0
         telling = [step for step in range(1, count) if alone[step] > least]
         places = sorted({telling[round(i * (len(telling) - 1) / (PROBES - 1))] for i in range(PROBES)})
         clips, _ = self.searched[0]
@@ -183,7 +183,7 @@ class Study:
         return [share * max(own, least) for share, own in zip(interpolated(places, shares, count), alone)]
 
     def score(self, policy: CacheConfig) -> float:
-        """The mean dB of the final latents against the full runs, over the prompts of the search."""
+        """Mean dB of the final latents against the full runs, over the search's prompts."""
 
         def run() -> float:
             runs = ((clips.run(policy).latents.cpu(), reference) for clips, reference in self.searched)
@@ -192,11 +192,11 @@ class Study:
         return self.journal.result(f"score {policy_key(policy)}", run)
 
     def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
-        """The schedules that dynamic programming finds for numbers of computed steps."""
+        """The schedules that dynamic programming finds, by number of computed steps."""
         return self.programme.cheapest(budgets, kind, power)
 
     def policy(self, schedule: Schedule) -> ScheduleConfig:
-        """A schedule as settings of a cache."""
+        """A schedule as a cache config."""
         return schedule.policy(self.times, self.kept)
 
     def search(
@@ -204,9 +204,9 @@ class Study:
     ) -> dict[ForecastKind, SearchResult]:
         """The best schedule with each forecast for a number of computed steps.
 
-        Dynamic programming and TeaCache's rule propose some; of these the best, and the best that holds, are
-        improved by coordinate descent. most_runs: how much may be run for it all, in full runs; with 0 the
-        first that is proposed for each forecast has to do, without a score.
+        Dynamic programming and TeaCache's rule propose schedules. Coordinate descent then improves the best
+        one and the best one that holds residuals. most_runs: total limit in full runs; with 0, the first
+        proposal for each forecast is returned without a score.
         """
         if not most_runs:
             first = {kind: self.proposals(budget, kind)[0] for kind in kinds}
@@ -220,14 +220,14 @@ class Study:
             results[kind] = SearchResult(start, scores[start], len(scores))
         allowed -= sum(one.num_runs for one in results.values())
         best = max(results, key=lambda kind: results[kind].score)
-        # Holding is what every sampler can take.
+        # Every sampler supports holding.
         promising = list(dict.fromkeys([best, *(kind for kind in results if kind == "hold")]))
         for kind in promising:
             results[kind] = self._descend(results[kind], kind, allowed // len(promising))
         return results
 
     def proposals(self, budget: int, kind: ForecastKind) -> list[Schedule]:
-        """Schedules to begin a search with, none twice."""
+        """Distinct schedules to start a search with."""
         steps = [one.computed for power in POWERS for one in self.cheapest([budget], kind, power).values()]
         changes = mean_columns(one.distances[WATCHED] for one in self.traces)
         threshold = threshold_for(budget, [changes], NAIVE, self.num_steps - 1)
@@ -250,26 +250,26 @@ class Study:
 
     @functools.cached_property
     def trial(self) -> Bench:
-        """The bench of the search's prompts, without timing."""
+        """The bench for the search's prompts, without timing."""
         jobs = self.learnt[: self.search_size]
         return Bench(self.pipeline, self.config, jobs, self.journal, quiet=self.quiet, timed=0)
 
     def try_policy(self, policy: CacheConfig) -> tuple[float, float]:
-        """(mean number of computed steps, mean PSNR in dB) of real runs on the prompts of the search."""
+        """Run a policy on the search's prompts: (mean number of computed steps, mean PSNR in dB)."""
         rows = self.trial.measure("trial", policy)
         computed, quality = mean_columns((row.computed, row.psnr[FULL]) for row in rows)
         return computed, quality
 
     def bench(self, references: dict[str, dict[str, Any]] | None = None, **options: Any) -> Bench:
-        """The bench of the held-out prompts; the arguments are those of `Bench`."""
+        """The bench for the held-out prompts; takes the arguments of `Bench`."""
         return Bench(
             self.pipeline, self.config, self.held_out, self.journal, references, self.quiet, **options
         )
 
 
 def changed_fields(config: Any) -> dict[str, Any]:
-    """The fields of a config that differ from their defaults, as plain values: fields added later change
-    nothing.
+    """The fields of a config that differ from their defaults, as plain values. Fields added in later versions
+    do not change the result.
     """
     default = config_to_dict(type(config)())
     return {name: value for name, value in config_to_dict(config).items() if value != default[name]}

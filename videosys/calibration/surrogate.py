@@ -1,4 +1,4 @@
-"""Full runs as a model that costs nothing: what another sampler, grid or cache would give.
+"""A surrogate model made of recorded full runs: predicts the result of another sampler, grid or cache.
 
 On the recorded path x(t) the surrogate predicts what was recorded, interpolated between the steps. Beside the
 path its prediction changes with its input as that of normally distributed data with the same spectrum would,
@@ -43,8 +43,8 @@ UNGUIDED = 1.0
 
 @dataclass(frozen=True)
 class Recording:
-    """Recorded steps. samples, predictions: [steps, B, C, T, H, W], model inputs and guided predictions.
-    latents: [B, C, T, H, W], what the runs ended with.
+    """Recorded steps. samples, predictions [steps, B, C, T, H, W]: model inputs and guided predictions.
+    latents [B, C, T, H, W]: final latents of the runs.
     """
 
     samples: torch.Tensor
@@ -72,7 +72,7 @@ class Surrogate:
     def run(
         self, sampler: Any, cache: CacheConfig | None = None, observer: Observer | None = None
     ) -> torch.Tensor:
-        """Final latents [B, C, T, H, W] of a run. cache: one that keeps the prediction."""
+        """Final latents [B, C, T, H, W] of a run. cache: must keep the prediction (place output)."""
         times = sampler.times()
         run_cache = start(cache or NoCacheConfig(), times, lambda row: row[None])
         return rollout(partial(self._predict, sampler), sampler, self.noise, run_cache, observer)
@@ -133,8 +133,8 @@ class Surrogate:
         return response(self.prediction, mix, self.spectrum)
 
     def _weights(self, wanted: float) -> Iterator[tuple[int, float]]:
-        """Recorded steps and their weights, by the polynomial through the nearest; the ends stay as they are
-        beyond them.
+        """Recorded steps and their weights, from the polynomial through the nearest steps; constant beyond
+        the ends.
         """
         wanted = min(max(wanted, self.angles[0]), self.angles[-1])
         count = NEIGHBOURS[self.prediction]
@@ -150,7 +150,7 @@ class Surrogate:
 
 
 def angle(mix: tuple[float, float]) -> float:
-    """0 for data, pi / 2 for noise."""
+    """The angle of a mix of data and noise: 0 for data, pi / 2 for noise."""
     return math.atan2(mix[1], mix[0])
 
 
@@ -202,11 +202,11 @@ def rollout(
     cache: Cache | None = None,
     observer: Observer | None = None,
 ) -> torch.Tensor:
-    """Final latents of the denoise loop with a function in place of the model."""
+    """Final latents of the denoise loop with a function instead of the model."""
     sampling = Sampling(UNGUIDED, observer=observer)
     return denoise(model, sampler, noise, None, sampling, cache or Cache(), Parallel())
 
 
 def no_signal(kind: str) -> torch.Tensor:
-    """A policy that decides by the model's tokens cannot be run on recorded predictions."""
-    raise ValueError("recorded predictions have no signal to decide by")
+    """Raises: a policy that uses a signal of the model cannot run on recorded predictions."""
+    raise ValueError("recorded predictions provide no signal for the policy")

@@ -20,12 +20,12 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def words(name: str) -> str:
-    """The name of a signal as text."""
+    """The name of a signal with spaces."""
     return name.replace("_", " ")
 
 
 def fits_table(fits: Sequence[Fit]) -> str:
-    """The paper's two ablations: which signal, which degree."""
+    """The table of the paper's two ablations: signal and degree."""
     rows = [
         (
             words(item.signal),
@@ -41,13 +41,13 @@ def fits_table(fits: Sequence[Fit]) -> str:
 
 
 def correlations_table(traces: Sequence[Trace]) -> str:
-    """The correlation of each signal's change with the output's."""
+    """The table of correlations between each signal's change and the output's change."""
     rows = [(words(name), *(f"{value:.3f}" for value in pair)) for name, pair in correlations(traces).items()]
     return markdown_table(("signal", "correlation", "without the first and the last change"), rows)
 
 
 def policies_table(rows: Sequence[PolicyResult], times: Pace) -> str:
-    """Computed steps, speed-ups and quality of each policy, by budget."""
+    """The table of computed steps, speed-up and quality of each policy, by budget."""
     ordered = sorted(rows, key=lambda row: (row.budget, row.name))
     others = [name for name in (rows[0].result.psnr if rows else ()) if name != FULL]
     cells = [
@@ -67,7 +67,7 @@ def policies_table(rows: Sequence[PolicyResult], times: Pace) -> str:
 
 
 def predictions_table(rows: Sequence[PolicyResult]) -> str:
-    """The PSNR that recorded runs predicted of the plans, and what was measured."""
+    """The table of predicted and measured PSNR of each plan."""
     ordered = sorted(rows, key=lambda row: (row.budget, row.name))
     cells = [
         (row.name, str(row.budget), name, f"{value:.1f}", f"{row.result.psnr[name]:.1f}")
@@ -78,7 +78,7 @@ def predictions_table(rows: Sequence[PolicyResult]) -> str:
 
 
 def predictions_text(rows: Sequence[PolicyResult]) -> list[str]:
-    """How good the predictions were: a line for each reference, the table, and a line for each far one."""
+    """The accuracy of the predictions: a line per reference, the table, and a line per large deviation."""
     errors: dict[str, list[float]] = {}
     for row in rows:
         for name, value in row.predicted.items():
@@ -86,8 +86,8 @@ def predictions_text(rows: Sequence[PolicyResult]) -> list[str]:
     if not errors:
         return []
     means = [
-        f"Against the {name} run, measured minus predicted PSNR is {statistics.fmean(values):+.1f} dB in the "
-        f"mean, and {statistics.fmean(map(abs, values)):.1f} dB without the sign."
+        f"Against the {name} run, measured minus predicted PSNR is {statistics.fmean(values):+.1f} dB on "
+        f"average; the mean absolute difference is {statistics.fmean(map(abs, values)):.1f} dB."
         for name, values in errors.items()
     ]
     far = [f"- {line}" for line in disagreements(rows)]
@@ -100,7 +100,7 @@ def predictions_text(rows: Sequence[PolicyResult]) -> list[str]:
 
 
 def schedules_table(rows: Sequence[PolicyResult]) -> str:
-    """The computed steps of the schedules, counted from 0."""
+    """The table of each schedule's computed steps, counted from 0."""
     cells = [
         (row.name, str(row.budget), " ".join(map(str, row.policy.computed or ())))
         for row in sorted(rows, key=lambda row: (row.budget, row.name))
@@ -110,24 +110,24 @@ def schedules_table(rows: Sequence[PolicyResult]) -> str:
 
 
 def with_margin(value: float, margin: float) -> str:
-    """A mean with its 95 % confidence interval, where there is one."""
+    """A mean, followed by its 95 % confidence interval if it is finite."""
     return f"{value:.1f}" if not math.isfinite(margin) else f"{value:.1f} ± {margin:.1f}"
 
 
 def report_text(report: CalibrationReport) -> str:
     """The whole report in Markdown."""
     study, scope, best_fit = report.study, report.study.scope, report.best_fit
-    verdict = "No polynomial is good: TeaCache decides by the change itself."
+    verdict = "No polynomial is usable: TeaCache uses the change without rescaling."
     if best_fit is not None:
         coefficients = ", ".join(f"{value:.6g}" for value in best_fit.coefficients)
         verdict = (
-            f"TeaCache uses degree {best_fit.degree} of the {words(best_fit.signal)}: {coefficients} "
+            f"TeaCache uses degree {best_fit.degree} for the {words(best_fit.signal)}: {coefficients} "
             "(highest power first)."
         )
     parts = (
         f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
-        f"Learnt from {len(study.learnt)} prompts, judged on {len(study.held_out)} others, against the full "
-        f"runs with the same seeds. {report.about_speedup}",
+        f"Learnt from {len(study.learnt)} prompts and evaluated on {len(study.held_out)} others, against the "
+        f"full runs with the same seeds. {report.about_speedup}",
         "## From a signal's change to the output's",
         correlations_table(study.traces),
         fits_table(report.fits),

@@ -1,4 +1,4 @@
-"""Thresholds of TeaCache and MagCache: which one computes how many steps, by what full runs measured."""
+"""Thresholds of TeaCache and MagCache for a number of computed steps, from measurements of full runs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping, Sequence
 from videosys.cache import CACHES, CacheConfig, MagCacheConfig
 from videosys.cache.teacache import polynomial
 
-NAIVE = (1.0, 0.0)  # the coefficients that leave a change as it is
+NAIVE = (1.0, 0.0)  # coefficients of the identity
 _HALVINGS = 60
-SLACK = 0.25  # steps by which the mean of real runs may miss a budget
-TRIES = 8  # thresholds that real runs try for one budget
-STRIDE = 1.5  # how far the next one is, with all on one side: by this power of what is too much
-INNER = 0.25  # how near it may come to one of two on both sides, as a share of the way between them
-RETENTION = 0.2  # MagCache's published share of first steps that compute
+SLACK = 0.25  # steps by which the mean of real runs may differ from a budget
+TRIES = 8  # maximum number of thresholds tried in real runs per budget
+STRIDE = 1.5  # exponent of the next step if all tried thresholds are on one side
+INNER = 0.25  # least distance of the next threshold from both brackets, as a share of their distance
+RETENTION = 0.2  # MagCache's published share of initial steps that always compute
 
 
 def computed_steps(
     changes: Sequence[float], coefficients: Sequence[float], threshold: float, last: int
 ) -> list[int]:
-    """The steps that TeaCache would compute; changes[i] is the signal's from step i to step i + 1.
+    """The steps that TeaCache would compute. changes[i]: change of the signal from step i to step i + 1.
 
     last: the last step, which always computes.
     """
@@ -38,7 +38,7 @@ def computed_steps(
 def threshold_for(
     budget: int, changes: Sequence[Sequence[float]], coefficients: Sequence[float], last: int
 ) -> float:
-    """The threshold with which prompts with such changes compute `budget` steps, or fewer, on average."""
+    """The threshold with which prompts with these changes compute at most `budget` steps on average."""
 
     def mean(threshold: float) -> float:
         return statistics.fmean(len(computed_steps(row, coefficients, threshold, last)) for row in changes)
@@ -47,7 +47,7 @@ def threshold_for(
 
 
 def least_threshold(budget: int, computed: Callable[[float], float]) -> float:
-    """The least threshold with which `computed` steps are no more than the budget, by halving."""
+    """The smallest threshold with which `computed` steps do not exceed the budget, by bisection."""
     low, high = 0.0, 1.0
     while computed(high) > budget and high < 1e6:
         low, high = high, high * 2
@@ -59,9 +59,9 @@ def least_threshold(budget: int, computed: Callable[[float], float]) -> float:
 
 
 def nearest_threshold(budget: int, start: float, computed: Callable[[float], float]) -> float:
-    """The threshold, of those tried, whose `computed` steps are nearest to the budget.
+    """The tried threshold whose number of `computed` steps is nearest to the budget.
 
-    No more than TRIES are, `start` first; the search ends as soon as one is within SLACK.
+    Tries at most TRIES thresholds, `start` first, and stops as soon as one is within SLACK.
     """
     counts: dict[float, float] = {}
     threshold = start
@@ -74,8 +74,8 @@ def nearest_threshold(budget: int, start: float, computed: Callable[[float], flo
 
 
 def _next_threshold(budget: int, counts: Mapping[float, float]) -> float:
-    """The next one to try: between the least that keeps to the budget and the greatest below it that does
-    not, near where the line between them meets the budget; beyond them all where there is no such pair.
+    """The next threshold to try: linear interpolation between the smallest one that keeps the budget and the
+    largest one below it that does not; beyond all tried ones if there is no such pair.
     """
     high = min((value for value, count in counts.items() if count <= budget), default=math.inf)
     low = max((value for value, count in counts.items() if count > budget and value < high), default=0.0)
@@ -87,10 +87,10 @@ def _next_threshold(budget: int, counts: Mapping[float, float]) -> float:
 
 
 def magcache_for(budget: int, ratios: Sequence[float]) -> MagCacheConfig | None:
-    """MagCache with such ratios that computes `budget` steps, or fewer; None where its rule cannot.
+    """MagCache with these ratios that computes at most `budget` steps; None if its rule cannot.
 
-    The first fifth of the steps computes, as published, but no more than a third of the budget; as few are
-    skipped in a row as can be.
+    The first fifth of the steps computes, as published, but at most a third of the budget. The number of
+    consecutive skips is as low as possible.
     """
     count = len(ratios)
     retention = min(RETENTION, round(budget / 3 / count, 4))
@@ -108,7 +108,7 @@ def magcache_for(budget: int, ratios: Sequence[float]) -> MagCacheConfig | None:
 
 
 def own_settings(budget: int, num_steps: int) -> list[tuple[str, CacheConfig]]:
-    """The settings that policies, also those of other packages, return for a budget, with their names."""
+    """(name, settings) that policies, including those of other packages, provide for a budget."""
     policies = [(name, policy) for name, policy in CACHES.items() if isinstance(policy, type)]
     settings = [(name, policy.for_budget(budget, num_steps)) for name, policy in policies]
     return [(name, policy) for name, policy in settings if policy is not None]
