@@ -59,7 +59,7 @@ def test_a_dip_below_zero_is_refused():
     dips = (1.0, -0.2, 0.005)  # -0.005 at 0.1
     made = fit("modulated_input", 2, *points(dips), None)
     assert made.lowest == pytest.approx(-0.005, abs=1e-4)
-    assert "dips to" in made.problem()
+    assert "falls to" in made.problem()
     straight = fit("modulated_input", 1, *points((1.0, 0.1)), None)
     assert best_of([made, straight]) is straight
     assert best_of([made]) is None

@@ -194,6 +194,6 @@ def test_what_cannot_be_is_refused_before_ray_is_started(store, tmp_path):
         ):
             Options("127.0.0.1", 0, tmp_path, executor="ray", replicas=bounds)
     config = OpenSoraConfig(parallel=ParallelConfig(num_gpus=2, dp=2))
-    with pytest.raises(ValueError, match=r"parallel\.dp is 2; with --executor ray --max-replicas"):
+    with pytest.raises(ValueError, match=r"parallel\.dp is 2; with --executor ray, use --max-replicas"):
         with ray_workers(config, None, (1, 1), store, tmp_path):
             pass

@@ -56,7 +56,7 @@ def test_keys_are_read_from_a_file_or_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv(KEYS_VARIABLE)
     assert read_keys(None).is_open
     path.write_text("# none\n")
-    with pytest.raises(ValueError, match="has no keys"):
+    with pytest.raises(ValueError, match="contains no keys"):
         read_keys(path)
     with pytest.raises(ValueError, match=r"--keys .*absent: no such file"):
         read_keys(tmp_path / "absent")

@@ -1,6 +1,6 @@
-"""The HTTP service, whose requests are stored in a database, and long lists; on one computer or on Ray."""
+"""The HTTP service with its job database, and batch rendering of long lists; on one computer or on Ray."""
 
 import lazy_loader
 
-# Imported when first used: the service needs an extra, and lists do not.
+# Submodules are imported when first used: the service needs an extra, batch rendering does not.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

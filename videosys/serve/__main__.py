@@ -1,9 +1,9 @@
 """Serves an OpenAI-compatible HTTP API for videos: `videosys serve --config FILE`.
 
-Jobs are stored in a database (by default SQLite next to the videos, see --database) and survive the end of
-the server and its workers. By default it listens only on this computer (see --host). API keys are
-read from --keys FILE (one per line) or VIDEOSYS_API_KEYS (comma-separated); without keys, all who reach
-the service can use it. docs/serving.md has the routes.
+Jobs are stored in a database (by default SQLite next to the videos, see --database) and survive a restart of
+the server and its workers. By default the service listens only on this computer (see --host). API keys are
+read from --keys FILE (one per line) or VIDEOSYS_API_KEYS (comma-separated). Without keys, everyone who can
+reach the service can use it. The routes are documented in docs/serving.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PORT = 8000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; 2 where the arguments are wrong."""
+    """Serve until interrupted. Exit status 2 for wrong arguments."""
     return run_command(parser(), run, argv)
 
 
@@ -41,34 +41,38 @@ def parser() -> argparse.ArgumentParser:
         "--data",
         type=path_argument,
         default=Path("outputs/serve"),
-        help="folder of videos and database",
+        help="folder for the videos and the database",
     )
-    add("--database", help="URL of SQLAlchemy, such as postgresql+psycopg://user@host/name")
-    add("--workers", type=int, help="worker processes of this computer (1)")
+    add("--database", help="SQLAlchemy URL, such as postgresql+psycopg://user@host/name")
+    add("--workers", type=int, help="number of worker processes on this computer (1)")
     add_executor_options(arguments)
-    add("--min-replicas", type=int, help="on Ray: replicas that always run (1)")
-    add("--max-replicas", type=int, help="on Ray: replicas while many videos wait (as --min-replicas)")
+    add("--min-replicas", type=int, help="on Ray: minimum number of replicas (1)")
+    add(
+        "--max-replicas",
+        type=int,
+        help="on Ray: maximum number of replicas, used for a long queue (as --min-replicas)",
+    )
     add("--open", action="store_true", help="open the web page in a browser")
-    add("--keys", type=path_argument, help="file of API keys, one per line")
+    add("--keys", type=path_argument, help="file with API keys, one per line")
     for name, text in LIMITS.items():
         add(f"--max-{name.replace('_', '-')}", type=int, dest=f"max_{name}", help=text)
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return arguments
 
 
 LIMITS = {
-    "queue": "maximum queued videos (100)",
-    "prompt": "maximum characters of a prompt (2000)",
-    "pixels": "maximum pixels of a frame (1920 x 1088)",
-    "frames": "maximum frames of a video (1000)",
-    "steps": "maximum sampler steps (200)",
-    "per_minute": "maximum videos per key and minute (60)",
-    "body": "maximum bytes of a request (1 MiB)",
+    "queue": "maximum number of queued videos (100)",
+    "prompt": "maximum length of a prompt in characters (2000)",
+    "pixels": "maximum number of pixels per frame (1920 x 1088)",
+    "frames": "maximum number of frames per video (1000)",
+    "steps": "maximum number of sampler steps (200)",
+    "per_minute": "maximum number of videos per key and minute (60)",
+    "body": "maximum size of a request in bytes (1 MiB)",
 }
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serves. ValueError for wrong arguments, and where the extra is not installed."""
+    """Serve. ValueError for wrong arguments, or if the extra is not installed."""
     configure_logging()
     try:
         from videosys.serve.server import Options, serve

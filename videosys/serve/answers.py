@@ -10,12 +10,12 @@ from fastapi.responses import JSONResponse
 from videosys.serve.files import without_files
 from videosys.serve.store import Job
 
-# Shares of the work in percent, for a progress that only goes forward.
+# Shares of the total work in percent, so that the progress never decreases.
 DENOISED, DECODED = 90, 99
 
 
 class ApiError(Exception):
-    """An answer other than a success."""
+    """An error response."""
 
     def __init__(self, status: int, message: str, code: str, param: str | None = None, **headers: str):
         super().__init__(message)
@@ -32,10 +32,10 @@ def not_found(name: str) -> ApiError:
 
 
 def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:
-    """A job as an OpenAI `Video`, with what that does not have: frames, seed, and where the work is.
+    """A job as an OpenAI `Video`, with further fields such as frames, seed and the progress.
 
-    stage, step, of, eta (seconds left): of a job in progress. queue_position: 1 is the next. settings: the
-    fields of the config that were asked for. elapsed: the seconds that it took once it was begun.
+    stage, step, of, eta (seconds left): of a job in progress. queue_position: 1 is the next job. settings:
+    the config fields that the client set. elapsed: seconds from the start to the end of the work.
     """
     error = None if job.error is None else {"code": "generation_failed", "message": job.error}
     return {
@@ -67,7 +67,7 @@ def video(job: Job, model: str, ahead: int | None = None) -> dict[str, Any]:
 
 
 def percent(job: Job) -> int:
-    """How much of a job is done, 0 to 100."""
+    """The progress of a job in percent, 0 to 100."""
     if job.status == "completed":
         return 100
     if not job.steps or job.stage == "encode":

@@ -33,7 +33,7 @@ from videosys.serve.workers import AnyWorkers
 from videosys.utils.logging import get_logger
 from videosys.utils.typed import listing
 
-LONGEST_KEY = 200  # characters of an Idempotency-Key
+LONGEST_KEY = 200  # maximum characters of an Idempotency-Key
 LONGEST_PAGE = 100
 VIDEO_ID = re.compile(r"video_[0-9a-f]{32}")
 RETRY_SECONDS = 5  # for clients, while the database cannot be used
@@ -42,7 +42,7 @@ LOG = get_logger("serve")
 
 @dataclass
 class Service:
-    """What the routes need. host: to which the server is bound."""
+    """The state and operations behind the routes. host: address to which the server is bound."""
 
     checker: Checker
     store: Store
@@ -59,18 +59,18 @@ class Service:
         self._accepting = threading.Lock()  # so that requests at the same time do not pass the limit
 
     def owner(self, request: Request) -> str:
-        """Who asks. ApiError 401 without a valid key, 403 for another site's page."""
+        """The owner of a request. ApiError 401 without a valid key, 403 for a request from another site."""
         check_site(self.host, request.headers)
         owner = self.keys.owner(request.headers.get("authorization", ""))
         if owner is None:
-            text = "a valid API key is needed: Authorization: Bearer KEY"
+            text = "a valid API key is required: Authorization: Bearer KEY"
             raise ApiError(401, text, "invalid_api_key", **{"WWW-Authenticate": "Bearer"})
         return owner
 
     def accept(self, owner: str, body: Mapping[str, Any], raw: bytes, idempotency_key: str | None) -> Job:
-        """The job of a request, which is in the database when this returns.
+        """Store the job of a request in the database and return it.
 
-        No limit holds for a request that is repeated with its Idempotency-Key.
+        Limits do not apply to a request that is repeated with its Idempotency-Key.
         """
         asked = hashlib.sha256(raw).hexdigest()
         job = self.store.earlier(owner, idempotency_key)
@@ -86,9 +86,9 @@ class Service:
         return job
 
     def _check_queue(self) -> None:
-        """ApiError 429 where as many jobs wait as may."""
+        """ApiError 429 if the queue is full."""
         if self.store.counts().get("queued", 0) >= self.limits.queue:
-            text = f"{self.limits.queue} videos are queued, which is the limit"
+            text = f"the queue is full: {self.limits.queue} videos are queued"
             raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
 
     def find(self, owner: str, name: str) -> Job:
@@ -99,7 +99,7 @@ class Service:
         return job
 
     def shown(self, job: Job) -> dict[str, Any]:
-        """A job as it is answered."""
+        """The response for a job."""
         ahead = self.store.ahead(job) if job.status == "queued" and job.number is not None else None
         return answers.video(job, self.checker.model, ahead)
 
@@ -115,7 +115,7 @@ class Service:
         return answers.page([self.shown(job) for job in jobs[:count]], len(jobs) > count)
 
     def content(self, owner: str, name: str, variant: str) -> Response:
-        """A file of a finished job, or the part of it that a range asks for."""
+        """A file of a finished job, or the range of it that the request names."""
         if variant not in VARIANTS:
             text = f"variant is {variant[:40]!r}; it must be one of {listing(VARIANTS)}"
             raise ApiError(400, text, "invalid_value", "variant")
@@ -177,7 +177,7 @@ def new_job(owner: str, request: VideoRequest, idempotency_key: str | None, body
 
 
 def build_app(service: Service) -> FastAPI:
-    """The application. Work that may wait for the disk is done in threads."""
+    """The application. Work that may wait for the disk runs in threads."""
     app = FastAPI(title="videosys", docs_url=None, redoc_url=None)
     add_routes(app, service)
     add_status_routes(app, service)
@@ -257,7 +257,7 @@ async def bad_request(_request: Request, error: Exception) -> Response:
 
 
 async def http_error(_request: Request, error: Exception) -> Response:
-    """No such route, another method, and what the framework refuses."""
+    """Unknown routes, wrong methods, and other requests that the framework rejects."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     return ApiError(error.status_code, str(error.detail), "http_error", **headers).response()

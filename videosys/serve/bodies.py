@@ -1,4 +1,4 @@
-"""The body of a request as a mapping: JSON, or a form as the openai client sends it."""
+"""Parses the body of a request into a mapping: JSON, or a form as sent by the openai client."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MOST_FIELDS, DEEPEST = 100, 4
 
 
 async def read_body(request: Request) -> tuple[dict[str, Any], bytes]:
-    """(the keys of a body, its bytes or what equals them for equal bodies). BadRequest for another type."""
+    """(the parsed body, bytes that are equal for equal bodies). BadRequest for another content type."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     raw = await request.body()
     if kind in FORMS:
         async with request.form(max_fields=MOST_FIELDS, max_files=1) as form:
             body = nested(form.multi_items())
-        return body, json.dumps(body, sort_keys=True).encode()  # the boundary differs each time
+        return body, json.dumps(body, sort_keys=True).encode()  # a form's boundary differs in each request
     try:
         body = parse_json(raw)
     except DuplicateKey as error:
@@ -39,9 +39,9 @@ async def read_body(request: Request) -> tuple[dict[str, Any], bytes]:
 
 
 def nested(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The items of a form: `cache[name]` is an entry of a mapping, `x[]` one of a list.
+    """The nested values of a form: `cache[name]` is an entry of a mapping, `x[]` an entry of a list.
 
-    Values are what a user typed: a text field takes them as they are, others as JSON.
+    Values are `Text`: a text field uses them unchanged, other fields parse them as JSON.
     """
     body: dict[str, Any] = {}
     for name, value in items:
@@ -56,7 +56,7 @@ def nested(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def put(target: dict[str, Any], parts: list[str], value: Any, name: str) -> None:
-    """Puts a value to its place. BadRequest where there is one already, or of another kind."""
+    """Store a value in `target`. BadRequest if the key is already set, or used as another kind of value."""
     is_list = parts[-1] == ""
     for part in parts[:-2] if is_list else parts[:-1]:
         target = target.setdefault(part, {})

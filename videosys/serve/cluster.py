@@ -23,8 +23,8 @@ from videosys.serve.replica import Made, Order, Replica, ReplicaLost, Setup, rep
 from videosys.utils.installed import missing
 
 LOOK_SECONDS = 0.3  # between two checks of a running video
-ANSWER_SECONDS = 5.0  # to wait for the answer to such a look
-LOCAL_MEMORY = 256 << 20  # bytes at least for the finished videos of a cluster that is started here
+ANSWER_SECONDS = 5.0  # timeout for the answer to a check
+LOCAL_MEMORY = 256 << 20  # minimum bytes for finished videos in a cluster that is started here
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -47,7 +47,7 @@ def import_ray() -> ModuleType:
 
 
 def split(config: PipelineConfig) -> tuple[PipelineConfig, int]:
-    """The config of one replica, and how many replicas a config asks for.
+    """(the config of one replica, the number of replicas that a config requests).
 
     ValueError for a device with an index, such as cuda:1.
     """
@@ -59,12 +59,12 @@ def split(config: PipelineConfig) -> tuple[PipelineConfig, int]:
 
 
 def of_head(config: PipelineConfig) -> PipelineConfig:
-    """The config of a replica for checks on a computer without GPUs, such as the head of a cluster."""
+    """A replica's config for checks on a computer without GPUs, such as the head of a cluster."""
     return dataclasses.replace(split(config)[0], device="cpu")
 
 
 def check_loadable(config: PipelineConfig) -> None:
-    """ValueError for a config that no replica can run. Loads nothing and uses no device."""
+    """ValueError for a config that no replica can run. Does not load weights or use a device."""
     own = of_head(config)
     family_of(own).build(own, quiet=True).check_parallel(own)
 
@@ -83,7 +83,7 @@ def variables(values: dict[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def connected(address: str | None, config: PipelineConfig, replicas: int) -> Iterator[Cluster]:
-    """A Ray cluster: the one at an address, or a local one that is started for the `with` block.
+    """Connect to the Ray cluster at an address, or start a local one for the `with` block.
 
     config: of each of up to `replicas` replicas. ValueError if no cluster answers, or if no node has enough
     devices for a replica.
@@ -128,13 +128,13 @@ class Cluster:
                 f"a replica has cfg * sp = {self.size} devices, which must be on one node; no node of the "
                 f"Ray cluster has more than {most} {self.kind}s"
             )
-        self.seconds = f"{config.parallel.timeout:g} s"  # to wait for a replica, as errors give it
+        self.seconds = f"{config.parallel.timeout:g} s"  # timeout for a replica, as shown in errors
         self.codec, self.plugins = replica_codec(), importable_plugins()
         self._asking = threading.Lock()
 
     @contextlib.contextmanager
     def replica(self, is_wanted: Callable[[], bool] = lambda: True) -> Iterator[RemoteReplica]:
-        """A new replica for the `with` block, on a node with room for all its devices.
+        """A new replica for the `with` block, on a node that has all its devices.
 
         NotWanted if `is_wanted` becomes false before it has started; NoRoom after `parallel.timeout` seconds;
         ReplicaLost if it cannot start.
@@ -154,7 +154,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def _turn(self, is_wanted: Callable[[], bool]) -> Iterator[None]:
-        """Lets one thread at a time request room: an autoscaler would otherwise add too many nodes."""
+        """Lets one thread at a time request devices; otherwise an autoscaler would add too many nodes."""
         while not self._asking.acquire(timeout=LOOK_SECONDS):
             if not is_wanted():
                 raise NotWanted
@@ -164,9 +164,9 @@ class Cluster:
             self._asking.release()
 
     def _wait(self, is_ready: Callable[[], Any], is_wanted: Callable[[], bool], late: ReplicaLost) -> None:
-        """Waits until `is_ready`. NotWanted if `is_wanted` becomes false; `late` after `parallel.timeout` s.
+        """Wait until `is_ready`. NotWanted if `is_wanted` becomes false; `late` after `parallel.timeout` s.
 
-        is_ready: waits up to `LOOK_SECONDS` itself.
+        is_ready: blocks for up to `LOOK_SECONDS`.
         """
         deadline = time.monotonic() + self.config.parallel.timeout
         while not is_ready():
@@ -216,7 +216,7 @@ class RemoteReplica:
         return RemoteHandle(self.cluster, self.actor, Order(config, next(self._numbers), prompt), callback)
 
     def end(self) -> None:
-        """Ends it at once; waiting callers get ReplicaLost."""
+        """End the replica immediately; waiting callers get ReplicaLost."""
         self.cluster.ray.kill(self.actor)
 
 
@@ -231,12 +231,12 @@ class RemoteHandle:
 
     @property
     def progress(self) -> StepProgress | None:
-        """The last known step; None before the first."""
+        """The last reported step; None before the first."""
         return self._watch.progress
 
     @property
     def is_done(self) -> bool:
-        """Whether `result` returns or raises at once."""
+        """Whether `result` returns or raises without waiting."""
         return bool(self.cluster.ray.wait([self._answer], timeout=0)[0])
 
     def wait(self, timeout: float) -> bool:

@@ -1,4 +1,4 @@
-"""Executors generate the videos of a list: with a local engine, or with replicas on a Ray cluster."""
+"""Executors generate a list of videos: with a local engine, or with replicas on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from videosys.serve.fleet import Fleet, Places
 from videosys.serve.replica import Made, times
 from videosys.utils.logging import get_logger
 
-ATTEMPTS = 3  # of a video whose process ends
-MOST_STARTS = 3  # of a replica, in a row
+ATTEMPTS = 3  # for a video whose process ends
+MOST_STARTS = 3  # consecutive failed starts of a replica
 POLL_SECONDS = 0.1
 LOG = get_logger("render")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One video. name: unique. request: its fields of the config, including the seed."""
+    """One video. name: unique. request: its config fields, including the seed."""
 
     name: str
     prompt: str
@@ -39,14 +39,14 @@ class Executor(Protocol):
     """Generates the videos of a list."""
 
     def videos(self, groups: Sequence[Sequence[Task]]) -> Iterator[tuple[Task, Made]]:
-        """Yields each video once, as soon as it is done. A video whose process ends is retried, with at most
-        `ATTEMPTS` attempts, and then skipped. The tasks of a group run in order, and on the same devices
+        """Yield each video once, as soon as it is done. If a process ends, its video is retried up to
+        `ATTEMPTS` times in total, then skipped. The tasks of a group run in order, and on the same devices
         unless these fail. ValueError for an invalid task.
         """
 
 
 class LocalExecutor:
-    """Uses an engine of this program."""
+    """Uses an engine in this program."""
 
     def __init__(self, engine: VideoSysEngine, is_timed: bool = False):
         """is_timed: send one request per video, to time each video separately."""
@@ -69,7 +69,7 @@ class LocalExecutor:
                     todo.popleft()
 
     def _stream(self, todo: deque[Task]) -> Iterator[Made]:
-        """The videos of the first tasks: as many as fit in one request."""
+        """Yield the videos of the first tasks, as many as fit in one request."""
         request = todo[0].request
         same = [*itertools.takewhile(lambda task: task.request == request, todo)]
         prompts = [task.prompt for task in same[: 1 if self.is_timed else None]]
@@ -82,21 +82,21 @@ class LocalExecutor:
 
 
 def note_failure(name: str, failures: int, error: Exception) -> None:
-    """Logs that a video failed, and whether it is retried."""
+    """Log that a video failed, and whether it is retried."""
     what = "retrying" if failures < ATTEMPTS else f"giving up after {ATTEMPTS} attempts:"
     LOG.error("%s %s: %s", what, name, (str(error) or type(error).__name__).splitlines()[0])
 
 
 @dataclass
 class Batch:
-    """The remaining tasks of a group. failures: of its first task. avoided: the nodes of these failures."""
+    """The remaining tasks of a group. failures: of the first task. avoided: nodes where it failed."""
 
     tasks: deque[Task]
     failures: int = 0
     avoided: set[str] = field(default_factory=set)
 
     def end_first(self) -> Task:
-        """Removes the first task, which is done or given up, and returns it."""
+        """Remove and return the first task, which is done or given up."""
         self.failures = 0
         self.avoided.clear()
         return self.tasks.popleft()
@@ -110,8 +110,8 @@ class Batches:
         self._lock = threading.Lock()
 
     def take(self, node: str, nodes: Collection[str]) -> Batch | None:
-        """The next batch for a replica on a node. A batch that has failed on this node is left to other
-        nodes, unless it has failed on all of them. nodes: those of all replicas.
+        """The next batch for a replica on a node. A batch that failed on this node is left to other nodes,
+        unless it failed on all of them. nodes: the nodes of all replicas.
         """
         with self._lock:
             for batch in self._waiting:
@@ -121,7 +121,7 @@ class Batches:
         return None
 
     def give_back(self, batch: Batch) -> None:
-        """Puts the rest of a batch first."""
+        """Put the rest of a batch at the front."""
         with self._lock:
             self._waiting.appendleft(batch)
 
@@ -130,12 +130,12 @@ class RayExecutor:
     """Uses replicas on a Ray cluster; each generates one video at a time."""
 
     def __init__(self, places: Places, replicas: int, warm_up: Task | None = None):
-        """replicas: the maximum. warm_up: a first video of each replica, which is discarded."""
+        """replicas: maximum number. warm_up: the first video of each replica, which is discarded."""
         self.places, self.replicas, self.warm_up = places, replicas, warm_up
         self._fleets: list[Fleet] = []
 
     def close(self) -> None:
-        """Ends the replicas, also those of an unfinished list."""
+        """End the replicas, even if the list is not finished."""
         for fleet in self._fleets:
             fleet.close()
 
@@ -162,7 +162,7 @@ class RayExecutor:
             fleet.close()
 
     def _next(self, fleet: Fleet, ended: queue.Queue) -> tuple[Task, Made | Exception]:
-        """Waits for the next finished task. ValueError if no replica is left."""
+        """Wait for the next finished task. ValueError if no replica is left."""
         while True:
             has_members = bool(fleet.members)
             try:
@@ -172,7 +172,7 @@ class RayExecutor:
                     raise ValueError(f"no replica can be started: {fleet.error}") from fleet.error
 
     def _work(self, fleet: Fleet, batches: Batches, ended: queue.Queue, replica: RemoteReplica) -> bool:
-        """Runs a batch on a replica; false if there is no batch."""
+        """Run a batch on a replica; false if there is no batch."""
         batch = batches.take(replica.node, {other.node for other in fleet.alive()})
         if batch is None:
             time.sleep(POLL_SECONDS)
@@ -185,7 +185,7 @@ class RayExecutor:
         return True
 
     def _do(self, batch: Batch, replica: RemoteReplica, tell: Callable[[Any], None]) -> None:
-        """Runs the tasks of a batch. Raises the replica's error; the batch keeps its remaining tasks."""
+        """Run the tasks of a batch. Raises the replica's error; the batch keeps its remaining tasks."""
         while batch.tasks:
             task = batch.tasks[0]
             try:
@@ -209,7 +209,7 @@ class RayExecutor:
 
 
 def put(ended: queue.Queue, ending: Any, fleet: Fleet) -> None:
-    """Puts a finished task into the queue, which holds one; gives up when the fleet stops."""
+    """Put a finished task into the queue, which holds one; stop waiting when the fleet stops."""
     while not fleet.is_stopping:
         with contextlib.suppress(queue.Full):
             return ended.put(ending, timeout=POLL_SECONDS)
@@ -221,7 +221,7 @@ def ray_executor(
 ) -> Iterator[RayExecutor]:
     """An executor with `parallel.dp` replicas on the Ray cluster at an address, or on a local one.
 
-    ValueError for a config that no replica can run, and for a cluster without enough devices.
+    ValueError for a config that no replica can run, or a cluster without enough devices.
     """
     own, replicas = split(config)
     check_loadable(own)

@@ -1,4 +1,4 @@
-"""The files of finished jobs: the video, two pictures of it, and the JSON file of what made it."""
+"""The files of finished jobs: the video, two preview images, and a JSON file with the settings."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "sidecar": (".mp4.json", "application/json"),
     }
 )
-# Of the files of one attempt: the job's id and the attempt's number, before the suffix of a variant.
+# Stem of the files of one attempt: the job's id and the attempt's number; the variant's suffix follows.
 ATTEMPT = re.compile(r"(video_[0-9a-f]{32}-\d+)\..+")
 
 
 def path_of(folder: Path, job: Job, variant: str) -> Path:
-    """Where a variant of a finished job is."""
+    """The path of a variant of a finished job."""
     return folder / f"{job.files}{VARIANTS[variant][0]}"
 
 
@@ -70,13 +70,13 @@ def write_picture(frames: torch.Tensor, path: Path, fps: float) -> None:
 
 
 def public(config: PipelineConfig) -> dict[str, Any]:
-    """A config without what says where files of this computer are."""
+    """A config without paths on this computer."""
     hidden = loading_fields(type(config)) - {"fps"}
     return {name: value for name, value in without_files(to_plain(config)).items() if name not in hidden}
 
 
 def without_files(value: Any) -> Any:
-    """Plain values without the entries that name files."""
+    """Plain values without entries that name files."""
     if not isinstance(value, dict):
         return value
     local = ("calibration", "file", "reference_paths")
@@ -84,22 +84,22 @@ def without_files(value: Any) -> Any:
 
 
 def contact_sheet(frames: torch.Tensor) -> torch.Tensor:
-    """Frames [T, H, W, 3], evenly taken, side by side."""
+    """Evenly spaced frames of [T, H, W, 3], side by side in one image."""
     count = min(SHEET_FRAMES, len(frames))
     chosen = torch.linspace(0, len(frames) - 1, count).round().long()
     return torch.cat(list(frames[chosen]), dim=1).contiguous()
 
 
 def remove_files(folder: Path, name: str) -> None:
-    """Removes all files of an attempt, which may not be there."""
+    """Remove all files of an attempt, if they exist."""
     for suffix, _ in VARIANTS.values():
         with contextlib.suppress(OSError):
             (folder / f"{name}{suffix}").unlink()
 
 
 def remove_leftovers(folder: Path, finished: Set[str]) -> None:
-    """Removes the files of attempts that belong to no finished job: those of a worker that was killed. Files
-    with other names are not ours and stay.
+    """Remove files of attempts without a finished job, which a killed worker leaves behind. Files with other
+    names are kept.
     """
     for path in folder.iterdir():
         attempt = ATTEMPT.fullmatch(path.name)

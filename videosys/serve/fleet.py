@@ -27,7 +27,7 @@ class Places(Protocol):
 @dataclass(eq=False)
 class Member:
     """A replica of the fleet, across restarts. name: new for each process. ends: consecutive early ends.
-    busy: when it last had work.
+    busy: time of its last work.
     """
 
     name: str = ""
@@ -40,7 +40,7 @@ class Member:
 
 
 class Fleet:
-    """Running replicas. A lost replica is restarted when the cluster has room."""
+    """Running replicas. A lost replica is restarted when the cluster has free devices."""
 
     def __init__(
         self,
@@ -50,8 +50,8 @@ class Fleet:
         most_starts: int | None = None,
     ):
         """work(name, replica): gives a replica its next work and waits for it; false if there was none. An
-        error in it ends the replica. on_end(name): called when a replica has ended. most_starts: consecutive
-        failed starts after which a member gives up; None for no limit.
+        error raised by it ends the replica. on_end(name): called when a replica has ended. most_starts:
+        consecutive failed starts after which a member gives up; None for no limit.
         """
         self.places, self.work, self.on_end, self.most_starts = places, work, on_end, most_starts
         self.members: list[Member] = []
@@ -65,7 +65,7 @@ class Fleet:
         return self._stopping.is_set()
 
     def add(self) -> None:
-        """Adds a replica, which starts when the cluster has room for it."""
+        """Add a replica, which starts when the cluster has free devices for it."""
         member = Member()
         member.thread = threading.Thread(target=self._run, args=(member,), name="replica", daemon=True)
         with self._lock:
@@ -73,7 +73,7 @@ class Fleet:
         member.thread.start()
 
     def staying(self) -> list[Member]:
-        """The members that are not leaving."""
+        """The members that are not being retired."""
         with self._lock:
             return [member for member in self.members if not member.is_leaving]
 
@@ -83,8 +83,8 @@ class Fleet:
             return [member.replica for member in self.members if member.replica is not None]
 
     def retire(self, idle_seconds: float) -> None:
-        """Retires one member without work for this long, if there is one; it completes work that it has just
-        begun.
+        """Retire one member that has been idle for this long, if there is one. It completes work that it has
+        just begun.
         """
         now = time.monotonic()
         idle = [member for member in self.staying() if now - member.busy >= idle_seconds]
@@ -92,7 +92,7 @@ class Fleet:
             min(idle, key=lambda member: member.busy).is_leaving = True
 
     def close(self) -> None:
-        """Ends all replicas now, without completing their work."""
+        """End all replicas now, without completing their work."""
         self._stopping.set()
         for replica in self.alive():
             replica.end()
@@ -120,7 +120,7 @@ class Fleet:
             self.members.remove(member)
 
     def _live(self, member: Member) -> None:
-        """One replica from its start to its end."""
+        """Run one replica from its start to its end."""
         with self._replica(member) as replica:
             while self._is_wanted(member):
                 if self.work(member.name, replica):

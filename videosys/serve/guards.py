@@ -1,4 +1,4 @@
-"""What stands before the routes: keys, the length of bodies, who may ask, and how often."""
+"""Checks before the routes: rate limits, the size of request bodies, and requests from other sites."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Rate:
-    """How often each owner has asked within the last minute."""
+    """Limits the number of requests of each owner per minute."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic):
         self.per_minute, self.clock = per_minute, clock
@@ -26,7 +26,7 @@ class Rate:
         self._lock = threading.Lock()
 
     def check(self, owner: str) -> None:
-        """ApiError 429 for an owner who has asked too often; otherwise this time is counted."""
+        """Count a request. ApiError 429 if the owner is over the limit."""
         now = self.clock()
         with self._lock:
             if len(self._times) > OWNERS_KEPT:
@@ -42,7 +42,7 @@ class Rate:
 
 
 class Body:
-    """ASGI middleware: a body that is longer than `most` bytes is refused, before it is kept."""
+    """ASGI middleware: rejects a body of more than `most` bytes without reading all of it."""
 
     def __init__(self, app: Any, most: int):
         self.app, self.most = app, most
@@ -72,10 +72,10 @@ class Body:
 
 
 def check_site(host: str, headers: Mapping[str, str]) -> None:
-    """ApiError 403 for a request that a page of another site has a browser make.
+    """ApiError 403 for a request that a browser sends on behalf of another site's page.
 
-    host: to which the server is bound. On the loopback it answers to the loopback's names only, so that no
-    site can give its own name to it.
+    host: address to which the server is bound. On the loopback, only the loopback's host names are accepted,
+    which prevents DNS rebinding.
     """
     asked = site(f"//{headers.get('host', '')}")
     if host in LOOPBACK and (asked is None or asked.hostname not in LOOPBACK):

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Locks a folder for one process."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def own(folder: Path, option: str) -> Iterator[None]:
-    """Makes a folder, and keeps other processes that do the same away from it.
+    """Create a folder and lock it for this process.
 
-    option: on the command line, for errors. ValueError where another process has the folder, or it cannot be
-    written. The system frees it when this process ends, however that is.
+    option: name of the command-line option, for errors. ValueError if another process holds the lock or the
+    folder is not writable. The system releases the lock when this process ends, even if it is killed.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

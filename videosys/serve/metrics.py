@@ -18,7 +18,7 @@ STATUSES = ("queued", "in_progress", "completed", "failed")
 
 
 class Metrics:
-    """Counters of this server, and the jobs as the database has them when they are asked for."""
+    """Counters of this server, and the job counts in the database at the time of the request."""
 
     def __init__(self, store: Store, workers: AnyWorkers):
         self.store, self.workers = store, workers
@@ -43,7 +43,7 @@ class Metrics:
         yield GaugeMetricFamily("videosys_worker_restarts", "Workers that ended", value=restarts)
 
     def describe(self) -> list[Metric]:
-        return []  # nothing is asked of the database when this is registered
+        return []  # do not query the database at registration
 
     def text(self) -> str:
         return generate_latest(self.registry).decode()
@@ -51,10 +51,10 @@ class Metrics:
     async def measure(
         self, request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        """Middleware that counts an answer. Nothing that a client chooses freely is a label: names of
-        videos are counted under their route's pattern, unknown methods as one.
+        """Middleware that counts responses. Labels have a fixed set of values: videos are counted under the
+        pattern of their route, and all unknown methods as one.
         """
-        begin, status = time.perf_counter(), 500  # of an error that is answered further out
+        begin, status = time.perf_counter(), 500  # for an error that an outer handler answers
         try:
             response = await call_next(request)
             status = response.status_code

@@ -1,4 +1,4 @@
-"""Options of the commands that can run on a cluster."""
+"""Command-line options of the commands that can run on a cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ EXECUTORS = ("local", "ray")
 
 
 def add_executor_options(arguments: argparse.ArgumentParser) -> None:
-    """Adds --executor and --address to a command."""
+    """Add --executor and --address to a command."""
     arguments.add_argument(
         "--executor",
         choices=EXECUTORS,
@@ -17,14 +17,16 @@ def add_executor_options(arguments: argparse.ArgumentParser) -> None:
         help="where videos are generated: see docs/cluster.md",
     )
     arguments.add_argument(
-        "--address", help="of the Ray cluster, such as auto; by default a local one is started"
+        "--address", help="address of the Ray cluster, such as auto; by default a local one is started"
     )
 
 
 def check_executor_options(
     args: argparse.Namespace, ray: Sequence[str] = (), local: Sequence[str] = ()
 ) -> None:
-    """ValueError for an option that only the other executor has. ray, local: further options of each."""
+    """ValueError for an option that the chosen executor does not have. ray, local: further options of
+    each.
+    """
     for executor, names in (("ray", ("address", *ray)), ("local", local)):
         for name in names:
             value = getattr(args, name)

@@ -1,4 +1,4 @@
-"""The web page, and what it must know of the model."""
+"""The web page, and the description of the model that it shows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TINY_EXAMPLES = (
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds the page's files, each at its own address: nothing else of the folder can be asked for."""
+    """Add one route per file of the page. Other files of the folder are not served."""
     for address, name in FILES.items():
         app.add_api_route(address, file_route(name), include_in_schema=False)
 
@@ -54,9 +54,9 @@ def file_route(name: str) -> Any:
 
 
 def describe_model(checker: Checker) -> dict[str, Any]:
-    """What the page offers: the values of the config, the goals that were measured, words and examples.
+    """The data of the page: config values, measured goals, known words and example prompts.
 
-    goals: from slow to fast, each with its speed-up and PSNR in dB (None: the same video).
+    goals: from slow to fast, each with its speed-up and PSNR in dB (None: identical video).
     """
     config = checker.config
     height, width = config.size
@@ -75,7 +75,7 @@ def describe_model(checker: Checker) -> dict[str, Any]:
 
 
 def goals(checker: Checker) -> list[dict[str, Any]]:
-    """The speed-ups that no other setting beats in both; none without a calibration for the config."""
+    """The Pareto-optimal speed-ups and PSNRs of the calibration; empty if the config has none."""
     pipeline, config = checker.pipeline, checker.config
     wanted = BestConfig(speedup=1.0, calibration=getattr(config.cache, "calibration", None))
     try:
@@ -88,6 +88,6 @@ def goals(checker: Checker) -> list[dict[str, Any]]:
         if row.quality > best:
             best = row.quality
             quality = None if math.isinf(best) else round(best, 1)
-            # Rounded down, so that it can be asked for.
+            # Rounded down, so that a request for it succeeds.
             front.append({"speedup": math.floor(100 * row.speedup) / 100, "psnr": quality})
     return front[::-1]

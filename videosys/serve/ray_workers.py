@@ -1,7 +1,7 @@
-"""The workers of a service on a Ray cluster: replicas, whose number follows the length of the queue.
+"""The workers of a service on a Ray cluster: replicas whose number follows the length of the queue.
 
-Jobs and files stay with the server. It claims a job for each idle replica, follows its progress, and writes
-the video.
+Jobs and files stay on the server. It claims a job for each idle replica, records its progress and writes the
+video.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ def ray_workers(
 ) -> Iterator[RayWorkers]:
     """Workers on the Ray cluster at an address, or on a local one, for the `with` block.
 
-    ValueError for a config that no replica can run, and for a cluster without enough devices.
+    ValueError for a config that no replica can run, or a cluster without enough devices.
     """
     own, replicas = split(config)
     if replicas > 1:
-        raise ValueError(f"parallel.dp is {replicas}; with --executor ray --max-replicas says how many")
+        raise ValueError(f"parallel.dp is {replicas}; with --executor ray, use --max-replicas instead")
     with connected(address, own, bounds[1]) as cluster:
         yield RayWorkers(cluster, store, folder, *bounds)
 
 
 @dataclass
 class RayWorkers:
-    """`least` to `most` replicas on the jobs of a store; videos are written to `folder`.
+    """Runs `least` to `most` replicas on the jobs of a store, and writes videos to `folder`.
 
-    There is one per waiting or running job, within these bounds. idle_seconds: time without a job after which
-    a replica that is not needed is ended.
+    The number follows the waiting and running jobs, within these bounds. idle_seconds: idle time after which
+    a surplus replica is ended.
     """
 
     places: Places
@@ -61,19 +61,19 @@ class RayWorkers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the replicas. Their jobs are queued again, without counting an attempt."""
+        """End the replicas. Their jobs are queued again, and the attempt is not counted."""
         self._stopping.set()
         self._thread.join()
         self.fleet.close()
 
     @property
     def alive(self) -> int:
-        """How many replicas are running."""
+        """The number of running replicas."""
         return len(self.fleet.alive())
 
     @property
     def restarts(self) -> int:
-        """How many replicas were lost."""
+        """The number of lost replicas."""
         return self.fleet.restarts
 
     def _watch(self) -> None:
@@ -100,7 +100,7 @@ class RayWorkers:
             return False
 
     def _release(self, name: str) -> None:
-        """Queues the job of an ended replica again."""
+        """Queue the job of an ended replica again."""
         while True:
             try:
                 self.store.release(name, is_counted=not self.fleet.is_stopping)

@@ -1,9 +1,9 @@
 """Generates videos for a long list of prompts: `videosys render --config FILE --prompts FILE --out FOLDER`.
 
-Each video is saved as soon as it is finished. The same command resumes after any interruption
-without repeating videos. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N`
-distributes the videos over the devices of this computer, and with `--executor ray` over those of a cluster
-(docs/cluster.md); if a process dies, only its current video is lost and retried.
+Each video is saved as soon as it is finished. After an interruption, the same command resumes without
+repeating videos. At the end FOLDER/manifest.json lists all videos. `num_gpus=N parallel.dp=N` distributes the
+videos over the devices of this computer, or with `--executor ray` over those of a cluster (docs/cluster.md).
+If a process dies, only its current video is lost and retried.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOG = get_logger("render")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Render; 1 where videos are missing in the end, 2 where the arguments are wrong, 130 after Ctrl-C."""
+    """Render. Exit status: 1 if videos are missing at the end, 2 for wrong arguments, 130 after Ctrl-C."""
     return run_command(parser(), run, argv, RESUMABLE)
 
 
@@ -55,17 +55,17 @@ def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="videosys render", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
-    add("--prompts", type=path_argument, required=True, help="one per line")
-    add("--out", type=path_argument, required=True, help="folder of the videos")
+    add("--prompts", type=path_argument, required=True, help="file of prompts, one per line")
+    add("--out", type=path_argument, required=True, help="folder for the videos")
     add("--model", choices=list(FAMILIES), help="the model, if the config does not determine it")
     add_executor_options(arguments)
-    add("--quiet", action="store_true", help="errors only")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    add("--quiet", action="store_true", help="print errors only")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides")
     return arguments
 
 
 def run(args: argparse.Namespace) -> int:
-    """Makes what is missing. ValueError for wrong arguments."""
+    """Generate the missing videos. ValueError for wrong arguments."""
     configure_logging(quiet=args.quiet)
     check_executor_options(args)
     config = load_family_config(args.config, args.model, args.overrides)
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def executor(args: argparse.Namespace, config: PipelineConfig) -> Iterator[Executor]:
-    """Who makes the videos, as --executor and --address say."""
+    """The executor that --executor and --address select."""
     if args.executor == "ray":
         with ray_executor(config, args.address) as makers:
             yield makers
@@ -108,15 +108,15 @@ class Item:
 
     @property
     def is_done(self) -> bool:
-        """Whether the video is there; the JSON file beside it is written last."""
+        """Whether the video is complete; its JSON file is written last."""
         return sidecar_path(self.path).is_file() and self.path.is_file()
 
 
 class Render:
-    """A list of videos in a folder, and what is missing of it."""
+    """A list of videos in a folder, some of which may be finished."""
 
     def __init__(self, config: PipelineConfig, prompts: Sequence[str], folder: Path, quiet: bool = False):
-        """ValueError for a folder that other settings were used for."""
+        """ValueError for a folder with videos of another config."""
         self.config, self.folder, self.quiet = config, folder, quiet
         assert config.seed is not None
         seeds = range(config.seed, config.seed + config.num_videos_per_prompt)
@@ -132,7 +132,7 @@ class Render:
             raise ValueError(f"{path}: its videos were made with another config; choose another --out")
 
     def run(self, makers: Executor) -> int:
-        """The exit status, when all that can be made is made and listed."""
+        """Generate the missing videos and write the manifest; return the exit status."""
         content = {"digest": self.digest, "config": to_plain(self.config)}
         write_text(self.folder / SETTINGS, json.dumps(content, indent=2) + "\n")
         todo = {item.path.name: item for item in self.items if not item.is_done}
@@ -145,7 +145,9 @@ class Render:
         return 1 if missing else 0
 
     def _keep(self, item: Item, output: VideoOutput) -> None:
-        """Saves a video and its JSON file. ValueError that names what remains, where the folder is full."""
+        """Save a video and its JSON file. ValueError if the disk is full; it names the last complete
+        video.
+        """
         steps, statistics = output.steps, str(cache_statistics(output.steps))
         with report_remaining(other.prompt for other in self.items if other != item and not other.is_done):
             path = save_video(output.video[0], item.path, fps=output.fps)
@@ -159,7 +161,7 @@ class Render:
             print(f"{path}  {statistics}", flush=True)
 
     def _list(self) -> None:
-        """Writes the manifest: every video that there is, in the order of the list."""
+        """Write the manifest: all finished videos, in the order of the list."""
         rows: list[dict[str, Any]] = [
             {"file": item.path.name, "prompt": item.prompt, "seed": item.seed}
             for item in self.items
@@ -170,7 +172,9 @@ class Render:
 
 
 def digest(config: PipelineConfig) -> str:
-    """A hash of what decides what the videos show: all but how the work is shared, and how many there are."""
+    """A hash of the config without the fields that do not change a video: parallelism and the number of
+    videos.
+    """
     free = {"parallel", "num_gpus", "device", "offload", "offline", "num_videos_per_prompt", "seed"}
     assert free <= {item.name for item in dataclasses.fields(config)} | loading_fields(type(config))
     plain = {name: value for name, value in to_plain(config).items() if name not in free}

@@ -1,6 +1,6 @@
 """A replica on a cluster: an engine in a separate process, possibly on another computer.
 
-Requests and answers are messages of bytes, as between an engine and its ranks.
+Requests and answers are encoded as bytes, as between an engine and its ranks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Setup(ConfiguredMessage):
 
 @dataclass(frozen=True)
 class Order(ConfiguredMessage):
-    """Requests one video. config: with the fields of the request."""
+    """Requests one video. config: the engine's config with the fields of the request."""
 
     number: int
     prompt: str
@@ -42,7 +42,7 @@ class Order(ConfiguredMessage):
 @dataclass(frozen=True)
 class Made(Message):
     """The answer to an order. seconds, cpu_seconds: wall time and CPU time of the replica's process for this
-    video. device: its name.
+    video. device: name of the device.
     """
 
     output: VideoOutput
@@ -105,7 +105,7 @@ class Replica:
         return Made.since(begin, handle.result(), self.engine.config.device)
 
     def node(self) -> str:
-        """The id of the node of the Ray cluster that this runs on."""
+        """The id of the Ray node that this runs on."""
         import ray
 
         return ray.get_runtime_context().get_node_id()
@@ -117,7 +117,7 @@ class Replica:
         return None if progress is None else self.codec.pack(Progress(number, progress))
 
     def cancel(self, number: int) -> None:
-        """Stops an order before its next step, if it is the current one."""
+        """Stop an order before its next step, if it is the current one."""
         handle = self._of(number)
         if handle is not None:
             handle.cancel()

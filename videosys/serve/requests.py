@@ -17,7 +17,7 @@ from videosys.utils.typed import listing, shown, suggest
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\w.~-]*[/\\])+([\w.~-]*)")
-# Fields of a config that a client must not choose: the service makes one video of each request.
+# Config fields that a client must not set: the service makes one video per request.
 FIXED = frozenset({"num_videos_per_prompt", "batch_size"})
 NAMES_OF_SIZES = ("resolution", "aspect_ratio")
 STANDS_FOR: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -33,7 +33,7 @@ OWN_KEYS = ("frames", "min_psnr", "model", "prompt", "seconds", "size", "speedup
 
 
 class BadRequest(ValueError):
-    """A mistake of the client. param: the key of the request that is wrong, if it is one."""
+    """An invalid request. param: the invalid key, if the error is about one key."""
 
     def __init__(self, message: str, param: str | None = None):
         super().__init__(message)
@@ -41,18 +41,18 @@ class BadRequest(ValueError):
 
 
 def local_fields(config_cls: type) -> frozenset[str]:
-    """The fields that name files of this computer: those declared so, as no client may read them."""
+    """The fields declared as paths of local files, which clients must not set."""
     return frozenset(item.name for item in dataclasses.fields(config_cls) if item.metadata.get("local"))
 
 
 def allowed_fields(config_cls: type) -> list[str]:
-    """The fields of a config that a client may change."""
+    """The config fields that a client may set."""
     fields = {item.name for item in dataclasses.fields(config_cls) if item.init}
     return sorted(fields - loading_fields(config_cls) - local_fields(config_cls) - FIXED)
 
 
 def changed(base: PipelineConfig, changes: Mapping[str, Any]) -> Any:
-    """The config with a client's changes. BadRequest for values that it would refuse."""
+    """The config with a client's changes. BadRequest for invalid values."""
     try:
         return build(type(base), [changes], base, Place("", ""))
     except (ValueError, *WRONG_NUMBERS) as error:
@@ -68,13 +68,15 @@ def own_key(param: str | None, body: Mapping[str, Any]) -> str | None:
 
 
 def without_paths(text: str) -> str:
-    """A text on one line in which only the last part of each path is left."""
+    """The text on one line, with each path shortened to its last component."""
     return PATH.sub(lambda match: match[1] or "...", " ".join(text.split()))
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoRequest:
-    """A checked request. changes: fields of the config, the seed among them. config: with them."""
+    """A checked request. changes: config fields, including the seed. config: the config with these
+    changes.
+    """
 
     prompt: str
     changes: dict[str, Any]
@@ -82,7 +84,7 @@ class VideoRequest:
 
 
 class Checker:
-    """Checks requests against a service's config and limits; nothing is loaded for it."""
+    """Checks requests against a service's config and limits, without loading a model."""
 
     def __init__(self, config: PipelineConfig, limits: Limits):
         """ValueError for a config that cannot run here."""
@@ -143,7 +145,7 @@ class Checker:
         return changes | self._size(body) | self._frames(body) | self._goal(body)
 
     def _check_cache(self, cache: Any) -> None:
-        """BadRequest for settings of a cache that name a file of this computer."""
+        """BadRequest for cache settings that name a local file."""
         choices = self.family.caches.values() if isinstance(cache, Mapping) else ()
         classes = {choice if isinstance(choice, type) else type(choice) for choice in choices}
         local = {name for cls in classes for name in local_fields(cls)}
@@ -206,7 +208,7 @@ class Checker:
 
 
 def named_key(message: str, body: Mapping[str, Any]) -> str | None:
-    """The first key of a body that a message has as a word, or that has such a key within it."""
+    """The first key of a body that occurs as a word in a message, itself or through a nested key."""
     words = {*re.findall(r"\w+", message)}
     for key, value in body.items():
         if words & {key, *(value if isinstance(value, Mapping) else ())}:

@@ -1,13 +1,13 @@
-"""The pause before an ended process is restarted, which grows if it ends repeatedly."""
+"""The pause before a process is restarted. It grows with each consecutive early end."""
 
 from __future__ import annotations
 
 LONGEST_PAUSE = 30.0
-STEADY_SECONDS = 60.0  # after this time a process is restarted at once
+STEADY_SECONDS = 60.0  # a process that ran this long is restarted without a pause
 
 
 def ends_in_a_row(ends: int, lived: float) -> int:
-    """The number of consecutive early ends: `ends` before, and one more unless it `lived` long enough."""
+    """The number of consecutive early ends: `ends` + 1, or 0 if the process `lived` long enough."""
     return 0 if lived > STEADY_SECONDS else ends + 1
 
 

@@ -1,4 +1,4 @@
-"""The server process: starts and stops the routes, the workers and their store."""
+"""The server process: starts and stops the routes, the workers and the job store."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Options:
 
 
 def serve(source: Source, options: Options, limits: Limits) -> int:
-    """Serves until SIGINT or SIGTERM. ValueError for invalid settings, before it listens."""
+    """Serve until SIGINT or SIGTERM. Raises ValueError for invalid settings before listening."""
     keys = read_keys(options.keys)
     config = load_family_config(source.config, source.model, source.overrides)
     checker = Checker(config if options.executor == "local" else of_head(config), limits)
@@ -83,7 +83,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
             )
         workers.start()
         if options.opens_page:
-            print(f"http://{host}:{port}/ is its page; Ctrl-C ends it", flush=True)
+            print(f"http://{host}:{port}/ is the web page; press Ctrl-C to stop", flush=True)
             threading.Timer(1.0, webbrowser.open, [f"http://{host}:{port}/"]).start()
         try:
             run(app, listener)
@@ -108,7 +108,7 @@ def opened(options: Options, folder: Path) -> Store:
 def started_by(
     source: Source, config: PipelineConfig, options: Options, store: Store, folder: Path
 ) -> Iterator[AnyWorkers]:
-    """The workers of these options. ValueError for a cluster without enough devices."""
+    """Start the workers that the options select. ValueError for a cluster without enough devices."""
     if options.executor == "local":
         yield Workers(source, store, options.url, folder, options.workers)
     else:
@@ -117,7 +117,7 @@ def started_by(
 
 
 def run(app: FastAPI, listener: socket.socket) -> None:
-    """Answers until SIGINT or SIGTERM, which uvicorn raises again after the last answer."""
+    """Serve until SIGINT or SIGTERM, which uvicorn raises again after the last response."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
@@ -130,7 +130,7 @@ def run(app: FastAPI, listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def listening(options: Options) -> Iterator[socket.socket]:
-    """A socket that listens. ValueError for an unavailable address."""
+    """A listening socket. ValueError for an unavailable address."""
     try:
         family, *_, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)

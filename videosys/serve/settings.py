@@ -14,15 +14,15 @@ from videosys.utils.typed import check_positive, check_types
 
 KEYS_VARIABLE = "VIDEOSYS_API_KEYS"
 LEAST_KEY = 16  # characters
-EVERYBODY = "everybody"  # the owner of all jobs without keys
+EVERYBODY = "everybody"  # owner of all jobs of a service without keys
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request, one key and the whole queue may ask for. ValueError for a limit below 1.
+    """Limits of a request, a key and the queue. ValueError for a limit below 1.
 
-    queue: jobs that wait. prompt: characters. pixels: of a frame. frames: of a video. steps: of the sampler.
-    per_minute: videos that a key may ask for in a minute. body: bytes of a request.
+    queue: waiting jobs. prompt: characters. pixels: per frame. frames: per video. steps: of the sampler.
+    per_minute: videos per key and minute. body: bytes of a request.
     """
 
     queue: int = 100
@@ -40,9 +40,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Source:
-    """The config that a service runs: a file, the model's name where the file could be of several, and
-    changes.
-    """
+    """The config of a service: a file, the model's name if the file does not determine it, and overrides."""
 
     config: str
     model: str | None = None
@@ -50,10 +48,10 @@ class Source:
 
 
 class Keys:
-    """The API keys of a service. Only their hashes are kept."""
+    """The API keys of a service. Only their hashes are stored."""
 
     def __init__(self, keys: Sequence[str]):
-        """keys: none for a service that asks for none. ValueError for one that could be guessed."""
+        """keys: empty for a service without authentication. ValueError for a key that is too weak."""
         for number, key in enumerate(keys, 1):
             if len(key) < LEAST_KEY or not key.isascii() or not key.isprintable() or " " in key:
                 text = f"must have {LEAST_KEY} or more ASCII characters without blanks"
@@ -62,13 +60,13 @@ class Keys:
 
     @property
     def is_open(self) -> bool:
-        """Whether no key is needed."""
+        """Whether the service works without keys."""
         return not self._digests
 
     def owner(self, authorization: str) -> str | None:
-        """Who asks, by the header `Authorization: Bearer KEY`; None for a wrong key.
+        """The owner for the header `Authorization: Bearer KEY`; None for a wrong key.
 
-        Every key is compared, each in constant time.
+        All keys are compared, each in constant time.
         """
         if not self._digests:
             return EVERYBODY
@@ -83,8 +81,8 @@ def digest(key: str) -> str:
 
 
 def read_keys(path: Path | None) -> Keys:
-    """The keys in a file, one per line, or in the environment, between commas. ValueError for a file that
-    cannot be read or holds none.
+    """The keys in a file, one per line, or in VIDEOSYS_API_KEYS, separated by commas. ValueError for a file
+    that cannot be read or has no keys.
     """
     if path is None:
         return Keys([key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()])
@@ -94,5 +92,5 @@ def read_keys(path: Path | None) -> Keys:
         raise ValueError(f"--keys {path}: no such file") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
-        raise ValueError(f"--keys {path}: has no keys")
+        raise ValueError(f"--keys {path}: contains no keys")
     return Keys(keys)

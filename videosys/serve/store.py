@@ -1,7 +1,7 @@
-"""Jobs in a database: accepted once, handed to one worker at a time, finished once.
+"""Jobs in a database: accepted once, claimed by one worker at a time, finished once.
 
-A job is queued, in_progress, completed or failed. Every change is one statement that says in its condition
-what must still be true, so that a worker that was thought to be dead changes nothing.
+A job is queued, in_progress, completed or failed. Every change is one SQL statement whose condition checks
+the expected state, so that a worker that was considered dead cannot change a job.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class StoreAway(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """A row of the table; times are Unix seconds.
+    """A row of the table. Times are Unix seconds.
 
-    number: in the order of acceptance. request: what the client asked for, as JSON. body_hash: of the bytes
-    that asked, for `idempotency_key`. attempt: how often a worker has begun. stage, step, steps, eta: of the
-    last `StepProgress`.
+    number: in the order of acceptance. request: the client's request as JSON. body_hash: of the request's
+    bytes, to check repeated requests with the same `idempotency_key`. attempt: number of starts by a worker.
+    stage, step, steps, eta: of the last `StepProgress`.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def files(self) -> str:
-        """The name of the job's files without a suffix; another one in each attempt."""
+        """The stem of the job's file names; it differs for each attempt."""
         return f"{self.id}-{self.attempt}"
 
 
@@ -85,13 +85,13 @@ FAILED_TOO_OFTEN = "the worker process ended three times while generating this v
 
 
 def job_table(metadata: sql.MetaData) -> sql.Table:
-    """The table with a column for each field of `Job`."""
+    """The table, with one column per field of `Job`."""
     columns = [
         sql.Column(item.name, TYPES[str(item.type)], nullable="None" in str(item.type))
         for item in fields(Job)
         if item.name != "number"
     ]
-    # SQLite counts up by itself only with this type.
+    # SQLite increments automatically only with this type.
     number = sql.Column("number", sql.BigInteger().with_variant(sql.Integer, "sqlite"), primary_key=True)
     return sql.Table(
         "jobs",
@@ -113,7 +113,7 @@ class Store:
     """
 
     def __init__(self, url: str):
-        """url: of SQLAlchemy. ValueError where no database can be opened there."""
+        """url: for SQLAlchemy. ValueError if no database can be opened there."""
         self.jobs = job_table(sql.MetaData())
         self._is_away = False
         try:
@@ -149,7 +149,7 @@ class Store:
     # For the server.
 
     def add(self, job: Job) -> Job:
-        """The job as it was stored, or the earlier one with the same idempotency key."""
+        """Store a job and return it, or return the earlier job with the same idempotency key."""
         values = {item.name: getattr(job, item.name) for item in fields(Job) if item.name != "number"}
         try:
             with self._connection() as connection:
@@ -162,18 +162,18 @@ class Store:
         return job
 
     def earlier(self, owner: str, idempotency_key: str | None) -> Job | None:
-        """The job of an owner's earlier request with this key, or None."""
+        """The job of the owner's earlier request with this key, or None."""
         if idempotency_key is None:
             return None
         same = (self.jobs.c.owner == owner, self.jobs.c.idempotency_key == idempotency_key)
         return self._first(sql.select(self.jobs).where(*same))
 
     def get(self, owner: str, name: str) -> Job | None:
-        """A job of an owner, or None."""
+        """An owner's job, or None."""
         return self._first(sql.select(self.jobs).where(self.jobs.c.id == name, self.jobs.c.owner == owner))
 
     def page(self, owner: str, after: str | None, limit: int, order: str) -> list[Job]:
-        """Up to `limit` jobs of an owner behind the one named `after`; asc: the oldest first."""
+        """Up to `limit` jobs of an owner that follow the one named `after`. order asc: oldest first."""
         column = self.jobs.c.number
         query = sql.select(self.jobs).where(self.jobs.c.owner == owner)
         if after is not None:
@@ -184,24 +184,24 @@ class Store:
             return [as_job(row) for row in connection.execute(query)]
 
     def remove(self, owner: str, name: str) -> Job | None:
-        """The job that was removed; None where there was none. A worker that is at it then stops."""
+        """Remove a job and return it; None if it does not exist. A worker that runs it then stops."""
         chosen = (self.jobs.c.id == name, self.jobs.c.owner == owner)
         return self._changed(sql.delete(self.jobs).where(*chosen))
 
     def ahead(self, job: Job) -> int:
-        """How many jobs were accepted before a queued one and still wait."""
+        """The number of queued jobs that were accepted before this one."""
         waiting = (self.jobs.c.status == "queued", self.jobs.c.number < job.number)
         with self._connection() as connection:
             return connection.scalar(sql.select(sql.func.count()).where(*waiting)) or 0
 
     def counts(self) -> dict[str, int]:
-        """How many jobs have each status."""
+        """The number of jobs by status."""
         query = sql.select(self.jobs.c.status, sql.func.count()).group_by(self.jobs.c.status)
         with self._connection() as connection:
             return {str(row[0]): int(row[1]) for row in connection.execute(query)}
 
     def finished_files(self) -> set[str]:
-        """The names of the files of all completed jobs, without suffixes."""
+        """The stems of the file names of all completed jobs."""
         query = sql.select(self.jobs).where(self.jobs.c.status == "completed")
         with self._connection() as connection:
             return {as_job(row).files for row in connection.execute(query)}
@@ -258,7 +258,7 @@ class Store:
         return self._changed(change.values(begun | {"attempt": self.jobs.c.attempt + 1}))
 
     def report(self, job: Job, **values: Any) -> bool:
-        """Writes what a worker knows of its job; False where the job is no longer this worker's."""
+        """Store a worker's report on its job; False if the job no longer belongs to this worker."""
         own = (
             self.jobs.c.id == job.id,
             self.jobs.c.worker == job.worker,
@@ -268,7 +268,7 @@ class Store:
         return self._changed(sql.update(self.jobs).where(*own).values(values)) is not None
 
     def finish(self, job: Job, *, error: str | None = None, computed: str | None = None) -> bool:
-        """Ends a job, as failed where there is an error; False where it is no longer this worker's."""
+        """Finish a job, as failed if `error` is set; False if it no longer belongs to this worker."""
         status = "completed" if error is None else "failed"
         ended = {"status": status, "error": error, "computed": computed, "ended": time.time(), "worker": None}
         return self.report(job, **ended, eta=None)
@@ -295,7 +295,7 @@ def as_job(row: sql.Row) -> Job:
 
 
 def set_up_sqlite(connection: Any, _record: Any) -> None:
-    """Readers do not wait for writers, and what was committed outlives a power cut."""
+    """Configure SQLite: readers do not wait for writers, and commits survive a power failure."""
     cursor = connection.cursor()
     for setting in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={int(1000 * BUSY_SECONDS)}"):
         cursor.execute(f"PRAGMA {setting}")

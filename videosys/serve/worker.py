@@ -1,7 +1,7 @@
 """A worker: a process that claims one job after another and generates its video.
 
-The server starts it, writes one line of JSON to its standard input and keeps that open; the worker ends with
-the server.
+The server starts it, writes one line of JSON to its standard input and keeps that open. The worker ends when
+the server does.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 def main() -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the server decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server handles it
     options = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_server, name="end-with-server", daemon=True).start()
     configure_logging()
@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def end_with_server() -> None:
-    """Ends the process at once when the server closes the pipe. The job is queued again."""
+    """End the process immediately when the server closes the pipe. Its job is queued again."""
     while sys.stdin.readline():
         pass
     os._exit(0)
@@ -117,9 +117,10 @@ class Worker:
         self.decode_seconds, self.stopping = decode_seconds, stopping or threading.Event()
 
     def work(self) -> bool:
-        """Runs the next job; false, after a short wait, if there is none.
+        """Run the next job; false, after a short wait, if there is none.
 
-        ReplicaLost if the engine is a replica on a cluster and is lost; the job still belongs to this worker.
+        ReplicaLost if the engine is a replica on a cluster and was lost; the job still belongs to this
+        worker.
         """
         job = self._stored(lambda: self.store.claim(self.name))
         if job is None:
@@ -145,7 +146,7 @@ class Worker:
         return True
 
     def make(self, job: Job) -> None:
-        """Generates and saves the video. Cancelled if the job no longer belongs to this worker."""
+        """Generate and save the video. Cancelled if the job no longer belongs to this worker."""
         config = changed(self.engine.config, job.changes)
         request = {name: getattr(config, name) for name in allowed_fields(type(config))}
         clock = Clock()
@@ -159,7 +160,7 @@ class Worker:
             raise Cancelled
 
     def _wait(self, job: Job, handle: Running) -> Any:
-        """Waits for the job's output. Records its progress meanwhile, and cancels a removed job."""
+        """Wait for the job's output. Meanwhile record its progress, and cancel it if it was removed."""
         while not handle.is_done:
             handle.wait(REPORT_SECONDS)
             with contextlib.suppress(StoreAway):  # reported next time

@@ -1,4 +1,4 @@
-"""The worker processes of a server: start, restart, and end."""
+"""Starts, restarts and ends the worker processes of a server."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ LOG = get_logger("serve")
 
 @dataclass
 class Place:
-    """A worker, across restarts. name: new for each process. ends: consecutive early ends. due: when to start
-    it.
+    """A worker, across restarts. name: new for each process. ends: consecutive early ends. due: time of its
+    next start.
     """
 
     name: str = ""
@@ -42,21 +42,21 @@ class AnyWorkers(Protocol):
 
     @property
     def alive(self) -> int:
-        """How many are running."""
+        """The number of running workers."""
 
     @property
     def restarts(self) -> int:
-        """How many have ended unexpectedly."""
+        """The number of workers that ended unexpectedly."""
 
     def start(self) -> None: ...
 
     def stop(self) -> None:
-        """Ends them. Their jobs are queued again, without counting an attempt."""
+        """End the workers. Their jobs are queued again, and the attempt is not counted."""
 
 
 @dataclass
 class Workers:
-    """`count` workers for the jobs of a store; videos are written to `folder`."""
+    """Runs `count` workers on the jobs of a store, which write videos to `folder`."""
 
     source: Source
     store: Store
@@ -75,7 +75,7 @@ class Workers:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the workers. Their jobs are queued again, without counting an attempt."""
+        """End the workers. Their jobs are queued again, and the attempt is not counted."""
         self._stopping.set()
         self._thread.join()
         for place in self.places:
@@ -86,7 +86,7 @@ class Workers:
 
     @property
     def alive(self) -> int:
-        """How many workers are running."""
+        """The number of running workers."""
         processes = (place.process for place in self.places)
         return sum(process is not None and process.poll() is None for process in processes)
 
@@ -116,7 +116,9 @@ class Workers:
             place.process = self._started(place.name)
 
     def _started(self, name: str) -> subprocess.Popen:
-        """A worker process. Its options go through standard input, because other users can read arguments."""
+        """Start a worker process. It reads its options from standard input, because other users can read
+        arguments.
+        """
         process = subprocess.Popen(
             [sys.executable, "-m", "videosys.serve.worker"], stdin=subprocess.PIPE, text=True
         )
@@ -130,7 +132,7 @@ class Workers:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Ends a worker by closing its standard input, and kills it if it does not end in time."""
+    """End a worker by closing its standard input; kill it if it does not end in time."""
     with contextlib.suppress(OSError):
         assert process.stdin is not None
         process.stdin.close()
