@@ -42,6 +42,25 @@ def test_a_prediction_that_fails_costs_a_trial_of_the_next():
     assert measured(some, real) == ["b", "a"]
 
 
+def test_a_solver_that_fails_is_not_tried_with_a_cache_as_well():
+    solver, other = UniPCConfig(), EulerConfig(shift=2.0)
+    cache = ScheduleConfig((0, 2))
+    some = [
+        candidate("UniPC", 0, 30, scheduler=solver),
+        candidate("cache on UniPC", 0, 28, cache, solver),
+        candidate("Euler", 0, 20, scheduler=other),
+        candidate("cache on Euler", 0, 19, cache, other),
+    ]
+    real = {one.name: {FULL: 60, CONVERGED: near} for one, near in zip(some, (8, 99, 19, 99))}
+    assert measured(some, real) == ["UniPC", "Euler"]
+
+
+def test_caches_tell_nothing_of_each_other():
+    some = [candidate(name, 40 - index, 0, ScheduleConfig((0, 2))) for index, name in enumerate("abc")]
+    real = {name: {FULL: full, CONVERGED: 50} for name, full in (("a", 20), ("b", 38.5))}
+    assert measured(some, real) == ["a", "b"]
+
+
 def test_no_more_than_some_are_tried():
     some = [candidate(str(index), 40 - index, 0) for index in range(MOST_TRIES + 3)]
     real = {one.name: {FULL: 1, CONVERGED: 50} for one in some}

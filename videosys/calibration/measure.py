@@ -25,7 +25,7 @@ Judge = Callable[[str, torch.Tensor], dict[str, float]]
 FULL = "full"
 CONVERGED = "converged"  # name of the run with enough steps to converge
 TIMED = 3  # number of prompts whose full run is timed
-SHARED = 6  # number of policies that share one timing of the full run
+SHARED = 12  # number of policies that share one timing of the full run
 # Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom; a series is used beyond.
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 NORMAL95 = 1.95996
