@@ -243,6 +243,7 @@ def test_small_clips_decode_in_what_is_said(random_model, dtype):
     check_decoding(config)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_tiles_are_counted(checkpoint):
     check_decoding(config_of(checkpoint, **LARGE, enable_vae_tiling=True, vae_tile_sample_min_size=64))
@@ -312,6 +313,7 @@ def test_weights_in_eight_bits_are_counted(checkpoint):
     assert text.total >= wide.weights  # it is read whole, and then made narrow
 
 
+@pytest.mark.slow
 def test_groups_and_stages_leave_weights_in_the_host(checkpoint):
     on_gpu = {"device": "cuda", "dtype": "float32"}
     none, stage, group = (

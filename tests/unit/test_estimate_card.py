@@ -60,6 +60,7 @@ def vae_of(config):
     return Estimator(plan, config).vae()
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_cut_where_blocks_come_one_by_one(checkpoint):
     config = OpenSoraConfig(device="cuda", offload="group")
     assert (config.frames_at_once, replace(config, offload="stage").frames_at_once) == (1, 4)
