@@ -47,7 +47,7 @@ def test_a_study_finds_schedules(study):
     torch.testing.assert_close(alike, full, rtol=1e-3, atol=1e-3)
     budget = max(study.num_steps // 2, 3)
     found = study.search(budget, most_runs=6)
-    assert set(found) == {"hold", "linear", "fitted", "curved"}
+    assert set(found) == {"hold", "linear", "fitted", "curved", "joint"}
     for best in found.values():
         assert len(best.schedule.computed) == budget
 

@@ -127,7 +127,7 @@ def test_the_cost_is_no_less_than_what_a_calibration_takes(study, caplog):
     assert made.learning == pytest.approx(1 + 2 * (1 + 20 * 0.04) + 12 * 1 + 2)
     assert made.search == 24
     assert made.thresholds == pytest.approx(TRIES * 2 * shares)
-    assert made.measurement == pytest.approx(1 + 1 + 6 * shares)
+    assert made.measurement == pytest.approx(1 + 2 + 7 * shares)
     assert made.total == pytest.approx(made.learning + 24 + made.thresholds + made.measurement)
     assert CalibrationCost(1, 1, 0.5, 0.5).duration(1220) == "1 h 01 min"
     assert made.duration(0) == "0 h 01 min"

@@ -11,6 +11,7 @@ import torch
 from videosys.cache import Fitted, Hold, Linear
 from videosys.calibration.search import (
     APART,
+    FORECAST_KINDS,
     NONE,
     Schedule,
     Segments,
@@ -148,6 +149,27 @@ def test_damping_and_bending_are_the_least_squares_ones():
     assert curved.bending[2] == pytest.approx(1, abs=0.1)
 
 
+def final_error(segments, schedule):
+    """The sum of all errors, which is what a small error of each step does to the final latents."""
+    weights = schedule.policy(TIMES).forecast.weights_per_step
+    total = np.zeros_like(segments.wrong[0, :, 0])
+    for step, (oldest, before, last), _, _ in schedule.skipped():
+        share = weights[step] or (1.0,)
+        places = [last, before, oldest][: len(share)]
+        total += sum(weight * segments.wrong[step, :, step - place] for weight, place in zip(share, places))
+    return float(np.linalg.norm(total))
+
+
+def test_weights_fitted_together_let_the_errors_of_segments_cancel():
+    """Errors of all segments point in the same direction, so that each segment's own fit leaves their sum."""
+    rng, times = np.random.default_rng(5), np.array(TIMES)[:, None]
+    bent = times**3 * rng.standard_normal(40) + times**2 * rng.standard_normal(40)
+    segments, computed = segments_of(bent + 1e-3 * rng.standard_normal((STEPS, 40))), (0, 1, 3, 5, 7, 8)
+    own, together = (segments.schedule(computed, kind) for kind in ("fitted", "joint"))
+    assert final_error(segments, together) < 0.2 * final_error(segments, own)
+    assert max(map(abs, together.damping)) < 3
+
+
 def test_equal_times_hold():
     assert line(0, 1, 2, [1.0, 1.0, 0.5]) == 0
     assert parabola(0, 1, 2, 3, [1.0, 1.0, 0.5, 0.2]) == parabola(NONE, 0, 1, 2, TIMES) == (0, 0, 0)
@@ -198,7 +220,7 @@ def test_neighbours_begin_with_the_most_promising():
     assert first.computed == (0, 2, 5, 7, 8)
 
 
-@pytest.mark.parametrize("kind", ["hold", "linear", "fitted", "curved"])
+@pytest.mark.parametrize("kind", FORECAST_KINDS)
 def test_what_no_trace_tells_of_costs_too_much_and_is_held(kind):
     """30 steps whose residuals were tried up to 20 steps later."""
     times = [1 - i / 30 for i in range(30)]

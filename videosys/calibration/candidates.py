@@ -32,7 +32,7 @@ from videosys.utils.plain import name_in, to_plain
 SHIFTS = (1.0, 1.5, 2.0, 3.0, 4.0)  # of flow models' grids
 MIDDLE_SHIFT = 2.0
 ON_TOP = 1.5  # steps per evaluation for a solver with cached predictions
-ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted")
+ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted", "joint")
 CONVERGED_STEPS = 120  # of a solver of order 2
 TRIAL_STEPS = 60  # of the converged run that trials are compared with
 TRIED = 1  # prompts that plans are tried on where none is held out

@@ -28,9 +28,11 @@ NONE = -1  # marks that there is no computed step before the first
 # Share of each step's own squared error that is added to the squared error of their sum: errors that cancel
 # in the sum cancel only partly in a real run, and a fit favours such sums.
 APART = 0.25
+JOINT_RIDGE = 1e-6
 SMALLEST = 1e-2  # ridge term as a share of a fit's variance, so that nearly parallel directions do not cancel
-ForecastKind = Literal["hold", "linear", "fitted", "curved"]
-FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved")
+APART_JOINTLY = 0.1  # the same, where weights are fitted over all segments
+ForecastKind = Literal["hold", "linear", "fitted", "curved", "joint"]
+FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved", "joint")
 Products = tuple[float, ...]
 SegmentCost = Callable[[int, int, int], float]  # of (computed before, computed, next computed)
 # Exponents of a segment's error: 2 for small, independent errors, 1 for errors that all point in the same
@@ -147,15 +149,9 @@ class Segments:
 
     def bending(self, oldest: int, before: int, last: int, following: int) -> tuple[float, float]:
         """The least-squares (damping, bending), solved together."""
-        held, sloped, bent = (np.zeros_like(self.wrong[0, :, 0]) for _ in range(3))
-        for step in range(last + 1, following):
-            if oldest == NONE or step - oldest > self.window:
-                return self.damping("fitted", before, last, following), 0.0
-            rows = [self.wrong[step, :, step - place] for place in (last, before, oldest)]
-            shares = parabola(oldest, before, last, step, self.times)
-            held = held + rows[0]
-            sloped = sloped + line(before, last, step, self.times) * (rows[0] - rows[1])
-            bent = bent + sum(share * row for share, row in zip(shares, rows))
+        if oldest == NONE or following - 1 - oldest > self.window:
+            return self.damping("fitted", before, last, following), 0.0
+        held, sloped, bent = self._errors(oldest, before, last, following)
         sizes = [math.sqrt(float((part * part).mean())) for part in (sloped, bent)]
         if not all(size > 0 for size in sizes):  # nan where earlier residuals are unknown
             return self.damping("fitted", before, last, following), 0.0
@@ -164,8 +160,54 @@ class Segments:
         solution = np.linalg.solve(square, -parts @ held.ravel() / parts.shape[1]) / sizes
         return round(float(solution[0]), 3), round(float(solution[1]), 3)
 
+    def joint(self, computed: Sequence[int]) -> Schedule:
+        """A list of steps with the damping and bending of all segments fitted together.
+
+        The final error is the sum over all segments. Small errors of neighbouring segments that point in the
+        same direction add up, which a fit of each segment by itself does not see. Minimised is the square of
+        the sum, plus a share of the sum of the squares, which keeps weights from cancelling large errors.
+        """
+        earlier = (NONE, *computed)
+        rows = zip((NONE, *earlier), earlier, computed, computed[1:])
+        held, sloped, bent = (np.stack(part) for part in zip(*(self._errors(*row) for row in rows)))
+        count = len(held)
+        held, moved = held.reshape(count, -1), np.concatenate([sloped, bent]).reshape(2 * count, -1)
+        products = moved @ moved.T
+        within = products * np.tile(np.eye(count), (2, 2))  # of the same segment
+        used = np.flatnonzero(products.diagonal() > 0)
+        square = (products + APART_JOINTLY * within)[np.ix_(used, used)]
+        square += JOINT_RIDGE * np.diag(square.diagonal())
+        target = -(moved @ held.sum(0)) - APART_JOINTLY * (moved * np.tile(held, (2, 1))).sum(1)
+        weights = np.zeros(2 * count)
+        weights[used] = np.linalg.solve(square, target[used])
+        dampings, bendings = weights.round(4).reshape(2, count).tolist()
+        return Schedule(tuple(computed), tuple(dampings), tuple(bendings))
+
+    def _errors(
+        self, oldest: int, before: int, last: int, following: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sums [prompts, samples] over a segment's skipped steps of the errors with hold, of their changes by
+        the line, and of those by the parabola; 0 where undefined or unknown.
+        """
+        held, sloped, bent = (np.zeros(self.wrong[0, :, 0].shape) for _ in range(3))
+        for step in range(last + 1, following):
+            known = [
+                place for place in (last, before, oldest) if place != NONE and step - place <= self.window
+            ]
+            rows = [self.wrong[step, :, step - place] for place in known]
+            if rows:
+                held += rows[0]
+            if len(rows) > 1:
+                sloped += line(before, last, step, self.times) * (rows[0] - rows[1])
+            if len(rows) > 2:
+                shares = parabola(oldest, before, last, step, self.times)
+                bent += sum(share * row for share, row in zip(shares, rows))
+        return held, sloped, bent
+
     def schedule(self, computed: Sequence[int], kind: ForecastKind) -> Schedule:
         """The schedule of these computed steps, with the damping (and bending) of each segment."""
+        if kind == "joint":
+            return self.joint(computed)
         earlier = (NONE, *computed)
         rows = list(zip(earlier, computed, computed[1:]))
         if kind != "curved":
