@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import builtins
+import socket
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,15 @@ from videosys.engine.messages import Failed, Progress
 from videosys.generation.watch import Cancelled, StepProgress
 from videosys.parallel import ParallelConfig
 from videosys.serve import render
-from videosys.serve.cluster import Cluster, RemoteReplica, check_loadable, import_ray, of_head, split
+from videosys.serve.cluster import (
+    Cluster,
+    RemoteReplica,
+    check_loadable,
+    check_reachable,
+    import_ray,
+    of_head,
+    split,
+)
 from videosys.serve.options import add_executor_options, check_executor_options
 from videosys.serve.replica import Order, Replica, ReplicaLost, Setup, replica_codec
 
@@ -212,3 +221,13 @@ def test_an_address_without_ray_is_refused(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     add_executor_options(parser)
     check_executor_options(parser.parse_args(["--executor", "ray", "--address", "auto"]))
+
+
+def test_an_address_at_which_nothing_listens_is_told_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        for address in (None, "auto", "local", f"127.0.0.1:{port}"):
+            check_reachable(address)
+    for address in (f"127.0.0.1:{port}", f"[::1]:{port}", "127.0.0.1:99999", "nosuch.invalid:6379"):
+        with pytest.raises(ValueError, match=r"^--address .*: no Ray answers: "):
+            check_reachable(address)

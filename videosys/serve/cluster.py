@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,7 @@ from videosys.utils.installed import missing
 LOOK_SECONDS = 0.3  # between two checks of a running video
 ANSWER_SECONDS = 5.0  # timeout for the answer to a check
 LOCAL_MEMORY = 256 << 20  # minimum bytes for finished videos in a cluster that is started here
+HOST_AND_PORT = re.compile(r"([^/]+):(\d+)")
 NO_REPORTS = {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -89,6 +92,7 @@ def connected(address: str | None, config: PipelineConfig, replicas: int) -> Ite
     devices for a replica.
     """
     ray = import_ray()
+    check_reachable(address)
     height, width = config.size
     video_bytes = 3 * config.output_frames * height * width
     local = {
@@ -110,6 +114,17 @@ def connected(address: str | None, config: PipelineConfig, replicas: int) -> Ite
         yield Cluster(ray, config)
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str | None) -> None:
+    """ValueError for an address HOST:PORT at which nothing listens, for which Ray would try for minutes."""
+    match = HOST_AND_PORT.fullmatch(address or "")
+    if match is None:
+        return
+    try:
+        socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--address {address}: no Ray answers: {error}") from error
 
 
 class Cluster:
