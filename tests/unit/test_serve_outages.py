@@ -99,3 +99,14 @@ def test_other_methods_are_told_which_are_allowed(client):
     answer = client.put("/v1/videos", json={})
     error_of(answer, 405)
     assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize("is_counted", [True, False])
+def test_files_of_a_killed_worker_go_with_the_video(client, service, tmp_path, is_counted):
+    name = client.post("/v1/videos", json={"prompt": "a"}).json()["id"]
+    killed = service.store.claim("killed")
+    file = tmp_path / f"{killed.files}.mp4"
+    file.touch()
+    service.store.release("killed", is_counted=is_counted)
+    assert client.delete(f"/v1/videos/{name}").json()["deleted"]
+    assert not file.exists()

@@ -110,3 +110,12 @@ def test_a_finished_video_waits_for_a_database_that_is_away(store, folder, monke
     expected = {type(None): "completed", RuntimeError: "queued", ValueError: "failed"}
     assert (job.status, job.attempt) == (expected[type(error)], 1)
     assert len(calls) in (0, 3)
+
+
+def test_files_of_a_killed_worker_go_when_the_video_is_finished(store, folder):
+    killed = store.claim("killed")
+    (folder / f"{killed.files}.mp4").touch()
+    store.release("killed")
+    job = run(store, folder, Engine())
+    assert (job.status, job.attempt) == ("completed", 2)
+    assert {path.name.partition(".")[0] for path in folder.iterdir()} == {f"{NAME}-2"}

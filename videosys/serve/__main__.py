@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 PORT = 8000
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted. Exit status 2 for wrong arguments."""
-    return run_command(parser(), run, argv)
+def main(argv: Sequence[str] | None = None, command: str = "serve") -> int:
+    """Serve until interrupted. Exit status 2 for wrong arguments. command: the name that --help shows."""
+    return run_command(parser(command), run, argv)
 
 
-def parser() -> argparse.ArgumentParser:
-    arguments = CommandParser(prog="videosys serve", description=__doc__)
+def parser(command: str) -> argparse.ArgumentParser:
+    arguments = CommandParser(prog=f"videosys {command}", description=__doc__)
     add = arguments.add_argument
     add("--config", required=True, help="YAML or Python file, as for the samples")
     add("--model", help="the model, if the config does not determine it")
@@ -101,9 +101,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits of the options. ValueError for one below 1."""
     from videosys.serve.settings import Limits
 
     given = {name: getattr(args, f"max_{name}") for name in LIMITS}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise ValueError(f"--max-{name.replace('_', '-')} is {value}; it must be 1 or more")
     return Limits(**{name: value for name, value in given.items() if value is not None})
 
 

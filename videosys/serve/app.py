@@ -133,7 +133,8 @@ class Service:
         job = self.store.remove(owner, name) if VIDEO_ID.fullmatch(name) else None
         if job is None:
             raise answers.not_found(name)
-        remove_files(self.folder, job.files)
+        for attempt in range(1, job.attempt + 2):  # one that was given back is not counted
+            remove_files(self.folder, job.files_of(attempt))
         return {"id": job.id, "object": "video.deleted", "deleted": True}
 
     def health(self) -> JSONResponse:

@@ -51,6 +51,11 @@ def allowed_fields(config_cls: type) -> list[str]:
     return sorted(fields - loading_fields(config_cls) - local_fields(config_cls) - FIXED)
 
 
+def of_one_video(config: PipelineConfig) -> Any:
+    """The config with which a service makes one video of each request."""
+    return dataclasses.replace(config, num_videos_per_prompt=1, batch_size=1)
+
+
 def changed(base: PipelineConfig, changes: Mapping[str, Any]) -> Any:
     """The config with a client's changes. BadRequest for invalid values."""
     try:
@@ -88,7 +93,7 @@ class Checker:
 
     def __init__(self, config: PipelineConfig, limits: Limits):
         """ValueError for a config that cannot run here."""
-        self.config, self.limits = config, limits
+        self.config, self.limits = of_one_video(config), limits
         self.family = family_of(config)
         self.pipeline = self.family.build(config, quiet=True)
         self.allowed = allowed_fields(type(config))
@@ -118,7 +123,7 @@ class Checker:
             raise BadRequest(f"seed is {seed}; it must be 0 to {LARGEST_SEED}", "seed")
         plain = to_plain(config)
         changes = {name: plain[name] for name in changes} | {"seed": seed}
-        config = dataclasses.replace(config, seed=seed, num_videos_per_prompt=1, batch_size=1)
+        config = dataclasses.replace(config, seed=seed)
         self._check_limits(config)
         self._check_run(prompt, config, body)
         return VideoRequest(prompt, changes, config)

@@ -22,7 +22,7 @@ from videosys.serve.files import remove_leftovers
 from videosys.serve.guards import LOOPBACK
 from videosys.serve.lock import own
 from videosys.serve.ray_workers import ray_workers
-from videosys.serve.requests import Checker
+from videosys.serve.requests import FIXED, Checker
 from videosys.serve.settings import KEYS_VARIABLE, Limits, Source, read_keys
 from videosys.serve.store import Store, StoreAway
 from videosys.serve.workers import AnyWorkers, Workers
@@ -66,6 +66,7 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
     """Serve until SIGINT or SIGTERM. Raises ValueError for invalid settings before listening."""
     keys = read_keys(options.keys)
     config = load_family_config(source.config, source.model, source.overrides)
+    warn_of_fixed(config)
     checker = Checker(config if options.executor == "local" else of_head(config), limits)
     folder = options.data / "videos"
     with own(options.data, "--data"), listening(options) as listener, contextlib.ExitStack() as stack:
@@ -91,6 +92,13 @@ def serve(source: Source, options: Options, limits: Limits) -> int:
             workers.stop()
             store.close()
     return 0
+
+
+def warn_of_fixed(config: PipelineConfig) -> None:
+    """Logs settings of a config that have no effect in a service."""
+    for name in sorted(FIXED):
+        if getattr(config, name) != 1:
+            LOG.warning("%s=%s has no effect: each request makes one video", name, getattr(config, name))
 
 
 def opened(options: Options, folder: Path) -> Store:
@@ -135,6 +143,8 @@ def listening(options: Options) -> Iterator[socket.socket]:
         family, *_, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
-        raise ValueError(f"--host {options.host} --port {options.port}: {error.strerror or error}") from error
+        # `create_server` adds the address to the system's text.
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise ValueError(f"--host {options.host} --port {options.port}: {reason}") from error
     with listener:
         yield listener

@@ -70,7 +70,11 @@ class Job:
     @property
     def files(self) -> str:
         """The stem of the job's file names; it differs for each attempt."""
-        return f"{self.id}-{self.attempt}"
+        return self.files_of(self.attempt)
+
+    def files_of(self, attempt: int) -> str:
+        """As `files`, of any attempt."""
+        return f"{self.id}-{attempt}"
 
 
 TYPES: Mapping[str, Any] = {

@@ -10,7 +10,7 @@ from videosys.serve.__main__ import main as serve
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve, and open the page."""
-    return serve(["--open", *(sys.argv[1:] if argv is None else argv)])
+    return serve(["--open", *(sys.argv[1:] if argv is None else argv)], "ui")
 
 
 if __name__ == "__main__":

@@ -13,18 +13,19 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from videosys.engine import VideoSysEngine
 from videosys.engine.engine import Callback
+from videosys.generation.config import PipelineConfig
 from videosys.generation.request import VideoOutput
 from videosys.generation.watch import Cancelled, StepProgress
 from videosys.models import load_family_config
 from videosys.serve.files import remove_files, write_files
 from videosys.serve.replica import ReplicaLost
-from videosys.serve.requests import allowed_fields, changed, without_paths
+from videosys.serve.requests import allowed_fields, changed, of_one_video, without_paths
 from videosys.serve.store import ATTEMPTS, Job, Store, StoreAway
 from videosys.utils.logging import configure_logging, get_logger, log
 
@@ -40,12 +41,16 @@ def main() -> int:
     options = json.loads(sys.stdin.readline())
     threading.Thread(target=end_with_server, name="end-with-server", daemon=True).start()
     configure_logging()
-    config = load_family_config(options["config"], options["model"], options["overrides"])
     store = Store(options["database"])
-    with VideoSysEngine(config, quiet=True) as engine:
+    with VideoSysEngine(config_of(options), quiet=True) as engine:
         worker = Worker(options["name"], engine, store, Path(options["folder"]), {})
         while True:
             worker.work()
+
+
+def config_of(options: Mapping[str, Any]) -> PipelineConfig:
+    """The config of a worker, which makes one video of each request."""
+    return of_one_video(load_family_config(options["config"], options["model"], options["overrides"]))
 
 
 def end_with_server() -> None:
@@ -158,6 +163,8 @@ class Worker:
         if not self._stored(lambda: self.store.finish(job, computed=computed)):
             remove_files(self.folder, job.files)
             raise Cancelled
+        for attempt in range(1, job.attempt):  # of a worker that was killed while it wrote them
+            remove_files(self.folder, job.files_of(attempt))
 
     def _wait(self, job: Job, handle: Running) -> Any:
         """Wait for the job's output. Meanwhile record its progress, and cancel it if it was removed."""
