@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip i
 from tests import browser as browsers
 from tests import service as services
 from tests.browser import SIZES, claim, finish, listening, visit
+from videosys.serve.app import new_job
+from videosys.serve.store import StoreAway
 from videosys.tiny.words import COLOURS, PHRASES, SHAPES
 
 PROMPT = "a large red circle moves rightward on a white background"
@@ -164,7 +167,7 @@ MISTAKES = {
     "a blank prompt": ({"prompt": " "}, "prompt", "prompt must be text and not blank"),
     "a long prompt": ({"prompt": "a" * 61}, "prompt", "the limit is 60"),
     "frames that cannot be": ({"frames": "5"}, "frames", "num_frames is 5"),
-    "frames in words": ({"frames": "many"}, "frames", "it must be a number above 0"),
+    "frames in words": ({"frames": "many"}, "frames", "it must be a whole number above 0"),
     "a size": ({"size": "large"}, "size", "it must be WIDTHxHEIGHT in pixels"),
     "steps": ({"steps": "41"}, "steps", "the limit is 40"),
     "a seed": ({"seed": "-1"}, "seed", "seed"),
@@ -181,6 +184,11 @@ def test_a_mistake_is_one_line_at_its_field(browser, address, service, expect):
             expect(page.locator(f"#{field}"), name).to_have_attribute("aria-invalid", "true")
             expect(page.locator(f"#{field}"), name).to_be_focused()
             expect(page.locator("[aria-invalid]"), name).to_have_count(1)
+            page.locator("#prompt").press("End")
+            expect(page.get_by_role("alert"), name).to_contain_text(message)
+            page.locator("#prompt").press("a")  # it is about what was asked before
+            expect(page.get_by_role("alert"), name).to_be_empty()
+            expect(page.locator("[aria-invalid]"), name).to_have_count(0)
         assert service.store.counts() == {}
         ask(page, size="", frames="", steps="", seed="")
         expect(page.get_by_role("alert")).to_be_empty()
@@ -188,7 +196,7 @@ def test_a_mistake_is_one_line_at_its_field(browser, address, service, expect):
         job = claim(service)
         service.store.finish(job, error="the video is too large")
         expect(page.locator("#queue .failed")).to_contain_text("the video is too large")
-        page.get_by_role("button", name="Cancel").click()  # of a failed one: Remove
+        page.get_by_role("button", name=f"Remove: {PROMPT}").click()
         expect(page.locator("#queue > li")).to_have_count(0)
         assert [line for line in opened.problems if REFUSED not in line] == []
         assert opened.overflow == 0
@@ -231,10 +239,55 @@ def test_a_service_that_is_away_for_a_while_is_waited_for(browser, service, expe
             page = stack.enter_context(visit(browser, address)).page
             expect(page.locator("#about")).to_have_text("opensora")
         expect(page.locator("#state")).to_contain_text("No answer from the service")
+        page.get_by_role("button", name="Make the video").scroll_into_view_if_needed()
+        expect(page.locator("#state")).to_be_in_viewport()
+        ask(page)
+        expect(page.get_by_role("alert")).to_have_text("No answer from the service; try again.")
         stack.enter_context(listening(service, int(address.rpartition(":")[2])))
         expect(page.locator("#state")).to_be_empty()
         ask(page)
         expect(page.locator("#queue > li")).to_have_count(1)
+
+
+@pytest.mark.slow
+def test_a_service_without_its_database_is_waited_for(browser, address, service, expect, monkeypatch):
+    with visit(browser, address) as opened:
+        page = opened.page
+        expect(page.locator("#about")).to_have_text("opensora")
+        for name in ("page", "earlier"):
+            monkeypatch.setattr(service.store, name, away)
+        expect(page.locator("#state")).to_contain_text("the job database cannot be used now")
+        ask(page)
+        expect(page.get_by_role("alert")).to_contain_text("the job database cannot be used now")
+        monkeypatch.undo()
+        expect(page.locator("#state")).to_be_empty()
+        ask(page)
+        expect(page.locator("#queue > li")).to_have_count(1)
+        expect(page.get_by_role("alert")).to_be_empty()
+
+
+def away(*_):
+    raise StoreAway("connection refused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", SIZES)
+def test_a_long_queue_and_long_texts_push_nothing_out_of_sight(browser, address, service, expect, width):
+    text = " ".join(["x" * 40, "and so on"] * 45)
+    first = new_job("everybody", service.checker.check({"prompt": "a"}), None, "")
+    for number in range(30):
+        service.store.add(replace(first, id=f"video_{number:032x}", prompt=text))
+    service.store.finish(claim(service), error="the video is too large")
+    finish(service, claim(service))
+    with visit(browser, address, width) as opened:
+        page = opened.page
+        expect(page.locator("#queue > li")).to_have_count(29)
+        expect(page.locator("#queue > li").first).to_contain_text("the video is too large")
+        expect(page.locator("#shown h2")).to_be_visible()
+        page.fill("#prompt", text)
+        for name, most in {"#unknown": 120, "#queue": 480, "#shown h2": 120}.items():
+            assert page.locator(name).bounding_box()["height"] <= most, name
+        assert (opened.overflow, opened.problems) == (0, [])
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ export function useKey(text) {
 export async function call(path, options = {}) {
   const headers = { ...options.headers };
   if (key) headers.Authorization = `Bearer ${key}`;
-  const answer = await fetch(path, { ...options, headers });
+  const answer = await fetch(path, { ...options, headers }).catch(() => { throw new Error("No answer from the service; try again."); });
   if (answer.ok) return answer;
   const body = await answer.json().catch(() => null);
   throw new ServiceError(body?.error?.message ?? `the service answered ${answer.status}`, answer.status, body?.error?.param);

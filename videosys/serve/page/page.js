@@ -5,6 +5,7 @@ import { download, isPlain, playBoth, sameness, show } from "/stage.js";
 const get = (id) => document.getElementById(id);
 const FIELDS = { prompt: "prompt", size: "size", frames: "frames", num_frames: "frames", seconds: "frames", num_inference_steps: "steps", seed: "seed", speedup: "speed" };
 const PAGE = 100;
+const LONGEST_WORD = 24; // of those that are shown as unknown
 const OPEN = ["queued", "in_progress"];
 let model = null;
 let videos = [];
@@ -102,7 +103,7 @@ function unknownWords(prompt) {
 function drawUnknown() {
   const words = model?.vocabulary ? unknownWords(get("prompt").value) : [];
   get("unknown").hidden = words.length === 0;
-  const some = words.slice(0, 6).map((word) => `“${word}”`).join(", ");
+  const some = words.slice(0, 6).map((word) => `“${word.length > LONGEST_WORD ? `${word.slice(0, LONGEST_WORD)}…` : word}”`).join(", ");
   setText(get("unknown"), words.length ? `This small model does not know ${some}${words.length > 6 ? " and more" : ""}.` : "");
 }
 
@@ -149,7 +150,7 @@ async function learn() {
 // The lists.
 
 function waiting(video) {
-  const cancel = make("button", { type: "button", "aria-label": `Cancel: ${video.prompt}`, onclick: () => attempt(() => drop(video)) }, "Cancel");
+  const cancel = make("button", { type: "button", onclick: () => attempt(() => drop(video)) }, "Cancel");
   return make("li", {}, make("p", { class: "prompt" }, video.prompt), make("progress", { max: 100, "aria-label": "Progress" }), make("div", { class: "row" }, make("span", { class: "note stage" }), cancel));
 }
 
@@ -159,7 +160,9 @@ function drawWaiting(item, video) {
   item.querySelector("progress").hidden = hasFailed;
   item.querySelector("progress").value = video.progress;
   setText(item.querySelector(".stage"), hasFailed ? video.error?.message ?? "failed" : stageOf(video));
-  setText(item.querySelector("button"), hasFailed ? "Remove" : "Cancel");
+  const action = hasFailed ? "Remove" : "Cancel";
+  setText(item.querySelector("button"), action);
+  item.querySelector("button").setAttribute("aria-label", `${action}: ${video.prompt}`);
 }
 
 function frame(video) {
@@ -236,7 +239,7 @@ function draw() {
   const failed = all.filter((video) => video.status === "failed");
   const shown = onStage(done);
   chosen = shown?.id ?? null;
-  sync(get("queue"), [...open, ...failed], waiting, drawWaiting);
+  sync(get("queue"), [...failed, ...open], waiting, drawWaiting);
   sync(get("sheet"), done, frame, drawFrame);
   get("idle").hidden = open.length + failed.length > 0;
   get("none-yet").hidden = done.length > 0;
@@ -268,14 +271,14 @@ async function loop() {
     if (!model) await learn();
     if (!document.hidden) await refresh();
     if (!videos.some((video) => OPEN.includes(video.status))) pause = 2500;
+    if (get("state").classList.contains("lost")) setText(get("state"), "");
     get("state").classList.remove("lost");
-    if (get("state").textContent.startsWith("No answer")) setText(get("state"), "");
   } catch (error) {
-    if (error instanceof ServiceError) {
+    if (error instanceof ServiceError && error.status < 500) {
       if (!get("error").textContent) say(error);
     } else {
       get("state").classList.add("lost");
-      setText(get("state"), "No answer from the service; trying again");
+      setText(get("state"), error instanceof ServiceError ? error.message : "No answer from the service; trying again");
     }
     pause = 2500;
   }
@@ -292,7 +295,10 @@ get("prompt").addEventListener("input", drawUnknown);
 get("prompt").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) get("ask").requestSubmit();
 });
-get("ask").addEventListener("input", () => { if (model) drawGoal(); });
+get("ask").addEventListener("input", () => {
+  if (get("error").textContent) say(null); // it was about what is changed now
+  if (model) drawGoal();
+});
 get("more").addEventListener("click", () => attempt(showOlder));
 get("key").addEventListener("change", () => {
   useKey(get("key").value.trim());
