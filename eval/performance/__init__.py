@@ -1,1 +1,1 @@
-"""How fast the transformers are and what they need: `make bench`."""
+"""Benchmarks the speed and memory of the transformers and autoencoders: `make bench`."""

@@ -1,8 +1,8 @@
 """Measures speed and memory: python -m eval.performance [--cases ...] [--rounds N] [--output FOLDER]
 
-Times are processor seconds at one thread, medians of rounds in which all that is compared takes turns; with a
-GPU they are seconds between its events. The cases published, kernels and teacache take published sizes
-(--sizes) and need a GPU. The report is performance.json and performance.md in the output folder.
+Times are medians over rounds in which the compared callables take turns: CPU seconds with one thread, or
+seconds between CUDA events on a GPU. The cases published, kernels and teacache use published sizes (--sizes)
+and need a GPU. The report is performance.json and performance.md in the output folder.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments of the command line, checked."""
+    """Parse and check the command line."""
     parser = CommandParser(
         prog="python -m eval.performance",
         description=__doc__,
@@ -81,9 +81,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         "--kernels",
         choices=("auto", "none"),
         default="auto",
-        help="none measures published sizes without this package's kernels",
+        help="none: measure published sizes without this package's kernels",
     )
-    parser.add_argument("--tiny", action="store_true", help="narrow models and small videos, on any device")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use narrow models and small videos, on any device"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/performance"))
     args = parser.parse_args(argv)
     check(parser, args)
@@ -91,23 +93,23 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def plan_of(args: argparse.Namespace) -> Plan:
-    """What the arguments ask for, on the device that is here."""
+    """The plan of the arguments for this machine's device."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     models, sizes = tuple(args.models), tuple(args.sizes)
     return Plan(device, args.rounds, not args.no_compile, models, sizes, args.kernels, tiny=args.tiny)
 
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program where a combination has nothing to measure."""
+    """Exit with an error for a combination of arguments with nothing to measure."""
     if args.rounds < 1:
         parser.error(f"--rounds is {args.rounds}; it must be 1 or more")
     of_sizes = {class_of(SIZES[name].plan) for name in args.sizes}
     if not of_sizes & set(args.models):
-        parser.error(f"--sizes are of {', '.join(sorted(of_sizes))}, and --models leaves these out")
+        parser.error(f"--sizes need the models {', '.join(sorted(of_sizes))}, but --models excludes them")
 
 
 def machine() -> dict[str, str]:
-    """What was measured on, in words."""
+    """A description of this machine for the report."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {
         "date": datetime.date.today().isoformat(),
@@ -119,7 +121,7 @@ def machine() -> dict[str, str]:
 
 
 def processor(file: Path = Path("/proc/cpuinfo")) -> dict[str, str]:
-    """Its name, and its instructions for bfloat16."""
+    """The processor's name and its bfloat16 instructions."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -138,7 +140,7 @@ def shown(value: object) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as a Markdown table; a row without a column leaves it empty."""
+    """Rows as a Markdown table; missing values are empty cells."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names)]
     lines += [[shown(row.get(name, "")) for name in names] for row in rows]
@@ -146,7 +148,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Writes both files, each atomically."""
+    """Write both files, each atomically."""
     parts = [f"## {name}\n\n{table(report[name])}\n" for name in CASES if report.get(name)]
     head = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     for name, text in (

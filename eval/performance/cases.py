@@ -1,4 +1,4 @@
-"""What is measured. Each case gives rows: plain dictionaries, one line of a table each."""
+"""The benchmark cases. Each case yields rows: plain dictionaries, one per line of a table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from eval.performance.plan import NO_COMPILER, Plan, Row, name_of
 from eval.performance.timing import Run, alternate, counted, once, ratio
 from videosys import TeaCache, TeaCacheConfig, compile_blocks, compile_report, graphed
 
-NUM_STEPS = 10_000  # of a cache that is asked more often than any video has steps
+NUM_STEPS = 10_000  # more steps than any benchmark runs with one cache
 
 
 def steps(plan: Plan) -> Iterator[Row]:
-    """A step of each model: eager, compiled, its floor, and diffusers' on the same weights."""
+    """Time a step of each model: eager, compiled, its floor, and diffusers' model with the same weights."""
     for setting in plan.settings():
         yield step_row(setting, setting.subject(), plan)
 
@@ -45,14 +45,14 @@ def step_row(setting: Setting, subject: Subject, plan: Plan) -> Row:
 
 
 def floor_columns(floor: Floor, seconds: Mapping[str, float]) -> Row:
-    """The floor next to measured steps."""
+    """The columns that compare measured steps with the floor."""
     row: Row = {"floor_s": floor.seconds}
     row |= {f"{kind}_gflops": floor.peak(kind) / 1e9 for kind in ("linear", "attention")}
     return row | {f"{name}_share": floor.seconds / value for name, value in seconds.items()}
 
 
 def compiled_step(setting: Setting) -> tuple[Run, Row]:
-    """A step with each block compiled, the seconds that compiling took, and the breaks in its graphs."""
+    """A step with compiled blocks, and a row with the compile time and the number of graph breaks."""
     subject, before = setting.subject(), compile_report()
     compile_blocks(subject.model)
     with torch.no_grad():
@@ -63,7 +63,9 @@ def compiled_step(setting: Setting) -> tuple[Run, Row]:
 
 
 def forced(subject: Subject) -> TeaCache:
-    """A TeaCache that has computed once and, as its threshold is never reached, reuses from then on."""
+    """A TeaCache that has computed one step and reuses it at all others, because its threshold is never
+    reached.
+    """
     config = TeaCacheConfig(threshold=1e30, coefficients=(1.0, 0.0))
     cache = TeaCache(config, range(NUM_STEPS), lambda row: row[None])
     cache.begin_step(0, 0.0)
@@ -72,7 +74,7 @@ def forced(subject: Subject) -> TeaCache:
 
 
 def reuse(subject: Subject, cache: TeaCache) -> Run:
-    """A step that is reused, decision included."""
+    """A reused step, including the decision."""
 
     def run() -> torch.Tensor:
         cache.begin_step(1, 1.0)
@@ -84,7 +86,7 @@ def reuse(subject: Subject, cache: TeaCache) -> Run:
 
 
 def overhead(subject: Subject, cache: TeaCache) -> Run:
-    """What a computed step does for the cache and nothing else: signal, decision and residual."""
+    """The cache's part of a computed step: signal, decision and residual."""
     model = subject.model
     embedded = model.embed(subject.latents, subject.timesteps, subject.condition)
     x, time = embedded[0], embedded[1:]
@@ -100,7 +102,7 @@ def overhead(subject: Subject, cache: TeaCache) -> Run:
 
 @torch.no_grad()
 def cached(subject: Subject) -> dict[str, Run]:
-    """A reused step, the same with CUDA graphs where these are, and what the cache does in a computed one."""
+    """A reused step, also with CUDA graphs if available, and the cache's part of a computed step."""
     runs = {"reused": reuse(subject, forced(subject)), "overhead": overhead(subject, forced(subject))}
     if subject.latents.device.type != "cuda":
         return runs
@@ -109,7 +111,7 @@ def cached(subject: Subject) -> dict[str, Run]:
 
 
 def caches(plan: Plan) -> Iterator[Row]:
-    """A computed step, a reused one, and what the cache costs in a computed one."""
+    """Time a computed step, a reused step, and the cache's overhead in a computed step."""
     for setting in plan.settings():
         subject = setting.subject()
         samples = alternate({"computed": subject.step, **cached(subject)}, plan.rounds)
@@ -119,10 +121,10 @@ def caches(plan: Plan) -> Iterator[Row]:
 
 
 def shares(row: Row, depth: int, published: int) -> Row:
-    """Reused step and overhead as shares of a computed step, here and with as many blocks as published.
+    """Reused step and overhead as shares of a computed step, here and with the published number of blocks.
 
-    Blocks are all alike, and neither a reused step nor the overhead runs any; so a deeper computed step takes
-    that many times as long for its blocks.
+    The time of a computed step is scaled with the number of blocks, because all blocks cost the same; a
+    reused step and the overhead run none.
     """
     blocks = row["computed_s"] - row["reused_s"]
     deep = row["reused_s"] + blocks * published / depth
@@ -135,9 +137,10 @@ def shares(row: Row, depth: int, published: int) -> Row:
 
 
 def real(plan: Plan) -> Iterator[Row]:
-    """The same of a model as deep and wide as published, at a size that is: Open-Sora's 144p, 51 frames.
+    """Time the same for a model of published depth and width at a published size: Open-Sora's 144p, 51
+    frames.
 
-    Nothing is scaled. The computed step, cache and all, runs once: a CPU takes half a minute for it.
+    Nothing is scaled. The computed step with its cache runs once, because it takes half a minute on a CPU.
     """
     for published_plan in published().values():
         latents = facts(published_plan.config).get("real")
@@ -149,7 +152,7 @@ def real_row(setting: Setting, plan: Plan) -> Row:
     subject, made = setting.subject(), []
     with torch.no_grad():
         if plan.device.type == "cuda":
-            forced(subject)  # the first call on a card starts its libraries
+            forced(subject)  # the first call on a GPU initialises its libraries
         seconds = counted(lambda: made.append(forced(subject)))
         runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.plan.depth}
@@ -166,7 +169,7 @@ SCALES: tuple[tuple[str, Sequence[dict[str, Any]]], ...] = (
 
 
 def scaling(plan: Plan) -> Iterator[Row]:
-    """Seconds per step as a frame gets more tokens, and as there are more frames."""
+    """Time a step for increasing numbers of tokens per frame and of frames."""
     for model in plan.models:
         for axis, sizes in SCALES:
             setting = Setting.small(model, torch.float32, plan.device)

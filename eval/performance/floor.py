@@ -1,8 +1,8 @@
-"""The floor of a forward: its matrix products and attentions alone, at the speed this machine has in them.
+"""The floor of a forward: the time of its matrix products and attentions alone on this machine.
 
-The calls of one forward are written down, each distinct shape is run again by itself on contiguous tensors,
-and its time counts as often as the forward calls it. What a forward takes beyond that is everything else:
-norms, modulation, activations, copies, and the way from call to call.
+The calls of one forward are recorded. Each distinct shape is timed separately on contiguous tensors and
+counted as often as the forward calls it. The remaining time of a forward is spent in norms, modulation,
+activations, copies and launch overhead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Shape = tuple[Any, ...]  # ("linear", rows, in, out, bias) or ("attention", batc
 
 
 class Recorder(TorchDispatchMode):
-    """Counts the shapes of matrix products and of torch's attentions that run inside it."""
+    """Counts the shapes of matrix products and of torch's attention inside the context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,14 +50,14 @@ class Recorder(TorchDispatchMode):
 
 @torch.no_grad()
 def record(run: Callable[[], object]) -> Counter[Shape]:
-    """How often a callable calls linear layers and attentions of each shape."""
+    """Count the calls of linear layers and attentions in a callable, by shape."""
     with Recorder() as recorder:
         run()
     return recorder.calls
 
 
 def flops(shape: Shape) -> int:
-    """Floating-point operations of one call, two per multiply and add."""
+    """Floating-point operations of one call, two per multiply-add."""
     if shape[0] == "linear":
         _, rows, inputs, outputs, _ = shape
         return 2 * rows * inputs * outputs
@@ -66,12 +66,12 @@ def flops(shape: Shape) -> int:
 
 
 def total_flops(calls: Mapping[Shape, int], kind: str | None = None) -> int:
-    """Operations of all calls, or of those of one kind."""
+    """Operations of all calls, or of the calls of one kind."""
     return sum(flops(shape) * count for shape, count in calls.items() if kind in (None, shape[0]))
 
 
 def replays(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Callable[[], torch.Tensor]]:
-    """One call of that shape on random tensors, by each kernel that torch has for it."""
+    """Calls of this shape on random tensors, one per kernel that torch has for it."""
     make: dict[str, Any] = {"dtype": dtype, "device": device}
     if shape[0] == "attention":
         _, batch, heads, queries, keys, width = shape
@@ -89,10 +89,10 @@ def replays(shape: Shape, dtype: torch.dtype, device: torch.device) -> list[Call
 
 
 class Floor:
-    """The floor of recorded calls, as a callable that takes turns with the forward itself.
+    """The floor of recorded calls, measured in turns with the forward.
 
-    `measure` runs each shape by each kernel and adds a round; the faster kernel of a shape counts. On a GPU
-    that is several times in a row: its kernels are shorter than the way to them.
+    `measure` runs each shape with each kernel and adds a round; the fastest kernel per shape counts. On a GPU
+    each is run several times in a row, because a kernel can be shorter than its launch.
     """
 
     def __init__(self, calls: Mapping[Shape, int], dtype: torch.dtype, device: torch.device):
@@ -116,7 +116,7 @@ class Floor:
         return sum(count * self.seconds_of(shape) for shape, count in self.calls.items())
 
     def peak(self, kind: str) -> float:
-        """The speed of all calls of a kind together, in operations per second."""
+        """The mean speed of all calls of a kind, in operations per second."""
         chosen = {shape: count for shape, count in self.calls.items() if shape[0] == kind}
         seconds = sum(count * self.seconds_of(shape) for shape, count in chosen.items())
         return total_flops(chosen) / seconds if seconds else 0.0

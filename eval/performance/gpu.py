@@ -1,11 +1,11 @@
-"""The table of docs/performance.md about GPUs, in one command that can go on where it ended:
+"""Measure the table of docs/performance.md for GPUs. An interrupted run can be resumed:
 
     python -m eval.performance.gpu [--sizes ...] [--rounds N] [--minutes M] [--output FOLDER]
 
-Each published size is measured in a process of its own: a step, eager and compiled, against the ideal; a
-reused one; decoding; and the peak of memory beside the estimate's. What is done stands in gpu.json and gpu.md
-in the output folder, and is not measured again on the same card with the same torch. A size that fails does
-not end the others. --tiny takes narrow models and small videos on any device, to see that the command runs.
+Each published size is measured in a separate process: an eager and a compiled step against the ideal, a
+reused step, decoding, and peak memory against the estimate. Results are kept in gpu.json and gpu.md in the
+output folder and not measured again on the same GPU with the same torch. If a size fails, the others still
+run. --tiny uses narrow models and small videos on any device, to test the command.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from eval.performance.sizes import SIZES
 from videosys import CommandParser, load_json, replacing
 
 FILE = "gpu.json"
-SAME = ("gpu", "torch", "tiny", "rounds", "compiled")  # for which results can be kept
+SAME = ("gpu", "torch", "tiny", "rounds", "compiled")  # results are kept if these are equal
 FAILED = "failed"
-# Columns of the table, and what makes them of a row: milliseconds, shares in percent, GiB.
+# Columns of the table and their values from a row: milliseconds, percent, GiB.
 COLUMNS: Mapping[str, Callable[[Row], float]] = MappingProxyType(
     {
         "eager ms": lambda row: 1e3 * row["eager_s"],
@@ -56,8 +56,8 @@ Measure = Callable[[str, argparse.Namespace, float], Row]
 
 
 def main(argv: Sequence[str] | None = None, measure: Measure | None = None) -> int:
-    """measure: of one size, with the arguments and the seconds that are left; in a process of its own if not
-    given.
+    """Measure all sizes. measure: called per size with the arguments and the seconds left; default: in a
+    separate process.
     """
     parser = CommandParser(
         prog="python -m eval.performance.gpu",
@@ -71,7 +71,9 @@ def main(argv: Sequence[str] | None = None, measure: Measure | None = None) -> i
         "--minutes", type=float, default=9.0, help="minutes after which no new size starts (default: 9)"
     )
     parser.add_argument("--no-compile", action="store_true", help="skip compiled blocks")
-    parser.add_argument("--tiny", action="store_true", help="narrow models and small videos, on any device")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use narrow models and small videos, on any device"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/bench_gpu"))
     parser.add_argument("--one", choices=list(SIZES), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -86,13 +88,13 @@ def main(argv: Sequence[str] | None = None, measure: Measure | None = None) -> i
 
 
 def run(args: argparse.Namespace, measure: Measure) -> int:
-    """Measures what is not done yet, and says what is left. 1 where a size failed."""
+    """Measure the missing sizes and print which remain. Exit status 1 if a size failed."""
     end = time.monotonic() + 60 * args.minutes
     report = begun(args)
     print(", ".join(f"{key} {value}" for key, value in report["machine"].items()), flush=True)
     for name in args.sizes:
         if is_done(report, name):
-            print(f"{name}: measured before", flush=True)
+            print(f"{name}: already measured", flush=True)
             continue
         left = end - time.monotonic()
         if left <= 0:
@@ -108,7 +110,7 @@ def run(args: argparse.Namespace, measure: Measure) -> int:
 
 
 def begun(args: argparse.Namespace) -> dict[str, Any]:
-    """The report of an earlier run of the same on the same machine, or a new one."""
+    """The report of an earlier run with the same machine and settings, or a new one."""
     here = machine() | {"rounds": args.rounds, "compiled": not args.no_compile, "tiny": args.tiny}
     fresh: dict[str, Any] = {"machine": here, "command": " ".join(sys.argv), "rows": {}}
     path = args.output / FILE
@@ -117,7 +119,7 @@ def begun(args: argparse.Namespace) -> dict[str, Any]:
     found = load_json(path)
     is_same = all(found.get("machine", {}).get(key) == here[key] for key in SAME)
     if not is_same:
-        print(f"{path} is from another machine, torch or setting: measuring everything again")
+        print(f"{path} was measured with another GPU, torch or setting: measuring everything again")
     return found if is_same else fresh
 
 
@@ -126,13 +128,13 @@ def is_done(report: Mapping[str, Any], name: str) -> bool:
 
 
 def measured_apart(name: str, args: argparse.Namespace, seconds: float) -> Row:
-    """The row of a size by a process of its own: one that breaks the card's context breaks no other."""
+    """Measure a size in a separate process, so that a broken CUDA context does not affect other sizes."""
     flags = [flag for flag, is_set in (("--tiny", args.tiny), ("--no-compile", args.no_compile)) if is_set]
     command = [sys.executable, "-m", "eval.performance.gpu", "--one", name, "--rounds", str(args.rounds)]
     try:
         done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=seconds + 60)
     except subprocess.TimeoutExpired:
-        return {FAILED: f"no result in {seconds + 60:.0f} s"}
+        return {FAILED: f"no result within {seconds + 60:.0f} s"}
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         return {FAILED: lines[-1][:300]}
@@ -140,7 +142,7 @@ def measured_apart(name: str, args: argparse.Namespace, seconds: float) -> Row:
 
 
 def row_of(name: str, args: argparse.Namespace) -> Row:
-    """What is measured of a size, here."""
+    """Measure a size in this process."""
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     plan = Plan(device, args.rounds, not args.no_compile, floor=False, tiny=args.tiny)
@@ -149,30 +151,30 @@ def row_of(name: str, args: argparse.Namespace) -> Row:
 
 
 def told(row: Row) -> str:
-    """A row as a line."""
+    """A row as a line of text."""
     if FAILED in row:
         return f"failed: {row[FAILED]}"
     return ", ".join(f"{column} {cell}" for column, cell in zip(COLUMNS, cells(row)) if cell)
 
 
 def cells(row: Row) -> Iterator[str]:
-    """A cell for each column; empty where a row does not have it."""
+    """One cell per column; empty if the row has no value."""
     for make in COLUMNS.values():
         try:
             yield shown(float(make(row)))
-        except (KeyError, TypeError, ValueError):  # not measured, or a word in its place
+        except (KeyError, TypeError, ValueError):  # not measured, or replaced by a word
             yield ""
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Sizes as a Markdown table, as it stands in docs/performance.md."""
+    """Sizes as a Markdown table, as in docs/performance.md."""
     lines = [["size", *COLUMNS], ["---"] * (1 + len(COLUMNS))]
     lines += [[name, *cells(row)] for name, row in report["rows"].items()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(folder: Path, report: Mapping[str, Any]) -> None:
-    """Writes both files, each atomically."""
+    """Write both files, each atomically."""
     head = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     folder.mkdir(parents=True, exist_ok=True)
     texts = {FILE: json.dumps(report, indent=2) + "\n", "gpu.md": f"{head}\n\n{table(report)}\n"}

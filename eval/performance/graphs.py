@@ -1,4 +1,4 @@
-"""A fixed schedule as two CUDA graphs: a computed step and a reused one, each started by one call."""
+"""A fixed schedule as two CUDA graphs: one for a computed step and one for a reused step."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from videosys import ScheduleConfig, compile_blocks, start
 
 COMPUTED, REUSED, LAST = range(3)
 KINDS: Mapping[str, int] = MappingProxyType({"computed": COMPUTED, "reused": REUSED})
-WARM_UP = 3  # calls before a graph is captured, as torch advises: libraries settle their memory in them
+WARM_UP = 3  # calls before a graph is captured, as torch recommends, so that libraries allocate their memory
 
 
 def graphs(plan: Plan) -> Iterator[Row]:
-    """Seconds of a step as it is and as a graph. Such a schedule reads no number from the GPU."""
+    """Time a step eagerly and as a graph. A fixed schedule does not read values from the GPU."""
     if missing := plan.needs_cuda("fixed schedule as CUDA graphs"):
         yield missing
         return
@@ -38,10 +38,12 @@ def graphs(plan: Plan) -> Iterator[Row]:
 
 @torch.no_grad()
 def steps(subject: Subject) -> dict[str, Run]:
-    """Each kind of step, as it is and captured. ArithmeticError where a graph gives other numbers."""
+    """Each kind of step, eager and captured. ArithmeticError if a graph gives different values."""
     runs: dict[str, Run] = {}
     cache = start(ScheduleConfig(computed=(COMPUTED, LAST)), range(LAST + 1), lambda row: row[None])
-    pool = torch.cuda.graph_pool_handle()  # one for both: the reused step reads what the computed one left
+    pool = (
+        torch.cuda.graph_pool_handle()
+    )  # shared: the reused step reads the residual that the computed one stored
     for kind, step in KINDS.items():
 
         def eager(step: int = step) -> torch.Tensor:
@@ -58,7 +60,7 @@ def steps(subject: Subject) -> dict[str, Run]:
 
 
 def capture(run: Run, pool: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """A graph of a call, and the tensor that it writes to."""
+    """Capture a call; return (the graph, its output tensor)."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):

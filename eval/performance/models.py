@@ -1,5 +1,5 @@
-"""The transformers of all families at a size for which a CPU takes seconds, with random weights and inputs.
-Beside them, diffusers' own of the same weights, where it has one.
+"""The transformers of all families at a size that takes seconds on a CPU, with random weights and inputs.
+diffusers' transformer with the same weights is included if there is one.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from torch import nn
 from eval.performance.floor import Shape, record
 from videosys import FAMILIES, Blueprint, Parallel, blueprint, use_attention, use_kernels
 
-NOISE = 1_000_003  # random numbers, taken again and again: a prime, so that no two rows are alike
+NOISE = 1_000_003  # random values, repeated to fill tensors; prime, so that rows differ
 TIMESTEP = 500.0
-USUAL_DEPTH = 2  # blocks of each stack of a family that models.json does not name
+USUAL_DEPTH = 2  # blocks per stack for a family that is not in models.json
 
 
 @dataclass(frozen=True)
 class Size:
-    """Latents [batch, channels, *latents], and tokens of text."""
+    """The size of the latents [batch, channels, *latents] and the number of text tokens."""
 
     latents: tuple[int, int, int] = (16, 32, 32)
     batch: int = 2
@@ -39,7 +39,7 @@ MID = Size()
 
 @dataclass(frozen=True)
 class Subject:
-    """A prepared model: everything a step needs."""
+    """A model with prepared inputs for a step."""
 
     model: Any
     latents: torch.Tensor
@@ -53,8 +53,8 @@ class Subject:
         return self.model(self.latents, self.timesteps, self.condition, *cached)
 
     def calls(self) -> Counter[Shape]:
-        """The matrix products and attentions of a step, by shape."""
-        use_attention(self.model, "torch")  # whose attention is one call
+        """The number of matrix products and attentions of a step, by shape."""
+        use_attention(self.model, "torch")  # torch's attention is a single call
         calls = record(self.step)
         use_attention(self.model, "auto")
         return calls
@@ -68,10 +68,10 @@ def versions() -> Iterator[Any]:
 
 
 def facts(config: Any) -> Mapping[str, Any]:
-    """What models.json has for a config.
+    """The entry of models.json for a config.
 
-    transformer: changes that make it small. real: latents of a size that is measured as published. decoders:
-    changes of the config that decode otherwise. diffusers: the name of diffusers' transformer.
+    transformer: overrides that make it small. real: latents of a published size to measure. decoders: config
+    overrides of further decoders. diffusers: class name of diffusers' transformer.
     """
     return json.loads(Path(__file__).with_suffix(".json").read_text("utf-8")).get(config.model_name, {})
 
@@ -83,13 +83,13 @@ def with_transformer(plan: Blueprint, config: Any) -> Blueprint:
 
 
 def class_of(plan: Blueprint) -> str:
-    """The name of the transformer's class, by which models are chosen."""
+    """The class name of the transformer, which identifies a model here."""
     return plan.parts.transformer.module_cls.__name__
 
 
 @functools.cache
 def published() -> Mapping[str, Blueprint]:
-    """For the class of each transformer the first published version that has it."""
+    """Transformer class name -> the first published version that uses it."""
     plans: dict[str, Blueprint] = {}
     for config in versions():
         plan = blueprint(config)
@@ -98,23 +98,23 @@ def published() -> Mapping[str, Blueprint]:
 
 
 def models() -> list[str]:
-    """The names of the transformers' classes."""
+    """The class names of the transformers."""
     return list(published())
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A transformer of a blueprint, for latents of a size, and where and with what kernels it runs."""
+    """A blueprint's transformer with the size of its latents, device, dtype and kernels."""
 
     plan: Blueprint
     dtype: torch.dtype = torch.float32
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
     size: Size = MID
-    kernels: str = "auto"  # this package's on a card; none for torch's operators alone
+    kernels: str = "auto"  # auto: this package's on a GPU; none: torch's operators only
 
     @classmethod
     def small(cls, model: str, *where: Any, **changes: Any) -> Setting:
-        """A class of transformers at the size of models.json, with other fields of its config."""
+        """A transformer class at the size of models.json, with config overrides."""
         plan = published()[model]
         fields = facts(plan.config).get("transformer")
         config = plan.parts.transformer.config
@@ -127,12 +127,12 @@ class Setting:
 
     @property
     def config(self) -> Any:
-        """The transformer's."""
+        """The transformer's config."""
         return self.plan.parts.transformer.config
 
     @property
     def tokens(self) -> int:
-        """Tokens of the batch."""
+        """The number of tokens of the batch."""
         grid = self.config.grid(self.size.latents)
         return self.size.batch * grid.num_frames * grid.tokens_per_frame
 
@@ -163,7 +163,7 @@ class Setting:
 
 
 def diffusers_step(setting: Setting, subject: Subject) -> Callable[[], torch.Tensor] | None:
-    """A step of diffusers' transformer with the weights and inputs of our own; None where it has none."""
+    """A step of diffusers' transformer with the same weights and inputs; None if diffusers has none."""
     import diffusers
 
     name = facts(setting.plan.config).get("diffusers")

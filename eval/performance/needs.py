@@ -1,4 +1,4 @@
-"""Autoencoders, and the memory of a step, which has a process of its own so that its peak is its own."""
+"""Benchmarks of decoding, and of a step's memory, which is measured in a separate process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = (5, 64, 64)
 
 
 def autoencoders() -> dict[str, Blueprint]:
-    """The blueprints of all published versions by name, and with the further decoders of models.json."""
+    """Blueprints by name: all published versions, and the further decoders of models.json."""
     plans = {}
     for config in versions():
         plans[config.model_name] = blueprint(config)
@@ -37,7 +37,7 @@ def autoencoders() -> dict[str, Blueprint]:
 
 
 def decoding(plan: Plan) -> Iterator[Row]:
-    """Seconds to decode 5 frames of 64 x 64, published shapes and random weights."""
+    """Time the decoding of 5 frames of 64 x 64, with published shapes and random weights."""
     for name, published in autoencoders().items():
         runs: dict[str, Run] = {
             key: decoder(published, SMALL, dtype, plan.device) for key, dtype in DTYPES.items()
@@ -49,7 +49,7 @@ def decoding(plan: Plan) -> Iterator[Row]:
 
 
 def decoder(plan: Blueprint, video: Video, dtype: torch.dtype, device: torch.device) -> Run:
-    """Decodes a video of random latents."""
+    """A callable that decodes a video from random latents."""
     torch.manual_seed(0)
     vae: Any = plan.parts.vae.build(Parallel()).to(device, dtype).eval().requires_grad_(False)
     latents = torch.randn(1, plan.latent_channels, *vae.latent_size(*video), device=device)
@@ -64,7 +64,7 @@ def memory(plan: Plan) -> Iterator[Row]:
 
 
 def peak_of(model: str, dtype: str) -> float:
-    """MiB, measured in another process."""
+    """Peak memory in MiB, measured in a separate process."""
     command = [sys.executable, "-m", "eval.performance.needs", model, dtype]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -81,14 +81,14 @@ def main(model: str, dtype: str) -> None:
 
 
 def peak(run: Run, device: torch.device) -> int:
-    """Bytes that a call allocates at its worst moment, beyond what was there."""
+    """Peak bytes that a call allocates in addition to those already allocated."""
     return peak_on_gpu(run) if device.type == "cuda" else peak_on_cpu(run)
 
 
 def peak_on_gpu(run: Run) -> int:
-    run()  # libraries take their memory for good
+    run()  # libraries allocate their permanent memory
     synchronize()
-    torch.cuda.reset_peak_memory_stats()  # weights may have needed more while they were made
+    torch.cuda.reset_peak_memory_stats()  # creating the weights may have needed more
     before = torch.cuda.memory_allocated()
     run()
     synchronize()
@@ -96,7 +96,7 @@ def peak_on_gpu(run: Run) -> int:
 
 
 def peak_on_cpu(run: Run) -> int:
-    """By what torch's allocator says: the process's own peak has the code of kernels in it."""
+    """Uses torch's allocator, because the peak of the process includes the code of kernels."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,8 @@
-"""Our kernels one by one, as a step calls them, beside torch's operators, compiled and not, and a bound.
+"""Times each of this package's kernels, as a step calls it, against torch's operators (eager and compiled)
+and a lower bound.
 
-The bound is the longer of two times: of the operations at the speed of matrix products, and of the bytes that
-must be read and written once at the speed of the memory. torch's operators are written as in the layers.
+The bound is the larger of two times: the operations at the peak rate of matrix products, and the bytes that
+must be read and written once at the memory bandwidth. torch's operators are written as in the layers.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from eval.performance.plan import Plan, Row
 from eval.performance.timing import Run, alternate
 
 TFLOPS = 790.0  # of an H200 in bfloat16, measured in matrix products
-TERABYTES = 3.35  # per second, of an H100's memory as its data sheet says
-CALLS = 10  # in a row: a kernel is shorter than the way to it
+TERABYTES = 3.35  # per second, memory bandwidth of an H100 according to its data sheet
+CALLS = 10  # in a row, because a kernel can be shorter than its launch
 Operator = Callable[..., Any]
 
 
 def rotated(x: Tensor, table: Sequence[Tensor], group: int) -> Tensor:
-    """[..., positions, heads, d] with pairs turned whose numbers are `group` apart."""
+    """Apply rotary embeddings to [..., positions, heads, d]; the elements of a pair are `group` apart."""
     near, far = x.float().unflatten(-1, (-1, 2, group)).unbind(-2)
     cos, sin = (part.reshape(len(part), 1, -1, group) for part in table)
     return torch.stack((near * cos - far * sin, near * sin + far * cos), -2).flatten(-3).to(x.dtype)
@@ -38,7 +39,7 @@ def rotated(x: Tensor, table: Sequence[Tensor], group: int) -> Tensor:
 def plain_heads(
     q: Tensor, k: Tensor, weights: Sequence[Tensor], table: Sequence[Tensor], eps: float, group: int
 ) -> tuple[Tensor, ...]:
-    """Queries and keys [..., positions, heads, d] normed and turned."""
+    """Queries and keys [..., positions, heads, d], normalised and rotated."""
     if weights:
         q, k = (F.rms_norm(part, part.shape[-1:], eps=eps) * each for part, each in zip((q, k), weights))
     return (rotated(q, table, group), rotated(k, table, group)) if table else (q, k)
@@ -47,7 +48,7 @@ def plain_heads(
 def plain_frames(
     q: Tensor, k: Tensor, v: Tensor, weights: Sequence[Tensor], table: Sequence[Tensor], eps: float
 ) -> Tensor:
-    """[B, T, S, heads, d]: torch's attention wants the tokens of a head side by side."""
+    """Temporal attention on [B, T, S, heads, d]; torch's attention needs the tokens of a head contiguous."""
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     q, k = plain_heads(q, k, weights, table, eps, 1)
     out = F.scaled_dot_product_attention(*(part.transpose(2, 3).flatten(0, 1) for part in (q, k, v)))
@@ -55,29 +56,29 @@ def plain_frames(
 
 
 def plain_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[B, n, heads, d]."""
+    """Attention on [B, n, heads, d]."""
     return F.scaled_dot_product_attention(q, k, v, bias).transpose(1, 2).contiguous()
 
 
 def plain_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Tokens [B, T, S, C] normed and modulated."""
+    """Tokens [B, T, S, C], normalised and modulated."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
 def plain_add(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
-    """x + gate * y, and that modulated."""
+    """(x + gate * y, the same normalised and modulated)."""
     total = x + (y if gate is None else gate * y)
     return total, plain_modulate(total, shift, scale, eps)
 
 
 def plain_gelu(bias: Tensor, x: Tensor, weight: Tensor, use_gelu: bool = True) -> Tensor:
-    """x weight + bias, and GELU in its tanh form."""
+    """x @ weight + bias, followed by GELU (tanh approximation)."""
     return F.gelu(torch.addmm(bias, x, weight), approximate="tanh")
 
 
-# By the names of the operators, with the same arguments. The last is torch's own.
+# Operator name -> equivalent with the same arguments. The last one is torch's own operator.
 PLAIN: Mapping[str, Operator] = MappingProxyType(
     {
         "attend_frames": plain_frames,
@@ -92,7 +93,7 @@ PLAIN: Mapping[str, Operator] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Operation:
-    """A kernel with the tensors of a call."""
+    """A kernel with the arguments of a call."""
 
     name: str
     operator: Operator
@@ -100,29 +101,29 @@ class Operation:
     kwargs: Mapping[str, Any]
 
     def kernel(self) -> Any:
-        """What the kernel makes of them."""
+        """The result of the kernel."""
         return self.operator(*self.args, **self.kwargs)
 
     def plain(self, run: Operator | None = None) -> Any:
-        """What torch's operators make of them, or others that take the same arguments."""
+        """The result of torch's operators, or of `run` with the same arguments."""
         return (run or PLAIN[self.name])(*self.args, **self.kwargs)
 
     @property
     def sizes(self) -> tuple[Any, ...]:
-        """What tells calls apart: the shapes of the tensors."""
+        """The shapes of the tensors, which distinguish calls."""
         leaves = tree_leaves((self.args, dict(self.kwargs)))
         return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
 
     @property
     def bound(self) -> float:
-        """Seconds that it takes at least."""
+        """The lower bound in seconds."""
         read = tensors((self.args, dict(self.kwargs)))
         moved = sum(item.numel() * item.element_size() for item in [*read, *tensors(self.kernel())])
         return max(self.flops / TFLOPS, moved / TERABYTES) / 1e12
 
     @property
     def flops(self) -> int:
-        """Operations of its products of matrices."""
+        """Operations of its matrix products."""
         if self.name == "attend_frames":
             return 4 * self.args[0].numel() * self.args[0].shape[1]
         if self.name == "attend_tiles":
@@ -131,12 +132,12 @@ class Operation:
 
 
 def tensors(tree: Any) -> list[Tensor]:
-    """The tensors in what an operator takes or gives."""
+    """The tensors in a nested value."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 class Calls(TorchDispatchMode):
-    """Keeps the first call of each operator of PLAIN at each size, and counts them all."""
+    """Keeps the first call of each operator of PLAIN per size, and counts the calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class Calls(TorchDispatchMode):
 
 @torch.no_grad()
 def operations(subject: Subject) -> list[tuple[Operation, int]]:
-    """The kernels that a step calls, each size once, and how often."""
+    """The kernels that a step calls, once per size, each with its number of calls."""
     with Calls() as calls:
         subject.step()
     return [(operation, calls.counts[key]) for key, operation in calls.seen.items()]
@@ -163,7 +164,7 @@ def operations(subject: Subject) -> list[tuple[Operation, int]]:
 
 @torch.no_grad()
 def operation_rows(head: Row, subject: Subject, plan: Plan) -> Iterator[Row]:
-    """A row for each kernel that a step calls. difference: from torch's operators, relative."""
+    """One row per kernel that a step calls. difference: relative difference from torch's operators."""
     for operation, count in operations(subject):
         runs: dict[str, Run] = {"kernel": operation.kernel, "torch": operation.plain}
         if plan.compile and plan.can_compile:
@@ -177,19 +178,19 @@ def operation_rows(head: Row, subject: Subject, plan: Plan) -> Iterator[Row]:
 
 
 def compiled(operation: Operation) -> Run:
-    """torch's operators of a call, compiled as blocks are."""
+    """torch's operators of a call, compiled like the blocks."""
     run = torch.compile(PLAIN[operation.name], dynamic=False, options={"comprehensive_padding": False})
     return lambda: operation.plain(run)
 
 
 def difference(made: Any, want: Any) -> float:
-    """The largest distance of what two operators gave, as a share of its size."""
+    """The largest relative difference of two results."""
     pairs = [(a.double(), b.double()) for a, b in zip(tensors(made), tensors(want))]
     return max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
 
 def in_a_row(run: Run) -> Run:
-    """So many calls, one after the other."""
+    """A callable that runs `run` CALLS times."""
 
     def repeated() -> None:
         for _ in range(CALLS):

@@ -19,9 +19,11 @@ NO_COMPILER = "no compiler"
 
 @dataclass(frozen=True)
 class Plan:
-    """Where it runs, how often all that is compared takes turns, which models and published sizes, whether
-    blocks are compiled too, whether published sizes use this package's kernels (auto) or none, whether the
-    floor of a step is measured beside it, and whether narrow models and small videos stand for the published.
+    """What a benchmark runs.
+
+    rounds: number of turns of the compared callables. compile: also measure compiled blocks. models, sizes:
+    names. kernels: "auto" (this package's) or "none", for published sizes. floor: also measure the floor of a
+    step. tiny: use narrow models and small videos instead of published sizes.
     """
 
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (it never changes)
@@ -34,14 +36,14 @@ class Plan:
     tiny: bool = False
 
     def settings(self) -> Iterator[Setting]:
-        """Every model in every dtype."""
+        """Yield every model in every dtype."""
         for model in self.models:
             for dtype in DTYPES.values():
                 yield Setting.small(model, dtype, self.device)
 
     @property
     def can_compile(self) -> bool:
-        """Whether the compiler is here that the device needs."""
+        """Whether the compiler for the device is installed."""
         try:
             check_compiler(self.device)
         except ValueError:
@@ -49,7 +51,7 @@ class Plan:
         return True
 
     def needs_cuda(self, what: str) -> Row | None:
-        """The result without a GPU, unless it is tiny."""
+        """The row to report without a GPU; None with a GPU or if the plan is tiny."""
         if self.device.type == "cuda" or self.tiny:
             return None
         return {what: "needs CUDA; not run"}

@@ -1,4 +1,4 @@
-"""Published sizes with random weights in bfloat16: what a GPU takes for them, step by step and as a whole."""
+"""Benchmarks published sizes with random bfloat16 weights on a GPU: single steps and whole generations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OUT_OF_MEMORY = "out of memory"
 
 @dataclass(frozen=True)
 class Published:
-    """A published size on a device. computed: see `PublishedSize`. video: what is decoded."""
+    """A published size on a device. computed: see `PublishedSize`. video: shape of the decoded video."""
 
     setting: Setting
     computed: Mapping[str, int]
@@ -37,7 +37,7 @@ class Published:
 
     @classmethod
     def tiny(cls, size: PublishedSize, device: torch.device, kernels: str = "auto") -> Published:
-        """What stands for it: its model with two blocks, and few tokens, steps and frames."""
+        """A small replacement: the model with two blocks, and few tokens, steps and frames."""
         where = (torch.bfloat16, device, Size((4, 8, 8), text=5), kernels)
         setting = Setting.small(class_of(size.plan), *where)
         config = replace(size.plan.config, num_inference_steps=TINY_STEPS)
@@ -51,11 +51,11 @@ class Published:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of a generation, those left out that a sampler adds to its steps."""
+        """Evaluations of a generation, without those that a sampler adds to its steps."""
         return self.setting.plan.config.steps
 
     def decoder(self) -> Run:
-        """Decodes a video of the size."""
+        """A callable that decodes a video of this size."""
         return decoder(self.setting.plan, self.video, self.setting.dtype, self.setting.device)
 
 
@@ -63,7 +63,7 @@ Case = Callable[[Plan], Iterator[Row]]
 
 
 def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> Case:
-    """The rows of all requested sizes, if there is a GPU."""
+    """A case that yields the rows of all requested sizes, if there is a GPU."""
 
     def case(plan: Plan) -> Iterator[Row]:
         if missing := plan.needs_cuda(what):
@@ -74,9 +74,9 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
             if size.setting.model in plan.models:
                 try:
                     yield from rows(name, size, plan)
-                except torch.OutOfMemoryError:  # the other sizes are still worth measuring
+                except torch.OutOfMemoryError:  # continue with the other sizes
                     yield {"size": name, "step": OUT_OF_MEMORY}
-                gc.collect()  # compiled blocks refer to themselves
+                gc.collect()  # compiled blocks contain reference cycles
                 if plan.device.type == "cuda":
                     torch.cuda.empty_cache()
 
@@ -84,16 +84,16 @@ def on_gpu(rows: Callable[[str, Published, Plan], Iterator[Row]], what: str) -> 
 
 
 def size_of(name: str, plan: Plan) -> Published:
-    """A published size, or its replacement."""
+    """A published size, or its tiny replacement."""
     return (Published.tiny if plan.tiny else Published.of)(SIZES[name], plan.device, plan.kernels)
 
 
 def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """A step, eager and compiled, against its floor; a reused one; what it and decoding take."""
+    """Measure an eager and a compiled step against the floor, a reused step, decoding, and memory."""
     subject = size.setting.subject()
     row: Row = {"size": name, **step_row(size.setting, subject, plan)}
     ideal = row["gflop"] / 1e3 / TFLOPS
-    row |= {"ideal_s": ideal}  # all products and attentions at the peak
+    row |= {"ideal_s": ideal}  # all matrix products and attentions at the peak rate
     ways = [way for way in ("eager", "compiled") if isinstance(row.get(f"{way}_s"), float)]
     row |= {f"{way}_over_ideal": row[f"{way}_s"] / ideal for way in ways}
     for kind, sample in alternate(cached(subject), plan.rounds).items():
@@ -107,9 +107,9 @@ def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
 
 
 def estimate_row(row: Row, size: Published) -> Row:
-    """What the estimate says of a step and of decoding, MiB in all, and what was measured as a share of it.
+    """The estimated memory of a step and of decoding in MiB, and the measured memory as a share of it.
 
-    Of a step, texts' keys and values and the step's input are in both as the estimate has them.
+    For a step, both include the keys and values of the text and the step's input, as in the estimate.
     """
     config = replace(size.setting.plan.config, device="cuda", dtype="bfloat16", cache=NoCacheConfig())
     _, transformer, vae = estimate(config, size.setting.size.text).stages
@@ -123,7 +123,7 @@ def estimate_row(row: Row, size: Published) -> Row:
 
 
 def decode_row(size: Published, plan: Plan) -> Row:
-    """Seconds to decode the video, and what that takes beyond the weights."""
+    """Decoding time in seconds and peak memory beyond the weights."""
     try:
         run = size.decoder()
         most = peak(run, plan.device) / MIB
@@ -134,8 +134,8 @@ def decode_row(size: Published, plan: Plan) -> Row:
 
 
 def kernels_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """The kernels of a step that take the most time, eager and compiled, with and without ours; then ours one
-    by one.
+    """The slowest kernels of a step, eager and compiled, with and without this package's kernels; then each
+    of this package's kernels.
     """
     for choice in ("none", "auto") if plan.device.type == "cuda" else ("auto",):
         subject = replace(size.setting, kernels=choice).subject()
@@ -168,8 +168,8 @@ def kernel_rows(head: Row, run: Run, device: torch.device) -> Iterator[Row]:
 
 
 class Paced(TeaCache):
-    """TeaCache with all its work, computing the steps that it is told: random weights change otherwise than
-    published ones.
+    """TeaCache with all its overhead, but with given computed steps, because random weights would lead to
+    other decisions than published ones.
     """
 
     def __init__(self, computed: frozenset[int], evaluations: int):
@@ -183,14 +183,14 @@ class Paced(TeaCache):
 
 
 def spread(computed: int, evaluations: int) -> frozenset[int]:
-    """So many steps, the first and the last among them, as evenly as may be."""
+    """Evenly spaced steps, including the first and the last."""
     return frozenset(round(i * (evaluations - 1) / (computed - 1)) for i in range(computed))
 
 
 def generations(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """Whole generations without the text encoder: every step computed, and as many as TeaCache computes.
+    """Time whole generations without the text encoder: all steps computed, and as many as TeaCache computes.
 
-    Each runs once: a generation takes minutes, and lasts long enough for its noise to even out.
+    Each runs once: a generation takes minutes, long enough for noise to average out.
     """
     if not size.computed:
         return
@@ -210,7 +210,7 @@ def generations(name: str, size: Published, plan: Plan) -> Iterator[Row]:
 
 @torch.no_grad()
 def timed(subject: Subject, decode: Run, computed: int, evaluations: int) -> float:
-    """Seconds of all evaluations, guidance and a first-order sampler included, and of decoding."""
+    """Seconds of all evaluations, including guidance and a first-order sampler, and of decoding."""
     if computed < evaluations:
         cache: Any = Paced(spread(computed, evaluations), evaluations)
     else:

@@ -1,4 +1,4 @@
-"""The published sizes of `eval/sizes.json`: fields of a family's config, and what was published for them."""
+"""The published sizes of `eval/sizes.json`: config fields of a family, and published figures."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FILE = Path(__file__).resolve().parents[1] / "sizes.json"
 class PublishedSize:
     """A size of a model.
 
-    computed: evaluations that TeaCache computes in each of its settings (arXiv 2411.19108, table 1).
-    is_measured: whether the benchmark takes it where no sizes are named.
+    computed: evaluations that TeaCache computes, per setting (arXiv 2411.19108, table 1). is_measured:
+    whether the benchmark includes it by default.
     """
 
     family: str

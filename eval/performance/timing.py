@@ -1,4 +1,4 @@
-"""Times of several callables that take turns, so that what else the machine does hits all alike."""
+"""Times several callables in turns, so that other load on the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class Sample:
-    """Seconds of one callable, one entry per round: of the processor, and of the device."""
+    """Seconds of one callable per round: CPU time and device time."""
 
     cpu: tuple[float, ...]
     device: tuple[float, ...]
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Those that count: of the processor, or of a GPU where there is one."""
+        """The relevant times: of the GPU if there is one, else CPU times."""
         return self.device if torch.cuda.is_available() else self.cpu
 
     @property
@@ -45,10 +45,10 @@ def synchronize() -> None:
 
 
 def once(run: Run, calls: int = 1) -> tuple[float, float]:
-    """Processor seconds and the device's seconds of one call, in a series of calls.
+    """(CPU seconds, device seconds) of one call, averaged over `calls` calls.
 
-    A GPU's are those between two of its own events; a CPU's are the clock's. Several calls in a row hide
-    what the processor takes to start a short one.
+    Device seconds are measured between two CUDA events, or by the wall clock on a CPU. Several calls in a row
+    hide the launch overhead of short kernels.
     """
     synchronize()
     cpu, stop = time.process_time(), stop_watch()
@@ -59,12 +59,12 @@ def once(run: Run, calls: int = 1) -> tuple[float, float]:
 
 
 def counted(run: Run, calls: int = 1) -> float:
-    """Of `once` the seconds that count: of the processor, or of a GPU where there is one."""
+    """The relevant seconds of `once`: of the GPU if there is one, else CPU seconds."""
     return once(run, calls)[torch.cuda.is_available()]
 
 
 def stop_watch() -> Callable[[], float]:
-    """Gives the seconds since now, when it is called."""
+    """Start a stopwatch: the returned function gives the seconds since the start."""
     if not torch.cuda.is_available():
         begin = time.perf_counter()
         return lambda: time.perf_counter() - begin
@@ -86,7 +86,7 @@ def alternate(runs: Mapping[str, Run], rounds: int) -> dict[str, Sample]:
         run()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for number in range(rounds):
-        # Forwards and backwards in turn: no callable always follows the same one.
+        # Alternate the order, so that no callable always follows the same one.
         names = list(runs) if number % 2 == 0 else list(reversed(runs))
         for name in names:
             times[name].append(once(runs[name]))

@@ -1,7 +1,7 @@
-"""Bytes that one device sends in a step of the published sizes, counted: python -m eval.performance.volume
+"""Count the bytes that one device sends per step at the published sizes: python -m eval.performance.volume
 
-The real models run at their real sizes on tensors without memory, as rank 0 of devices that are not
-there. What they hand to torch.distributed is counted, and printed beside the formula of docs/parallel.md.
+The models run at full size on tensors without memory, as rank 0 of a group of simulated devices. The bytes
+passed to torch.distributed are counted and printed next to the formula of docs/parallel.md.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ import torch.distributed as dist
 from eval.performance.sizes import SIZES
 from videosys import Blueprint, CommandParser, Parallel, ParallelConfig
 
-HALF, FLOAT = 2, 4  # bytes of bfloat16, which the model computes in, and of what the sampler reads
-TEXT = 20  # tokens
+HALF, FLOAT = 2, 4  # bytes per element: bfloat16 in the model, float32 in the sampler
+TEXT = 20  # text tokens
 
 
 class Skip:
@@ -41,8 +41,8 @@ class Skip:
 
 @contextmanager
 def ranks(count: int) -> Iterator[None]:
-    """This process as rank 0 of a group whose other ranks are not there."""
-    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the backend
+    """Run this process as rank 0 of a simulated group."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore  # registers the fake backend
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     try:
@@ -53,7 +53,7 @@ def ranks(count: int) -> Iterator[None]:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """The bytes of each exchange that begins inside, in place of the exchange."""
+    """Yield a list that collects the bytes of each exchange; the exchanges themselves are skipped."""
     sent: list[int] = []
 
     def all_to_all(made: Any, x: Any, taken: Any, given: Any, group: Any) -> None:
@@ -76,7 +76,7 @@ def counted() -> Iterator[list[int]]:
 
 @torch.no_grad()
 def count(plan: Blueprint, parallel: Parallel) -> tuple[int, int]:
-    """Bytes that rank 0 sends in a computed and in a skipped step, the guidance pair included."""
+    """Bytes that rank 0 sends in (a computed step, a skipped step), including the guidance pair."""
     batch, channels = 2 // parallel.cfg_size, plan.latent_channels
     made = []
     with torch.device("meta"):
@@ -92,7 +92,7 @@ def count(plan: Blueprint, parallel: Parallel) -> tuple[int, int]:
 
 
 def formula(plan: Blueprint, cfg: int, sp: int) -> tuple[float, float]:
-    """The same by docs/parallel.md, with even shards."""
+    """The same by the formula of docs/parallel.md, for even shards."""
     config, batch = plan.parts.transformer.config, 2 // cfg
     grid = config.grid(plan.latent_size)
     shard = batch * grid.num_frames * grid.tokens_per_frame * HALF / sp  # of one channel
@@ -104,13 +104,13 @@ def formula(plan: Blueprint, cfg: int, sp: int) -> tuple[float, float]:
 
 
 def is_joint(plan: Blueprint) -> bool:
-    """Whether every token attends to every other."""
+    """Whether attention is over all tokens of the clip."""
     with torch.device("meta"):
         return "joint" in plan.transformer(1, Parallel()).stacks
 
 
 def meshes(num_gpus: int) -> list[ParallelConfig]:
-    """What is chosen under guidance, and tokens alone."""
+    """The default mesh under guidance, and the mesh with sp only."""
     chosen = ParallelConfig(num_gpus).resolved(is_guided=True)
     tokens = ParallelConfig(num_gpus, dp=1, cfg=1, sp=num_gpus)
     return [chosen, tokens] if chosen != tokens else [chosen]
@@ -125,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gpus", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES))
     args = parser.parse_args(argv)
-    print("MB that one device sends in a step: counted (by the formula)\n")
+    print("MB that one device sends per step: counted (by the formula)\n")
     print("| size | GPUs | cfg x sp | computed step | skipped step |\n|---|---|---|---|---|")
     for name in args.sizes:
         for num_gpus in args.gpus:
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def lines(name: str, num_gpus: int) -> Iterator[str]:
-    """Rows of the table."""
+    """Yield the table's rows for a size."""
     for config in meshes(num_gpus):
         with ranks(num_gpus):
             found = count(SIZES[name].plan, Parallel.from_config(config, "cpu"))

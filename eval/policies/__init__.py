@@ -1,1 +1,1 @@
-"""All caches of a tiny checkpoint compared at equal work: `python -m eval.policies`."""
+"""Compares all caches of a tiny checkpoint at equal work: `python -m eval.policies`."""

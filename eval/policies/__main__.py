@@ -1,10 +1,10 @@
 """Compares caches, solvers and plans at equal work: `python -m eval.policies --model opensora --out FOLDER`.
 
 Thresholds, schedules and plans are learnt from four prompts and measured on others, against the full run of
-the published sampler and against a converged run: fewer steps, other solvers and grids, caches that hold,
-caches with forecasts, PAB, and the plan chosen from the recorded runs. Prints a short Markdown table, and
-writes it, a plot, all figures (JSON) and a calibration to the folder. Started again after an interruption it
-resumes where it stopped, also with more prompts to judge on.
+the published sampler and against a converged run. The comparison includes fewer steps, other solvers and
+grids, caches without and with forecasts, PAB, and the plan chosen from the recorded runs. Prints a short
+Markdown table, and writes the table, a plot, all figures (JSON) and a calibration to the folder. After an
+interruption, the same command resumes; the number of held-out prompts may be increased.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ from videosys.calibration import (
     write_report,
 )
 
-PREFIX = "tiny/"  # of names until now, still taken
+PREFIX = "tiny/"  # optional prefix of model names, for compatibility
 CALIBRATION = "calibration.json"
-SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed, of all evaluations
+SHARES = (1 / 5, 1 / 3, 1 / 2, 2 / 3)  # computed share of all evaluations
 CONVERGED_STEPS = 400
-UNTIMED = 1000  # entrants for which one timing of a full run serves
-LONG, FEWER_HELD_OUT = 100, 16  # steps of a generation, from which fewer prompts have to do
+UNTIMED = 1000  # number of entrants that share one timing of a full run
+LONG, FEWER_HELD_OUT = 100, 16  # from this number of steps, use fewer held-out prompts
 
 
 @dataclass(frozen=True)
 class ComparisonSettings:
-    """The size of a comparison. search: full runs that a search may take for each budget."""
+    """The size of a comparison. search: maximum number of full runs of a search per budget."""
 
     learnt: int = 4
     held_out: int = 32
@@ -78,12 +78,12 @@ QUICK = ComparisonSettings(learnt=2, held_out=1, steps=5, converged=12)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare; 2 where the arguments are wrong, 130 after an interruption."""
+    """Compare. Exit status: 2 for wrong arguments, 130 after an interruption."""
     return run_command(parser(), run, argv, "interrupted: run the same command again to continue")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compares, and writes and prints the report. ValueError for wrong arguments."""
+    """Run the comparison, write the report and print it. ValueError for wrong arguments."""
     configure_logging(quiet=args.quiet)
     settings = read_settings(args)
     study = open_study(args.model, settings, args.out, args.quiet)
@@ -101,25 +101,27 @@ def run(args: argparse.Namespace) -> int:
 def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(prog="python -m eval.policies", description=__doc__)
     arguments.add_argument("--model", required=True, help="a bundled checkpoint, such as opensora")
-    arguments.add_argument("--out", type=Path, required=True, help="folder to write to")
-    arguments.add_argument("--held-out", type=int, help="prompts to judge on: 32; 16 from 100 steps on")
+    arguments.add_argument("--out", type=Path, required=True, help="output folder")
     arguments.add_argument(
-        "--search", type=float, help="full runs a search may take per budget; none without"
+        "--held-out", type=int, help="number of held-out prompts; default: 32, or 16 from 100 steps on"
     )
     arguments.add_argument(
-        "--bundle", action="store_true", help="put the calibration beside the model's weights"
+        "--search", type=float, help="maximum number of full runs of a search per budget; default: no search"
     )
-    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, to see that it works")
+    arguments.add_argument(
+        "--bundle", action="store_true", help="copy the calibration next to the model's weights"
+    )
+    arguments.add_argument("--quick", action="store_true", help="few steps and prompts, for a quick test")
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments
 
 
 def read_settings(args: argparse.Namespace) -> ComparisonSettings:
-    """The settings of the arguments. ValueError for bad ones, and where matplotlib is not installed."""
+    """The settings of the arguments. ValueError for invalid ones, or if matplotlib is not installed."""
     check_matplotlib()
     if args.quick and args.bundle:
         raise ValueError(
-            "--bundle cannot be combined with --quick, whose calibration is too rough to keep; leave one out"
+            "--bundle cannot be combined with --quick, because a quick calibration is too inaccurate to keep"
         )
     is_long = checkpoint(args.model).steps >= LONG
     default = ComparisonSettings(held_out=FEWER_HELD_OUT if is_long else ComparisonSettings.held_out)
@@ -141,7 +143,7 @@ def checkpoint(model: str, **changes: Any) -> Any:
 
 
 def open_study(model: str, settings: ComparisonSettings, folder: Path, quiet: bool) -> Study:
-    """The study of a bundled checkpoint, which learns from captions as in training."""
+    """The study of a bundled checkpoint. Its prompts to learn from are like the training captions."""
     changes = {} if settings.steps is None else {"num_inference_steps": settings.steps}
     config = checkpoint(model, **changes)
     rng = np.random.default_rng(0)
@@ -156,7 +158,7 @@ def budgets_of(study: Study) -> list[int]:
 
 
 def compare(study: Study, settings: ComparisonSettings) -> Comparison:
-    """The comparison at all numbers of evaluations."""
+    """Compare at all numbers of evaluations."""
     exact = {**converged(study.config), "num_inference_steps": settings.converged}
     bench = study.bench({CONVERGED: exact}, shared=UNTIMED)
     bench.judge = shown
@@ -168,14 +170,16 @@ def compare(study: Study, settings: ComparisonSettings) -> Comparison:
 
 
 def shown(prompt: str, frames: torch.Tensor) -> dict[str, float]:
-    """1 for each attribute of a scored caption that frames [T, H, W, 3] in [0, 1] show, and 0 for others."""
+    """Score frames [T, H, W, 3] in [0, 1] against a caption: per attribute, 1 if the detector confirms it,
+    else 0.
+    """
     spec = dict(scored())[prompt]
     right = verdicts(spec, detect((frames * 255).round().to(torch.uint8)))
     return {name: float(value) for name, value in right.items()}
 
 
 def write(comparison: Comparison, text: str, folder: Path) -> None:
-    """The table, the plot and all figures."""
+    """Write the table, the plot and all figures."""
     plot_quality(curves(comparison), folder / "quality.png")
     content = {"scope": asdict(comparison.scope), "entries": long_rows(comparison)}
     lines = json.dumps(finite(content), allow_nan=False)
@@ -185,7 +189,7 @@ def write(comparison: Comparison, text: str, folder: Path) -> None:
 
 
 def plot_quality(points: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> Path:
-    """PSNR against the number of evaluations, one curve per group and reference."""
+    """Plot PSNR against the number of evaluations, with one curve per group and reference."""
     axes = line_axes("Quality against work", "computed evaluations", "PSNR in dB")
     for name, pairs in points.items():
         style = "--" if name.endswith(CONVERGED) else "-"
@@ -194,7 +198,7 @@ def plot_quality(points: Mapping[str, Sequence[tuple[float, float]]], path: Path
 
 
 def bundle(calibration: Path, folder: Path) -> None:
-    """Copies a calibration to the folder of a model's weights."""
+    """Copy a calibration to the folder of a model's weights."""
     with replacing(folder / CALIBRATION) as temporary:
         shutil.copyfile(calibration, temporary)
 

@@ -1,4 +1,4 @@
-"""All entrants of a comparison, for one number of evaluations after another."""
+"""The entrants of a comparison, per number of evaluations."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from videosys.calibration import (
 )
 
 BROADCASTS = ("pab_slow", "pab_fast")
-EARLY = 0.1  # SenCache's early threshold, as a share of the later one
+EARLY = 0.1  # SenCache's early threshold as a share of the later one
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is compared. sampler: changes of the config, where it is not the published sampler's full run."""
+    """One method of a comparison. sampler: config overrides, if it does not use the published sampler."""
 
     group: str
     name: str
@@ -54,8 +54,8 @@ class Entrant:
 
 
 class Contest:
-    """The entrants of one model. most_runs: full runs that a search may take for each number of evaluations,
-    beside the schedules of four runs; 0 for no search.
+    """The entrants of one model. most_runs: maximum number of full runs of a search per number of
+    evaluations; 0 for no search.
     """
 
     def __init__(self, study: Study, most_runs: float):
@@ -63,18 +63,18 @@ class Contest:
         self.fit = select_fit(all_fits(study.traces))
 
     def entries(self, bench: Bench, budget: int) -> list[Entry]:
-        """What the entrants give on the bench's prompts."""
+        """Measure the entrants on the bench's prompts."""
         return [measured(bench, one, budget) for one in self.entrants(budget)]
 
     def broadcasts(self, bench: Bench) -> list[Entry]:
-        """Pyramid Attention Broadcast at its published settings, where there are any for the model."""
+        """Measure Pyramid Attention Broadcast at the model's published settings, if it has any."""
         known = presets(self.study.config)
         policies = {name: known[name] for name in BROADCASTS if isinstance(known.get(name), PABConfig)}
         return [measured(bench, Entrant(CACHE, name, policy), None) for name, policy in policies.items()]
 
     def entrants(self, budget: int) -> Iterator[Entrant]:
-        """In this order: fewer steps, other solvers and grids, caches that hold, caches with a forecast, and
-        what is chosen from all that recorded runs tell of.
+        """Yield fewer steps, other solvers and grids, policies with a threshold or interval, schedules by
+        forecast, and the plans chosen from the recorded runs.
         """
         for name, changes in self.planner.samplers(budget):
             published = name == self.planner.PUBLISHED
@@ -103,7 +103,7 @@ class Contest:
             yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)
 
     def _rules(self, budget: int) -> Iterator[Entrant]:
-        """Policies that decide as they go, with thresholds by real runs on the prompts learnt from."""
+        """Yield online and interval policies. Thresholds are tuned in real runs on the learning prompts."""
         study, count = self.study, self.study.num_steps
         for forecast in ({}, {"forecast": Linear()}):
             words = "linear" if forecast else "hold"
@@ -120,7 +120,7 @@ class Contest:
             yield Entrant(CACHE, name, tuned(study, budget, make))
 
     def _online(self, budget: int) -> dict[str, Callable[[float], CacheConfig]]:
-        """Policies by their threshold."""
+        """Online policies: name -> function from a threshold to the policy."""
         count = self.study.num_steps
         policies: dict[str, Callable[[float], CacheConfig]] = {
             "EasyCache": lambda value: EasyCacheConfig(value, warmup=min(5, budget // 3)),
@@ -135,13 +135,13 @@ class Contest:
 
 
 def tuned(study: Study, budget: int, make: Callable[[float], CacheConfig]) -> CacheConfig:
-    """The policy whose real runs compute about this many steps."""
+    """The policy with a threshold so that real runs compute about `budget` steps."""
     start = 0.1
     return make(nearest_threshold(budget, start, lambda value: study.try_policy(make(value))[0]))
 
 
 def measured(bench: Bench, one: Entrant, budget: int | None) -> Entry:
-    """What an entrant gives on each prompt of a bench."""
+    """Measure an entrant on each prompt of a bench."""
     name = f"{one.name} {budget or ''}"
     if one.sampler:
         rows = bench.measure_sampler(name, one.policy, one.sampler)
@@ -151,6 +151,6 @@ def measured(bench: Bench, one: Entrant, budget: int | None) -> Entry:
 
 
 def presets(config: Any) -> dict[str, Any]:
-    """The policies that the model's config knows by name."""
+    """The cache presets of the model's config, by name."""
     (found,) = (item for item in dataclasses.fields(config) if item.name == "cache")
     return dict(found.metadata.get("registry", {}))

@@ -1,4 +1,4 @@
-"""The report of a comparison: one short table of the best of each group, and the curves of a plot."""
+"""The report of a comparison: a short table with the best of each group, and the curves of a plot."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ STEPS, SOLVER, TEACACHE, CACHE, FORECAST, PLAN = (
     "plan",
 )
 RIVALS = (STEPS, SOLVER, TEACACHE, CACHE)
-OVER = 0.5  # evaluations by which an online policy may compute more than was asked for
+OVER = 0.5  # evaluations by which an online policy may exceed the budget
 REFERENCES = {FULL: "published", CONVERGED: "converged"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What an entrant gave on each held-out prompt. budget: evaluations meant, None where there is no choice.
+    """An entrant's results per held-out prompt. budget: target number of evaluations, None if it is fixed.
 
-    group: one of those above. sampler: changes of the config's sampler.
+    group: one of the groups above. sampler: overrides of the config's sampler.
     """
 
     group: str
@@ -47,14 +47,14 @@ class Entry:
         return statistics.fmean(row.computed for row in self.rows)
 
     def right(self) -> float | None:
-        """The share of prompts of which all is shown, where it was looked at."""
+        """The share of prompts whose attributes are all shown; None if they were not scored."""
         shares = [row.scores["all"] for row in self.rows if "all" in row.scores]
         return statistics.fmean(shares) if shares else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All entries of a model. full: its full runs."""
+    """All entries of a model. full: the entry of its full runs."""
 
     scope: RunSpec
     entries: tuple[Entry, ...]
@@ -65,7 +65,9 @@ class Comparison:
         return sorted({one.budget for one in self.entries if one.budget is not None})
 
     def best(self, budget: int, group: str, reference: str) -> Entry | None:
-        """The nearest of a group that keeps to the budget; of plans the one that was chosen for it."""
+        """The entry of a group that keeps the budget and is nearest to a reference; of plans, the chosen
+        one.
+        """
         fitting = [one for one in self.entries if (one.group, one.budget) == (group, budget)]
         if group == PLAN:
             fitting = [one for one in fitting if one.name.startswith(f"{reference}: ")]
@@ -74,7 +76,7 @@ class Comparison:
 
 
 def difference(ours: Entry, theirs: Entry, reference: str) -> tuple[float, float]:
-    """By how much ours is nearer, in dB: mean over the same prompts, and margin."""
+    """(mean difference in dB over the same prompts, margin); positive if `ours` is nearer."""
     pairs = zip(ours.rows, theirs.rows)
     differences = [one.psnr[reference] - other.psnr[reference] for one, other in pairs]
     return statistics.fmean(differences), margin(differences)
@@ -86,7 +88,7 @@ def comparison_text(comparison: Comparison) -> str:
     psnr = [row.psnr[CONVERGED] for row in comparison.full.rows]
     lines = (
         f"## {scope.model}: {scope.evaluations} evaluations of {scope.scheduler}",
-        f"{count} held-out prompts. PSNR in dB, with intervals of 95 %. The published full run is "
+        f"{count} held-out prompts. PSNR in dB with 95 % confidence intervals. The published full run is "
         f"{with_margin(statistics.fmean(psnr), margin(psnr))} dB from the converged run.",
         short_table(comparison),
         rights(comparison),
@@ -95,7 +97,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def short_table(comparison: Comparison) -> str:
-    """For each number of evaluations and each reference the best of each group."""
+    """The best entry of each group, per number of evaluations and reference."""
     header = ("evaluations", "near to", *RIVALS, PLAN, "which is", "over TeaCache", "over the best rival")
     rows = [
         row
@@ -125,7 +127,7 @@ def _rows(comparison: Comparison, budget: int, reference: str) -> Iterator[tuple
 
 
 def rights(comparison: Comparison) -> str:
-    """A line on how much of what was asked for is shown."""
+    """A line on the share of videos that show all of the prompt."""
     full = comparison.full.right()
     if full is None:
         return ""
@@ -136,11 +138,11 @@ def rights(comparison: Comparison) -> str:
         if (one := comparison.best(budget, PLAN, reference)) is not None and one.right() is not None
     ]
     plans = ", ".join(parts)
-    return f"All of the prompt is shown in {full:.0%} of the full runs, and in those of plans: {plans}."
+    return f"Videos that show all of the prompt: full runs {full:.0%}; plans: {plans}."
 
 
 def curves(comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
-    """Evaluations and PSNR of the best of each group against both references, by name, for a plot."""
+    """Curves for a plot: (evaluations, PSNR) of the best of each group against both references, by name."""
     points: dict[str, list[tuple[float, float]]] = {}
     places = itertools.product(REFERENCES.items(), (STEPS, SOLVER, TEACACHE, CACHE, PLAN), comparison.budgets)
     for (reference, words), group, budget in places:
@@ -151,7 +153,7 @@ def curves(comparison: Comparison) -> dict[str, list[tuple[float, float]]]:
 
 
 def long_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """All entries as plain values: means, margins and the prompts' own figures."""
+    """All entries as plain values: means, margins and figures per prompt."""
     return [
         {
             "group": one.group,

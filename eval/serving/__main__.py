@@ -1,9 +1,10 @@
-"""Loads a server with a tiny checkpoint and kills it meanwhile: python -m eval.serving [--videos N]
+"""Load-test a server with a tiny checkpoint while its processes are killed: python -m eval.serving [--videos
+N]
 
-Many clients on the loopback ask for the smallest videos there are and for their status, while workers and the
-server get SIGKILL. Printed: what was lost or made twice, in which order the keys were served, how long status
-calls took beside those of the idle server, and how memory has grown. Exit status 1 where a video was lost or
-made twice. Needs the extra 'serve'.
+Many clients on the loopback request very small videos and their status, while workers and the server receive
+SIGKILL. Prints lost and duplicate videos, the order in which the keys were served, the time of status calls
+compared with an idle server, and the growth of memory. Exit status 1 if a video was lost or made twice. Needs
+the extra 'serve'.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from eval.serving.load import Load, run, table
 from videosys import CommandParser, run_command
 
 HELP = {
-    "videos": "that are asked for",
-    "clients": "that ask at the same time",
-    "keys": "API keys, which the clients share",
-    "workers": "of the server",
-    "kills": "in all; each fourth is that of the server",
+    "videos": "number of requested videos",
+    "clients": "number of concurrent clients",
+    "keys": "number of API keys, shared by the clients",
+    "workers": "number of workers of the server",
+    "kills": "total number of kills; every fourth kills the server",
     "pause": "seconds between two status calls of a client",
 }
 

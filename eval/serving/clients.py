@@ -15,11 +15,11 @@ ENDED = ("completed", "failed")
 
 @dataclass
 class Tally:
-    """What all clients have seen.
+    """Observations of all clients.
 
-    accepted: id by Idempotency-Key. ended: (status, attempt, time of the end) of a video when it was first
-    seen with it. changed: videos that were seen with another end later. seconds: of each status call.
-    unanswered: calls without an answer, because the server was killed.
+    accepted: video id by Idempotency-Key. ended: (status, attempt, end time) of a video when its end was
+    first seen. changed: videos whose end differed later. seconds: of each status call. unanswered: number of
+    calls without a response because the server was killed.
     """
 
     accepted: dict[str, str] = field(default_factory=dict)
@@ -30,7 +30,7 @@ class Tally:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def see(self, video: dict[str, Any]) -> bool:
-        """Whether a video has ended."""
+        """Record a video's state; return whether it has ended."""
         if video["status"] not in ENDED:
             if video["id"] in self.ended:
                 self.changed.add(video["id"])
@@ -51,13 +51,13 @@ class Client:
     pause: float  # seconds between two status calls
 
     def work(self, names: Iterable[str], body: dict[str, Any]) -> None:
-        """Requests a video for each Idempotency-Key, and their status until all have ended."""
+        """Request a video per Idempotency-Key, then poll their status until all have ended."""
         waiting = [self.create(name, body) for name in names]
         while waiting:
             waiting = [video for video in waiting if not self.tally.see(self.status(video))]
 
     def create(self, name: str, body: dict[str, Any]) -> str:
-        """The id of the accepted video. The request is repeated, with the same key, until it is answered."""
+        """Request a video and return its id. Retries with the same key until there is a response."""
         while True:
             video = self.call("POST", "/v1/videos", body | {"seed": 1}, {"Idempotency-Key": name})
             if video is not None:
@@ -68,7 +68,7 @@ class Client:
         return video["id"]
 
     def status(self, video: str) -> dict[str, Any]:
-        """The current state of a video; answered calls are timed."""
+        """The current state of a video. Calls with a response are timed."""
         while True:
             time.sleep(self.pause)
             begin = time.perf_counter()
@@ -80,7 +80,7 @@ class Client:
     def call(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> dict[str, Any] | None:
-        """The answer; None without one. RuntimeError for an answer that is not a success."""
+        """The response; None if there was none. RuntimeError for a status other than success."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         own = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json", **(headers or {})}
         try:
@@ -99,7 +99,7 @@ class Client:
 
 
 def together(clients: list[Client], names: list[list[str]], body: dict[str, Any]) -> None:
-    """Runs all clients at once; raises the first error when all have ended."""
+    """Run all clients concurrently; raise the first error when all have ended."""
     errors: list[Exception] = []
 
     def run(client: Client, own: list[str]) -> None:

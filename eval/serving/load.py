@@ -1,4 +1,4 @@
-"""The load test: many clients, and SIGKILL for workers and the server while they ask."""
+"""The load test: many clients, while workers and the server receive SIGKILL."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from eval.serving.server import LocalServer, wait
 SMALLEST = ["num_frames=1", "height=16", "width=16", "num_inference_steps=2", "cache=none", "device=cpu"]
 NO_LIMITS = ["--max-queue", "100000", "--max-per-minute", "100000"]
 BODY = {"prompt": "a large red circle"}
-SERVER_EVERY = 4  # each fourth kill is that of the server
-QUIET = 0.4  # share of the videos that are made after the last kill, while memory is measured
-AT_ONCE = 0.1  # seconds; two workers that take jobs at the same moment may write their times in either order
-IDLE = "idle"  # the Idempotency-Key of the video that is looked at before the load
-IDLE_CALLS = 20  # of each client
+SERVER_EVERY = 4  # every fourth kill is of the server
+QUIET = 0.4  # share of the videos made after the last kill, while memory is measured
+AT_ONCE = 0.1  # seconds; jobs claimed within this time may have their start times in either order
+IDLE = "idle"  # Idempotency-Key of the video that is polled before the load
+IDLE_CALLS = 20  # status calls per client before the load
 COMPLETED = re.compile(r": completed id=(video_[0-9a-f]+)")
 
 
@@ -51,10 +51,10 @@ class Load:
 
 @dataclass
 class Outcome:
-    """What was seen.
+    """The result of a load test.
 
-    idle: seconds of status calls before the load. rows: of `rows_of`. made: how often the log reports a video
-    as completed. memory: MiB of the server and its workers after the last kill and at the end.
+    idle: seconds of status calls before the load. rows: see `rows_of`. made: completions per video in the
+    log. memory: MiB of the server and its workers after the last kill and at the end.
     """
 
     load: Load
@@ -67,19 +67,19 @@ class Outcome:
 
     @property
     def lost(self) -> int:
-        """Accepted videos that are not completed."""
+        """Number of accepted videos that were not completed."""
         completed = {name for name, (status, *_) in self.tally.ended.items() if status == "completed"}
         return len(set(self.tally.accepted.values()) - completed)
 
     @property
     def twice(self) -> int:
-        """Videos that were finished more than once or changed after their end, and requests that made two."""
+        """Number of videos that were finished twice or changed after their end, plus duplicate requests."""
         again = {name for name, count in self.made.items() if count > 1} | self.tally.changed
         return len(again) + len(self.rows) - len(self.tally.accepted)
 
     @property
     def overtaken(self) -> int:
-        """Videos that were begun after a later one of the same key, unless a kill made them begin again."""
+        """Number of videos started after a later video of the same key, except restarts after a kill."""
         count = 0
         for owner in {row[0] for row in self.rows}:
             own = sorted(row[1:4] for row in self.rows if row[0] == owner and row[4] == 1)
@@ -88,7 +88,7 @@ class Outcome:
 
     @property
     def lead(self) -> int:
-        """The largest lead of one key over another in videos, while videos of all keys waited."""
+        """The largest lead of one key over another, in videos, while all keys had waiting videos."""
         owners = {row[0] for row in self.rows}
         begin = max(min(row[2] for row in self.rows if row[0] == owner) for owner in owners)
         end = min(max(row[3] for row in self.rows if row[0] == owner) for owner in owners)
@@ -102,13 +102,13 @@ class Outcome:
 
     @property
     def growth(self) -> float:
-        """MiB by which the process that grew most has grown after the last kill."""
+        """The largest growth of a process after the last kill, in MiB."""
         first, last = self.memory
         return max(after - before for before, after in zip(first, last))
 
 
 def run(load: Load, folder: Path) -> Outcome:
-    """Starts a server in a folder, loads it, kills it, and stops it."""
+    """Run the load test: start a server in a folder, load it, kill its processes and stop it."""
     keys = [f"key-of-the-load-test-{number}" for number in range(load.keys)]
     options = [*NO_LIMITS, "--workers", str(load.workers), *SMALLEST]
     server = LocalServer(folder / "data", options, keys)
@@ -133,19 +133,19 @@ def clients_of(server: LocalServer, load: Load, tally: Tally, keys: Sequence[str
 
 
 def idle_seconds(load: Load, server: LocalServer) -> list[float]:
-    """Seconds of status calls without load: by the same number of clients, for one finished video."""
+    """Seconds of status calls without load, by the same number of clients, for one finished video."""
     tally = Tally()
     first, *others = clients_of(server, load, tally, server.keys[:1])
     first.work([IDLE], BODY)
     wait(lambda: len(server.workers()) == load.workers, "all workers run")
     tally.seconds.clear()
     names = [[IDLE] * IDLE_CALLS] * load.clients
-    together([first, *others], names, BODY)  # the same request again is the same video
+    together([first, *others], names, BODY)  # a repeated request returns the same video
     return tally.seconds
 
 
 def work(server: LocalServer, outcome: Outcome) -> None:
-    """Requests all videos and waits for their end. The clients share them evenly."""
+    """Request all videos, shared evenly among the clients, and wait until they end."""
     load = outcome.load
     names = [f"video {video}" for video in range(load.videos)]
     parts = [names[one :: load.clients] for one in range(load.clients)]
@@ -153,7 +153,7 @@ def work(server: LocalServer, outcome: Outcome) -> None:
 
 
 def make_trouble(server: LocalServer, outcome: Outcome) -> None:
-    """Kills, spread evenly over the videos except the last ones, during which memory is measured."""
+    """Kill processes at even intervals, except during the last videos, when memory is measured."""
     load, ended = outcome.load, outcome.tally.ended
     end = round(load.videos * (1 - QUIET))
     for number in range(load.kills):
@@ -167,13 +167,13 @@ def make_trouble(server: LocalServer, outcome: Outcome) -> None:
             victim = wait(server.workers, "a worker runs")[number % 2 - 1]
             os.kill(victim, signal.SIGKILL)
             outcome.killed["worker"] += 1
-    settled = min(end + load.workers * 3, load.videos)  # each worker has made a few since
+    settled = min(end + load.workers * 3, load.videos)  # each worker has made a few videos since then
     wait(lambda: len(ended) >= settled and len(server.workers()) == load.workers, "all workers run again")
     outcome.memory.append(server.memory())
 
 
 def rows_of(data: Path) -> list[Any]:
-    """(owner, number, created, started, attempt) of the jobs of the load, by a stopped server's database."""
+    """(owner, number, created, started, attempt) of the load's jobs, from a stopped server's database."""
     query = (
         "select owner, number, created, started, attempt from jobs where idempotency_key <> ? order by number"
     )
@@ -182,7 +182,7 @@ def rows_of(data: Path) -> list[Any]:
 
 
 def quantile(seconds: Sequence[float], share: float) -> float:
-    """The shortest time that this share of the calls did not exceed."""
+    """The quantile of the times of calls, such as 0.99."""
     ordered = sorted(seconds)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
@@ -199,9 +199,9 @@ def table(outcome: Outcome) -> str:
         "accepted": f"{len(tally.accepted)}; completed {again}",
         "lost": outcome.lost,
         "made twice": outcome.twice,
-        "begun before an earlier one of the same key": outcome.overtaken,
+        "started before an earlier one of the same key": outcome.overtaken,
         "largest lead of one key over another, while all wait": f"{outcome.lead} videos",
-        "status calls": f"{len(tally.seconds)}, and {tally.unanswered} calls while the server was away",
+        "status calls": f"{len(tally.seconds)}, plus {tally.unanswered} calls while the server was down",
         "99 % of status calls within": f"{busy / idle:.1f} times the idle server's {1000 * idle:.0f} ms",
         "memory": f"{outcome.growth:+.1f} MiB at most in the last {round(100 * QUIET)} % of the videos, "
         f"of {', '.join(f'{value:.0f}' for value in outcome.memory[-1])} MiB (server, workers)",

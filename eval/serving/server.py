@@ -1,4 +1,4 @@
-"""A server process on the loopback, which can be killed and restarted on the same folder."""
+"""A server process on the loopback that can be killed and restarted with the same folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples/opensora/tiny.yaml"
-PATIENCE = 300.0  # seconds for what takes about 10 on an idle machine
+PATIENCE = 300.0  # timeout in seconds; starting takes about 10 s on an idle machine
 MIB = 1 << 20
 
 
@@ -23,8 +23,8 @@ MIB = 1 << 20
 class LocalServer:
     """`videosys serve` with a tiny checkpoint.
 
-    data: its folder. arguments: more command line arguments. keys: its API keys, if any. `log`, next to the
-    folder, is the log of the server and its workers.
+    data: its folder. arguments: further command-line arguments. keys: its API keys, if any. `log`: the log
+    file of the server and its workers, next to the folder.
     """
 
     data: Path
@@ -42,7 +42,7 @@ class LocalServer:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Starts it and waits until it listens, always at the same port."""
+        """Start the server and wait until it listens. The port stays the same."""
         self.port = self.port or free_port()
         command = [sys.executable, "-m", "videosys", "serve", "--config", str(CONFIG)]
         with self.log.open("a") as log:
@@ -56,7 +56,7 @@ class LocalServer:
             )
         line = stdout(self.process).readline()
         if not line.startswith(f"{self.url}/v1 serves "):
-            raise OSError(f"the server has not begun: {line!r}, status {self.process.wait()}; see {self.log}")
+            raise OSError(f"the server did not start: {line!r}, status {self.process.wait()}; see {self.log}")
 
     def _environment(self) -> dict[str, str]:
         own = {
@@ -69,16 +69,16 @@ class LocalServer:
         return {**os.environ, **own}
 
     def workers(self) -> list[int]:
-        """The process ids of its workers."""
+        """The process ids of the workers."""
         children = Path(f"/proc/{self.process.pid}/task").glob("*/children")
         return [int(word) for path in children for word in path.read_text().split()]
 
     def memory(self) -> list[float]:
-        """MiB in memory of the server and of each worker."""
+        """Resident memory of the server and of each worker in MiB."""
         return [resident(process) / MIB for process in (self.process.pid, *sorted(self.workers()))]
 
     def kill(self) -> None:
-        """Sends SIGKILL, and waits until its workers have ended too."""
+        """Send SIGKILL, and wait until the workers have ended too."""
         workers = self.workers()
         self.process.kill()
         self._reap()
@@ -86,7 +86,7 @@ class LocalServer:
             wait(lambda worker=worker: not Path(f"/proc/{worker}").exists(), "a worker ends with its server")
 
     def stop(self) -> int:
-        """Its exit status after SIGTERM."""
+        """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self._reap()
 
@@ -113,7 +113,7 @@ def resident(process: int) -> int:
 
 
 def wait(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
-    """Waits until a condition is true and returns its value. TimeoutError if it takes too long."""
+    """Wait until a condition is true and return its value. TimeoutError after `patience` seconds."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if found := condition():

@@ -1,11 +1,11 @@
-"""The paper's figures 1, 2 and 3 from data of your own:
+"""Draw the paper's figures 1, 2 and 3 from your own data:
 
-python figures.py quality --root samples          1: quality against latency, of every method
-python figures.py steps VIDEO.json [VIDEO.json]   2: which steps a run computed, beside a uniform schedule
-python figures.py changes --config FILE --prompts FILE    3: how signals and output change from step to step
+python figures.py quality --root samples          1: quality against latency of each method
+python figures.py steps VIDEO.json [VIDEO.json]   2: computed steps of a run, against a uniform schedule
+python figures.py changes --config FILE --prompts FILE    3: changes of signals and output per step
 
-`quality` reads the videos of experiments/*.py, `steps` the JSON file beside a video of a sample script, and
-`changes` makes a full run for each prompt. All write PNG or SVG files into --output.
+`quality` reads the videos of experiments/*.py, `steps` the JSON file next to a video of a sample script, and
+`changes` does a full run for each prompt. All write PNG or SVG files to --output.
 """
 
 from __future__ import annotations
@@ -41,35 +41,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     if name not in FIGURES:
-        print(f"error: no figure {name!r}; figures: {', '.join(FIGURES)} (--help says more)", file=sys.stderr)
+        print(f"error: unknown figure {name!r}; figures: {', '.join(FIGURES)} (see --help)", file=sys.stderr)
         return 2
     draw_figure, options = FIGURES[name]
     parser = CommandParser(prog=f"figures.py {name}", description=draw_figure.__doc__)
-    parser.add_argument("--output", type=Path, default=Path("outputs/figures"), help="folder of the pictures")
+    parser.add_argument("--output", type=Path, default=Path("outputs/figures"), help="output folder")
     options(parser.add_argument)
     return command(draw_figure, parser, rest)
 
 
 def quality_options(add: Callable[..., Any]) -> None:
     add("--root", type=Path, required=True, help="the --output folder of experiments/*.py")
-    add("--alexnet-weights", type=Path, help="torchvision's file, for LPIPS")
-    add("--device", default="auto", help="of the metrics: auto (default), cpu, cuda, mps")
+    add("--alexnet-weights", type=Path, help="torchvision's weights file, for LPIPS")
+    add("--device", default="auto", help="device of the metrics: auto (default), cpu, cuda, mps")
 
 
 def steps_options(add: Callable[..., Any]) -> None:
-    add("records", type=Path, nargs="+", metavar="VIDEO.json", help="the file beside a video")
+    add("records", type=Path, nargs="+", metavar="VIDEO.json", help="the JSON file next to a video")
 
 
 def changes_options(add: Callable[..., Any]) -> None:
     add("--config", type=Path, required=True, help="YAML or Python file, as for the samples")
-    add("--model", help="whose config it is, where the file could be of several")
+    add("--model", help="the model, if the config does not determine it")
     add("--prompts", type=Path, required=True, help="a file of prompts")
-    add("--limit", type=int, default=MOST_PROMPTS, help="only the first prompts (%(default)s)")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="changes of the config")
+    add("--limit", type=int, default=MOST_PROMPTS, help="use only the first prompts (%(default)s)")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="config overrides")
 
 
 def quality(arguments: argparse.Namespace) -> int:
-    """Figure 1: a panel for each available quality metric, with a point for each method."""
+    """Figure 1: one panel per available quality metric, one point per method."""
     metrics = compare.choose_metrics(None, arguments.device, 8, arguments.alexnet_weights)
     for folder in results.find_models(arguments.root):
         model = results.load_model(folder, metrics, quiet=True)
@@ -87,7 +87,9 @@ def quality(arguments: argparse.Namespace) -> int:
 
 
 def measured(model: Any, metric: str) -> dict[str, tuple[float, float]]:
-    """(latency, quality) of the methods with this metric. All but VBench compare with the full run."""
+    """(latency, quality) of the methods that have this metric. All except VBench compare with the full
+    run.
+    """
     points = {}
     for result in model.results:
         scores = (result.vbench or {}).get("total")
@@ -98,7 +100,7 @@ def measured(model: Any, metric: str) -> dict[str, tuple[float, float]]:
 
 
 def steps(arguments: argparse.Namespace) -> int:
-    """Figure 2: for each video its accumulated change with the threshold, and its computed steps above those
+    """Figure 2: for each video the accumulated change with the threshold, and the computed steps above those
     of a uniform schedule.
     """
     check_matplotlib()
@@ -109,10 +111,10 @@ def steps(arguments: argparse.Namespace) -> int:
 
 
 def record_of(path: Path) -> Mapping[str, Any]:
-    """The content of the JSON file beside a video. ValueError for other files."""
+    """The content of the JSON file next to a video. ValueError for other files."""
     content = read_json(path)
     if not isinstance(content, dict) or not isinstance(content.get("steps"), list) or not content["steps"]:
-        raise ValueError(f"{path}: must be the JSON file beside a video, with its steps")
+        raise ValueError(f"{path}: must be the JSON file next to a video, with its steps")
     return content
 
 
@@ -126,7 +128,7 @@ def steps_axes(record: Mapping[str, Any]) -> Any:
         axes.plot(*zip(*known), marker="o", markersize=3, label="accumulated change, rescaled")
     if known and record.get("threshold") is not None:
         axes.axhline(record["threshold"], color="tab:green", label=f"threshold {record['threshold']:g}")
-    across = axes.get_xaxis_transform()  # steps, and heights as parts of the picture
+    across = axes.get_xaxis_transform()  # x in steps, y as a share of the axes
     axes.plot(computed, [0.06] * len(computed), "|", color="black", transform=across, label="computed")
     even = uniform(len(made), len(computed))
     axes.plot(even, [0.02] * len(even), "|", color="tab:red", transform=across, label="uniform, as many")
@@ -134,12 +136,14 @@ def steps_axes(record: Mapping[str, Any]) -> Any:
 
 
 def uniform(steps: int, count: int) -> list[int]:
-    """`count` of `steps` steps at equal distances, the first and the last among them."""
+    """`count` of `steps` steps at equal distances, including the first and the last."""
     return sorted({round(place * (steps - 1) / max(count - 1, 1)) for place in range(count)})
 
 
 def changes(arguments: argparse.Namespace) -> int:
-    """Figure 3: mean relative L1 changes over full runs. Finished runs are kept for a resumed command."""
+    """Figure 3: relative L1 changes, averaged over full runs. Finished runs are kept, so the command can
+    resume.
+    """
     check_matplotlib()
     config = load_family_config(arguments.config, arguments.model, arguments.overrides)
     prompts = read_prompts(arguments.prompts).prompts[: arguments.limit]

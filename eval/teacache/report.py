@@ -1,7 +1,7 @@
-"""One page (Markdown and HTML) about all that was made below a folder: python report.py --root samples
+"""Write a report (Markdown and HTML) about all videos below a folder: python report.py --root samples
 
-The main table of each model, quality against latency, frames side by side, the paper's own numbers beside,
-and what the same shares of computed steps would bring at the published sizes on a GPU.
+It has the main table of each model, quality against latency, frames side by side, the paper's numbers, and a
+projection of the same shares of computed steps to the published sizes on a GPU.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--root", type=Path, required=True, help="the --output folder of experiments/*.py")
-    arguments.add_argument("--output", type=Path, help="folder of report.md and report.html; default: ROOT")
+    arguments.add_argument("--output", type=Path, help="folder for report.md and report.html; default: ROOT")
     arguments.add_argument(
-        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
+        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's weights file, for LPIPS"
     )
     arguments.add_argument(
-        "--device", default="auto", help="of the metrics: auto (default), cpu, cuda, cuda:N, mps"
+        "--device", default="auto", help="device of the metrics: auto (default), cpu, cuda, cuda:N, mps"
     )
     arguments.add_argument(
         "--gpu",
         default=gpus.DEFAULT,
-        help=f"of the projection: {', '.join(gpus.known())}, or NAME=TFLOPS,TBS",
+        help=f"GPU of the projection: {', '.join(gpus.known())}, or NAME=TFLOPS,TBS",
     )
     arguments.add_argument("--no-projection", action="store_true", help="skip the published sizes")
-    arguments.add_argument("--command", default="", help="the command named in the report")
+    arguments.add_argument("--command", default="", help="command to name in the report")
     arguments.add_argument(
         "--page",
         type=Path,
-        help="a Markdown file; the part between the marks is replaced, CSV files are written next to it",
+        help="a Markdown file: replace the part between its marks, and write CSV files next to it",
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     return arguments

@@ -1,7 +1,7 @@
-"""The whole evaluation on the tiny checkpoints of the package, on a CPU: python tiny.py
+"""Run the whole evaluation with the package's tiny checkpoints on a CPU: python tiny.py
 
-Every method for a few prompts of every tiny checkpoint that is there, PSNR and SSIM against the method's own
-full run and against a run of four times the steps, and the report. What was made before is kept.
+Generates a few prompts with every method and tiny checkpoint, measures PSNR and SSIM against the method's
+full run and against a run with four times the steps, and writes the report. Existing videos are kept.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from videosys.tiny import config as tiny_config
 
 STUDIES = tuple(runner.Study.of(family.name) for family in FAMILIES.values() if family.tiny)
 PLAIN = ("base", "reference")
-SAME = "pab"  # another name of pab_slow
+SAME = "pab"  # alias of pab_slow
 OPTIONS = ("--tiny", "--lossless", "--num-samples", "1")
 
 
@@ -41,14 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     made = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "--output", type=Path, default=Path("samples_tiny"), help="output folder of videos and report"
+        "--output", type=Path, default=Path("samples_tiny"), help="output folder for videos and report"
     )
     made.add_argument("--limit", type=int, default=3, help="prompts")
-    made.add_argument("--methods", help="for all models; default: those of each model")
-    made.add_argument("--only", nargs="+", choices=[study.name for study in STUDIES], help="of the models")
-    made.add_argument("--page", help="a Markdown file; the report replaces the part between its marks")
+    made.add_argument("--methods", help="methods for all models; default: each model's methods")
+    made.add_argument(
+        "--only", nargs="+", choices=[study.name for study in STUDIES], help="use only these models"
+    )
+    made.add_argument("--page", help="a Markdown file: replace the part between its marks by the report")
     made.add_argument("--quiet", action="store_true", help="no progress bars")
-    made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config, for all models")
+    made.add_argument("settings", nargs="*", metavar="key=value", help="config overrides for all models")
     return made
 
 
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def bundled(studies: Sequence[runner.Study]) -> Iterator[tuple[runner.Study, str]]:
-    """The models and versions whose tiny checkpoints are there; the others are named."""
+    """Yield the models and versions that have a tiny checkpoint; print the names of the others."""
     for study in studies:
         for version, (_, name) in study.versions.items():
             try:
@@ -83,7 +85,9 @@ def bundled(studies: Sequence[runner.Study]) -> Iterator[tuple[runner.Study, str
 
 
 def usual(study: runner.Study, version: str) -> list[str]:
-    """Full runs, as many plain steps as TeaCache-slow computes about (two thirds and a half), all presets."""
+    """The default methods: full runs, fewer steps (two thirds and a half, about TeaCache-slow's), all
+    presets.
+    """
     config = tiny_config(study.versions[version][1])
     presets = methods.cache_presets(config)
     steps = methods.num_steps(config)
@@ -94,8 +98,8 @@ def usual(study: runner.Study, version: str) -> list[str]:
 
 
 def distinct(config: Any, presets: Mapping[str, Any]) -> list[str]:
-    """The names of presets without those that are an earlier one with this config: without published
-    coefficients teacache_naive is teacache_slow.
+    """The names of presets without those that equal an earlier one for this config. For example, without
+    published coefficients teacache_naive equals teacache_slow.
     """
     found: dict[str, Any] = {}
     for name, preset in presets.items():
@@ -111,7 +115,7 @@ def distinct(config: Any, presets: Mapping[str, Any]) -> list[str]:
 
 
 def calibrated(study: runner.Study, config: Any, presets: Sequence[Any]) -> list[str]:
-    """The YAML files of this tiny checkpoint with a cache that is not a preset, for --methods."""
+    """YAML files of this tiny checkpoint whose cache is not a preset, as values for --methods."""
     folder = Path(runner.EXAMPLES) / study.name
     loaded = {path: load_config(study.config, path) for path in sorted(folder.glob("tiny*.yaml"))}
     plain = [config.cache, *presets]
@@ -123,7 +127,7 @@ def calibrated(study: runner.Study, config: Any, presets: Sequence[Any]) -> list
 
 
 def called(path: Path, config: Any) -> str:
-    """A file with its method's name: the file's own, if it says more than which checkpoint it is of."""
+    """A file with its method's name: the file's name, unless that only names the checkpoint."""
     if path.stem.endswith("calibrated"):
         return str(path)
     cache = config_to_dict(config)["cache"]

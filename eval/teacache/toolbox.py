@@ -1,4 +1,4 @@
-"""What the evaluation's commands share: errors in one line, files whole or absent."""
+"""Shared by the evaluation's commands: one-line errors and atomic writes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 
 from videosys import load_json, replacing, run_command
 
-LARGEST = 256 << 20  # bytes of a JSON file: results of thousands of videos
+LARGEST = 256 << 20  # maximum bytes of a JSON file: enough for thousands of videos
 
 
 def command(
     run: Callable[[argparse.Namespace], int], parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> int:
-    """The exit status of `run`, or 2 for a user error, or 130 after an interrupt."""
-    interrupted = "interrupted; what was written is complete"
+    """Run a command. Returns the exit status of `run`, 2 for a user error, or 130 after an interrupt."""
+    interrupted = "interrupted; all written files are complete"
     return run_command(parser, run, argv, interrupted, (ValueError, OSError))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file atomically."""
+    """Write a file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Where vbench is on this machine: in this environment, or in one of its own."""
+"""Finds vbench on this machine: in this environment or in a separate one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIST = "VBench_full_info.json"
-ENVIRONMENT = ".venv-vbench"  # what `make vbench` makes
+ENVIRONMENT = ".venv-vbench"  # created by `make vbench`
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ("lib/python3*/site-packages", "lib64/python3*/site-packages", "Lib/site-packages")
 ADVICE = (
     "vbench 0.1.5 works with Python 3.10 and 3.11 (it pins transformers 4.33.2, which needs tokenizers 0.13, "
-    "and numpy below 2): `make vbench PYTHON=python3.10` makes an environment for it, .venv-vbench, which is "
-    "found, as is a command `vbench` on the PATH; --vbench-python FOLDER/bin/python names another"
+    "and numpy below 2): `make vbench PYTHON=python3.10` creates an environment for it in .venv-vbench. This "
+    "environment is found automatically, as is a command `vbench` on the PATH; for another one, use "
+    "--vbench-python FOLDER/bin/python"
 )
 
 
 def find_list(python: str | None = None) -> Path | None:
-    """VBench's list of prompts: of the environment of `python`, else of the first of `environments`.
+    """VBench's prompt list, from the environment of `python` or else from the first of `environments`.
 
-    Nothing of vbench is imported or started for it.
+    vbench is neither imported nor started.
     """
     folders = [environment(python)] if python else list(environments())
     own = [] if python else [package_here()]
@@ -31,7 +32,7 @@ def find_list(python: str | None = None) -> Path | None:
 
 
 def find_python() -> str:
-    """The interpreter that has vbench; this one, where none is found."""
+    """The interpreter that has vbench; this one if none is found."""
     if package_here() is not None:
         return sys.executable
     for folder in environments():
@@ -42,7 +43,9 @@ def find_python() -> str:
 
 
 def environments() -> Iterator[Path]:
-    """Where vbench may be: .venv-vbench here or in the repository, and where a command `vbench` is."""
+    """Yield possible environments of vbench: .venv-vbench here or in the repository, and that of a command
+    `vbench`.
+    """
     yield from (Path.cwd() / ENVIRONMENT, ROOT / ENVIRONMENT)
     command = shutil.which("vbench")
     if command is not None:
@@ -50,7 +53,7 @@ def environments() -> Iterator[Path]:
 
 
 def environment(python: str) -> Path:
-    """The environment of an interpreter, which may be a link to another's."""
+    """The environment folder of an interpreter. The path is not resolved, because it may be a link."""
     return Path(shutil.which(python) or python).absolute().parent.parent
 
 
@@ -60,7 +63,7 @@ def packages_in(folder: Path) -> Iterator[Path]:
 
 
 def package_here() -> Path | None:
-    """The folder of vbench in this environment. It is not imported."""
+    """The folder of vbench in this environment, found without an import."""
     spec = importlib.util.find_spec("vbench")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     return next((path for path in map(Path, folders) if (path / "__init__.py").is_file()), None)

@@ -1,1 +1,1 @@
-"""How the tiny checkpoints are trained and scored: `python -m eval.training.train`."""
+"""Trains and scores the tiny checkpoints: `python -m eval.training.train`."""

@@ -1,4 +1,4 @@
-"""Training batches: latents with captions of equal length, read from shards while more are being written."""
+"""Training batches of latents and captions of equal length, from shards that may still be written."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from eval.training.clips import ClipSpec
 from eval.training.latents import HELD_OUT_SHARD, read_shard
 from eval.training.trainer import Timer
 
-Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # of captions: [L] ids or [L, D] embeddings
+Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # captions -> [L] ids or [L, D] embeddings
 
 
 class CaptionedLatents:
-    """The shards of a folder: those of `numbers`, or all but the held-out one.
+    """The shards of a folder with these `numbers`, or all except the held-out one.
 
-    A batch has captions of one length, so that none needs padding.
+    All captions of a batch have the same length, so no padding is needed.
     """
 
     def __init__(self, folder: Path, tokens: Tokens, numbers: Sequence[int] | None = None):
@@ -34,7 +34,7 @@ class CaptionedLatents:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the shards that have appeared."""
+        """Read new shards."""
         for path in sorted(set(self.folder.glob("shard_*.safetensors")) - self.read):
             number = int(path.stem.split("_")[1])
             if number in self.numbers if self.numbers is not None else number != HELD_OUT_SHARD:

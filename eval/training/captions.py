@@ -9,12 +9,12 @@ from videosys.tiny.words import PHRASES, TEMPLATES
 
 
 def caption(spec: ClipSpec, rng: np.random.Generator | None = None) -> str:
-    """What the clip shows, by the first of the `TEMPLATES`, or with `rng` by any of them."""
+    """The caption of a clip with the first of the `TEMPLATES`, or with `rng` a random one."""
     return caption_of(spec, 0 if rng is None else int(rng.integers(len(TEMPLATES))))
 
 
 def caption_of(spec: ClipSpec, template: int) -> str:
-    """What the clip shows, said by one of the `TEMPLATES`."""
+    """The caption of a clip with one of the `TEMPLATES`."""
     return TEMPLATES[template].format(
         size=spec.size,
         colour=spec.colour,

@@ -1,7 +1,7 @@
-"""Procedural clips of one moving shape: the data the tiny checkpoints are trained and scored on.
+"""Procedural clips of one moving shape, used to train and score the tiny checkpoints.
 
-A clip is fully described by a `ClipSpec`. Motion is a function of time at `FPS` frames a second, so a clip of
-17 frames is the first half of the clip of 34.
+A clip is fully described by a `ClipSpec`. Motion is a function of time at `FPS` frames per second, so a clip
+of 17 frames is the first half of the clip of 34 frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from videosys.tiny.words import PHRASES, SHAPES
 
 FPS = 12
-FULL_FRAMES = 34  # two 17-frame chunks: a motion runs its whole course in this many frames
+FULL_FRAMES = 34  # two 17-frame chunks; the duration of a complete motion
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (215, 15, 30),
@@ -45,10 +45,10 @@ TRANSLATIONS: dict[str, tuple[int, int]] = {  # direction (x, y), y downwards
     "downward": (0, 1),
 }
 MOTIONS = tuple(PHRASES)
-ROUND_SHAPES = ("circle", "ring")  # a spin of these cannot be seen, so it is never asked for
+ROUND_SHAPES = ("circle", "ring")  # a spin of these is invisible, so it is not used
 HELD_OUT_PAIRS = frozenset({("red", "triangle"), ("blue", "cross"), ("green", "ring"), ("yellow", "square")})
 
-# How far a shape reaches from its centre, and its proportions, in units of the radius.
+# Extent and proportions of the shapes, in units of the radius.
 EXTENTS = {"circle": 1.0, "square": 0.89, "triangle": 1.25, "ring": 1.15, "cross": 1.1}
 SPIN_EXTENTS = {"square": 1.26, "triangle": 1.25, "cross": 1.16}
 SYMMETRIES = {"square": math.pi / 2, "triangle": 2 * math.pi / 3, "cross": math.pi / 2}
@@ -56,16 +56,16 @@ SYMMETRIES = {"square": math.pi / 2, "triangle": 2 * math.pi / 3, "cross": math.
 BOUNCE_FRAMES = 17.0  # one fall and rise
 SPIN_RATE = math.radians(6.0)  # a frame, clockwise
 GROWTH = (0.72, 1.3)  # factor on the radius at the start and at the end
-TRAVEL = 0.86  # of the room a translation has; the rest is jitter of its start
+TRAVEL = 0.86  # share of the available distance that a translation uses; the rest is jitter of its start
 _CENTRE = 31.5
 _ALLOWED = {"shape": SHAPES, "colour": COLOURS, "background": BACKGROUNDS, "size": SIZES, "motion": MOTIONS}
 
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """One clip. The first five fields are what a caption says; the rest varies freely between equal captions.
+    """One clip. The first five fields are in its caption; the others vary between clips with equal captions.
 
-    phase: start within the motion, 0 to 1; x, y: place within the room the motion leaves, -1 to 1.
+    phase: start within the motion, 0 to 1. x, y: position within the area that the motion allows, -1 to 1.
     """
 
     shape: str
@@ -82,16 +82,16 @@ class ClipSpec:
             if getattr(self, name) not in values:
                 raise ValueError(f"{name}={getattr(self, name)!r} is not one of {', '.join(values)}")
         if self.motion == "spin" and self.shape in ROUND_SHAPES:
-            raise ValueError(f"motion='spin' cannot be seen on shape={self.shape!r}")
+            raise ValueError(f"motion='spin' is not visible with shape={self.shape!r}")
 
     @property
     def attributes(self) -> tuple[str, str, str, str, str]:
-        """(shape, colour, background, size, motion): all that a caption tells."""
+        """(shape, colour, background, size, motion): the attributes in a caption."""
         return self.shape, self.colour, self.background, self.size, self.motion
 
     @property
     def is_held_out(self) -> bool:
-        """Whether the colour-shape pair is one that training never shows."""
+        """Whether the colour-shape pair is excluded from training."""
         return (self.colour, self.shape) in HELD_OUT_PAIRS
 
 
@@ -123,7 +123,7 @@ def sample_spec(rng: np.random.Generator, held_out: bool | None = False) -> Clip
 def path(spec: ClipSpec, num_frames: int = FULL_FRAMES) -> np.ndarray:
     """float32 [T, 4]: centre x, centre y, radius in pixels of a 64-pixel frame; clockwise angle in radians.
 
-    After `FULL_FRAMES` frames translations and changes of size rest; bounce and spin go on.
+    Translations and changes of size stop after `FULL_FRAMES` frames; bounce and spin continue.
     """
     frame = np.arange(num_frames, dtype=np.float64)
     progress = np.minimum(frame / (FULL_FRAMES - 1), 1.0)
@@ -134,7 +134,7 @@ def path(spec: ClipSpec, num_frames: int = FULL_FRAMES) -> np.ndarray:
     if spec.motion == "spin":
         angle = spec.phase * SYMMETRIES[spec.shape] + SPIN_RATE * frame
     room = _room(spec)
-    # Half of the room: an object that stands still or changes in place is not pushed into a corner.
+    # Half of the area, so that an object without translation is not placed in a corner.
     x, y = (np.full(num_frames, 0.5 * place * room) for place in (spec.x, spec.y))
     if spec.motion in TRANSLATIONS:
         along = room * (2 * TRAVEL * progress + 2 * (1 - TRAVEL) * spec.phase - 1)
@@ -160,18 +160,20 @@ def render_batch(
 ) -> Tensor:
     """float32 [B, 3, T, size, size] in [-1, 1] on `device`: the clips of `render`, drawn together.
 
-    For a GPU; a CPU draws clip by clip faster, because one clip stays in its cache.
+    For a GPU. A CPU is faster clip by clip, because one clip fits into its cache.
     """
     paths = torch.from_numpy(np.stack([path(spec, num_frames) for spec in specs])).to(device)
     alpha = coverage([spec.shape for spec in specs], paths, size)[:, None]
     ground = _rgb([BACKGROUNDS[spec.background] for spec in specs], device)
     paint = _rgb([COLOURS[spec.colour] for spec in specs], device)
-    # One object a clip. More objects are more layers: blend each one's coverage over the result so far.
+    # One object per clip. For more objects, blend each one's coverage over the previous result.
     return ground + alpha * (paint - ground)
 
 
 def coverage(shapes: Sequence[str], paths: Tensor, size: int = 64) -> Tensor:
-    """float32 [B, T, size, size] in [0, 1]: how much of each pixel shape b covers on its `path` [B, T, 4]."""
+    """float32 [B, T, size, size] in [0, 1]: the share of each pixel that shape b covers on its `path` [B,
+    T, 4].
+    """
     scale = size / 64
     x, y, radius, angle = (paths[..., i, None, None] for i in range(4))
     pixel = (torch.arange(size, device=paths.device) + 0.5) / scale - 0.5
@@ -222,7 +224,7 @@ _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle, "ring
 
 
 def _room(spec: ClipSpec) -> float:
-    """Pixels the centre may leave the middle without the object, at its largest, touching the border."""
+    """Maximum distance in pixels of the centre from the middle, so that the largest object stays inside."""
     reach = SPIN_EXTENTS[spec.shape] if spec.motion == "spin" else EXTENTS[spec.shape]
     if spec.motion in ("grow", "shrink"):
         reach *= max(GROWTH)

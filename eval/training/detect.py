@@ -1,7 +1,7 @@
-"""What a clip shows: background, colour, shape, motion and size, read from its pixels alone.
+"""Detects the background, colour, shape, motion and size in a clip from its pixels.
 
-Made for what small models paint: blurred edges, colours somewhat off, shapes somewhat bent. Nothing is
-learned: palettes, the area's and the centre's course, and the overlap with drawn templates.
+It tolerates the output of small models: blurred edges, inexact colours and distorted shapes. Nothing is
+learned; it uses palettes, the area and centre over time, and the overlap with rendered templates.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from eval.training.clips import (
     coverage,
 )
 
-NONE = "none"  # the answer where no object is seen
+NONE = "none"  # the result if no object is detected
 LEAST_CONTRAST = 40.0  # RGB distance between object and background
 LEAST_AREA = 30.0  # pixels of a 64-pixel frame
 AREAS = {"circle": 3.14, "square": 3.17, "triangle": 2.03, "ring": 2.71, "cross": 2.65}  # of radius 1
 
-# Changes that a motion brings about at least, over 34 frames: half of one counts as that motion.
+# Minimum change of a motion over 34 frames; half of it counts as that motion.
 TRAVELLED = 26.0  # pixels of a 64-pixel frame
 SWELLED = 1.1  # difference of the area's logarithm
-BOUNCED = 13.0  # pixels, forth and back, in any 17 frames
-SPIN_RATES = (-7.5, -6.0, -4.5, 4.5, 6.0, 7.5)  # degrees a frame
-SPIN_MARGIN = 0.02  # overlap by which a turning template must beat an upright one
+BOUNCED = 13.0  # pixels, back and forth, in any 17 frames
+SPIN_RATES = (-7.5, -6.0, -4.5, 4.5, 6.0, 7.5)  # degrees per frame
+SPIN_MARGIN = 0.02  # required advantage in overlap of a rotating template over an upright one
 ANGLE_STEP = 6.0  # degrees between templates
-TEMPLATE_SIZE = 32  # pixels a side, showing twice the square root of the object's area
+TEMPLATE_SIZE = 32  # pixels per side, corresponding to twice the square root of the object's area
 
 
 @dataclass(frozen=True)
 class Detection:
-    """The detected attributes, in the words of `clips`; "none" where nothing is seen."""
+    """The detected attributes, as named in `clips`; "none" if nothing is detected."""
 
     background: str
     colour: str = NONE
@@ -53,7 +53,7 @@ class Detection:
 
 
 def detect(video: Tensor | np.ndarray) -> Detection:
-    """What uint8 frames [T, H, W, 3] of one clip show."""
+    """Detect the attributes of one clip, uint8 frames [T, H, W, 3]."""
     frames = torch.as_tensor(video)
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"expected uint8 frames [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
@@ -66,7 +66,8 @@ def detect(video: Tensor | np.ndarray) -> Detection:
         return Detection(background)
     paint = frames[distance > 0.7 * contrast].median(dim=0).values
     colour = nearest(paint, COLOURS)
-    # How far a pixel is on the way from background to object; the steep slope drops noise, sharpens edges.
+    # Position of a pixel between background (0) and object (1); the steep slope removes noise, sharpens
+    # edges.
     way = (frames - ground) @ (paint - ground) / (paint - ground).square().sum()
     mask = ((way - 0.3) / 0.4).clamp(0, 1)
     scale = 64 / frames.shape[2]
@@ -95,14 +96,14 @@ def centres(mask: Tensor) -> Tensor:
 
 
 def classify_motion(area: Tensor, centre: Tensor, turning: bool) -> str:
-    """The motion whose expected change is reached furthest; still or spin where none is reached half.
+    """The motion with the largest share of its expected change; still or spin if all shares are below a half.
 
-    `area` [T] and `centre` [T, 2] are in pixels of a 64-pixel frame; `turning` says whether a template fits
-    better when it turns.
+    `area` [T] and `centre` [T, 2] are in pixels of a 64-pixel frame. `turning`: whether a rotating template
+    fits better.
     """
     num_frames = len(area)
     edge = max(1, min(3, num_frames // 4))
-    # What happens between the averaged first and last frames, as part of the course of 34 frames.
+    # The part of the 34-frame motion between the averaged first and last frames.
     course = min(1.0, max(1, num_frames - edge) / (FULL_FRAMES - 1))
     moved = centre[-edge:].mean(dim=0) - centre[:edge].mean(dim=0)
     swelled = float((area[-edge:].mean() / area[:edge].mean()).log())
@@ -122,7 +123,7 @@ def classify_motion(area: Tensor, centre: Tensor, turning: bool) -> str:
 
 
 def match_shape(mask: Tensor, centre: Tensor) -> tuple[str, bool]:
-    """(shape, whether it turns): the templates that overlap masks [T, H, W] best, upright or turning."""
+    """(shape, whether it rotates) of the template with the best overlap with masks [T, H, W]."""
     overlap = _overlaps(_normalise(mask, centre), _templates())
     upright = {shape: float(rows[:, 0].mean()) for shape, rows in overlap.items()}
     turning = {shape: _best_turn(rows) for shape, rows in overlap.items() if rows.shape[1] > 1}
@@ -137,7 +138,9 @@ def _border(frames: Tensor) -> Tensor:
 
 
 def _normalise(mask: Tensor, centre: Tensor) -> Tensor:
-    """Masks [T, S, S] moved to the middle and scaled to one area: S pixels are twice its square root."""
+    """Centre masks and scale them to a common area: [T, S, S], where S is twice the square root of the
+    area.
+    """
     _, height, width = mask.shape
     reach = mask.sum(dim=(1, 2)).sqrt()
     line = (torch.arange(TEMPLATE_SIZE) + 0.5) * 2 / TEMPLATE_SIZE - 1
@@ -149,7 +152,7 @@ def _normalise(mask: Tensor, centre: Tensor) -> Tensor:
 
 
 def _templates() -> dict[str, Tensor]:
-    """Per shape, [angles, S, S]: the shape upright, then turned in steps up to its symmetry."""
+    """Per shape [angles, S, S]: the shape upright, then rotated in steps up to its symmetry."""
     templates = {}
     for shape in SHAPES:
         count = round(math.degrees(SYMMETRIES.get(shape, 0.0)) / ANGLE_STEP) or 1
@@ -158,7 +161,7 @@ def _templates() -> dict[str, Tensor]:
         paths[..., 2] = 32 / math.sqrt(AREAS[shape])
         paths[..., 3] = torch.arange(count) * math.radians(ANGLE_STEP)
         drawn = coverage([shape], paths, TEMPLATE_SIZE)
-        templates[shape] = _normalise(drawn[0], centres(drawn[0]))  # as the masks are, off-centre ones too
+        templates[shape] = _normalise(drawn[0], centres(drawn[0]))  # normalised like the masks
     return templates
 
 
@@ -173,7 +176,7 @@ def _overlaps(masks: Tensor, templates: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _best_turn(overlap: Tensor) -> float:
-    """The mean overlap along the best even turn through a table [T, angles]."""
+    """The mean overlap of the best uniform rotation in a table [T, angles]."""
     frames, angles = overlap.shape
     frame = torch.arange(frames)
     start = torch.arange(angles)[:, None]
@@ -185,7 +188,7 @@ def _best_turn(overlap: Tensor) -> float:
 
 
 def _size(area: Tensor, shape: str, motion: str) -> str:
-    """The size whose mean radius over such a motion is nearest, by ratio."""
+    """The size whose mean radius over this motion has the nearest ratio."""
     first, last = {"grow": GROWTH, "shrink": GROWTH[::-1]}.get(motion, (1.0, 1.0))
     course = min(1.0, (len(area) - 1) / (FULL_FRAMES - 1))
     factor = first + 0.5 * (last - first) * course

@@ -1,7 +1,7 @@
-"""Training clips of the tiny checkpoints as latents, in shards: `python -m eval.training.train latents ...`.
+"""Encode training clips as shards of latents: `python -m eval.training.train latents ...`.
 
-Clips are drawn from their shard's number alone, so several processes can write shards side by side, and a
-transformer can train on those that are there while more are made.
+The clips of a shard depend only on its number, so several processes can write shards in parallel, and a
+transformer can train on the existing shards meanwhile.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from eval.training.trainer import say
 from videosys import CommandParser, replacing
 
 CLIPS_PER_SHARD = 250
-CLIPS_PER_PASS = 10  # through the autoencoder
-HELD_OUT_SHARD = 9999  # drawn like the others, never trained on
+CLIPS_PER_PASS = 10  # per call of the autoencoder
+HELD_OUT_SHARD = 9999  # like the others, but not used for training
 
 
-Encode = Callable[[Sequence[ClipSpec]], Tensor]  # the latents [clips, 4, t, 8, 8]
+Encode = Callable[[Sequence[ClipSpec]], Tensor]  # returns latents [clips, 4, t, 8, 8]
 
 
 def write_shard(encode: Encode, folder: Path, number: int) -> None:
-    """One file of latents [clips, 4, t, 8, 8] with the clips' specs in its header."""
+    """Write a file of latents [clips, 4, t, 8, 8] with the clips' specs in its header."""
     rng = np.random.default_rng((20, number))
     specs = [training_spec(rng) for _ in range(CLIPS_PER_SHARD)]
     passes = range(0, len(specs), CLIPS_PER_PASS)
@@ -49,7 +49,7 @@ def read_shard(path: Path) -> tuple[Tensor, list[ClipSpec]]:
 
 
 def encoder(model: str, folder: Path) -> Encode:
-    """What turns clips into the latents of a model, with the autoencoder of a folder."""
+    """A function that encodes clips as a model's latents, with the autoencoder in a folder."""
     recipe = RECIPES[model]
     vae = recipe.load_vae(folder)
     return lambda specs: recipe.encode(vae, torch.stack([recipe.frames(spec) for spec in specs]))
@@ -62,8 +62,8 @@ def shard_path(folder: Path, number: int) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m eval.training.train latents", description=__doc__)
     parser.add_argument("--model", choices=list(RECIPES), default=next(iter(RECIPES)))
-    parser.add_argument("--vae", type=Path, required=True, help="the folder exported by the vae stage")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--vae", type=Path, required=True, help="folder exported by the vae stage")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--shards", type=int, default=32)
     args = parser.parse_args(argv)

@@ -1,7 +1,7 @@
-"""Makes the tiny Latte's autoencoder of the spatial stage of the tiny Open-Sora's: `python -m
-eval.training.train latte_vae --out FOLDER`.
+"""Create the tiny Latte's autoencoder from the spatial stage of the tiny Open-Sora's:
+`python -m eval.training.train latte_vae --out FOLDER`.
 
-Latte keeps a latent per frame, so the spatial stage alone is all it needs.
+Latte has one latent per frame, so it needs only the spatial stage.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from eval.training.scored import training_spec
 from eval.training.trainer import say
 from videosys import CommandParser, LatteVAE, LatteVAEConfig, resolve, save_model
 
-CLIPS = 100  # from which the latents' mean and deviation are measured
+CLIPS = 100  # used to measure the mean and deviation of the latents
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m eval.training.train latte_vae", description=__doc__)
-    parser.add_argument("--vae", default="bundled:opensora/vae", help="a folder of the vae stage")
+    parser.add_argument("--vae", default="bundled:opensora/vae", help="folder of the vae stage")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(argv)
     stage = RECIPES["opensora"].load_vae(resolve(args.vae))

@@ -1,5 +1,6 @@
-"""What is trained for each bundled checkpoint. Its family says the parts; `recipes.json` has, by checkpoint,
-what is not in a config. The config files of a new checkpoint are put into the package before it is trained.
+"""The training recipes of the bundled checkpoints. The parts come from the model family; `recipes.json` has
+the values that are not in a config. Config files of a new checkpoint are added to the package before
+training.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from videosys import blueprint, load_model, read_config, tiny
 class Recipe:
     """One checkpoint.
 
-    model, config: the transformer's class and config. vae, vae_config: the classes of the autoencoder and of
-        its config. latent_size: frames, rows and columns of a clip as the transformer sees it.
-    num_frames: of the clip in pixels; they are every `stride`-th of what `render` makes.
-    predicts: noise or velocity. reads_padding: the null text is as many rows of the empty prompt as the
-        prompt has; otherwise it is the empty prompt behind a mask.
+    model, config: class and config of the transformer. vae, vae_config: class of the autoencoder and of its
+    config. latent_size: latent frames, rows and columns of a clip. num_frames: frames of the clip in pixels,
+    every `stride`-th frame of `render`. predicts: noise or velocity. reads_padding: the null text has as many
+    rows of the empty prompt as the prompt;
+        otherwise it is the empty prompt with a mask.
     """
 
     model: type[nn.Module]
@@ -60,18 +61,18 @@ class Recipe:
         return load_model(self.vae, read_config(self.vae_config, folder), folder)
 
     def frames(self, spec: ClipSpec) -> Tensor:
-        """The pixels [3, T, 64, 64] that the model is to make of a clip."""
+        """The target pixels [3, T, 64, 64] of a clip."""
         return render(spec, self.stride * self.num_frames)[:, :: self.stride]
 
     @torch.no_grad()
     def encode(self, vae: Any, frames: Tensor) -> Tensor:
-        """The latents [B, 4, t, 8, 8] of frames [B, 3, T, 64, 64]; of a distribution its mean."""
+        """The latents [B, 4, t, 8, 8] of frames [B, 3, T, 64, 64]; the mean of a distribution."""
         latents = vae.encode(frames)
         return latents if isinstance(latents, Tensor) else latents.mean * vae.config.scaling_factor
 
 
 def read_recipes() -> dict[str, Recipe]:
-    """The recipes of all bundled checkpoints, by their names."""
+    """The recipes of all bundled checkpoints, by name."""
     fields = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
     return {name: Recipe.of(name, **fields.get(name, {})) for name in tiny.bundled()}
 
@@ -81,15 +82,15 @@ NOISE = tuple(name for name, recipe in RECIPES.items() if recipe.predicts == "no
 
 
 def fold_statistics(vae: Any, mean: Tensor, std: Tensor) -> None:
-    """Rescales the layers around the latents, so that latents of that mean and std [4] become standard and
-    the reconstruction stays what it was. (The published autoencoders have one factor for all channels.)
+    """Rescale the layers around the latents, so that latents with this mean and std [4] become standard and
+    the reconstruction does not change. (The published autoencoders have one factor for all channels.)
     """
     before, after = convolution(vae.quant_conv), convolution(vae.post_quant_conv)
     kernel = [1] * (before.weight.ndim - 2)
     channels = len(mean)
     with torch.no_grad():
         before.bias[:channels] = (before.bias[:channels] - mean) / std
-        before.bias[channels:] -= 2 * std.log()  # the second half are logarithms of variances
+        before.bias[channels:] -= 2 * std.log()  # the second half are log variances
         before.weight[:channels] /= std.view(-1, 1, *kernel)
         after.bias += (after.weight * mean.view(1, -1, *kernel)).flatten(1).sum(1)
         after.weight *= std.view(1, -1, *kernel)

@@ -1,7 +1,7 @@
-"""How well a tiny checkpoint follows prompts: `python -m eval.training.score [--model opensora] [...]`.
+"""Score how well a tiny checkpoint follows prompts: `python -m eval.training.score [--model opensora] [...]`.
 
-Generates a clip for each of the 60 fixed captions through the public API, reads from its pixels what it shows
-and prints the share that is right, captions of seen and of held-out colour-shape pairs apart.
+Generates a clip for each of the 60 fixed captions through the public API, detects its attributes and prints
+the share of correct ones, separately for seen and for held-out colour-shape pairs.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from eval.training.sheet import contact_sheet, save_gif
 from videosys import CommandParser, VideoSysEngine, config_to_dict, load_config, replacing, run_command, tiny
 from videosys.diffusers import TINY_WAN_CALL, tiny_wan
 
-WAN = "wan"  # a pipeline of diffusers; the others are bundled checkpoints of our models
-NEEDED = ("background", "colour", "shape", "motion")  # "all" asks for these; size has a column of its own
+WAN = "wan"  # a diffusers pipeline; the others are bundled checkpoints of this package's models
+NEEDED = ("background", "colour", "shape", "motion")  # required for "all"; size has a separate column
 GIF_CLIPS = 4
 COLUMNS = (*NEEDED, "all", "size")
 
 
 def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec]) -> dict[str, Any]:
-    """Shares of right attributes of uint8 videos [T, H, W, 3] that should show `specs`.
+    """Shares of correct attributes of uint8 videos [T, H, W, 3], with `specs` as ground truth.
 
     {"seen": {"count", "background", "colour", "shape", "motion", "all", "size"}, "held_out": the same,
     "clips": [{"expected", "detected", "right"}]}. A group without clips has count 0 and no shares.
@@ -54,14 +54,14 @@ def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec]) -> dict[st
 
 
 def verdicts(spec: ClipSpec, detection: Detection) -> dict[str, bool]:
-    """Which columns are right; "all" where background, colour, shape and motion are."""
+    """Whether each column is correct; "all" requires background, colour, shape and motion."""
     right = {name: getattr(detection, name) == getattr(spec, name) for name in (*NEEDED, "size")}
     right["all"] = all(right[name] for name in NEEDED)
     return {name: right[name] for name in COLUMNS}
 
 
 def table(report: dict[str, Any]) -> str:
-    """The shares as lines of text, seen and held-out pairs one below the other."""
+    """The shares as text, with one line for seen and one for held-out pairs."""
     lines = ["pairs".ljust(10) + "clips".rjust(6) + "".join(name.rjust(12) for name in COLUMNS)]
     for group in ("seen", "held_out"):
         shares = report[group]
@@ -72,13 +72,13 @@ def table(report: dict[str, Any]) -> str:
 
 
 def tiny_config(model: str, overrides: Sequence[str] = ()) -> Any:
-    """The config of a bundled checkpoint, with key=value overrides as `load_config` reads them."""
+    """The config of a bundled checkpoint, with key=value overrides as in `load_config`."""
     base = tiny.config(model)
     return load_config(type(base), config_to_dict(base), overrides) if overrides else base
 
 
 def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
-    """The uint8 video [T, H, W, 3] of each caption; number i has the config's seed (or 0) plus i."""
+    """Yield the uint8 video [T, H, W, 3] of each caption; caption i uses the config's seed (or 0) plus i."""
     first = config.seed or 0
     with VideoSysEngine(config, quiet=True) as engine:
         for i, caption in enumerate(captions):
@@ -88,7 +88,9 @@ def generate(config: Any, captions: Sequence[str]) -> Iterator[Tensor]:
 
 
 def generate_wan(overrides: Sequence[str], captions: Sequence[str]) -> Iterator[Tensor]:
-    """The same for the tiny Wan. overrides: transformer=FOLDER, and arguments of the pipeline's call."""
+    """Like `generate`, for the tiny Wan. overrides: transformer=FOLDER, and arguments of the pipeline's
+    call.
+    """
     changes = dict(text.split("=", 1) for text in overrides)
     folder = {name: changes.pop(name) for name in ("transformer",) if name in changes}
     call = {**TINY_WAN_CALL, **{name: json.loads(value) for name, value in changes.items()}}
@@ -101,12 +103,12 @@ def generate_wan(overrides: Sequence[str], captions: Sequence[str]) -> Iterator[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Generate, score, print the table; 2 where the arguments are wrong."""
+    """Generate, score and print the table. Exit status 2 for wrong arguments."""
     return run_command(_parser(), run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generates, scores and prints the table. ValueError for wrong arguments."""
+    """Generate, score and print the table. ValueError for wrong arguments."""
     captions, specs = zip(*scored()[: args.limit], strict=True)
     config = None if args.model == WAN else tiny_config(args.model, args.overrides)
     start = time.perf_counter()
@@ -133,12 +135,14 @@ def _parser() -> CommandParser:
         "--model", default=tiny.bundled()[0], help=f"name of the bundled checkpoint, or {WAN}"
     )
     parser.add_argument("--limit", type=_positive, help="score the first N captions; every fifth is held out")
-    parser.add_argument("--sheet", type=Path, help="PNG file with frames of all clips")
-    parser.add_argument("--gif", type=Path, help=f"GIF of the first {GIF_CLIPS} clips side by side")
+    parser.add_argument("--sheet", type=Path, help="write a PNG file with frames of all clips")
+    parser.add_argument("--gif", type=Path, help=f"write a GIF of the first {GIF_CLIPS} clips side by side")
     parser.add_argument(
-        "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="changes of the config"
+        "--set", dest="overrides", nargs="+", default=[], metavar="KEY=VALUE", help="config overrides"
     )
-    parser.add_argument("--out", type=Path, help="JSON file with the shares and every clip's verdict")
+    parser.add_argument(
+        "--out", type=Path, help="write a JSON file with the shares and the verdict of each clip"
+    )
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The fixed captions on which the tiny checkpoints are scored, and which training never shows."""
+"""The fixed captions for scoring the tiny checkpoints. They are excluded from training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from eval.training.clips import ATTRIBUTES, ClipSpec, sample_spec
 
 FILE = "score_captions.json"
 NUM_CAPTIONS = 60
-HELD_OUT_EVERY = 5  # of 60 captions, 12 show a colour-shape pair that training never shows
+HELD_OUT_EVERY = 5  # 12 of 60 captions have a colour-shape pair that is excluded from training
 _CANDIDATES = 400
 
 
 @functools.cache
 def scored() -> tuple[tuple[str, ClipSpec], ...]:
-    """The committed (caption, spec) pairs, held-out colour-shape pairs at every fifth place."""
+    """The committed (caption, spec) pairs; every fifth has a held-out colour-shape pair."""
     rows = json.loads(Path(__file__).with_name(FILE).read_text(encoding="utf-8"))
     return tuple((row["caption"], ClipSpec(**row["spec"])) for row in rows)
 
@@ -33,19 +33,19 @@ def _scored_attributes() -> frozenset[tuple[str, ...]]:
 
 
 def is_scored(spec: ClipSpec) -> bool:
-    """Whether a scored caption tells of the same shape, colour, background, size and motion."""
+    """Whether a scored caption has the same shape, colour, background, size and motion."""
     return spec.attributes in _scored_attributes()
 
 
 def training_spec(rng: np.random.Generator) -> ClipSpec:
-    """A random spec for training: no held-out colour-shape pair, nothing that is scored."""
+    """A random spec for training, without held-out colour-shape pairs and scored captions."""
     while is_scored(spec := sample_spec(rng)):
         pass
     return spec
 
 
 def choose(seed: int = 0) -> Iterator[dict]:
-    """The rows of `score_captions.json`: every attribute's values are about equally frequent in them."""
+    """Generate the rows of `score_captions.json`, with about equal frequencies of each attribute's values."""
     rng = np.random.default_rng(seed)
     counts: Counter[tuple[bool, str]] = Counter()
     taken: set[tuple[str, ...]] = set()
@@ -68,7 +68,7 @@ def _crowding(spec: ClipSpec, counts: Counter[tuple[bool, str]]) -> int:
 
 
 def main() -> None:
-    """Print `score_captions.json` anew."""
+    """Print a new `score_captions.json`."""
     rows = ",\n".join(f"  {json.dumps(row)}" for row in choose())
     print(f"[\n{rows}\n]")
 

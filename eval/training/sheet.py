@@ -1,4 +1,4 @@
-"""Contact sheets and GIFs of clips, for people to look at."""
+"""Contact sheets and GIFs of clips for visual inspection."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MARGIN = 12  # pixels around the sheet and above each caption
 def contact_sheet(
     videos: Sequence[Tensor], captions: Sequence[str], path: str | Path, *, columns: int = 8, scale: int = 2
 ) -> None:
-    """Write a PNG: a row for each uint8 video [T, H, W, 3], its caption above evenly spaced frames.
+    """Write a PNG with one row per uint8 video [T, H, W, 3]: its caption above evenly spaced frames.
 
-    Frames are enlarged `scale` times. Raises ValueError when there are no videos or not one caption for each.
+    Frames are enlarged `scale` times. ValueError if there are no videos or the number of captions differs.
     """
     if not videos or len(videos) != len(captions):
         raise ValueError(
-            f"{len(videos)} videos and {len(captions)} captions: both must be the same, from 1 on"
+            f"got {len(videos)} videos and {len(captions)} captions; the numbers must be equal and at least 1"
         )
     strips = [_strip(np.asarray(video), columns, scale) for video in videos]
     font = ImageFont.load_default(size=8 + 4 * scale)
@@ -42,21 +42,21 @@ def contact_sheet(
 
 
 def save_gif(videos: Sequence[Tensor], path: str | Path, *, fps: int = 12, scale: int = 2) -> None:
-    """Write an endless GIF of uint8 videos [T, H, W, 3] of one size and length, side by side.
+    """Write a looping GIF of uint8 videos [T, H, W, 3] of equal size and length, side by side.
 
-    All pages share one palette and none is dithered: that would flicker, and files be twice as large.
+    All frames share one palette without dithering, which would flicker and double the file size.
     """
     if not videos or len({tuple(video.shape) for video in videos}) != 1:
         raise ValueError(f"videos must have one shape, got {[tuple(video.shape) for video in videos]}")
     arrays = [np.asarray(video) for video in videos]
     pages = _indexed([_row([array[i] for array in arrays], scale) for i in range(len(arrays[0]))])
-    # GIF counts hundredths of a second.
+    # GIF durations are in hundredths of a second.
     duration = round(100 / fps) * 10
     _save(pages[0], path, format="GIF", save_all=True, append_images=pages[1:], duration=duration, loop=0)
 
 
 def _indexed(pages: Sequence[Image.Image]) -> list[Image.Image]:
-    """The pages in the colours that suit all of them together."""
+    """Convert the pages to one common palette."""
     width, height = pages[0].size
     whole = Image.new("RGB", (width, height * len(pages)))
     for i, page in enumerate(pages):

@@ -1,7 +1,7 @@
-"""The tokenizer of the tiny checkpoints: a unigram model of the list of caption words, one piece per word.
+"""The tokenizer of the tiny checkpoints: a unigram model with one piece per caption word.
 
-Fitted to whole captions, so small a vocabulary would collapse to near-characters.
-Run as `python -m eval.training.tokenizer --out FOLDER`; transformers reads the folder as a `T5Tokenizer`.
+A model of this size fitted to whole captions would mostly consist of characters.
+Run `python -m eval.training.tokenizer --out FOLDER`; transformers reads the folder as a `T5Tokenizer`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,27 @@ from pathlib import Path
 from videosys import CommandParser, replacing
 from videosys.tiny.words import WORDS
 
-# What the sampling path may add behind a prompt, besides the digits of a score.
+# Words that the sampling path may append to a prompt, besides the digits of a score.
 SUFFIX_WORDS = ("aesthetic", "score", "motion", "camera")
 MARKS = tuple(".,:;!?'\"-")
-# Pieces of last resort: an unknown word becomes its letters.
+# Fallback pieces: an unknown word is split into letters.
 CHARACTERS = tuple(string.ascii_lowercase + string.digits)
-WORD_SCORE, CHARACTER_SCORE = -4.0, -12.0  # log probabilities: a word is always cheaper whole than in parts
+WORD_SCORE, CHARACTER_SCORE = (
+    -4.0,
+    -12.0,
+)  # log probabilities; a whole word always scores higher than its parts
 MAX_LENGTH = 300  # tokens, as in Open-Sora
-SPACE = "\u2581"  # sentencepiece's sign for a word's beginning
+SPACE = "\u2581"  # sentencepiece's marker of a word's start
 SPECIAL_TOKENS = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def train(words: Sequence[str] = WORDS) -> bytes:
-    """A sentencepiece unigram model (pad 0, eos 1, unk 2, no bos) as bytes, in which every word is one piece.
+    """A serialized sentencepiece unigram model (pad 0, eos 1, unk 2, no bos) in which every word is one
+    piece.
 
-    The likeliest unigram model of a list of equally frequent words is known without a search: the words
-    themselves. So the trainer only makes the frame (text normalisation, special pieces) and its pieces are
-    replaced. Raises ValueError when a word would fall into pieces, as one with a space would.
+    For equally frequent words the most likely unigram model consists of the words. So the trainer only
+    provides the frame (text normalisation, special pieces), and its pieces are replaced. ValueError if a word
+    would be split, such as one with a space.
     """
     import sentencepiece
     from sentencepiece import sentencepiece_model_pb2
@@ -47,12 +51,12 @@ def train(words: Sequence[str] = WORDS) -> bytes:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     broken = [word for word in whole if len(processor.encode(word)) != 1]
     if broken:
-        raise ValueError(f"no piece of their own for the words {', '.join(broken)}")
+        raise ValueError(f"these words would be split into several pieces: {', '.join(broken)}")
     return model
 
 
 def _frame() -> bytes:
-    """A trained model whose pieces do not matter."""
+    """A trained model, whose pieces are replaced later."""
     import sentencepiece
 
     model = io.BytesIO()
@@ -73,7 +77,7 @@ def _frame() -> bytes:
 
 
 def save(model: bytes, folder: str | Path) -> None:
-    """Write what `T5Tokenizer.from_pretrained(folder)` reads: the model and two small JSON files."""
+    """Write the files for `T5Tokenizer.from_pretrained(folder)`: the model and two small JSON files."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = {
@@ -92,7 +96,7 @@ def save(model: bytes, folder: str | Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train the tokenizer and save it."""
     parser = CommandParser(prog="python -m eval.training.tokenizer", description=main.__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--out", type=Path, required=True, help="output folder")
     out = parser.parse_args(argv).out
     save(train(), out)
     print(f"wrote {out}")

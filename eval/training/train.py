@@ -1,8 +1,8 @@
-"""Trains the bundled tiny checkpoints: `python -m eval.training.train STAGE --out FOLDER [...]`.
+"""Train the bundled tiny checkpoints: `python -m eval.training.train STAGE --out FOLDER [...]`.
 
-For Open-Sora `vae` comes first, `latents` encodes clips with its export, and `transformer` trains on them;
-for the others `latte_vae` or `causal_vae`, `latents --model NAME` and `noise --model NAME`. A killed run goes
-on where it stopped when it is started again with the same arguments.
+For Open-Sora, run `vae`, then `latents`, which encodes clips with the exported autoencoder, then
+`transformer`. For the others, run `latte_vae` or `causal_vae`, then `latents --model NAME` and `noise --model
+NAME`. After an interruption, the same command resumes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STAGES = {
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m eval.training.train", description=__doc__)
     parser.add_argument("stage", choices=list(STAGES))
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage: see STAGE --help")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="options of the stage, see STAGE --help")
     args = parser.parse_args(argv)
     return exit_status(
         lambda: importlib.import_module(STAGES[args.stage]).main(args.options),

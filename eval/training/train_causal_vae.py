@@ -1,10 +1,10 @@
-"""Trains the tiny CausalVAE of both Open-Sora-Plan versions: `python -m eval.training.train causal_vae --out
+"""Train the tiny CausalVAE of both Open-Sora-Plan versions: `python -m eval.training.train causal_vae --out
 FOLDER`.
 
-It begins with the image autoencoder of the tiny Latte, whose convolutions become 3-D with their weight in
-the newest frame (as the published one grew from an image autoencoder). Two stages, each with a budget of
+It is initialised from the image autoencoder of the tiny Latte: convolutions are inflated to 3-D, with the
+image weight in the newest frame (as for the published model). There are two stages, each with a budget in
 minutes: the whole autoencoder on windows of 17 frames, after which encoder and latents are final and
-FOLDER/export is written; then the decoder alone.
+FOLDER/export is written; then the decoder only.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ CONFIG = replace(
     decoder_resnet_blocks=("ResnetBlock2D", "ResnetBlock2D", "ResnetBlock3D", "ResnetBlock3D"),
     scaling_factor=1.0,
 )
-NUM_FRAMES = 33  # of a clip
+NUM_FRAMES = 33  # per clip
 KL = 3e-4
-WINDOW = (17, 2)  # frames of a window, and windows of a step
+WINDOW = (17, 2)  # frames per window, windows per step
 STATISTICS_CLIPS = 100
 
 
@@ -69,7 +69,7 @@ class Windows:
         return self.clips.pick(clips, starts + torch.arange(self.frames)).movedim(1, 2)
 
 
-# What the published autoencoders call a part, as image autoencoders of diffusers call it.
+# Names of parts in the published autoencoders -> names in diffusers' image autoencoders.
 RENAMED = (
     (r"mid\.block_1\.", "mid_block.resnets.0."),
     (r"mid\.block_2\.", "mid_block.resnets.1."),
@@ -86,15 +86,15 @@ RENAMED = (
 
 
 def image_key(key: str) -> str:
-    """The key of the image autoencoder's parameter from which this one begins."""
+    """The key of the image autoencoder's parameter that initialises this one."""
     for pattern, replacement in RENAMED:
         key = re.sub(pattern, replacement, key)
-    # Their decoders count levels from the smallest frames.
+    # Their decoders number levels from the lowest resolution.
     return re.sub(r"up_blocks\.(\d)", lambda match: f"up_blocks.{3 - int(match[1])}", key)
 
 
 def inflate(vae: CausalVAE, image_vae: nn.Module) -> None:
-    """Gives every convolution the image autoencoder's weight, in its newest frame."""
+    """Initialise every convolution with the image autoencoder's weight in its newest frame."""
     source = image_vae.state_dict()
     state = vae.state_dict()
     for key, value in state.items():
@@ -128,7 +128,7 @@ def decoder_loss(windows: Windows, vae: CausalVAE, step: int) -> Tensor:
 
 
 class Evaluation:
-    """Held-out clips, and what the autoencoder makes of them with the weights as they are stored."""
+    """Evaluates reconstructions of held-out clips, with the weights as stored."""
 
     def __init__(self, clips: Clips):
         every = torch.arange(NUM_FRAMES)
@@ -141,11 +141,11 @@ class Evaluation:
         return torch.cat(rows)
 
     def figure(self, vae: Any) -> float:
-        """dB over whole clips."""
+        """PSNR in dB over whole clips."""
         return psnr(self.reconstruct(vae), self.target)
 
     def write(self, folder: Path, vae: CausalVAE, figure: float) -> None:
-        """The export folder, and a sheet of originals above reconstructions."""
+        """Write the export folder, and a sheet of originals above reconstructions."""
         state = {name: value.bfloat16() for name, value in vae.state_dict().items()}
         save_model(state, vae.config, folder / "export")
         shown = (0, 4, 9, 14, 18, 23, 28, 32)
@@ -154,7 +154,7 @@ class Evaluation:
 
 
 def freeze_encoder(vae: CausalVAE, clips: Clips) -> None:
-    """Makes the latents of clips standard per channel, and rounds the encoder as it will be stored."""
+    """Standardise the latents per channel, and round the encoder to its stored precision."""
     every = torch.arange(NUM_FRAMES)
     with torch.no_grad():
         latents = torch.cat(
@@ -181,7 +181,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-vae", type=Path, required=True, help="folder of the latte_vae stage")
     parser.add_argument("--whole-minutes", type=float, default=20.0)
     parser.add_argument("--decoder-minutes", type=float, default=30.0)
-    parser.add_argument("--clips", type=int, default=2000, help="training clips, kept in memory")
+    parser.add_argument("--clips", type=int, default=2000, help="number of training clips, kept in memory")
     return parser.parse_args(argv)
 
 

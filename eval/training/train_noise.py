@@ -1,9 +1,8 @@
-"""Trains a tiny transformer that predicts noise: `python -m eval.training.train noise --model NAME ...`.
+"""Train a tiny transformer that predicts noise: `python -m eval.training.train noise --model NAME ...`.
 
-The text encoder is that of the tiny Open-Sora and stays as it is. The loss is weighted like that of a
-velocity: what a clip shows is decided where nearly all is noise, and there a plain loss on the noise hardly
-sees a difference. For the same reason layers that touch the latents compute in float32 and begin as an
-identity.
+It uses the frozen text encoder of the tiny Open-Sora. The loss is weighted like that of a velocity: the
+content of a clip is determined at high noise, where a plain noise loss is almost constant. For the same
+reason, the layers next to the latents compute in float32 and are initialised to the identity.
 """
 
 from __future__ import annotations
@@ -31,35 +30,36 @@ from videosys.layers.embeddings import sinusoid
 from videosys.text_encoders.cleaning import clean_prompt
 
 TRAIN_TIMESTEPS = 1000
-HEAD_EPS = 1e-6  # of the norm before the head
+HEAD_EPS = 1e-6  # epsilon of the norm before the head
 MAX_TOKENS = 40  # more than any caption has
-CONTENT = 1.2  # of the first tokens, beside positions of about one
-VELOCITY = 1000.0  # cap of a weight that is a velocity's but where nothing is left of the clip
+CONTENT = 1.2  # scale of the first tokens; positions have a scale of about 1
+VELOCITY = 1000.0  # cap of the weight; below it the loss equals that of a velocity
 FOCUSED = 0.8
-FOCUS, FOCUS_WIDTH = 3.5, 1.1  # median, and deviation of the logarithm, of noise against clip
+FOCUS, FOCUS_WIDTH = 3.5, 1.1  # median, and deviation of the logarithm, of the noise-to-clip ratio
 P_NULL = 0.1  # share of captions replaced by the empty prompt
-TEXT_DTYPE = torch.float16  # of the texts kept in memory
+TEXT_DTYPE = torch.float16  # for texts kept in memory
 
 
 def signal_shares(beta_start: float = 1e-4, beta_end: float = 0.02) -> Tensor:
-    """Share of the clip in the variance of noisy latents [1000], for the published linear betas."""
+    """The clip's share of the variance of noisy latents [1000], for the published linear betas."""
     betas = torch.linspace(beta_start, beta_end, TRAIN_TIMESTEPS, dtype=torch.float64)
     return (1 - betas).cumprod(0).float()
 
 
 def timestep_odds(shares: Tensor, focused: float = FOCUSED) -> np.ndarray:
-    """How likely training draws each timestep: a share `focused` where noise is some FOCUS times the clip,
-    the rest evenly. There places and motions are decided; before, a loss is mostly what nobody could know.
+    """Probability of each timestep in training: a share `focused` where noise is about FOCUS times the clip,
+    the rest uniform. Positions and motions are determined there; at higher noise the loss is mostly
+    irreducible.
     """
     if not 0 <= focused <= 1:
-        raise ValueError(f"focused={focused} is not a share; it must be from 0 to 1")
+        raise ValueError(f"focused is {focused}; it must be from 0 to 1")
     log_sigma = ((1 - shares) / shares).log().div(2).double().numpy()
     bell = np.exp(-0.5 * ((log_sigma - np.log(FOCUS)) / FOCUS_WIDTH) ** 2) * np.gradient(log_sigma)
     return (1 - focused) / len(shares) + focused * bell / bell.sum()
 
 
 class Texts:
-    """Captions as the frozen text encoder sees them; `null` [40, D] is the empty prompt with its padding."""
+    """Encodes captions with the frozen text encoder. `null` [40, D]: the empty prompt with its padding."""
 
     def __init__(self, source: str):
         self.encoder = T5Encoder.from_pretrained(source, max_length=MAX_TOKENS)
@@ -67,7 +67,7 @@ class Texts:
 
     @torch.no_grad()
     def __call__(self, captions: Sequence[str]) -> dict[str, Tensor]:
-        """The embeddings [L, D] of each, without padding; equally long ones are encoded together."""
+        """The embeddings [L, D] of each caption, without padding. Captions of equal length are batched."""
         by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
         for caption in dict.fromkeys(captions):
             ids = self.encoder.tokenize(clean_prompt(caption))
@@ -81,11 +81,11 @@ class Texts:
 
 
 def begin(model: Any, recipe: Recipe) -> None:
-    """Sets the weights that training starts from: blocks that do nothing yet, and a head whose output is
-    sqrt(1 - share) * latents + sqrt(share) * v, where v (zero at first) is read from channels of its own.
+    """Initialise the weights for training: blocks that do nothing, and a head whose output is
+    sqrt(1 - share) * latents + sqrt(share) * v, where v (initially 0) comes from separate channels.
 
-    That is the noise of a velocity v. Blocks then learn v, whose size is the same at all timesteps; a head
-    that begins at random would hand them gradients hundreds of times larger where nearly all is noise.
+    This is the noise that corresponds to velocity v. The blocks learn v, which has the same scale at all
+    timesteps. With a random head, gradients would be hundreds of times larger at high noise.
     """
     blocks = [part for name, part in model.named_modules() if "_blocks." in name and hasattr(part, "ff")]
     for block in blocks:
@@ -97,7 +97,7 @@ def begin(model: Any, recipe: Recipe) -> None:
     with torch.no_grad():
         weight, bias = model.pos_embed.proj.weight, model.pos_embed.proj.bias
         weight.copy_((CONTENT * nn.init.orthogonal_(weight.flatten(1).clone())).view_as(weight))
-        # Something constant beside the latents, or the norm of the head would divide by their size.
+        # A constant besides the latents, because otherwise the head's norm would divide by their size.
         nn.init.normal_(bias, std=CONTENT)
         third = len(bias) // 3
         solve_time(model, slice(0, third), slice(third, 2 * third))
@@ -105,8 +105,8 @@ def begin(model: Any, recipe: Recipe) -> None:
 
 
 def solve_time(model: Any, through: slice, velocity: slice) -> None:
-    """A time embedding that scales the channels `through` of the head by sqrt(1 - share), `velocity` by
-    sqrt(share); the other channels stay random.
+    """Set the time embedding so that it scales the head's channels `through` by sqrt(1 - share) and
+    `velocity` by sqrt(share). The other channels stay random.
     """
     embedder = model.adaln_single.emb["timestep_embedder"]
     waves = sinusoid(torch.arange(TRAIN_TIMESTEPS), embedder.linear_1.in_features)
@@ -122,7 +122,7 @@ def solve_time(model: Any, through: slice, velocity: slice) -> None:
 
 
 def solve_head(model: Any, recipe: Recipe, through: slice) -> None:
-    """A head that returns the latents from the channels `through`, by least squares on random ones."""
+    """Set the head to return the latents from the channels `through`, by least squares on random latents."""
     latents = torch.randn(64, 4, *recipe.latent_size)
     text = torch.zeros(64, 1, recipe.config.caption_channels)
     condition = model.prepare(text, latent_size=recipe.latent_size)
@@ -130,7 +130,7 @@ def solve_head(model: Any, recipe: Recipe, through: slice) -> None:
     x = model.run_blocks(x, time[-1], condition)
     features = nn.functional.layer_norm(x, x.shape[-1:], eps=HEAD_EPS).flatten(0, 2)[:, through]
     wanted = rearrange(latents, "b c t (h ph) (w pw) -> (b t h w) (ph pw c)", ph=2, pw=2)
-    # The time shifts these channels as it scales them; a sum of zero leaves that out.
+    # The time embedding also shifts these channels; weights with a sum of 0 cancel this.
     features = torch.cat((features, 1000 * torch.ones(1, features.shape[1])))
     features = torch.cat((features, torch.ones(len(features), 1)), dim=1)
     features[-1, -1] = 0
@@ -144,10 +144,9 @@ def solve_head(model: Any, recipe: Recipe, through: slice) -> None:
 
 
 def predict(model: Any, noisy: Tensor, timesteps: Tensor, condition: Any) -> Tensor:
-    """The noise [B, 4, t, 8, 8]: the model's forward, with the blocks alone in bfloat16."""
+    """The predicted noise [B, 4, t, 8, 8]: the model's forward, with only the blocks in bfloat16."""
     x, *time = model.embed(noisy, timesteps, condition)
-    # On a CPU the fused attention's backward is several times slower than plain matrix products on short
-    # rows.
+    # On a CPU, the backward of fused attention on short rows is several times slower than matrix products.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
         x = model.run_blocks(x, time[-1], condition)
     return model.head(x.float(), time[0], condition)[:, :4]
@@ -176,7 +175,7 @@ class NoiseLoss:
         return (error * (1 / share).clamp(max=self.cap)).mean()
 
     def condition(self, model: Any, text: Tensor, null: Tensor) -> Any:
-        """The model's condition for texts [B, L, D], some of them replaced by the empty prompt."""
+        """The model's condition for texts [B, L, D], with some replaced by the empty prompt."""
         length = text.shape[1]
         embeds = torch.where(null[:, None, None], self.null[:length], text)
         mask = None
@@ -186,7 +185,7 @@ class NoiseLoss:
 
 
 def export(folder: Path, recipe: Recipe, model: nn.Module, figure: float) -> None:
-    """Writes the transformer as bfloat16 in the published layout."""
+    """Write the transformer as bfloat16 in the published layout."""
     state = {name: value.bfloat16() for name, value in model.state_dict().items()}
     save_model(state, recipe.config, folder / "transformer")
 
@@ -203,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.load_state_dict(load_model(recipe.model, recipe.config, args.start).state_dict())
     say(f"parameters: {sum(p.numel() for p in model.parameters())}; clips: {len(data.latents)}")
     batch_loss = NoiseLoss(recipe, texts.null, args.batch_size, args.cap, args.focused)
-    judge = NoiseLoss(recipe, texts.null, args.batch_size, VELOCITY)  # independent of the minimised loss
+    judge = NoiseLoss(recipe, texts.null, args.batch_size, VELOCITY)  # independent of the training loss
 
     def figure(model: nn.Module) -> float:
         with torch.no_grad():
@@ -229,9 +228,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(prog="python -m eval.training.train noise", description=__doc__)
     parser.add_argument("--model", choices=NOISE, required=True)
     add_run_options(parser, 32)
-    parser.add_argument("--start", type=Path, help="folder of a trained transformer to begin with")
+    parser.add_argument("--start", type=Path, help="folder of a trained transformer to start from")
     parser.add_argument("--cap", type=float, default=VELOCITY, help="maximum weight of a step's loss")
     parser.add_argument(
-        "--focused", type=float, default=FOCUSED, help="share of timesteps drawn where places are decided"
+        "--focused",
+        type=float,
+        default=FOCUSED,
+        help="share of timesteps drawn where positions are determined",
     )
     return parser.parse_args(argv)

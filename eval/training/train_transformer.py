@@ -1,7 +1,7 @@
-"""Trains the tiny STDiT3 and its T5 encoder together: `python -m eval.training.train transformer ...`.
+"""Train the tiny STDiT3 and its T5 encoder jointly: `python -m eval.training.train transformer ...`.
 
-Captions pass the sampling path itself: suffix, double cleaning, tokenizer, null caption cut to the prompt's
-length.
+Captions are processed as in sampling: suffix, double cleaning, tokenizer, and the null caption cut to the
+prompt's length.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from videosys.text_encoders.t5 import load_tokenizer
 SIZE = 64
 TEXT_WIDTH = 96
 CONFIG = STDiT3Config(hidden_size=128, depth=4, num_heads=4, caption_channels=TEXT_WIDTH)
-LATENT_FRAMES = (10, 5)  # two chunks, or one
+LATENT_FRAMES = (10, 5)  # two chunks, one chunk
 P_SHORT = 0.35  # share of batches of one chunk
 P_NULL = 0.1  # share of captions replaced by the null caption
-P_MASKED = 0.15  # share of batches with frames kept as a condition
+P_MASKED = 0.15  # share of batches with conditioning frames
 P_UNIFORM = 0.3  # share of uniform times; the others are logit-normal
 ADAM_LR, MUON_LR = 1e-3, 2e-3
-HAS_MUON = hasattr(torch.optim, "Muon")  # since torch 2.9; before, AdamW does all
+HAS_MUON = hasattr(torch.optim, "Muon")  # since torch 2.9; AdamW is used before
 HELD_OUT_BATCHES = 12
 
 
 class TinyModel(nn.Module):
-    """The transformer and the text encoder it is trained with."""
+    """The transformer and its jointly trained text encoder."""
 
     def __init__(self, vocab_size: int):
         super().__init__()
         self.transformer = STDiT3(CONFIG)
         self.text_encoder = T5EncoderModel(text_config(vocab_size))
-        # Blocks start without the text and with small gates, and the first velocity is zero.
+        # Blocks start without text and with small gates, and the initial velocity is 0.
         layers: list[Any] = [self.transformer.t_block[1], self.transformer.final_layer.linear]
         blocks: list[Any] = [*self.transformer.spatial_blocks, *self.transformer.temporal_blocks]
         for layer in [*layers, *(block.cross_attn.proj for block in blocks)]:
@@ -90,7 +90,7 @@ def tokens(tokenizer: Any, captions: Sequence[str]) -> dict[str, Tensor]:
 
 
 def frame_mask(rng: np.random.Generator, batch: int, frames: int) -> Tensor:
-    """[B, T] of bool, False where a frame is kept: the first one or few, the last one, or a random few."""
+    """bool [B, T], False for conditioning frames: the first one or few, the last one, or a random few."""
     mask = np.ones((batch, frames), dtype=bool)
     for row in mask:
         kind = rng.integers(4)
@@ -112,7 +112,7 @@ def draw_times(rng: np.random.Generator, batch: int) -> Tensor:
 
 
 def flow_loss(model: nn.Module, data: CaptionedLatents, seed: tuple[int, int], batch_size: int) -> Tensor:
-    """Mean squared error of the velocity, over the frames that are denoised."""
+    """Mean squared error of the velocity over the denoised frames."""
     rng = np.random.default_rng(seed)
     latents, ids = data.batch(rng, batch_size)
     latents = latents[:, :, : LATENT_FRAMES[int(rng.random() < P_SHORT)]]
@@ -125,8 +125,7 @@ def flow_loss(model: nn.Module, data: CaptionedLatents, seed: tuple[int, int], b
     where = free[:, None, :, None, None]
     noisy = torch.where(where, (1 - share) * latents + share * noise, latents)
     null = torch.from_numpy(rng.random(batch) < P_NULL)
-    # On a CPU the fused attention's backward is several times slower than plain matrix products on short
-    # rows.
+    # On a CPU, the backward of fused attention on short rows is several times slower than matrix products.
     with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
         velocity = model(noisy, times, ids, null, mask)
     error = (velocity.float() - (latents - noise)).square() * where
@@ -134,15 +133,15 @@ def flow_loss(model: nn.Module, data: CaptionedLatents, seed: tuple[int, int], b
 
 
 def held_out_figure(model: nn.Module, data: CaptionedLatents) -> float:
-    """Minus the loss on clips never trained on, on the same noise every time."""
+    """The negative loss on held-out clips, with the same noise every time."""
     with torch.no_grad():
         losses = [float(flow_loss(model, data, (7, i), 64)) for i in range(HELD_OUT_BATCHES)]
     return -sum(losses) / len(losses)
 
 
 class Optimizers:
-    """Muon on the blocks' matrices, AdamW on everything else, as one optimizer; `scale` is a group's
-    share of lr.
+    """Muon for the blocks' matrices and AdamW for the rest, as one optimizer. `scale`: a group's factor on
+    lr.
     """
 
     def __init__(self, model: nn.Module):
@@ -182,7 +181,7 @@ class Optimizers:
 
 
 def export(folder: Path, tokenizer: Path, model: TinyModel, figure: float) -> None:
-    """Writes `transformer`, `text_encoder` and `tokenizer` as bfloat16 in the published layout."""
+    """Write `transformer`, `text_encoder` and `tokenizer` as bfloat16 in the published layout."""
     exact = STDiT3.float32_parameters
     state = model.transformer.state_dict()
     save_model(

@@ -1,14 +1,14 @@
-"""Trains the tiny Open-Sora VAE on procedural clips: `python -m eval.training.train vae --out FOLDER`.
+"""Train the tiny Open-Sora VAE on procedural clips: `python -m eval.training.train vae --out FOLDER`.
 
-Five stages, each with a budget of minutes:
-1. spatial: the stage on single frames, in pixels;
-2. temporal: the stage on 17-frame windows, in the latents of the frozen spatial encoder (cheap);
+There are five stages, each with a budget in minutes:
+1. spatial: the spatial stage on single frames, in pixels;
+2. temporal: the temporal stage on 17-frame windows, in latents of the frozen spatial encoder (cheap);
 3. joint: temporal stage and spatial decoder together, in pixels. Then both encoders, scale and shift are
-   final and FOLDER/export is written: a transformer can be trained on its latents from here on;
-4. decoder: both decoders alone, in pixels; FOLDER/export is written anew whenever held-out PSNR improves;
-5. images: the temporal encoder learns to take a lone image for the first frame of a clip.
-A run that is killed and started again with the same arguments continues from there. FOLDER/sheet.png
-shows held-out clips above their reconstructions.
+   final and FOLDER/export is written, so a transformer can be trained on its latents;
+4. decoder: only both decoders, in pixels; FOLDER/export is updated whenever the held-out PSNR improves;
+5. images: the temporal encoder learns to encode a single image as the first frame of a clip.
+After an interruption, the same command resumes. FOLDER/sheet.png shows held-out clips above their
+reconstructions.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ CONFIG = OpenSoraVAEConfig(
     micro_batch_size=17,
 )
 WINDOW = CONFIG.micro_frame_size
-OBJECT_WEIGHT = 4.0  # of a pixel of the object and its rim, on top of 1: most of a frame is flat background
+OBJECT_WEIGHT = (
+    4.0  # extra weight of pixels of the object and its edge, because most of a frame is background
+)
 KL_SPATIAL, KL_LATENT, KL_PIXEL = 1e-4, 1e-3, 3e-4
 HELD_OUT_CLIPS = 16
 FRAMES_PER_STEP, WINDOWS_PER_STEP, LATENT_WINDOWS = 16, 4, 16
-DECODED_PER_WINDOW = 4  # frames of a window that a step in pixels decodes
+DECODED_PER_WINDOW = 4  # frames per window that a training step in pixels decodes
 
 
 class Clips:
@@ -61,7 +63,7 @@ class Clips:
         return self.frames[clips, frames].movedim(-1, -3) / 127.5 - 1
 
     def encode(self, vae: OpenSoraVAE) -> None:
-        """Fills `latents` with the means of the spatial stage, times the scaling factor."""
+        """Set `latents` to the means of the spatial stage, multiplied by the scaling factor."""
         every = torch.arange(FULL_FRAMES)
         with torch.no_grad():
             rows = [
@@ -71,7 +73,7 @@ class Clips:
         self.latents = torch.cat(rows)
 
     def windows(self, step: int, count: int) -> tuple[Tensor, Tensor]:
-        """(clips [count, 1], frames [count, 17]) of random windows, random through `step` alone."""
+        """(clips [count, 1], frames [count, 17]) of random windows, which depend only on `step`."""
         generator = torch.Generator().manual_seed(step)
         clips = torch.randint(len(self.frames), (count, 1), generator=generator)
         starts = torch.randint(FULL_FRAMES - WINDOW + 1, (count, 1), generator=generator)
@@ -83,8 +85,8 @@ class Clips:
 
 
 def pixel_loss(frames: Tensor, target: Tensor) -> Tensor:
-    """Mean of |e| + 2 e^2 over pixels, the object's weighing more; [N, 3, H, W] each."""
-    background = target[:, :, :1, :1]  # no object reaches the corner
+    """Weighted mean of |e| + 2 e^2 over pixels [N, 3, H, W]; pixels of the object have a larger weight."""
+    background = target[:, :, :1, :1]  # the corner is always background
     differs = ((target - background).abs().amax(1, keepdim=True) > 0.02).float()
     weight = 1 + OBJECT_WEIGHT * nn.functional.max_pool2d(differs, 3, stride=1, padding=1)
     error = (frames.float() - target).abs()
@@ -99,7 +101,7 @@ def kl_divergence(moments: Tensor) -> Tensor:
 
 
 def posterior_sample(moments: Tensor, step: int) -> Tensor:
-    """A sample of the latents that moments [B, 2 C, ...] describe, the same for the same step."""
+    """A sample of the posterior with moments [B, 2 C, ...], which depends only on the step."""
     mean, logvar = moments.chunk(2, dim=1)
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(step))
     return mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * noise.to(mean)
@@ -110,7 +112,7 @@ def bfloat16_compute() -> torch.autocast:
 
 
 class VAEStages:
-    """The stages' losses and evaluations over one set of clips."""
+    """Losses and evaluations of the stages on one set of clips."""
 
     def __init__(self, clips: Clips, held_out: Clips, export: Path):
         self.clips, self.held_out, self.export = clips, held_out, export
@@ -146,7 +148,7 @@ class VAEStages:
         return pixel_loss(decoded, target) + 0.1 * error + KL_PIXEL * kl_divergence(moments)
 
     def spatial_psnr(self, vae: OpenSoraVAE) -> float:
-        """dB on single frames through the spatial stage."""
+        """PSNR in dB of single frames through the spatial stage."""
         clips = torch.arange(HELD_OUT_CLIPS)[:, None]
         target = self.held_out.pick(clips, torch.arange(0, FULL_FRAMES, 8)).flatten(0, 1)
         with torch.no_grad():
@@ -154,12 +156,12 @@ class VAEStages:
         return psnr(out, target)
 
     def full_psnr(self, vae: OpenSoraVAE) -> float:
-        """dB on whole clips through both stages, with the weights as they are stored."""
+        """PSNR in dB of whole clips through both stages, with the weights as stored."""
         target, out = self.reconstruct(bfloat16_weights(vae))
         return psnr(out, target)
 
     def reconstruct(self, vae: OpenSoraVAE) -> tuple[Tensor, Tensor]:
-        """Held-out clips and what the VAE makes of them, [N, 3, T, H, W]."""
+        """Held-out clips and their reconstructions, [N, 3, T, H, W] each."""
         every = torch.arange(FULL_FRAMES)
         target = self.held_out.pick(torch.arange(HELD_OUT_CLIPS)[:, None], every).movedim(1, 2)
         with torch.no_grad():
@@ -167,7 +169,7 @@ class VAEStages:
         return target, torch.cat(rows)
 
     def write(self, vae: OpenSoraVAE, figure: float) -> None:
-        """The export folder and a sheet of originals above reconstructions."""
+        """Write the export folder and a sheet of originals above reconstructions."""
         stored = bfloat16_weights(vae)
         save_model({k: v.to(torch.bfloat16) for k, v in stored.state_dict().items()}, vae.config, self.export)
         contact_sheet(*self.reconstruct(stored), self.export.parent / "sheet.png")
@@ -175,11 +177,11 @@ class VAEStages:
 
 
 class ImageStage:
-    """Teaches the temporal encoder that a lone image is the first frame of a clip.
+    """Trains the temporal encoder to encode a single image as the first frame of a clip.
 
-    Group norms count over time, so an encoder trained on clips alone takes an image for something else.
-    Latents of clips stay what they were: it learns from a frozen copy, and a transformer trained
-    on the old latents can be conditioned on images.
+    Group norms include the time axis, so an encoder trained only on clips encodes an image differently.
+    Latents of clips do not change, because a frozen copy is the teacher; so a transformer trained on the old
+    latents can be conditioned on images.
     """
 
     def __init__(self, vae: OpenSoraVAE, clips: Clips, held_out: Clips):
@@ -196,7 +198,7 @@ class ImageStage:
         return torch.stack([e.abs().mean() + e.square().mean() for e in (error, image_error)]).sum()
 
     def figure(self, vae: OpenSoraVAE) -> float:
-        """dB of the latents of single images against those of the clips they begin."""
+        """PSNR in dB of latents of single images against those of the clips that they start."""
         window = self.held_out.latents[:, :, :WINDOW]
         with torch.no_grad():
             wanted, _ = self.teacher.encode(window)[:, :, :1].chunk(2, dim=1)
@@ -205,7 +207,7 @@ class ImageStage:
 
 
 def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """(latents as the temporal stage returns them from a posterior sample, the posterior's moments)."""
+    """(latents that the temporal stage reconstructs from a posterior sample, the posterior's moments)."""
     with bfloat16_compute():
         moments = vae.temporal.encode(latents).float()
         z = posterior_sample(moments, step)
@@ -213,13 +215,13 @@ def temporal_pass(vae: OpenSoraVAE, latents: Tensor, step: int) -> tuple[Tensor,
 
 
 def psnr(out: Tensor, target: Tensor) -> float:
-    """dB, of the mean squared error of each clip or frame on the scale 0 to 1, averaged over them."""
+    """Mean PSNR in dB of clips or frames, with values in 0 to 1."""
     error = ((out.clamp(-1, 1) - target) / 2).square().flatten(1).mean(1)
     return float((-10 * error.log10()).mean())
 
 
 def bfloat16_weights(vae: M) -> M:
-    """A float32 copy whose weights are those that a bfloat16 file holds."""
+    """A float32 copy with weights rounded to bfloat16."""
     stored = copy.deepcopy(vae)
     stored.load_state_dict({key: value.to(torch.bfloat16).float() for key, value in vae.state_dict().items()})
     return stored
@@ -228,7 +230,7 @@ def bfloat16_weights(vae: M) -> M:
 def contact_sheet(
     target: Tensor, out: Tensor, path: Path, frames: Sequence[int] = (0, 5, 11, 16, 17, 22, 28, 33)
 ) -> None:
-    """A PNG with frames of each clip in one row, and of its reconstruction in the row below."""
+    """Write a PNG with a row of frames per clip, and its reconstruction in the row below."""
     from PIL import Image
 
     rows = [
@@ -240,7 +242,7 @@ def contact_sheet(
 
 
 def freeze_spatial(vae: OpenSoraVAE, stages: VAEStages) -> None:
-    """Rounds the spatial encoder as it will be stored; the scaling factor gives its latents unit variance."""
+    """Round the spatial encoder to its stored precision, and set the scaling factor for unit variance."""
     round_parameters(vae.spatial.encoder, vae.spatial.quant_conv)
     vae.config = replace(vae.config, scaling_factor=1.0)
     stages.clips.encode(vae)
@@ -251,7 +253,7 @@ def freeze_spatial(vae: OpenSoraVAE, stages: VAEStages) -> None:
 
 
 def freeze_temporal(vae: OpenSoraVAE, stages: VAEStages, count: int = 600) -> None:
-    """Rounds the temporal encoder; scale and shift make the latents of clips standard per channel."""
+    """Round the temporal encoder, and set scale and shift to standardise the latents per channel."""
     round_parameters(vae.temporal.encoder, vae.temporal.quant_conv)
     with torch.no_grad():
         halves = stages.clips.latents[:count].split(WINDOW, dim=2)
@@ -268,7 +270,7 @@ def channel_std(x: Tensor) -> list[float]:
 
 
 def round_parameters(*modules: nn.Module) -> None:
-    """What is frozen is frozen as the bfloat16 file will hold it."""
+    """Round frozen parameters to bfloat16, as they will be stored."""
     with torch.no_grad():
         for module in modules:
             for parameter in module.parameters():
@@ -299,7 +301,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--decoder-minutes", type=float, default=40.0)
     parser.add_argument("--images-minutes", type=float, default=8.0)
     parser.add_argument(
-        "--clips", type=int, default=2000, help="training clips, rendered once and kept in memory"
+        "--clips", type=int, default=2000, help="number of training clips, rendered once and kept in memory"
     )
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)

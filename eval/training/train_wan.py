@@ -1,7 +1,7 @@
-"""Trains the tiny Wan, a transformer of diffusers: `python -m eval.training.train wan --latents FOLDER ...`.
+"""Train the tiny Wan, a transformer of diffusers: `python -m eval.training.train wan --latents FOLDER ...`.
 
-It learns a rectified flow on the latents of the tiny Open-Sora-Plan's autoencoder. The text encoder is that
-of the tiny Open-Sora and stays as it is. Texts are padded with zeros, as WanPipeline pads them.
+It learns a rectified flow on the latents of the tiny Open-Sora-Plan's autoencoder, with the frozen text
+encoder of the tiny Open-Sora. Texts are padded with zeros, as in WanPipeline.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from eval.training.trainer import Stage, Trainer, add_run_options, say, settings
 from eval.training.wan_start import fit_head, settle_norms, start_from
 from videosys import CommandParser, resolve
 
-SHIFT = 2.0  # of the drawn times towards noise, as a flow scheduler shifts its own
-TOKENS, MOST_TOKENS = 32, 512  # of a padded text: what our calls ask for, and WanPipeline's default
+SHIFT = 2.0  # shift of the drawn times towards noise, as in flow schedulers
+TOKENS, MOST_TOKENS = 32, 512  # padded text lengths: in this project's calls, and WanPipeline's default
 P_LONG = 0.12  # share of batches with texts of MOST_TOKENS
 FIT_BATCHES = 16
 
 
 class Batch(NamedTuple):
-    """The arguments of the model, and the velocity it is to predict."""
+    """The arguments of the model and the target velocity."""
 
     noisy: Tensor
     timesteps: Tensor
@@ -43,7 +43,7 @@ class Batch(NamedTuple):
 
 
 class FlowBatches:
-    """Batches of a folder of latents, random through their seed alone; `null` [D] is the empty prompt."""
+    """Random batches of a folder of latents, which depend only on the seed. `null` [D]: the empty prompt."""
 
     def __init__(self, data: CaptionedLatents, null: Tensor, size: int):
         self.data, self.null, self.size = data, null, size
@@ -60,7 +60,9 @@ class FlowBatches:
         return Batch((1 - share) * latents + share * noise, 1000 * times, padded, noise - latents)
 
     def padded(self, text: Tensor, null: Tensor, length: int) -> Tensor:
-        """Texts [B, L, D] with zeros behind them, [B, length, D]; where `null` [B], the empty prompt."""
+        """Pad texts [B, L, D] with zeros to [B, length, D]; where `null` [B] is true, use the empty
+        prompt.
+        """
         rows = text.new_zeros(len(text), length, text.shape[2])
         rows[~null, : text.shape[1]] = text[~null]
         rows[null, 0] = self.null
@@ -69,9 +71,8 @@ class FlowBatches:
 
 def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
     """Mean squared error of the velocity."""
-    # On a CPU the fused attention's backward is several times slower than plain matrix products on short
-    # rows.
-    # Compiled blocks are compiled for short texts alone.
+    # On a CPU, the backward of fused attention on short rows is several times slower than matrix products.
+    # Blocks are compiled only for short texts.
     stance = torch.compiler.set_stance("default" if batch.text.shape[1] == TOKENS else "force_eager")
     with stance, sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16):
         predicted = model(*batch[:3], return_dict=False)[0]
@@ -79,7 +80,7 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def build(config: Path, start: str | None, batches: FlowBatches) -> Any:
-    """A model of a config.json with blocks that do nothing yet, or with the weights of `start`."""
+    """A model from a config.json, with blocks initialised to do nothing, or with the weights of `start`."""
     fields = json.loads(config.read_text(encoding="utf-8"))
     model: Any = WanTransformer3DModel.from_config(fields)
     for block in model.blocks:
@@ -95,7 +96,7 @@ def build(config: Path, start: str | None, batches: FlowBatches) -> Any:
 
 
 def export(folder: Path, model: Any, figure: float) -> None:
-    """Writes the transformer as bfloat16, for `WanTransformer3DModel.from_pretrained`."""
+    """Write the transformer as bfloat16 for `WanTransformer3DModel.from_pretrained`."""
     other = type(model).from_config(model.config)
     other.load_state_dict(model.state_dict())
     other.bfloat16().save_pretrained(folder / "transformer")
@@ -136,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(prog="python -m eval.training.train wan", description=__doc__)
     add_run_options(parser, 16)
-    parser.add_argument("--config", default="bundled:wan/transformer", help="folder of the shape")
+    parser.add_argument("--config", default="bundled:wan/transformer", help="folder of the config.json")
     parser.add_argument("--start", help="folder of a trained Open-Sora-Plan v1.2.0 of the same shape")
-    parser.add_argument("--compile", action="store_true", help="the blocks: minutes at first, then faster")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the blocks: takes minutes, then training is faster"
+    )
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""A training loop that can be killed at any time: stages with a budget of minutes, and state on disk."""
+"""A training loop that can be killed and resumed: stages with a budget in minutes, and state on disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ WARM_UP_STEPS = 40
 
 
 def save_state(path: str | Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values to `path`, which always holds either the old state or the new one."""
+    """Write tensors and plain values to `path` atomically: it contains either the old state or the new
+    one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -31,31 +33,33 @@ def save_state(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: str | Path) -> dict[str, Any] | None:
-    """The state that was saved last, None before the first save; no code in the file is run."""
+    """The last saved state, or None. Code in the file is not executed."""
     path = Path(path)
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, str]:
-    """What decides a run's numbers: all arguments but where it writes and how long it lasts."""
+    """The arguments that affect the result of a run: all except paths and durations."""
     decides = {name: value for name, value in vars(args).items() if name not in ("out", "steps")}
     return {name: str(value) for name, value in decides.items() if not name.endswith("minutes")}
 
 
 def add_run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """The arguments that the stages of a transformer on shards of latents share. batch_size: the default."""
+    """Add the shared arguments of stages that train a transformer on shards of latents. batch_size:
+    default.
+    """
     add = parser.add_argument
     add("--latents", type=Path, required=True, help="folder of the latents stage")
     add("--text-encoder", default="bundled:opensora")
     add("--out", type=Path, required=True, help="folder for checkpoints and the export")
     add("--minutes", type=float, default=90.0)
     add("--steps", type=int, help="stop after this number of steps")
-    add("--rate", type=float, default=1.0, help="factor of the usual learning rate; less to continue")
+    add("--rate", type=float, default=1.0, help="factor on the default learning rate; use less to continue")
     add("--batch-size", type=int, default=batch_size)
 
 
 def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, str]) -> None:
-    """ValueError where a state is of a run that was started with other arguments."""
+    """ValueError if a state belongs to a run with other arguments."""
     others = [name for name in sorted(kept.keys() & current.keys()) if kept[name] != current[name]]
     if others:
         differences = ", ".join(f"{name} {kept[name]} (now {current[name]})" for name in others)
@@ -64,7 +68,7 @@ def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, st
 
 @dataclass
 class Timer:
-    """Says once every `seconds` that it is time, for logs, checkpoints and evaluations."""
+    """Is due once every `seconds`, for logs, checkpoints and evaluations."""
 
     seconds: float
     last: float = field(default_factory=time.monotonic)
@@ -78,7 +82,7 @@ class Timer:
 
 
 def learning_rate(peak: float, progress: float, step: int) -> float:
-    """The rate after a short warm-up, falling on half a cosine from `peak` to a fiftieth of it."""
+    """The learning rate: a short warm-up, then cosine decay from `peak` to a fiftieth of it."""
     low = peak / 50
     cosine = low + (peak - low) * 0.5 * (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     return cosine * min(1.0, (step + 1) / WARM_UP_STEPS)
@@ -86,11 +90,11 @@ def learning_rate(peak: float, progress: float, step: int) -> float:
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training: which parameters move, for how long (minutes, or `steps` where given), by
-    which loss.
+    """One part of a training: trainable parameters, duration (minutes, or `steps` if set) and loss.
 
-    loss(model, step): a scalar, random only through `step`, so that a resumed run draws nothing twice.
-    evaluate(model): a figure to maximise, on the averaged weights; improved(model, figure) hears of a best.
+    loss(model, step): a scalar whose randomness depends only on `step`, so that a resumed run draws nothing
+    twice. evaluate(model): a figure to maximise, on the averaged weights. improved(model, figure): called for
+    a new best.
     """
 
     name: str
@@ -100,11 +104,13 @@ class Stage:
     loss: Callable[[nn.Module, int], Tensor]
     evaluate: Callable[[nn.Module], float]
     improved: Callable[[nn.Module, float], None] = lambda model, figure: None
-    optimizer: Callable[[nn.Module], Any] | None = None  # of what requires gradients; AdamW if None
+    optimizer: Callable[[nn.Module], Any] | None = (
+        None  # for parameters that require gradients; AdamW if None
+    )
     steps: int | None = None
 
     def progress(self, step: int, seconds: float) -> float:
-        """The share that is done; 1 at the end."""
+        """The completed share; 1 at the end."""
         done, whole = (seconds, 60 * self.minutes) if self.steps is None else (step, self.steps)
         return done / whole if whole > 0 else 1.0
 
@@ -115,9 +121,9 @@ def adamw(model: nn.Module) -> torch.optim.Optimizer:
 
 
 class Trainer:
-    """Runs stages on `model`; `folder` holds one file per finished stage and one of the running stage.
+    """Runs stages on `model`. `folder` has one file per finished stage and one for the running stage.
 
-    settings: as `settings_of` gives them; a ValueError where those of the folder differ.
+    settings: as in `settings_of`; ValueError if those of the folder differ.
     """
 
     def __init__(
@@ -135,7 +141,7 @@ class Trainer:
         self.settings = dict(settings or {})
 
     def run(self, stage: Stage) -> None:
-        """Trains the stage, or loads its result if finished; the model then holds the averaged weights."""
+        """Train the stage, or load its result if finished. The model then has the averaged weights."""
         path = self.folder / f"{stage.name}.pt"
         finished = self.load(path)
         if finished is not None:
@@ -157,7 +163,7 @@ class Trainer:
 
 
 class StageRun:
-    """What one stage changes: weights, their running average, the optimizer, step, seconds, best figure."""
+    """The state of one stage: weights, their running average, optimizer, step, seconds and best figure."""
 
     def __init__(self, trainer: Trainer, stage: Stage):
         self.trainer, self.stage, self.model = trainer, stage, trainer.model
@@ -186,9 +192,9 @@ class StageRun:
         self.trainer.save(self.path, state)
 
     def train(self) -> nn.Module:
-        """The model with averaged weights, after the stage's minutes or steps."""
+        """Train for the stage's minutes or steps; return the model with averaged weights."""
         if self.step == 0:
-            self.evaluate()  # a best figure to beat
+            self.evaluate()  # the initial best figure
         log, check = Timer(20.0), Timer(self.trainer.every)
         losses: list[float] = []
         while self.progress < 1:
@@ -240,5 +246,5 @@ class StageRun:
 
 
 def say(text: str) -> None:
-    """A log line that is in the file at once."""
+    """Print a log line without buffering."""
     print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

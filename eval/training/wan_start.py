@@ -1,7 +1,7 @@
-"""Weights of the tiny Open-Sora-Plan v1.2.0 as the start of a tiny Wan of the same width and depth.
+"""Initialises a tiny Wan from the tiny Open-Sora-Plan v1.2.0 of the same width and depth.
 
-Both models attend to all tokens of a clip, by the same layers under other names. What differs is made up for:
-rotary pairs lie elsewhere, Wan normalises queries and keys, and its times are those of a rectified flow.
+Both models attend to all tokens of a clip, with the same layers under different names. The differences are
+compensated: the layout of rotary pairs, Wan's norms of queries and keys, and the times of a rectified flow.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ NAMES = {
     "transformer_blocks": "blocks",
     ".ff.": ".ffn.",
 }
-GRID = 1000  # times at which the time embeddings are fitted
+GRID = 1000  # number of times at which the time embeddings are fitted
 
 
 def start_from(model: Any, folder: Path, shares: Tensor) -> None:
-    """Copies the weights of a folder into a WanTransformer3DModel of the same shape.
+    """Copy the weights of a folder into a WanTransformer3DModel of the same shape.
 
-    shares: of the clip in the variance of noisy latents, by the timestep of the other model.
+    shares: the clip's share of the variance of noisy latents, by the other model's timestep.
     """
     other = load_model(OpenSoraT2V, read_config(OpenSoraT2VConfig, folder), folder)
     state = model.state_dict()
@@ -52,15 +52,15 @@ def renamed(name: str) -> str:
 
 
 def interleaved(rows: Tensor, heads: int) -> Tensor:
-    """Rows of a projection, each rotary pair side by side instead of half a third of a head apart."""
+    """Reorder the rows of a projection: rotary pairs become adjacent instead of a sixth of a head apart."""
     pairs = "(h third pair d) ... -> (h third d pair) ..."
     return rearrange(rows, pairs, h=heads, third=3, pair=2).contiguous()
 
 
 @torch.no_grad()
 def fit_times(embedder: Any, other: Any, shares: Tensor) -> None:
-    """A second layer of the time embedding, by least squares, so that a time of the flow is embedded like the
-    timestep of the other model with as much noise beside the clip.
+    """Fit the second layer of the time embedding by least squares, so that a time of the flow is embedded
+    like the other model's timestep with the same noise-to-clip ratio.
     """
     times = torch.linspace(0.001, 0.999, GRID)
     ratios = ((1 - shares) / shares).sqrt().log().numpy()
@@ -73,7 +73,7 @@ def fit_times(embedder: Any, other: Any, shares: Tensor) -> None:
 
 
 def least_squares(features: Tensor, wanted: Tensor, ridge: float = 1e-6) -> Tensor:
-    """Weights, and as the last row a bias, that make `wanted` [rows, m] of `features` [rows, n]."""
+    """The weights, with a bias as the last row, that map `features` [rows, n] to `wanted` [rows, m]."""
     x = torch.cat((features, torch.ones(len(features), 1)), dim=1).double()
     square = x.T @ x / len(x) + ridge * torch.eye(x.shape[1], dtype=torch.float64)
     return torch.linalg.solve(square, x.T @ wanted.double() / len(x)).float()
@@ -81,7 +81,7 @@ def least_squares(features: Tensor, wanted: Tensor, ridge: float = 1e-6) -> Tens
 
 @torch.no_grad()
 def settle_norms(model: nn.Module, run: Callable[[], object]) -> None:
-    """Sets the norms of queries and keys to what they see on one `run`, so that they change it little."""
+    """Set the norms of queries and keys from the statistics of one `run`, so that they have little effect."""
 
     def settle(norm: Any, inputs: tuple[Tensor]) -> None:
         norm.weight.fill_(float(inputs[0].float().square().mean(-1).sqrt().mean()))
@@ -95,7 +95,7 @@ def settle_norms(model: nn.Module, run: Callable[[], object]) -> None:
 
 @torch.no_grad()
 def fit_head(model: Any, batches: Iterable[tuple[Sequence[Tensor], Tensor]]) -> None:
-    """A last layer, by least squares, that predicts velocities from what the blocks make of some batches.
+    """Fit the last layer by least squares to predict velocities from the output of the blocks.
 
     batches: (arguments of the model, velocity [B, 4, t, 8, 8]) pairs.
     """

@@ -158,7 +158,7 @@ def test_a_quick_comparison_says_it_all(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "comparison.md").read_text() == text.rstrip("\n") + "\n"
     assert "| 2 | published |" in text
     assert "| 3 | converged |" in text
-    assert "All of the prompt is shown in" in text
+    assert "Videos that show all of the prompt:" in text
     entries = json.loads((tmp_path / "comparison.json").read_text())["entries"]
     groups = {"fewer steps", "solver", "TeaCache", "other cache", "schedule", "plan", "full run"}
     assert {one["group"] for one in entries} == groups

@@ -85,7 +85,7 @@ def test_every_method_has_the_same_videos_and_a_full_record(made):
 def test_a_second_run_makes_nothing(made, capsys, monkeypatch):
     monkeypatch.setattr(runner, "VideoSysEngine", None)
     assert start(made, "--methods", "base,teacache_slow") == 0
-    assert "4 of this process exist, 0 to generate" in capsys.readouterr().out
+    assert "this process: 4 exist, 0 to generate" in capsys.readouterr().out
 
 
 def test_a_run_that_was_killed_before_counting_counts_when_it_goes_on(made, tmp_path):
@@ -113,7 +113,7 @@ def test_the_report_tells_it_all(made, tmp_path, capsys):
     (count,) = json.loads((made / "opensora_tiny" / "flops.json").read_text()).values()
     assert count["flops"] < count["base"]
     assert "'base' is the method's own full run" in text
-    assert "Quoted, not measured here" in text
+    assert "Quoted from the paper, not measured here" in text
     assert "TeaCache-slow" in text
     for name in ("opensora_tiny_psnr_latency.svg", "opensora_tiny_frames.png", "report.html"):
         assert (tmp_path / name).stat().st_size > 0
@@ -141,7 +141,7 @@ def test_the_papers_third_figure_comes_from_full_runs(tmp_path, capsys):
 
 def test_a_report_of_nothing_is_refused(tmp_path, capsys):
     assert report.main(["--root", str(tmp_path)]) == 2
-    assert "has no MODEL/base/manifest.jsonl" in capsys.readouterr().err
+    assert "contains no MODEL/base/manifest.jsonl" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_mix_with_what_is_there(made, capsys):
@@ -155,7 +155,7 @@ def test_other_settings_do_not_mix_with_what_is_there(made, capsys):
         (["--methods", "teacach"], "method 'teacach' is unknown; allowed: base, reference"),
         (["--methods", "base", "--num-samples", "0"], "--num-samples is 0; it must be 1 or more"),
         (["--prompts", "none.txt"], "none.txt: cannot be read as prompts"),
-        (["--config", "x.yaml"], "--tiny and --config exclude each other"),
+        (["--config", "x.yaml"], "--tiny cannot be combined with --config"),
         (["num_frames=-1"], "num_frames"),
     ],
 )
@@ -208,10 +208,10 @@ def test_a_cluster_makes_the_same_videos(made, tmp_path, monkeypatch, capsys):
     assert run["device"].endswith("CPU, 1 threads")
     assert stages[0].started == ["node"]
     assert start(tmp_path, *cluster) == 0
-    assert "4 of this process exist, 0 to generate" in capsys.readouterr().out
+    assert "this process: 4 exist, 0 to generate" in capsys.readouterr().out
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert start(tmp_path, *cluster) == 2
-    assert "--executor ray and torchrun exclude each other" in capsys.readouterr().err
+    assert "--executor ray cannot be combined with torchrun" in capsys.readouterr().err
 
 
 def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> None:
@@ -244,7 +244,7 @@ def run_until_killed(output: Path, module: ModuleType, name: str, call: int) -> 
 def test_a_killed_run_goes_on_where_it_was(made, tmp_path, module, name, call, done, capsys):
     run_until_killed(tmp_path, module, name, call)
     assert start(tmp_path, "--methods", "base") == 0
-    assert f"{done} of this process exist, {2 - done} to generate" in capsys.readouterr().out
+    assert f"this process: {done} exist, {2 - done} to generate" in capsys.readouterr().out
     folder = tmp_path / "opensora_tiny" / "base"
     assert sorted(path.name for path in folder.iterdir()) == [*files(made, "base"), "manifest.jsonl"]
     lines = (folder / "manifest.jsonl").read_text().splitlines()

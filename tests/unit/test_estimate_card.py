@@ -74,7 +74,7 @@ def stage(name: str, weights: int, peak: int, cache: int = 0) -> StageCost:
     return StageCost(name, weights * GIB, peak * GIB, 0, cache=cache * GIB, resident=weights * GIB)
 
 
-SAID = "the cache keeps 9.000 GiB of the peak on the device; with cache.device=cpu .* peak is about 6.000 GiB"
+SAID = "the cache uses 9.000 GiB of the peak on the device; with cache.device=cpu .* peak is about 6.000 GiB"
 CASES = {
     "much": (["device=cuda"], stage("transformer", 2, 12, 9), True),
     "little": (["device=cuda"], stage("transformer", 2, 12, 1), False),

@@ -41,7 +41,7 @@ def test_two_folders_are_compared_as_the_papers_command_does(tmp_path, capsys):
     assert made["videos"][1]["psnr_per_frame"] == pytest.approx([28.13] * 3, abs=0.01)
     assert made["mean"]["psnr"]["per_video"] == pytest.approx(64.07, abs=0.01)
     assert "lpips" not in made["mean"]
-    assert "LPIPS is skipped" in output.err
+    assert "skipping LPIPS" in output.err
     assert "psnr dB" in output.out
     assert "public way" in output.out
 
@@ -79,8 +79,8 @@ def test_the_public_mean_weighs_a_short_last_batch_more():
             "2 of 3 pairs cannot be compared: b.mp4: 4 frames of 24 x 32 against 3 frames of 24 x 32; "
             "c.mp4: 3 frames of 16 x 32 against 3 frames of 24 x 32",
         ),
-        ({"a": (SIZE, SIZE), "b": (SIZE, None)}, "1 videos of {gt} are not in {made}: b.mp4"),
-        ({"a": (SIZE, SIZE), "b": (None, SIZE)}, "1 videos of {made} are not in {gt}: b.mp4"),
+        ({"a": (SIZE, SIZE), "b": (SIZE, None)}, "1 videos of {gt} are missing in {made}: b.mp4"),
+        ({"a": (SIZE, SIZE), "b": (None, SIZE)}, "1 videos of {made} are missing in {gt}: b.mp4"),
         ({"a": (SIZE, None)}, "{made}: no such folder"),
     ],
 )

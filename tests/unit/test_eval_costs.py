@@ -147,9 +147,12 @@ def test_counts_of_an_older_form_are_made_anew(tmp_path):
     ("made", "said"),
     [
         (result("new", MADE, text_tokens=4), []),
-        (result("old", MADE), ["FLOPs are those of the longest prompt there, which is too much"]),
-        (result("pab", MADE, saved=None, text_tokens=4), ["FLOPs of pab are missing: no count"]),
-        (result("hub", None), ["FLOPs are missing: runs.jsonl does not say"]),
+        (result("old", MADE), ["Their FLOPs are upper bounds, counted for the longest prompt"]),
+        (
+            result("pab", MADE, saved=None, text_tokens=4),
+            ["FLOPs of pab are missing: flops.json has no count"],
+        ),
+        (result("hub", None), ["FLOPs are missing: runs.jsonl does not describe"]),
     ],
 )
 def test_what_is_not_known_is_said_under_the_table(made, said, tmp_path):

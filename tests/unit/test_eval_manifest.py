@@ -46,7 +46,7 @@ def test_a_line_cut_off_is_passed_over_and_the_next_begins_anew(tmp_path, capsys
         file.write('{"file": "b.mp4", "see')
     put(tmp_path, "c.mp4")
     assert list(manifest.finished(tmp_path)) == ["a.mp4", "c.mp4"]
-    assert "manifest.jsonl:2: incomplete record" in capsys.readouterr().err
+    assert "manifest.jsonl:2: ignoring an incomplete record" in capsys.readouterr().err
     lines = (tmp_path / manifest.NAME).read_text().splitlines()
     assert [json.loads(line)["file"] for line in (lines[0], lines[2])] == ["a.mp4", "c.mp4"]
 

@@ -127,10 +127,10 @@ def test_lists_in_other_formats_are_no_list_of_vbenchs(tmp_path, name, content):
         ("what?", "has '?'"),
         ("one\ntwo", r"has '\n'"),
         ("nul\0", r"has '\x00'"),
-        (".hidden", "begins with '.'"),
-        ("-rf", "begins with '-'"),
+        (".hidden", "starts with '.'"),
+        ("-rf", "starts with '-'"),
         ("CON", "is a device name"),
-        ("hidden\u202etext", "has an invisible character"),
+        ("hidden\u202etext", "contains an invisible character"),
         ("x" * 221, "has 221 bytes; the limit is 220"),
         ("猫" * 80, "has 240 bytes"),
     ],
@@ -149,7 +149,7 @@ def test_vbenchs_prompts_that_differ_in_case_only_meet_on_some_file_systems(tmp_
     monkeypatch.setattr(prompts, "folds_case", lambda folder: False)
     assert prompts.choose_naming("auto", listed, tmp_path) == "vbench"
     monkeypatch.setattr(prompts, "folds_case", lambda folder: True)
-    with pytest.raises(ValueError, match="on the file system it is the same as 'a fantasy landscape'"):
+    with pytest.raises(ValueError, match="differs only in case from 'a fantasy landscape', which"):
         prompts.choose_naming("auto", listed, tmp_path)
     assert len({prompts.file_name(text, 0, 3, "slug") for text in listed.prompts}) == 2
 
@@ -184,8 +184,8 @@ def test_the_methods_of_the_paper_are_known_for_every_model(config):
     ("text", "message"),
     [
         ("base,teacach", r"method 'teacach' is unknown; allowed: base, reference, steps_N, .*teacache_slow"),
-        (" , ", "has no methods"),
-        ("base,base", "has a duplicate method"),
+        (" , ", "names no method"),
+        ("base,base", "names a method twice"),
         ("nowhere.yaml", "no such config file"),
         ("base=nowhere.yaml", "'base' is not a valid method name; use NAME=FILE"),
         ("-x y.yaml", "'-x y' is not a valid method name"),

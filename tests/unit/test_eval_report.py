@@ -229,7 +229,7 @@ def test_the_papers_table_is_quoted_whole():
 @pytest.mark.parametrize(("study", "remarked"), [("opensora_v1_2", False), ("open_sora_plan_v110", True)])
 def test_a_remark_stands_only_where_it_belongs(study, remarked):
     said, _ = sections.paper(SimpleNamespace(study=study))
-    assert said.words.startswith("Quoted, not measured here")
+    assert said.words.startswith("Quoted from the paper, not measured here")
     assert ("T-GATE" in said.words) == remarked
 
 
@@ -265,6 +265,6 @@ def test_a_page_of_the_documentation_gets_the_report_between_its_marks(tmp_path)
 def test_a_page_without_marks_is_left_alone(tmp_path, capsys):
     target = tmp_path / "page.md"
     target.write_text(f"{page.END} {page.BEGIN}")
-    with pytest.raises(ValueError, match="must have the marks"):
+    with pytest.raises(ValueError, match="must contain the marks"):
         page.fill(target, [], tmp_path)
     assert target.read_text() == f"{page.END} {page.BEGIN}"

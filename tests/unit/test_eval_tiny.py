@@ -86,7 +86,7 @@ def test_twins_and_missing_coefficients_are_said(tmp_path):
     )
     blocks = sections.doubts(results.Model("m", tmp_path, made, ("cpu",)))
     words = [block.words for block in blocks]
-    assert words[0] == "The same videos, byte for byte, are made by slow, naive, late."
+    assert words[0] == "These methods give identical videos, byte for byte: slow, naive, late."
     assert words[1].startswith("No coefficients are published for this model: slow compares")
 
 

@@ -71,7 +71,7 @@ def test_an_incomplete_set_is_refused_unless_asked_for(tmp_path, capsys):
     del values["color"], values["scene"]
     folder = fill(tmp_path / "scores", values)
     assert cal_vbench.main(["--score_dir", str(folder)]) == 2
-    assert "lacks color, scene; incomplete scores cannot be compared" in capsys.readouterr().err
+    assert "missing for color, scene; incomplete scores cannot be compared" in capsys.readouterr().err
     assert not (folder / "scores.json").exists()
     assert cal_vbench.main(["--score_dir", str(folder), "--partial"]) == 0
     assert "incomplete, without color, scene" in capsys.readouterr().out
@@ -210,15 +210,15 @@ def test_missing_videos_are_an_error_unless_allowed(site, videos, tmp_path, caps
     (videos / "b-3.mp4").unlink()
     assert start(videos, "--dimensions", "color") == 0
     assert start(videos, "--dimensions", "scene") == 2
-    assert "1 of 10 videos are missing, such as ['b-3.mp4']; --partial" in capsys.readouterr().err
+    assert "1 of 10 videos are missing, such as ['b-3.mp4']; use --partial" in capsys.readouterr().err
     assert start(videos, "--dimensions", "scene", "--partial") == 0
     for path in videos.glob("*.mp4"):
         path.unlink()
     (tmp_path / "save" / "scene_eval_results.json").unlink()
     assert start(videos, "--dimensions", "scene", "--partial") == 2
-    assert "has none of the 10 videos" in capsys.readouterr().err
+    assert "contains none of the 10 videos" in capsys.readouterr().err
     assert start(videos, "--dimensions", "temporal_style") == 2
-    assert "VBench_full_info.json: has no prompts of temporal_style" in capsys.readouterr().err
+    assert "VBench_full_info.json: contains no prompts for temporal_style" in capsys.readouterr().err
 
 
 def test_videos_that_came_after_a_result_are_evaluated(site, videos, tmp_path):
@@ -250,7 +250,7 @@ def test_dimensions_that_lack_packages_are_listed_first_and_the_others_run(site,
     without(site, "detectron2", "fairscale")
     assert start(videos) == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("left out, as ")
+    assert first.startswith("skipped, because ")
     assert "object_class (needs detectron2)" in first
     assert "scene (needs fairscale)" in first
     done = {path.name.removesuffix("_eval_results.json") for path in (tmp_path / "save").iterdir()}
@@ -277,10 +277,10 @@ def test_what_is_not_installed_is_named(site, videos, capsys):
     without(site, "decord")
     if importlib.util.find_spec("decord") is None:
         assert start(videos, "--dimensions", "scene") == 2
-        assert "has vbench but not decord, which all its dimensions need" in capsys.readouterr().err
+        assert "has vbench but lacks decord, which all dimensions need" in capsys.readouterr().err
     without(site, "vbench")
     assert start(videos, "--dimensions", "scene") == 2
     assert f"{sys.executable} (Python" in (said := capsys.readouterr().err)
     assert "has no vbench; vbench 0.1.5 works with Python 3.10 and 3.11" in said
     assert start(videos, "--vbench-python", "no-such-python") == 2
-    assert "--vbench-python no-such-python: cannot be run" in capsys.readouterr().err
+    assert "--vbench-python no-such-python: cannot run it" in capsys.readouterr().err

@@ -350,7 +350,7 @@ def test_the_processor_is_described(tmp_path):
     ("arguments", "message"),
     [
         (["--rounds", "0"], "--rounds is 0; it must be 1 or more"),
-        (["--models", "LatteT2V", "--sizes", "v120-29x480x640"], "--sizes are of OpenSoraT2V"),
+        (["--models", "LatteT2V", "--sizes", "v120-29x480x640"], "--sizes need the models OpenSoraT2V"),
     ],
 )
 def test_what_measures_nothing_is_refused(arguments, message, tmp_path, capsys):

@@ -96,7 +96,7 @@ def test_a_process_that_does_not_end_is_a_failure(monkeypatch):
 
     monkeypatch.setattr(gpu.subprocess, "run", run)
     args = SimpleNamespace(tiny=True, no_compile=True, rounds=2)
-    assert gpu.measured_apart(SIZES[0], args, 10.0) == {gpu.FAILED: "no result in 70 s"}
+    assert gpu.measured_apart(SIZES[0], args, 10.0) == {gpu.FAILED: "no result within 70 s"}
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def test_all_processes_of_a_computer_are_counted(checkpoint):
     made = estimate(on_gpu)
     room = FreeMemory(2 * made.peak, int(1.5 * made.host))
     assert memory.first_shortage(on_gpu, made, 1, room) is None
-    assert "in the host's memory" in memory.first_shortage(on_gpu, made, 2, room)
+    assert "of host memory" in memory.first_shortage(on_gpu, made, 2, room)
     assert memory.shortage(10, None) is None
 
 

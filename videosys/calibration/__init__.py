@@ -2,5 +2,5 @@
 
 import lazy_loader
 
-# Imported when first used: the command line answers Ctrl-C before imports of seconds.
+# Submodules are imported when first used, so that the command line responds to Ctrl-C during slow imports.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

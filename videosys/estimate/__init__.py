@@ -1,6 +1,6 @@
-"""Memory and operations of a config, before anything is loaded."""
+"""Estimates the memory and operations of a config without loading weights."""
 
 import lazy_loader
 
-# Imported when first used: the command line answers Ctrl-C before imports of seconds.
+# Submodules are imported when first used, so that the command line responds to Ctrl-C during slow imports.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,10 +1,10 @@
-"""Memory and operations of a config before anything is loaded:
+"""Estimate the memory and operations of a config without loading weights:
 
     python -m videosys.estimate --config FILE [--model NAME] [--text-tokens N] [--json]
         [key=value ...]
 
-A file in a folder named after a model (as in examples/) needs no --model. Shapes come from the config and,
-for checkpoints on this computer, from their config.json; others use the published shapes. Nothing is
+--model is not needed for a file in a folder named after a model (as in examples/). Shapes come from the
+config and from the config.json of local checkpoints; for others the published shapes are used. Nothing is
 downloaded.
 """
 
@@ -28,12 +28,12 @@ from videosys.models import FAMILIES, load_family_config
 from videosys.utils.command import CommandParser, run_command
 from videosys.utils.devices import parse_device, shares_memory
 
-NOTED = 0.1  # above this share of the peak, the cache is mentioned
+NOTED = 0.1  # share of the peak above which the cache is mentioned
 HEAD = ("stage", "weights", "on device", "text K/V", "cache", "activations", "total", "host", "TFLOP")
 
 
 def table(cost: Estimate) -> str:
-    """The stages as lines of text: GiB, and operations of all evaluations."""
+    """The stages as text: GiB, and operations of all evaluations."""
     rows: list[tuple[str, ...]] = [HEAD]
     for stage in cost.stages:
         kept = (stage.weights, stage.resident, stage.text, stage.cache)
@@ -41,12 +41,12 @@ def table(cost: Estimate) -> str:
         rows.append((stage.name, *(f"{size / GIB:.3f}" for size in sizes), f"{stage.flops / 1e12:.3f}"))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-    host = f", and {cost.host / GIB:.3f} GiB in the host's memory" if cost.host else ""
+    host = f", plus {cost.host / GIB:.3f} GiB of host memory" if cost.host else ""
     return "\n".join([*lines, f"peak with offload {cost.offload}: {cost.peak / GIB:.3f} GiB{host}"])
 
 
 def as_json(cost: Estimate) -> dict[str, Any]:
-    """The estimate as plain values, bytes and FLOPs, with its sums."""
+    """The estimate as plain values in bytes and FLOPs, with totals."""
     derived = [{"activations": stage.activations, "total": stage.total} for stage in cost.stages]
     stages = [dataclasses.asdict(stage) | more for stage, more in zip(cost.stages, derived)]
     sizes = {name: getattr(cost, name) for name in ("peak", "host", "cache", "peak_without_cache")}
@@ -56,16 +56,18 @@ def as_json(cost: Estimate) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="python -m videosys.estimate", description=__doc__.split("\n")[0])
     parser.add_argument("--config", required=True, metavar="FILE")
-    help_text = "whose config it is, where the file could be of several"
+    help_text = "the model, if the config does not determine it"
     parser.add_argument("--model", choices=list(FAMILIES), help=help_text)
-    parser.add_argument("--text-tokens", type=int, metavar="N", help="of each prompt; default: the maximum")
-    parser.add_argument("--json", action="store_true", help="bytes and operations as JSON")
+    parser.add_argument(
+        "--text-tokens", type=int, metavar="N", help="tokens per prompt; default: the maximum"
+    )
+    parser.add_argument("--json", action="store_true", help="print bytes and operations as JSON")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     return run_command(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the estimate. ValueError for wrong arguments."""
+    """Print the estimate. ValueError for wrong arguments."""
     config = load_family_config(args.config, args.model, args.overrides)
     cost = estimate(config, args.text_tokens)
     if args.json:
@@ -77,12 +79,12 @@ def run(args: argparse.Namespace) -> int:
     )
     print(table(cost))
     for part in cost.assumed:
-        print(f"not on this computer, using the published shape: {part}")
+        print(f"not found locally, using the published shape: {part}")
     saved = cost.peak - cost.peak_without_cache
     if saved > NOTED * cost.peak and not shares_memory(parse_device(config.device)):
         print(
-            f"the cache keeps {cost.cache / GIB:.3f} GiB of the peak on the device; with cache.device=cpu it "
-            "lies in the host's memory, each use is a copy, and the peak is about "
+            f"the cache uses {cost.cache / GIB:.3f} GiB of the peak on the device; with cache.device=cpu it "
+            "is kept in host memory and copied at each use, and the peak is about "
             f"{cost.peak_without_cache / GIB:.3f} GiB"
         )
     warning = first_shortage(config, cost, ranks)

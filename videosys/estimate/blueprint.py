@@ -1,4 +1,4 @@
-"""The parts of a config without their weights: what its family says about them. Nothing is downloaded."""
+"""The parts of a config without weights, as described by its family. Nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from videosys.utils.settled import settle
 class Blueprint:
     """The data of a config for an estimate.
 
-    history: predictions of a video that the scheduler keeps. folders: of the parts on this computer. missing:
-    the parts that are not, for which the published configs stand.
+    history: number of predictions per video that the scheduler keeps. folders: of the local parts. missing:
+    the other parts, which use the published configs.
     """
 
     config: Any
@@ -38,35 +38,37 @@ class Blueprint:
 
     @property
     def depth(self) -> int:
-        """Blocks of the transformer, or pairs of blocks."""
+        """The number of blocks, or pairs of blocks, of the transformer."""
         return self.parts.transformer.config.depth
 
     @property
     def latent_channels(self) -> int:
-        """Channels that the autoencoder decodes."""
+        """The number of latent channels of the autoencoder."""
         return self.parts.vae.config.latent_channels
 
     @property
     def pipeline(self) -> Pipeline:
-        """The family's pipeline without components: its methods take the modules that they are given."""
+        """The family's pipeline without components; modules are passed to its methods."""
         nothing: Any = None
         return self.family.pipeline(self.family, self.parts, Components(nothing, nothing, nothing))
 
     def transformer(self, depth: int, parallel: Parallel) -> nn.Module:
-        """The transformer with this many blocks, or pairs of blocks, on a rank."""
+        """Build a rank's transformer with this many blocks, or pairs of blocks."""
         part = self.parts.transformer
         return part.build(parallel, part.config.with_depth(depth))
 
     def condition(self, model: Any, prompt_embeds: torch.Tensor) -> Any:
-        """What the transformer's forward takes as condition."""
+        """The condition argument of the transformer's forward."""
         return self.family.condition(model, prompt_embeds, None, self.latent_size, self.config)
 
     def decode(self, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """The bytes of latents' frames; where another clip follows, what it continues from is encoded too."""
+        """Decode latents to uint8 frames. If another clip follows, also encode the frames that it
+        continues.
+        """
         return self.pipeline.decode_rows(vae, latents, self.config, self.config.num_clips > 1).frames
 
     def with_depth(self, depth: int) -> Blueprint:
-        """The same with another number of blocks."""
+        """The same blueprint with another number of blocks."""
         part = self.parts.transformer
         return replace(
             self, parts=replace(self.parts, transformer=replace(part, config=part.config.with_depth(depth)))
@@ -75,7 +77,7 @@ class Blueprint:
 
 @settle
 def blueprint(config: PipelineConfig) -> Blueprint:
-    """The blueprint of a config: of folders on this computer, else of what was published."""
+    """The blueprint of a config, from local folders or else from the published configs."""
     family, finder = family_of(config), PartFinder(config, may_be_missing=True)
     parts = family.parts(config, finder)
     scheduler = family.sampler(config, ())

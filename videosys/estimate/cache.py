@@ -30,8 +30,8 @@ from videosys.generation.config import PipelineConfig
 
 
 def cache_settings(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
-    """The cache of a config with the settings that a calibration or a file on this computer says; where there
-    is none, and so no run yet, the settings that keep the most.
+    """The cache config with settings resolved from a local calibration or file. If there is none, the
+    settings that need the most memory.
     """
     scope = partial(config.scope, plan.evaluations, plan.latent_size)
     try:
@@ -41,12 +41,12 @@ def cache_settings(config: PipelineConfig, plan: Blueprint) -> CacheConfig:
 
 
 def greediest(config: CacheConfig) -> CacheConfig:
-    """The config, with those of its open settings that keep the most."""
+    """The config, with its unresolved settings chosen to need the most memory."""
     if isinstance(config, PABConfig):
         return PABConfig(device=config.device)
     has_forecast = isinstance(config, BestConfig) or "forecast" in {item.name for item in fields(config)}
     forecast = Fitted(((1.0,) * MAX_RESIDUALS,)) if has_forecast else HOLD
-    if isinstance(config, TeaCacheConfig | BestConfig):  # which keep a signal too
+    if isinstance(config, TeaCacheConfig | BestConfig):  # these also keep a signal
         return TeaCacheConfig(forecast=forecast, device=config.device)
     if is_fixed(config):
         return ScheduleConfig(computed=(0,), forecast=forecast, device=config.device)
@@ -55,15 +55,15 @@ def greediest(config: CacheConfig) -> CacheConfig:
 
 
 def is_fixed(config: CacheConfig) -> bool:
-    """Whether a policy is given by its computed steps alone."""
+    """Whether the policy is a fixed list of computed steps."""
     return type(config).start is CacheConfig.start
 
 
 def small_cache(config: CacheConfig) -> tuple[Cache, int]:
-    """A cache that keeps what a config's does, and how many steps it takes until one finds all of it: they
-    are all computed, and called 0. Of branches, which `branch_bytes` counts, it keeps none.
+    """(a cache that keeps what the config's cache keeps, the number of steps until it is full). All steps are
+    computed, with step index 0. Branches (PAB) are not kept; `branch_bytes` counts them.
 
-    A policy that this module does not know is asked for its cache of a generation with one step.
+    For a policy that this module does not know, the cache for a one-step generation is used.
     """
     if isinstance(config, PABConfig):
         return RecordedCache(), 1
@@ -76,8 +76,8 @@ def small_cache(config: CacheConfig) -> tuple[Cache, int]:
 
 
 def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
-    """What a cache of branches (PAB) keeps at the step after which most of them are used again: an activation
-    of `samples` samples each. model: with one block, or pair of blocks, of `plan.depth`.
+    """Bytes that a cache of branches (PAB) keeps at the step with the most branches to reuse. Each branch is
+    an activation of `samples` samples. model: has one block, or pair of blocks, of `plan.depth`.
     """
     if not isinstance(config.cache, PABConfig):
         return 0
@@ -94,7 +94,7 @@ def branch_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: i
 
 
 def activation_bytes(config: PipelineConfig, plan: Blueprint, model: Any, samples: int) -> int:
-    """The tokens of this many samples on one device, as wide as the model."""
+    """Bytes of the hidden state of this many samples on one device."""
     grid = model.config.grid(plan.latent_size)
     share = config.parallel.resolved(config.is_guided).sp or 1
     tokens = grid.num_frames * math.ceil(grid.tokens_per_frame / share)

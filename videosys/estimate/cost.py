@@ -1,4 +1,4 @@
-"""Bytes and operations of a request, by running its parts on the meta device without weights."""
+"""Bytes and operations of a request, measured by running its parts on the meta device without weights."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from videosys.text_encoders.meta import encode_shape, encoder_shape
 from videosys.utils.devices import SHARING, parse_device, shares_memory
 from videosys.utils.settled import settle
 
-MEASURED_BATCH = 3  # videos; larger micro-batches are reckoned from this one and the one before
-# What graphs hold: tokens before the blocks, a signal, and the head's tokens before and after its norm.
+MEASURED_BATCH = 3  # videos; larger micro-batches are extrapolated from this one and the one before
+# Tensors held by graphs: tokens before the blocks, a signal, and the head's tokens before and after its norm.
 GRAPH_ACTIVATIONS = 4
-NUMBERS = ("weights", "peak", "flops", "text", "cache", "resident", "host")  # of a stage
+NUMBERS = ("weights", "peak", "flops", "text", "cache", "resident", "host")  # fields of a stage
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """One stage: bytes of its weights, bytes that it needs besides at its peak, and operations in all.
+    """One stage: bytes of its weights, further bytes at its peak, and its total operations.
 
-    Of the peak, what stays from step to step: text keys and values (`text`) and the cache (`cache`).
-    resident: of the weights, what is on the device at once. host: what lies in the host's memory beside the
-        accelerator that works: parked weights, and a cache that is kept there.
+    text, cache: the part of the peak that stays between steps: keys and values of the text, and the cache.
+    resident: bytes of the weights that are on the device at once. host: bytes in host memory while an
+        accelerator computes: parked weights, and a cache kept on the CPU.
     """
 
     name: str
@@ -52,7 +52,7 @@ class StageCost:
 
     @property
     def activations(self) -> int:
-        """The peak without what is kept from step to step."""
+        """The peak without the memory that stays between steps."""
         return self.peak - self.text - self.cache
 
     @property
@@ -61,16 +61,16 @@ class StageCost:
         return self.resident + self.peak
 
     def without_cache(self) -> StageCost:
-        """The same where the cache lies in the host's memory."""
+        """The same stage with the cache in host memory."""
         return replace(self, peak=self.peak - self.cache, cache=0, host=self.host + self.cache)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one micro-batch needs on one device; of several, on the one with the largest share.
+    """The needs of one micro-batch on one device; with several devices, on the one with the largest shard.
 
-    evaluations: of the transformer, all computed. assumed: the parts that are not on this computer, for which
-    the published shapes stand.
+    evaluations: of the transformer, all computed. assumed: parts that were not found locally, so that the
+    published shapes were used.
     """
 
     stages: tuple[StageCost, ...]
@@ -80,37 +80,37 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment: all weights and the largest stage, or one stage alone."""
+        """Peak bytes: all weights and the largest stage, or with offloading one stage alone."""
         if self.offload == "none":
             return sum(stage.weights for stage in self.stages) + max(stage.peak for stage in self.stages)
         return max(stage.total for stage in self.stages)
 
     @property
     def host(self) -> int:
-        """Bytes in the host's memory for one accelerator."""
+        """Bytes of host memory for one accelerator."""
         return sum(stage.host for stage in self.stages)
 
     @property
     def cache(self) -> int:
-        """Bytes that a cache keeps on the device."""
+        """Bytes of the cache on the device."""
         return sum(stage.cache for stage in self.stages)
 
     @property
     def peak_without_cache(self) -> int:
-        """Bytes at the worst moment where the cache lies elsewhere."""
+        """Peak bytes with the cache on another device."""
         return replace(self, stages=tuple(stage.without_cache() for stage in self.stages)).peak
 
 
 @settle
 def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate:
-    """What one micro-batch of a config needs, without loading it. Texts are as long as the model allows if
-    not given. ValueError for a config of no family.
+    """Estimate the needs of one micro-batch without loading weights. text_tokens: per prompt; default: the
+    model's maximum. ValueError for a config without a model family.
     """
     if text_tokens is not None and text_tokens < 1:
         raise ValueError(f"text_tokens is {text_tokens}; it must be 1 or more")
     if config.batch_size <= MEASURED_BATCH:
         return measured(config, text_tokens)
-    # What each video of a batch adds is the same, and metering them all would take ever longer.
+    # Each further video adds the same amount, and metering large batches would be slow.
     low, high = (
         measured(replace(config, batch_size=size), text_tokens)
         for size in (MEASURED_BATCH - 1, MEASURED_BATCH)
@@ -121,13 +121,13 @@ def estimate(config: PipelineConfig, text_tokens: int | None = None) -> Estimate
 
 
 def extended(low: StageCost, high: StageCost, more: int) -> StageCost:
-    """The cost of a stage with this many videos more than `high`, which has one more than `low`."""
+    """Extrapolate a stage to `more` videos beyond `high`, which has one video more than `low`."""
     pairs = {name: (getattr(low, name), getattr(high, name)) for name in NUMBERS}
     return replace(high, **{name: after + (after - before) * more for name, (before, after) in pairs.items()})
 
 
 def measured(config: PipelineConfig, text_tokens: int | None) -> Estimate:
-    """The estimate of a micro-batch that is metered as it is."""
+    """The estimate of a micro-batch, metered without extrapolation."""
     plan = blueprint(config)
     parts = Estimator(plan, replace(config, cache=cache_settings(config, plan)), text_tokens)
     stages = (parts.text_encoder(), parts.transformer(), parts.vae())
@@ -135,9 +135,9 @@ def measured(config: PipelineConfig, text_tokens: int | None) -> Estimate:
 
 
 class Estimator:
-    """The cost of each part of a config on its device, whether this computer has that or not.
+    """The cost of each part of a config on its device, even if this computer does not have that device.
 
-    config: that of the blueprint, with the settings of its cache.
+    config: the blueprint's config with resolved cache settings.
     """
 
     def __init__(self, plan: Blueprint, config: PipelineConfig, text_tokens: int | None = None):
@@ -148,7 +148,7 @@ class Estimator:
         longest = plan.parts.text_encoder.max_length
         self.text_tokens = min(text_tokens or longest, longest)
         self.axes = config.parallel.resolved(config.is_guided)
-        # On one device, with and without its prompt.
+        # On one device: the samples with and without the prompt.
         self.samples_per_video = 2 if config.is_guided and (self.axes.cfg or 1) == 1 else 1
         self.samples = config.batch_size * self.samples_per_video
         kept_on = config.cache.device
@@ -156,7 +156,7 @@ class Estimator:
         self.is_cache_elsewhere = len(where) > 1 and not where <= {*SHARING}
 
     def text_encoder(self) -> StageCost:
-        """One prompt after the other is encoded, and the negative one."""
+        """The text encoder, which encodes the prompts and the negative prompt one by one."""
         text = self.plan.parts.text_encoder
         encoder = on_meta(lambda: encoder_shape(text.folder, text.is_mt5), self.dtype)
         stage = self._loaded("text encoder", encoder, encoder.get_submodule("encoder"))
@@ -164,7 +164,7 @@ class Estimator:
         return replace(stage, peak=meter.peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
 
     def transformer(self) -> StageCost:
-        """Blocks are all alike, so two small models tell what each more of them adds."""
+        """The transformer, extrapolated from two shallow models, because all blocks cost the same."""
         depth = self.plan.depth
         one, two = (self.shallow_transformer(count) for count in (1, min(depth, 2)))
         pairs = [(getattr(one, name), getattr(two, name)) for name in NUMBERS]
@@ -177,7 +177,7 @@ class Estimator:
         return replace(stage, resident=min(stage.resident, stage.weights))
 
     def shallow_transformer(self, depth: int) -> StageCost:
-        """With this many blocks, or pairs of blocks. A cache of branches is not in it."""
+        """The transformer with this many blocks, or pairs of blocks, without a cache of branches."""
         plan, width = self.plan, self.plan.parts.transformer.config.caption_channels
         model = on_meta(lambda: plan.transformer(depth, Absent.of(self.axes)), self.dtype)
         stage = self._loaded("transformer", model, model)
@@ -190,7 +190,7 @@ class Estimator:
             return self._evaluated(stage, model, text, latents)
 
     def vae(self) -> StageCost:
-        """From latents to the bytes of frames, as many videos at once as the config says."""
+        """Decoding of latents to uint8 frames, for the config's number of videos at once."""
         plan, batch = self.plan, self.config.decode_batch_size
         vae = on_meta(lambda: plan.parts.vae.build(Parallel()), self.dtype)
         stage = self._stage("autoencoder", weight_bytes(vae))
@@ -198,35 +198,37 @@ class Estimator:
             latents = torch.empty(batch, plan.latent_channels, *plan.latent_size, device=device)
             frames, meter = metered(lambda: plan.decode(vae, latents), self.device)
         clips = self.config.batch_size * self.config.num_clips
-        # Clips that wait for the last one.
+        # Decoded clips that wait for the last one.
         waiting = frames.nbytes // batch * (clips - batch) if self.is_cpu else 0
         return replace(stage, peak=meter.peak + latents.nbytes + waiting, flops=meter.flops)
 
     def _loaded(self, name: str, module: nn.Module, owner: nn.Module) -> StageCost:
-        """A stage of a module's weights, as they are stored and offloaded. owner: of its lists of blocks."""
+        """The stage of a module's weights, as stored and offloaded. owner: module with the lists of
+        blocks.
+        """
         if self.config.storage_dtype != "auto":
             quantize_blocks(owner)
         stage = self._stage(name, weight_bytes(module))
         if self.config.offload != "group":
             return stage
         lists = [child for child in owner.children() if isinstance(child, nn.ModuleList)]
-        # Two blocks are on the device, the one at work and the next. What a block holds itself stays.
+        # Two blocks are on the device: the running one and the next. A block's direct parameters stay there.
         sizes = [sum(map(weight_bytes, block.children())) for blocks in lists for block in blocks]
         return replace(stage, resident=stage.weights - sum(sizes) + 2 * max(sizes))
 
     def _stage(self, name: str, weights: int) -> StageCost:
-        """A stage that needs only weights, all of them on the device; parked ones are in the host too."""
+        """A stage with only weights, all on the device; with offloading also in host memory."""
         is_parked = self.config.offload != "none" and not shares_memory(self.device)
         return StageCost(name, weights, 0, 0, resident=weights, host=weights if is_parked else 0)
 
     def _with_cache(self, stage: StageCost, size: int) -> StageCost:
-        """A stage and the bytes of a cache, on the device or on the cache's device."""
+        """Add the bytes of a cache to a stage, on the device that holds the cache."""
         if not self.is_cache_elsewhere:
             return replace(stage, peak=stage.peak + size, cache=stage.cache + size)
         return stage if self.is_cpu else replace(stage, host=stage.host + size)
 
     def _evaluated(self, stage: StageCost, model: Any, text: Tensor, latents: Tensor) -> StageCost:
-        """A stage with what a transformer needs besides its weights."""
+        """Add the memory and operations of a transformer's evaluations to a stage."""
         plan = self.plan
         condition, prepared = metered(lambda: plan.condition(model, text))
         timesteps = torch.empty(len(latents), device=latents.device)
@@ -241,11 +243,13 @@ class Estimator:
 
         cache, steps = small_cache(self.config.cache)
         output, meter = metered(lambda: evaluate(cache, steps), scores=scores)
-        cached, flops = meter.live, meter.flops // steps  # nothing else is left
+        cached, flops = meter.live, meter.flops // steps  # only the cache is still alive
         if self.is_cache_elsewhere:
             _, meter = metered(lambda: evaluate(RecordedCache(), 1), scores=scores)
         video = latents.nbytes // self.samples_per_video
-        around = latents.nbytes + text.nbytes + output + (1 + plan.history) * video  # output: the last step's
+        around = (
+            latents.nbytes + text.nbytes + output + (1 + plan.history) * video
+        )  # output: of the last step
         stage = replace(
             stage,
             peak=prepared.live + meter.peak - meter.live + around,
@@ -256,7 +260,7 @@ class Estimator:
 
 
 def metered(run: Callable[[], Any], device: torch.device | None = None, **options: Any) -> tuple[Any, Meter]:
-    """(result of a function, the meter that it ran in)."""
+    """Run a function in a meter; return (its result, the meter)."""
     with Meter(device, **options) as meter:
         result = run()
     return result, meter

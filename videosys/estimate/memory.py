@@ -1,4 +1,4 @@
-"""Whether a run fits into free memory."""
+"""Checks whether a run fits into free memory."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from videosys.utils.weights_hash import SUFFIXES
 
 LOG = get_logger("memory")
 GIB = 2**30
-SMALL = 1 << 20  # pixels of all frames: the bundled checkpoint makes 70 thousand
-SMALL_NEEDS = 8 * GIB  # enough for this many pixels without weights, in float32 and with any cache
-WIDENED = 2  # weights in files are of 16 bits or more, and become 32 at most
+SMALL = 1 << 20  # pixels of all frames; the bundled checkpoint generates 70 thousand
+SMALL_NEEDS = 8 * GIB  # enough for SMALL pixels without weights, in float32 and with any cache
+WIDENED = 2  # weights have at least 16 bits in files and at most 32 in memory
 MEMINFO = Path("/proc/meminfo")
-# What may be another for each request without any change of what it needs; is_guided stands for the guidance.
+# Request fields that do not affect memory; for the guidance, is_guided is compared instead.
 NEEDLESS = frozenset({"seed", "num_videos_per_prompt", "fps", "guidance_scale", "negative_prompt"})
 
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """Free bytes: of the device of a config, and of the computer's memory; None where that is not known."""
+    """Free bytes of a config's device and of host memory; None if unknown."""
 
     device: int | None
     host: int | None
 
     def most(self, other: FreeMemory) -> FreeMemory:
-        """The more of the two, of each."""
+        """The larger value of each field."""
         pairs = ((self.device, other.device), (self.host, other.host))
         return FreeMemory(*(max((size for size in pair if size is not None), default=None) for pair in pairs))
 
 
 def free_of(config: PipelineConfig) -> FreeMemory:
-    """What is free now."""
+    """The memory that is free now."""
     host = available_bytes(replace(config, device="cpu"))
     return FreeMemory(host if parse_device(config.device).type == "cpu" else available_bytes(config), host)
 
 
 def available_bytes(config: PipelineConfig) -> int | None:
-    """Free memory of the device of a config; None where it cannot be known."""
+    """Free bytes of a config's device; None if unknown."""
     device = parse_device(config.device)
     if device.type != "cpu":
         return free_memory(device)
@@ -58,20 +58,20 @@ def available_bytes(config: PipelineConfig) -> int | None:
 
 
 def shortage(needed: int, available: int | None, where: str = "") -> str | None:
-    """The warning about a run that needs more memory than available, with remedies."""
+    """The warning for a run that needs more memory than available, with remedies; None if it fits."""
     if available is None or needed <= available:
         return None
     return (
-        f"this run needs about {needed / GIB:.1f} GiB at its peak{where}, and {available / GIB:.1f} GiB are "
-        "free; fewer frames, a smaller size, dtype bfloat16, storage_dtype float8_e4m3fn or offload need "
-        "less (python -m videosys.estimate shows each part)"
+        f"this run needs about {needed / GIB:.1f} GiB{where} at its peak, but only {available / GIB:.1f} GiB "
+        "are free; to reduce it, use fewer frames, a smaller size, dtype bfloat16, storage_dtype "
+        "float8_e4m3fn or offload (python -m videosys.estimate shows each part)"
     )
 
 
 def warn_if_too_large(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> None:
-    """Warns before a run that will not fit. Unknown values do not stop it.
+    """Warn before a run that will not fit. Does nothing if free memory is unknown.
 
-    ranks: processes on this computer, which share the host's memory and have a device each.
+    ranks: processes on this computer, which share host memory and have one device each.
     """
     if free == FreeMemory(None, None):
         return
@@ -79,16 +79,16 @@ def warn_if_too_large(config: PipelineConfig, free: FreeMemory, ranks: int = 1) 
         if is_surely_enough(config, free, ranks):
             return
         message = first_shortage(config, estimate(config), ranks, free)
-    except Exception as error:  # an estimate that fails must not stop a run that may well succeed
-        LOG.debug("memory of this run could not be estimated: %s: %s", type(error).__name__, error)
+    except Exception as error:  # a failed estimate must not stop a run that may succeed
+        LOG.debug("could not estimate the memory of this run: %s: %s", type(error).__name__, error)
         return
     if message is not None:
         warnings.warn(message, stacklevel=3)
 
 
 def is_surely_enough(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -> bool:
-    """Whether a video is small and its weights fit, judged by their file sizes: an estimate takes
-    seconds, with the same result.
+    """Whether a video is small and its weights fit, judged by file sizes. Avoids an estimate, which takes
+    seconds.
     """
     height, width = config.size
     plan = blueprint(config)
@@ -100,7 +100,7 @@ def is_surely_enough(config: PipelineConfig, free: FreeMemory, ranks: int = 1) -
 
 
 def weights_in_files(folders: Iterable[Path]) -> int:
-    """Bytes of the files of weights in folders, and in the folders there; of none twice."""
+    """Bytes of the weight files in folders and their subfolders, each file counted once."""
     paths = {path for folder in folders for depth in ("*", "*/*") for path in folder.glob(depth)}
     return sum(path.stat().st_size for path in paths if path.name.endswith(SUFFIXES))
 
@@ -108,23 +108,23 @@ def weights_in_files(folders: Iterable[Path]) -> int:
 def first_shortage(
     config: PipelineConfig, cost: Estimate, ranks: int = 1, free: FreeMemory | None = None
 ) -> str | None:
-    """What to say where the devices, or the memory of their computer, are too small for all ranks.
+    """The warning if the devices or the host memory are too small for all ranks, or None.
 
-    free: what is free for it, if that is not what is free now.
+    free: overrides the memory that is free now.
     """
     free = free or free_of(config)
     if parse_device(config.device).type == "cpu":
         where = f" in {ranks} processes together" if ranks > 1 else ""
         return shortage(ranks * cost.peak, free.host, where)
-    host = shortage(ranks * cost.host, free.host, " in the host's memory")
+    host = shortage(ranks * cost.host, free.host, " of host memory")
     return shortage(cost.peak, free.device) or host
 
 
 class MemoryCheck:
-    """Estimates each kind of request once, since an estimate takes seconds.
+    """Estimates each kind of request once, because an estimate takes seconds.
 
-    What was free at the first look, before anything was loaded, counts as free later: of what is missing then
-    the weights that are loaded are the most, and an estimate has them.
+    Memory that was free at the first check, before loading, also counts as free later: the difference is
+    mostly the loaded weights, which an estimate includes.
     """
 
     def __init__(self, ranks: int = 1):
@@ -133,7 +133,7 @@ class MemoryCheck:
         self.free = FreeMemory(None, None)
 
     def look(self, config: PipelineConfig) -> None:
-        """Warns once about a request that will not fit."""
+        """Warn once about a request that will not fit."""
         self.free = self.free.most(free_of(config))
         needs = needs_of(config)
         if needs not in self.seen:
@@ -142,6 +142,6 @@ class MemoryCheck:
 
 
 def needs_of(config: PipelineConfig) -> str:
-    """Two configs for which it is the same need the same memory."""
+    """A key of the memory needs: configs with equal keys need the same memory."""
     names = [field.name for field in dataclasses.fields(config) if field.name not in NEEDLESS]
     return repr(([(name, getattr(config, name)) for name in names], config.is_guided))

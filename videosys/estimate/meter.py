@@ -1,7 +1,7 @@
-"""Meters a computation: live bytes, and floating-point operations.
+"""Meters live bytes and floating-point operations of a computation.
 
-It also counts tensors without memory, on the meta device or `pretending` to be on a CPU, so that the needs of
-a computation are known without it.
+It also counts tensors without memory, on the meta device or `pretending` to be on a CPU. So the needs of a
+computation can be determined without running it.
 """
 
 from __future__ import annotations
@@ -28,11 +28,10 @@ Scores = Callable[[torch.Tensor, torch.Tensor], int]
 
 
 class Meter:
-    """Counts while it is entered: `live` and `peak` bytes of tensors made inside, and `flops`.
+    """A context manager that counts `live` and `peak` bytes of tensors created inside, and `flops`.
 
-    Attention counts as one kernel, that of torch's function. scores: the bytes that it makes and drops; a
-    fused one has none.
-    device: each convolution has beside it what the kernel copies that the device would take, see `COPIED`;
+    torch's attention counts as one kernel. scores: returns the temporary bytes of an attention kernel; 0 for
+    a fused one. device: adds the copies that this device's kernel makes in each convolution, see `COPIED`;
     None counts no copies.
     """
 
@@ -58,13 +57,13 @@ class Meter:
         self._stack.close()
 
     def add(self, size: int) -> None:
-        """Adds this many bytes, which may be negative."""
+        """Add this many bytes, which may be negative."""
         self.live += size
         self.peak = max(self.peak, self.live)
 
 
 class Storages(TorchDispatchMode):
-    """Tells a meter of every storage that an operation makes, and of its end."""
+    """Reports every storage that an operation creates, and its release, to a meter."""
 
     def __init__(self, meter: Meter):
         super().__init__()
@@ -85,18 +84,18 @@ class Storages(TorchDispatchMode):
 
 
 def copied(convolution: Sequence[Any], result: torch.Tensor) -> int:
-    """Bytes that a convolution's kernel on a CPU copies; torch itself says which kernel it takes.
+    """Bytes that a convolution's kernel copies on a CPU. torch reports which kernel it uses.
 
-    oneDNN orders the channels of input and weight anew, unless those of the input lie side by side (of one
-    sample alone torch does not see that). On a processor with AMX its result in bfloat16 is made in an order
-    of its own, and ordered anew when input and weight are gone; some megabytes of scratch for each thread are
-    not counted. torch's own, which small inputs get, write every window as a column: of 27 values for each
-    one of the input with 3 x 3 x 3, and none with 1 x 1 x 1.
+    oneDNN reorders input and weight, unless the input is in a channels-last layout (which torch does not
+    detect for a single sample). With AMX, a bfloat16 result is computed in an internal layout and reordered
+    after input and weight are freed; a few MiB of scratch memory per thread are not counted. torch's native
+    kernel, which is used for small inputs, unfolds every window into a column: 27 values per input value with
+    a 3 x 3 x 3 kernel, none with 1 x 1 x 1.
     """
     x, weight, _, *options = convolution
     if goes_to_onednn(x, weight, options):
         layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
-        if len(x) > 1 and x.is_contiguous(memory_format=layout):  # in order already
+        if len(x) > 1 and x.is_contiguous(memory_format=layout):  # already channels-last
             return weight.nbytes
         results = 2 * result.nbytes if x.dtype == torch.bfloat16 and has_amx() else 0
         return max(weight.nbytes + x.nbytes, results)
@@ -105,9 +104,9 @@ def copied(convolution: Sequence[Any], result: torch.Tensor) -> int:
 
 
 def copied_on_cuda(convolution: Sequence[Any], result: torch.Tensor) -> int:
-    """Bytes that cuDNN copies: in half precision a convolution over three dimensions, and one over two that
-    gives fewer channels than it takes, has its input and its result in another order besides. The peaks of
-    all five decoders that an H100 measured are so, within 1 %.
+    """Bytes that cuDNN copies. In half precision, 3-D convolutions, and 2-D convolutions that reduce the
+    number of channels, also hold input and result in another layout. With this, the peaks of all five
+    decoders measured on an H100 agree within 1 %.
     """
     x, weight = convolution[:2]
     is_copied = x.ndim == 5 or weight.shape[0] < weight.shape[1]
@@ -121,9 +120,7 @@ COPIED: MappingProxyType[str, Callable[[Sequence[Any], torch.Tensor], int]] = Ma
 
 @functools.cache
 def has_amx() -> bool:
-    """Whether this machine's processor multiplies bfloat16 matrices in tiles (AMX); false where /proc/cpuinfo
-    is not there to say so.
-    """
+    """Whether this processor has AMX for bfloat16, according to /proc/cpuinfo; false if that is missing."""
     try:
         return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
@@ -131,19 +128,21 @@ def has_amx() -> bool:
 
 
 def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]) -> bool:
-    """Whether a convolution of such tensors would go to oneDNN on a CPU: torch itself says so, by a name that
-    is not public. A version without it is taken to send all there where it has oneDNN, as it does large ones.
+    """Whether torch uses oneDNN for such a convolution on a CPU, queried with a private function of torch. If
+    this function is missing, the answer is true wherever torch has oneDNN, as for large convolutions.
     """
     select = getattr(torch._C, "_select_conv_backend", None)
     if select is None:
         return torch.backends.mkldnn.is_available()
-    with unset_fake_temporarily():  # tensors of these shapes on the CPU, each of one number
+    with unset_fake_temporarily():  # CPU tensors of these shapes, expanded from one element
         small = [torch.empty(1, dtype=item.dtype).expand(item.shape) for item in (x, weight)]
         return not select(*small, None, *options).name.startswith("Slow")
 
 
 def operators() -> dict[Any, Callable[..., int]]:
-    """What counts the operators that torch's counter does not know. A torch may lack some of them."""
+    """FLOP formulas of operators that torch's counter does not know. Some versions of torch lack some of
+    them.
+    """
     found: dict[Any, Callable[..., int]] = {
         getattr(torch.ops.mkldnn, "_linear_pointwise", None): linear_flops,
         getattr(torch.ops.aten, "_addmm_activation", None): product_flops,
@@ -154,32 +153,32 @@ def operators() -> dict[Any, Callable[..., int]]:
 
 
 def linear_flops(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """The operations of a linear layer, by the shapes of input and weight."""
+    """FLOPs of a linear layer, from the shapes of input and weight."""
     return 2 * math.prod(x) * weight[0]
 
 
 def product_flops(bias: Sequence[int], x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
-    """The operations of a product with a bias, by the shapes of its two matrices."""
+    """FLOPs of a matrix product with a bias, from the shapes of its two matrices."""
     return 2 * math.prod(x) * weight[1]
 
 
 def frames_flops(q: Sequence[int], *_: Any, **__: Any) -> int:
-    """The operations of attention over frames, by the shape of its queries [B, T, S, heads, d]."""
+    """FLOPs of attention over frames, from the shape of its queries [B, T, S, heads, d]."""
     return 4 * math.prod(q) * q[1]
 
 
 def tiles_flops(q: Sequence[int], k: Sequence[int], *_: Any, **__: Any) -> int:
-    """The operations of attention by the shapes of its queries and keys [B, heads, tokens, d]."""
+    """FLOPs of attention, from the shapes of its queries and keys [B, heads, tokens, d]."""
     return 4 * math.prod(q) * k[2]
 
 
 def storages(tree: Any) -> Iterable[Any]:
-    """The memory of every tensor in a nested value."""
+    """The storage of every tensor in a nested value."""
     return [item.untyped_storage() for item in tree_iter(tree) if isinstance(item, torch.Tensor)]
 
 
 class Attention(TorchFunctionMode):
-    """Stands for the fused attention of tensors without memory, which itself would make all scores."""
+    """Replaces attention of tensors without memory, because torch's own version would create all scores."""
 
     def __init__(self, meter: Meter):
         super().__init__()
@@ -193,7 +192,7 @@ class Attention(TorchFunctionMode):
         q, k, v = args[:3]
         self.meter.attention_flops += 2 * q[..., 0].numel() * k.shape[-2] * (q.shape[-1] + v.shape[-1])
         batch, heads, tokens = q.shape[:-1]
-        result = q.new_empty(batch, tokens, heads, v.shape[-1])  # in memory, as the kernels write it
+        result = q.new_empty(batch, tokens, heads, v.shape[-1])  # the memory layout that the kernels write
         self.meter.peak = max(self.meter.peak, self.meter.live + self.meter.scores(q, k))
         return result.transpose(1, 2)
 
@@ -204,9 +203,11 @@ def weight_bytes(module: nn.Module) -> int:
 
 
 def on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
-    """A module without memory, in a dtype; parameters its class keeps in float32 stay so."""
+    """Build a module without memory, in a dtype. Parameters that its class keeps in float32 stay in
+    float32.
+    """
     with torch.device("meta"):
-        module = build().to("meta")  # some buffers are made where they like
+        module = build().to("meta")  # some buffers ignore the default device
     exact = getattr(type(module), "float32_parameters", ())
     for name, item in [*module.named_parameters(), *module.named_buffers()]:
         if item.is_floating_point() and name not in exact:
@@ -216,11 +217,11 @@ def on_meta(build: Callable[[], nn.Module], dtype: torch.dtype) -> nn.Module:
 
 @contextmanager
 def pretending(module: nn.Module, device: torch.device) -> Iterator[torch.device]:
-    """Gives the device on which tensors have no memory: there are a module, taken from the meta device, and
-    all tensors that are made inside the `with` block.
+    """Yield a device on which tensors have no memory. A module on the meta device moves there, and so do all
+    tensors created inside the `with` block.
 
-    For a CPU it is one that says it is a CPU, so that a model takes the ways it takes there; torch knows what
-    each operation gives (FakeTensorMode). For others it is `meta`.
+    For a CPU it is a fake CPU (FakeTensorMode), so that a model takes the same code paths as on a CPU. For
+    other devices it is `meta`.
     """
     if device.type != "cpu":
         yield torch.device("meta")

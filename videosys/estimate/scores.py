@@ -1,4 +1,4 @@
-"""What an attention makes beside its result and drops again: the scores, where no single kernel does all."""
+"""Temporary memory of attention besides its result: the scores, unless a fused kernel is used."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ FLOAT = torch.float32.itemsize
 
 
 def score_bytes(q: Tensor, k: Tensor, backend: str = "auto") -> int:
-    """The bytes of it for q [B, heads, n, d] and k [B, heads, m, d], of which the shapes alone matter."""
+    """Temporary bytes for q [B, heads, n, d] and k [B, heads, m, d]; only shapes and dtypes are read."""
     backend = default_backend(q) if backend == "auto" else canonical_backend(backend)
     counts = {"bmm": bmm_bytes, "math": math_bytes}
-    return counts[backend](q, k) if backend in counts else 0  # others are one kernel
+    return counts[backend](q, k) if backend in counts else 0  # others are fused
 
 
 def bmm_bytes(q: Tensor, k: Tensor) -> int:
-    """Scores and their softmax, queries, keys and values of the first chunk: none is larger."""
-    if q.dtype not in kernel_dtypes():  # then one kernel does it after all
+    """Bytes of scores, softmax, queries, keys and values of the first chunk, which is the largest."""
+    if q.dtype not in kernel_dtypes():  # then a fused kernel is used
         return 0
     (batch, heads, queries, width), others = q.shape, k.shape[2]
     rows, head, query = next(score_chunks(batch, heads, queries, others * k.element_size()))
@@ -30,7 +30,7 @@ def bmm_bytes(q: Tensor, k: Tensor) -> int:
 
 
 def math_bytes(q: Tensor, k: Tensor) -> int:
-    """Queries and keys scaled, in float32, with all scores and their softmax, or with the result twice."""
+    """Bytes of scaled queries and keys in float32, plus scores and softmax or two copies of the result."""
     scores = q.shape[:-1].numel() * k.shape[2]
     scaled = q.numel() + k.numel()
     widened = 0 if q.dtype == torch.float32 else q.numel() + 2 * k.numel()

@@ -1,4 +1,4 @@
-"""Operations of a transformer over one generation: for the text, per computed step and per reused step."""
+"""Operations of a transformer in one generation: for the text, per computed step and per reused step."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from videosys.layers.backends import use_attention
 from videosys.parallel import Parallel
 from videosys.utils.settled import settle
 
-BLOCK_PASSES = (33, 8)  # of a block of attention and MLP, for transformers that do not say theirs
+BLOCK_PASSES = (33, 8)  # default for a block of attention and MLP
 
 
 @dataclass(frozen=True)
 class TransformerWork:
-    """FLOPs (two per multiplication with addition) of a transformer, of the guidance pair where there is one.
+    """FLOPs (two per multiply-add) of a transformer, including both halves of the guidance pair if guided.
 
     prepare: of the text, once per generation. step: of a step that computes all blocks. reused: of a step
         that reuses their result.
-    tokens: of all latents. width: numbers per token. layers: blocks of each stack.
+    tokens: of all latents. width: channels per token. layers: number of blocks per stack.
     passes: reads and writes of all tokens per layer outside matrix products, in eager and in fused code.
     """
 
@@ -37,12 +37,12 @@ class TransformerWork:
     passes: tuple[int, int] = BLOCK_PASSES
 
     def total(self, computed: float, evaluations: int) -> float:
-        """FLOPs of a generation with this many computed evaluations."""
+        """FLOPs of a generation with this many computed steps of `evaluations`."""
         return self.prepare + computed * self.step + (evaluations - computed) * self.reused
 
 
 class Reused:
-    """A cache that reuses in every step."""
+    """A cache that reuses at every step."""
 
     def should_compute(self, signal: Callable[[str], torch.Tensor]) -> bool:
         signal("modulated")
@@ -54,8 +54,8 @@ class Reused:
 
 @settle
 def transformer_work(plan: Blueprint, text_tokens: int | None = None) -> TransformerWork:
-    """The transformer's work for one video of a blueprint, for a prompt of `text_tokens` tokens; None for the
-    longest that the model takes. No weights are loaded.
+    """The transformer's work for one video of a blueprint and a prompt of `text_tokens` tokens (None: the
+    model's maximum). No weights are loaded.
     """
     shape, samples = plan.parts.transformer.config, 2 if plan.config.is_guided else 1
     length = text_tokens or plan.parts.text_encoder.max_length
@@ -80,7 +80,7 @@ def transformer_work(plan: Blueprint, text_tokens: int | None = None) -> Transfo
 
 
 def memory_passes(model: Any) -> tuple[int, int]:
-    """The value of a transformer's attribute of this name, else the default for its stacks."""
+    """The transformer's `memory_passes`, or else the default for its stacks."""
     eager, fused = BLOCK_PASSES
     count = len(model.stacks)
     return getattr(model, "memory_passes", (eager * count, fused * count))

@@ -1,1 +1,1 @@
-"""PSNR, SSIM and LPIPS of folders of videos."""
+"""PSNR, SSIM and LPIPS between folders of videos."""

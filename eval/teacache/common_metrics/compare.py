@@ -1,4 +1,4 @@
-"""Compares two folders of videos: matching files, their similarity, and its means."""
+"""Compares two folders of videos: matches files, computes their similarity and averages it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from videosys import is_frame_folder, load_lpips, psnr, read_video, ssim
 Metric = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # two videos to one value per frame
 
 SUFFIXES = frozenset({".mp4", ".gif", ".mkv", ".mov", ".webm", ".avi"})
-SHOWN = 10  # of a list in a message
+SHOWN = 10  # maximum number of list items in a message
 PUBLIC_BATCH = 8
 UNITS = MappingProxyType({"psnr": " dB", "ssim": "", "lpips": ""})
 METRICS = tuple(UNITS)
@@ -26,7 +26,7 @@ METRICS = tuple(UNITS)
 
 @dataclass(frozen=True)
 class Pair:
-    """A video and the one that it is compared with."""
+    """A video and its reference."""
 
     name: str
     generated: Path
@@ -37,12 +37,12 @@ class Pair:
 
 
 def find_pairs(reference: Path, generated: Path) -> list[Pair]:
-    """The videos of two folders, by name. ValueError where one has a video that the other has not."""
+    """Match the videos of two folders by name. ValueError if a video exists in only one of them."""
     folders = {folder: videos(folder) for folder in (reference, generated)}
     messages = []
     for folder, other in ((reference, generated), (generated, reference)):
         lost = [name for name in folders[folder] if name not in folders[other]]
-        messages += [f"{len(lost)} videos of {folder} are not in {other}: {listed(lost)}"] if lost else []
+        messages += [f"{len(lost)} videos of {folder} are missing in {other}: {listed(lost)}"] if lost else []
     if messages:
         raise ValueError("; ".join(messages))
     return [Pair(name, generated / name, reference / name) for name in folders[reference]]
@@ -54,12 +54,12 @@ def videos(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: no such folder")
     names = sorted(path.name for path in folder.iterdir() if is_video(path))
     if not names:
-        raise ValueError(f"{folder}: has no videos ({', '.join(sorted(SUFFIXES))} or folders of frames)")
+        raise ValueError(f"{folder}: contains no videos ({', '.join(sorted(SUFFIXES))} or folders of frames)")
     return names
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, or a folder the frames of one, and not still being written."""
+    """Whether a path is a finished video file, or a folder with the frames of a video."""
     is_known = path.suffix.lower() in SUFFIXES or is_frame_folder(path)
     return is_known and not path.name.startswith(".")
 
@@ -73,7 +73,7 @@ def listed(items: Iterable[str], separator: str = ", ") -> str:
 def make_metrics(
     names: Sequence[str], device: str, batch_size: int, alexnet_weights: Path | None = None
 ) -> dict[str, Metric]:
-    """The metrics by name, each ready to be called. ValueError where LPIPS has no weights."""
+    """The metrics by name. ValueError if the weights of LPIPS are missing."""
     known: dict[str, Metric] = {
         "psnr": lambda video, reference: psnr(video, reference, device),
         "ssim": lambda video, reference: ssim(video, reference, device),
@@ -87,19 +87,19 @@ def make_metrics(
 def choose_metrics(
     names: Sequence[str] | None, device: str, batch_size: int, alexnet_weights: Path | None
 ) -> dict[str, Metric]:
-    """The metrics asked for, or all of them but LPIPS where nobody asked for it and it has no weights."""
+    """The requested metrics. By default all, without LPIPS if its weights are missing."""
     device = choose_device(device)
     try:
         return make_metrics(names or METRICS, device, batch_size, alexnet_weights)
     except ValueError as error:
         if names or alexnet_weights:
             raise
-        print(f"LPIPS is skipped: {error}; set --alexnet-weights", file=sys.stderr)
+        print(f"skipping LPIPS: {error}; set --alexnet-weights", file=sys.stderr)
         return make_metrics(("psnr", "ssim"), device, batch_size)
 
 
 def choose_device(name: str) -> str:
-    """`name`, or for auto the GPU if there is one. ValueError for a device that is not here."""
+    """`name`, or for auto the GPU if there is one. ValueError for an unavailable device."""
     gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     apples = ["mps"] if torch.backends.mps.is_available() else []
     allowed = ["cpu", *(["cuda"] if gpus else []), *gpus, *apples]
@@ -109,10 +109,10 @@ def choose_device(name: str) -> str:
 
 
 def measure(pairs: Sequence[Pair], metrics: Mapping[str, Metric], quiet: bool = False) -> list[dict]:
-    """For each pair its name, and for each metric the values of its frames and their mean.
+    """Compute the metrics of each pair: its name, and per metric the values of its frames and their mean.
 
-    Each video is read once. ValueError that lists the pairs whose videos differ in length or size, or cannot
-    be read; from the first of them on nothing is measured, only looked for others.
+    Each video is read once. Raises a ValueError that lists all pairs whose videos differ in length or size or
+    cannot be read. After the first such pair, the others are only checked.
     """
     rows, wrong = [], []
     for pair in tqdm(pairs, desc="compare", unit="video", disable=quiet):
@@ -145,10 +145,10 @@ def measured(
 def summary(
     rows: Sequence[Mapping], names: Iterable[str], public_batch: int = PUBLIC_BATCH
 ) -> dict[str, dict]:
-    """For each metric: the mean over videos, the public scripts' mean, and the spread.
+    """Per metric: the mean over videos, the mean as in public scripts, and the standard error.
 
-    public: the mean over batches of `public_batch` videos of the mean of each batch, so that the videos of a
-    last, shorter batch weigh more. error: the standard error of the mean over videos.
+    public: the mean over batches of `public_batch` videos of each batch's mean, so videos of a shorter last
+    batch have more weight. error: the standard error of the mean over videos.
     """
     return {name: _summary([row[name] for row in rows], public_batch) for name in names}
 
@@ -167,7 +167,7 @@ def _summary(values: Sequence[float], public_batch: int) -> dict[str, float | No
 
 
 def table(summaries: Mapping[str, Mapping[str, float | None]]) -> str:
-    """The summary as lines of text."""
+    """The summary as text."""
     head = ("metric", "per video", "+-", "public way", "least", "most")
     rows = [
         (

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and LPIPS of the videos in one folder against those of the same names in another.
+"""Compute PSNR, SSIM and LPIPS of the videos in one folder against videos of the same names in another:
 
 python common_metrics/eval.py --gt_video_dir FOLDER --generated_video_dir FOLDER
 """
@@ -23,9 +23,9 @@ from common_metrics import compare
 from videosys import CommandParser
 
 DEFINITIONS = {
-    "psnr": "dB per frame, MSE over pixels and channels in [0, 1], 100 where it is below 1e-10",
-    "ssim": "per frame and channel, Gaussian window 11 x 11 of deviation 1.5 where it fits whole, in [0, 1]",
-    "lpips": "AlexNet, version 0.1, spatial: the mean of the map of each frame",
+    "psnr": "dB per frame, MSE over pixels and channels in [0, 1]; 100 for an MSE below 1e-10",
+    "ssim": "per frame and channel, in [0, 1], Gaussian window 11 x 11 with sigma 1.5, without padding",
+    "lpips": "AlexNet, version 0.1, spatial: the mean of each frame's map",
 }
 
 
@@ -36,28 +36,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     arguments = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
-        "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="the reference videos"
+        "--gt_video_dir", "--gt-video-dir", type=Path, required=True, help="folder of the reference videos"
     )
     arguments.add_argument("--generated_video_dir", "--generated-video-dir", type=Path, required=True)
     arguments.add_argument(
-        "--metrics", nargs="+", choices=compare.METRICS, help="default: all with available weights"
+        "--metrics", nargs="+", choices=compare.METRICS, help="default: all whose weights are available"
     )
     arguments.add_argument(
-        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's file, for LPIPS"
+        "--alexnet-weights", "--alexnet_weights", type=Path, help="torchvision's weights file, for LPIPS"
     )
     arguments.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N, mps")
     arguments.add_argument("--batch-size", type=int, default=8, help="batch size of LPIPS in frames")
     arguments.add_argument(
-        "--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="videos, see below"
+        "--public-batch-size", type=int, default=compare.PUBLIC_BATCH, help="number of videos, see below"
     )
     arguments.add_argument(
         "--output", type=Path, help="a JSON file; default: GENERATED_VIDEO_DIR/metrics.json"
     )
     arguments.add_argument("--quiet", action="store_true", help="no progress bars")
     arguments.epilog = (
-        "A video's value is the mean of its frames. 'per video' is the mean over videos; 'public way' the "
-        "mean over batches of --public-batch-size videos, as scripts in use average: a last, shorter batch "
-        "weighs more."
+        "A video's value is the mean over its frames. 'per video' is the mean over videos. 'public way' is "
+        "the mean over batches of --public-batch-size videos, as in published scripts, so a shorter last "
+        "batch has more weight."
     )
     return arguments
 

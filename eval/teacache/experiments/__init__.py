@@ -1,1 +1,1 @@
-"""Videos of every method, for the same prompts and seeds."""
+"""Generates videos with every method for the same prompts and seeds."""

@@ -1,5 +1,5 @@
-"""What a report needs to count the work of videos: the transformer, the tokens of each prompt, and the FLOPs
-of whole generations, counted while they run, for caches that skip parts of a step.
+"""Records what a report needs to count the work of videos: the transformer, the tokens of each prompt, and,
+for caches that skip parts of a step, the measured FLOPs of whole generations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NAME = "flops.json"
 
 
 def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
-    """The transformer of a run in words that JSON knows: enough to count its work without weights."""
+    """A description of a run's transformer as JSON data, sufficient to count its work without weights."""
     shape = pipeline.parts.transformer.config
     return {
         "family": pipeline.family.name,
@@ -33,9 +33,9 @@ def transformer(pipeline: Any, config: Any) -> dict[str, Any]:
 
 
 def text_tokens(pipeline: Any, prompt: str, config: Any) -> int:
-    """Tokens of text that the transformer reads for a prompt, padding among them only where it sees it."""
+    """Number of text tokens that the transformer reads for a prompt, with padding only if it is attended."""
     texts = pipeline.encode_texts([prompt], config, quiet=True)
-    if config.negative_text is None:  # of several clips the longest text
+    if config.negative_text is None:  # with several clips, the longest text
         return max(int(mask.sum()) for _, mask in texts.values())
     negative = texts[config.negative_text] if config.is_guided else None
     embeds, mask = pipeline.family.guidance_pair(
@@ -45,8 +45,8 @@ def text_tokens(pipeline: Any, prompt: str, config: Any) -> int:
 
 
 def read(root: Path) -> dict[str, dict[str, Any]]:
-    """What was counted, by method: FLOPs of a generation by it (`flops`) and of one that computes all
-    (`base`), of the same prompt. Counts of another form, which older versions wrote, are left out.
+    """The counts by method: FLOPs of a generation with it (`flops`) and of one that computes everything
+    (`base`) for the same prompt. Counts in the format of older versions are ignored.
     """
     path = root / NAME
     content = read_json(path) if path.is_file() else {}
@@ -54,8 +54,8 @@ def read(root: Path) -> dict[str, dict[str, Any]]:
 
 
 def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
-    """Counts one generation of every method that keeps branches of blocks, and one that computes all, and
-    writes them down. The first prompt and seed stand for all: what is computed depends on the step alone.
+    """Count the FLOPs of one generation per method that caches branches of blocks, and of one that computes
+    everything, and save them. One prompt and seed is enough: the computed parts depend on the step only.
     """
     known, missing = read(root), lacking(jobs, root)
     if not missing:
@@ -70,7 +70,7 @@ def note(engine: Any, jobs: Sequence[Any], root: Path) -> None:
 
 
 def lacking(jobs: Sequence[Any], root: Path) -> dict[str, Any]:
-    """The methods of the jobs that keep branches of blocks and were not counted, by name."""
+    """The methods of the jobs that cache branches of blocks and were not counted yet, by name."""
     known, methods = read(root), {job.method.name: job.method for job in jobs}
     return {
         name: method for name, method in methods.items() if name not in known and keeps_branches(root / name)
@@ -82,14 +82,14 @@ def keeps_branches(folder: Path) -> bool:
 
 
 def generation(engine: Any, prompt: str, seed: int, request: Mapping[str, Any]) -> int:
-    """FLOPs of all parts: text encoder, transformer and autoencoder."""
+    """FLOPs of a generation: text encoder, transformer and autoencoder."""
     with FlopCounterMode(display=False, custom_mapping=fused()) as counter:
         engine.generate(prompt, seed=seed, **request)
     return int(counter.get_total_flops())
 
 
 def fused() -> dict[Any, Any]:
-    """How to count the CPU's own operators, which torch's counter leaves out."""
+    """FLOP formulas of CPU operators that torch's counter does not know."""
     places = {
         (torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu"): attention,
         (torch.ops.mkldnn, "_linear_pointwise"): linear,
@@ -102,6 +102,6 @@ def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
 
 
 def linear(x: Any, weight: Any, other: Any = None, *_: Any, **__: Any) -> int:
-    """Of shapes; another tensor to add or multiply with may stand before the weight [out, in]."""
+    """FLOPs from shapes; a tensor to add or multiply may precede the weight [out, in]."""
     rows = other if isinstance(other, Sequence) and len(other) == 2 else weight
     return 2 * math.prod(x) * rows[0]

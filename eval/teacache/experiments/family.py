@@ -1,7 +1,7 @@
-"""Videos of any registered model family: python experiments/family.py NAME [options]
+"""Generate videos with any registered model family: python experiments/family.py NAME [options]
 
 The options are those of the other scripts. A family of another package is found by its entry point
-`videosys.families`; without a YAML file of its own (--config) its config's defaults are taken.
+`videosys.families`. Without a YAML file (--config), the defaults of its config are used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Videos of Latte-1 for the paper's table: python experiments/latte.py
+"""Generate videos with Latte-1 for the paper's table: python experiments/latte.py
 
-16 frames of 512 x 512, 50 steps. Without a cache and with TeaCache; VBench's prompts
-(of a vbench on this machine, or --prompts FILE) with five seeds each. Several devices share the list:
-torchrun --nproc-per-node 8 experiments/latte.py
+16 frames of 512 x 512, 50 steps, without a cache and with TeaCache. Uses VBench's prompts (from a vbench on
+this machine, or --prompts FILE) with five seeds each. To share the list among several devices: torchrun
+--nproc-per-node 8 experiments/latte.py
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ import torch
 from videosys import VideoSysEngine
 from videosys.serve import Executor, LocalExecutor, Task, ray_executor
 
-WARM_UP_STEPS = 4  # the fewest that every sampler takes
+WARM_UP_STEPS = 4  # the minimum that every sampler supports
 
 
 @contextlib.contextmanager
 def naming_tiny(run: Any) -> Iterator[None]:
-    """Adds a hint at --tiny to errors, if there is no GPU for the published checkpoints."""
+    """Add a hint at --tiny to errors, if there is no GPU for the published checkpoints."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -30,7 +30,7 @@ def naming_tiny(run: Any) -> Iterator[None]:
 
 
 def groups(jobs: Mapping[str, Any]) -> list[list[Task]]:
-    """The tasks of each video: all methods together, so that one device makes and times them."""
+    """Group the tasks by video, so that one device makes and times all methods of a video."""
     videos: dict[tuple[str, int], list[Task]] = {}
     for name, job in jobs.items():
         task = Task(name, job.prompt, {**job.method.request, "seed": job.seed})
@@ -40,7 +40,7 @@ def groups(jobs: Mapping[str, Any]) -> list[list[Task]]:
 
 @contextlib.contextmanager
 def executor(run: Any, engine: VideoSysEngine, prompt: str, known: dict[str, Any]) -> Iterator[Executor]:
-    """The executor, loaded and warmed up. known: takes the seconds that this needed."""
+    """The executor, loaded and warmed up. known: receives the seconds that this took."""
     request = {"num_inference_steps": WARM_UP_STEPS, "cache": "none", "seed": 0}
     if run.is_local:
         begin = time.perf_counter()

@@ -1,8 +1,8 @@
-"""What was made, one JSON line per video, in a form that survives being killed at any moment.
+"""The manifest of generated videos, one JSON line per video. It stays consistent if a process is killed.
 
-A video is written under a hidden name, its line is appended, and then it gets its own name. So a video
-without a line is made anew, a line whose video still has its hidden name is completed, and nothing is made
-twice or lost. Every rank appends to a file of its own; readers take them together.
+A video is written under a hidden name, its line is appended, and then the video is renamed. A video without a
+line is generated again; if a line exists but the video still has its hidden name, it is renamed. So no video
+is lost or made twice. Each rank appends to a separate file; readers combine the files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def rank_name(rank: int, ranks: int) -> str:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records of a folder by file name; a later line replaces an earlier one."""
+    """The records of a folder by file name; later lines replace earlier ones."""
     paths = sorted(folder.glob(PATTERN))
     return {record["file"]: record for path in paths for record in lines(path) if "file" in record}
 
@@ -40,7 +40,7 @@ def lines(path: Path) -> Iterator[dict[str, Any]]:
         if record is not None:
             yield record
         elif line.strip():
-            print(f"{path}:{number}: incomplete record of a killed run, ignored", file=sys.stderr)
+            print(f"{path}:{number}: ignoring an incomplete record of a killed run", file=sys.stderr)
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
@@ -52,19 +52,19 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def partial(folder: Path, name: str) -> Path:
-    """The temporary path of a video until its line is written; its name is always short."""
+    """The temporary path of a video until its line is written. The name is short for any prompt."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return folder / f".partial-{digest}{Path(name).suffix}"
 
 
 def complete(folder: Path, rank_file: str, record: Mapping[str, Any]) -> None:
-    """Appends the line of a video, on the disk before the video gets its name."""
+    """Append a video's line and flush it to disk, then rename the video."""
     append(folder / rank_file, record)
     reveal(folder, record["file"])
 
 
 def reveal(folder: Path, name: str) -> None:
-    """Gives a video its own name, unless another rank that just began has done so."""
+    """Rename a video to its final name, unless another rank has just done so."""
     try:
         os.replace(partial(folder, name), folder / name)
     except FileNotFoundError:
@@ -73,12 +73,14 @@ def reveal(folder: Path, name: str) -> None:
 
 
 def append(path: Path, record: Mapping[str, Any]) -> None:
-    """Adds one JSON line; one that was cut off before is ended first."""
+    """Append one JSON line. An incomplete line before it is terminated first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(0, os.SEEK_END)
         torn = file.tell() and not _ends_line(file)
-        line = json.dumps(record, allow_nan=False)  # escaped where not ASCII, so any prompt can be written
+        line = json.dumps(
+            record, allow_nan=False
+        )  # non-ASCII characters are escaped, so any prompt can be written
         file.write(f"{chr(10) if torn else ''}{line}\n".encode())
         file.flush()
         os.fsync(file.fileno())
@@ -90,7 +92,7 @@ def _ends_line(file: Any) -> bool:
 
 
 def finished(folder: Path) -> dict[str, dict[str, Any]]:
-    """The records whose videos are there, after completing those that were cut off before their renaming."""
+    """The records of finished videos. Videos that were not renamed yet are renamed first."""
     records = read(folder)
     for name in records:
         hidden = partial(folder, name)

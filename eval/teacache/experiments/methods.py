@@ -1,4 +1,4 @@
-"""Methods: the model as published, with a cache, or with another number of steps."""
+"""Methods of the evaluation: the published model, with a cache, or with another number of steps."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,60}")
 
 @dataclass(frozen=True)
 class Method:
-    """A name, and what a request changes: the cache, or its preset's name, and the number of steps."""
+    """A name with the overrides of a request: the cache (or the name of a preset) and the number of steps."""
 
     name: str
     request: Mapping[str, Any]
 
 
 def parse_methods(text: str, config: Any, reference_factor: int = REFERENCE_FACTOR) -> list[Method]:
-    """The methods named in a list with commas.
+    """Parse a comma-separated list of methods.
 
     base: every step computed. reference: `reference_factor` times as many steps. steps_N: N steps.
-    Anything else is a preset of the config's caches, or a YAML file of settings whose `cache` is taken: FILE,
-    whose name is the method's, or NAME=FILE. ValueError for what is none of these.
+    Other items are a cache preset of the config, or a YAML file whose `cache` section is used: FILE, named
+    after the file, or NAME=FILE. ValueError for anything else.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"--methods {text!r} has no methods")
+        raise ValueError(f"--methods {text!r} names no method")
     methods = [_method(name, config, reference_factor) for name in names]
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
-        raise ValueError(f"--methods {text!r} has a duplicate method")
+        raise ValueError(f"--methods {text!r} names a method twice")
     return methods
 
 
@@ -61,12 +61,12 @@ def _method(name: str, config: Any, reference_factor: int) -> Method:
         return Method(title, {"cache": load_config(type(config), Path(file)).cache})
     raise ValueError(
         f"method {name!r} is unknown; allowed: {BASE}, {REFERENCE}, steps_N, a YAML file with a cache "
-        f"(FILE or NAME=FILE), and of the caches {', '.join(presets)}"
+        f"(FILE or NAME=FILE), or a cache: {', '.join(presets)}"
     )
 
 
 def _named(text: str) -> tuple[str, str]:
-    """The name of a method and its file, of FILE or NAME=FILE."""
+    """(name of the method, its file) from FILE or NAME=FILE."""
     name, mark, file = text.partition("=")
     if not mark or not _WORD.fullmatch(name):
         name, file = Path(text).stem, text
@@ -78,13 +78,13 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def cache_presets(config: Any) -> Mapping[str, Any]:
-    """The caches that a config knows, by name."""
+    """The cache presets of a config, by name."""
     (field,) = [field for field in dataclasses.fields(config) if field.name == "cache"]
     return field.metadata["registry"]
 
 
 def num_steps(config: Any) -> int:
-    """Steps of the config's sampler."""
+    """The number of steps of the config's sampler."""
     return int(config.num_inference_steps or config.steps)
 
 

@@ -1,9 +1,8 @@
-"""Videos of Open-Sora-Plan v1.1.0 for the paper's table: python experiments/open_sora_plan.py
+"""Generate videos with Open-Sora-Plan v1.1.0 for the paper's table: python experiments/open_sora_plan.py
 
-65 frames of 512 x 512, 150 steps; --version v120 for v1.2.0. Without a cache and with TeaCache;
-VBench's prompts (of a vbench on this machine, or --prompts FILE) with five seeds each. Several devices share
-the list:
-torchrun --nproc-per-node 8 experiments/open_sora_plan.py
+65 frames of 512 x 512, 150 steps (--version v120 for v1.2.0), without a cache and with TeaCache. Uses
+VBench's prompts (from a vbench on this machine, or --prompts FILE) with five seeds each. To share the list
+among several devices: torchrun --nproc-per-node 8 experiments/open_sora_plan.py
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Videos of Open-Sora v1.2 for the paper's table: python experiments/opensora.py
+"""Generate videos with Open-Sora v1.2 for the paper's table: python experiments/opensora.py
 
-51 frames of 480p, 30 steps. Without a cache and with TeaCache; VBench's prompts
-(of a vbench on this machine, or --prompts FILE) with five seeds each. Several devices share the list:
+51 frames of 480p, 30 steps, without a cache and with TeaCache. Uses VBench's prompts (from a vbench on this
+machine, or --prompts FILE) with five seeds each. To share the list among several devices:
 torchrun --nproc-per-node 8 experiments/opensora.py
 """
 

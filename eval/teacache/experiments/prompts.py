@@ -1,4 +1,4 @@
-"""Prompts from a file or an installed vbench, and the names of the videos made from them."""
+"""Prompts from a file or an installed vbench, and the file names of their videos."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from videosys import read_prompts, video_name
 
 HERE = Path(__file__).resolve().parent
 OWN, OWN_TINY = HERE / "prompts.txt", HERE / "prompts_tiny.txt"
-VBENCH, OURS = "vbench", "own"  # words for --prompts
-LONGEST = 220  # bytes of a prompt in a file name; with index, suffix and a temporary mark it stays below 255
+VBENCH, OURS = "vbench", "own"  # special values of --prompts
+LONGEST = 220  # bytes of a prompt in a file name; with index, suffix and temporary mark it stays below 255
 NAMINGS = ("auto", VBENCH, "slug")
 
-# What Windows, macOS or a shell would not take, or a player would read as a pattern.
+# Characters that Windows, macOS or a shell rejects, or that a player reads as a pattern.
 _UNSAFE = re.compile(r'[/\\:*?"<>|\x00-\x1f\x7f]')
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class PromptList:
-    """Prompts without repetition, where they are from, and whether VBench's scores need their names."""
+    """Distinct prompts, their origin, and whether VBench needs them as file names."""
 
     prompts: tuple[str, ...]
     origin: str
@@ -34,11 +34,11 @@ class PromptList:
 
 
 def load_prompts(source: str | None, tiny: bool = False, python: str | None = None) -> PromptList:
-    """The prompts of a file: one a line, JSON such as VBench's, or CSV. ValueError where it has none.
+    """Read prompts: one per line, JSON in VBench's format, or CSV. ValueError if there are none.
 
     source: a path; `vbench` for the list of a vbench on this machine (of the interpreter `python`, if given);
-    `own` for the few prompts beside this script; None for `vbench`, and with `tiny` for `own`, which then are
-    prompts that a tiny model knows.
+    `own` for the prompts next to this script (with `tiny`, those that a tiny model knows); None for `vbench`,
+    or with `tiny` for `own`.
     """
     word = source or (OURS if tiny else VBENCH)
     if Path(word).is_file() or word not in (VBENCH, OURS):
@@ -48,16 +48,15 @@ def load_prompts(source: str | None, tiny: bool = False, python: str | None = No
     path = find_list(python)
     if path is None:
         raise ValueError(
-            f"no vbench with a {LIST} is found{f' beside {python}' if python else ''}; allowed: "
-            f"--prompts FILE (such as a {LIST}), --vbench-python of an environment that has vbench, "
-            "--prompts own for 12 prompts of our own, which VBench cannot score, and --tiny for the tiny "
-            "checkpoint"
+            f"found no vbench with a {LIST}{f' for {python}' if python else ''}; use --prompts FILE (such as "
+            f"a {LIST}), --vbench-python with an interpreter that has vbench, --prompts own for 12 bundled "
+            "prompts, which VBench cannot score, or --tiny for the tiny checkpoint"
         )
     return listed(path)
 
 
 def listed(path: Path) -> PromptList:
-    """The prompts of a file, each once."""
+    """The distinct prompts of a file."""
     file = read_prompts(path)
     return PromptList(tuple(dict.fromkeys(file.prompts)), str(path), file.is_vbench)
 
@@ -68,10 +67,11 @@ def file_name(prompt: str, index: int, seed: int, naming: str) -> str:
 
 
 def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
-    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are not safe names.
+    """`vbench` or `slug`; auto is vbench for VBench's list. ValueError for prompts that are unsafe file
+    names.
 
-    VBench has "a fantasy landscape" and "A fantasy landscape", which is wrong only where `root`, the folder
-    of the videos, is on a file system that does not tell them apart.
+    VBench has "a fantasy landscape" and "A fantasy landscape", which collide only if `root`, the folder of
+    the videos, is on a case-insensitive file system.
     """
     convention = naming if naming != "auto" else VBENCH if prompts.is_vbench else "slug"
     wrong = list(unsafe(prompts.prompts, folds_case(root))) if convention == VBENCH else []
@@ -84,7 +84,7 @@ def choose_naming(naming: str, prompts: PromptList, root: Path) -> str:
 
 
 def folds_case(folder: Path) -> bool:
-    """Whether the file system takes capital and small letters for the same; the folder need not exist yet."""
+    """Whether the file system is case-insensitive. The folder need not exist yet."""
     there = next(path for path in (folder, *folder.resolve().parents) if path.is_dir())
     with tempfile.NamedTemporaryFile(dir=there, prefix=".Probe") as file:
         path = Path(file.name)
@@ -92,13 +92,13 @@ def folds_case(folder: Path) -> bool:
 
 
 def unsafe(prompts: Sequence[str], one_case: bool) -> Iterator[str]:
-    """Prompts that cannot be file names, each with the reason. one_case: where A and a are the same."""
+    """Yield prompts that cannot be file names, with the reason. one_case: the file system ignores case."""
     seen: dict[str, str] = {}
     for prompt in prompts:
         key = unicodedata.normalize("NFC", prompt).casefold()
         reason = why_unsafe(prompt)
         if reason is None and one_case and key in seen:
-            reason = f"on the file system it is the same as {seen[key][:60]!r}"
+            reason = f"differs only in case from {seen[key][:60]!r}, which this file system ignores"
         seen.setdefault(key, prompt)
         if reason is not None:
             yield f"{prompt[:60]!r} ({reason})"
@@ -109,10 +109,10 @@ def why_unsafe(prompt: str) -> str | None:
     if match is not None:
         return f"has {match[0]!r}"
     if not prompt.isprintable():
-        return "has an invisible character"
+        return "contains an invisible character"
     if prompt.startswith((".", "-", "~", " ")):
-        return f"begins with {prompt[0]!r}"
+        return f"starts with {prompt[0]!r}"
     if _DEVICES.fullmatch(prompt):
-        return "is a device name"
+        return "is a device name of Windows"
     size = len(prompt.encode("utf-8", "surrogatepass"))
     return f"has {size} bytes; the limit is {LONGEST}" if size > LONGEST else None

@@ -1,4 +1,4 @@
-"""The processes that torchrun started: as a rule each makes its share of the videos on its own device."""
+"""The processes of torchrun. By default each process makes its share of the videos on its own device."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# With these an engine would take all processes for one group that works on the same video.
+# With these variables, an engine would use all processes as one group for the same video.
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. together: all work on the same videos, as the config's `parallel` says."""
+    """This process's rank. together: all processes work on the same videos, according to `parallel`."""
 
     rank: int = 0
     count: int = 1
@@ -31,7 +31,7 @@ class Ranks:
         return 0 if self.together else self.rank
 
     def own(self, items: Sequence[T]) -> list[T]:
-        """This process's share of a list: every n-th."""
+        """This process's share of a list: every n-th item."""
         return list(items[self.share :: self.shares])
 
     @property
@@ -40,7 +40,7 @@ class Ranks:
 
 
 def current(together: bool, environment: MutableMapping[str, str] = os.environ) -> Ranks:
-    """This process as torchrun's variables describe it; unless `together`, they are taken away."""
+    """The rank from torchrun's environment variables, which are removed unless `together`."""
     try:
         rank, local = (int(environment.get(name, 0)) for name in ("RANK", "LOCAL_RANK"))
         count = int(environment.get("WORLD_SIZE", 1))

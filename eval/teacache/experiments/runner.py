@@ -1,7 +1,7 @@
-"""Makes the videos of every method for the same prompts and seeds: resumable, sharded, and timed.
+"""Generates the videos of every method for the same prompts and seeds: resumable, sharded and timed.
 
-Methods take turns video by video on one loaded engine, so that other load on the machine affects all of
-them alike. Loading and a first short generation come before any time is taken.
+Methods take turns video by video on one loaded engine, so that other load on the machine affects all of them.
+Loading and a short first generation are not timed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from videosys.tiny import config as tiny_config
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 RUNS = "runs.jsonl"
 
-# What a video does not depend on, or what its record has in a field of its own.
+# Fields that do not affect a video, or that its record stores separately.
 INDIFFERENT = frozenset(
     {"device", "offload", "offline", "parallel", "batch_size", "seed", "num_videos_per_prompt", "cache"}
 )
@@ -45,7 +45,7 @@ INDIFFERENT = frozenset(
 
 @dataclass(frozen=True)
 class Study:
-    """A model family, and the version that is taken where none is named."""
+    """A model family and its default version."""
 
     family: Family
     usual: str
@@ -54,7 +54,7 @@ class Study:
     def of(cls, name: str, usual: str | None = None) -> Study:
         """The study of a registered family; ValueError for an unknown name."""
         if name not in FAMILIES:
-            raise ValueError(f"unknown model family {name!r}; there are: {', '.join(FAMILIES)}")
+            raise ValueError(f"unknown model family {name!r}; allowed: {', '.join(FAMILIES)}")
         family = FAMILIES[name]
         return cls(family, usual or next(iter(family.published), name))
 
@@ -68,9 +68,7 @@ class Study:
 
     @property
     def versions(self) -> dict[str, tuple[Path | None, str]]:
-        """For each version the YAML file of the published settings, where there is one, and the name of the
-        tiny checkpoint.
-        """
+        """Version -> (YAML file of the published settings or None, name of the tiny checkpoint)."""
         files = dict(self.family.published) or {self.name: ""}
         return {
             version: (EXAMPLES / self.name / file if file else None, self.family.tiny_name(version))
@@ -80,7 +78,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make."""
+    """One video to generate."""
 
     method: methods.Method
     prompt: str
@@ -91,7 +89,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that is settled before weights are loaded."""
+    """All settings of a run, determined before weights are loaded."""
 
     config: Any
     root: Path
@@ -105,29 +103,29 @@ class Run:
 
     @property
     def is_local(self) -> bool:
-        """Whether this process makes the videos, or others that its engine starts."""
+        """Whether this process generates the videos itself, without processes that its engine starts."""
         return self.arguments.executor == "local"
 
     @property
     def own_jobs(self) -> list[Job]:
-        """This process's share: every method of a video, so that their seconds are of the same device."""
+        """This process's share of the jobs. All methods of a video are timed on the same device."""
         mine = {*self.ranks.own(list(dict.fromkeys((job.prompt, job.index) for job in self.jobs)))}
         return [job for job in self.jobs if (job.prompt, job.index) in mine]
 
     @property
     def counts(self) -> bool:
-        """Whether this process sees all the work of a generation, and is the one to count it."""
+        """Whether this process runs all the work of a generation and should count it."""
         alone = self.is_local and self.config.parallel.num_gpus == 1
         return alone and self.ranks.is_first and not self.ranks.together
 
     @property
     def encodes(self) -> bool:
-        """Whether this process has the text encoder, and not others that the engine starts."""
+        """Whether this process has the text encoder, rather than processes that the engine starts."""
         return self.is_local and (self.ranks.count > 1 or self.config.parallel.num_gpus == 1)
 
     @property
     def engine_config(self) -> Any:
-        """The config of this process's engine, which loads nothing where others make the videos."""
+        """The config of this process's engine, which loads nothing if others generate the videos."""
         if self.is_local:
             return self.config
         one = dataclasses.replace(self.config.parallel, num_gpus=1, dp=None, cfg=None, sp=None)
@@ -145,29 +143,31 @@ def main(study: Study, argv: Sequence[str] | None = None, description: str | Non
 
 def parser(study: Study, description: str | None = None) -> argparse.ArgumentParser:
     made = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--methods", default=methods.DEFAULT, help="with commas; " + METHODS_HELP)
+    made.add_argument("--methods", default=methods.DEFAULT, help="comma-separated list: " + METHODS_HELP)
     made.add_argument(
         "--prompts",
-        help="a file, vbench (its list: the default), or own (ours: the default with --tiny)",
+        help="a file, vbench (default), or own (bundled prompts; default with --tiny)",
     )
-    made.add_argument("--vbench-python", help="an interpreter that has vbench, for its list of prompts")
+    made.add_argument("--vbench-python", help="interpreter that has vbench, for its prompt list")
     made.add_argument("--num-samples", type=int, default=5, help="videos per prompt (VBench: 5)")
-    made.add_argument("--limit", type=int, help="only the first prompts of the list")
+    made.add_argument("--limit", type=int, help="use only the first prompts of the list")
     made.add_argument("--seed", type=int, default=0, help="video i of every prompt uses seed + i")
     made.add_argument(
-        "--output", type=Path, default=Path("samples"), help="folder; OUTPUT/MODEL/METHOD/*.mp4"
+        "--output", type=Path, default=Path("samples"), help="output folder: OUTPUT/MODEL/METHOD/*.mp4"
     )
     made.add_argument(
         "--names", choices=prompts.NAMINGS, default="auto", help="auto: vbench for VBench's list"
     )
-    made.add_argument("--lossless", action="store_true", help="lossless mp4, for metrics")
-    made.add_argument("--config", type=Path, help="a YAML file that replaces the published settings")
-    made.add_argument("--tiny", action="store_true", help="the bundled tiny checkpoint, for a CPU")
-    made.add_argument("--version", choices=list(study.versions), default=study.usual, help="of the model")
+    made.add_argument("--lossless", action="store_true", help="write lossless mp4 files, for metrics")
+    made.add_argument("--config", type=Path, help="YAML file to use instead of the published settings")
+    made.add_argument("--tiny", action="store_true", help="use the bundled tiny checkpoint, for a CPU")
+    made.add_argument(
+        "--version", choices=list(study.versions), default=study.usual, help="version of the model"
+    )
     made.add_argument("--reference-factor", type=int, default=methods.REFERENCE_FACTOR, help="see --methods")
     add_executor_options(made)
     made.add_argument("--quiet", action="store_true", help="no progress bar")
-    made.add_argument("settings", nargs="*", metavar="key=value", help="fields of the config")
+    made.add_argument("settings", nargs="*", metavar="key=value", help="config overrides")
     return made
 
 
@@ -184,7 +184,7 @@ def start(study: Study, arguments: argparse.Namespace) -> int:
     todo = pending(run)
     done = len(run.own_jobs) - len(todo)
     say(run, f"prompts: {len(run.prompts.prompts)} of {run.prompts.origin}")
-    say(run, f"{len(run.jobs)} videos in {run.root}; {done} of this process exist, {len(todo)} to generate")
+    say(run, f"{len(run.jobs)} videos in {run.root}; this process: {done} exist, {len(todo)} to generate")
     missing = 0
     if todo or (run.counts and counted.lacking(run.jobs, run.root)):
         with making.naming_tiny(run):
@@ -202,7 +202,7 @@ def check_counts(arguments: argparse.Namespace) -> None:
 
 
 def plan(study: Study, arguments: argparse.Namespace) -> Run:
-    """The run that the arguments describe; all mistakes in them are a ValueError now."""
+    """The run that the arguments describe. ValueError for any invalid argument."""
     config = settings(study, arguments)
     compared = methods.parse_methods(arguments.methods, config, arguments.reference_factor)
     for method in compared:
@@ -221,7 +221,7 @@ def plan(study: Study, arguments: argparse.Namespace) -> Run:
     together = any(setting.startswith("parallel.") for setting in arguments.settings)
     current = ranks.current(together)
     if current.count > 1 and arguments.executor != "local":
-        raise ValueError(f"--executor {arguments.executor} and torchrun exclude each other")
+        raise ValueError(f"--executor {arguments.executor} cannot be combined with torchrun")
     return Run(on_device(config, current), root, jobs, current, arguments, listed)
 
 
@@ -231,17 +231,17 @@ def run_name(study: Study, arguments: argparse.Namespace) -> str:
 
 
 def settings(study: Study, arguments: argparse.Namespace) -> Any:
-    """The config: published, of a file, or of the tiny checkpoint, with the settings given by hand."""
+    """The published config, that of a file, or that of the tiny checkpoint, with the given overrides."""
     file, tiny = study.versions[arguments.version]
     if not arguments.tiny:
         return load_config(study.config, arguments.config or file, arguments.settings)
     if arguments.config is not None:
-        raise ValueError("--tiny and --config exclude each other")
+        raise ValueError("--tiny cannot be combined with --config")
     return load_config(study.config, config_to_dict(tiny_config(tiny)), arguments.settings)
 
 
 def requested(config: Any, method: methods.Method) -> Any:
-    """The config of a method; the names of caches in it are looked up."""
+    """The config of a method, with names of cache presets resolved."""
     presets = methods.cache_presets(config)
     cache = method.request["cache"]
     choice = presets[cache] if isinstance(cache, str) else cache
@@ -261,7 +261,7 @@ def on_device(config: Any, current: ranks.Ranks) -> Any:
 
 
 def pending(run: Run) -> list[Job]:
-    """The jobs of this process that are not done. ValueError where what is there was made otherwise."""
+    """This process's unfinished jobs. ValueError if existing videos were made with other settings."""
     folders = {job.method.name: run.folder(job) for job in run.jobs}
     there = {name: manifest.finished(folder) for name, folder in folders.items() if folder.is_dir()}
     for job in run.jobs:
@@ -272,7 +272,7 @@ def pending(run: Run) -> list[Job]:
 
 
 def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
-    """ValueError where a video was made with settings that are not those of now."""
+    """ValueError if a video was made with other settings than the current ones."""
     now = described(run, job)
     names = ("seed", "prompt", "lossless", "cache", "config")
     differing = [name for name in names if record.get(name) != now[name]]
@@ -281,7 +281,7 @@ def check_same(run: Run, job: Job, record: Mapping[str, Any]) -> None:
         differing = [key for key in sorted({*old, *now["config"]}) if old.get(key) != now["config"].get(key)]
     if differing:
         path, changed = run.folder(job) / job.file, ", ".join(differing)
-        raise ValueError(f"{path} was made with another {changed}; choose another --output")
+        raise ValueError(f"{path} was generated with another {changed}; choose another --output")
 
 
 def described(run: Run, job: Job) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def described(run: Run, job: Job) -> dict[str, Any]:
 
 
 def work(run: Run, todo: Sequence[Job]) -> int:
-    """Makes the videos that are left, and counts the work that is not counted yet. How many are missing."""
+    """Generate the missing videos and count work that was not counted yet. Returns how many are missing."""
     missing = 0
     with VideoSysEngine(run.engine_config, quiet=True) as engine:
         if todo:
@@ -312,7 +312,7 @@ def work(run: Run, todo: Sequence[Job]) -> int:
 
 
 def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> int:
-    """Makes and keeps the videos. How many could not be made."""
+    """Generate and save the videos. Returns how many failed."""
     caches = settled_caches(run, engine)  # before weights are loaded: a calibration may be missing
     known, devices = {"videos": len(todo), "caches": caches}, set()
     jobs = {f"{job.method.name}/{job.file}": job for job in todo}
@@ -333,7 +333,7 @@ def make_all(run: Run, engine: VideoSysEngine, todo: Sequence[Job]) -> int:
 
 
 def keep(run: Run, engine: VideoSysEngine, job: Job, made: Made, text_tokens: int | None) -> None:
-    """Keeps a video, and its line in the manifest."""
+    """Save a video and its line in the manifest."""
     if run.ranks.together and not run.ranks.is_first:
         return  # another rank has the video
     output, folder = made.output, run.folder(job)
@@ -342,12 +342,12 @@ def keep(run: Run, engine: VideoSysEngine, job: Job, made: Made, text_tokens: in
     wanted = manifest.partial(folder, job.file)
     saved = engine.save_video(video, wanted, fps=output.fps, lossless=run.arguments.lossless)
     if saved != wanted:
-        raise ValueError(f"{folder} is full; this video is in {saved} and was not counted")
+        raise ValueError(f"{folder} is full; this video is in {saved} and was not recorded")
     decisions = "".join("1" if step.computed else "0" for step in output.steps)
     frames, height, width, _ = video.shape
     results = {
         "seconds": round(made.seconds, 4),
-        "cpu_seconds": round(made.cpu_seconds, 4),  # of its process only
+        "cpu_seconds": round(made.cpu_seconds, 4),  # only of the process that generated it
         "steps": len(decisions),
         "computed": decisions.count("1"),
         "decisions": decisions,
@@ -362,7 +362,7 @@ def keep(run: Run, engine: VideoSysEngine, job: Job, made: Made, text_tokens: in
 
 
 def note_run(run: Run, engine: VideoSysEngine, device: str, known: Mapping[str, Any]) -> None:
-    """Adds a line about a device: where the seconds in the manifests were measured, and on what model."""
+    """Append a line with the device and the model of the manifests' timings."""
     record = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "rank": run.ranks.rank,
@@ -377,7 +377,7 @@ def note_run(run: Run, engine: VideoSysEngine, device: str, known: Mapping[str, 
 
 
 def settled_caches(run: Run, engine: VideoSysEngine) -> dict[str, Any]:
-    """The cache of each method with nothing left to look up: published coefficients and calibrations."""
+    """The cache config of each method, with coefficients and calibrations resolved."""
     compared = {job.method.name: job.method for job in run.jobs}
     configs = {
         name: engine.pipeline.with_resolved_cache(requested(run.config, method))

@@ -1,1 +1,1 @@
-"""The pieces of the report: results read back, work counted, plots and pages drawn."""
+"""Parts of the report: reading results, counting work, drawing plots and pages."""

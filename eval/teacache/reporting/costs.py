@@ -1,4 +1,4 @@
-"""The work of videos of a run, from what the run wrote down about its transformer and its prompts."""
+"""The work of a run's videos, from the recorded description of its transformer and prompts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from videosys import FAMILIES, Blueprint, Family, TransformerWork, blueprint, lo
 
 @dataclass(frozen=True)
 class Costs:
-    """The work of one generation by the length of its prompt: it grows by the same with every token, so two
-    counts tell all. longest: tokens of the longest prompt, for videos of which the number is not known.
+    """The work of one generation as a function of the prompt's length. It is linear in the tokens, so two
+    counts determine it. longest: tokens of the longest prompt, used for videos with an unknown number.
     """
 
     one: TransformerWork
@@ -25,7 +25,7 @@ class Costs:
         return cls(transformer_work(plan, 1), transformer_work(plan, 2), plan.parts.text_encoder.max_length)
 
     def work(self, tokens: int | None = None) -> TransformerWork:
-        """The work for a prompt of this many tokens; None for the longest."""
+        """The work for a prompt of this many tokens; None for the longest prompt."""
         more = (tokens or self.longest) - 1
 
         def grown(name: str) -> int:
@@ -37,13 +37,13 @@ class Costs:
         )
 
     def total(self, record: Mapping[str, Any]) -> float:
-        """FLOPs of the transformer for a video of a manifest, whose computed steps count whole."""
+        """FLOPs of the transformer for a video of a manifest; computed steps count in full."""
         return self.work(record.get("text_tokens")).total(record["computed"], record["steps"])
 
 
 def of_run(described: Mapping[str, Any], config: Mapping[str, Any]) -> Costs | None:
-    """From what runs.jsonl says of the transformer, and the config in a manifest. None for a transformer of
-    no registered family.
+    """Costs from the transformer's description in runs.jsonl and the config in a manifest. None if no
+    registered family has this transformer.
     """
     for family in families(config, described.get("family")):
         plan = plan_of(family, config)
@@ -54,8 +54,8 @@ def of_run(described: Mapping[str, Any], config: Mapping[str, Any]) -> Costs | N
 
 
 def of_config(config: Mapping[str, Any], frames: int, height: int, width: int) -> Costs | None:
-    """From the config in a manifest whose run did not say it: by the checkpoint's own file. None where that
-    is not on this computer.
+    """Costs from the config in a manifest whose run did not describe the transformer, using the checkpoint's
+    config.json. None if the checkpoint is not on this computer.
     """
     for family in families(config):
         plan = plan_of(family, config)
@@ -67,8 +67,8 @@ def of_config(config: Mapping[str, Any], frames: int, height: int, width: int) -
 
 
 def families(config: Mapping[str, Any], name: str | None = None) -> Sequence[Family]:
-    """The family of this name. Without one, as in manifests of older versions, all of them, those first whose
-    config has the most of the manifest's fields.
+    """The family of this name. Without a name, as in older manifests, all families, sorted by the number of
+    matching config fields.
     """
     if name is not None:
         return [FAMILIES[name]] if name in FAMILIES else []
@@ -76,7 +76,7 @@ def families(config: Mapping[str, Any], name: str | None = None) -> Sequence[Fam
 
 
 def own_fields(cls: type, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a manifest's values those that are fields of a dataclass; other versions may have others."""
+    """The values of a manifest that are fields of a dataclass; other versions may have other fields."""
     names = {field.name for field in dataclasses.fields(cls)}
     return {name: value for name, value in content.items() if name in names}
 
@@ -90,12 +90,12 @@ def plan_of(family: Family, config: Mapping[str, Any]) -> Blueprint | None:
 
 
 def shape_of(cls: type, content: Mapping[str, Any]) -> Any:
-    """The transformer's config from fields that JSON holds."""
+    """The transformer's config from JSON data."""
     fields = own_fields(cls, content)
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def with_transformer(plan: Blueprint, shape: Any, latent_size: tuple[int, int, int]) -> Blueprint:
-    """The blueprint with another transformer's config and latent size."""
+    """The blueprint with another transformer config and latent size."""
     transformer = replace(plan.parts.transformer, config=shape)
     return replace(plan, parts=replace(plan.parts, transformer=transformer), latent_size=latent_size)

@@ -1,4 +1,4 @@
-"""Pictures of the report: a plot as SVG, and frames side by side."""
+"""Images of the report: a plot as SVG, and frames side by side."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 62, 20, 34, 48
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#7f7f7f")
 TICKS = 5
-LETTER, LINE = 6.2, 11  # pixels that a name's letter takes across, and its line up
+LETTER, LINE = 6.2, 11  # width of a letter and height of a line in pixels
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Panel:
 
 
 def plot(panels: Sequence[Panel]) -> str:
-    """An SVG picture with one panel beside the other."""
+    """An SVG image with the panels side by side."""
     size = f'width="{WIDTH * len(panels)}" height="{HEIGHT}" viewBox="0 0 {WIDTH * len(panels)} {HEIGHT}"'
     names = list(dict.fromkeys(name for panel in panels for name in panel.points))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
@@ -80,11 +80,11 @@ def _panel(panel: Panel, colours: Mapping[str, str]) -> str:
 
 
 def labels(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float, str]]:
-    """Where the name of each point stands, with its anchor: beside the point, or as far above or below as
-    keeps it clear of the names before it.
+    """Position and anchor of each point's label: next to the point, moved up or down until it does not
+    overlap earlier labels.
     """
     labels: dict[str, tuple[float, float, str]] = {}
-    taken: list[tuple[float, float, float]] = []  # of each name its left, right and line
+    taken: list[tuple[float, float, float]] = []  # left, right and line of each label
     for name, (across, up) in sorted(places.items(), key=lambda item: item[1][1]):
         anchor, x = ("end", across - 7) if across > 0.6 * WIDTH else ("start", across + 7)
         left = x - (LETTER * len(name) if anchor == "end" else 0)
@@ -111,14 +111,14 @@ def _text(x: float, y: float, words: str, anchor: str, weight: str = "normal") -
 
 
 def _range(values: Sequence[float], zero: bool = False) -> tuple[float, float]:
-    """Ends of an axis, a little beyond the values."""
+    """The range of an axis, slightly larger than that of the values."""
     low, high = (0.0 if zero else min(values)), max(values)
     margin = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
     return (low if zero else low - margin), high + margin
 
 
 def frames(videos: Mapping[str, torch.Tensor], path: Path, count: int = 6, side: int = 128) -> None:
-    """Saves a picture with a row per video, uint8 [T, H, W, 3], of `count` frames from first to last."""
+    """Save an image with one row per video (uint8 [T, H, W, 3]) of `count` frames from first to last."""
     label = max(120, 8 + math.ceil(LETTER * max(map(len, videos))))
     rows = [_row(video, count, side) for video in videos.values()]
     height, width = rows[0].shape[:2]

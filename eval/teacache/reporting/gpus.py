@@ -1,4 +1,4 @@
-"""GPUs by name, with the peaks of their data sheets."""
+"""GPUs by name, with the peak values of their data sheets."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from toolbox import read_json
 
 CARDS = Path(__file__).resolve().parent / "gpus.json"
 DEFAULT = "H200"
-# What large matrix products and copies reach of the peaks: assumed, the same for all cards.
+# Shares of the peaks that large matrix products and copies reach; assumed equal for all GPUs.
 PRODUCTS, COPIES = 0.8, 0.9
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peaks of a device: FLOPs per second in bfloat16 products, bytes per second of its memory."""
+    """Peak values of a GPU: bfloat16 FLOP/s of matrix products, and memory bandwidth in bytes/s."""
 
     name: str
     peak_flops: float
@@ -35,7 +35,7 @@ class Gpu:
 
 
 def known() -> dict[str, Gpu]:
-    """The cards of the table."""
+    """The GPUs of the table."""
     return {
         name: Gpu(name, card["tflops"] * 1e12, card["bandwidth"] * 1e12, card["source"])
         for name, card in read_json(CARDS).items()
@@ -44,9 +44,9 @@ def known() -> dict[str, Gpu]:
 
 
 def find(text: str) -> Gpu:
-    """The card of a name, or of NAME=TFLOPS,TBS: its peaks in TFLOP/s (bfloat16, without sparsity) and TB/s.
+    """The GPU of a name, or of NAME=TFLOPS,TBS with peaks in TFLOP/s (bfloat16, without sparsity) and TB/s.
 
-    ValueError that names the known ones.
+    ValueError for an unknown name; it lists the known ones.
     """
     name, equals, numbers = text.partition("=")
     cards = known()
@@ -55,8 +55,8 @@ def find(text: str) -> Gpu:
     card = next((value for key, value in cards.items() if key.lower() == name.strip().lower()), None)
     if card is None:
         raise ValueError(
-            f"--gpu {text!r} is unknown; allowed: {', '.join(cards)}, or NAME=TFLOPS,TBS with the peaks of "
-            "another (bfloat16 without sparsity, memory), such as A800=312,2.039"
+            f"--gpu {text!r} is unknown; allowed: {', '.join(cards)}, or NAME=TFLOPS,TBS with the peak "
+            "values of another GPU (bfloat16 without sparsity, memory bandwidth), such as A800=312,2.039"
         )
     return card
 

@@ -1,4 +1,4 @@
-"""One page of headings, text, tables and pictures, as Markdown and as HTML that stands alone."""
+"""A page of headings, text, tables and images, as Markdown and as self-contained HTML."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A file beside the page: linked in Markdown, part of the HTML."""
+    """An image file next to the page: linked in Markdown, embedded in HTML."""
 
     name: str
     words: str
@@ -82,15 +82,17 @@ Block = Heading | Text | Table | Picture
 
 
 def parts(path: Path) -> tuple[str, str]:
-    """What stands before and after the marks of a page. ValueError where it has not both, once."""
+    """The text before and after the marks of a page. ValueError unless each mark occurs once."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"{path}: must have the marks {BEGIN} and {END}, once each")
+        raise ValueError(f"{path}: must contain the marks {BEGIN} and {END} once each")
     return text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
 
 
 def fill(path: Path, blocks: Sequence[Block], folder: Path) -> None:
-    """Puts blocks between the marks of a page, one level below its own; pictures go to `images` beside it."""
+    """Write blocks between the marks of a page, one heading level down. Images go to `images` next to the
+    page.
+    """
     before, after = parts(path)
     lowered = [_lowered(block) for block in blocks]
     for block in blocks:
@@ -112,7 +114,7 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 
 def to_html(blocks: Sequence[Block], folder: Path, title: str) -> str:
-    """The page; its pictures are read from `folder`."""
+    """The page as HTML; its images are read from `folder`."""
     body = "\n".join(block.html(folder) for block in blocks)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'

@@ -1,4 +1,4 @@
-"""What a folder of samples holds: for each method its times, steps, work, VBench scores and likeness."""
+"""Reads the results of a folder of samples: times, steps, work, VBench scores and similarity per method."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from toolbox import read_json, write_json
 from reporting import costs
 
 METRICS_FOLDER = "metrics"
-ONE_THREAD = "CPU, 1 threads"  # the end of such a device's name in runs.jsonl
-YARDSTICKS = (methods.BASE, methods.REFERENCE)  # what videos are compared with
+ONE_THREAD = "CPU, 1 threads"  # suffix of such a device's name in runs.jsonl
+YARDSTICKS = (methods.BASE, methods.REFERENCE)  # methods that videos are compared with
 
 
 @dataclass(frozen=True)
 class Result:
-    """One method of one model. likeness: by yardstick, then metric, the summary of `compare.summary`."""
+    """One method of one model. likeness: yardstick -> metric -> summary as in `compare.summary`."""
 
     name: str
     records: Mapping[str, Mapping[str, Any]]
@@ -30,8 +30,8 @@ class Result:
     uses_one_thread: bool
     vbench: Mapping[str, Any] | None = None
     likeness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    saved: int | None = 0  # FLOPs less than the base's, counted in a run, where steps are computed in part
-    cache: Mapping[str, Any] | None = None  # with nothing left to look up, where the run wrote it down
+    saved: int | None = 0  # FLOPs saved relative to base, counted in a run, if steps are partly computed
+    cache: Mapping[str, Any] | None = None  # resolved config, if the run recorded it
 
     def mean(self, key: str) -> float:
         return statistics.fmean(record[key] for record in self.records.values())
@@ -46,8 +46,8 @@ class Result:
 
     @property
     def time_key(self) -> str:
-        """On a CPU, which others use too, the process's own seconds are what can be compared; of several
-        threads they would be a sum.
+        """The field with comparable seconds: CPU time on a single CPU thread, because others may use the CPU,
+        else wall time, because CPU time is a sum over threads.
         """
         return "cpu_seconds" if self.uses_one_thread else "seconds"
 
@@ -56,7 +56,7 @@ class Result:
         return statistics.median(record[self.time_key] for record in self.records.values())
 
     def speedup(self, base: Result) -> float:
-        """Seconds of the base over ours, summed over the videos that both have."""
+        """Seconds of the base divided by ours, summed over the videos that both have."""
         shared = self.records.keys() & base.records.keys()
         key = self.time_key
         ours, theirs = (sum(item.records[name][key] for name in shared) for item in (self, base))
@@ -64,35 +64,35 @@ class Result:
 
     @property
     def flops(self) -> float | None:
-        """Of one video's denoising, the mean; None where they were not counted."""
+        """Mean FLOPs of denoising a video; None if they were not counted."""
         if self.costs is None or self.saved is None:
             return None
         return statistics.fmean(map(self.costs.total, self.records.values())) - self.saved
 
     @property
     def is_partial(self) -> bool:
-        """Whether its computed steps were computed in part, as by a cache of branches."""
+        """Whether its computed steps are only partly computed, as with a cache of branches."""
         return any(record.get("reused_branches") for record in self.records.values())
 
     @property
     def num_assumed(self) -> int:
-        """Videos of which it is not known how many tokens of text they took."""
+        """Number of videos with an unknown number of text tokens."""
         return sum(record.get("text_tokens") is None for record in self.records.values())
 
     @property
     def is_uncalibrated(self) -> bool:
-        """Whether it is a TeaCache that found no coefficients for its model."""
+        """Whether it is TeaCache without coefficients for its model."""
         cache = self.cache or {}
         asked = next(iter(self.records.values()))["cache"].get("coefficients", ())
         return asked is None and cache.get("coefficients") == [1.0, 0.0]
 
     def value(self, yardstick: str, metric: str) -> float | None:
-        """The mean over videos of a metric, against one of the yardsticks."""
+        """The mean of a metric over videos, against a yardstick."""
         return self.likeness.get(yardstick, {}).get(metric, {}).get("per_video")
 
 
 def twins(folder: Path, results: Sequence[Result]) -> list[list[str]]:
-    """The methods whose videos are the same, byte for byte: groups of two or more."""
+    """Groups of two or more methods whose videos are identical byte for byte."""
     groups: list[list[Result]] = []
     for result in results:
         group = next((group for group in groups if are_same(folder, group[0], result)), None)
@@ -132,7 +132,7 @@ class Model:
 
     @property
     def study(self) -> str:
-        """The model's name without what says that it is a tiny one."""
+        """The model's name without the suffix of tiny checkpoints."""
         return self.name.removesuffix("_tiny")
 
     @property
@@ -144,12 +144,14 @@ def find_models(root: Path) -> list[Path]:
     """The folders below `root` with a base run. ValueError if there are none."""
     folders = sorted(path.parent for path in root.glob(f"*/{methods.BASE}") if manifest.read(path))
     if not folders:
-        raise ValueError(f"{root}: has no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first")
+        raise ValueError(
+            f"{root}: contains no MODEL/{methods.BASE}/{manifest.NAME}; run experiments/*.py first"
+        )
     return folders
 
 
 def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool = False) -> Model:
-    """Everything about a model; likeness that was not measured before is measured now and kept."""
+    """Load all results of a model. Missing similarity metrics are measured now and saved."""
     runs = list(manifest.lines(folder / runner.RUNS))
     devices = tuple(dict.fromkeys(run["device"] for run in runs)) or ("unknown device",)
     loaded = load_records(folder)
@@ -176,7 +178,7 @@ def load_model(folder: Path, metrics: Mapping[str, compare.Metric], quiet: bool 
 
 
 def load_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """By method, the records of the videos that are there. ValueError where the base has none."""
+    """The records of existing videos, by method. ValueError if the base has none."""
     loaded = {path.name: manifest.finished(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     if not loaded.get(methods.BASE):
         raise ValueError(f"{folder / methods.BASE}: none of the videos in its manifest exists")
@@ -184,7 +186,7 @@ def load_records(folder: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def rank(result: Result) -> tuple[int, float]:
-    """Base and reference first, then by computed steps."""
+    """The sort key: base and reference first, then by computed steps."""
     first = (methods.BASE, methods.REFERENCE)
     return (first.index(result.name) if result.name in first else len(first), -result.computed)
 
@@ -192,7 +194,7 @@ def rank(result: Result) -> tuple[int, float]:
 def with_tokens(
     records: Mapping[str, Mapping[str, Any]], loaded: Mapping[str, Mapping[str, Mapping[str, Any]]]
 ) -> dict[str, dict[str, Any]]:
-    """Records with the number of text tokens, where it stands with any video of the same prompt."""
+    """Add the number of text tokens to records, if it is known for any video of the same prompt."""
     known = {
         record["prompt"]: record["text_tokens"]
         for others in loaded.values()
@@ -218,10 +220,10 @@ def saved(
     totals: Mapping[str, Mapping[str, Any]],
     work: costs.Costs | None,
 ) -> int | None:
-    """FLOPs that a method saves within its computed steps.
+    """FLOPs that a method saves in its computed steps.
 
-    None where they were not counted, or where the count of the base is below its known work: operators that
-    the counter does not know were at work then.
+    None if they were not counted, or if the count of the base is below its known work, because the counter
+    then missed some operators.
     """
     record = next(iter(records.values()))
     if not record["reused_branches"]:
@@ -246,7 +248,7 @@ def likeness(
     metrics: Mapping[str, compare.Metric],
     quiet: bool,
 ) -> dict[str, Any]:
-    """The summary of a method against a yardstick over the videos that both have."""
+    """The similarity summary of a method against a yardstick, over the videos that both have."""
     shared = sorted(loaded[name].keys() & loaded[other].keys())
     path = folder / METRICS_FOLDER / f"{name}_against_{other}.json"
     rows = kept(path, shared, metrics, (folder / name, folder / other))
@@ -261,7 +263,9 @@ def likeness(
 def kept(
     path: Path, names: Sequence[str], metrics: Iterable[str], folders: Iterable[Path]
 ) -> list[dict] | None:
-    """What was measured before, if it is newer than all videos, and of these videos with these metrics."""
+    """The saved measurements, if they are newer than all videos and have these videos and metrics, else
+    None.
+    """
     if not path.is_file():
         return None
     newest = max(((folder / name).stat().st_mtime for folder in folders for name in names), default=0.0)

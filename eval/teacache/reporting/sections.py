@@ -1,4 +1,4 @@
-"""The parts of the report, as blocks of a page."""
+"""The sections of the report, as blocks of a page."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ METRIC_HEAD = (("lpips", "LPIPS", 4), ("ssim", "SSIM", 4), ("psnr", "PSNR dB", 2
 
 def introduction(models: Sequence[Model], command: str) -> list[page.Block]:
     lines = [
-        "PSNR (dB, 100 where frames are equal), SSIM and LPIPS are means over frames, then over videos. "
-        "Each is said against what: against base it tells what the cache changed, against reference how far "
-        "a video is from what the sampler tends to. FLOPs are the transformer's, counted for the text of "
-        "each prompt; two per multiplication with addition. Steps computed 'in part' took some branches of "
-        "blocks from before. Latency is the median over videos of a whole generation, loading and a first "
-        "one left out; on one thread of a CPU it is the process's own seconds. Speed-up is base's seconds "
-        "over the method's, for the same videos."
+        "PSNR (dB, 100 for equal frames), SSIM and LPIPS are means over frames, then over videos. A "
+        "comparison with base shows what the cache changed; a comparison with reference shows the distance "
+        "from the sampler's limit. FLOPs are those of the transformer, counted for the text of each prompt, "
+        "two per multiply-add. Steps computed 'in part' reused some branches of blocks. Latency is the "
+        "median over videos of a whole generation, without loading and a first generation; on one CPU "
+        "thread it is CPU time. Speed-up is the time of base divided by the method's time, for the same "
+        "videos."
     ]
-    lines += [f"Made with `{command}`."] if command else []
+    lines += [f"Generated with `{command}`."] if command else []
     return [page.Text(line) for line in lines]
 
 
 def model_section(model: Model, folder: Path) -> list[page.Block]:
-    """The section of a model; its pictures are written to `folder`."""
+    """The section of a model; its images are written to `folder`."""
     record = next(iter(model.base.records.values()))
     size = f"{record['frames']} frames of {record['width']} x {record['height']}"
     devices = " and ".join(model.devices)
@@ -102,10 +102,10 @@ def number(value: float | None, digits: int) -> str:
 
 
 def said_against(model: Model) -> str:
-    """One sentence on what the table's likeness is measured against, and with what uncertainty."""
+    """A sentence on the references and the uncertainty of the table's similarity metrics."""
     parts = [f"'{name}' is {AGAINST[name]}" for name in YARDSTICKS if model.result(name) is not None]
     reference = model.result(methods.REFERENCE)
-    more = f", of {reference.evaluations:.0f} evaluations" if reference is not None else ""
+    more = f" with {reference.evaluations:.0f} evaluations" if reference is not None else ""
     missing = [
         f"{title} was not measured: no weights"
         for metric, title, _ in METRIC_HEAD
@@ -115,44 +115,44 @@ def said_against(model: Model) -> str:
 
 
 def doubts(model: Model) -> Iterator[page.Block]:
-    """What of the table is not as one would think, if anything."""
+    """Remarks on the limits of the table, if any."""
     videos = model.base.records.keys()
     others = [result for result in model.results if result.records.keys() != videos]
     if others:
         counts = ", ".join(f"{item.name} ({len(item.records.keys() & videos)})" for item in others)
         yield page.Text(
-            f"Not all methods have the same videos; of base's {len(videos)} there are: {counts}. Likeness "
-            "and speed-up are taken over those that both have, the rest over each method's own."
+            f"Some methods lack videos; of base's {len(videos)} videos, they have: {counts}. Similarity and "
+            "speed-up use the videos that both methods have, other columns use all videos of a method."
         )
     if len(model.devices) > 1:
-        yield page.Text("The videos were made on several devices: their seconds cannot be compared.")
+        yield page.Text("The videos were generated on different devices, so their times cannot be compared.")
     for names in twins(model.folder, model.results):
-        yield page.Text(f"The same videos, byte for byte, are made by {', '.join(names)}.")
+        yield page.Text(f"These methods give identical videos, byte for byte: {', '.join(names)}.")
     if naive := [result.name for result in model.results if result.is_uncalibrated]:
         yield page.Text(
             f"No coefficients are published for this model: {', '.join(naive)} compares distances with the "
-            "threshold as they are."
+            "threshold without rescaling."
         )
     assumed = [result.name for result in model.results if result.num_assumed and result.costs is not None]
     if assumed:
         yield page.Text(
-            f"How many tokens of text their videos took is not in the manifests of {', '.join(assumed)}: "
-            "FLOPs are those of the longest prompt there, which is too much."
+            f"The manifests of {', '.join(assumed)} do not have the number of text tokens. Their FLOPs are "
+            "upper bounds, counted for the longest prompt."
         )
     if any(result.costs is None for result in model.results):
         yield page.Text(
-            "FLOPs are missing: runs.jsonl does not say what the transformer is, and its checkpoint is not "
-            "on this computer; or it is of a kind that this report does not know."
+            "FLOPs are missing: runs.jsonl does not describe the transformer and its checkpoint is not on "
+            "this computer, or this report does not know this kind of transformer."
         )
     elif uncounted := [result.name for result in model.results if result.saved is None]:
         yield page.Text(
-            f"FLOPs of {', '.join(uncounted)} are missing: no count of a run is in flops.json that finds all "
-            "the work of a full one; experiments/*.py make one when they run again."
+            f"FLOPs of {', '.join(uncounted)} are missing: flops.json has no count that includes all the "
+            "work of a full run. Run experiments/*.py again to create one."
         )
 
 
 def plot(model: Model, folder: Path) -> Iterator[page.Block]:
-    """Quality against latency, one panel for each of what it is measured against."""
+    """Plot quality against latency, one panel per yardstick."""
     panels = []
     for yardstick in YARDSTICKS:
         values = {result.name: (result.latency, result.value(yardstick, "psnr")) for result in model.results}
@@ -169,7 +169,7 @@ def plot(model: Model, folder: Path) -> Iterator[page.Block]:
 
 
 def side_by_side(model: Model, folder: Path) -> Iterator[page.Block]:
-    """Frames of one video by every method."""
+    """Frames of one video with every method."""
     shared = set.intersection(*({*result.records} for result in model.results))
     if not shared:
         return
@@ -192,25 +192,25 @@ def paper(model: Model) -> list[page.Block]:
         [row["method"], *(NOTHING if row[key] is None else f"{row[key]:g}" for key in PAPER_KEYS)]
         for row in rows
     ]
-    said = f"Quoted, not measured here, and against the paper's own full runs: {quoted['source']}"
+    said = f"Quoted from the paper, not measured here, relative to its own full runs: {quoted['source']}"
     remark = quoted["remarks"].get(name, "")
     return [page.Text(f"{said} {remark}".rstrip()), page.Table(PAPER_HEAD, cells)]
 
 
 def projection(models: Sequence[Model], gpu: gpus.Gpu) -> list[page.Block]:
-    """What shares of computed steps bring at the published sizes."""
+    """The projected effect of shares of computed steps at the published sizes."""
     head = ("size", "method", "computed", "PFLOPs", "speed-up", "loop s, fused", "loop s, eager")
     rows = [row for setting in work.SETTINGS for row in projected(setting, models, gpu)]
     text = (
-        f"The published sizes on one {gpu.name} (peaks of {gpu.peak_flops / 1e12:g} TFLOP/s in bfloat16 and "
-        f"{gpu.peak_bandwidth / 1e12:g} TB/s: {gpu.source}), calculated, not run: FLOPs are counted from the "
-        f"models at these sizes with the longest prompt; the loop's time is those FLOPs at {gpus.PRODUCTS:g} "
-        f"of the one peak, and the rest of the traffic at {gpus.COPIES:g} of the other: a floor that good "
-        "code exceeds by 1.35 to 1.6. Text encoder and autoencoder are left out. Rows marked 'paper' take "
-        "the computed steps that the paper's latencies imply; rows marked 'tiny' the share of computed steps "
-        "that the tiny checkpoint needed above (rows marked 'run', a run of another checkpoint), and beside "
-        "TeaCache's own that of the cheapest method there whose PSNR to base is at least TeaCache's. Whether "
-        "a large model needs the same share as a tiny one is not known."
+        f"Calculated, not measured, for one {gpu.name} (peaks of {gpu.peak_flops / 1e12:g} TFLOP/s in "
+        f"bfloat16 and {gpu.peak_bandwidth / 1e12:g} TB/s: {gpu.source}). FLOPs are counted from the models "
+        "at the published sizes with the longest prompt. The loop's time is the sum of these FLOPs at "
+        f"{gpus.PRODUCTS:g} of the peak and of the remaining memory traffic at {gpus.COPIES:g} of the peak "
+        "bandwidth. This is a lower bound; good code takes 1.35 to 1.6 times as long. Text encoder and "
+        "autoencoder are not included. Rows marked 'paper' use the computed steps implied by the paper's "
+        "latencies. Rows marked 'tiny' use the share of computed steps of the tiny checkpoint above "
+        "('run': of another checkpoint), for TeaCache and for the cheapest method whose PSNR to base is at "
+        "least TeaCache's. Whether a large model needs the same share as a tiny one is not known."
     )
     return [page.Heading("Published sizes"), page.Text(text), page.Table(head, rows)]
 
@@ -233,7 +233,7 @@ def projected(setting: work.Setting, models: Sequence[Model], gpu: gpus.Gpu) -> 
 
 
 def shares(setting: work.Setting, models: Sequence[Model]) -> dict[str, float]:
-    """Computed steps by method: the paper's, and those of the tiny checkpoint of the same model."""
+    """Computed steps by method: from the paper, and from the tiny checkpoint of the same model."""
     evaluations = setting.plan.evaluations
     steps: dict[str, float] = {}
     paper = read_json(PAPER)["computed_steps"].get(setting.study, {})
@@ -249,7 +249,7 @@ def shares(setting: work.Setting, models: Sequence[Model]) -> dict[str, float]:
 
 
 def measured(model: Model) -> dict[str, float]:
-    """Shares of computed steps: TeaCache's, and of the cheapest method that is at least as good."""
+    """Shares of computed steps of TeaCache, and of the cheapest method that is at least as good."""
     parts = {}
     for name in ("teacache_slow", "teacache_fast"):
         teacache = model.result(name)

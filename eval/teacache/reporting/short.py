@@ -1,4 +1,4 @@
-"""The report for a page of the documentation: one table, a plot for each model, all columns as CSV."""
+"""The report for a documentation page: one table, a plot per model, and all columns as CSV."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ PLOT = "_psnr_latency.svg"
 
 
 def fill(path: Path, blocks: Sequence[page.Block], folder: Path) -> None:
-    """Puts the short report between the marks of a page, and its tables into CSV files beside the page.
+    """Write the short report between the marks of a page, and its tables to CSV files next to the page.
 
-    blocks: the whole report, whose pictures are in `folder`.
+    blocks: the whole report, with images in `folder`.
     """
     main = combined(blocks, "TFLOPs")
     files = {"tiny": main, "sizes": combined(blocks, "PFLOPs", "size")}
@@ -31,7 +31,7 @@ def fill(path: Path, blocks: Sequence[page.Block], folder: Path) -> None:
     links = ", ".join(f"[{beside(path, name).name}]({beside(path, name).name})" for name in files)
     chosen = [column for column in COLUMNS if column in main.head]
     plots = [block for block in blocks if isinstance(block, page.Picture) and block.name.endswith(PLOT)]
-    short = [*introduction(blocks), columns(main, chosen), page.Text(f"All columns, and sizes: {links}.")]
+    short = [*introduction(blocks), columns(main, chosen), page.Text(f"All columns and sizes: {links}.")]
     page.fill(path, [*short, *plots], folder)
 
 
@@ -48,7 +48,7 @@ def introduction(blocks: Sequence[page.Block]) -> Iterator[page.Text]:
 
 
 def combined(blocks: Sequence[page.Block], needed: str, first: str = "method") -> page.Table:
-    """The tables that begin with one column and have another, below each other, with the heading of each."""
+    """Join the tables that start with column `first` and have column `needed`, with the heading of each."""
     rows: list[dict[str, str]] = []
     heading = ""
     for block in blocks:

@@ -1,4 +1,4 @@
-"""The published sizes, and the least time that a generation of counted work takes on a GPU."""
+"""The published sizes, and a lower bound for the time of a generation on a GPU."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from reporting.gpus import Gpu
 from videosys import FAMILIES, Blueprint, TransformerWork, blueprint
 
 SIZES = Path(__file__).resolve().parents[2] / "sizes.json"
-BYTES = 2  # of a bfloat16
-REUSED_PASSES = 10  # of all tokens through memory in a reused step, about
+BYTES = 2  # per bfloat16
+REUSED_PASSES = 10  # approximate number of reads and writes of all tokens in a reused step
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Setting:
 
     @property
     def study(self) -> str:
-        """The model's name in the paper's tables and of its folder of samples."""
+        """The model's name in the paper's tables and in folders of samples."""
         return self.config.model_name
 
     @property
@@ -44,7 +44,7 @@ SETTINGS = titled()
 
 
 def seconds(work: TransformerWork, computed: float, evaluations: int, gpu: Gpu, fused: bool) -> float:
-    """A lower bound of the loop's time: products at the device's peak, and other work at its bandwidth."""
+    """A lower bound of the loop's time: matrix products at the GPU's rate, other work at its bandwidth."""
     crossing = work.tokens * work.width * BYTES / gpu.bandwidth
     passes = work.layers * work.passes[1 if fused else 0]
     moved = crossing * (computed * passes + (evaluations - computed) * REUSED_PASSES)

@@ -1,4 +1,4 @@
-"""VBench's quality, semantic and total score of the results in a folder:
+"""Compute VBench's quality, semantic and total score from the results in a folder:
 
 python vbench/cal_vbench.py --score_dir FOLDER
 """
@@ -41,8 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     missing = scores.missing(raw)
     if missing and not arguments.partial:
         raise ValueError(
-            f"{arguments.score_dir}: lacks {', '.join(missing)}; incomplete scores cannot be compared with "
-            "others; --partial computes them anyway"
+            f"{arguments.score_dir}: results are missing for {', '.join(missing)}; incomplete scores cannot "
+            "be compared with others; use --partial to compute them anyway"
         )
     made = scores.totals(raw)
     for name, value in made["scaled"].items():

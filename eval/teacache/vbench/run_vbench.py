@@ -1,11 +1,10 @@
-"""Runs an installed vbench on a folder of videos, one dimension at a time:
+"""Run an installed vbench on a folder of videos, one dimension at a time:
 
 python vbench/run_vbench.py --video_path FOLDER --save_path FOLDER
 
-vbench pins old versions of many packages, so it has an environment of its own (`make vbench`); another
-environment is named by --vbench-python. Dimensions whose packages are missing there are listed before the
-others start. A run that was stopped continues with the dimensions that are left. cal_vbench.py computes the
-scores from the results.
+vbench pins old versions of many packages, so it needs a separate environment (`make vbench`, or
+--vbench-python). Dimensions whose packages are missing there are listed first, then the others run. An
+interrupted run resumes with the remaining dimensions. cal_vbench.py computes the scores from the results.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from vbench_found import ADVICE, find_python
 from videosys import CommandParser, read_prompts
 
 WORKER = Path(__file__).resolve().parent / "worker.py"
-SAMPLES = 5  # videos of each prompt
+SAMPLES = 5  # videos per prompt
 VIDEO = ".mp4"
-NEEDS = MappingProxyType(scores.constants()["modules"])  # of each dimension beside those of all
+NEEDS = MappingProxyType(scores.constants()["modules"])  # per dimension, besides those that all need
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,16 +49,18 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument(
         "--video_path", "--video-path", type=Path, required=True, help="{prompt}-{index}.mp4"
     )
-    arguments.add_argument("--save_path", "--save-path", type=Path, required=True, help="of the results")
     arguments.add_argument(
-        "--vbench-python", default=find_python(), help="the interpreter that has vbench (here: %(default)s)"
+        "--save_path", "--save-path", type=Path, required=True, help="folder for the results"
     )
     arguments.add_argument(
-        "--dimensions", nargs="+", choices=scores.dimensions(), help="all that can run if not given"
+        "--vbench-python", default=find_python(), help="interpreter that has vbench (default: %(default)s)"
     )
-    arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: the one of vbench")
+    arguments.add_argument(
+        "--dimensions", nargs="+", choices=scores.dimensions(), help="default: all that can run"
+    )
+    arguments.add_argument("--full-info", type=Path, help="VBench_full_info.json; default: vbench's own")
     arguments.add_argument("--device", default="auto", help="auto (default), cuda, cpu")
-    arguments.add_argument("--partial", action="store_true", help="evaluate although videos are missing")
+    arguments.add_argument("--partial", action="store_true", help="evaluate even if videos are missing")
     arguments.add_argument("--quiet", action="store_true", help="no progress bar")
     return arguments
 
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     for name in tqdm(todo, desc="vbench", unit="dimension", disable=arguments.quiet or not todo):
         try:
             evaluate(arguments, full_info, videos, name)
-        except ValueError as error:  # the others need not wait for what this one lacks
+        except ValueError as error:  # continue with the other dimensions
             failed.append(str(error))
     done, new = len(wanted) - len(failed) - len(absent), len(todo) - len(failed)
     print(f"{done} of {len(wanted)} dimensions in {arguments.save_path}, {new} of them new")
@@ -98,9 +99,7 @@ def newest_video(folder: Path) -> float:
 
 
 def is_done(folder: Path, dimension: str, newest: float) -> bool:
-    """Whether a dimension has a result that can be read, and no video came after it, as those do that an
-    evaluation of an incomplete set was made without.
-    """
+    """Whether a dimension has a readable result that is newer than all videos, so it includes them."""
     path = folder / f"{dimension}{scores.SUFFIX}"
     try:
         return dimension in scores.results(path) and path.stat().st_mtime >= newest
@@ -109,7 +108,7 @@ def is_done(folder: Path, dimension: str, newest: float) -> bool:
 
 
 def probe(python: str, dimensions: Sequence[str]) -> Mapping[str, Any]:
-    """The packages of an interpreter that these need. ValueError if it does not exist."""
+    """The packages of an interpreter that these dimensions need. ValueError if it does not exist."""
     modules = sorted({*NEEDS["all"], *(module for name in dimensions for module in NEEDS[name])})
     try:
         words = [python, str(WORKER), "--probe", *modules]
@@ -117,31 +116,31 @@ def probe(python: str, dimensions: Sequence[str]) -> Mapping[str, Any]:
         return json.loads(done.stdout)
     except (OSError, subprocess.CalledProcessError, ValueError) as error:
         said = getattr(error, "stderr", "") or str(error)
-        raise ValueError(f"--vbench-python {python}: cannot be run: {said.strip()[-300:]}") from None
+        raise ValueError(f"--vbench-python {python}: cannot run it: {said.strip()[-300:]}") from None
 
 
 def check(installed: Mapping[str, Any], arguments: argparse.Namespace) -> Path:
-    """The prompt list. ValueError that says what is missing and how to get it."""
+    """The path of the prompt list. A ValueError says what is missing and how to get it."""
     python = arguments.vbench_python
     if not installed["vbench"]:
         raise ValueError(f"{python} (Python {installed['python']}) has no vbench; {ADVICE}")
     lost = [package(name) for name in NEEDS["all"] if name in installed["missing"]]
     if lost:
         raise ValueError(
-            f"{python} has vbench but not {', '.join(lost)}, which all its dimensions need; {ADVICE}"
+            f"{python} has vbench but lacks {', '.join(lost)}, which all dimensions need; {ADVICE}"
         )
     full_info = arguments.full_info or installed["full_info"]
     if not full_info or not Path(full_info).is_file():
-        raise ValueError(f"no VBench_full_info.json at {full_info or installed['vbench']}; give --full-info")
+        raise ValueError(f"no VBench_full_info.json at {full_info or installed['vbench']}; set --full-info")
     return Path(full_info)
 
 
 def without_packages(
     installed: Mapping[str, Any], todo: Sequence[str], arguments: argparse.Namespace
 ) -> dict[str, list[str]]:
-    """The dimensions that cannot run, with the packages that each lacks; they are listed on the screen.
+    """The dimensions that cannot run, with the packages that each lacks. They are also printed.
 
-    ValueError where --dimensions asks for one of them, and where none is left.
+    ValueError if --dimensions names one of them, or if no dimension is left.
     """
     lacking = {
         name: [package(module) for module in NEEDS[name] if module in installed["missing"]] for name in todo
@@ -150,48 +149,48 @@ def without_packages(
     lines = [f"{name} (needs {', '.join(packages)})" for name, packages in absent.items()]
     if absent and (arguments.dimensions or len(absent) == len(scores.dimensions())):
         raise ValueError(
-            f"{arguments.vbench_python} lacks packages: {'; '.join(lines)}; install them there, or name "
+            f"{arguments.vbench_python} lacks packages: {'; '.join(lines)}; install them there, or choose "
             "other --dimensions"
         )
     if lines:
-        print(f"left out, as {arguments.vbench_python} lacks packages: {'; '.join(lines)}", flush=True)
+        print(f"skipped, because {arguments.vbench_python} lacks packages: {'; '.join(lines)}", flush=True)
     return absent
 
 
 def package(module: str) -> str:
-    """The name under which pip knows a module."""
+    """The pip package of a module."""
     return scores.constants()["packages"].get(module, module)
 
 
 def check_videos(folder: Path, full_info: Path, todo: Sequence[str], partial: bool) -> list[str]:
-    """The names of the videos that are needed and there. ValueError where some are missing, which vbench
-    would pass over without a word.
+    """The names of the required videos that exist. ValueError if some are missing, because vbench would skip
+    them silently.
     """
     names = {f"{prompt}-{index}{VIDEO}" for prompt in prompts_of(full_info, todo) for index in range(SAMPLES)}
     if not names:
-        raise ValueError(f"{full_info}: has no prompts of {', '.join(todo)}")
+        raise ValueError(f"{full_info}: contains no prompts for {', '.join(todo)}")
     missing = sorted(names - {path.name for path in folder.iterdir()})
     if len(missing) == len(names):
-        raise ValueError(f"{folder}: has none of the {len(names)} videos, such as {missing[:1]}")
+        raise ValueError(f"{folder}: contains none of the {len(names)} videos, such as {missing[:1]}")
     if missing and not partial:
         raise ValueError(
-            f"{folder}: {len(missing)} of {len(names)} videos are missing, such as {missing[:3]}; --partial "
-            "evaluates nevertheless"
+            f"{folder}: {len(missing)} of {len(names)} videos are missing, such as {missing[:3]}; use "
+            "--partial to evaluate anyway"
         )
     return sorted(names - {*missing})
 
 
 def prompts_of(full_info: Path, todo: Sequence[str]) -> list[str]:
-    """The prompts of these dimensions. ValueError for a list that is not as VBench's."""
+    """The prompts of these dimensions. ValueError for a list that is not in VBench's format."""
     file = read_prompts(full_info)
     named = [row.get("dimension") for row in file.rows]
     if not file.is_vbench or not all(isinstance(names, list) for names in named):
-        raise ValueError(f"{full_info}: must be a list of objects with prompt_en and dimension, as VBench's")
+        raise ValueError(f"{full_info}: must be a list of objects with prompt_en and dimension, as in VBench")
     return [prompt for prompt, names in zip(file.prompts, named) if any(name in todo for name in names or ())]
 
 
 def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[str], dimension: str) -> None:
-    """Runs one dimension in a separate folder, so that results are complete or absent."""
+    """Run one dimension in a separate folder, so that results are complete or absent."""
     with tempfile.TemporaryDirectory(dir=arguments.save_path, prefix=".") as folder:
         options = {
             "--videos": linked(videos, arguments.video_path.resolve(), Path(folder) / "videos"),
@@ -212,7 +211,7 @@ def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[st
 
 
 def moved(content: Any, old: Path, new: Path) -> Any:
-    """The content of a result with the videos named where they are, not by the links that vbench read."""
+    """Replace the paths of the links that vbench read by the paths of the videos in a result."""
     if isinstance(content, str):
         path = Path(content)
         return str(new / path.relative_to(old)) if path.is_relative_to(old) else content
@@ -224,8 +223,8 @@ def moved(content: Any, old: Path, new: Path) -> Any:
 
 
 def linked(names: Sequence[str], source: Path, folder: Path) -> Path:
-    """A folder of links to the videos and to nothing else: vbench takes the first file that it sees for a
-    video and looks for others of the same ending, but there are manifests beside ours.
+    """Create a folder of links to the videos only. vbench takes the suffix of the first file for that of all
+    videos, but our folders also contain manifests.
     """
     folder.mkdir()
     for name in names:

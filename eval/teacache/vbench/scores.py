@@ -1,4 +1,4 @@
-"""VBench's scores: which dimensions there are, and how their results become quality, semantic and total."""
+"""VBench's dimensions, and the quality, semantic and total score computed from their results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from toolbox import read_json
 
 CONSTANTS = Path(__file__).resolve().parent / "constants.json"
 SUFFIX = "_eval_results.json"
-DIGITS = 4  # that results are rounded to first, as the public script does
+DIGITS = 4  # results are first rounded, as in the public script
 
 
 def constants() -> dict[str, Any]:
@@ -19,17 +19,17 @@ def constants() -> dict[str, Any]:
 
 
 def dimensions() -> list[str]:
-    """VBench's sixteen, as it writes them: with underscores."""
+    """VBench's sixteen dimensions, with underscores as in its files."""
     return [name.replace(" ", "_") for name in constants()["dimensions"]]
 
 
 def read_scores(folder: Path) -> dict[str, float]:
-    """The result of each dimension in a folder, 0 to 1. ValueError for what is none, or is there twice."""
+    """The result of each dimension in a folder, 0 to 1. ValueError for invalid or duplicate results."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder")
     files = sorted(folder.glob(f"*{SUFFIX}"))
     if not files:
-        raise ValueError(f"{folder}: has no *{SUFFIX}; run_vbench.py creates them")
+        raise ValueError(f"{folder}: contains no *{SUFFIX}; run run_vbench.py to create them")
     found: dict[str, tuple[float, Path]] = {}
     for path in files:
         for name, score in results(path).items():
@@ -40,7 +40,7 @@ def read_scores(folder: Path) -> dict[str, float]:
 
 
 def results(path: Path) -> dict[str, float]:
-    """The dimensions of one file; a result is a number, or begins with it."""
+    """The dimensions of one file. A result is a number, or a list that starts with one."""
     content = read_json(path)
     if not isinstance(content, dict) or not content:
         raise ValueError(f"{path}: must contain the results of dimensions by name")
@@ -57,7 +57,7 @@ def _name(name: str, path: Path) -> str:
 def _score(name: str, value: Any, path: Path) -> float:
     number = value[0] if isinstance(value, list) and value else value
     is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    if not is_number or not 0 <= round(number, DIGITS) <= 1:  # a mean of cosines may come out just above 1
+    if not is_number or not 0 <= round(number, DIGITS) <= 1:  # a mean of cosines may be slightly above 1
         raise ValueError(f"{path}: {name} is {number!r}; it must be a number from 0 to 1")
     return float(number)
 
@@ -70,9 +70,9 @@ def missing(found: Iterable[str]) -> list[str]:
 def totals(raw: Mapping[str, float]) -> dict[str, Any]:
     """Quality, semantic and total in percent, with the scaled dimensions.
 
-    Each result is scaled to (x - least) / (most - least) and weighted; quality and semantic are the weighted
-    means of their dimensions, total the weighted mean of the two. A mean of no dimension is null, and so is
-    the total then.
+    Each result is scaled to (x - least) / (most - least). Quality and semantic are the weighted means of
+    their dimensions, and total is the weighted mean of both. A mean without dimensions is None, and so is the
+    total.
     """
     given = constants()
     scaled = {name: _scaled(round(value, DIGITS), name, given) for name, value in raw.items()}

@@ -1,6 +1,6 @@
-"""Runs in the interpreter that has vbench: says what is installed there, or evaluates one dimension.
+"""Runs in vbench's interpreter: reports installed packages, or evaluates one dimension.
 
-It imports nothing of this project, since that interpreter need not have it.
+It does not import this project, because that interpreter may not have it.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def main() -> int:
 
 
 def probe(modules: list) -> dict:
-    """What is installed, without importing it: imports take long, and some need a GPU.
+    """The installed packages, found without imports, because imports are slow and some need a GPU.
 
-    missing: those of `modules` that are not.
+    missing: the packages of `modules` that are not installed.
     """
     spec = importlib.util.find_spec("vbench")
     origin = spec.origin if spec is not None else None
@@ -45,7 +45,7 @@ def probe(modules: list) -> dict:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Leaves OUTPUT/DIMENSION_eval_results.json."""
+    """Write OUTPUT/DIMENSION_eval_results.json."""
     import torch
     from vbench import VBench
 
