@@ -92,7 +92,7 @@ class Service:
             raise ApiError(429, text, "queue_full", **{"Retry-After": "10"})
 
     def find(self, owner: str, name: str) -> Job:
-        """A job of an owner. ApiError 404 if it does not exist."""
+        """An owner's job. ApiError 404 if it does not exist."""
         job = self.store.get(owner, name) if VIDEO_ID.fullmatch(name) else None
         if job is None:
             raise answers.not_found(name)
@@ -129,7 +129,7 @@ class Service:
         )
 
     def remove(self, owner: str, name: str) -> dict[str, Any]:
-        """Removes a job and its files; a running one is stopped."""
+        """Remove a job and its files; a running job is stopped."""
         job = self.store.remove(owner, name) if VIDEO_ID.fullmatch(name) else None
         if job is None:
             raise answers.not_found(name)
@@ -138,7 +138,7 @@ class Service:
         return {"id": job.id, "object": "video.deleted", "deleted": True}
 
     def health(self) -> JSONResponse:
-        """Whether the service works: the database answers and a worker is alive."""
+        """The health of the service: the database must respond and a worker must be alive."""
         alive, counts = self.workers.alive, None
         status = "ok" if alive else "no worker is alive"
         try:

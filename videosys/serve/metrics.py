@@ -31,7 +31,7 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """For the registry: jobs and workers as they are now."""
+        """Called by the registry: the current jobs and workers."""
         with contextlib.suppress(StoreAway):  # then nothing is known of the jobs
             counts = self.store.counts()
             jobs = GaugeMetricFamily("videosys_jobs", "Jobs by status", labels=["status"])

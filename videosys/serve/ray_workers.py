@@ -92,7 +92,7 @@ class RayWorkers:
             self.fleet.retire(self.idle_seconds)
 
     def _work(self, name: str, replica: RemoteReplica) -> bool:
-        """Runs the next job on a replica; false if there was none."""
+        """Run the next job on a replica; false if there was none."""
         worker = Worker(name, replica, self.store, self.folder, self.decode_seconds, self._stopping)
         try:
             return worker.work()

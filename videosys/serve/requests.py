@@ -104,7 +104,7 @@ class Checker:
         return self.family.name
 
     def check(self, body: Mapping[str, Any]) -> VideoRequest:
-        """The request of a body. BadRequest for a mistake, named with its key, before anything is queued."""
+        """The checked request of a body. BadRequest, with the invalid key, if it cannot be accepted."""
         try:
             return self._checked(body)
         except BadRequest as error:
@@ -200,7 +200,7 @@ class Checker:
             raise BadRequest(text, "frames")
 
     def _check_run(self, prompt: str, config: Any, body: Mapping[str, Any]) -> None:
-        """BadRequest for what the pipeline would refuse when the work begins."""
+        """BadRequest for values that the pipeline would reject later."""
         default = None
         try:
             self.pipeline.check_parallel(config)

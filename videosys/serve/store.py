@@ -213,9 +213,9 @@ class Store:
     def release(
         self, worker: str | None = None, *, is_counted: bool = True, error: str = FAILED_TOO_OFTEN
     ) -> None:
-        """Queues the jobs of a worker that has ended, or of all workers; fails those begun too often.
+        """Queue the jobs of an ended worker, or of all workers, again. Jobs with too many attempts fail.
 
-        is_counted: false where the worker ended because it was asked to. error: of jobs that fail.
+        is_counted: false if the worker was asked to end. error: of jobs that fail.
         """
         chosen = [self.jobs.c.status == "in_progress"]
         if worker is not None:
@@ -242,7 +242,7 @@ class Store:
     def claim(self, worker: str) -> Job | None:
         """The next job for a worker; None if none is queued.
 
-        The owner who has waited longest since one of their jobs was begun comes first. A clock that was set
+        Owners take turns: the owner whose last job started longest ago comes first. A clock that was set
         back does not change that: `started` is later than that of all earlier jobs.
         """
         other, now = self.jobs.alias(), time.time()

@@ -29,8 +29,8 @@ from videosys.serve.requests import allowed_fields, changed, of_one_video, witho
 from videosys.serve.store import ATTEMPTS, Job, Store, StoreAway
 from videosys.utils.logging import configure_logging, get_logger, log
 
-POLL_SECONDS = 0.2  # between two looks for a job
-REPORT_SECONDS = 0.3  # between two reports of progress
+POLL_SECONDS = 0.2  # between two queries for a job
+REPORT_SECONDS = 0.3  # between two progress reports
 RETRY_SECONDS = 1.0  # between two attempts to use the database
 LOG = get_logger("serve.worker")
 T = TypeVar("T")
