@@ -14,16 +14,16 @@ from videosys.utils.installed import CHECKOUT, configs_folder
 from videosys.utils.typed import listing, suggest
 
 EXAMPLES = configs_folder()
-# Command -> its --help text. A command is imported only when it is run.
+# Command -> its help text. A command is imported only when it is run.
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "sample": "make videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
+        "sample": "generate videos: [--model NAME] [--config FILE] [prompt=TEXT] [key=value ...]",
         "serve": "serve an OpenAI-compatible HTTP API",
         "ui": "serve, and open the web UI in a browser",
         "render": "generate videos for a long list of prompts; can be resumed",
         "calibrate": "find the best cache settings for a model",
         "plan": "print the solver, steps and cache for a goal, as YAML",
-        "estimate": "estimate memory and operations of a config without loading it",
+        "estimate": "estimate the memory and operations of a config without loading weights",
         "compare": "compare caches at equal computation",
     }
 )
@@ -98,7 +98,7 @@ def sample(model: str) -> Callable[[Sequence[str]], int]:
     """The main function of a model's sample script."""
     script = EXAMPLES / model / "sample.py"
     if not script.is_file():
-        raise ValueError(f"sample needs {script}, which is not there")
+        raise ValueError(f"sample needs {script}, which does not exist")
     return runpy.run_path(str(script))["main"]
 
 

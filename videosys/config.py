@@ -1,6 +1,7 @@
-"""One instance of a frozen dataclass from its defaults, a YAML or Python file, and key=value overrides.
+"""Creates an instance of a frozen dataclass from its defaults, a YAML or Python file, and key=value
+overrides.
 
-`videosys.utils.plain` describes how fields name the classes of a union and old names.
+See `videosys.utils.plain` for fields that declare a union of classes or old names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from videosys.utils.yaml12 import parse_yaml
 
 T = TypeVar("T")
 
-MOST_BYTES = 1 << 20  # of a file
+MOST_BYTES = 1 << 20  # maximum size of a file
 
 _OVERRIDE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)=(.*)", re.DOTALL)
 
@@ -32,13 +33,12 @@ def load_config(
 ) -> T:
     """Return an instance of the dataclass `cls`: its defaults, then the file, then the overrides.
 
-    `path` is a YAML 1.2 file (9:16 is text, 010 is ten), or a Python file (which is executed) that sets
-    `config`, to a `cls` or an instance of a class derived from it, which is the one returned; or the name of
-    a config that comes with the package, such as "tiny"; or the settings themselves, as `config_to_dict`
-    returns them, or as OmegaConf does, with its interpolations.
-    An override is `key=value` with dots for sections; text fields use the value unchanged, the others read it
-    as YAML. Naming a choice (`cache=teacache`, `cache: {name: teacache}`) starts from that choice's defaults,
-    replacing earlier settings. Every user error is a ValueError that names the file and the key.
+    path: a YAML 1.2 file (9:16 is text, 010 is ten); a Python file, which is executed and must set `config`
+    to an instance of `cls` or a subclass; the name of a bundled config, such as "tiny"; or a mapping of
+    settings, from `config_to_dict` or OmegaConf (including interpolations). An override is `key=value` with
+    dots for sections. Text fields use the value unchanged, other fields parse it as YAML. Naming a choice
+    (`cache=teacache`, `cache: {name: teacache}`) starts from the defaults of that choice and discards earlier
+    settings. Every user error is a ValueError that names the file and the key.
     """
     if path is None or isinstance(path, Mapping):
         base, layer, place = None, _plain(path or {}), Place("", "")
@@ -49,9 +49,9 @@ def load_config(
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """Return a config as plain values that JSON and YAML can hold; `load_config` reads them back.
+    """Return a config as plain values for JSON and YAML; `load_config` reads them back.
 
-    A section chosen by name gets its name as first key.
+    A section chosen by name has its name as the first key.
     """
     return to_plain(config)
 
@@ -61,7 +61,7 @@ def _plain(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     if not OmegaConf.is_config(settings):
         return settings
     try:
-        return OmegaConf.to_container(settings, resolve=True)  # type: ignore[return-value]  # of a DictConfig
+        return OmegaConf.to_container(settings, resolve=True)  # type: ignore[return-value]  # DictConfig
     except OmegaConfBaseException as error:
         raise ValueError(f"config: {' '.join(str(error).split())}") from error
 
@@ -76,9 +76,9 @@ def _read(cls: type[T], path: Path) -> tuple[T | None, Layer]:
 
 
 def located(cls: type, path: Path) -> Path:
-    """The file of a path, or of a config's name (with or without the folder of its model before it).
+    """The file of a path or of a bundled config's name (optionally prefixed with its model's folder).
 
-    A folder does not hide a name. ValueError, with the names, if it does not exist.
+    A folder of the same name is ignored. ValueError, with the known names, if there is no such file.
     """
     there = expanded(path)
     if there.exists() and not there.is_dir():
@@ -88,7 +88,7 @@ def located(cls: type, path: Path) -> Path:
     if name in names:
         return names[name]
     if there.exists():
-        return path  # reading it says that it is a folder
+        return path  # the error of reading it says that it is a folder
     hint = f"{suggest(path.stem, names)}; configs by name: {', '.join(names)}" if names else ""
     raise ValueError(f"{path}: no such config file{hint}")
 
@@ -98,7 +98,7 @@ def _parse_yaml(text: str, path: Path) -> Layer:
         data = parse_yaml(text)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if data is None:  # nothing but comments
+    if data is None:  # only comments
         return {}
     if not isinstance(data, dict):
         raise ValueError(f"{path}: must contain `key: value` lines, got {text.strip()[:40]!r}")

@@ -1,6 +1,6 @@
 """Pipelines with the interface of diffusers: `OpenSoraPipeline.from_pretrained("tiny")("a red circle")`.
 
-They are thin wrappers of a config and an engine. Each family has one, named after its config.
+They are thin wrappers around a config and an engine. Each family has one, named after its config.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from videosys.utils.hub import BUNDLED
 from videosys.utils.reading import expanded
 
 T = TypeVar("T", bound="TextToVideoPipeline")
-SUFFIXES = (".yaml", ".yml", ".py")  # of files of settings
+SUFFIXES = (".yaml", ".yml", ".py")  # of config files
 PARTS = ("transformer", "vae", "text_encoder")
 
 
@@ -45,10 +45,10 @@ class TextToVideoPipeline:
     ) -> T:
         """The pipeline of a checkpoint. Weights are loaded on first use.
 
-        source: the name of a bundled config ("tiny", "base", "teacache_fast"), or a YAML or Python file of
-        settings; a folder with all parts (transformer, vae, text_encoder), or of the transformer alone; a
-        hub id; None for the published checkpoint. settings: fields of the config. ValueError for another
-        source and for invalid settings.
+        source: the name of a bundled config ("tiny", "base", "teacache_fast"); a YAML or Python config file;
+        a folder with all parts (transformer, vae, text_encoder) or with only the transformer; a hub id; or
+        None for the published checkpoint. settings: config fields. ValueError for other sources and invalid
+        settings.
         """
         return cls(pretrained_config(cls.family, source, settings), quiet)
 
@@ -58,7 +58,7 @@ class TextToVideoPipeline:
         return self.engine.config
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **request: Any) -> VideoOutput:
-        """The videos of one prompt or a list of prompts: see `VideoSysEngine.generate`."""
+        """Generate videos for one prompt or a list of prompts: see `VideoSysEngine.generate`."""
         return self.engine.generate(prompt, **request)
 
     def encode_prompt(self, prompt: str | Sequence[str], **request: Any) -> dict[str, torch.Tensor]:
@@ -66,15 +66,15 @@ class TextToVideoPipeline:
         return self.engine.encode_prompt(prompt, **request)
 
     def load_lora_weights(self, path: str | Path, scale: float = 1.0) -> None:
-        """Adds a LoRA to the loaded ones: see `VideoSysEngine.set_lora`."""
+        """Add a LoRA to the loaded ones: see `VideoSysEngine.set_lora`."""
         self.engine.set_lora(*self.config.lora, {"path": str(path), "scale": scale})
 
     def unload_lora_weights(self) -> None:
-        """Removes all LoRAs; the weights are those of the checkpoint again, bit for bit."""
+        """Remove all LoRAs and restore the weights of the checkpoint, bit for bit."""
         self.engine.set_lora()
 
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
         self.engine.close()
 
     def __enter__(self: T) -> T:
@@ -99,8 +99,8 @@ def pretrained_config(family: Family, source: str | Path | None, settings: Mappi
 def places_of(published: Any, source: str) -> dict[str, str]:
     """The config fields with the locations of the parts in a folder or a repository.
 
-    Parts that a folder lacks are the published ones; a repository is expected to have the same parts as the
-    published repository of the transformer.
+    Parts that are missing in a folder are the published ones. A repository is expected to have the same parts
+    as the published repository of the transformer.
     """
     folder = expanded(source)
     if folder.is_dir():
@@ -130,7 +130,7 @@ PIPELINES = {pipeline_name(FAMILIES[name]): pipeline_class(FAMILIES[name]) for n
 
 
 def __getattr__(name: str) -> Any:
-    """The pipeline of a family of the library."""
+    """The pipeline of one of the library's families."""
     if name in PIPELINES:
         return PIPELINES[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

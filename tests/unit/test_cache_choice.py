@@ -76,7 +76,7 @@ def test_the_goal_is_reached_with_the_best_picture_or_the_most_speed(goal, expec
     [
         (
             TeaCacheConfig(speedup=4.0),
-            "no setting of TeaCache has speedup 4; there are 1.40x at 35.0 dB, 2.30x",
+            "no setting of TeaCache has speedup 4; available: 1.40x at 35.0 dB, 2.30x",
         ),
         (TeaCacheConfig(min_psnr=40.0), "has min_psnr 40"),
         (TeaCacheConfig(min_psnr=30.0, speedup=2.0), "has speedup 2 and min_psnr 30"),
@@ -271,7 +271,7 @@ def test_coefficients_beside_the_weights_are_taken_where_asked_for(tmp_path):
 
 def test_what_could_be_had_is_said_without_what_is_beaten(tmp_path):
     path = write(tmp_path / "c.json")
-    with pytest.raises(ValueError, match="has speedup 9; there are ") as caught:
+    with pytest.raises(ValueError, match="has speedup 9; available: ") as caught:
         resolve_cache(BestConfig(speedup=9.0, calibration=path), lambda: RUN)
     assert str(caught.value).endswith("1.00x at inf dB, 1.40x at 35.0 dB, 2.40x at 31.0 dB, 2.90x at 20.0 dB")
 

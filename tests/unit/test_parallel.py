@@ -81,7 +81,7 @@ def test_axes_may_be_given_before_the_number_of_devices_and_are_held_to_it(field
 
 @pytest.mark.parametrize("fields", [{"cfg": 2}, {"dp": 1, "cfg": 2, "sp": 1}])
 def test_a_pair_is_not_split_without_guidance(fields):
-    with pytest.raises(ValueError, match=r"parallel.cfg is 2 and guidance_scale is 1"):
+    with pytest.raises(ValueError, match=r"parallel.cfg is 2, but guidance_scale is 1"):
         ParallelConfig(2, **fields).resolved(is_guided=False)
 
 

@@ -53,7 +53,7 @@ def test_heads_that_cannot_be_shared_are_refused_at_once(random_model):
         (
             {"num_gpus": 2, "cfg": 2, "sp": 1},
             {"guidance_scale": 1.0},
-            "parallel.cfg is 2 and guidance_scale is 1",
+            "parallel.cfg is 2, but guidance_scale is 1",
         ),
     ],
 )

@@ -27,10 +27,10 @@ class StepRecord:
     """The record of a cache for one model evaluation.
 
     step: index, from 0. timestep: the model's input. computed: whether the blocks ran.
-    distance: relative L1 change of the signal; rescaled: the polynomial of it; accumulated: the sum that was
-    compared with the threshold. All three are None if nothing was compared, as in the first and last step.
-    reused: branches of blocks that were reused (PAB). bytes_held: bytes that the cache of this rank kept
-    after the step; not compared by ==, since it is not part of the decision.
+    distance: relative L1 change of the signal. rescaled: its value after the polynomial. accumulated: the sum
+    that was compared with the threshold. All three are None if nothing was compared, as in the first and last
+    step. reused: number of reused branches (PAB). bytes_held: bytes that this rank's cache kept after the
+    step; ignored by ==, because it is not part of the decision.
     """
 
     step: int
@@ -44,14 +44,14 @@ class StepRecord:
 
 
 def compute_branch(kind: str, compute: Compute) -> torch.Tensor:
-    """Return `compute()`: the branch function of caches that do not reuse single branches."""
+    """Return `compute()`. The branch function of caches that do not reuse branches."""
     return compute()
 
 
 class Cache:
     """The interface of all caches. This cache computes every step and does not change the result.
 
-    The denoising loop calls `begin_step`, `observe_latents` and `predict`; the model's forward the rest:
+    The denoising loop calls `begin_step`, `observe_latents` and `predict`. The model's forward calls
     `should_compute`, then `store` or `reuse`, and `layer` for each block that runs.
     """
 
@@ -61,13 +61,13 @@ class Cache:
         return []
 
     def begin_step(self, step: int, timestep: float) -> None:
-        """Tells the cache which model evaluation comes next. step: index, from 0."""
+        """Announce the next model evaluation. step: index, from 0."""
 
     def observe_latents(self, latents: torch.Tensor, mix: tuple[float, float]) -> None:
-        """Passes the model's input of this step to the cache, before `predict`.
+        """Pass the model's input of this step to the cache, before `predict`.
 
-        latents: [B, C, T, H, W], each video once, equal on all ranks. mix: (a, b), such that they are
-        a * data + b * noise.
+        latents: [B, C, T, H, W], one row per video, equal on all ranks. mix: (a, b) in
+        latents = a * data + b * noise.
         """
 
     def should_compute(self, signal: Signal) -> bool:
@@ -82,7 +82,9 @@ class Cache:
         return after
 
     def reuse(self, x: torch.Tensor) -> torch.Tensor:
-        """Return tokens `x` after the replacement of the blocks; RuntimeError if nothing was stored."""
+        """Return the tokens after the blocks, approximated from the input `x`. RuntimeError if nothing is
+        stored.
+        """
         raise RuntimeError("nothing was stored: a cache must compute before it reuses")
 
     def predict(self, evaluate: Compute) -> torch.Tensor:
@@ -90,7 +92,7 @@ class Cache:
         return evaluate()
 
     def layer(self, stack: str, index: int) -> Branch:
-        """Return the function `branch(kind, compute)` of a block, which calls it per residual branch.
+        """Return the function `branch(kind, compute)` that a block calls for each residual branch.
 
         stack: spatial, temporal or joint. index: of the block in its stack. kind: attention, cross or mlp.
         """
@@ -123,7 +125,7 @@ class RecordedCache(Cache):
         self.step, self.timestep = step, timestep
 
     def _finish_record(self) -> None:
-        """Adds the bytes that the cache keeps after the step to the last record."""
+        """Add the bytes kept after the step to the last record."""
         if self._records:
             self._records[-1] = replace(self._records[-1], bytes_held=self.bytes_held)
 
@@ -139,7 +141,7 @@ class RecordedCache(Cache):
         rescaled: float | None = None,
         accumulated: float | None = None,
     ) -> None:
-        """Adds the record of this step; arguments as in `StepRecord`."""
+        """Add the record of this step; arguments as in `StepRecord`."""
         decision = (self.step, self.timestep, distance, rescaled, accumulated, computed)
         self._records.append(StepRecord(*decision))
 
@@ -149,25 +151,25 @@ class RecordedCache(Cache):
 
 
 def identity_of(request_id: int, config: Any) -> tuple[float, float]:
-    """The first entries of a rank's row: the request, and a digest of the policy's settings.
+    """The first two entries of a rank's row: the request id and a digest of the policy's settings.
 
-    Ranks that differ in one of them raise an error instead of deciding differently.
+    If ranks differ in one of them, they raise an error instead of making different decisions.
     """
     return float(request_id), float(zlib.crc32(repr(astuple(config)).encode()))
 
 
 def forced_steps(count: int) -> frozenset[int]:
-    """The steps that every policy computes, out of `count`: the first and the last one."""
+    """The steps that every policy computes: the first and the last of `count`."""
     return frozenset((0, count - 1))
 
 
 class ResidualCache(RecordedCache):
-    """Keeps the residuals of computed steps, and uses their forecast in skipped steps.
+    """Keeps the residuals of computed steps and forecasts the residual in skipped steps.
 
-    times: the sampler's time at each model evaluation. forecast: gives the weights of the kept tensors.
-    device: where they are kept, see `to_cache_device`. place: what is kept; stack is the residual of all
-    blocks (output minus input), followed by the head of the model; output is the model's
-    prediction, complete on each device.
+    times: the sampler's time at each model evaluation. forecast: provides the weights of the kept tensors.
+    device: where they are kept, see `to_cache_device`. place: what is kept: "stack" is the residual of all
+    blocks (output minus input), before the model's head; "output" is the model's prediction, complete on each
+    device.
     """
 
     def __init__(
@@ -176,11 +178,11 @@ class ResidualCache(RecordedCache):
         super().__init__()
         self.times, self.forecast, self.device, self.place = tuple(times), forecast, device, place
         self.history: tuple[tuple[int, torch.Tensor], ...] = ()  # steps and kept tensors, newest first
-        self.compute_device = torch.device("cpu")  # of what is kept, before it goes to `device`
+        self.compute_device = torch.device("cpu")  # device of the tensors before they move to `device`
 
     @property
     def residual(self) -> torch.Tensor | None:
-        """The tensor kept from the last computed step; None before it."""
+        """The tensor kept from the last computed step; None if there is none yet."""
         return self.history[0][1] if self.history else None
 
     def held(self) -> Iterable[torch.Tensor]:
@@ -188,7 +190,7 @@ class ResidualCache(RecordedCache):
 
     @property
     def is_forced(self) -> bool:
-        """Whether this is the first or last step, by index, since rounded timesteps can miss them."""
+        """Whether this is the first or last step, by index, because rounded timesteps can miss them."""
         return self.step in forced_steps(len(self.times))
 
     def store(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
@@ -211,7 +213,7 @@ class ResidualCache(RecordedCache):
     def predict(self, evaluate: Compute) -> torch.Tensor:
         if self.place == STACK:
             return evaluate()
-        output = evaluate()  # of a skipped step: the decision only
+        output = evaluate()  # in a skipped step, only the decision runs
         if self._records[-1].computed:
             self._keep(output)
             return output
@@ -235,7 +237,7 @@ class ResidualCache(RecordedCache):
 
 
 class FixedCache(ResidualCache):
-    """A residual cache whose computed steps are known before it starts: no signal, no exchange."""
+    """A residual cache with computed steps known in advance. It needs no signal and no communication."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""BWCache (arXiv 2509.13789): where what the blocks add changes little, some steps in a row reuse it."""
+"""BWCache (arXiv 2509.13789): reuses the residual for several steps in a row while it changes little."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from videosys.utils.typed import check_between
 class BWCacheConfig(Goal):
     """Settings of BWCache. Nothing is calibrated.
 
-    threshold: steps are skipped after a computed one whose residual has changed less than this per step.
-    reuse: share of all steps that are then skipped in a row, at least one.
-    forecast: of what is kept, in a skipped step; hold is the published rule.
-    place: what is kept of a computed step; stack is the blocks' residual, output the model's prediction.
+    threshold: steps are skipped after a computed step if its residual changed less than this per step.
+    reuse: share of all steps that is then skipped in a row, at least one step.
+    forecast: of the kept tensors, for skipped steps; hold is the published rule.
+    place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """
 
     threshold: float = at_least(0, default=0.15)
@@ -39,13 +39,13 @@ class BWCacheConfig(Goal):
 
 
 class BWCache(TeaCache):
-    """Compares what the last two computed steps a and b brought:
+    """Compares the residuals r of the last two computed steps a and b:
 
         mean|r_a - r_b| / mean|r_b| / (a - b)
 
-    The paper compares the outputs of all blocks of two neighbouring steps, and keeps them all for it; the
-    residual of all blocks together is what is reused, and is kept in any case. times, gather_rows,
-    request_id: as in `CacheConfig.start`.
+    The paper compares the outputs of each block in two neighbouring steps and keeps all of them. This
+    implementation compares the residual of all blocks together, which is kept for reuse anyway. times,
+    gather_rows, request_id: as in `CacheConfig.start`.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class BWCache(TeaCache):
         self.identity = identity_of(request_id, config)
         self.length = max(round(config.reuse * len(times)), 1)
         self.left = 0  # steps still to skip
-        self.before: tuple[int, torch.Tensor] | None = None  # what the computed step before the last brought
+        self.before: tuple[int, torch.Tensor] | None = (
+            None  # step and tensor of the last but one computed step
+        )
 
     def held(self) -> Iterable[torch.Tensor]:
         kept = [*super().held(), *([] if self.before is None else [self.before[1]])]
@@ -78,10 +80,10 @@ class BWCache(TeaCache):
         return True
 
     def _indicated(self) -> bool:
-        """Whether the step after a computed one computes too; not-a-number lets it."""
+        """Whether the step after a computed one also computes; true for NaN."""
         assert self.before is not None
         (last, current), (before, previous) = self.history[0], self.before
-        # Compared where the model runs, wherever they are kept.
+        # Compared on the model's device, regardless of where they are kept.
         current, previous = (tensor.to(self.compute_device) for tensor in (current, previous))
         distance = self._distance(current, previous) / (last - before)
         computed = not distance < self.config.threshold

@@ -1,4 +1,4 @@
-"""Calibration files: the measured speedup and quality of settings of policies on one model."""
+"""Calibration files: measured speed-up and quality of cache settings for one model."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ REQUIRED_KEYS = ("model", "scheduler", "num_inference_steps", "evaluations", "se
 
 @dataclass(frozen=True)
 class Setting:
-    """The settings of one policy, and their measurements on held-out prompts, or predictions of them.
+    """The settings of one policy with measurements on held-out prompts, or predictions.
 
-    computed: computed steps, a mean over prompts. speedup: factor over the full run.
-    psnr (dB), ssim: against the frames of the full run; psnr is None if no frame differs, ssim
-        where it was not measured.
-    psnr_converged: against those of the converged run; None where it was not measured.
-    config: the fields `scheduler` and `num_inference_steps` of another sampler, with which the policy was
-        measured; empty for that of the file.
-    ValueError for settings with a goal, for numbers that are not above 0 and for other fields in `config`.
+    computed: number of computed steps, averaged over prompts. speedup: factor relative to the full run.
+    psnr (dB), ssim: against the frames of the full run. psnr is None if no frame differs, ssim is None if it
+        was not measured.
+    psnr_converged: PSNR against the converged run; None if it was not measured.
+    config: `scheduler` and `num_inference_steps` of the sampler that the policy was measured with, if it is
+        not the sampler of the file; else empty.
+    ValueError for settings with a goal, for numbers that are not above 0, and for other fields in `config`.
     """
 
     policy: CacheConfig = field(metadata={"registry": CACHES})
@@ -55,11 +55,11 @@ class Setting:
         return float("inf") if self.psnr is None else self.psnr
 
     def near(self, reference: Reference) -> float | None:
-        """The PSNR in dB against a reference; None where it was not measured."""
+        """The PSNR in dB against a reference; None if it was not measured."""
         return self.quality if reference == PUBLISHED else self.psnr_converged
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without those that say nothing."""
+        """Plain values, without fields that are None or empty."""
         content = to_plain(self)
         return {
             key: value for key, value in content.items() if key in ("psnr", "ssim") or value not in (None, {})
@@ -71,8 +71,8 @@ class Calibration:
     """The content of a calibration file.
 
     scope: the run it is valid for. coefficients: of TeaCache's rescaling polynomial, highest power first.
-    ratios: of MagCache, one for each model evaluation. sensitivities: of SenCache, likewise.
-    details: other findings, not used by code.
+    ratios: for MagCache, one per model evaluation. sensitivities: for SenCache, one pair per model
+    evaluation. details: other findings, not used by code.
     """
 
     scope: RunSpec
@@ -83,7 +83,7 @@ class Calibration:
     sensitivities: Sensitivities | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, from which `read_calibration` makes an equal calibration."""
+        """Plain values for JSON; `read_calibration` restores an equal calibration."""
         settings = [setting.to_json() for setting in self.settings]
         learnt = {name: getattr(self, name) for name in ("coefficients", "ratios")}
         if self.sensitivities is not None:
@@ -92,8 +92,8 @@ class Calibration:
 
 
 def calibration_text(calibration: Calibration) -> str:
-    """The calibration as a small JSON file, one line for each setting, numbers with ten digits."""
-    # Ten digits are enough for thresholds and weights.
+    """The calibration as JSON text, one line per setting, with numbers of ten digits."""
+    # Ten digits are sufficient for thresholds and weights.
     content = to_plain(calibration.to_json(), number=lambda x: float(f"{x:.10g}"), other=unchanged)
     settings = ",\n  ".join(json.dumps(row, allow_nan=False) for row in content.pop("settings"))
     lines = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in content.items()]
@@ -103,7 +103,7 @@ def calibration_text(calibration: Calibration) -> str:
 
 @dataclass(frozen=True)
 class CalibrationFile(RunSpec):
-    """The keys of the JSON file: those of `RunSpec`, and the rest of a calibration."""
+    """The keys of the JSON file: those of `RunSpec` and the other fields of a calibration."""
 
     settings: tuple[dict[str, Any], ...] = ()
     coefficients: tuple[float, ...] | None = None
@@ -119,7 +119,7 @@ class CalibrationFile(RunSpec):
 
 
 def read_calibration(path: str | Path) -> Calibration:
-    """The calibration in a JSON file. ValueError with the file and the key for anything wrong in it."""
+    """Read a calibration from a JSON file. A ValueError names the file and the invalid key."""
     content = read_json(CalibrationFile, path)
     scope = RunSpec(**{item.name: getattr(content, item.name) for item in fields(RunSpec)})
     rows = enumerate(content.settings)

@@ -1,4 +1,4 @@
-"""Replaces goals (a speedup, a PSNR) by settings of a policy from a calibration file."""
+"""Replaces goals (a speed-up, a PSNR) by settings from a calibration file."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def resolve_cache(
     folder: str | Path | None = None,
     given: tuple[Calibration, str] | None = None,
 ) -> CacheConfig:
-    """Return the config with all values from files: a goal is replaced by settings that reach it.
+    """Return the config with all values from files resolved; a goal is replaced by settings that reach it.
 
-    run: returns the run about to start, which every file is compared with; called only if needed.
-    folder: of the transformer, searched for calibration files if the config does not name one.
-    given: a calibration that replaces all files, already compared, and its name for messages.
+    run: returns the run about to start, to compare files with; called only if needed.
+    folder: of the transformer; searched for calibration files if the config does not name one.
+    given: (a calibration to use instead of files, already compared; its name for messages).
     ValueError if a file is missing, damaged or for another run, or if no setting reaches the goal.
     """
 
@@ -52,7 +52,7 @@ def resolve_cache(
 
 
 def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | None) -> tuple[Calibration, str]:
-    """The calibration named in the config, else the matching one next to the weights; and its path."""
+    """(the calibration named in the config, or else the matching one next to the weights, its path)."""
     path = config.calibration if isinstance(config, Goal) else None
     if path not in (None, BESIDE_WEIGHTS):
         calibration = read_calibration(path)
@@ -70,7 +70,7 @@ def find_calibration(config: CacheConfig, run: RunSpec, folder: str | Path | Non
 
 
 def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
-    """The readable calibrations, with a warning for each other file; ValueError if there are none."""
+    """Yield the readable calibrations and log a warning for other files. ValueError if there are none."""
     problems = []
     for path in paths:
         try:
@@ -86,8 +86,7 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
 def find_plan(
     config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None
 ) -> tuple[Setting, str] | None:
-    """The plan that `best` stands for, which may have a sampler of its own, and its file; None for another
-    cache.
+    """(the plan that `best` selects, which may have another sampler; its file). None for another cache.
 
     Arguments and errors as in `resolve_cache`.
     """
@@ -98,13 +97,13 @@ def find_plan(
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
-    """The policy of `choose_setting`, of those settings that keep the sampler."""
+    """The policy from `choose_setting`, limited to settings with the file's sampler."""
     return choose_setting(config, [row for row in settings if not row.config], where).policy
 
 
 def choose_setting(config: Goal, settings: Sequence[Setting], where: str) -> Setting:
-    """What was measured and reaches the goal: within a budget (speedup, evaluations) that of best PSNR, else
-    the fastest. So a larger budget never gives a worse one.
+    """The measured setting that reaches the goal: for a budget (speedup, evaluations) the one with the best
+    PSNR, else the fastest. So a larger budget never gives a worse setting.
 
     where: the file of the settings, for errors. ValueError if no setting reaches the goal.
     """
@@ -112,14 +111,16 @@ def choose_setting(config: Goal, settings: Sequence[Setting], where: str) -> Set
     fitting = [(row, psnr) for row, psnr in candidates if _reaches(config, row, psnr)]
     if not fitting:
         goal = " and ".join(f"{name} {value:g}" for name, value in config.goals.items() if value is not None)
-        raise ValueError(f"{where}: no setting of {_name(config)} has {goal}; there are {_front(candidates)}")
+        raise ValueError(
+            f"{where}: no setting of {_name(config)} has {goal}; available: {_front(candidates)}"
+        )
     if config.speedup is None and config.evaluations is None:
         return max(fitting, key=lambda pair: (pair[0].speedup, pair[1]))[0]
     return max(fitting, key=lambda pair: (pair[1], pair[0].speedup))[0]
 
 
 def _measured(config: Goal, settings: Sequence[Setting], where: str) -> list[tuple[Setting, float]]:
-    """The settings of the policy, each with its PSNR against the reference. ValueError if there are none."""
+    """The policy's settings, each with its PSNR against the reference. ValueError if there are none."""
     is_any = isinstance(config, BestConfig)
     candidates = [row for row in settings if is_any or type(row.policy) is type(config)]
     if not candidates:
@@ -129,7 +130,7 @@ def _measured(config: Goal, settings: Sequence[Setting], where: str) -> list[tup
     pairs = [(row, psnr) for row in candidates if (psnr := row.near(reference)) is not None]
     if not pairs:
         raise ValueError(
-            f"{where}: no setting has psnr_{reference}, which cache.reference {reference} asks for ({ADVICE})"
+            f"{where}: no setting has psnr_{reference}, which cache.reference {reference} needs ({ADVICE})"
         )
     return pairs
 
@@ -144,13 +145,13 @@ def _name(config: CacheConfig) -> str:
 
 
 def _front(settings: Iterable[tuple[Setting, float]]) -> str:
-    """The settings that no other one beats in speedup and quality, the slowest first, as text."""
+    """The Pareto-optimal settings in speed-up and quality as text, slowest first."""
     best = -math.inf
     front = []
     for row, psnr in sorted(settings, key=lambda pair: (pair[0].speedup, pair[1]), reverse=True):
         if psnr > best:
             best = psnr
-            # Rounded down, so that what is listed can be asked for.
+            # Rounded down, so that a listed value can be requested.
             quality = best if math.isinf(best) else math.floor(10 * best) / 10
             front.append(f"{row.speedup:.2f}x at {quality:.1f} dB")
     return ", ".join(reversed(front))

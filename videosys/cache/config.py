@@ -1,4 +1,4 @@
-"""Settings of policies. They start a new cache for each generation."""
+"""Base classes of the settings of policies. Settings start a new cache for each generation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from videosys.cache.ranges import at_least, check_least
 from videosys.cache.run_spec import RunSpec
 from videosys.utils.typed import check_types
 
-BESIDE_WEIGHTS = "beside"  # as `calibration`: the file in the transformer's folder
+BESIDE_WEIGHTS = "beside"  # value of `calibration`: use the file in the transformer's folder
 GOALS = ("speedup", "evaluations", "min_psnr")
 Calibrated = Callable[[str], tuple[Any, str]]
 
@@ -39,8 +39,9 @@ class CacheConfig:
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         """Return a new cache for one generation; by default one that computes `computed_steps`.
 
-        times: the sampler's time at each model evaluation. gather_rows: [row] of this rank -> [ranks, row] of
-        all ranks that work on the same video. request_id: equal on these ranks, different in each generation.
+        times: the sampler's time at each model evaluation. gather_rows: maps this rank's row to the rows
+        [ranks, len(row)] of all ranks that share the video. request_id: equal on these ranks, different in
+        each generation.
         """
         return FixedCache(self.computed_steps(len(times)), times, self.forecast, self.device, self.place)
 
@@ -50,13 +51,13 @@ class CacheConfig:
 
     @classmethod
     def for_budget(cls, budget: int, count: int) -> CacheConfig | None:
-        """The settings that a calibration measures for about `budget` computed steps of `count`; None if
-        it does not measure the policy, or finds settings itself (TeaCache, MagCache, schedules).
+        """The settings to measure in a calibration for about `budget` computed steps of `count`. None if the
+        policy is not measured, or if the calibration finds its settings (TeaCache, MagCache, schedules).
         """
         return None
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
-        """Return the config with all values from files; called before weights are loaded.
+        """Return the config with all values from files resolved; called before weights are loaded.
 
         run: returns the run about to start. calibrated: returns the value of a key of the calibration
         file (coefficients, ratios), and the file's name; ValueError if there is none.
@@ -66,14 +67,14 @@ class CacheConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal(CacheConfig):
-    """Base class of the settings of policies that accept a goal: a speedup, evaluations or a PSNR.
+    """Base class of the settings of policies that accept a goal: a speed-up, evaluations or a PSNR.
 
-    calibration: a file written by `python -m videosys.calibration`; None and `beside` search for
-        calibration*.json in the folder of the transformer's weights. Without a goal TeaCache reads its
-        coefficients from a file that is named, or `beside`, and MagCache its ratios.
-    speedup: at least this factor over a run without a cache, with the best PSNR available.
-    evaluations: the largest number of computed model evaluations (a mean), with the best PSNR available.
-    min_psnr: at least this PSNR in dB against a run without a cache, with the largest speedup available.
+    calibration: a file written by `python -m videosys.calibration`. None and `beside` search for
+        calibration*.json in the folder of the transformer's weights. Without a goal, a named file or `beside`
+        provides TeaCache's coefficients and MagCache's ratios.
+    speedup: minimum factor relative to a run without a cache; selects the best PSNR.
+    evaluations: maximum mean number of computed model evaluations; selects the best PSNR.
+    min_psnr: minimum PSNR in dB against a run without a cache; selects the largest speed-up.
     device: where tensors are kept between steps: auto is the model's device; cpu saves
         GPU memory at the cost of a copy per use.
     """
@@ -95,13 +96,13 @@ class Goal(CacheConfig):
 
     @property
     def goals(self) -> dict[str, float | None]:
-        """The values of the fields that are goals, by name."""
+        """The values of the goal fields, by name."""
         return {name: getattr(self, name) for name in GOALS}
 
     def check_goal(self, replaces_fields: bool = False) -> None:
-        """ValueError for a speedup, min_psnr or device out of range, and for a goal beside other settings.
+        """ValueError for a speedup, min_psnr or device out of range, or for a goal with other settings.
 
-        replaces_fields: other settings are allowed beside a goal, which replaces them. For `__post_init__`.
+        replaces_fields: allow other settings, which the goal replaces. For `__post_init__`.
         """
         check_cache_device(self.device)
         if self.min_psnr is not None and not self.min_psnr > 0:

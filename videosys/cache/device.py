@@ -1,4 +1,4 @@
-"""The device of the tensors that a cache keeps: the model's, or another one, to save the model's memory."""
+"""The device of a cache's tensors: the model's device, or another one to save its memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_cache_device(device: str) -> None:
 
 
 def to_cache_device(x: torch.Tensor, device: str) -> torch.Tensor:
-    """`x` on `device` with its own dtype; `x` itself for `auto` or if it is already there.
+    """`x` on `device`, with an unchanged dtype; `x` itself for `auto` or if it is already there.
 
     A copy from a GPU to the host uses pinned memory, which is faster to copy back.
     """

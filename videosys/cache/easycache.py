@@ -20,9 +20,9 @@ from videosys.cache.teacache import l1_sums, ratio, same_rows
 class EasyCacheConfig(Goal):
     """Settings of EasyCache, without calibration. The defaults are those published for HunyuanVideo.
 
-    threshold: the model runs if the sum of expected relative changes of its prediction reaches it; 0
+    threshold: the model runs if the sum of expected relative changes of its prediction reaches this value; 0
         computes every step.
-    warmup: this number of first steps is computed.
+    warmup: number of initial steps that always compute.
     """
 
     threshold: float = at_least(0, default=0.025)
@@ -35,12 +35,13 @@ class EasyCacheConfig(Goal):
 
 
 class EasyCache(ResidualCache):
-    """Expects the prediction v to change with the latents x at the rate of the last two computed steps a, b:
+    """Assumes that the prediction v changes with the latents x at the rate of the last two computed steps a,
+    b:
 
         q = mean|v_a - v_b| / mean|x_a - x_b|
 
     The expected changes q mean|x_k - x_(k-1)| / mean|v_a| are summed over the steps since a. A skipped step
-    uses v_a - x_a + x_k. Under guidance each half keeps its own v, and the conditional half decides.
+    uses v_a - x_a + x_k. Under guidance each half keeps a separate v, and the conditional half decides.
     times, gather_rows, request_id: as in `CacheConfig.start`. All ranks have the same latents; ranks that
     share the guidance pair follow the first one, which has the conditional half.
     """
@@ -56,10 +57,10 @@ class EasyCache(ResidualCache):
         self.anchor: torch.Tensor | None = None  # of the last computed step
         self.rate = self.size = math.nan  # q, and sum|v_a|
         self.accumulated = 0.0
-        self.decision: bool | None = None  # of this step, once it is made
+        self.decision: bool | None = None  # of this step, or None before it is made
 
     def held(self) -> Iterable[torch.Tensor]:
-        # After a computed step `previous` and `anchor` are one tensor.
+        # After a computed step `previous` and `anchor` are the same tensor.
         latents = {id(item): item for item in (self.previous, self.anchor) if item is not None}
         return [*super().held(), *latents.values()]
 
@@ -110,7 +111,7 @@ class EasyCache(ResidualCache):
         return computed
 
     def _learn(self, output: torch.Tensor, x: torch.Tensor) -> None:
-        """Keeps a prediction and its rate of change. Does not read values in the first step."""
+        """Store a prediction and its rate of change. Does not read tensor values in the first step."""
         if self.step and self.anchor is not None:
             latest, before = output[: len(x)], self.history[0][1].to(output.device)[: len(x)]
             change, self.size = l1_sums(before, latest)
@@ -119,7 +120,7 @@ class EasyCache(ResidualCache):
         self._keep(output)
 
     def _reused(self, x: torch.Tensor) -> torch.Tensor:
-        """The last prediction with the change of the latents since then, for each half of the pair."""
+        """The last prediction plus the change of the latents since then, for each half of the pair."""
         assert self.anchor is not None
         output = self._forecast_output()
         change = (x - self.anchor.to(x.device)).to(output.device, output.dtype)

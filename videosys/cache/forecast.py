@@ -1,7 +1,7 @@
 """Forecasts of the residual in a skipped step: weighted sums of the last computed residuals.
 
-A forecast is plain data with step indices and times, without tensors. So every policy (TeaCache,
-interval, schedule) works with every forecast.
+A forecast only uses step indices and times, not tensors. So every policy (TeaCache, interval, schedule) works
+with every forecast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from videosys.cache.ranges import at_least, check_least
 from videosys.utils.typed import check_between, check_types
 
 HOLD_WEIGHTS = (1.0,)
-MAX_RESIDUALS = 3  # each is as large as all tokens
+MAX_RESIDUALS = 3  # each is as large as the hidden state
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Hold:
 
     @property
     def num_residuals(self) -> int:
-        """How many residuals are kept."""
+        """The number of residuals to keep."""
         return 1
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
@@ -37,12 +37,12 @@ class Hold:
 
 @dataclass(frozen=True)
 class Linear:
-    """First order in the sampler's own time from the last two residuals:
+    """First-order extrapolation in the sampler's time from the last two residuals:
 
         r(t) = r1 + damping * (t - t1) / (t1 - t2) * (r1 - r2)
 
-    With one residual so far, or two at equal times (PNDM's Runge-Kutta steps), it is r1.
-    damping: from 0 (r1) over 1 (the full slope) to 2.
+    With a single residual, or two at equal times (PNDM's Runge-Kutta steps), it is r1.
+    damping: 0 (r1) to 2; 1 is the full slope.
     max_gap: linear up to this number of steps after the last computed one, then constant.
     """
 
@@ -60,8 +60,8 @@ class Linear:
         return 2
 
     def weights(self, step: int, computed: Sequence[int], times: Sequence[float]) -> tuple[float, ...]:
-        """The line through the last two residuals at `times[step]`; the last one where both have the same
-        time.
+        """The weights of the line through the last two residuals at `times[step]`; those of the last residual
+        if both have the same time.
         """
         if len(computed) < 2 or times[computed[0]] == times[computed[1]]:
             return HOLD_WEIGHTS
@@ -73,10 +73,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Separate weights for each step, such as those of a least-squares fit on recorded residuals.
+    """Separate weights per step, such as those of a least-squares fit on recorded residuals.
 
-    weights_per_step: for each step the weights of the last residuals, newest first, at most three. An empty
-        list means the last residual, and so does one with more weights than there are residuals.
+    weights_per_step: per step the weights of the last residuals, newest first, at most three. An empty list,
+        or one with more weights than residuals, uses the last residual.
     """
 
     weights_per_step: tuple[tuple[float, ...], ...] = ()

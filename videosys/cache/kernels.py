@@ -1,4 +1,4 @@
-"""TeaCache's sums in Triton, without the float32 and float64 copies of torch's operators."""
+"""TeaCache's sums as a Triton kernel, without the float32 and float64 copies of torch's operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLOCK = 8192  # elements per program
 
 @triton.jit
 def l1_kernel(current, previous, sums, count, BLOCK: tl.constexpr):
-    """One program's part of both sums: column `program` of sums [2, programs], float64."""
+    """Compute one program's part of both sums: column `program` of sums [2, programs], float64."""
     program = tl.program_id(0)
     places = program.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     now = tl.load(current + places, mask=places < count, other=0.0).to(tl.float32)

@@ -14,14 +14,13 @@ from videosys.cache.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class MagCacheConfig(Goal):
-    """Settings of MagCache. The magnitudes are calibrated, so the computed steps are known in advance.
+    """Settings of MagCache. Magnitudes come from a calibration, so the computed steps are known in advance.
 
-    ratios: for each step, the mean norm of its residual divided by that of the step before, in a full run
-        (the first entry is unused). Empty uses those of the calibration.
+    ratios: for each step, the mean norm of its residual divided by that of the previous step, in a full run
+        (the first entry is unused). Empty: use the calibration's ratios.
     threshold: steps are skipped while the sum of their errors is at most this. With ratios g, the error of
         step s after the last computed step c is |1 - g[c+1] * ... * g[s]|.
-    max_skips: maximum number of skips in a row. retention: the fraction of first steps in which
-        nothing is skipped.
+    max_skips: maximum number of skips in a row. retention: fraction of initial steps that always compute.
     forecast: of the kept tensors, for skipped steps.
     place: the tensor kept from a computed step; stack is the blocks' residual, output the model's prediction.
     """

@@ -28,10 +28,10 @@ UNITS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Broadcast:
-    """The rule of one kind of attention: computed in every `range`-th step of a window, else reused.
+    """The rule of one kind of attention: in the window, computed in every `range`-th step, else reused.
 
-    range: the steps whose index is a multiple of it compute. window: [low, high] in the unit of the config,
-    both ends excluded; every step outside computes.
+    range: steps whose index is a multiple of it compute. window: [low, high] in the unit of the config, both
+    ends excluded. Steps outside the window compute.
     """
 
     range: int
@@ -45,21 +45,22 @@ class Broadcast:
             raise ValueError(f"window is {list(self.window)}; it must be [low, high]")
 
     def is_reachable(self, unit: str) -> bool:
-        """Whether a step can lie in the window: it has fractions, or holds a whole timestep."""
+        """Whether a step can lie in the window: it is in fractions, or contains a whole timestep."""
         low, high = self.window
         return low >= 0 and high <= 1 if unit == "fraction" else math.floor(low) + 1 < high
 
 
 @dataclass(frozen=True)
 class PABConfig(Goal):
-    """Settings of PAB. The defaults are the paper's for any model: in the middle 70 % of the steps, every
-    second spatial and joint, fourth temporal and sixth cross-attention is computed.
+    """Settings of PAB. The defaults are the paper's for any model: in the middle 70 % of the steps, spatial
+    and joint attention is computed in every second step, temporal in every fourth and cross-attention in
+    every sixth.
 
     spatial, temporal, joint: self-attention within frames, over frames, or over both. cross: cross-attention
-        to the text, in all blocks. null computes it in every step.
+        to the text, in all blocks. null: compute in every step.
     mlp_spatial, mlp_temporal, mlp_joint: lists of [position, count, blocks]. At the step nearest to the
-        position these blocks compute their MLP, and reuse it in the next `count` steps. A position within
-        the steps of an earlier one is ignored, so that a list works with few steps too.
+        position, these blocks compute their MLP and reuse it in the next `count` steps. A position within the
+        reuse steps of an earlier one is ignored, so that a list also works with few steps.
     unit: of windows and positions: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is
         the first, 1 the last). For a config that changes the unit of a preset see `adapted`.
     """
@@ -76,7 +77,7 @@ class PABConfig(Goal):
     def __post_init__(self) -> None:
         check_types(self)
         check_least(self, "cache")
-        self.check_goal(replaces_fields=True)  # a model's own settings are those of its preset
+        self.check_goal(replaces_fields=True)  # a preset sets the model's own fields
         for name in MLPS:
             for position, count, blocks in getattr(self, name):
                 if count < 1 or not blocks or min(blocks) < 0:
@@ -100,14 +101,15 @@ class PABConfig(Goal):
             )
 
     def adapted(self, changes: Mapping[str, Any]) -> PABConfig:
-        """These settings as the base of a config with changes. With another unit, ranges are kept, windows
-        are the default ones, and MLPs are computed: windows and positions of this unit mean nothing in it.
+        """These settings as the base of a config with changes. If the unit changes, ranges are kept, windows
+        are reset to the defaults, and MLPs are always computed, because windows and positions depend on the
+        unit.
         """
         unit = changes.get("unit", self.unit)
         if unit == self.unit or unit not in (*UNITS,):
             return self
         own = replace(self, mlp_spatial=(), mlp_temporal=(), mlp_joint=())
-        if unit == "timestep":  # windows depend on the model: the config must give them
+        if unit == "timestep":  # windows depend on the model, so the config must set them
             return own
         rules = ((name, getattr(self, name)) for name in ATTENTIONS)
         fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}
@@ -129,10 +131,10 @@ class PABConfig(Goal):
 
 
 class PAB(RecordedCache):
-    """Runs all blocks in every step, and computes only the branches selected by the rules.
+    """Runs all blocks in every step, but computes only the branches selected by the rules.
 
-    The rules depend only on the step, so ranks do not communicate. A branch's result is kept until the last
-    step that reuses it. The first and the last step compute all branches.
+    The rules depend only on the step, so ranks do not communicate. A branch's result is kept until its last
+    reuse. The first and the last step compute all branches.
 
     times: the sampler's time at each model evaluation.
     """
@@ -214,5 +216,5 @@ def mlp_steps(rules: MLPRules, positions: Sequence[float], block: int) -> set[in
 
 
 def nearest_step(position: float, positions: Sequence[float]) -> int:
-    """The index of the step nearest to a position, the earlier one of two."""
+    """The index of the step nearest to a position; of two, the earlier one."""
     return min(range(len(positions)), key=lambda step: (abs(positions[step] - position), step))

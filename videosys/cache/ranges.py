@@ -1,4 +1,4 @@
-"""Minimum values of settings, declared with the fields."""
+"""Minimum values of settings, declared on dataclass fields."""
 
 from __future__ import annotations
 

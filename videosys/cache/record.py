@@ -1,4 +1,4 @@
-"""Caches for calibration: one measures signals in full runs, one adds a given residual."""
+"""Caches for calibration: one records signals in full runs, one adds a given residual."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from videosys.utils.devices import in_float64
 class SignalRecorder(RecordedCache):
     """Computes every step, measures how signals and residuals change, and keeps the last residuals.
 
-    kinds: of signals: modulated, timestep. window: how many residuals are kept.
-    distances: for each kind and for `residual`, the relative L1 change (arXiv 2411.19108, equation 4) to the
-        step before, from the second step on. ratios: likewise the mean over tokens of the residual's norm
-        divided by that of the previous step (MagCache). residuals: (step, residual), newest first.
+    kinds: of signals: modulated, timestep. window: number of kept residuals.
+    distances: for each kind and for `residual`, the relative L1 change (arXiv 2411.19108, equation 4) from
+        the previous step, starting at the second step. ratios: likewise the mean over tokens of the
+        residual's norm divided by that of the previous step (MagCache). residuals: (step, residual), newest
+        first.
     """
 
     def __init__(self, kinds: Sequence[str] = ("timestep", "modulated"), window: int = 1):
@@ -49,7 +50,7 @@ class SignalRecorder(RecordedCache):
 
 
 class PrecomputedResidual(Cache):
-    """Skips every step, and adds the same residual in each."""
+    """Skips every step and adds the same residual."""
 
     def __init__(self, residual: torch.Tensor):
         self.residual = residual
@@ -62,7 +63,9 @@ class PrecomputedResidual(Cache):
 
 
 def length_ratio(current: torch.Tensor, previous: torch.Tensor) -> float:
-    """The mean over tokens of |current| / |previous|, norms over the last dim; tokens of norm 0 left out."""
+    """The mean over tokens of |current| / |previous|, with norms over the last dim; skips tokens of norm
+    0.
+    """
     norms, before = (in_float64(tensor.float().norm(dim=-1)) for tensor in (current, previous))
     nonzero = before > 0
     return float((norms[nonzero] / before[nonzero]).mean())

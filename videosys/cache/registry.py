@@ -1,4 +1,4 @@
-"""The registry of policies, which other packages can extend, and `start`."""
+"""The registry of policies, which other packages can extend, and the function `start`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from videosys.utils.registry import Registry, calling_module, is_own_dataclass
 Reference = Literal["published", "converged"]
 PUBLISHED: Reference = "published"
 CONVERGED: Reference = "converged"
-GROUP = "videosys.caches"  # the entry points of installed packages
+GROUP = "videosys.caches"  # entry point group of installed packages
 
 
 @dataclass(frozen=True)
 class NoCacheConfig(CacheConfig):
-    """Every step computes."""
+    """No cache: every step computes."""
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         return RecordedCache()
@@ -35,11 +35,11 @@ class NoCacheConfig(CacheConfig):
 
 @dataclass(frozen=True)
 class BestConfig(Goal):
-    """The plan of a calibration file that reaches the goal best: a policy, for our own models with solver,
-    number of steps and grid.
+    """The best plan of a calibration file for a goal: a policy and, for this package's models, solver, number
+    of steps and grid.
 
-    reference: the run that the video should be near to: published is the full run of the published sampler,
-        converged a run of the same equation with enough steps that more change nothing.
+    reference: the run to approximate: published is the full run of the published sampler, converged is a run
+        of the same equation with enough steps to converge.
     """
 
     reference: Reference = PUBLISHED
@@ -48,7 +48,7 @@ class BestConfig(Goal):
         super().__post_init__()
         if not self.has_goal:
             raise ValueError(
-                "cache best needs a goal: give one or more of cache.speedup, cache.evaluations and "
+                "cache best needs a goal: set one or more of cache.speedup, cache.evaluations and "
                 "cache.min_psnr"
             )
 
@@ -86,21 +86,21 @@ CACHES: Registry[type[CacheConfig]] = Registry(
 
 
 def register_cache(name: str, config_cls: type[CacheConfig]) -> None:
-    """Adds a policy to `CACHES` for this process: `cache: {name: NAME, ...}` is then a `config_cls`.
+    """Add a policy to `CACHES` in this process, so that `cache: {name: NAME, ...}` creates a `config_cls`.
 
-    Call it in the module that defines the class: the processes of an engine with several devices import this
-    module too. Installed packages declare an entry point of the group `videosys.caches` instead.
-    ValueError unless the class is a frozen dataclass that subclasses CacheConfig, or for the name of another
-    policy, or of a preset of another policy.
+    Call it in the module that defines the class, because the processes of an engine with several devices also
+    import this module. Installed packages declare an entry point in the group `videosys.caches` instead.
+    ValueError unless the class is a frozen dataclass derived from CacheConfig, or if the name belongs to
+    another policy or to a preset of another policy.
     """
     CACHES.register(name, config_cls, calling_module())
 
 
 def start(config: CacheConfig, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
-    """A new cache for one generation; arguments as in `CacheConfig.start`.
+    """Start a new cache for one generation; arguments as in `CacheConfig.start`.
 
     ValueError for a config with a goal: call `resolve_cache` first.
     """
     if isinstance(config, Goal) and config.has_goal:
-        raise ValueError(f"{config} has a goal but no settings; videosys.cache.resolve_cache finds them")
+        raise ValueError(f"{config} has a goal but no settings; call videosys.cache.resolve_cache first")
     return config.start(times, gather_rows, request_id)

@@ -1,4 +1,4 @@
-"""The run that cache settings are valid for, such as 30 steps of one model."""
+"""Describes the run that cache settings are valid for, such as 30 steps of one model."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from videosys.utils.typed import check_types
 
 _LOG = logging.getLogger("videosys.cache")
-# If one of these differs, settings are valid but may miss the measured quality.
+# If one of these differs, settings are valid, but the quality may differ from the measured one.
 MAY_DIFFER = ("size", "guidance_scale")
-WITH = "+"  # in a hash of weights: behind it stands the hash of what was added to them, such as a LoRA
+WITH = "+"  # in a hash of weights, precedes the hash of added weights such as a LoRA
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A model, its sampler and the size of its latents. None means unknown; it is not compared.
+    """A model, its sampler and the size of its latents. None means unknown and is not compared.
 
-    model: its name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
-    euler_ancestral, with settings that differ from the published ones. num_inference_steps: steps of
-    the sampler; evaluations: of the model (PNDM has more of them). size: (frames, rows, columns) of the
-    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`, and behind `WITH`
-    that of a LoRA.
+    model: name, such as opensora or latte (see `Pipeline.scope`). scheduler: rflow, ddim, pndm or
+    euler_ancestral, with settings that differ from the published ones. num_inference_steps: steps of the
+    sampler. evaluations: of the model (more than the steps for PNDM). size: (frames, rows, columns) of the
+    latents. weights_hash: of the transformer's files, see `videosys.utils.weights_hash`, followed by `WITH`
+    and the hash of a LoRA if any.
     """
 
     model: str | None = None
@@ -42,13 +42,15 @@ class RunSpec:
         return {name: pair for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]}
 
     def distance(self, run: RunSpec) -> tuple[int, int]:
-        """The number of differences that are errors, and of those that are warnings."""
+        """(number of differences that are errors, number of differences that are warnings)."""
         differences = self.differences(run)
         warned = sum(may_differ(name, *pair) for name, pair in differences.items())
         return len(differences) - warned, warned
 
     def check(self, run: RunSpec, where: object) -> None:
-        """Raise a ValueError or warn if settings for this run, from file `where`, do not match `run`."""
+        """Compare settings for this run, from file `where`, with `run`: ValueError or a warning for
+        differences.
+        """
         for name, (own, other) in self.differences(run).items():
             if may_differ(name, own, other):
                 note = ": it is another model's" if name == "weights_hash" else ""
@@ -58,6 +60,6 @@ class RunSpec:
 
 
 def may_differ(name: str, own: object, other: object) -> bool:
-    """Whether settings are still meaningful where this field differs: also for weights with another LoRA."""
+    """Whether settings stay valid if this field differs, as for weights with another LoRA."""
     is_same = name == "weights_hash" and str(own).split(WITH)[0] == str(other).split(WITH)[0]
     return is_same or name in MAY_DIFFER

@@ -60,8 +60,8 @@ class ScheduleConfig(Goal):
         return self
 
     def computed_steps(self, count: int) -> frozenset[int]:
-        """The steps that compute out of `count`, with the first and the last. ValueError for others, and
-        before the file is read.
+        """The computed steps, including the first and the last of `count`. ValueError for steps out of range,
+        or if the file was not read yet.
         """
         if self.file is not None:
             raise ValueError(f"{self} is not loaded; call videosys.cache.resolve_cache")
@@ -70,7 +70,7 @@ class ScheduleConfig(Goal):
 
 @dataclass(frozen=True)
 class ScheduleFile(RunSpec):
-    """A schedule in a JSON file: its steps, its forecast, and, if known, the run that it is valid for."""
+    """A schedule in a JSON file: steps, forecast and, if known, the run that it is valid for."""
 
     computed: tuple[int, ...] = ()
     forecast: Forecast = field(default=HOLD, metadata={"registry": FORECASTS})

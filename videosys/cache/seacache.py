@@ -1,4 +1,4 @@
-"""SeaCache (arXiv 2602.18993): TeaCache's rule on latents with the noise filtered out."""
+"""SeaCache (arXiv 2602.18993): TeaCache's rule applied to latents with the noise filtered out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
 from videosys.cache.teacache import TeaCache, l1_sums, plain_rule, ratio
 
-TINY = 1e-6  # the least share of data and of noise
+TINY = 1e-6  # lower bound of the shares of data and of noise
 AXES = (-3, -2, -1)  # frames, rows, columns
 
 
@@ -40,10 +40,10 @@ class SeaCacheConfig(Goal):
 
 
 class SeaCache(TeaCache):
-    """Sums the relative changes of the filtered latents, each a mean over samples.
+    """Sums the relative changes of the filtered latents, averaged over samples.
 
-    The latents are complete on every rank, so all have the same sums. times, gather_rows, request_id: as in
-    `CacheConfig.start`.
+    The latents are complete on every rank, so all ranks have the same sums. times, gather_rows, request_id:
+    as in `CacheConfig.start`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SeaCache(TeaCache):
 
     def should_compute(self, signal: Signal) -> bool:
         filtered = self.filtered
-        if filtered is None and self.is_forced:  # there is nothing to compare
+        if filtered is None and self.is_forced:  # nothing to compare
             self.record(computed=True)
             return True
         if filtered is None:

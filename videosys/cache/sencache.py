@@ -1,4 +1,6 @@
-"""SenCache (arXiv 2602.24208): skips the model while its input has moved little, by how it reacts to that."""
+"""SenCache (arXiv 2602.24208): skips the model while the change of its prediction, estimated from the change
+of its input and its sensitivity, is small.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,13 @@ Sensitivities = tuple[tuple[float, float], ...]
 class SenCacheConfig(Goal):
     """Settings of SenCache.
 
-    sensitivities: for each step how far the prediction moves (root mean square) with a move of 1 of the
-        model's input, and with one timestep. Empty reads those of the calibration.
-    threshold: steps are skipped while the expected move of the prediction is below this.
-    early_threshold, early: the threshold in this share of the steps, from the first.
-    max_consecutive_skips: the largest number of skips in a row.
-    forecast: of what is kept, in a skipped step; hold is the published rule.
-    place: what is kept of a computed step; output is the model's prediction, stack the blocks' residual.
+    sensitivities: per step, the RMS change of the prediction per unit change of the model's input, and per
+        timestep. Empty: use those of the calibration.
+    threshold: steps are skipped while the expected change of the prediction is below this value.
+    early_threshold, early: the threshold for the initial steps, and their share of all steps.
+    max_consecutive_skips: maximum number of skips in a row.
+    forecast: of the kept tensors, for skipped steps; hold is the published rule.
+    place: the tensor kept from a computed step; output is the model's prediction, stack the blocks' residual.
     """
 
     sensitivities: Sensitivities = ()
@@ -64,15 +66,15 @@ class SenCacheConfig(Goal):
         return SenCache(self, times, gather_rows, request_id)
 
     def expected(self, anchor: int, moved: float, passed: float) -> float:
-        """The expected move of the prediction since the computed step `anchor`.
+        """The expected RMS change of the prediction since the computed step `anchor`.
 
-        moved: of the input, root mean square. passed: timesteps.
+        moved: RMS change of the input. passed: difference in timesteps.
         """
         by_input, by_time = self.sensitivities[anchor]
         return by_input * moved + by_time * abs(passed)
 
     def limit(self, step: int, count: int) -> float:
-        """The threshold in a step out of `count`."""
+        """The threshold of a step out of `count`."""
         return self.early_threshold if step < self.early * count else self.threshold
 
 
@@ -92,7 +94,7 @@ class SenCache(ResidualCache):
         self.latents: torch.Tensor | None = None  # of this step
         self.anchor: tuple[int, float, torch.Tensor] | None = None  # step, timestep, latents: last computed
         self.skips_in_a_row = 0
-        self.decision: bool | None = None  # of this step, once it is made
+        self.decision: bool | None = None  # of this step, or None before it is made
 
     def held(self) -> Iterable[torch.Tensor]:
         return [*super().held(), *([] if self.anchor is None else [self.anchor[2]])]
@@ -106,7 +108,7 @@ class SenCache(ResidualCache):
 
     def predict(self, evaluate: Compute) -> torch.Tensor:
         if self.place == OUTPUT and not self.should_compute(no_signal):
-            return self._forecast_output()  # nothing of the model runs
+            return self._forecast_output()  # the model does not run
         return super().predict(evaluate)
 
     def should_compute(self, signal: Signal) -> bool:
@@ -122,7 +124,7 @@ class SenCache(ResidualCache):
             self.record(computed=True)
             return True
         if self.latents is None:
-            raise RuntimeError("SenCache decides by the latents, and the loop did not call observe_latents")
+            raise RuntimeError("SenCache needs the latents, but the loop did not call observe_latents")
         step, timestep, latents = self.anchor
         difference = self.latents - latents.to(self.latents.device)
         moved = float(difference.float().square().mean().sqrt())
@@ -130,12 +132,12 @@ class SenCache(ResidualCache):
         moved = same_rows(self.gather_rows(torch.tensor(row, dtype=torch.float64)))[0][4]
         expected = self.config.expected(step, moved, self.timestep - timestep)
         enough = self.skips_in_a_row == self.config.max_consecutive_skips
-        # Not-a-number computes.
+        # NaN computes.
         computed = enough or not expected < self.config.limit(self.step, len(self.times))
         self.record(computed=computed, distance=moved, rescaled=expected, accumulated=expected)
         return computed
 
 
 def no_signal(kind: str) -> torch.Tensor:
-    """SenCache decides before the model runs, so there is none."""
-    raise RuntimeError("SenCache looks at no signal")
+    """SenCache decides before the model runs, without a signal."""
+    raise RuntimeError("SenCache does not use a signal")

@@ -14,9 +14,9 @@ from videosys.utils.plots import line_axes, save_figure
 
 @dataclass(frozen=True)
 class CacheStatistics:
-    """Statistics of a cache in one generation. str() gives one line.
+    """Statistics of a cache in one generation. `str()` returns one line.
 
-    computed: model evaluations whose blocks ran, of `total`. reused: branches that were reused (PAB).
+    computed: model evaluations whose blocks ran, of `total`. reused: number of reused branches (PAB).
     mean_distance, largest_distance: of the measured relative L1 changes, or None.
     digest: equal for two generations with equal decisions. bytes_held: peak bytes that the cache of this
     rank kept after a step.
@@ -61,7 +61,7 @@ def cache_statistics(steps: Sequence[StepRecord]) -> CacheStatistics:
 
 
 def decision_digest(steps: Sequence[StepRecord]) -> str:
-    """8 hexadecimal digits of a hash of the decisions: computed steps, and branches reused in each."""
+    """A hash of the decisions (computed steps, number of reused branches per step), 8 hexadecimal digits."""
     decisions = ",".join(f"{int(step.computed)}:{step.reused}" for step in steps)
     return hashlib.sha256(decisions.encode()).hexdigest()[:8]
 

@@ -28,12 +28,12 @@ MODULATED = "modulated"  # the signal of published and calibrated coefficients
 class TeaCacheConfig(Goal):
     """Settings of TeaCache (section 3.4 of the paper).
 
-    threshold: the blocks run if the sum of rescaled distances reaches it; 0 computes every step.
-    coefficients: the rescaling polynomial, highest power first. None uses the published ones of the model,
-        which are for the modulated input, and [1, 0] (no rescaling) for another signal.
+    threshold: the blocks run if the sum of rescaled distances reaches this value; 0 computes every step.
+    coefficients: the rescaling polynomial, highest power first. None: use the model's published coefficients,
+        which are for the modulated input, or [1, 0] (no rescaling) for another signal.
     forecast: of the kept tensors, for skipped steps; hold is the published rule.
-    place: the tensor kept of a computed step; stack is the blocks' residual, as published, output the model's
-        prediction.
+    place: the tensor kept from a computed step; stack is the blocks' residual, as published, output the
+        model's prediction.
     signal: modulated is the first block's input after norm and modulation, timestep the time embedding
         (ablation).
     max_consecutive_skips: maximum number of skips in a row; None for no limit.
@@ -84,11 +84,11 @@ class TeaCacheConfig(Goal):
 
 
 class TeaCache(ResidualCache):
-    """Sums the rescaled relative L1 changes of the signal; a step computes if the sum reaches the threshold.
+    """Sums the rescaled relative L1 changes of the signal. A step computes if the sum reaches the threshold.
 
-    times, gather_rows, request_id: as in `CacheConfig.start`. Each rank gathers one row per step: request,
-    settings, step, accumulated, and its two sums of equation 4. All ranks add the same rows in the same
-    order, so decisions are equal.
+    times, gather_rows, request_id: as in `CacheConfig.start`. Each rank contributes one row per step:
+    request, settings, step, accumulated, and its two sums of equation 4. All ranks add the same rows in the
+    same order, so their decisions are equal.
     """
 
     def __init__(
@@ -153,11 +153,11 @@ def plain_rule(config: Any, **more: Any) -> TeaCacheConfig:
 
 
 def polynomial(coefficients: Sequence[float], x: float, floor: bool = False) -> float:
-    """The value of a polynomial at x (Horner), highest power first; `floor` clamps it at 0."""
+    """Evaluate a polynomial at x (Horner), highest power first. floor: clamp the value at 0."""
     value = 0.0
     for coefficient in coefficients:
         value = value * x + coefficient
-    return max(value, 0.0) if floor else value  # NaN stays NaN, which makes the step compute
+    return max(value, 0.0) if floor else value  # NaN is kept, so that the step computes
 
 
 def l1_sums(current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:

@@ -52,12 +52,12 @@ class Candidate:
     predicted: Mapping[str, float]
 
     def near(self, reference: str) -> float:
-        """The predicted PSNR; infinite where there is no prediction, so that the candidate is tried."""
+        """The predicted PSNR; infinite without a prediction, so that the candidate is tried."""
         return self.predicted.get(reference, math.inf)
 
     @property
     def kind(self) -> tuple[Any, ...]:
-        """What candidates have in common that differ only in their grid."""
+        """A key shared by candidates that differ only in their grid."""
         forecast = type(self.policy.forecast) if isinstance(self.policy, ScheduleConfig) else None
         return (type(self.config.get("scheduler")), forecast)
 

@@ -53,7 +53,7 @@ class Trace:
 
     @property
     def tried(self) -> torch.Tensor:
-        """`reused`, where residuals were tried."""
+        """`reused`; only valid if residuals were tried."""
         assert self.reused is not None
         return self.reused
 

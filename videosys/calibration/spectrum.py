@@ -1,8 +1,8 @@
 """The spectrum of latents over time and space: the variance of each frequency, and errors by frequency.
 
-Latents of natural videos have most of their variance at low frequencies. A denoiser reacts to an error in its
-input by how much variance the data has there (the Wiener filter): a low-frequency error made at high noise
-stays in the video, a high-frequency one is removed.
+Latents of natural videos have most of their variance at low frequencies. The response of a denoiser to an
+error in its input depends on the variance of the data at that frequency (Wiener filter): a low-frequency
+error at high noise stays in the video, a high-frequency error is removed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def filtered(latents: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
 def variances(latents: torch.Tensor) -> torch.Tensor:
     """The mean square [T, H, W // 2 + 1] of each coefficient of latents [B, C, T, H, W].
 
-    It is averaged over samples, channels, and frequencies that differ in direction only: a few videos are
-    enough for these means.
+    It is averaged over samples, channels, and frequencies that differ only in direction, so a few videos are
+    enough.
     """
     squares = coefficients(latents).abs().square().mean(dim=(0, 1))
     index = bands(latents.shape[-3:]).flatten()
@@ -41,8 +41,8 @@ def variances(latents: torch.Tensor) -> torch.Tensor:
 
 
 def bands(size: torch.Size) -> torch.Tensor:
-    """The number [T, H, W // 2 + 1] of each frequency's band: those with the same temporal frequency and, in
-    cycles per frame of the longer side, the same rounded spatial frequency.
+    """The band index [T, H, W // 2 + 1] of each frequency. A band has one temporal frequency and one rounded
+    spatial frequency in cycles per longer side of the frame.
     """
     frames, height, width = size
     temporal = (torch.fft.fftfreq(frames) * frames).abs().round().long()
@@ -52,7 +52,7 @@ def bands(size: torch.Size) -> torch.Tensor:
 
 
 def multiplicity(size: torch.Size) -> torch.Tensor:
-    """How many coefficients of the whole spectrum each of the W // 2 + 1 columns stands for: 1 or 2."""
+    """The number of coefficients of the full spectrum per column [W // 2 + 1]: 1 or 2."""
     width = size[-1]
     counts = torch.full((width // 2 + 1,), 2.0)
     counts[0] = 1.0
@@ -62,13 +62,13 @@ def multiplicity(size: torch.Size) -> torch.Tensor:
 
 
 def levels(spectrum: torch.Tensor, count: int) -> list[float]:
-    """Numbers from the least to the greatest of a spectrum, evenly spaced in their logarithms."""
+    """Values from the minimum to the maximum of a spectrum, evenly spaced in their logarithms."""
     first, last = (math.log(float(end)) for end in (spectrum.min(), spectrum.max()))
     return [math.exp(first + (last - first) * place / (count - 1)) for place in range(count)]
 
 
 def between(spectrum: torch.Tensor, at: list[float], values: torch.Tensor) -> torch.Tensor:
-    """values [levels, steps], known at some levels, for each number of a spectrum: [steps, *spectrum.shape].
+    """Interpolate values [levels, steps] to the entries of a spectrum: [steps, *spectrum.shape].
 
     Linear in the logarithm of the level.
     """

@@ -32,12 +32,13 @@ from videosys.generation.denoise import Observer, Sampling, denoise, noise_mix
 from videosys.parallel import Parallel
 from videosys.schedulers.solvers import Prediction
 
-# Recorded steps that an interpolation uses. Near pure noise an error of predicted noise is multiplied in the
-# data, which needs a cubic; flow models are recorded in few steps there, between which a cubic overshoots.
+# Number of recorded steps for an interpolation. For predicted noise, errors near pure noise are amplified in
+# the data, which requires a cubic. Flow models have few recorded steps there, between which a cubic
+# overshoots.
 NEIGHBOURS: dict[Prediction, int] = {"flow": 2, "epsilon": 4}
-LEVELS = 12  # variances for which gains are worked out
+LEVELS = 12  # number of variances at which gains are computed
 Variance = TypeVar("Variance", float, torch.Tensor)
-LEAST_NOISE = 1e-3  # share of noise that J of flow models is divided by at least
+LEAST_NOISE = 1e-3  # lower bound of the noise share in the denominator of J for flow models
 UNGUIDED = 1.0
 
 

@@ -32,7 +32,7 @@ def _tensor(video: Video, name: str) -> torch.Tensor:
         raise ValueError(f"{name} must be frames [T, H, W, C], got {list(tensor.shape)}")
     if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
         raise ValueError(f"{name} must be uint8 or floating, got {tensor.dtype}")
-    # False for not-a-number, too.
+    # Also false for NaN.
     if tensor.is_floating_point() and not bool(((tensor >= 0) & (tensor <= 1)).all()):
         low, high = float(tensor.min()), float(tensor.max())
         raise ValueError(f"{name} is floating and must be in [0, 1], got values from {low:g} to {high:g}")
@@ -42,7 +42,7 @@ def _tensor(video: Video, name: str) -> torch.Tensor:
 def pieces(
     pair: tuple[torch.Tensor, torch.Tensor], size: int, device: torch.device | str | None, dtype: torch.dtype
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Both videos in pieces of `size` frames, as [t, C, H, W] in [0, 1]; by default on their device."""
+    """Yield both videos in pieces of `size` frames, [t, C, H, W] in [0, 1]; by default on their device."""
     for parts in zip(*(video.split(size) for video in pair)):
         yield tuple(_unit(part, device, dtype) for part in parts)  # type: ignore[misc]
 

@@ -52,7 +52,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
 
     def activations(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """The normed output of each convolution, [t, C, h, w]; frames [t, 3, H, W] in [0, 1]."""
+        """The normalised output of each convolution, [t, C, h, w]. frames: [t, 3, H, W] in [0, 1]."""
         x, activations = (frames * 2 - 1 - self.shift) / self.scale, []
         for layer in self.features.values():
             x = layer(x)
@@ -84,7 +84,7 @@ class Lpips(nn.Module):
             )
         parts = pieces(pair, batch_size, self.scale.device, self.scale.dtype)
         own = torch.backends.cudnn
-        # TF32, torch's own choice for convolutions on a GPU, would cost three of the digits.
+        # TF32, torch's default for convolutions on a GPU, would lose three digits.
         with own.flags(own.enabled, own.benchmark, deterministic=own.deterministic, allow_tf32=False):
             return torch.cat([in_float64(self.maps(x, y)).mean(dim=(1, 2, 3)).cpu() for x, y in parts])
 
@@ -95,7 +95,7 @@ def load_lpips(
     heads: str | Path | None = None,
     device: torch.device | str | None = None,
 ) -> Lpips:
-    """The metric with its weights.
+    """Load the metric with its weights.
 
     backbone: torchvision's AlexNet checkpoint (.pth, or .safetensors of the same names); None for the one in
         torch's cache, if it was downloaded. heads: None for the published ones.
@@ -109,7 +109,7 @@ def load_lpips(
 
 
 def find_backbone(path: str | Path | None) -> Path:
-    """The file of the backbone; if it is missing, ValueError that says where to get it."""
+    """The file of the backbone. If it is missing, a ValueError says where to get it."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else expanded(path)
     if file.is_file():
         return file
@@ -122,7 +122,9 @@ def find_backbone(path: str | Path | None) -> Path:
 
 @torch.no_grad()
 def fill(parameters: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Copies tensors of a file into parameters of the same names and sizes; others in the file are left."""
+    """Copy tensors of a file into parameters of the same name and size; other tensors in the file are
+    ignored.
+    """
     tensors = read_tensors(path)
     missing = [name for name in parameters if name not in tensors]
     if missing:

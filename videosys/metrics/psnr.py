@@ -7,7 +7,7 @@ import torch
 from videosys.metrics.frames import Video, check_pair, pieces
 from videosys.utils.settled import settle
 
-CAP = 100.0  # dB, of frames that are equal
+CAP = 100.0  # dB, for equal frames
 EQUAL = 1e-10  # mean squared error below which frames are equal
 FRAMES = 16
 
@@ -16,8 +16,8 @@ FRAMES = 16
 def psnr(video: Video, reference: Video, device: torch.device | str | None = None) -> torch.Tensor:
     """The PSNR in dB of each frame, float64 [T] on the CPU; a video's is their mean.
 
-    10 log10(1 / MSE), the mean squared error taken over pixels and channels in [0, 1]; frames that are equal
-    (MSE below 1e-10) count 100 dB. Videos are [T, H, W, C], uint8 or floating in [0, 1].
+    10 log10(1 / MSE), with the mean squared error over pixels and channels in [0, 1]. Equal frames (MSE below
+    1e-10) count as 100 dB. Videos are [T, H, W, C], uint8 or floating in [0, 1].
     """
     pair = check_pair(video, reference)
     parts = [

@@ -18,9 +18,9 @@ FRAMES = 4
 def ssim(video: Video, reference: Video, device: torch.device | str | None = None) -> torch.Tensor:
     """The SSIM of each frame, float64 [T] on the CPU; a video's is their mean.
 
-    Each channel by itself, under a Gaussian window of 11 x 11 and standard deviation 1.5, where the whole
-    window lies in the frame, in [0, 1]; then the mean over channels. Videos are [T, H, W, C], uint8 or
-    floating in [0, 1]; ValueError for frames smaller than the window.
+    It is computed per channel in [0, 1], with a Gaussian window of 11 x 11 and standard deviation 1.5,
+    without padding, and averaged over channels. Videos are [T, H, W, C], uint8 or floating in [0, 1].
+    ValueError for frames smaller than the window.
     """
     pair = check_pair(video, reference)
     height, width = pair[0].shape[1:3]
@@ -32,10 +32,10 @@ def ssim(video: Video, reference: Video, device: torch.device | str | None = Non
 
 
 def band(size: int) -> torch.Tensor:
-    """The matrix [size - 10, size] that filters a vector where the whole window fits.
+    """The matrix [size - 10, size] that applies the window to a vector without padding.
 
-    Two products with such matrices are several times as fast on a CPU as a convolution in float64, which the
-    differences of squares below need.
+    Two products with such matrices are several times faster on a CPU than a convolution in float64, which is
+    needed for the differences of squares below.
     """
     distance = torch.arange(WINDOW, dtype=torch.float64, device=CPU) - WINDOW // 2
     weights = (-0.5 * (distance / SIGMA).square()).exp()

@@ -13,11 +13,11 @@ from videosys.parallel.ops import shard_sizes
 
 
 class Absent(Parallel):
-    """The rank with the largest shards. It allocates the buffers of a real exchange."""
+    """The rank with the largest shards. It allocates the same buffers as a real exchange."""
 
     @classmethod
     def of(cls, config: ParallelConfig) -> Absent:
-        """For axes that are set, as `ParallelConfig.resolved` does."""
+        """The rank of a config whose axes are set (see `ParallelConfig.resolved`)."""
         return cls(dp=Axis(size=config.dp or 1), cfg=Axis(size=config.cfg or 1), sp=Axis(size=config.sp or 1))
 
     def gather(self, x: Tensor, dim: int, size: int) -> Tensor:
@@ -33,6 +33,6 @@ class Absent(Parallel):
             return tensors
         shape = list(tensors[0].shape)
         shape[gather], shape[scatter] = size, shard_sizes(shape[scatter], self.sp.size)[0]
-        buffers = [x.new_empty(x.numel()) for x in tensors]  # what is sent
-        buffers += [x.new_empty(prod(shape)) for x in tensors]  # what is received
+        buffers = [x.new_empty(x.numel()) for x in tensors]  # sent
+        buffers += [x.new_empty(prod(shape)) for x in tensors]  # received
         return [x.new_empty(shape) for x in tensors]

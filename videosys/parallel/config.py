@@ -20,8 +20,8 @@ class ParallelConfig:
 
     num_gpus: devices, or processes on a CPU. dp: replicas that generate different videos.
     cfg: 2 splits the guidance pair over two devices, 1 does not. sp: devices that share the tokens
-        of one video. For an axis that is None: cfg is 2 with guidance and an even number of devices left;
-        sp gets the rest, unless it is set and dp is not: then dp gets the rest.
+        of one video. For an axis that is None: cfg is 2 with guidance and an even number of remaining
+        devices. The rest goes to sp, or to dp if sp is set and dp is not.
     mesh_backend: the builder of the process groups: torch, or colossalai if installed.
     timeout: seconds after which a device stops waiting for the others.
     """
@@ -74,8 +74,8 @@ class ParallelConfig:
         self._check_product()
         if self.cfg == 2 and not is_guided:
             raise ValueError(
-                "parallel.cfg is 2 and guidance_scale is 1, which means no guidance: there is no pair to "
-                "split; set parallel.cfg to 1 or guidance_scale above 1"
+                "parallel.cfg is 2, but guidance_scale is 1 (no guidance), so there is no pair to split; set "
+                "parallel.cfg to 1 or guidance_scale above 1"
             )
         if self.is_resolved:
             return self
@@ -83,7 +83,7 @@ class ParallelConfig:
         cfg = self.cfg or (2 if is_guided and left % 2 == 0 else 1)
         left //= 1 if self.cfg else cfg
         sp, dp = (self.sp, left) if self.sp and not self.dp else (self.sp or left, self.dp or 1)
-        config = replace(self, dp=dp, cfg=cfg, sp=sp)  # refuses a wrong product
+        config = replace(self, dp=dp, cfg=cfg, sp=sp)  # checks the product
         if self.num_gpus > 1:
             log(_LOG, "devices are shared", num_gpus=self.num_gpus, dp=dp, cfg=cfg, sp=sp)
         return config

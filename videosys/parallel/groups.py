@@ -20,7 +20,7 @@ def torch_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGro
 
 
 def colossalai_groups(sizes: Sequence[int], device_type: str) -> list[dist.ProcessGroup]:
-    """The same groups of colossalai's ProcessGroupMesh. ValueError if it is not installed."""
+    """The same groups from colossalai's ProcessGroupMesh. ValueError if it is not installed."""
     try:
         from colossalai.cluster import ProcessGroupMesh
     except ImportError as error:
@@ -40,7 +40,8 @@ BACKENDS: Mapping[str, BuildGroups] = MappingProxyType(
 def build_groups(backend: str, sizes: tuple[int, int, int], device_type: str) -> list[dist.ProcessGroup]:
     """This process's groups along dp, cfg and sp, and of its replica (cfg x sp).
 
-    All processes must call it: all create all groups, in one order. Uses the default group's timeout.
+    All processes must call it, because each creates all groups in the same order. The default group's timeout
+    is used.
     """
     dp, cfg, sp = sizes
     build = BACKENDS[backend]

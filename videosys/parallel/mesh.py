@@ -57,8 +57,7 @@ class Parallel:
         """The mesh of this process; its default process group has `config.num_gpus` ranks.
 
         All of them must call it. ValueError for axes that are not set (see `ParallelConfig.resolved`), for
-        another number of ranks, or if the mesh backend is not installed. The timeout is the default
-        group's.
+        another number of ranks, or if the mesh backend is not installed. The default group's timeout is used.
         """
         if config.num_gpus == 1:
             return cls()
@@ -79,11 +78,11 @@ class Parallel:
         return self.cfg.size
 
     def shard(self, x: Tensor, dim: int) -> Tensor:
-        """This rank's part of `x` along `dim`; lengths of parts differ by at most one."""
+        """This rank's shard of `x` along `dim`; the lengths of shards differ by at most one."""
         return x.tensor_split(self.sp.size, dim)[self.sp.rank] if self.sp.size > 1 else x
 
     def gather(self, x: Tensor, dim: int, size: int) -> Tensor:
-        """The parts of all ranks, concatenated along `dim` to `size` entries."""
+        """The shards of all ranks, concatenated along `dim` to `size` entries."""
         return x if self.sp.peers is None else ops.gather(x, dim, size, self.sp.peers)
 
     def swap(self, x: Tensor, gather: int, scatter: int, size: int) -> Tensor:
@@ -91,7 +90,7 @@ class Parallel:
         return self.swap_all((x,), gather, scatter, size)[0]
 
     def swap_all(self, tensors: Sequence[Tensor], gather: int, scatter: int, size: int) -> Sequence[Tensor]:
-        """`swap` of several tensors of one shape, in one exchange."""
+        """`swap` several tensors of equal shape in one exchange."""
         if self.sp.peers is None:
             return tensors
         return ops.swap(tensors, gather, scatter, size, self.sp.peers)
@@ -122,9 +121,10 @@ class Parallel:
         items: Sequence[Tensor],
         finished: Callable[[int], object] | None = None,
     ) -> Iterator[Tensor]:
-        """`run` of each item, in order; the ranks of the replica share the items and exchange the results.
+        """Apply `run` to each item, in order. The ranks of the replica share the items and exchange the
+        results.
 
-        Results have the dtype of the items. `finished` is called with the index of each item that is done.
+        Results have the dtype of the items. `finished` is called with the index of each finished item.
         On one device, items are computed lazily; otherwise every rank must iterate.
         """
         done = finished or (lambda number: None)
@@ -147,5 +147,5 @@ class Parallel:
             yield result
 
     def own(self, items: Sequence[T]) -> Sequence[T]:
-        """Every dp-th item, those of this replica: its k-th is number k * dp.size + dp.rank of all."""
+        """This replica's items: those with index k * dp.size + dp.rank."""
         return items[self.dp.rank :: self.dp.size]

@@ -1,7 +1,7 @@
 """Exchanges of shards within a group of processes. Shards may be uneven.
 
-Buffers are contiguous and sizes are known to all ranks, so that nccl and gloo do the same. There is no
-backward pass: the operations are for inference.
+Buffers are contiguous and sizes are known on all ranks, so that nccl and gloo behave the same. The operations
+are for inference and have no backward pass.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ def shard_sizes(size: int, count: int) -> list[int]:
 
 
 def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """[ranks, *x.shape] of an x that has the same shape on all ranks."""
+    """Gather x, which has the same shape on all ranks: [ranks, *x.shape]."""
     _check_gradient(x)
     count = dist.get_world_size(group)
     parts = x.new_empty(count * x.numel())
-    # torch 2.13 renamed it, and warns about the old name.
+    # Renamed in torch 2.13, which warns about the old name.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(parts, x.reshape(-1), group=group)
     return parts.view(count, *x.shape)
 
 
 def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
-    """The shards of all ranks along `dim`, `size` entries in all.
+    """Gather the shards of all ranks along `dim` to `size` entries.
 
-    Only shards of equal length can be gathered: shorter ones are padded by one entry, which is removed.
+    Shards must have equal lengths for the exchange, so shorter ones are padded by one entry, which is
+    removed.
     """
     sizes = shard_sizes(size, dist.get_world_size(group))
     if x.shape[dim] < max(sizes):
@@ -47,15 +48,16 @@ def gather(x: Tensor, dim: int, size: int, group: dist.ProcessGroup) -> Tensor:
 
 def _check_gradient(x: Tensor) -> None:
     if x.requires_grad:
-        raise RuntimeError("several devices are only for inference: there is no backward pass between them")
+        raise RuntimeError("several devices support only inference: there is no backward pass between them")
 
 
 def swap(
     tensors: Sequence[Tensor], gather: int, scatter: int, size: int, group: dist.ProcessGroup
 ) -> list[Tensor]:
-    """Each tensor gathered along dim `gather` to `size` entries and sharded along `scatter`: one all-to-all.
+    """Gather each tensor along dim `gather` to `size` entries and shard it along `scatter`, in one
+    all-to-all.
 
-    The tensors have equal shapes; along `gather` it is that of this rank's shard.
+    The tensors have equal shapes, with this rank's shard along `gather`.
     """
     _check_gradient(tensors[0])
     count, rank = dist.get_world_size(group), dist.get_rank(group)
@@ -82,7 +84,7 @@ def packed(pieces: Sequence[Tensor]) -> Tensor:
 
 
 def balanced(costs: Sequence[int], count: int) -> list[int]:
-    """The rank for each item: the costliest first, each to the rank with the least work so far."""
+    """The rank of each item. Items are assigned by decreasing cost to the rank with the least work so far."""
     owners, work = [0] * len(costs), [0] * count
     for number in sorted(range(len(costs)), key=lambda number: -costs[number]):
         rank = work.index(min(work))
@@ -94,10 +96,10 @@ def balanced(costs: Sequence[int], count: int) -> list[int]:
 def exchange(
     own: Sequence[Tensor], owners: Sequence[int], like: Tensor, group: dist.ProcessGroup
 ) -> list[Tensor]:
-    """Return the tensors of all `owners` on every rank.
+    """Exchange tensors, so that every rank has the tensors of all `owners`.
 
-    own: those of this rank, in order. All are of the dtype and on the device of `like`. Shapes are exchanged
-    first, because they may depend on the content.
+    own: this rank's tensors, in order. All have the dtype and device of `like`. Shapes are exchanged first,
+    because they may depend on the content.
     """
     shapes = _exchange_shapes(own, max(map(owners.count, owners)), like, group)
     sizes = [[shape.numel() for shape in row] for row in shapes]
@@ -113,7 +115,7 @@ def exchange(
 def _exchange_shapes(
     own: Sequence[Tensor], most: int, like: Tensor, group: dist.ProcessGroup
 ) -> list[list[torch.Size]]:
-    """The shapes of each rank's own tensors, `most` or fewer."""
+    """The shapes of each rank's own tensors. most: their maximum number per rank."""
     table = torch.zeros(most, 1 + MAX_DIMS, dtype=torch.int64)
     for row, x in zip(table, own):
         row[: 1 + x.ndim] = torch.tensor([x.ndim, *x.shape])

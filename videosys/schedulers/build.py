@@ -1,4 +1,4 @@
-"""Samplers of diffusers with the published settings, ready for one generation."""
+"""Samplers of diffusers with the published settings, for one generation."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from videosys.utils.seed import Generators
 from videosys.utils.typed import check_between
 
 NUM_TRAIN_TIMESTEPS = 1000
-PNDM_HISTORY = 4  # predictions that its multistep formula combines
+PNDM_HISTORY = 4  # number of predictions in its multistep formula
 PNDM_MIN_STEPS = PNDM_HISTORY
-# The noise schedule of the training of all these models.
+# The noise schedule used in the training of all these models.
 NOISE: MappingProxyType[str, Any] = MappingProxyType(
     {
         "num_train_timesteps": NUM_TRAIN_TIMESTEPS,
@@ -27,18 +27,18 @@ NOISE: MappingProxyType[str, Any] = MappingProxyType(
 
 
 class Sampler:
-    """A scheduler of diffusers with its timesteps set and its options bound. One object serves one
-    generation, because some keep a history.
+    """A scheduler of diffusers with its timesteps set and its options bound. Use a new one for each
+    generation, because some schedulers keep a history.
 
-    timesteps: one entry per model evaluation, on the CPU. history: the number of predictions that the
-    scheduler keeps. init_noise_sigma: the standard deviation that the first latents must have.
-    alphas_cumprod: the signal's share of the variance at each of 1000 timesteps.
+    timesteps: one entry per model evaluation, on the CPU. history: number of predictions that the scheduler
+    keeps. init_noise_sigma: required standard deviation of the initial latents. alphas_cumprod: the signal's
+    share of the variance at each of 1000 timesteps.
     """
 
     def __init__(self, scheduler: Any, num_inference_steps: int, *, history: int = 0, **options: Any):
         scheduler.set_timesteps(num_inference_steps)
         if history and hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(0)  # grids may hold a timestep twice, and are stepped by index
+            scheduler.set_begin_index(0)  # grids may contain a timestep twice, so steps use the index
         self._scheduler, self._options = scheduler, options
         self.history = history
         self.timesteps: torch.Tensor = scheduler.timesteps
@@ -54,7 +54,7 @@ class Sampler:
         return self._scheduler.step(model_output, timestep, sample, **self._options)
 
     def times(self) -> list[float]:
-        """The sampler's own time of each model evaluation: the timestep itself."""
+        """The sampler's time of each model evaluation: the timestep."""
         return [float(timestep) for timestep in self.timesteps]
 
 
@@ -79,7 +79,7 @@ def ddim(
         **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
         set_alpha_to_one=True,
-        # Not read from the checkpoint: the first revision of Latte-1 has linspace.
+        # Not read from the checkpoint, because the first revision of Latte-1 has linspace.
         timestep_spacing="leading",
     )
     return Sampler(scheduler, num_inference_steps, eta=eta, generator=generator)
@@ -110,7 +110,7 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
 
     check_steps(num_inference_steps, 1)
     with warnings.catch_warnings():
-        # It makes arrays of tensors, which NumPy 2 warns of; a program may make warnings errors.
+        # It creates arrays from tensors, for which NumPy 2 warns; a program may turn warnings into errors.
         warnings.simplefilter("ignore", DeprecationWarning)
         scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
         return Sampler(scheduler, num_inference_steps, generator=generator)

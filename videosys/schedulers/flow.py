@@ -13,8 +13,8 @@ from videosys.schedulers.rflow import NUM_TRAIN_TIMESTEPS, SchedulerOutput
 
 
 def shifted_grid(num_inference_steps: int, shift: float) -> torch.Tensor:
-    """Noise levels sigma, float64 [steps], from 1 down: s u / (1 + (s - 1) u), u even. ValueError below 1
-    step.
+    """Noise levels sigma, float64 [steps], decreasing from 1: s u / (1 + (s - 1) u) for evenly spaced u.
+    ValueError for less than 1 step.
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more")
@@ -23,9 +23,9 @@ def shifted_grid(num_inference_steps: int, shift: float) -> torch.Tensor:
 
 
 class FlowGrid:
-    """The timesteps of noise levels [steps]; base of all flow solvers. For one generation.
+    """The timesteps of noise levels [steps]; base class of all flow solvers. For one generation.
 
-    timesteps: float32 [steps], 1000 sigma. history: the number of predictions that it keeps.
+    timesteps: float32 [steps], 1000 sigma. history: number of predictions that it keeps.
     """
 
     init_noise_sigma = 1.0
@@ -39,7 +39,7 @@ class FlowGrid:
         return sample
 
     def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The point of the straight path between data and noise that belongs to `timestep`."""
+        """The point at `timestep` on the straight path between data and noise."""
         share = timestep / NUM_TRAIN_TIMESTEPS
         return (1 - share) * sample + share * noise
 
@@ -60,7 +60,7 @@ class FlowSolver(FlowGrid):
         self._previous: torch.Tensor | None = None  # the estimated data of the previous step
 
     def restarted(self, step: int) -> FlowSolver:
-        """A solver without history whose next step is `step`."""
+        """A new solver without history that continues at `step`."""
         solver = FlowSolver(torch.tensor(self.sigmas, dtype=torch.float64), self.history + 1)
         solver._step = step
         return solver
@@ -82,7 +82,7 @@ class FlowSolver(FlowGrid):
         return SchedulerOutput((following / sigma) * sample + share * mixed)
 
     def _slope(self) -> float:
-        """The weight of the last change of the data's estimate: half the ratio of the steps in log-SNR."""
+        """The weight of the last change of the estimated data: half the ratio of the log-SNR steps."""
         sigma, following = (*self.sigmas, 0.0)[self._step : self._step + 2]
         before = self.sigmas[self._step - 1]
         if following == 0 or before == 1:
@@ -96,17 +96,17 @@ def log_snr(sigma: float) -> float:
 
 
 class FlowSampler(FlowGrid):
-    """A scheduler of diffusers, whose flow models predict noise minus data, at given noise levels."""
+    """A scheduler of diffusers at given noise levels. diffusers' flow models predict noise minus data."""
 
     def __init__(self, scheduler: Any, sigmas: torch.Tensor, history: int):
         super().__init__(sigmas, history)
         self._fresh = copy.deepcopy(scheduler)
         scheduler.set_timesteps(len(sigmas), sigmas=np.array(self.sigmas))
-        scheduler.set_begin_index(0)  # its own timesteps are whole numbers, and may be equal
+        scheduler.set_begin_index(0)  # its timesteps are whole numbers and may repeat
         self._scheduler = scheduler
 
     def restarted(self, step: int) -> FlowSampler:
-        """A sampler without history whose next step is `step`."""
+        """A new sampler without history that continues at `step`."""
         sampler = FlowSampler(self._fresh, torch.tensor(self.sigmas, dtype=torch.float64), self.history)
         sampler._scheduler.set_begin_index(step)
         return sampler

@@ -1,4 +1,4 @@
-"""Rectified-flow sampling of Open-Sora v1.2, with the interface of diffusers."""
+"""The rectified-flow sampler of Open-Sora v1.2, with the interface of diffusers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class SchedulerOutput(NamedTuple):
 
 
 def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
-    """Return the ratio r, a float32 scalar: larger and longer videos get more steps at high noise.
+    """Return the ratio r, a float32 scalar. It gives larger and longer videos more steps at high noise.
 
-    height and width in pixels, num_frames of the video. A chunk of 17 frames counts 5, a single image 1.
-    ValueError for 2 to 16 frames, which count 0 and would make the first timestep NaN.
+    height and width in pixels, num_frames of the video. A chunk of 17 frames counts as 5, a single image as
+    1. ValueError for 2 to 16 frames, which count as 0 and would make the first timestep NaN.
     """
     chunks = 1 if num_frames == 1 else num_frames // 17 * 5
     if chunks <= 0:
@@ -32,11 +32,11 @@ def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
 class RFlowScheduler:
     """Euler steps along the velocity from noise (timestep 1000) to data (0), for one generation.
 
-    history: the number of predictions that it keeps, none.
+    history: number of predictions that it keeps: 0.
     """
 
     history = 0
-    init_noise_sigma = 1.0  # standard deviation of the first latents
+    init_noise_sigma = 1.0  # standard deviation of the initial latents
 
     def __init__(self, use_timestep_transform: bool = True):
         self.use_timestep_transform = use_timestep_transform
@@ -46,10 +46,11 @@ class RFlowScheduler:
     def set_timesteps(
         self, num_inference_steps: int, *, num_frames: int = 1, height: float = 512, width: float = 512
     ) -> None:
-        """Fills `timesteps`, float32 [steps], from 1000 down; the shift follows the size of the video."""
+        """Set `timesteps`, float32 [steps], decreasing from 1000; the shift depends on the video's size."""
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more")
-        # Float32 in this very order: the last bit of a timestep is visible in the model's sinusoid.
+        # Float32 in this order of operations, because the last bit of a timestep affects the model's
+        # sinusoid.
         uniform = [
             (1 - step / num_inference_steps) * NUM_TRAIN_TIMESTEPS for step in range(num_inference_steps)
         ]
@@ -57,7 +58,7 @@ class RFlowScheduler:
         if self.use_timestep_transform:
             ratio = time_shift(num_frames, height, width)
             u = ratio * u / (1 + (ratio - 1) * u)
-        # Rounding may move the first one above 1000, where frames would not count as noisy.
+        # Rounding may move the first timestep above 1000, where frames would not count as noisy.
         self.timesteps = (u * NUM_TRAIN_TIMESTEPS).clamp(max=NUM_TRAIN_TIMESTEPS)
         self._step = 0
 
@@ -75,10 +76,10 @@ class RFlowScheduler:
         return SchedulerOutput(sample + model_output * step_size)
 
     def add_noise(self, sample: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The point of the straight path between data and noise that belongs to `timestep`."""
+        """The point at `timestep` on the straight path between data and noise."""
         share = timestep / NUM_TRAIN_TIMESTEPS
         return (1 - share) * sample + share * noise
 
     def times(self) -> list[float]:
-        """The sampler's own time of each model evaluation, 1 (noise) to 0 (data)."""
+        """The sampler's time of each model evaluation, 1 (noise) to 0 (data)."""
         return (self.timesteps / NUM_TRAIN_TIMESTEPS).tolist()

@@ -1,7 +1,7 @@
 """Solvers that can replace a model's published scheduler.
 
-All integrate the same equation: with many steps they reach the same video. With few steps a solver of higher
-order, or a better grid of timesteps, is closer to it.
+All integrate the same equation, so with many steps they converge to the same video. With few steps, a solver
+of higher order or a better grid of timesteps is closer to it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Training:
     """The trained prediction type of a model.
 
     prediction: epsilon is the noise; flow is data minus noise on the straight path between them.
-    noise: the betas of the training, as options of diffusers' schedulers; for epsilon.
+    noise: the training betas as options of diffusers' schedulers; for epsilon.
     shift: the time shift of the published grid; for flow.
     """
 
@@ -41,9 +41,9 @@ class Training:
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """Base of the settings of every solver.
+    """Base class of the settings of every solver.
 
-    predictions: supported prediction types. options: fields for a single prediction type.
+    predictions: supported prediction types. options: fields that apply to a single prediction type.
     method: the name in texts, with the order.
     """
 
@@ -58,7 +58,7 @@ class SchedulerConfig:
 
     @property
     def _shift(self) -> float | None:
-        """The field `shift` of the solvers that have it."""
+        """The field `shift`, for solvers that have it."""
         return getattr(self, "shift", None)
 
     @property
@@ -68,7 +68,7 @@ class SchedulerConfig:
 
     @property
     def title(self) -> str:
-        """The solver as one writes about it, with the options that were given."""
+        """The solver's name in texts, with the options that were set."""
         options = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "order"}
         given = [f"{name} {value}" for name, value in options.items() if value is not None]
         title = self.method.format(order=getattr(self, "order", None))
@@ -93,11 +93,11 @@ class SchedulerConfig:
                 )
 
     def flow_grid(self, num_inference_steps: int, training: Training) -> torch.Tensor:
-        """Noise levels of a flow model, of the shift given here or else the published one."""
+        """Noise levels of a flow model, with this config's shift or else the published one."""
         return shifted_grid(num_inference_steps, training.shift if self._shift is None else self._shift)
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
-        """A new scheduler for one generation, with its timesteps set. generator: the source of its noise."""
+        """A new scheduler for one generation, with its timesteps set. generator: source of its noise."""
         raise NotImplementedError
 
 
@@ -117,8 +117,8 @@ def check_order(order: int, most: int) -> None:
 class EulerConfig(SchedulerConfig):
     """Euler steps of a flow model on a custom grid.
 
-    shift: more than 1 spends more of the steps at high noise: sigma = s u / (1 + (s - 1) u) for u that falls
-        evenly from 1. None is the published shift, which follows the size of the video.
+    shift: above 1, more steps are at high noise: sigma = s u / (1 + (s - 1) u) for evenly spaced u decreasing
+        from 1. None is the published shift, which depends on the video's size.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("flow",)
@@ -195,10 +195,10 @@ class SDEDPMSolverConfig(DPMSolverConfig):
 
 @dataclass(frozen=True)
 class UniPCConfig(SchedulerConfig):
-    """UniPC (arXiv 2302.04867): a multistep predictor, and a corrector that costs no model evaluation.
+    """UniPC (arXiv 2302.04867): a multistep predictor and a corrector that needs no model evaluation.
 
-    order: 2 is usual. grid, shift: as in DPMSolverConfig; UniPC has no lu, and None is exponential, which has
-        the same steps. Of its two variants it is bh2: bh1 has no finite last step to sigma 0.
+    order: usually 2. grid, shift: as in DPMSolverConfig; UniPC has no lu, and None is exponential, which has
+        the same steps. The variant is bh2, because bh1 has no finite last step to sigma 0.
     """
 
     predictions: ClassVar[tuple[Prediction, ...]] = ("epsilon", "flow")
