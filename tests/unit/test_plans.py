@@ -92,7 +92,11 @@ def test_what_cannot_change_the_sampler_takes_a_policy_of_the_sampler(latte):
             {"evaluations": 5},
             "no setting of Best has evaluations 5; available: 2.00x at inf dB, 3.00x",
         ),
-        (SETTINGS, {"min_psnr": 60, "reference": "converged"}, "has min_psnr 60; available: 2.00x at 44.0 dB"),
+        (
+            SETTINGS,
+            {"min_psnr": 60, "reference": "converged"},
+            "has min_psnr 60; available: 2.00x at 44.0 dB",
+        ),
         (
             (Setting(SCHEDULE, 4, 3.0, 36.5, 0.9),),
             {"speedup": 2.0, "reference": "converged"},

@@ -71,7 +71,7 @@ class CalibrationReport:
 
     fits: of all signals and degrees. best_fit: the one for TeaCache, None if no fit is usable.
     rows: one per policy. searches: by budget and kind of forecast, as `search_record` gives them.
-    is_measured: false where no prompt was held out.
+    is_measured: false if no prompt was held out.
     """
 
     study: Study
@@ -86,8 +86,8 @@ class CalibrationReport:
         """A sentence that says how the speed-ups were determined."""
         if not self.is_measured:
             return (
-                "No prompt was held out: the PSNR is of a trial on a prompt that was learnt from, and the "
-                "speed-up counts evaluations."
+                "No prompt was held out: the PSNR is from a trial on a learning prompt, and the speed-up is "
+                "a ratio of evaluations."
             )
         return (
             "The speed-up covers the loop and the autoencoder. It is computed from the number of computed "
@@ -162,7 +162,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
 
 
 def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
-    """The plans, tried on a prompt that was learnt from, where there are no prompts to measure on."""
+    """The plans with a trial on a learning prompt, used when there are no held-out prompts."""
     if study.surrogate is None:
         raise ValueError(
             f"recorded runs of {study.scope.scheduler} do not predict the quality of a plan, so it must be "
@@ -177,7 +177,7 @@ def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple
 
 
 def told(study: Study, budget: int, one: Candidate, psnr: Mapping[str, float]) -> PolicyResult:
-    """A candidate with the PSNR of a trial."""
+    """A candidate as a result, with the PSNR of a trial."""
     evaluations = len(study.sampler(one.config).times())
     computed = len(one.policy.computed or ()) if isinstance(one.policy, ScheduleConfig) else evaluations
     speedup, margins = study.num_steps / computed, dict.fromkeys(psnr, math.inf)
@@ -203,7 +203,7 @@ def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> 
 
 
 def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidate]) -> list[PolicyResult]:
-    """What the promising candidates give on the held-out prompts."""
+    """Measure the promising candidates on the held-out prompts."""
     results: list[PolicyResult] = []
 
     def measure(one: Candidate) -> Mapping[str, float]:

@@ -34,10 +34,10 @@ MIDDLE_SHIFT = 2.0
 ON_TOP = 1.5  # steps per evaluation for a solver with cached predictions
 ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted", "joint")
 CONVERGED_STEPS = 120  # of a solver of order 2
-TRIAL_STEPS = 60  # of the converged run that trials are compared with
-TRIED = 1  # prompts that plans are tried on where none is held out
-MOST_TRIES = 4  # candidates that are measured for a number of evaluations and a reference
-DECODED = 2  # prompts whose frames are made to relate errors of latents to those of frames
+TRIAL_STEPS = 60  # steps of the converged run that trials are compared with
+TRIED = 1  # number of prompts for trials if none is held out
+MOST_TRIES = 4  # maximum number of measured candidates per budget and reference
+DECODED = 2  # prompts that are decoded to relate latent error to frame error
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,10 @@ class Planner:
         return self.study.journal.result("PSNR above latents", measured)
 
     def candidates(self, budget: int) -> list[Candidate]:
-        """The plans to try for a number of evaluations: caches on the published sampler with each forecast,
-        and of each kind of solver, and of caches on top of the best solver, the nearest to each reference.
+        """The plans to try for a number of evaluations.
+
+        These are caches on the published sampler with each forecast and, per kind of solver and of cache on
+        top of the best solver, the candidate nearest to each reference.
         """
         samplers = list(self.samplers(budget))
         if self.surrogate is None:
@@ -199,12 +201,12 @@ class Planner:
 
 
 def best(candidates: Sequence[Candidate], reference: str) -> Candidate:
-    """The one that is predicted to be nearest to a reference."""
+    """The candidate with the highest predicted PSNR against a reference."""
     return max(candidates, key=lambda one: one.near(reference))
 
 
 def nearest_of_kinds(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Of each kind the nearest to each reference, each once."""
+    """The best candidate of each kind for each reference, without duplicates."""
     kinds: dict[tuple[Any, ...], list[Candidate]] = {}
     for one in candidates:
         kinds.setdefault(one.kind, []).append(one)
@@ -215,12 +217,12 @@ def nearest_of_kinds(candidates: Iterable[Candidate]) -> list[Candidate]:
 def tried(
     candidates: Sequence[Candidate], measure: Callable[[Candidate], Mapping[str, float]]
 ) -> list[tuple[Candidate, Mapping[str, float]]]:
-    """The candidates that may be the nearest to a reference, with their measured PSNR against each.
+    """Measure the candidates that may be best; return each with its PSNR against the references.
 
-    They are measured in the order of their predictions, until one is measured to be nearer than all others
-    are predicted to be, and at most MOST_TRIES for each reference. A prediction that is too good therefore
-    costs a measurement, and not quality. Others with the same solver are then expected to be as much worse
-    than predicted.
+    For each reference they are measured in the order of their predictions, until a measurement is at least as
+    good as all remaining predictions, and at most MOST_TRIES. So a prediction that is too optimistic costs a
+    measurement, but not quality. The predictions of other candidates with the same
+    solver are then lowered by the same amount.
     """
     found: dict[int, tuple[Candidate, Mapping[str, float]]] = {}
     for reference in (FULL, CONVERGED):
@@ -257,23 +259,23 @@ class Shortfalls:
 
 
 class Trials:
-    """Real runs of candidates on the first prompts that a study learns from, measured on latents.
+    """Runs candidates on the first learning prompts of a study, and measures them on latents.
 
-    above: PSNR of frames above that of latents, in dB, which is added.
+    above: PSNR of frames minus PSNR of latents in dB; added to the results.
     """
 
     def __init__(self, study: Study, prompts: int, above: float = 0.0):
         self.study, self.prompts, self.above = study, prompts, above
 
     def __call__(self, one: Candidate) -> dict[str, float]:
-        """The PSNR in dB against each reference, a mean over the prompts."""
+        """The PSNR in dB against each reference, averaged over the prompts."""
         key = f"{policy_key(one.policy)} {fingerprint(repr(sorted(one.config.items())))}"
         found = self.study.journal.result(f"trial of {self.prompts} {key}", lambda: self._measure(one))
         return {reference: decibel + self.above for reference, decibel in found.items()}
 
     @functools.cached_property
     def targets(self) -> dict[str, torch.Tensor]:
-        """The final latents of each reference."""
+        """The final latents of each reference run."""
         full = torch.cat([item.latents for item in self.study.traces[: self.prompts]])
         changes = converged(self.study.config)
         if not changes:

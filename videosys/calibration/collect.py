@@ -36,12 +36,12 @@ PATH = ("samples", "predictions")  # optional tensors of a trace
 class Trace:
     """The full run of one prompt.
 
-    distances: relative L1 change to the step before, from step 1 on, of SIGNALS, `residual` and `output` (the
-        prediction of the guidance pair). ratios: of residual lengths, see `SignalRecorder`.
-    reused [steps, WINDOW + 1, SAMPLES]: some numbers of the guided prediction with the residual of that many
-        steps ago; at 0 its own. Where there was none, nan. None where residuals were not tried.
-    samples, predictions [steps, C, T, H, W]: the model's inputs and guided predictions; None where the
-        residuals were tried.
+    distances: relative L1 change from the previous step, starting at step 1, of SIGNALS, `residual` and
+        `output` (the prediction of the guidance pair). ratios: of residual norms, see `SignalRecorder`.
+    reused [steps, WINDOW + 1, SAMPLES]: elements of the guided prediction with the residual of 0, 1, ...
+        WINDOW steps ago; nan if no such step exists. None if residuals were not tried.
+    samples, predictions [steps, C, T, H, W]: the model's inputs and guided predictions; None if residuals
+        were tried.
     """
 
     distances: dict[str, list[float]]

@@ -158,7 +158,7 @@ class Study:
 
     @functools.cached_property
     def segments(self) -> Segments:
-        """What each segment of a schedule costs."""
+        """The costs of a schedule's segments."""
         if self.surrogate is not None:
             return self.surrogate.segments(lambda samples: self.sampler(samples=samples))
         return Segments([item.tried for item in self.traces], self.measured_gains(), self.times)

@@ -1,8 +1,8 @@
 """A surrogate model made of recorded full runs: predicts the result of another sampler, grid or cache.
 
-On the recorded path x(t) the surrogate predicts what was recorded, interpolated between the steps. Beside the
-path its prediction changes with its input as that of normally distributed data with the same spectrum would,
-for each frequency f over time and space:
+On the recorded path x(t) the surrogate returns the recorded prediction, interpolated between steps. Off the
+path it is linear in the input, as for normally distributed data with the same spectrum, for each frequency f
+over time and space:
 
     v(x, t) = v(t) + J(t, f) (x - x(t))
 
@@ -54,9 +54,9 @@ class Recording:
 
 
 class Surrogate:
-    """Stands in for the model.
+    """Replaces the model.
 
-    sampler: of the recorded runs. prediction: of the model. guidance: its scale.
+    sampler: of the recorded runs. prediction: the model's prediction type. guidance: guidance scale.
     """
 
     def __init__(self, path: Recording, sampler: Any, prediction: Prediction, guidance: float = UNGUIDED):
@@ -85,7 +85,7 @@ class Surrogate:
         return torch.stack(seen)
 
     def gains(self, sampler: Callable[[int], Any]) -> torch.Tensor:
-        """How far an error of each step's prediction moves the final latents, for each frequency:
+        """The effect of an error of each step's prediction on the final latents, per frequency:
         [steps, T, H, W // 2 + 1].
 
         sampler: returns a new one for a number of samples.
@@ -95,19 +95,19 @@ class Surrogate:
         return between(self.spectrum, at, torch.tensor(rows))
 
     def segments(self, sampler: Callable[[int], Any], predictions: torch.Tensor | None = None) -> Segments:
-        """What the segments of a schedule cost that keeps predictions.
+        """The costs of the segments of a schedule that keeps predictions.
 
         sampler: returns a new one for a number of samples. predictions: [steps, B, C, T, H, W] of its full
-        run; the recorded ones if None.
+        run; None for the recorded ones.
         """
         rows = self.path.predictions if predictions is None else predictions
         tables = weighted_tables(rows, self.gains(sampler), WINDOW, SAMPLES)
         return Segments(tables, [1.0] * len(rows), sampler(1).times())
 
     def sensitivities(self) -> Sensitivities:
-        """Two numbers per recorded step: the prediction's change per change of its input, for the change that
-        the path makes to the next step (J); and per timestep, what is left of its change (root mean square).
-        The last step has those of the step before it.
+        """For each recorded step, the RMS change of the prediction per unit change of its input (J, for the
+        path's change to the next step), and per unit of time: the remaining change. The last step repeats the
+        values of the step before it.
         """
         rows: list[tuple[float, float]] = []
         for step, (now, later) in enumerate(pairwise(self.timesteps)):
@@ -156,7 +156,7 @@ def angle(mix: tuple[float, float]) -> float:
 
 
 def response(prediction: Prediction, mix: tuple[float, float], variance: Variance) -> Variance:
-    """J of the module's text, for one variance or a tensor of them."""
+    """J of the module's docstring, for one variance or a tensor of variances."""
     a, b = mix
     spread = a * a * variance + b * b
     if prediction == "flow":
@@ -167,7 +167,7 @@ def response(prediction: Prediction, mix: tuple[float, float], variance: Varianc
 def impulse_gains(
     sampler: Callable[[int], Any], response: Callable[[tuple[float, float]], float]
 ) -> list[float]:
-    """The final latents where all is 0 but an error of 1 of one step's prediction, for each step.
+    """For each step, the final latents when an error of 1 in its prediction is the only input.
 
     Signs matter: the errors of two steps cancel where a multistep solver gives them opposite weights.
     sampler: returns a new one for a number of samples. response: J at a mix of data and noise.
@@ -184,7 +184,7 @@ def impulse_gains(
         return rollout(model, one, torch.zeros(errors.shape[1], 1, 1, 1, 1)).flatten()
 
     errors = torch.eye(len(sampler(1).times()))
-    return (ends(errors) - ends(torch.zeros_like(errors))).tolist()  # without the sampler's own noise
+    return (ends(errors) - ends(torch.zeros_like(errors))).tolist()  # minus the sampler's own noise
 
 
 def is_deterministic(sampler: Callable[[int], Any]) -> bool:
