@@ -74,15 +74,17 @@ def texts(width: int, length: int = 8, masks: str = "") -> dict[str, torch.Tenso
     return pair
 
 
-def built(pipeline: str, model: Any, scheduler: Any, call: dict[str, Any], **parts: Any) -> Case:
+def built(pipeline: Any, model: Any, scheduler: Any, call: dict[str, Any], **parts: Any) -> Case:
     """A pipeline without its other parts. Of the usual arguments it is given those that its call takes."""
-    cls = getattr(diffusers, pipeline)
-    missing = dict.fromkeys(name for name in inspect.signature(cls.__init__).parameters if name != "self")
-    pipe = cls(**{**missing, "transformer": model, "scheduler": scheduler, **parts})
+    cls = getattr(diffusers, pipeline) if isinstance(pipeline, str) else pipeline
+    needed = inspect.signature(cls).parameters
+    missing = {name: None for name, each in needed.items() if each.default is inspect.Parameter.empty}
+    place = "transformer" if "transformer" in needed else "unet"
+    pipe = cls(**{**missing, place: model, "scheduler": scheduler, **parts})
     pipe.set_progress_bar_config(disable=True)
     known = inspect.signature(cls.__call__).parameters
-    usual = {name: value for name, value in SIZES.items() if name in known}
-    return pipe, {"num_inference_steps": STEPS, "output_type": "latent", **usual, **call}
+    usual = {"num_inference_steps": STEPS, "output_type": "latent", **SIZES}
+    return pipe, {**{name: value for name, value in usual.items() if name in known}, **call}
 
 
 def wan_two_models() -> Case:
@@ -158,11 +160,16 @@ def allegro() -> Case:
     return built("AllegroPipeline", transformer("allegro"), scheduler, call)
 
 
-def kandinsky5() -> Case:
-    model = transformer("kandinsky5")
+def with_modulation(model: Any) -> Any:
+    """A model whose modulations are not zero, as they begin: blocks that add nothing would show nothing."""
     for name, parameter in model.named_parameters():
-        if "modulation" in name:  # they begin at zero, and blocks that add nothing show nothing
+        if "modulation" in name:
             parameter.data.copy_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def kandinsky5() -> Case:
+    model = with_modulation(transformer("kandinsky5"))
     call: dict[str, Any] = {}
     for sign in ("", "negative_"):
         call |= {
@@ -242,5 +249,7 @@ def case(name: str) -> Case:
 
 
 def generate(pipe: Any, call: dict[str, Any], seed: int = 0, **changes: Any) -> torch.Tensor:
-    """The latents of one generation."""
-    return pipe(**{**call, "generator": torch.Generator().manual_seed(seed), **changes})[0]
+    """The latents of one generation; where a pipeline returns a list of them, joined and flat."""
+    torch.manual_seed(seed)  # I2VGenXL encodes its image without the generator
+    latents = pipe(**{**call, "generator": torch.Generator().manual_seed(seed), **changes})[0]
+    return latents if isinstance(latents, torch.Tensor) else torch.cat([x.flatten() for x in latents])

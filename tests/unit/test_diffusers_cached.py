@@ -25,6 +25,7 @@ from videosys.cache import (
     TeaCacheConfig,
 )
 from videosys.diffusers import cached
+from videosys.diffusers.swaps import is_swapped
 
 EVERY_SECOND = IntervalConfig(every=2)
 
@@ -198,6 +199,89 @@ def test_a_pipeline_that_shares_the_model_is_left_alone(wan):
     assert run.report() == "no video was generated"
 
 
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_a_copy_of_the_pipeline_is_not_cached_and_keeps_nothing(wan, place):
+    pipe, call = wan
+    plain, want = generate(pipe, call), fresh("wan", place=place)
+    before = copy.deepcopy(pipe)
+    with cached(pipe, cache=EVERY_SECOND, place=place) as run:
+        inside = copy.deepcopy(pipe)
+        assert torch.equal(generate(inside, call), plain)
+        assert torch.equal(generate(before, call), plain)
+        assert run.steps == []
+        assert torch.equal(generate(pipe, call), want)
+    for one in (before, inside, pipe):
+        parts = (one, one.scheduler, *one.transformer.modules())
+        assert not any(map(is_swapped, parts))
+        assert torch.equal(generate(one, call), plain)
+        with cached(one, cache=EVERY_SECOND, place=place):
+            assert torch.equal(generate(one, call), want)
+
+
+def test_objects_that_are_made_of_a_swapped_class_are_given_their_own_class(wan):
+    pipe, call = wan
+    plain = generate(pipe, call)
+    with cached(pipe, cache=EVERY_SECOND):
+        other = type(pipe.scheduler).from_config(pipe.scheduler.config)
+        assert isinstance(other, diffusers.UniPCMultistepScheduler)
+    assert type(other) is diffusers.UniPCMultistepScheduler
+    pipe.scheduler = other
+    assert torch.equal(generate(pipe, call), plain)
+
+
+class Stepwise(diffusers.WanPipeline):
+    """A custom pipeline that yields the number of each step, then the latents."""
+
+    @torch.no_grad()
+    def __call__(self, prompt_embeds, latents, num_inference_steps, num_frames=9):
+        self.scheduler.set_timesteps(num_inference_steps)
+        for number, t in enumerate(self.scheduler.timesteps):
+            options = {"encoder_hidden_states": prompt_embeds, "return_dict": False}
+            noise_pred = self.transformer(latents, t.expand(1), **options)[0]
+            latents = self.scheduler.step(noise_pred, t, latents, return_dict=False)[0]
+            yield number
+        yield latents
+
+
+def test_pipelines_that_are_generators_are_cached_while_they_run(wan):
+    source, call = wan
+    pipe = Stepwise(**source.components)
+    start = torch.randn(1, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    options = {"prompt_embeds": call["prompt_embeds"], "latents": start, "num_inference_steps": 6}
+    *_, plain = pipe(**options)
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        got = [list(pipe(**options)) for _ in range(2)]
+        assert [len(steps) for steps in run.generations] == [6, 6]
+        assert computed(run) == [True, False, True, False, True, True]
+        assert not torch.equal(got[0][-1], plain)
+        assert torch.equal(got[0][-1], got[1][-1])
+        unfinished = pipe(**options)
+        assert next(unfinished) == 0
+        assert torch.equal(list(pipe(**options))[-1], plain)  # between its steps, others are not cached
+        unfinished.close()
+        assert torch.equal(list(pipe(**options))[-1], got[0][-1])
+        left = pipe(**options)
+        next(left)
+    *_, rest = left  # the context has ended: the rest computes
+    assert not torch.equal(rest, got[0][-1])
+    assert torch.equal(list(pipe(**options))[-1], plain)
+
+
+def test_a_callback_that_interrupts_ends_the_generation_only(wan):
+    pipe, call = wan
+    plain = generate(pipe, call)
+
+    def interrupt(pipeline, step, timestep, values):
+        pipeline._interrupt = step == 1
+        return values
+
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        generate(pipe, call, callback_on_step_end=interrupt)
+        assert torch.equal(generate(pipe, call), fresh("wan"))
+    assert [len(steps) for steps in run.generations] == [4, 8]
+    assert torch.equal(generate(pipe, call), plain)
+
+
 def test_what_is_saved_and_copied_inside_keeps_its_class(wan, tmp_path):
     pipe, call = wan
     with cached(pipe, cache=EVERY_SECOND):
@@ -279,6 +363,7 @@ def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan
     ("make", "message"),
     [
         (image_pipeline, "does not generate videos"),
+        (diffusers.WanModularPipeline, "WanModularPipeline is a modular pipeline"),
         (Plain, "Plain has no transformer or transformer_2 or unet"),
     ],
 )
@@ -287,12 +372,58 @@ def test_pipelines_that_are_no_video_pipelines_are_refused(make, message):
         pass
 
 
-def test_a_second_cache_is_refused(wan):
-    pipe, _ = wan
-    pipe.transformer.enable_cache(diffusers.FirstBlockCacheConfig(threshold=0.1))
-    with pytest.raises(ValueError, match=r"another cache .*first_block_cache.*; disable it"):
+OTHERS = {
+    "first_block_cache": lambda pipe: diffusers.FirstBlockCacheConfig(threshold=0.1),
+    "mag_cache": lambda pipe: diffusers.MagCacheConfig(mag_ratios=[1.0] * 4, num_inference_steps=4),
+    "text_kv_cache": lambda pipe: diffusers.TextKVCacheConfig(),
+    "sea_cache": lambda pipe: diffusers.SeaCacheConfig(),
+    "taylorseer_cache": lambda pipe: diffusers.TaylorSeerCacheConfig(
+        cache_identifiers=[r"blocks\.\d+\.attn1"]
+    ),
+    "pyramid_attention_broadcast": lambda pipe: diffusers.PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    ),
+    "faster_cache": lambda pipe: diffusers.FasterCacheConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_cache_of_diffusers_is_refused(wan, kind):
+    pipe, call = wan
+    plain = generate(pipe, call)
+    pipe.transformer.enable_cache(OTHERS[kind](pipe))
+    with pytest.raises(ValueError, match=rf"another cache \(.*{kind}.*\); disable it") as error:
         cached(pipe, cache="interval").__enter__()
+    assert "\n" not in str(error.value)
     pipe.transformer.disable_cache()
+    with cached(pipe, cache=EVERY_SECOND):
+        assert torch.equal(generate(pipe, call), fresh("wan"))
+    assert torch.equal(generate(pipe, call), plain)
+
+
+def test_a_cache_that_is_enabled_within_the_context_is_refused_before_anything_runs(wan):
+    pipe, call = wan
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        pipe.transformer.enable_cache(OTHERS["pyramid_attention_broadcast"](pipe))
+        with pytest.raises(ValueError, match="another cache"):
+            generate(pipe, call)
+        assert run.generations == []
+        pipe.transformer.disable_cache()
+        assert torch.equal(generate(pipe, call), fresh("wan"))
+
+
+@pytest.mark.parametrize("part", ["pipeline", "transformer"])
+def test_a_cache_of_cache_dit_is_refused(wan, part):
+    pipe, _ = wan
+    (pipe if part == "pipeline" else pipe.transformer)._is_cached = True  # as cache-dit marks what it changes
+    with pytest.raises(ValueError, match=r"another cache \(cache-dit\)"):
+        cached(pipe, cache="interval").__enter__()
+
+
+def test_a_second_context_is_refused(wan):
+    pipe, _ = wan
     with cached(pipe, cache="interval"), pytest.raises(ValueError, match="already cached"):
         cached(pipe, cache="interval").__enter__()
 

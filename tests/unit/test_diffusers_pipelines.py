@@ -20,7 +20,7 @@ SAME_INPUT = 5e-7
 def trace_of(pipe: Any) -> list[tuple]:
     """Classes and attributes of all that a cache could have touched."""
     items = [pipe, pipe.scheduler]
-    for name in ("transformer", "transformer_2"):
+    for name in ("transformer", "transformer_2", "unet"):
         model = getattr(pipe, name, None)
         items += [] if model is None else model.modules()
     return [(type(item), frozenset(vars(item)), vars(item).get("forward")) for item in items]

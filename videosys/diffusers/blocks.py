@@ -7,6 +7,7 @@ passes the base of the blocks' residual to the last block.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-Forward = Callable[[], Any]
+Forward = functools.partial  # of a model's call, with its arguments
 Decide = Callable[[nn.Module, tuple, dict], bool]  # with the first block and its arguments: whether they run
 Visit = Callable[[int, nn.Module, Callable[..., Any], tuple, dict], Any]
 Tensors = list[Tensor]
@@ -48,10 +49,17 @@ class Template:
     places: tuple[int, ...]  # of the tensors among the leaves
 
     @classmethod
-    def of(cls, output: Any) -> Template:
+    def of(cls, output: Any, given: Sequence[Tensor] = ()) -> Template:
+        """The form of an output. given: tensors that are returned as they are, such as a key-value cache."""
         leaves, spec = pytree.tree_flatten(output)
-        places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
+        known = {id(x) for x in given}
+        places = tuple(i for i, x in enumerate(leaves) if isinstance(x, Tensor) and id(x) not in known)
         return cls(tuple(None if i in places else leaf for i, leaf in enumerate(leaves)), spec, places)
+
+    def tensors(self, output: Any) -> Tensors:
+        """The tensors that stand at the places of this form."""
+        leaves = pytree.tree_leaves(output)
+        return [leaves[place] for place in self.places]
 
     def fill(self, tensors: Sequence[Tensor]) -> Any:
         """An output of this form with these tensors."""
@@ -211,7 +219,7 @@ class Reached(Exception):
 
 def difference(output: Any, other: Any) -> float:
     """The largest difference between two outputs, as a share of the largest value."""
-    pairs = list(zip(tensors_of(output), tensors_of(other), strict=True))
+    pairs = [(x, y) for x, y in zip(tensors_of(output), tensors_of(other), strict=True) if x.numel()]
     largest = max(float(x.abs().max()) for x, _ in pairs)
     return max(float((x.float() - y.float()).abs().max()) for x, y in pairs) / max(largest, 1e-30)
 

@@ -7,13 +7,13 @@ import dataclasses
 import inspect
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
 from videosys.cache import CacheConfig, Calibration, RunSpec, StepRecord, cache_statistics, resolve_cache
-from videosys.diffusers.checks import check_pipeline, parallel_of, run_spec
+from videosys.diffusers.checks import check_no_other_cache, check_pipeline, denoisers, parallel_of, run_spec
 from videosys.diffusers.loop import Loop, evaluation_times, first_evaluation
 from videosys.diffusers.part import Part, Watch
 from videosys.diffusers.places import AUTO
@@ -74,7 +74,7 @@ class CachedRun:
         self.watch: Watch | None = None
         self.observe: Callable[[Mapping[str, Any], Any], None] | None = None
         self._thread: int | None = None  # that generates now
-        self._is_open, self._is_new = True, True
+        self._is_open, self._is_new, self._is_busy = True, True, False
         self.num_loops = 0  # of the scheduler
         self.times: tuple[float, ...] = ()  # of the evaluations of the last one
         self._loop: Loop | None = None
@@ -108,17 +108,51 @@ class CachedRun:
         return self._is_open and self._thread == threading.get_ident()
 
     def generated(self, pipe: Any, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        """The handler of the pipeline's call."""
-        if not self._is_open or self._thread is not None:
+        """The handler of the pipeline's call. Its copies, and calls within a call, are not cached."""
+        if pipe is not self.pipe or not self._is_open or self._is_busy:
             return call(*args, **kwargs)
+        for model in denoisers(pipe):
+            check_no_other_cache(pipe, model)  # it may have been enabled since
         self._spec = run_spec(pipe, arguments_of(call, args, kwargs), self.calibration is not None)
         self._settings = self.resolved(self._spec)
-        self._thread, self._is_new = threading.get_ident(), True
+        self._is_busy, self._is_new = True, True
         self.generations.append([])
         try:
-            return call(*args, **kwargs)
+            with self._active():
+                result = call(*args, **kwargs)
+        except BaseException:
+            self._end()
+            raise
+        if inspect.isgenerator(result):
+            return self._continued(result)
+        self._end()
+        return result
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        """Calls of the models in this thread are those of the generation."""
+        self._thread = threading.get_ident()
+        try:
+            yield
         finally:
-            self._thread, self._loop = None, None
+            self._thread = None
+
+    def _continued(self, parts: Generator[Any, Any, Any]) -> Generator[Any, None, Any]:
+        """What a pipeline yields that is a generator itself. Until its end other calls are not cached."""
+        try:
+            while True:
+                with self._active():
+                    try:
+                        part = next(parts)
+                    except StopIteration as end:
+                        return end.value
+                yield part
+        finally:
+            parts.close()
+            self._end()
+
+    def _end(self) -> None:
+        self._is_busy, self._loop = False, None
 
     def timesteps_set(self, scheduler: Any, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """The handler of the scheduler's set_timesteps: the next call of a model begins a loop."""

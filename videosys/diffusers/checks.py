@@ -18,18 +18,30 @@ from videosys.parallel.mesh import Axis
 
 MODELS = ("transformer", "transformer_2", "unet")
 CACHE_HOOKS = ("cache", "broadcast")  # in the names of diffusers' modules of hooks that skip work
+FLAT = "2D"  # in the names of diffusers' models for images
 NOT_NUMBERS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_default_values")
+
+
+def denoisers(pipe: Any) -> list[nn.Module]:
+    """The models of the pipeline that a cache can be for."""
+    return [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
 
 
 def check_pipeline(pipe: Any) -> list[nn.Module]:
     """The denoising models of the pipeline. ValueError with the reason if they cannot be cached."""
     name = type(pipe).__name__
-    models = [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
+    if any(cls.__name__ == "ModularPipeline" for cls in type(pipe).__mro__):
+        raise ValueError(f"{name} is a modular pipeline; these cannot be cached")
+    models = denoisers(pipe)
     if not models:
         raise ValueError(f"{name} has no {' or '.join(MODELS)}; only these models can be cached")
     arguments = inspect.signature(type(pipe).__call__).parameters
     if not any("frame" in argument or "video" in argument for argument in arguments):
         raise ValueError(f"{name} does not generate videos: its call has no argument for frames or a video")
+    classes = [type(getattr(each, "_orig_mod", each)).__name__ for each in models]
+    images = [each for each in classes if FLAT in each]
+    if images:
+        raise ValueError(f"{name} does not have a video model: {images[0]} is one for images")
     missing = [part for part in ("set_timesteps", "step") if not hasattr(_scheduler(pipe), part)]
     if missing:
         raise ValueError(f"{name} has no scheduler with {' and '.join(missing)}, needed to count steps")
@@ -63,7 +75,7 @@ def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weight
     arguments = arguments or {}
     given = any(arguments.get(name) is not None for name in ("timesteps", "sigmas"))
     steps, scale = (arguments.get(name) for name in ("num_inference_steps", "guidance_scale"))
-    models = [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
+    models = denoisers(pipe)
     return RunSpec(
         model=f"{type(pipe).__name__} of {' and '.join(map(model_name, models))}",
         scheduler=scheduler_name(pipe.scheduler),

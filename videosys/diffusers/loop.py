@@ -25,6 +25,7 @@ class Slot:
         self.loop, self.number, self.new_cache = loop, number, new_cache
         self.caches: list[Cache] = [new_cache()]
         self.stored: int | None = None  # the last step whose tensors are kept
+        self.shapes: list[torch.Size] = []  # of these
         self.form: tuple[Any, list[Tensor]] | None = None  # of the model's output: its template, and zeros
         self.computed = True
 
@@ -56,13 +57,15 @@ class Slot:
         while len(self.caches) < len(after):
             self.caches.append(self.new_cache())
             self.caches[-1].begin_step(self.loop.step, self.loop.timestep)
+        # A model may take one text for several videos: its blocks return more rows than they take.
         for cache, x, y in zip(self.caches, before, after, strict=True):
-            cache.store(x, y)
-        self.stored = self.loop.step
+            cache.store(x.expand_as(y), y)
+        self.stored, self.shapes = self.loop.step, [y.shape for y in after]
 
     def reuse(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """`tensors` with what replaces the blocks, or the model."""
-        return [cache.reuse(x) for cache, x in zip(self.caches, tensors, strict=True)]
+        rows = zip(self.caches, tensors, self.shapes, strict=True)
+        return [cache.reuse(x.expand(shape)) for cache, x, shape in rows]
 
     @property
     def bytes_held(self) -> int:
@@ -116,7 +119,7 @@ class Loop:
     def next_slot(self, model: int, shape: Any) -> Slot | None:
         """The slot of the next call of a model, by its number in the step; None beyond the loop's end.
 
-        shape: of the call's input; with another one the slot begins anew.
+        shape: of the call's inputs; with others the slot begins anew.
         """
         if self._has_stepped:
             self.step, self._number, self._has_stepped = self.step + 1, 0, False

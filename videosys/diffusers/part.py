@@ -67,16 +67,17 @@ class Part:
         if not self.session.is_active or writes_state(kwargs):
             return forward()
         arguments = self._parameters.bind_partial(model, *args, **kwargs).arguments
-        noisy = next(value for value in arguments.values() if isinstance(value, Tensor))
+        tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+        noisy = tensors[0]
         loop = self.session.loop(model, arguments.get("timestep"))
-        slot = loop.next_slot(self.number, (noisy.shape, noisy.dtype, noisy.device))
+        slot = loop.next_slot(self.number, [(x.shape, x.dtype, x.device) for x in tensors])
         if slot is None:
             record = StepRecord(loop.step, float("nan"), None, None, None, True)
             self.session.steps.append(record)
             return forward()
         watched = functools.partial(self._noisy, noisy)
         output = self.place.run(forward, slot, watched)
-        self._settle(slot, watched, output)
+        self._settle(slot, forward, watched, output)
         self.session.steps.append(slot.record())
         if self.session.watch is not None and slot.computed:
             self.session.watch(slot, self.place, forward, output)
@@ -88,7 +89,7 @@ class Part:
         has_more = x.ndim == 5 and x.shape[1] == channels_in and channels_out < channels_in
         return (x[:, :channels_out] if has_more else x).detach().clone()
 
-    def _settle(self, slot: Slot, noisy: Callable[[], Tensor], output: Any) -> None:
+    def _settle(self, slot: Slot, forward: Forward, noisy: Callable[[], Tensor], output: Any) -> None:
         """Goes over to the model's output where the first call has shown that the blocks cannot be used."""
         problem = getattr(self.place, "problem", None)
         if problem is None:
@@ -99,7 +100,7 @@ class Part:
         self.place = OutputPlace()
         slot.restart()
         slot.should_compute(lambda kind: noisy())
-        self.place.keep(slot, output)
+        self.place.keep(slot, forward, output)
 
 
 def writes_state(kwargs: Mapping[str, Any]) -> bool:

@@ -37,14 +37,15 @@ class OutputPlace:
         if not slot.should_compute(lambda kind: noisy()):
             return self.reused(forward, slot, slot.reuse)
         output = forward()
-        self.keep(slot, output)
+        self.keep(slot, forward, output)
         return output
 
-    def keep(self, slot: Slot, output: Any) -> None:
-        """Keeps a prediction."""
-        tensors = tensors_of(output)
+    def keep(self, slot: Slot, forward: Forward, output: Any) -> None:
+        """Keeps the prediction of a call. What the call was given and returned as it was is not copied."""
+        template = Template.of(output, tensors_of([forward.args, forward.keywords]))
+        tensors = template.tensors(output)
         zeros = [x.new_zeros(()).expand(x.shape) for x in tensors]
-        slot.form = Template.of(output), zeros
+        slot.form = template, zeros
         slot.store(zeros, tensors)
 
     def reused(self, forward: Forward, slot: Slot, reuse: Reuse) -> Any:
