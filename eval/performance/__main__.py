@@ -1,8 +1,9 @@
 """Measures speed and memory: python -m eval.performance [--cases ...] [--rounds N] [--output FOLDER]
 
 Times are medians over rounds in which the compared callables take turns: CPU seconds with one thread, or
-seconds between CUDA events on a GPU. The cases published, kernels and teacache use published sizes (--sizes)
-and need a GPU. The report is performance.json and performance.md in the output folder.
+seconds between CUDA events on a GPU. The cases published, kernels and teacache use published sizes (--sizes),
+and wan uses those of Wan 2.1; these need a GPU, or --tiny. The report is performance.json and performance.md
+in the output folder.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from eval.performance import cases, graphs, needs, published
+from eval.performance import cases, graphs, needs, published, wan
 from eval.performance.models import class_of, models
 from eval.performance.plan import Plan, Row
 from eval.performance.sizes import SIZES
@@ -45,6 +46,7 @@ CASES: Mapping[str, Case] = MappingProxyType(
         "published": published.published,
         "kernels": published.kernels,
         "teacache": published.teacache,
+        "wan": wan.wan,
     }
 )
 

@@ -373,3 +373,14 @@ def test_a_size_that_does_not_fit_leaves_the_others_to_measure(monkeypatch):
         {"size": "latte-16x512x512", "step": published.OUT_OF_MEMORY},
         {"size": "v110-65x512x512"},
     ]
+
+
+@pytest.mark.slow
+def test_the_adapter_for_diffusers_is_measured_beside_the_model_alone(tmp_path):
+    argv = ["--cases", "wan", "--tiny", "--rounds", "1", "--output", str(tmp_path)]
+    assert command.main(argv) == 0
+    rows = json.loads((tmp_path / "performance.json").read_text())["wan"]
+    assert [(row["model"], row["cache"]) for row in rows] == [
+        (model, cache) for model in ("1.3B", "14B") for cache in ("output", "stack", "FirstBlockCache")
+    ]
+    assert all(row["reused_s"] > 0 and row["computed_s"] > 0 for row in rows)
