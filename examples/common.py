@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,9 +35,10 @@ from videosys import (
     write_sidecar,
 )
 
+COMMAND = "videosys sample [--model NAME]"
 HELP = """
-The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one a line, or JSON, JSON lines or
-CSV with a column `prompt`), output=FOLDER,
+The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one prompt per line, or JSON, JSON
+lines or CSV with a column `prompt`), output=FOLDER,
 format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a picture of what the cache did), quiet=true
 (errors only), verbose=true (more details) and json_logs=true (one JSON object per line of the log); every
 other key is a field of {config}, with dots for sections: seed=3 cache.threshold=0.2.
@@ -126,7 +128,11 @@ def run(example: Example, arguments: argparse.Namespace) -> int:
 
 def parser(example: Example) -> CommandParser:
     description = example.description + HELP.format(config=example.config.__name__)
-    arguments = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments = CommandParser(
+        prog=COMMAND if Path(sys.argv[0]).stem in ("videosys", "__main__") else None,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     arguments.add_argument(
         "--config", type=Path, help="a YAML file, a Python file that sets `config`, or a name such as tiny"
     )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from videosys import __version__
 from videosys.utils.command import USAGE_ERROR, exit_status
 from videosys.utils.installed import CHECKOUT, configs_folder
 from videosys.utils.typed import listing, suggest
@@ -45,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
     if name in ("-h", "--help", "help"):
         print(usage())
+        return 0
+    if name == "--version":
+        print(__version__)
         return 0
     if name not in COMMANDS:
         hint = suggest(name, COMMANDS)

@@ -19,6 +19,7 @@ from videosys.generation.request import VideoOutput
 from videosys.models import FAMILIES, Family
 from videosys.utils.hub import BUNDLED
 from videosys.utils.reading import expanded
+from videosys.utils.typed import listing, suggest
 
 T = TypeVar("T", bound="TextToVideoPipeline")
 SUFFIXES = (".yaml", ".yml", ".py")  # of config files
@@ -92,6 +93,11 @@ def pretrained_config(family: Family, source: str | Path | None, settings: Mappi
     if text in named or text.endswith(SUFFIXES):
         return replace(load_config(family.config, text), **settings)
     tiny = family.tiny.get(text.removeprefix(BUNDLED)) if text.startswith(BUNDLED) else None
+    if "/" not in text and not text.startswith(BUNDLED) and not expanded(source).exists():
+        raise ValueError(
+            f"{text!r} is not a named config, a file, a folder or a hub id like owner/name"
+            f"{suggest(text, named)}; configs by name: {listing(named)}"
+        )
     places = tiny or places_of(family.config(), text)
     return family.config(**{**places, **settings})
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.tiny_checkpoint import config_of
-from videosys import LatteConfig, OpenSoraConfig, OpenSoraPlanConfig, VideoSysEngine, load_config
+from videosys import (
+    LatteConfig,
+    LattePipeline,
+    OpenSoraConfig,
+    OpenSoraPlanConfig,
+    VideoSysEngine,
+    load_config,
+)
 from videosys.generation.config import PipelineConfig
 from videosys.generation.given import NAMES
 from videosys.utils.foreign import FOREIGN, INPUTS, foreign_name
@@ -85,6 +92,53 @@ def test_a_model_without_a_negative_prompt_says_so():
         Unguided(negative_prompt="a")
     with pytest.raises(ValueError, match="this model was not made to be guided by a negative prompt"):
         load_config(Unguided, {"negative_prompt": "a"})
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"),
+    [
+        ("cache.rel_l1_thresh", "TeaCache's name; here it is cache: {name: teacache, threshold: 0.1}"),
+        ("cache.spatial_range", "VideoSys's name; here it is cache: {name: pab, spatial: {range: 2"),
+        ("cache.mlp_broadcast", "VideoSys's name; here it is cache: {name: pab, mlp_spatial: "),
+        ("parallel.sp_size", "VideoSys's name; here it is parallel: {sp: 2}"),
+        ("parallel.world_size", "VideoSys's name; here it is num_gpus"),
+    ],
+)
+def test_names_within_a_section_are_answered_where_ours_is_in_that_section(key, ours):
+    section, _, name = key.partition(".")
+    settings = {"name": "teacache", name: 1} if section == "cache" else {name: 1}
+    with pytest.raises(ValueError, match=re.escape(f"{key}: unknown key ({ours}")):
+        load_config(OpenSoraConfig, {section: settings})
+    with pytest.raises(ValueError, match=re.escape(f"{key}=1: unknown key ({ours}")):
+        load_config(OpenSoraConfig, {"cache": "teacache"}, [f"{key}=1"])
+
+
+def test_sections_in_calls_are_read_as_in_yaml(engine):
+    config = OpenSoraConfig(cache={"name": "teacache", "threshold": 0.15}, scheduler={"name": "unipc"})
+    yaml = {"cache": {"name": "teacache", "threshold": 0.15}, "scheduler": {"name": "unipc"}}
+    assert config == load_config(OpenSoraConfig, yaml)
+    assert config.cache.threshold == 0.15
+    with pytest.raises(ValueError, match=r"cache.rel_l1_thresh: unknown key \(TeaCache's name"):
+        engine.generate("a", cache={"name": "teacache", "rel_l1_thresh": 0.1})
+    with pytest.raises(ValueError, match="cache: needs a name, one of"):
+        engine.generate("a", cache={"threshold": 0.1})
+
+
+def test_settings_of_a_cache_without_a_name_ask_for_the_name():
+    with pytest.raises(ValueError, match="cache: needs a name, one of 'none', 'teacache', "):
+        load_config(OpenSoraConfig, {"cache": {"threshold": 0.2}})
+    with pytest.raises(ValueError, match=r"cache.*needs a name, one of 'none', 'teacache', "):
+        load_config(OpenSoraConfig, None, ["cache.threshold=0.2"])
+
+
+def test_a_wrong_source_of_a_pipeline_lists_the_named_configs():
+    with pytest.raises(ValueError, match=r"^'tinny' is not a named config, .* \(did you mean 'tiny'\?\)"):
+        LattePipeline.from_pretrained("tinny")
+
+
+def test_settings_of_the_config_are_no_part_of_a_request(engine):
+    with pytest.raises(ValueError, match=r"'dtype' \(a setting of the config, which a request cannot change"):
+        engine.generate("a", dtype="float32")
 
 
 def test_only_sections_of_a_whole_config_are_answered():

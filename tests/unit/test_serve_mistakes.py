@@ -25,6 +25,27 @@ MISTAKES = {
         "model is 'sora-2'; this service has: 'opensora'",
     ),
     "an unknown key": ({"prompt": "a", "sed": 1}, "sed", "unknown key 'sed' (did you mean 'seed'?)"),
+    "a near key": (
+        {"prompt": "a", "num_inference_step": 4},
+        "num_inference_step",
+        "(did you mean 'num_inference_steps'?)",
+    ),
+    "a key of diffusers": (
+        {"prompt": "a", "guidance": 4},
+        "guidance",
+        "unknown key 'guidance' (diffusers's name; here it is guidance_scale)",
+    ),
+    "a key of VideoSys": (
+        {"prompt": "a", "enable_pab": True},
+        "enable_pab",
+        "unknown key 'enable_pab' (VideoSys's name; here it is cache: pab)",
+    ),
+    "a key of TeaCache in a cache": (
+        {"prompt": "a", "cache": {"name": "teacache", "rel_l1_thresh": 0.1}},
+        "cache",
+        "cache.rel_l1_thresh: unknown key (TeaCache's name; here it is cache: {name: teacache, ",
+    ),
+    "a setting of the server": ({"prompt": "a", "num_gpus": 2}, "num_gpus", "(a setting of the server"),
     "a key of loading": ({"prompt": "a", "transformer": "/etc"}, "transformer", "unknown key 'transformer'"),
     "a file": ({"prompt": "a", "reference_paths": ["/etc/passwd"]}, "reference_paths", "unknown key"),
     "a file of a cache": (
@@ -37,7 +58,7 @@ MISTAKES = {
         "cache",
         "cache.calibration",
     ),
-    "many videos": ({"prompt": "a", "num_videos_per_prompt": 9}, "num_videos_per_prompt", "unknown key"),
+    "many videos": ({"prompt": "a", "num_videos_per_prompt": 9}, "num_videos_per_prompt", "makes one video"),
     "a size in words": ({"prompt": "a", "size": "large"}, "size", "must be WIDTHxHEIGHT"),
     "a large size": ({"prompt": "a", "size": "256x256"}, "size", "the limit is 16384 pixels"),
     "a small size": ({"prompt": "a", "size": "8x8"}, None, "the minimum is 16 pixels"),

@@ -39,7 +39,7 @@ def test_a_prompt_with_unknown_words_is_warned_of_before_anything_is_made(model,
     with caplog.at_level(logging.WARNING, "videosys"):
         engine.stream("a cat plays piano")
     (record,) = caplog.records
-    assert "without: cat, plays, piano" in record.getMessage()
+    assert "does not know these words of the prompt: cat, plays, piano. It knows:" in record.getMessage()
     assert "shape: circle, square, triangle, ring, cross" in record.getMessage()
 
 

@@ -166,7 +166,8 @@ class VideoSysEngine:
         for name in request:
             if name not in allowed:
                 known = [*allowed, *GIVEN, *self.family.inputs, "callback"]
-                hint = foreign_name(name, known) or suggest(name, known)
+                fixed = " (a setting of the config, which a request cannot change)" if name in fields else ""
+                hint = fixed or foreign_name(name, known) or suggest(name, known)
                 raise ValueError(f"unknown request {name!r}{hint}; allowed: {listing(sorted(known))}")
         return dataclasses.replace(self.config, **request).anchored()
 

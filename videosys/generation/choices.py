@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from videosys.parallel import ParallelConfig
+from videosys.utils.plain import chosen
 from videosys.utils.typed import listing, suggest
 
 
@@ -18,11 +20,14 @@ def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
 
 
 def resolve_choices(config: Any) -> None:
-    """Replaces names of entries of a field's registry by the entries: "teacache_slow" by the preset, None
-    by the entry "none". ValueError for another name. For `__post_init__`, also of frozen dataclasses.
+    """Replaces values of a field with a registry by its settings, as in YAML: "teacache_slow" by the preset,
+    None by the entry "none", a mapping with a `name` by the settings. ValueError for another name. For
+    `__post_init__`, also of frozen dataclasses.
     """
     for item in dataclasses.fields(config):
         registry, value = item.metadata.get("registry"), getattr(config, item.name)
+        if registry is not None and isinstance(value, Mapping):
+            object.__setattr__(config, item.name, chosen(registry, value, item.name))
         if registry is None or not (value is None or isinstance(value, str)):
             continue
         name = "none" if value is None else value

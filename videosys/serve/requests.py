@@ -11,6 +11,7 @@ from typing import Any
 from videosys.generation.config import PipelineConfig, loading_fields
 from videosys.models import family_of
 from videosys.serve.settings import Limits
+from videosys.utils.foreign import foreign_name
 from videosys.utils.plain import WRONG_NUMBERS, Place, build, to_plain
 from videosys.utils.seed import LARGEST_SEED, draw_seed
 from videosys.utils.typed import listing, shown, suggest
@@ -142,12 +143,20 @@ class Checker:
         changes = {key: value for key, value in body.items() if key not in OWN_KEYS}
         for key in changes:
             if key not in self.allowed:
-                known = [*OWN_KEYS, *self.allowed]
-                raise BadRequest(
-                    f"unknown key {key!r}{suggest(key, known)}; allowed: {listing(known)}", str(key)
-                )
+                raise BadRequest(self._unknown(str(key)), str(key))
         self._check_cache(changes.get("cache"))
         return changes | self._size(body) | self._frames(body) | self._goal(body)
+
+    def _unknown(self, key: str) -> str:
+        """The message for a key that requests do not have."""
+        known = [*OWN_KEYS, *self.allowed]
+        if key in FIXED:
+            hint = " (a request makes one video)"
+        elif key in {item.name for item in dataclasses.fields(self.config)}:
+            hint = " (a setting of the server, which a request cannot change)"
+        else:
+            hint = foreign_name(key, known) or suggest(key, known)
+        return f"unknown key {key!r}{hint}; allowed: {listing(known)}"
 
     def _check_cache(self, cache: Any) -> None:
         """BadRequest for cache settings that name a local file."""

@@ -45,7 +45,7 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str]) -> None:
     unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
     if unknown:
         _LOG.warning(
-            "the tiny checkpoint was trained on few words, without: %s. It knows these:\n%s",
+            "the tiny checkpoint does not know these words of the prompt: %s. It knows:\n%s",
             ", ".join(unknown),
             vocabulary(),
         )

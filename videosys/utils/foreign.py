@@ -76,6 +76,26 @@ FOREIGN = (
     ),
     Foreign(VIDEOSYS, ("enable_pab",), "cache: pab"),
     Foreign(VIDEOSYS, ("pab_config",), "cache: {name: pab, spatial: {...}}"),
+    Foreign(
+        VIDEOSYS,
+        ("spatial_broadcast", "spatial_range", "spatial_threshold"),
+        "cache: {name: pab, spatial: {range: 2, window: [0.15, 0.85]}}",
+    ),
+    Foreign(
+        VIDEOSYS,
+        ("temporal_broadcast", "temporal_range", "temporal_threshold"),
+        "cache: {name: pab, temporal: {range: 4, window: [0.15, 0.85]}}",
+    ),
+    Foreign(
+        VIDEOSYS,
+        ("cross_broadcast", "cross_range", "cross_threshold"),
+        "cache: {name: pab, cross: {range: 6, window: [0.15, 0.85]}}",
+    ),
+    Foreign(
+        VIDEOSYS,
+        ("mlp_broadcast", "mlp_spatial_broadcast_config", "mlp_temporal_broadcast_config"),
+        "cache: {name: pab, mlp_spatial: [[0.3, 2, [0, 1, 2]]]}",
+    ),
     Foreign(VIDEOSYS, ("num_sampling_steps",), "num_inference_steps"),
     Foreign(VIDEOSYS, ("cfg_scale",), "guidance_scale"),
     Foreign(VIDEOSYS, ("cpu_offload",), "offload: stage"),
@@ -117,15 +137,18 @@ INPUTS = (
 )
 
 
-def foreign_name(name: object, known: Collection[str] = ()) -> str:
+def foreign_name(name: object, known: Collection[str] = (), section: str = "") -> str:
     """What to add to an error about an unknown name: " (...)" with our name, or with the reason why the model
     does not have it; "" where no library has the name.
 
-    known: the names that are allowed.
+    known: the names that are allowed. section: the section of the config that has the name, such as "cache";
+    there, only names whose counterpart is in the same section are answered.
     """
     for library, names, here in FOREIGN:
-        if name in names:
+        if name in names and (not section or here in known or here.startswith(f"{section}: ")):
             return f" ({library}'s name; here it is {here})"
+    if section:
+        return ""
     if name == "negative_prompt":
         return " (this model was not made to be guided by a negative prompt)"
     if name in INPUTS and name not in known:

@@ -164,7 +164,7 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place
         name = aliases.get(key) or key
         if name not in fields:
             allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
-            hint = (place.key == "" and foreign_name(key)) or suggest(key, fields)
+            hint = foreign_name(key, fields, place.key) or suggest(key, fields)
             raise place.at(key).error(f"unknown key{hint}; {allowed}", value)
         if name in current:
             old = next(word for word in layer if word != name and aliases.get(word) == name)
@@ -217,12 +217,17 @@ def _section(cls: type, is_optional: bool, settings: list[Any], default: Any, pl
     return build(cls, [value or {} for value in values], base, place)
 
 
+def chosen(registry: Mapping[str, Any], value: Mapping[str, Any], key: str) -> Any:
+    """The settings of a section with a `name` from the registry. ValueError that begins with `key`."""
+    return _choice(registry, [dict(value)], None, Place("", key))
+
+
 def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, place: Place) -> Any:
     """Return the section with the class that the last `name` selects, or the default's class."""
     layers = [_named(value, place) for value in settings]
     starts = [index for index, layer in enumerate(layers) if "name" in layer]
     if not starts:
-        if not dataclasses.is_dataclass(default):
+        if not dataclasses.is_dataclass(default) or (any(layers) and not _fields(type(default))):
             raise place.error(f"needs a name, one of {listing(registry)}")
         return build(type(default), layers, default, place)
     layers = layers[starts[-1] :]

@@ -52,17 +52,23 @@ def read_bytes(path: str | Path, limit: int = MAX_TEXT_BYTES) -> bytes:
     """
     whole = expanded(path)
     try:
-        # Not blocking: opening a pipe would wait for its writer.
-        with open(os.open(whole, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        with open(whole, "rb", opener=_open_without_waiting) as file:
             check_regular(path, os.fstat(file.fileno()).st_mode)
             content = file.read(limit + 1)
     except FileNotFoundError:
         raise
+    except IsADirectoryError:
+        raise ValueError(f"{path}: cannot be read: it is a folder, not a file") from None
     except OSError as error:
         raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
     if len(content) > limit:
         raise ValueError(f"{path}: cannot be read: it is larger than the limit of {limit >> 20} MiB")
     return content
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """An `opener` of `open`: without it, opening a pipe would wait for the other end."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def check_regular(path: str | Path, mode: int) -> None:
