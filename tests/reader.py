@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # which pytest brings
+
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 300  # seconds for one command, which starts Python and imports torch anew
 FILE = re.compile(r"^```(?:python|toml|yaml)\n(# ([\w/.-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -37,10 +42,14 @@ def write_package(text: str, folder: Path) -> Path:
         path.write_text(content)
     info = folder / "reader-0.1.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Name: reader\nVersion: 0.1\n")
-    # The page's TOML has nothing else: [project.entry-points."GROUP"] and NAME = "MODULE:OBJECT".
-    points = (folder / "pyproject.toml").read_text().replace('"', "").replace("project.entry-points.", "")
-    (info / "entry_points.txt").write_text(points)
+    settings = tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))
+    assert all((folder / package).is_dir() for package in settings["tool"]["setuptools"]["packages"])
+    project = settings["project"]
+    (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
     return folder
 
 

@@ -97,7 +97,7 @@ def test_the_commands_of_the_page(command, package):
     """Caches leave steps out, or only branches (PAB)."""
     steps = json.loads(run(package, *command.split()[1:])[-1])
     assert set(steps) < set(STEPS) if "teacache" in command else steps == STEPS
-    assert (package / "ring.mp4").stat().st_size > 0
+    assert (package / "outputs" / "ring.mp4").stat().st_size > 0
 
 
 @pytest.mark.slow

@@ -111,6 +111,26 @@ def server(tmp_path_factory):
         assert server.stop() == 0
 
 
+def test_the_client_of_the_page_gets_its_video(server, tmp_path):
+    page = (ROOT / "docs" / "serving.md").read_text("utf-8")
+    code = re.search(r"^```python\n(# client\.py\n.*?)^```$", page, re.MULTILINE | re.DOTALL)[1]
+    code = code.replace("http://127.0.0.1:8000", server.url).replace('"any"', repr(KEY))
+    (tmp_path / "outputs").mkdir()
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=PATIENCE)
+    frames, _ = read_video(tmp_path / "outputs" / "circle.mp4")
+    assert frames.shape == (17, 64, 64, 3)
+
+
+def test_a_second_ctrl_c_leaves_no_traceback(tmp_path):
+    server = Server(tmp_path)
+    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(PATIENCE) == 0
+    assert "stopped; queued jobs are kept" in server.process.stdout.read()
+    server.process.stdout.close()
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+
+
 def test_the_openai_client_makes_lists_gets_and_deletes_a_video(server, tmp_path):
     client = server.client
     video = client.videos.create(prompt=PROMPT, model="opensora", size="64x64", extra_body={"seed": 3})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -184,7 +185,10 @@ def test_dimensions_are_run_one_by_one_and_only_once(site, videos, tmp_path, cap
     (site / "vbench" / "fail").touch()
     assert start(videos, "--dimensions", "color", "scene") == 2
     said = capsys.readouterr()
-    assert "vbench failed on color (exit status 1)" in said.err
+    log = tmp_path / "save" / "color.log"
+    assert re.search(rf"^color: exit status 1, .+ \(all of its output: {log}\)$", said.err, re.MULTILINE)
+    assert said.err.endswith("error: vbench failed on color\n")
+    assert log.read_text()
     assert "1 of 2 dimensions in" in said.out
     (site / "vbench" / "fail").unlink()
     assert start(videos, "--dimensions", "scene", "color") == 0

@@ -90,6 +90,7 @@ class VideoSysEngine:
         self.config, self.quiet = config.anchored(), quiet
         self.runner = runner_of(self.config, quiet)
         self._submissions = Submissions()
+        self._unknown_words: set[str] = set()
 
     @property
     def pipeline(self) -> Pipeline:
@@ -154,7 +155,7 @@ class VideoSysEngine:
             check_count(prompts, config)
             self.pipeline.check_given(given, prompts, config)
             if prompt is not None:
-                warn_of_unknown_words(config, prompts)
+                warn_of_unknown_words(config, prompts, self._unknown_words)
             config = with_full_batches(prompts, config)
             outputs = self.runner.stream(prompts, config, inputs | given.inputs(), watch)
         return log_outputs(settled_steps(outputs), given.output_type)

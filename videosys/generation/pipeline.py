@@ -121,7 +121,7 @@ class Pipeline:
         self.check_given(self.given, prompts, config)
         self.check_request(prompts, config)
         jobs = request.make_jobs(prompts, config.seed, config.num_videos_per_prompt)
-        config = self.with_resolved_cache(config)
+        config = self.with_resolved_cache(config, logs_plan=True)
         batches = self.parallel.own([*request.batches(jobs, config.batch_size)])
         if not batches:
             return  # there are more replicas than micro-batches
@@ -205,10 +205,11 @@ class Pipeline:
             digest = f"{digest}{WITH}{loras_hash(config.lora, config.offline)}"
         return config.scope(evaluations, self.latent_size(config), digest)
 
-    def with_resolved_cache(self, config: C) -> C:
+    def with_resolved_cache(self, config: C, logs_plan: bool = False) -> C:
         """The config with resolved cache settings, or plan: from calibration files, and published values.
 
-        ValueError, before anything is loaded, if there are none for it or its device is missing.
+        logs_plan: whether a plan is logged. ValueError, before anything is loaded, if there are none for it
+        or its device is missing.
         """
         device = config.cache.device
         if device != "auto":  # on the model's device
@@ -217,7 +218,8 @@ class Pipeline:
         found = find_plan(config.cache, lambda: self.scope(config), folder)
         if found is not None:
             config = with_plan(config, *found)
-            _LOG.info("plan: %s", plan_text(config, found[0]))
+            if logs_plan:
+                _LOG.info("plan: %s", plan_text(config, found[0]))
         cache = resolve_cache(config.cache, lambda: self.scope(config), folder)
         config = replace(config, cache=cache)
         return replace(config, cache=config.with_default_coefficients())

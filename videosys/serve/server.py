@@ -10,6 +10,7 @@ import webbrowser
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -124,13 +125,23 @@ def started_by(
             yield workers
 
 
+class Server(uvicorn.Server):
+    """A server that ends after the first SIGINT or SIGTERM, in `GRACE_SECONDS` at most. Further signals in
+    this time have no effect: they would cut its end off with a traceback.
+    """
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+
+
 def run(app: FastAPI, listener: socket.socket) -> None:
     """Serve until SIGINT or SIGTERM, which uvicorn raises again after the last response."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listener])
     print("stopped; queued jobs are kept", flush=True)

@@ -36,14 +36,18 @@ def config(model: str | None = None, **changes: Any) -> Any:
     return family.config(**{**settings, **changes})
 
 
-def warn_of_unknown_words(config: Any, prompts: Sequence[str]) -> None:
-    """Logs a warning for prompts with words that the bundled checkpoint of a config was not trained on."""
+def warn_of_unknown_words(config: Any, prompts: Sequence[str], told: set[str]) -> None:
+    """Logs a warning for prompts with words that the bundled checkpoint of a config was not trained on.
+
+    told: the words of earlier warnings, to which the new ones are added; each is named once.
+    """
     if not str(config.transformer).startswith(BUNDLED):
         return
     from videosys.tiny.words import unknown_words, vocabulary  # which is a command too: python -m
 
     unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
-    if unknown:
+    if unknown.keys() - told:
+        told.update(unknown)
         _LOG.warning(
             "the tiny checkpoint does not know these words of the prompt: %s. It knows:\n%s",
             ", ".join(unknown),

@@ -83,11 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             evaluate(arguments, full_info, videos, name)
         except ValueError as error:  # continue with the other dimensions
-            failed.append(str(error))
+            failed.append(name)
+            tqdm.write(f"{name}: {error}", file=sys.stderr)
     done, new = len(wanted) - len(failed) - len(absent), len(todo) - len(failed)
     print(f"{done} of {len(wanted)} dimensions in {arguments.save_path}, {new} of them new")
     if failed:
-        raise ValueError("; ".join(failed))
+        raise ValueError(f"vbench failed on {', '.join(failed)}")
     return 0
 
 
@@ -190,7 +191,10 @@ def prompts_of(full_info: Path, todo: Sequence[str]) -> list[str]:
 
 
 def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[str], dimension: str) -> None:
-    """Run one dimension in a separate folder, so that results are complete or absent."""
+    """Run one dimension in a separate folder, so that results are complete or absent.
+
+    ValueError with the last line of vbench's output if there is no result.
+    """
     with tempfile.TemporaryDirectory(dir=arguments.save_path, prefix=".") as folder:
         options = {
             "--videos": linked(videos, arguments.video_path.resolve(), Path(folder) / "videos"),
@@ -201,13 +205,14 @@ def evaluate(arguments: argparse.Namespace, full_info: Path, videos: Sequence[st
         }
         words = [str(word) for option in options.items() for word in option]
         done = subprocess.run([arguments.vbench_python, str(WORKER), *words], capture_output=True, text=True)
-        name = f"{dimension}{scores.SUFFIX}"
+        log, name = arguments.save_path / f"{dimension}.log", f"{dimension}{scores.SUFFIX}"
         if done.returncode or not (Path(folder) / name).is_file():
-            raise ValueError(
-                f"vbench failed on {dimension} (exit status {done.returncode}): {done.stderr.strip()[-600:]}"
-            )
+            log.write_text(done.stdout + done.stderr, "utf-8")
+            reason = (done.stderr.strip().splitlines() or ["no result"])[-1][-300:]
+            raise ValueError(f"exit status {done.returncode}, {reason} (all of its output: {log})")
         content = read_json(Path(folder) / name)
         write_json(arguments.save_path / name, moved(content, options["--videos"], arguments.video_path))
+        log.unlink(missing_ok=True)
 
 
 def moved(content: Any, old: Path, new: Path) -> Any:
