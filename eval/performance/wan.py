@@ -13,7 +13,7 @@ from torch import nn
 
 from eval.performance.plan import Plan, Row, name_of
 from eval.performance.timing import Run, Sample, alternate, ratio
-from videosys.cache import IntervalConfig
+from videosys import IntervalConfig
 from videosys.diffusers import cached
 
 TEXT = 512  # tokens

@@ -8,6 +8,7 @@ import torch
 from tests.video_pipelines import case, generate
 from videosys.cache import read_calibration
 from videosys.diffusers import cached, calibrate
+from videosys.diffusers.__main__ import main
 
 STEPS = 10
 
@@ -100,5 +101,53 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
             calibrate(pipe, prompts, **call)
     with pytest.raises(ValueError, match=r"out is 'cal.md'; it must end in \.json"):
         calibrate(pipe, [prompt], out="cal.md", **call)
+    for steps in (0, 2.5, "six", True):
+        with pytest.raises(ValueError, match=r"num_inference_steps is .*; it must be a whole number"):
+            calibrate(pipe, [prompt], out=tmp_path / "out.json", **{**call, "num_inference_steps": steps})
     with pytest.raises(ValueError, match=r"must be 2 to 9, of 10 steps"):
         calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[10], **call)
+
+
+@pytest.fixture(name="prompts")
+def file_of_prompts(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a large red circle moves rightward on a white background\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pipeline", "ltx", "--tiny"], "--pipeline ltx has no trained tiny model; there is 'wan'"),
+        (["--pipeline", "no/folder/here"], "--pipeline no/folder/here: "),
+        (["--tiny"], "--pipeline"),
+        (["--pipeline", "wan", "--tiny", "7"], "'7' is not KEY=VALUE"),
+        (["--pipeline", "wan", "--tiny", "out=3"], "out is not an argument of WanPipeline"),
+        (["--pipeline", "wan", "--tiny", "prompt=a cat"], "prompt is not an argument of WanPipeline"),
+        (["--pipeline", "wan", "--tiny", "num_inference_steps=six"], "num_inference_steps is 'six'"),
+    ],
+)
+def test_the_command_answers_a_mistake_in_one_line(options, message, prompts, tmp_path, capsys):
+    argv = [*options, "--prompts", str(prompts), "--out", str(tmp_path / "out.json")]
+    assert status(argv) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def status(argv: list[str]) -> object:
+    """The exit status of the command, which ends the process where it cannot read its arguments."""
+    try:
+        return main(argv)
+    except SystemExit as ended:
+        return ended.code
+
+
+@pytest.mark.slow
+def test_the_command_calibrates_a_pipeline(prompts, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    sizes = ["num_inference_steps=6", "num_frames=9", "guidance_scale=1.0"]
+    options = ["--pipeline", "wan", "--tiny", "--budgets", "3", *sizes]
+    assert main([*options, "--prompts", str(prompts), "--out", str(out)]) == 0
+    assert "computed" in capsys.readouterr().out
+    assert read_calibration(out).scope.model.startswith("WanPipeline of WanTransformer3DModel ")

@@ -20,6 +20,8 @@ from videosys.diffusers.places import AUTO
 from videosys.diffusers.settings import Given, place_of, settings, without_place
 from videosys.diffusers.swaps import swapped
 
+END = object()  # after the last part of a generator
+
 
 @contextlib.contextmanager
 def cached(
@@ -137,19 +139,18 @@ class CachedRun:
         finally:
             self._thread = None
 
-    def _continued(self, parts: Generator[Any, Any, Any]) -> Generator[Any, None, Any]:
+    def _continued(self, parts: Generator[Any, Any, Any]) -> Iterator[Any]:
         """What a pipeline yields that is a generator itself. Until its end other calls are not cached."""
         try:
-            while True:
-                with self._active():
-                    try:
-                        part = next(parts)
-                    except StopIteration as end:
-                        return end.value
+            while (part := self._next(parts)) is not END:
                 yield part
         finally:
             parts.close()
             self._end()
+
+    def _next(self, parts: Generator[Any, Any, Any]) -> Any:
+        with self._active():
+            return next(parts, END)
 
     def _end(self) -> None:
         self._is_busy, self._loop = False, None

@@ -64,6 +64,7 @@ def calibrate(
     out, (learnt, judged) = Path(out), jobs_of(prompts, seed)
     if out.suffix != ".json":
         raise ValueError(f"out is {str(out)!r}; it must end in .json")
+    check_steps(call.get("num_inference_steps", 1))
     check_place(out)
     announce_missing_plots()
     folder = out.with_suffix(".work")
@@ -78,6 +79,12 @@ def calibrate(
     compare_fewer_steps(study, report)
     write_report(report, out)
     return report.calibration()
+
+
+def check_steps(steps: Any) -> None:
+    """ValueError for a number of steps that no scheduler takes."""
+    if type(steps) is not int or steps < 1:
+        raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number, 1 or more")
 
 
 def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequence[Job]]:
