@@ -124,7 +124,9 @@ def check_reachable(address: str | None) -> None:
     try:
         socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"--address {address}: no Ray answers: {error}") from error
+        raise ValueError(
+            f"--address {address}: no Ray answers: {getattr(error, 'strerror', None) or error}"
+        ) from error
 
 
 class Cluster:
