@@ -105,7 +105,7 @@ def test_a_compiled_decoder_gives_the_same_frames(name):
 
 
 def test_an_autoencoder_without_decoders_is_refused():
-    with pytest.raises(ValueError, match="Linear names no decoders"):
+    with pytest.raises(ValueError, match="Linear defines no decoders"):
         compile_decoders(nn.Linear(2, 2))
 
 
@@ -138,7 +138,7 @@ def test_the_loader_applies_the_settings(value, checkpoint, monkeypatch):
     ("changes", "message"),
     [
         ({"device": "mps"}, "compile is 'decoder', which needs a CPU or a CUDA device"),
-        ({"offload": "stage"}, "compile is 'decoder', and offload is 'stage'"),
+        ({"offload": "stage"}, "compile is 'decoder', but offload 'stage'"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_by_its_value(changes, message, checkpoint):

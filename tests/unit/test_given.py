@@ -137,7 +137,7 @@ EMBEDS = torch.zeros(1, 5, 16)
         ),
         ({"latents": LATENTS, "num_videos_per_prompt": 2}, r"it must be \[2, 4, 1, 4, 6\]"),
         ({"latents": LATENTS, "num_frames": 17}, r"it must be \[1, 4, 5, 4, 6\]"),
-        ({"latents": LATENTS.int()}, "latents is a tensor of torch.int32 on cpu; it must hold fractions"),
+        ({"latents": LATENTS.int()}, "latents is a tensor of torch.int32 on cpu; it must be floating-point"),
         ({"latents": LATENTS.to("meta")}, "latents is a tensor of torch.float32 on meta"),
         ({"latents": LATENTS / 0}, "latents holds values that are not finite"),
         ({"prompt_embeds": EMBEDS}, "prompt and prompt_embeds are both given"),
@@ -148,7 +148,7 @@ EMBEDS = torch.zeros(1, 5, 16)
         ({"prompt": None, "prompt_embeds": EMBEDS[:, :0]}, r"\[1, 0, 16\]; it must be \[1, L, 16\]"),
         (
             {"prompt": None, "prompt_embeds": torch.zeros(1, 41, 16)},
-            "has 41 tokens a text; the model reads 40",
+            "has 41 tokens per text; the model reads at most 40",
         ),
         ({"prompt": None, "prompt_embeds": "a"}, "prompt_embeds must be a torch.Tensor, got 'a'"),
         ({"prompt_mask": torch.ones(1, 5)}, "prompt_mask is given, and prompt_embeds is not"),
@@ -164,11 +164,11 @@ EMBEDS = torch.zeros(1, 5, 16)
         ),
         (
             {"prompt": None, "prompt_embeds": EMBEDS, "prompt_mask": torch.zeros(1, 5)},
-            "prompt_mask must hold 0 and 1 only, and 1 for a token of each text",
+            "prompt_mask must contain only 0 and 1, with at least one 1 per text",
         ),
         (
             {"prompt": None, "prompt_embeds": EMBEDS, "prompt_mask": torch.full((1, 5), 0.5)},
-            "prompt_mask must hold 0 and 1 only",
+            "prompt_mask must contain only 0 and 1",
         ),
         (
             {"latents": LATENTS, "loops": 2, "num_frames": 34},
@@ -230,7 +230,7 @@ def test_latents_that_cannot_be_decoded(opensora, latents, message):
 def test_a_model_without_a_negative_prompt_says_so(opensora, monkeypatch):
     monkeypatch.setattr(type(opensora.config), "takes_negative", False)
     with pytest.raises(
-        ValueError, match="negative_prompt_embeds: OpenSoraConfig is of a model without a negative"
+        ValueError, match="negative_prompt_embeds: the model of OpenSoraConfig does not support a neg"
     ):
         opensora.generate(PROMPTS[0], negative_prompt_embeds=EMBEDS)
 

@@ -318,7 +318,7 @@ def test_in_configs(checkpoint, tmp_path):
     for override, message in {
         "lora=[{scale: 1}]": "path: is missing",
         "lora=[{path: a, strength: 1}]": "lora: strength: unknown key; the keys here are 'path', 'scale'",
-        "lora=3": "lora must hold paths or mappings with path and scale, got 3",
+        "lora=3": "lora must contain paths or mappings with path and scale, got 3",
         "lora=[{path: a, scale: .inf}]": "scale is inf; it must be a finite number",
         "lora=[{path: a, scale: x}]": "must be a number",
         "lora=[' ']": "path is empty",
@@ -342,7 +342,7 @@ def test_settings_of_caches_are_then_another_models(checkpoint, lora_file, caplo
     assert other.distance(scope) == (0, 1)
     with pytest.raises(ValueError, match="was made with weights_hash"):
         RunSpec(weights_hash="1234+5").check(scope, "calibration.json")
-    with pytest.warns(UserWarning, match="coefficients are those of another model, opensora without LoRA"):
+    with pytest.warns(UserWarning, match="coefficients are those of opensora without LoRA"):
         pipeline.with_resolved_cache(replace(config, cache=TeaCacheConfig(0.1)))
 
 

@@ -154,7 +154,7 @@ def test_without_a_hub_the_checkpoint_in_the_package_is_named(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     for config in (OpenSoraConfig(), LatteConfig(), OpenSoraPlanConfig()):
-        advice = rf"load_config\({type(config).__name__}, 'tiny'\) takes the small checkpoint"
+        advice = rf"load_config\({type(config).__name__}, 'tiny'\) uses the small checkpoint"
         with pytest.raises(ValueError, match=advice):
             VideoSysEngine(config)
 

@@ -1,4 +1,4 @@
-"""Choices in a config that are named: caches, schedulers, numbers of devices."""
+"""Resolves named choices in a config: caches, schedulers, numbers of devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from videosys.utils.typed import listing, suggest
 
 
 def with_num_gpus(parallel: ParallelConfig, num_gpus: int) -> ParallelConfig:
-    """The settings for this many devices; ValueError if they are for another number."""
+    """The settings for this number of devices. ValueError if they set another number."""
     if parallel.num_gpus not in (1, num_gpus):
         raise ValueError(f"num_gpus is {num_gpus}, but parallel.num_gpus is {parallel.num_gpus}")
     return replace(parallel, num_gpus=num_gpus)
@@ -40,8 +40,8 @@ def resolve_choices(config: Any) -> None:
 
 
 def with_changes(name: str, settings: Any, *keys: str) -> str:
-    """The name with those settings that are not the defaults, as in ddim(eta=0.5): what is calibrated with
-    others does not hold for them. keys: of the fields that count, in order; all of them without keys.
+    """The name with all settings that differ from the defaults, as in ddim(eta=0.5). It identifies the run
+    that a calibration is valid for. keys: names of the relevant fields, in order; default: all fields.
     """
     defaults = {item.name: item.default for item in dataclasses.fields(settings)}
     changed = []

@@ -1,4 +1,4 @@
-"""Transformers whose blocks are compiled (torch.compile), and decoders, with what compiling took."""
+"""Compiles transformer blocks and decoders (torch.compile), and reports the cost of compilation."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BlockForward = Callable[..., Tensor]
 Shapes = tuple[tuple[int, ...], ...]
 GraphKey = tuple[Shapes, tuple[tuple[int, int], ...]]
 CPU_COMPILERS = ("g++", "clang++", "c++", "cl")
-# Not all kernels handle the strides that the compiler pads for large buffers (torch 2.11):
-# one that rotates the queries of 2 x 15 x 1590 tokens reads outside its buffer.
+# Not all generated kernels handle the padded strides of large buffers (torch 2.11): a kernel that rotates the
+# queries of 2 x 15 x 1590 tokens reads outside its buffer.
 OPTIONS: Mapping[str, bool] = MappingProxyType({"comprehensive_padding": False})
 
 
 @dataclass(frozen=True)
 class CompileReport:
-    """Compilation in this process so far: seconds, graphs, and graph breaks."""
+    """The compilation in this process so far: seconds, graphs and graph breaks."""
 
     seconds: float
     graphs: int
@@ -53,7 +53,7 @@ def compiles_decoder(setting: Compile) -> bool:
 
 
 def check_compiler(device: torch.device, setting: Compile = "blocks") -> None:
-    """ValueError if no compiler for the device is available. setting: for the error."""
+    """ValueError if no compiler for the device is available. setting: value of `compile`, for the error."""
     if device.type == "mps":
         raise ValueError(f"compile is {setting!r}, which needs a CPU or a CUDA device; on mps set it to none")
     if device.type == "cpu":
@@ -72,13 +72,13 @@ def check_program(setting: Compile, language: str, variable: str, names: Sequenc
     program = os.environ.get(variable)
     if not any(shutil.which(name) for name in ((program,) if program else names)):
         raise ValueError(
-            f"compile is {setting!r}, and there is no {language} compiler ({program or ', '.join(names)}): "
-            f"install one (on Debian: apt install {names[0]}), name it in {variable}, or set compile to none"
+            f"compile is {setting!r}, but no {language} compiler ({program or ', '.join(names)}) was found: "
+            f"install one (on Debian: apt install {names[0]}), set {variable}, or set compile to none"
         )
 
 
 def blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The blocks of a transformer: the members of its lists."""
+    """The blocks of a transformer: the members of its module lists."""
     for child in model.children():
         if isinstance(child, nn.ModuleList):
             yield from child
@@ -88,17 +88,16 @@ def check_compile_offload(offload: str, device: torch.device, setting: Compile =
     """ValueError if a compiled model would be dropped after each use, as with offload stage on a CPU."""
     if offload == "stage" and shares_memory(device):
         raise ValueError(
-            f"compile is {setting!r}, and offload is 'stage', which drops the model after each use on a "
-            f"{device.type}: it would be compiled each time; set offload to none, or compile to none"
+            f"compile is {setting!r}, but offload 'stage' drops the model after each use on a {device.type}, "
+            "so it would be compiled each time; set offload to none, or compile to none"
         )
 
 
 def compile_blocks(model: M) -> M:
-    """Compile the blocks of the model, which is returned; compilation happens in the first steps.
+    """Compile the blocks of the model and return the model. Compilation happens in the first steps.
 
-    Blocks of one class share their graphs, for texts of any length. Under a cache that reuses single
-    branches (PAB) they run uncompiled: the decisions of such a cache change from step to step and would be
-    recompiled each time.
+    Blocks of one class share their graphs, for texts of any length. With a cache that reuses single branches
+    (PAB) they run uncompiled, because its decisions change between steps and would cause recompilation.
     """
     compiled = {type(block): functools.cache(compiled_for) for block in blocks(model)}
     for block in blocks(model):
@@ -107,19 +106,19 @@ def compile_blocks(model: M) -> M:
 
 
 def compiled_for(key: GraphKey) -> BlockForward:
-    """A compiled block for inputs of one GraphKey, with graphs of its own: of one function torch makes only a
-    few (sizes, models) and runs all others as they are.
+    """A compiled block for inputs of one GraphKey, with separate graphs, because torch limits the number of
+    graphs per function and runs further variants uncompiled.
     """
     return torch.compile(copy_function(cast(FunctionType, run_block)), dynamic=False, options={**OPTIONS})
 
 
 def copy_function(function: FunctionType) -> FunctionType:
-    """A copy of a function, which the compiler treats as a different function."""
+    """A copy of a function. The compiler treats it as a different function."""
     return FunctionType(function.__code__.replace(), function.__globals__, function.__name__)
 
 
 def run_block(block: nn.Module, *inputs: Any) -> Tensor:
-    """A block's output without reuse: the compiled function."""
+    """The function to compile: a block's output without reuse."""
     return type(block).forward(block, *inputs, compute_branch)
 
 
@@ -139,31 +138,33 @@ class CompiledForward:
 
 
 def compile_decoders(model: M) -> M:
-    """The autoencoder itself, whose decoders run compiled from now on, with a graph for each size of their
-    inputs. ValueError for one that does not name its `decoders`.
+    """Compile the decoders of an autoencoder, with one graph per input size; return the autoencoder.
+    ValueError if it does not define `decoders`.
     """
     decoders = getattr(model, "decoders", ())
     if not decoders:
-        raise ValueError(f"compile: {type(model).__name__} names no decoders; set compile to none or blocks")
+        raise ValueError(
+            f"compile: {type(model).__name__} defines no decoders; set compile to none or blocks"
+        )
     for decoder in decoders:
         decoder.forward = CompiledDecoder(decoder)
     return model
 
 
 def run_module(module: nn.Module, *inputs: Any, **options: Any) -> Tensor:
-    """A module's output: what is compiled of a decoder."""
+    """The function to compile for a decoder: a module's output."""
     return type(module).forward(module, *inputs, **options)
 
 
 class CompiledDecoder:
-    """A decoder's forward, compiled anew for each size of its inputs."""
+    """A decoder's forward, compiled separately for each input size."""
 
     def __init__(self, module: nn.Module):
         self.module, self.compiled = module, functools.cache(self.compiled_for)
 
     @staticmethod
     def compiled_for(shapes: Shapes) -> BlockForward:
-        """A compiled forward for inputs of these shapes, with graphs of its own."""
+        """A compiled forward for inputs of these shapes, with separate graphs."""
         return torch.compile(
             copy_function(cast(FunctionType, run_module)), dynamic=False, options={**OPTIONS}
         )
@@ -173,19 +174,19 @@ class CompiledDecoder:
 
 
 def shapes_of(inputs: Iterable[Any]) -> Shapes:
-    """The shapes of the tensors among inputs."""
+    """The shapes of the tensors among the inputs."""
     return tuple(tuple(item.shape) for item in inputs if isinstance(item, Tensor))
 
 
 def text_kvs(inputs: Iterable[Any]) -> Iterator[TextKV]:
-    """The texts among a block's inputs, which come as sequences."""
+    """The texts among a block's inputs, which are in sequences."""
     for item in inputs:
         if isinstance(item, tuple):
             yield from (part for part in item if isinstance(part, TextKV))
 
 
 def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
-    """Marks the text length as dynamic for the compiler. The mark stays on the tensors."""
+    """Mark the text length as dynamic for the compiler. The mark stays on the tensors."""
     from torch._dynamo import maybe_mark_dynamic  # takes seconds to import
 
     for text in texts:
@@ -196,7 +197,7 @@ def mark_lengths_dynamic(texts: Iterable[TextKV]) -> None:
 
 
 def graph_key(inputs: Iterable[Any], texts: Iterable[TextKV]) -> GraphKey:
-    """The rest of a graph's key: the shapes of all other tensors, and which samples share a length."""
+    """The key of a graph: the shapes of all tensors except texts, and which samples share a length."""
     return shapes_of(inputs), tuple((text.rows.start, text.rows.stop) for text in texts)
 
 

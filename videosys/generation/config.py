@@ -1,4 +1,4 @@
-"""User settings: those of every model, and those of models with a negative prompt."""
+"""User settings: of every model, and of models with a negative prompt."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ from videosys.utils.typed import (
 
 C = TypeVar("C", bound="PipelineConfig")
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-NAIVE_COEFFICIENTS = (1.0, 0.0)  # distances as they are
+NAIVE_COEFFICIENTS = (1.0, 0.0)  # identity: distances are not rescaled
 
 
 def loading(default: Any, **metadata: Any) -> Any:
-    """A dataclass field that decides which weights are loaded, and where: a request cannot change it."""
+    """A dataclass field that affects which weights are loaded, or where. A request cannot change it."""
     return field(default=default, metadata={"loading": True, **metadata})
 
 
 def cache_field(presets: Mapping[str, CacheConfig]) -> Any:
-    """The dataclass field `cache` of a config: takes all policies and a model's presets by their names.
+    """The dataclass field `cache` of a config, which accepts all policies and the model's presets by name.
 
-    A preset with the name of a policy has the policy's default settings for this model. ValueError
-    if it is for another policy; no other policy of its name can be registered later.
+    A preset with the name of a policy sets the policy's defaults for this model. ValueError if it is for
+    another policy. A policy with the name of a preset cannot be registered later.
     """
     CACHES.reserve({name: type(preset) for name, preset in presets.items()})
     # Includes policies that are registered later.
-    choices = ChainMap(dict(presets), CACHES)  # type: ignore[arg-type]  # nothing is written to it
+    choices = ChainMap(dict(presets), CACHES)  # type: ignore[arg-type]  # read-only
     return field(default_factory=NoCacheConfig, metadata={"registry": choices})
 
 
@@ -74,27 +74,27 @@ class PipelineConfig:
     revision: of the hub ids. offline: use only downloaded files.
     device: auto (cuda, else mps, else cpu), cpu, cuda, cuda:N, mps (Apple's).
     dtype: of the weights; auto is bfloat16 on an accelerator, else float32.
-    storage_dtype: for weights of transformer and text encoder blocks while not in use: float8_e4m3fn
-        takes half the memory of bfloat16 and rounds them (converted to `dtype` on use); auto is `dtype`.
-    offload: none keeps all parts in memory, stage only the active one; group keeps the blocks of
-        transformer and text encoder in host memory and copies each to the device for its forward.
-    compile: blocks lets the transformer's blocks run compiled (torch.compile) from the first steps on,
-        decoder the autoencoder's decoder; all compiles both.
-    vae_channels_last: the autoencoder's convolutions keep all channels of a pixel side by side.
-    attention: the kernel of softmax attention; auto depends on device and dtype, torch leaves
-        the choice to torch, flash_attn is the package of the extra flash-attn, triton this package's kernels.
-    kernels: auto uses this package's Triton kernels on a GPU, in bfloat16 and float16,
-        if triton and a C compiler are installed; none uses only torch.
-    cuda_graphs: what a step does outside the blocks runs as CUDA graphs, which start faster.
-    parallel: how several devices share the work. num_gpus: short for parallel.num_gpus, where it is kept.
+    storage_dtype: of the weights of transformer and text encoder blocks while not in use. float8_e4m3fn needs
+        half the memory of bfloat16 and rounds the weights (converted to `dtype` on use); auto is `dtype`.
+    offload: none keeps all parts in memory, stage only the active one. group keeps the blocks of transformer
+        and text encoder in host memory and copies each to the device for its forward.
+    compile: blocks compiles the transformer's blocks (torch.compile), decoder the autoencoder's decoder, all
+        compiles both. Compilation happens in the first steps.
+    vae_channels_last: use the channels-last memory format in the autoencoder's convolutions.
+    attention: the kernel of softmax attention. auto depends on device and dtype, torch leaves the choice to
+        torch, flash_attn is the package of the extra flash-attn, triton is this package's kernel.
+    kernels: auto uses this package's Triton kernels on a GPU, in bfloat16 and float16, if triton and a C
+        compiler are installed. none uses only torch.
+    cuda_graphs: run the parts of a step outside the blocks as CUDA graphs, which reduces launch overhead.
+    parallel: how several devices share the work. num_gpus: shorthand for parallel.num_gpus.
     lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.
-    fps: of the file.
+    fps: frames per second of the saved file.
 
     The rest can be set per request:
     num_inference_steps: None for the published number.
     scheduler: the published one, or a solver (see docs/schedulers.md).
     num_videos_per_prompt: video j uses seed + j.
-    batch_size: videos generated together; at 1 videos are independent of each other.
+    batch_size: number of videos generated together; with 1, videos are independent of each other.
     """
 
     transformer: str | None = loading(None)
@@ -114,7 +114,7 @@ class PipelineConfig:
     parallel: ParallelConfig = loading(ParallelConfig())
     num_gpus: int | None = loading(None, most=MOST_DEVICES)
     lora: tuple[Lora, ...] = loading((), read=as_loras)
-    fps: float = loading(24.0)  # not of the weights, but `engine.save_video` goes by the engine's
+    fps: float = loading(24.0)  # does not affect weights, but `engine.save_video` uses the engine's value
 
     num_inference_steps: int | None = limited(None, most=MOST_STEPS)
     scheduler: SchedulerConfig = field(default_factory=PublishedConfig, metadata={"registry": SCHEDULERS})
@@ -124,12 +124,14 @@ class PipelineConfig:
     batch_size: int = limited(1, most=1000)
     cache: CacheConfig = cache_field({})
 
-    prediction: ClassVar[Prediction | None] = None  # of the weights; None allows the published scheduler only
-    examples: ClassVar[str] = ""  # the folder of its YAML files: one of the examples, or an absolute path
-    takes_negative: ClassVar[bool] = False  # whether the model may be guided by a negative prompt
+    prediction: ClassVar[Prediction | None] = (
+        None  # prediction type; None allows only the published scheduler
+    )
+    examples: ClassVar[str] = ""  # folder of its YAML files: in examples/, or an absolute path
+    takes_negative: ClassVar[bool] = False  # whether the model supports a negative prompt
 
     def __new__(cls, *values: Any, **settings: Any) -> PipelineConfig:
-        """ValueError for a setting that there is not, with our name for those of other libraries."""
+        """ValueError for an unknown setting. For names of other libraries, the error has our name."""
         known = [item.name for item in dataclasses.fields(cls) if item.init]
         for name in settings:
             if name not in known:
@@ -139,13 +141,13 @@ class PipelineConfig:
 
     @classmethod
     def named_configs(cls) -> dict[str, Path]:
-        """The YAML files that come with the model, by the names that `load_config` takes: "tiny"."""
+        """The bundled YAML files of the model, by the names for `load_config`, such as "tiny"."""
         paths = sorted((configs_folder() / cls.examples).glob("*.yaml")) if cls.examples else []
         return {path.stem: path for path in paths}
 
     def check_fields(self) -> None:
-        """Replaces the names of caches and schedulers by their settings. ValueError for a field of a wrong
-        type or above its limit. For config classes with checks that run before those of the base.
+        """Replace names of caches and schedulers by their settings. ValueError for a field with a wrong type
+        or above its limit. For config classes whose own checks run before those of the base class.
         """
         resolve_choices(self)
         object.__setattr__(self, "lora", as_loras(self.lora))
@@ -176,7 +178,7 @@ class PipelineConfig:
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be 1 or more")
 
-    # What a family's config must define. `Family` refuses a config class without one of these.
+    # Required definitions of a family's config. `Family` rejects a config class without them.
 
     @property
     def model_name(self) -> str:
@@ -185,7 +187,9 @@ class PipelineConfig:
 
     @property
     def scheduler_name(self) -> str:
-        """The published scheduler's name in calibration files, with settings that are not as published."""
+        """The published scheduler's name in calibration files, with settings that differ from the
+        published.
+        """
         raise NotImplementedError
 
     @property
@@ -207,7 +211,7 @@ class PipelineConfig:
 
     @property
     def training(self) -> Training:
-        """The trained prediction type; for a config class with a `prediction`."""
+        """The prediction type of the training, for a config class with a `prediction`."""
         if self.prediction is None:
             raise ValueError(f"{type(self).__name__} has no prediction")
         return Training(self.prediction)
@@ -218,7 +222,7 @@ class PipelineConfig:
 
     @property
     def sampler_name(self) -> str:
-        """The name in calibration files of the scheduler that is used, with its settings."""
+        """The name of the configured scheduler in calibration files, with its settings."""
         if self.uses_published_scheduler:
             return self.scheduler_name
         solver = with_changes(self.scheduler.name, self.scheduler)
@@ -226,7 +230,7 @@ class PipelineConfig:
 
     @property
     def clip_frames(self) -> int:
-        """Number of frames that are denoised together; a video may consist of several clips."""
+        """Number of frames that are denoised together. A video may consist of several clips."""
         return self.output_frames
 
     @property
@@ -250,21 +254,21 @@ class PipelineConfig:
         return None
 
     def prompt_texts(self, prompt: str) -> list[str]:
-        """The texts for the text encoder: one for each clip of a prompt."""
+        """The texts for the text encoder, one per clip of a prompt."""
         return [prompt]
 
     def clean(self, text: str) -> str:
-        """A text as passed to the tokenizer."""
+        """The text for the tokenizer."""
         return text
 
     def clean_negative(self, text: str) -> str:
-        """A negative prompt as the tokenizer gets it."""
+        """The negative prompt for the tokenizer."""
         return self.clean(text)
 
     def check_negative(self, name: str) -> None:
-        """ValueError where the model cannot be guided by a negative prompt, which `name` gives."""
+        """ValueError if the model does not support a negative prompt. name: the field that sets it."""
         if not self.takes_negative:
-            raise ValueError(f"{name}: {type(self).__name__} is of a model without a negative prompt")
+            raise ValueError(f"{name}: the model of {type(self).__name__} does not support a negative prompt")
 
     def reads_padding(self, text: str) -> bool:
         """Whether the transformer attends to the padding of a text."""
@@ -285,13 +289,13 @@ class PipelineConfig:
         if published is None and self.cache.coefficients is None and self.cache.signal == "modulated":
             warnings.warn(
                 f"no TeaCache coefficients are published for {self.model_name}: distances are compared with "
-                "the threshold as they are (coefficients [1, 0])",
+                "the threshold without rescaling (coefficients [1, 0])",
                 stacklevel=2,
             )
         if self.lora and published is not None and self.cache.coefficients in (None, published):
             warnings.warn(
-                f"the TeaCache coefficients are those of another model, {self.model_name} without LoRA: "
-                "`python -m videosys.calibration` finds those of this one",
+                f"the TeaCache coefficients are those of {self.model_name} without LoRA; "
+                "`python -m videosys.calibration` finds coefficients for this model",
                 stacklevel=2,
             )
         return self.cache.with_coefficients(published or NAIVE_COEFFICIENTS)
@@ -327,8 +331,8 @@ class NegativePromptConfig(PipelineConfig):
     """The settings of models with a negative prompt, in addition to those of PipelineConfig.
 
     num_frames, height, width: of the video, in pixels; None for the training size of the checkpoint.
-    negative_prompt: what the video should not show; None for the published one.
-    clean_caption: clean prompts twice, as in training; false only lower-cases and strips them.
+    negative_prompt: text that the video should not match; None for the published one.
+    clean_caption: true cleans prompts twice, as in training; false only lower-cases and strips them.
     """
 
     num_frames: int | None = limited(None, most=MOST_FRAMES)

@@ -25,8 +25,8 @@ class Sampling:
 
     guidance_scale: weight g of v_uncond + g * (v_cond - v_uncond).
     generator: source of the noise in the loop, one for all samples or one per sample.
-    frame_mask: [B, T] in 0..1; 1 denoises a latent frame freely, 0 keeps it unchanged as a condition, and a
-        value in between denoises it only from that noise level on (edit strength).
+    frame_mask: [B, T] in 0..1. 1 denoises a latent frame, 0 keeps it unchanged as a condition. A value in
+        between denoises it only below that noise level (edit strength).
     progress: called after each step. observer: called with (step, timestep, latents, noise_pred of the pair).
     """
 
@@ -54,10 +54,9 @@ def denoise(
 ) -> torch.Tensor:
     """Denoised latents [B, C, T, H, W], float32.
 
-    `condition` was prepared for the pair [cond, uncond], or only for cond if guidance_scale is 1 or less;
-    if the pair is split over two devices (cfg), for the half of this one. `scheduler` is ours or one of
-    diffusers, with its timesteps set. All devices of a replica have the same latents, and get the same.
-    ValueError that names the first step whose latents are not finite.
+    condition: for the pair [cond, uncond], or only for cond without guidance (guidance_scale of 1 or less);
+    if two devices share the pair (cfg), for this device's half. scheduler: its timesteps must be set. All
+    devices of a replica need equal latents. ValueError names the first step with latents that are not finite.
     """
     check_guidance(sampling, parallel)
     latents = latents.float()
@@ -72,7 +71,9 @@ def denoise(
         timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
         inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
         output = cache.predict(partial(model, pair, timesteps, condition, cache, **inputs))
-        noise_pred = parallel.cfg_gather(output[:, : latents.shape[1]])  # the rest is an unused sigma
+        noise_pred = parallel.cfg_gather(
+            output[:, : latents.shape[1]]
+        )  # the other channels are an unused sigma
         if sampling.observer is not None:
             sampling.observer(step, float(timestep), latents, noise_pred)
         latents = frames.step(guide(noise_pred, sampling), timestep, latents)
@@ -87,7 +88,7 @@ def denoise(
 def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
     """(a, b) of the model's input a * data + b * noise at a timestep.
 
-    From training if the scheduler has `alphas_cumprod`, else from the straight path of flow models.
+    Uses `alphas_cumprod` if the scheduler has it, else the straight path of flow models.
     """
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
@@ -96,12 +97,12 @@ def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
     place = min(max(timestep, 0.0), len(alphas) - 1.0)
     low = int(place)
     alpha, following = (float(alphas[index]) for index in (low, min(low + 1, len(alphas) - 1)))
-    alpha += (following - alpha) * (place - low)  # some samplers use values between two timesteps
+    alpha += (following - alpha) * (place - low)  # some samplers use non-integer timesteps
     return math.sqrt(alpha), math.sqrt(1 - alpha)
 
 
 def check_guidance(sampling: Sampling, parallel: Parallel) -> None:
-    """ValueError if devices share a guidance pair without guidance."""
+    """ValueError if devices share a guidance pair, but the request has no guidance."""
     if parallel.cfg_size > 1 and not sampling.is_guided:
         raise ValueError(
             f"guidance_scale is {sampling.guidance_scale}, but the devices share a guidance pair "
@@ -118,7 +119,9 @@ def guide(noise_pred: torch.Tensor, sampling: Sampling) -> torch.Tensor:
 
 
 def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Normal noise like `like`, drawn on the generator's device, so that seeds are reproducible."""
+    """Normal noise with the shape, dtype and device of `like`, drawn on the generator's device, so that seeds
+    are reproducible.
+    """
     if isinstance(generator, Sequence):
         if len(generator) != len(like):
             raise ValueError(f"generator has {len(generator)} generators for {len(like)} samples")
@@ -128,10 +131,10 @@ def fresh_noise(like: torch.Tensor, generator: Generators) -> torch.Tensor:
 
 
 class FrameConditioning:
-    """Keeps, or partly keeps, the latent frames of one loop that Sampling.frame_mask gives as a condition.
+    """Keeps the conditioning frames of `Sampling.frame_mask` in one loop, fully or partly.
 
-    A frame with mask m joins the denoising at the first step with timestep <= 1000 m; until then it is
-    restored after each step, and when it joins, noise of that step's level is added.
+    A frame with mask m joins the denoising at the first step with timestep <= 1000 m. Until then it is
+    restored after each step. When it joins, noise of that step's level is added.
     """
 
     def __init__(self, sampling: Sampling, latents: torch.Tensor, scheduler: Any):
@@ -139,7 +142,7 @@ class FrameConditioning:
         mask = sampling.frame_mask
         self.mask = None if mask is None else mask.to(latents.device, torch.float32)
         self.free = None if self.mask is None else self.mask == 1
-        # Masks [B, 1, T, 1, 1] of the frames that joined, each with its own scheduler.
+        # Masks [B, 1, T, 1, 1] of frames that joined together, each with a separate scheduler.
         self.joined: list[tuple[torch.Tensor, Any]] = []
 
     def renoise(self, latents: torch.Tensor, step: int, timestep: torch.Tensor) -> torch.Tensor:
@@ -147,7 +150,7 @@ class FrameConditioning:
         if self.mask is None or self.free is None:
             return latents
         before, self.free = self.free, (self.mask == 1) | (self.mask * 1000 >= timestep)
-        # Always drawn, so that the noise of a step does not depend on the mask.
+        # Always drawn, so that the noise does not depend on the mask.
         noise = fresh_noise(latents, self.sampling.generator)
         joins = (self.free & ~before)[:, None, :, None, None]
         if self.scheduler.history and joins.any():
@@ -155,8 +158,8 @@ class FrameConditioning:
         return torch.where(joins, self.scheduler.add_noise(latents, noise, timestep), latents)
 
     def step(self, model_output: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """`latents` at the next timestep. The scheduler state of a frame from before it joined is not
-        valid afterwards, so frames that join get a new scheduler.
+        """`latents` at the next timestep. Frames that join get a new scheduler, because the scheduler state
+        from before is not valid for them.
         """
         following = self.scheduler.step(model_output, timestep, latents).prev_sample
         for frames, scheduler in self.joined:
@@ -165,14 +168,14 @@ class FrameConditioning:
         return following
 
     def restore(self, latents: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-        """`latents` with all frames restored that have not joined yet."""
+        """`latents` with the frames that have not joined yet restored from `kept`."""
         return latents if self.free is None else torch.where(self.free[:, None, :, None, None], latents, kept)
 
     def pair(self, latents: torch.Tensor) -> torch.Tensor:
         return torch.cat((latents, latents)) if self.sampling.is_guided else latents
 
     def model_inputs(self) -> dict[str, torch.Tensor]:
-        """The model's mask of the frames being denoised, [B or 2B, T]; empty if all of them are."""
+        """The model's mask of denoised frames, [B or 2B, T]; empty if all frames are denoised."""
         if self.free is None:
             return {}
         return {"frame_mask": self.free.repeat(2, 1) if self.sampling.is_guided else self.free}

@@ -1,4 +1,4 @@
-"""Detects numbers that are not finite, and reports the stage and a remedy."""
+"""Detects NaN and infinite values, and reports the stage and a remedy."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ REMEDY = (
 
 
 def check_finite(values: Tensor, stage: str) -> None:
-    """ValueError that names the stage if a value is NaN or infinite."""
+    """ValueError, with the name of the stage, if a value is NaN or infinite."""
     if not bool(torch.isfinite(values).all()):
         raise not_finite(stage)
 
 
 def check_steps(are_finite: Sequence[Tensor]) -> None:
-    """ValueError that names the first denoising step with latents that are not finite. flags: one per step.
+    """ValueError for latents that are not finite; it names the first such step. are_finite: one flag per
+    step.
 
-    The flags are read together after the loop, so that no step waits for the device.
+    The flags are read together after the loop, so that steps do not wait for the device.
     """
     has_values = are_finite and not are_finite[0].is_meta
     flags = torch.stack(list(are_finite)).tolist() if has_values else []
@@ -32,12 +33,12 @@ def check_steps(are_finite: Sequence[Tensor]) -> None:
 
 
 def frame_sums(frames: Tensor) -> Tensor:
-    """A number [B, T] for each frame of [B, 3, T, H, W], finite if the whole frame is finite."""
+    """A value [B, T] per frame of [B, 3, T, H, W], which is finite only if the whole frame is finite."""
     return frames.sum(dim=(1, 3, 4), dtype=torch.float32)
 
 
 def check_frames(sums: Tensor, chunk_frames: int | None = None) -> None:
-    """ValueError that names the first frames of a clip whose `frame_sums` are not finite.
+    """ValueError if `frame_sums` of a clip are not finite; it names the first such frames.
 
     chunk_frames: number of frames decoded together, if fixed.
     """

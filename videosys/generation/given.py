@@ -1,4 +1,4 @@
-"""Inputs that replace texts and noise of a request, and the type of its output videos."""
+"""Inputs of a request that replace texts and noise, and the type of its output."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from videosys.generation.guidance import NEGATIVE, PromptEmbeds
 from videosys.utils.typed import listing, shown
 
 OUTPUT_TYPES = ("pt", "np", "pil", "latent")
-LABEL = "prompt_embeds"  # followed by a number: the name in outputs of a prompt given as embeddings
+LABEL = "prompt_embeds"  # with a number appended, the name in outputs of a prompt given as embeddings
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """latents: (C, T, H, W) of one video. text: (maximum tokens, channels). clips: of one video.
+    """The sizes that given tensors must have. latents: (C, T, H, W) of one video. text: (maximum tokens,
+    channels).
 
-    has_negative: whether the request uses guidance.
+    clips: number of clips of one video. has_negative: whether the request uses guidance.
     """
 
     latents: tuple[int, int, int, int]
@@ -31,11 +32,11 @@ class Sizes:
 
 @dataclass(frozen=True, eq=False)
 class Given:
-    """Tensors that replace the output of the text encoder and the noise, for P prompts and N videos.
+    """Tensors that replace the text encoder's output and the noise, for P prompts and N videos.
 
     latents: [N, C, T, H, W], noise with a standard deviation of 1; video j of prompt i is row
-        i * num_videos_per_prompt + j. prompt_embeds: [P, L, D]. prompt_mask: [P, L], 1 = a token; without
-        it, all rows are tokens. negative_prompt_embeds: [1, L, D], or [P, L, D] with prompt_embeds.
+        i * num_videos_per_prompt + j. prompt_embeds: [P, L, D]. prompt_mask: [P, L], 1 = a token; default:
+        all rows are tokens. negative_prompt_embeds: [1, L, D], or [P, L, D] with prompt_embeds.
     output_type: pt, np, pil or latent; None for uint8 tensors [T, H, W, 3].
     """
 
@@ -116,13 +117,13 @@ NAMES = tuple(item.name for item in fields(Given))
 
 
 def take_given(inputs: dict[str, Any]) -> Given:
-    """Removes the fields of `Given` from a request's inputs and returns them."""
+    """Remove the fields of `Given` from a request's inputs and return them."""
     return Given(**{name: inputs.pop(name) for name in NAMES if name in inputs})
 
 
 def check_tensor(name: str, value: Any, shapes: Sequence[tuple[int | str, ...]]) -> None:
-    """ValueError unless the value is a floating-point tensor of finite values in one of the shapes; a text in
-    a shape matches any size of 1 or more.
+    """ValueError unless the value is a floating-point tensor of finite values with one of the shapes. A
+    string in a shape matches any size of 1 or more.
     """
     if not isinstance(value, Tensor):
         raise ValueError(f"{name} must be a torch.Tensor, got {shown(value)}")
@@ -130,13 +131,13 @@ def check_tensor(name: str, value: Any, shapes: Sequence[tuple[int | str, ...]])
         allowed = " or ".join("[" + ", ".join(map(str, shape)) + "]" for shape in shapes)
         raise ValueError(f"{name} has the shape {list(value.shape)}; it must be {allowed}")
     if not value.is_floating_point() or value.is_meta or value.layout != torch.strided:
-        raise ValueError(f"{name} is a tensor of {value.dtype} on {value.device}; it must hold fractions")
+        raise ValueError(f"{name} is a tensor of {value.dtype} on {value.device}; it must be floating-point")
     if not bool(torch.isfinite(value).all()):
         raise ValueError(f"{name} holds values that are not finite (NaN or infinity)")
 
 
 def fits(shape: Sequence[int], wanted: Sequence[int | str]) -> bool:
-    """Whether a shape matches; a text matches any size of 1 or more."""
+    """Whether a shape matches; a string matches any size of 1 or more."""
     pairs = zip(shape, wanted)
     return len(shape) == len(wanted) and all(
         size >= 1 if isinstance(other, str) else size == other for size, other in pairs
@@ -148,7 +149,7 @@ def check_embeds(name: str, embeds: Any, counts: Sequence[int], text: tuple[int,
     longest, width = text
     check_tensor(name, embeds, [(count, "L", width) for count in counts])
     if embeds.shape[1] > longest:
-        raise ValueError(f"{name} has {embeds.shape[1]} tokens a text; the model reads {longest} at most")
+        raise ValueError(f"{name} has {embeds.shape[1]} tokens per text; the model reads at most {longest}")
 
 
 def check_mask(name: str, mask: Any, embeds: Tensor) -> None:
@@ -157,11 +158,13 @@ def check_mask(name: str, mask: Any, embeds: Tensor) -> None:
         got = list(mask.shape) if isinstance(mask, Tensor) else shown(mask)
         raise ValueError(f"{name} is {got}; it must be a tensor of shape {list(embeds.shape[:2])}")
     if not bool(((mask == 0) | (mask == 1)).all()) or not bool((mask != 0).any(dim=1).all()):
-        raise ValueError(f"{name} must hold 0 and 1 only, and 1 for a token of each text at least")
+        raise ValueError(f"{name} must contain only 0 and 1, with at least one 1 per text")
 
 
 def padded_rows(embeds: Tensor, mask: Tensor | None, dtype: torch.dtype, length: int) -> list[PromptEmbeds]:
-    """Each text of [P, L, D] and [P, L], padded with zeros to `length` tokens as by the text encoder."""
+    """Each text of [P, L, D] with its mask [P, L], padded with zeros to `length` tokens as by the text
+    encoder.
+    """
     mask = torch.ones(embeds.shape[:2], device=embeds.device) if mask is None else mask
     missing = length - embeds.shape[1]
     embeds = torch.nn.functional.pad(embeds.detach().to(dtype), (0, 0, 0, missing))

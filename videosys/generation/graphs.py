@@ -26,22 +26,26 @@ _LOG = get_logger("graphs")
 
 
 def uses_graphs(is_wanted: bool, device: torch.device, parallel: Parallel) -> bool:
-    """Whether steps use graphs, which need a CUDA device that has all tokens of a video. Warns otherwise."""
+    """Whether steps use graphs. They need a CUDA device that has all tokens of a video; logs a warning
+    otherwise.
+    """
     can = device.type == "cuda" and parallel.sp.size == 1
     if is_wanted and not can:
         where = "a CUDA device" if device.type != "cuda" else "all tokens of a video on one device"
-        _LOG.warning("cuda_graphs is true, which needs %s: steps run without graphs", where)
+        _LOG.warning("cuda_graphs needs %s; steps run without graphs", where)
     return is_wanted and can
 
 
 class Capturer:
-    """Captures functions as CUDA graphs. The graphs share one memory pool, because they run in turn."""
+    """Captures functions as CUDA graphs. The graphs share one memory pool, because they never run
+    concurrently.
+    """
 
     def __init__(self, device: torch.device):
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Run) -> tuple[Run, Any]:
-        """(what runs the graph, the result of `run`, which the graph writes anew each time)."""
+        """(function that replays the graph, result of `run`, which each replay overwrites)."""
         graph = torch.cuda.CUDAGraph()
         # Other threads may load weights meanwhile.
         place: dict[str, Any] = {"pool": self.pool, "stream": self.stream}
@@ -51,16 +55,16 @@ class Capturer:
 
 
 class Graphed:
-    """A transformer for one generation whose parts outside the blocks are graphs from their second call on.
+    """A transformer for one generation. Its parts outside the blocks run as graphs from their second call.
 
     It is called like the model, which stays unchanged. The graphs are freed with this object.
     """
 
     def __init__(self, model: Any, capture: Capture):
         self.model = model
-        made: dict[int, Tensor] = {}  # by id, what graphs write, which graphs after them read
+        made: dict[int, Tensor] = {}  # outputs of graphs by id, which later graphs read
         self.embed = GraphedFunction(model.embed, capture, made)
-        # Caches keep signals and predictions.
+        # Copied, because caches keep signals and predictions.
         self.signal = GraphedFunction(model.signal, capture, made, is_kept=True)
         self.head = GraphedFunction(model.head, capture, made, is_kept=True)
 
@@ -77,7 +81,7 @@ def graphed(model: Any, device: torch.device) -> Graphed:
     absent = [name for name in PARTS if not hasattr(model, name)]
     if absent:
         raise ValueError(
-            f"cuda_graphs is true, and {type(model).__name__} has no {' and no '.join(absent)}; set it to "
+            f"cuda_graphs is true, but {type(model).__name__} has no {' and no '.join(absent)}; set it to "
             "false"
         )
     return Graphed(model, Capturer(device))
@@ -85,8 +89,8 @@ def graphed(model: Any, device: torch.device) -> Graphed:
 
 @dataclass(frozen=True)
 class Graph:
-    """A captured call. inputs: the tensors that it reads. rest: its other inputs, kept alive because their
-    ids are part of the key.
+    """A captured call. inputs: tensors that it reads. rest: other inputs, kept alive because their ids are
+    part of the key.
     """
 
     replay: Run
@@ -96,10 +100,10 @@ class Graph:
 
 
 class GraphedFunction:
-    """A function of tensors as graphs, one for each set of shapes with the same other inputs.
+    """A function of tensors as graphs, one per combination of shapes and other inputs.
 
     The first call runs without a graph, because libraries initialize themselves in it.
-    made: the results of all graphs. is_kept: whether a result is read later than in its own step.
+    made: the outputs of all graphs. is_kept: whether a result is read in a later step.
     """
 
     def __init__(
@@ -116,7 +120,9 @@ class GraphedFunction:
             return self.run(*args)
         graph = self.graphs[key] = self.graphs[key] or self.record(args)
         pairs = [(own, given) for own, given in zip(graph.inputs, tensors_of(leaves)) if own is not given]
-        if any(id(own) in self.made for own, _ in pairs):  # what another graph made is not to be changed
+        if any(
+            id(own) in self.made for own, _ in pairs
+        ):  # the output of another graph must not be overwritten
             return self.run(*args)
         for own, given in pairs:
             own.copy_(given)
@@ -124,7 +130,7 @@ class GraphedFunction:
         return copied(graph.output) if self.is_kept else graph.output
 
     def record(self, args: Any) -> Graph:
-        """The graph of a call. What another graph writes is read where it is, all else from a copy."""
+        """Capture a call. Outputs of other graphs are read in place, other inputs from a copy."""
         leaves = tree_leaves(args)
         given = tensors_of(leaves)
         own = {id(item): item if id(item) in self.made else item.clone() for item in given}
@@ -136,12 +142,12 @@ class GraphedFunction:
 
 
 def tensors_of(leaves: Sequence[Any]) -> list[Tensor]:
-    """The tensors among them."""
+    """The tensors among the leaves."""
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def described(leaf: Any) -> Any:
-    """What a graph is made for: the shape of a tensor, any other thing itself."""
+    """The part of a graph's key for an input: the shape of a tensor, or the value or id of anything else."""
     if isinstance(leaf, Tensor):
         return tuple(leaf.shape), leaf.dtype, leaf.device
     return leaf if isinstance(leaf, PLAIN) else id(leaf)

@@ -1,4 +1,4 @@
-"""Group offloading: blocks stay in host memory and are copied to a device one after the other."""
+"""Group offloading: blocks stay in host memory and are copied to the device one by one."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ ALIGNMENT = 512  # bytes, as in torch's GPU allocator
 
 
 class Groups:
-    """Copies the blocks of a module from host memory to a device one after the other, each for its
-    own forward; the next one is copied meanwhile, on a separate stream on CUDA.
+    """Copies each block of a module from host memory to a device for its forward. The next block is copied
+    meanwhile, on CUDA in a separate stream.
 
-    Blocks are the members of the module's lists. All else is on the device until `close`: also what a block
-    holds itself beside its layers, which is small, and which a cache's signal reads outside of any forward.
-    The module's `prepare`, if it has one, uses single layers of all blocks, before any of their forwards:
-    each of these comes for itself.
+    Blocks are the members of the module's lists. All other weights stay on the device until `close`. These
+    include the direct parameters of a block, which are small, and which a cache's signal reads outside of any
+    forward. The module's `prepare`, if it has one, uses single layers of all blocks before any forward, so
+    each of these layers is copied separately.
     """
 
     def __init__(self, module: nn.Module, device: torch.device):
         self.module, self.device = module, device
         lists = [child for child in module.children() if isinstance(child, nn.ModuleList)]
-        # Two lists take turns, as spatial and temporal blocks do.
+        # Two lists alternate, like spatial and temporal blocks.
         blocks = [block for row in zip_longest(*lists) for block in row if block is not None]
         layers = {
             block: [layer for child in block.children() for layer in child.modules()] for block in blocks
@@ -49,12 +49,12 @@ class Groups:
         self.handles: list[RemovableHandle] = []
         try:
             self.attach()
-        except BaseException:  # such as too little memory
+        except BaseException:  # such as out of memory
             self.close()
             raise
 
     def attach(self) -> None:
-        """Brings what stays to the device, and lets the blocks come from now on."""
+        """Move the resident weights to the device, and install the hooks that copy the blocks."""
         self.resident.come(self.resident.copies())
         size = max((weights.slot_bytes() for weights in self.weights.values()), default=0)
         self.slots += make_slots(size, self.device)
@@ -64,7 +64,7 @@ class Groups:
             self.module.prepare = self.prepare  # type: ignore[assignment]
 
     def enter(self, block: nn.Module) -> None:
-        """Brings a block to the device, and starts to copy the one that came after it the last time."""
+        """Make a block available on the device, and start to copy the block that followed it last time."""
         slot = self.fill(block)
         self.slots.sort(key=lambda other: other is slot)  # the least recently used one first
         slot.wait()
@@ -75,19 +75,19 @@ class Groups:
         self.fill(self.following[block])
 
     def fill(self, block: nn.Module) -> Slot:
-        """The slot with a block's weights: the least recently used one, unless another has them already."""
+        """Copy a block's weights into the least recently used slot, unless a slot already has them."""
         weights = self.weights[block]
         slot = next((slot for slot in self.slots if slot.weights is weights), self.slots[0])
         slot.fill(weights)
         return slot
 
     def leave(self, block: nn.Module) -> None:
-        """Before another block comes: this one's copies go, and its slot is free."""
+        """Release a block's copies and its slot."""
         self.weights[block].go()
         self.slots[-1].release()
 
     def prepare(self, *inputs: Any, **options: Any) -> Any:
-        """What the module's own `prepare` returns."""
+        """Call the module's `prepare`, with its layers copied one by one."""
         handles: list[RemovableHandle] = []
         try:
             for layer in self.layers:
@@ -103,45 +103,45 @@ class Groups:
         self.layers[layer].go()
 
     def close(self) -> None:
-        """Leaves the module as it was, all of it in the host's memory."""
+        """Restore the module, with all weights in host memory."""
         self.module.__dict__.pop("prepare", None)
         remove(self.handles)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # a block may still be on its way when a forward failed
+            torch.cuda.synchronize(self.device)  # a copy may still be running after a failed forward
         self.resident.go()
         self.slots.clear()
         release_memory(self.device)
 
 
 class Weights:
-    """Parameters and buffers that move together. The objects stay, and their data changes."""
+    """Parameters and buffers that move together. The objects stay the same, only their data changes."""
 
     def __init__(self, tensors: Iterable[torch.Tensor], device: torch.device):
         self.tensors, self.device = list(tensors), device
         self.host = [item.data for item in self.tensors]
 
     def slot_bytes(self) -> int:
-        """Bytes of a slot for them."""
+        """The size of a slot for them in bytes."""
         return sum(map(slot_bytes, self.host))
 
     def copies(self) -> list[torch.Tensor]:
-        """Copies on the device, for the current stream."""
+        """Copy the tensors to the device in the current stream."""
         return [item.to(self.device, non_blocking=True) for item in self.host]
 
     def come(self, copies: Sequence[torch.Tensor]) -> None:
-        """Switches the tensors to these on the device."""
+        """Switch the tensors to these copies on the device."""
         for item, data in zip(self.tensors, copies):
             item.data = data
 
     def go(self) -> None:
-        """Switches the tensors back to host memory."""
+        """Switch the tensors back to host memory."""
         for item, data in zip(self.tensors, self.host):
             item.data = data
 
 
 class Slot:
-    """Memory on a device for the weights of one block at a time. It is reused: with
-    new memory for each copy, all blocks would be there at once, since the host runs ahead.
+    """Device memory for the weights of one block at a time. It is reused: if each copy allocated new memory,
+    all blocks would be on the device at once, because the host runs ahead.
     """
 
     def __init__(self, size: int, device: torch.device):
@@ -150,14 +150,14 @@ class Slot:
         self.copies: list[torch.Tensor] = []
 
     def fill(self, weights: Weights) -> None:
-        """Copies weights into the slot, unless they are already there."""
+        """Copy weights into the slot, unless they are already there."""
         if self.weights is not weights:
             self.weights = None
             self.copy(weights)
             self.weights = weights
 
     def copy(self, weights: Weights) -> None:
-        """Fills the slot with a block's weights; the views of them are its `copies`."""
+        """Copy a block's weights into the slot; `copies` are views of them."""
         self.copies, start = [], 0
         for item in weights.host:
             place = self.buffer[start : start + span(item)].view(item.dtype)
@@ -165,10 +165,10 @@ class Slot:
             start += slot_bytes(item)
 
     def wait(self) -> None:
-        """Makes the following work on the device wait for the copies."""
+        """Make subsequent work on the device wait for the copies."""
 
     def release(self) -> None:
-        """Allows other weights in the slot after the work so far on the device."""
+        """Allow other weights in the slot once the work so far on the device is done."""
 
 
 class StreamSlot(Slot):
@@ -181,7 +181,7 @@ class StreamSlot(Slot):
         self.release()
 
     def copy(self, weights: Weights) -> None:
-        """As in `Slot`, on a stream of its own, once the slot is free."""
+        """As in `Slot`, in a separate stream, once the slot is free."""
         with torch.cuda.stream(self.stream):
             self.stream.wait_event(self.is_free)
             super().copy(weights)
@@ -203,20 +203,20 @@ def make_slots(size: int, device: torch.device) -> list[Slot]:
 
 
 def span(item: torch.Tensor) -> int:
-    """Bytes from a tensor's first number to its last."""
+    """Bytes from a tensor's first element to its last."""
     steps = [(size - 1) * stride for size, stride in zip(item.shape, item.stride())]
     return (1 + sum(steps)) * item.element_size() if item.numel() else 0
 
 
 def slot_bytes(item: torch.Tensor) -> int:
-    """Bytes of a tensor in a slot, rounded up to an aligned address."""
+    """Bytes of a tensor in a slot, rounded up to the alignment."""
     return -(-span(item) // ALIGNMENT) * ALIGNMENT
 
 
 def pin(tensors: Iterable[torch.Tensor]) -> None:
-    """Moves host tensors, in place, to pinned memory for asynchronous copies."""
+    """Move host tensors in place to pinned memory, for asynchronous copies."""
     for item in tensors:
-        item.data = item.data.pin_memory()  # itself where it is pinned
+        item.data = item.data.pin_memory()  # unchanged if already pinned
 
 
 def tensors_of(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
@@ -230,7 +230,7 @@ def tensors_of(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
 def hooked(
     module: nn.Module, enter: Callable[[nn.Module], None], leave: Callable[[nn.Module], None]
 ) -> list[RemovableHandle]:
-    """Runs `enter` before a module's forward and `leave` after it, even if it fails."""
+    """Call `enter` before a module's forward and `leave` after it, even if it fails."""
     return [
         module.register_forward_pre_hook(lambda module, inputs: enter(module)),
         module.register_forward_hook(lambda module, inputs, outputs: leave(module), always_call=True),

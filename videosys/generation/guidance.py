@@ -1,4 +1,4 @@
-"""Text inputs of a transformer under classifier-free guidance: prompts and repeated negative prompt."""
+"""Text inputs of a transformer under classifier-free guidance: prompts and the repeated negative prompt."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ class PromptEmbeds(NamedTuple):
     mask: torch.Tensor  # [1, L], 1 = a token
 
 
-Texts = Mapping[str, PromptEmbeds]  # encoded texts by what was encoded
-NEGATIVE = "\0negative of "  # before the key of a prompt: the embeddings given as its negative prompt
+Texts = Mapping[str, PromptEmbeds]  # text -> its embeddings
+NEGATIVE = "\0negative of "  # prefix of a prompt's key: key of the embeddings given as its negative prompt
 Pair = tuple[
     torch.Tensor, torch.Tensor | None
 ]  # [B or 2B, L, D] as [cond, uncond], and the mask of its tokens
 
 
 def masked_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None) -> Pair:
-    """Prompts and, as often, the negative prompt (or one for each), with the masks of their own tokens."""
+    """Prompts and the repeated negative prompt (or one per prompt), each with the mask of its tokens."""
     embeds, masks = (list(parts) for parts in zip(*prompts))
     if negative is not None:
         embeds.append(negative[0].expand(len(prompts), -1, -1))
@@ -32,8 +32,8 @@ def masked_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None) 
 
 
 def negative_of(prompts: Sequence[str], texts: Texts, common: str | None) -> PromptEmbeds | None:
-    """The negative prompt [1 or B, L, D] of prompts by their keys: those given for each, or the `common` one,
-    if there is one.
+    """The negative prompt [1 or B, L, D] of these prompts: the one given for each, or else the `common` one;
+    None if there is none.
     """
     own = [texts[NEGATIVE + key] for key in prompts if NEGATIVE + key in texts]
     if not own:
@@ -42,10 +42,10 @@ def negative_of(prompts: Sequence[str], texts: Texts, common: str | None) -> Pro
 
 
 def cut_pair(prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, cut: bool = True) -> Pair:
-    """Prompts without padding, and as many rows of the negative prompt, with or without padding.
+    """Prompts without padding, and the same number of rows of the negative prompt, including its padding.
 
-    The published pipelines do this for one prompt. Prompts of several lengths get a mask that hides
-    from each the tokens that a separate generation would cut off. cut: false attends to all padding.
+    The published pipelines do this for one prompt. Prompts of different lengths get a mask that hides the
+    tokens that a separate generation would cut off. cut: false attends to all padding.
     """
     embeds, masks = (torch.cat(parts) for parts in zip(*prompts))
     lengths = masks.sum(dim=1)

@@ -50,14 +50,14 @@ class Components:
     uses_graphs: bool = False
 
     def close(self) -> None:
-        """Drops all weights."""
+        """Drop all weights."""
         for component in (self.text_encoder, self.transformer, self.vae):
             component.close()
 
 
 class Loader:
-    """Creates the components of a checkpoint. Problems with files, device or packages are a
-    ValueError now; weights are read on first use.
+    """Creates the components of a checkpoint. Weights are read on first use, but problems with files, device
+    or packages are a ValueError at construction.
     """
 
     def __init__(self, config: PipelineConfig, quiet: bool = False, parallel: Parallel = Parallel()):
@@ -67,7 +67,7 @@ class Loader:
         check_offload(config.offload, self.device)
         check_storage(config.storage_dtype, self.device)
         self.has_groups = config.offload == "group"
-        # Where modules that are offloaded in groups are kept.
+        # Modules that are offloaded in groups are kept there.
         self.home = CPU if self.has_groups else self.device
 
     def components(self, parts: Parts) -> Components:
@@ -81,7 +81,7 @@ class Loader:
         )
 
     def text_encoder(self, part: TextEncoderPart, width: int) -> Component[T5Encoder]:
-        """A T5 encoder. width: of the embeddings for the transformer; ValueError for another width."""
+        """A T5 encoder. width: width of embeddings that the transformer needs; ValueError for another one."""
         from videosys.text_encoders.t5 import T5Encoder, check_width
 
         folder = existing(part.folder)
@@ -132,7 +132,7 @@ class Loader:
         return Component(load_transformer, self.device, self.config.offload, part.folder)
 
     def loras(self, part: Part) -> Deltas:
-        """What the config's LoRAs add to a part's weights. ValueError for files that do not fit it."""
+        """The changes of a part's weights by the config's LoRAs. ValueError for files that do not fit."""
         if not self.config.lora:
             return {}
         options = {"parallel": self.parallel, **part.options}
@@ -142,12 +142,12 @@ class Loader:
         return read_loras(self.config.lora, shapes, current, self.config.offline)
 
     def _check_compile(self) -> None:
-        """ValueError where what is compiled cannot be, or would be each time."""
+        """ValueError if the configured modules cannot be compiled, or would be recompiled at each use."""
         check_compiler(self.device, self.config.compile)
         check_compile_offload(self.config.offload, self.device, self.config.compile)
 
     def _checked(self, part: Part) -> Callable[..., nn.Module]:
-        """The loader of a part; names and shapes of its weights are compared with the files now."""
+        """The loader of a part. Names and shapes of its weights are compared with the files immediately."""
         folder, options = existing(part.folder), {"parallel": self.parallel, **part.options}
         check_model(part.module_cls, part.config, folder, **options)
         return functools.partial(

@@ -1,8 +1,7 @@
-"""LoRA (arXiv 2106.09685) for transformers: files of PEFT and diffusers, added to the weights as they load.
+"""LoRA (arXiv 2106.09685) for transformers: files of PEFT and diffusers, merged into the weights at loading.
 
-A weight W becomes W + scale * (alpha / rank) * up @ down. The loaded model has no extra layers, so its speed
-and all features are unaffected. To remove a LoRA, the plain weights are loaded from their file again, bit for
-bit.
+A weight W becomes W + scale * (alpha / rank) * up @ down. The model has no extra layers, so its speed and all
+features are unaffected. To remove a LoRA, the original weights are loaded from their file again, bit for bit.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from videosys.utils.typed import check_types, shown
 from videosys.utils.weights import read_metadata, read_tensors, shortened
 
 SUFFIX = ".safetensors"
-NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT's and diffusers'
+NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT, diffusers
 SETTINGS = "adapter_config.json"
 PATTERNS = (f"*{SUFFIX}", SETTINGS)
-HEADER = "lora_adapter_metadata"  # diffusers' settings in a file's header, each behind `transformer.`
+HEADER = "lora_adapter_metadata"  # diffusers' settings in a file's header, each prefixed with `transformer.`
 # Prefixes of the model's names in files.
 PREFIXES = (
     "base_model.",
@@ -48,7 +47,7 @@ KEY = re.compile(
     rf"(?P<module>.+?)\.(?:(?P<down>{DOWN})|(?P<up>{UP}))(?:\.\w+)?\.weight|(?P<scaled>.+)\.alpha"
 )
 PROCESSOR = re.compile(r"\.processor\.(to_q|to_k|to_v|to_out)_lora\.")  # older files of diffusers
-LISTED = 40  # keys in an error
+LISTED = 40  # maximum number of keys in an error
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,13 @@ class Lora:
             raise ValueError(f"scale is {self.scale}; it must be a finite number")
 
     def anchored(self) -> Lora:
-        """The same with an absolute path, for a program that changes its working directory later."""
+        """The LoRA with an absolute path, for a program that changes its working directory later."""
         return Lora(anchored(self.path), self.scale)
 
 
 def as_loras(value: Any) -> tuple[Lora, ...]:
-    """The LoRAs of a config from user input: one or a list of paths, mappings with `path` and `scale`, or
-    `Lora` objects. ValueError for anything else.
+    """The LoRAs of a config from user input: a path, a mapping with `path` and `scale`, a `Lora`, or a list
+    of these. ValueError for anything else.
     """
     items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     return tuple(as_lora(item) for item in items)
@@ -90,12 +89,12 @@ def as_lora(item: Any) -> Lora:
         return Lora(str(item))
     if isinstance(item, Mapping):
         return from_mapping(Lora, item, "lora")
-    raise ValueError(f"lora must hold paths or mappings with path and scale, got {shown(item)}")
+    raise ValueError(f"lora must contain paths or mappings with path and scale, got {shown(item)}")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in adapter_config.json. alpha_pattern: alpha by the end of a module's name."""
+    """The settings in adapter_config.json. alpha_pattern: alpha by the suffix of a module's name."""
 
     lora_alpha: float | None = None
     alpha_pattern: dict[str, float] = field(default_factory=dict)
@@ -139,10 +138,10 @@ def adapted(deltas: Deltas) -> Callable[[str, Tensor], Tensor]:
 def read_loras(
     loras: Iterable[Lora], shapes: Mapping[str, Sequence[int]], current: Callable[[str], str], offline: bool
 ) -> dict[str, list[Delta]]:
-    """The changes of a model's weights by all LoRAs; files are memory-mapped, not read yet.
+    """The changes of a model's weights by all LoRAs. Files are memory-mapped and not read yet.
 
-    shapes: of the model's weights by name. current: maps a name of older files to the present one. ValueError
-    that lists unknown keys of a file and keys with another shape.
+    shapes: of the model's weights by name. current: maps a name in older files to the current one. A
+    ValueError lists unknown keys of a file and keys with a wrong shape.
     """
     deltas: dict[str, list[Delta]] = {}
     for lora in loras:
@@ -183,7 +182,7 @@ def read_settings(path: Path) -> Settings:
     else:
         settings = header_settings(path)
     if settings.use_dora:
-        raise ValueError(f"{path}: it is a DoRA (use_dora), which is not supported")
+        raise ValueError(f"{path}: DoRA (use_dora) is not supported")
     return settings
 
 
@@ -202,11 +201,11 @@ def header_settings(path: Path) -> Settings:
 def read_lora(
     path: Path, shapes: Mapping[str, Sequence[int]], current: Callable[[str], str]
 ) -> dict[str, Delta]:
-    """The changes in one file, by the names of the weights."""
+    """The changes in one file, by the name of the weight."""
     tensors, settings = read_tensors(path), read_settings(path)
     names = {weight.removesuffix(".weight"): weight for weight in shapes if weight.endswith(".weight")}
     joined = {name.replace(".", "_"): name for name in names}
-    parts: dict[str, dict[str, str]] = {}  # the keys of each module, by their kind
+    parts: dict[str, dict[str, str]] = {}  # module -> kind -> key
     unknown: list[str] = []
     for key in tensors:
         written, kind = parse_key(key)
@@ -230,14 +229,14 @@ def parse_key(key: str) -> tuple[str, str]:
 
 
 def processor_module(match: re.Match[str]) -> str:
-    """The present form of an older key: attn.processor.to_out_lora.up is attn.to_out.0.lora.up."""
+    """The current form of an older key: attn.processor.to_out_lora.up becomes attn.to_out.0.lora.up."""
     return f".{match[1]}{'.0' if match[1] == 'to_out' else ''}.lora."
 
 
 def find_module(
     name: str, names: Mapping[str, str], joined: Mapping[str, str], current: Callable[[str], str]
 ) -> str | None:
-    """The module of the model for the name in a file, or None."""
+    """The model's module for a name in a file, or None."""
     for prefix in JOINED:
         if name.startswith(prefix):
             return joined.get(name.removeprefix(prefix))
@@ -258,7 +257,7 @@ def check_parts(
     tensors: Mapping[str, Tensor],
     shapes: Mapping[str, Sequence[int]],
 ) -> None:
-    """ValueError that lists keys that are unknown, lack a counterpart or do not fit."""
+    """Raise a ValueError that lists keys that are unknown, lack a counterpart or do not fit."""
     lonely = [key for kinds in parts.values() for key in kinds.values() if not {"down", "up"} <= kinds.keys()]
     whole = {module: kinds for module, kinds in parts.items() if {"down", "up"} <= kinds.keys()}
     misfits = [
@@ -282,7 +281,7 @@ def check_parts(
 
 
 def fits(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
-    """Whether up @ down has the shape of a weight: [out, in], or that of a convolution."""
+    """Whether up @ down has the shape of a weight: of a linear layer [out, in], or of a convolution."""
     if min(down.ndim, up.ndim, len(shape)) < 2 or not (down.is_floating_point() and up.is_floating_point()):
         return False
     inner, outer = down.numel() // max(down.shape[0], 1), up.numel() // max(up.shape[0], 1)
@@ -292,7 +291,7 @@ def fits(down: Tensor, up: Tensor, shape: Sequence[int]) -> bool:
 def delta_of(
     module: str, kinds: Mapping[str, str], tensors: Mapping[str, Tensor], settings: Settings
 ) -> Delta:
-    """The change of a module's weight by its matrices."""
+    """The change of a module's weight from its matrices."""
     down, up = tensors[kinds["down"]], tensors[kinds["up"]]
     alpha = float(tensors[kinds["scaled"]]) if "scaled" in kinds else None
     return Delta(down, up, settings.factor(module, len(down), alpha))

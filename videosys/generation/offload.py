@@ -1,4 +1,4 @@
-"""When the parts of a pipeline are in memory."""
+"""Loads and offloads the parts of a pipeline."""
 
 from __future__ import annotations
 
@@ -22,41 +22,40 @@ Offload = Literal["none", "stage", "group"]
 
 @contextmanager
 def loaded_ahead(components: Sequence[Component[Any]]) -> Iterator[None]:
-    """Loads the components that stay on an accelerator, in this order, in parallel to the `with` block."""
+    """Load the components that stay on an accelerator, in this order, concurrently with the `with` block."""
     waiting = [each for each in components if each.may_load_ahead and not each.is_loaded]
     current = torch.cuda.current_device() if waiting and torch.cuda.is_available() else None
 
     @settle
     def load() -> None:
         if current is not None:
-            torch.cuda.set_device(current)  # each thread has its own
+            torch.cuda.set_device(current)  # the current device is per thread
         for each in waiting:
             each.load_ahead()
 
     thread = threading.Thread(target=load, name="load ahead", daemon=True)
     if waiting:
         thread.start()
-    yield  # not joined: users of a component wait only for it
+    yield  # not joined: each use of a component waits for that component only
 
 
 def check_offload(offload: Offload, device: torch.device) -> None:
     """ValueError if the setting does not apply to the device."""
     if offload == "group" and shares_memory(device):
         raise ValueError(
-            f"offload is 'group', but the device is the {device.type}: groups of blocks move between the "
-            f"host's memory and an accelerator's own; allowed on a {device.type}: 'none', 'stage'"
+            f"offload is 'group', but the device is the {device.type}: groups of blocks move between host "
+            f"memory and the memory of an accelerator; allowed on a {device.type}: 'none', 'stage'"
         )
 
 
 class Component(Generic[M]):
     """A module that is loaded on first use.
 
-    offload `none` keeps it; `stage` clears it from the device after each use: an accelerator's module is
-    moved to host memory, and a module on the CPU is dropped and read again when needed.
-    `group` keeps it in host memory and copies blocks to the device one after the other.
-    Several threads may use it at once: it is loaded once, and cleared when the last of them is done; with
-    `group` they take turns.
-    folder: of its weights, if any. root: the part of a loaded module whose lists are the blocks.
+    offload: `none` keeps it. `stage` removes it from the device after each use: from an accelerator it is
+    moved to host memory, and on the CPU it is dropped and read again when needed. `group` keeps it in host
+    memory and copies blocks to the device one by one. Several threads may use it at once: it is loaded once,
+    and cleared when the last of them is done. With `group` they take turns. folder: of its weights, if any.
+    root: returns the submodule whose lists are the blocks.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Component(Generic[M]):
             try:
                 yield module
             finally:
-                del module  # otherwise clearing would not free it
+                del module  # otherwise clearing does not free it
                 self._leave()
 
     def _enter(self) -> M:
@@ -107,7 +106,7 @@ class Component(Generic[M]):
         return self.offload == "none" and self.device.type != "cpu"
 
     def load_ahead(self) -> None:
-        """Loads the module. Errors are ignored; the first use loads again and raises them."""
+        """Load the module. Errors are ignored, because the first use loads again and raises them."""
         with contextlib.suppress(Exception), self._lock:
             self._module = self._load() if self._module is None else self._module
 
@@ -118,7 +117,7 @@ class Component(Generic[M]):
                 self.clear()
 
     def clear(self) -> None:
-        """Frees the device's memory; the next use brings the module back."""
+        """Free the device's memory; the next use restores the module."""
         if self._groups is not None:
             self._groups.close()
             self._groups = None
@@ -129,5 +128,5 @@ class Component(Generic[M]):
         release_memory(self.device)
 
     def close(self) -> None:
-        """Drops the module."""
+        """Drop the module."""
         self._module = None

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint: folders, classes and configs, before any weight is read."""
+"""The parts of a checkpoint: folders, classes and configs, without reading weights."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from videosys.utils.hub import BUNDLED, PATTERNS, NotFetched
 from videosys.utils.reading import expanded
 
 C = TypeVar("C")
-CONFIG = "config.json"  # of a part
+CONFIG = "config.json"  # file in a part's folder
 
 
 @dataclass(frozen=True)
 class Part:
     """A transformer or an autoencoder.
 
-    module_cls: its class, called with config, parallel and options. config: of its config.json. folder: of
-    its files; None if they are not on this computer; then `config` is the published one.
+    module_cls: its class, called with config, parallel and options. config: from its config.json. folder: of
+    its files, or None if they are not on this computer; then `config` is the published one.
     """
 
     module_cls: type[nn.Module]
@@ -34,7 +34,7 @@ class Part:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def build(self, parallel: Parallel, config: Any = None) -> nn.Module:
-        """The module with random weights; `config` replaces the part's own."""
+        """Build the module with random weights; `config` replaces the part's config."""
         return self.module_cls(config or self.config, parallel=parallel, **self.options)
 
 
@@ -42,8 +42,9 @@ class Part:
 class TextEncoderPart:
     """A T5 or mT5 encoder with its tokenizer.
 
-    folder: it has `text_encoder` and `tokenizer`, or holds both itself; None as in `Part`.
-    max_length: tokens of a prompt. is_mt5: of the published encoder, for an estimate without the folder.
+    folder: contains the folders `text_encoder` and `tokenizer`, or the files of both; None as in `Part`.
+    max_length: maximum tokens of a prompt. is_mt5: kind of the published encoder, for an estimate without a
+    folder.
     """
 
     folder: Path | None
@@ -53,7 +54,7 @@ class TextEncoderPart:
 
 @dataclass(frozen=True)
 class Parts:
-    """The three parts that make a video."""
+    """The three parts of a checkpoint."""
 
     transformer: Part
     vae: Part
@@ -64,7 +65,7 @@ class Parts:
         return self.vae.config.latent_size(config.clip_frames, *config.size)
 
     def check(self) -> None:
-        """ValueError if transformer and autoencoder do not belong to one model."""
+        """ValueError if transformer and autoencoder do not belong to the same model."""
         denoised, decoded = self.transformer.config.in_channels, self.vae.config.latent_channels
         if denoised != decoded:
             raise ValueError(
@@ -76,8 +77,8 @@ class Parts:
 class PartFinder:
     """Finds the folders of a checkpoint's parts.
 
-    may_be_missing: nothing is downloaded; parts that are not on this computer have no folder.
-    folders: of the parts on this computer. missing: the other parts, with their sources.
+    may_be_missing: download nothing; parts that are not on this computer have no folder.
+    folders: of the local parts. missing: the other parts, with their sources.
     """
 
     def __init__(self, config: PipelineConfig, may_be_missing: bool = False):
@@ -90,9 +91,9 @@ class PartFinder:
     def folder(
         self, part: str, source: str | None, subfolder: str = "", patterns: Sequence[str] = PATTERNS
     ) -> Path | None:
-        """The folder of a part, which in a repository of all parts is `subfolder`.
+        """The folder of a part, which is `subfolder` in a repository with all parts.
 
-        A folder on this computer may be the part itself. ValueError if it cannot be found.
+        A local folder may also contain the part directly. ValueError if it cannot be found.
         """
         try:
             if source is None:
@@ -105,10 +106,10 @@ class PartFinder:
         return self.folders.get(part)
 
     def _advised(self, error: NotFetched) -> ValueError:
-        """The error with a way that needs no hub, if there is one."""
+        """The error, with a hint at the bundled checkpoint if there is one."""
         tiny = next((name for name in self.config_cls.named_configs() if name.startswith("tiny")), None)
         call = f"load_config({self.config_cls.__name__}, {tiny!r})"
-        advice = f"; {call} takes the small checkpoint that comes with the package" if tiny else ""
+        advice = f"; {call} uses the small checkpoint that is bundled with the package" if tiny else ""
         return ValueError(f"{error}{advice}")
 
     def part(
@@ -141,7 +142,7 @@ class PartFinder:
 
 
 def part_folder(folder: Path, part: str) -> Path:
-    """The folder of a part: itself, or the one of the part's name in a folder of all parts."""
+    """The folder of a part: `folder` itself, or its subfolder with the part's name."""
     is_inside = not (folder / CONFIG).is_file() and (folder / part / CONFIG).is_file()
     return folder / part if is_inside and part != "text_encoder" else folder
 

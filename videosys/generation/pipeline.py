@@ -44,7 +44,7 @@ _LOG = get_logger("generation")
 
 @dataclass(frozen=True)
 class Denoising:
-    """The inputs of the denoising loop for one micro-batch, for a single use like a scheduler.
+    """The inputs of the denoising loop for one micro-batch. For a single use, because it has a scheduler.
 
     latents: [B, C, T, H, W]. condition: creates the condition for the loaded transformer's forward.
     """
@@ -56,8 +56,8 @@ class Denoising:
 
 
 class Decoded(NamedTuple):
-    """Decoded clips, uint8 [B, T, H, W, 3], their `frame_sums` [B, T] before they were rounded, and latents
-    [B, C, t, H, W] for the continuation in the next clip.
+    """Decoded clips, uint8 [B, T, H, W, 3], their `frame_sums` [B, T] before rounding, and latents [B, C, t,
+    H, W] for the continuation in the next clip.
     """
 
     frames: torch.Tensor
@@ -68,9 +68,8 @@ class Decoded(NamedTuple):
 class Pipeline:
     """Text encoder, transformer and autoencoder, and the stages that use them.
 
-    This class is for models with or without a negative prompt; a
-    family with other stages derives its own class. family: the `Family` record, with scheduler, condition and
-    guidance_pair are used.
+    This class supports models with and without a negative prompt. A family with other stages derives a class.
+    family: the `Family` record, whose scheduler, condition and guidance_pair are used.
     """
 
     rounding: ClassVar[Rounding] = "down"
@@ -82,7 +81,7 @@ class Pipeline:
         self.monitor, self.given = Monitor(), Given()
 
     def watched(self: P, watch: Watch) -> P:
-        """This pipeline, with the same parts, for one request that is watched.
+        """A copy of this pipeline, with the same parts, for one watched request.
 
         Either all devices of a replica watch the request, or none.
         """
@@ -91,13 +90,13 @@ class Pipeline:
         return pipeline
 
     def with_given(self: P, given: Given) -> P:
-        """This pipeline, with the same parts, for one request that brings tensors of its own."""
+        """A copy of this pipeline, with the same parts, for one request with given tensors."""
         pipeline = copy.copy(self)
         pipeline.given = given
         return pipeline
 
     def keep_parts(self, other: Pipeline) -> None:
-        """Takes over the text encoder and the autoencoder of a pipeline that differs by its transformer."""
+        """Take over the text encoder and the autoencoder of a pipeline with another transformer."""
         self.components = replace(self.components, text_encoder=other.text_encoder, vae=other.vae)
         self.text_encoder, self.vae = other.text_encoder, other.vae
 
@@ -105,10 +104,10 @@ class Pipeline:
     def generate(
         self, prompts: Sequence[str], config: Any, quiet: bool = False, **inputs: Any
     ) -> Iterator[VideoOutput]:
-        """Yield the videos of each micro-batch of this replica as soon as they are done.
+        """Yield the videos of each micro-batch of this replica when they are done.
 
-        `config.seed` must be set. inputs: what requests may bring besides fields of the config: those of
-        `Given`, and the family's own. All devices of a replica must pass the same.
+        `config.seed` must be set. inputs: inputs of a request besides config fields: the fields of `Given`
+        and the family's inputs. All devices of a replica must pass the same inputs.
         """
         assert config.seed is not None, "the engine draws the seed, so that all ranks have the same"
         yield from self.with_given(take_given(inputs)).generate_batches(prompts, config, quiet, inputs)
@@ -116,7 +115,7 @@ class Pipeline:
     def generate_batches(
         self, prompts: Sequence[str], config: Any, quiet: bool, inputs: dict[str, Any]
     ) -> Iterator[VideoOutput]:
-        """The same, with what is given besides the family's inputs."""
+        """Like `generate`, with `self.given` set. inputs: only those of the family."""
         self.check_parallel(config)
         self.check_given(self.given, prompts, config)
         self.check_request(prompts, config)
@@ -124,7 +123,7 @@ class Pipeline:
         config = self.with_resolved_cache(config, logs_plan=True)
         batches = self.parallel.own([*request.batches(jobs, config.batch_size)])
         if not batches:
-            return  # there are more replicas than micro-batches
+            return  # more replicas than micro-batches
         self.monitor.expect(len(batches) * config.num_clips)
         conditions = self.encode_inputs(config, **inputs)
         texts = self.given_texts(prompts, config)
@@ -144,7 +143,7 @@ class Pipeline:
         request.check_prompts([text for prompt in prompts for text in config.prompt_texts(prompt)])
 
     def check_given(self, given: Given, prompts: Sequence[str], config: Any) -> None:
-        """ValueError for tensors of a request that do not fit the model or the request."""
+        """ValueError if given tensors do not fit the model or the request."""
         if not given.inputs():
             return
         sizes = Sizes(
@@ -158,7 +157,7 @@ class Pipeline:
             config.check_negative("negative_prompt_embeds")
 
     def given_texts(self, prompts: Sequence[str], config: Any) -> dict[str, PromptEmbeds]:
-        """The embeddings that the request brings, by the texts that they stand for."""
+        """The given embeddings, by the texts that they replace."""
         keys = [config.prompt_texts(prompt) for prompt in prompts]
         device = self.text_encoder.device
         dtype, length = resolve_dtype(config.dtype, device), self.parts.text_encoder.max_length
@@ -166,7 +165,7 @@ class Pipeline:
         return {key: on_device(text, device) for key, text in texts.items()}
 
     def embeddings(self, prompts: Sequence[str], config: Any, quiet: bool) -> dict[str, torch.Tensor]:
-        """Prompts, and the negative prompt if there is one, as fields of `Given`."""
+        """The embeddings of prompts, and of the negative prompt if there is one, as fields of `Given`."""
         self.check_request(prompts, config)
         texts = self.encode_texts(prompts, config, quiet)
         groups = {"prompt": [config.prompt_texts(prompt)[0] for prompt in prompts]}
@@ -179,13 +178,13 @@ class Pipeline:
         return {f"{name}_{kind}": part for name, parts in rows.items() for kind, part in zip(names, parts)}
 
     def encode_inputs(self, config: Any) -> Any:
-        """The request's inputs that all micro-batches share."""
+        """Encode the request's inputs that all micro-batches share."""
         return None
 
     def generate_batch(
         self, jobs: Sequence[VideoJob], texts: Texts, config: Any, quiet: bool, conditions: Any
     ) -> VideoOutput:
-        """The videos of one micro-batch."""
+        """Generate the videos of one micro-batch."""
         latents, steps = self.denoise(self.denoising(jobs, texts, config), config.cache, quiet)
         if self.given.output_type == "latent":
             return output([*latents.cpu()], jobs, steps, config)
@@ -212,7 +211,7 @@ class Pipeline:
         or its device is missing.
         """
         device = config.cache.device
-        if device != "auto":  # on the model's device
+        if device != "auto":  # auto is the model's device
             resolve_device(device, "cache.device")
         folder = self.parts.transformer.folder
         found = find_plan(config.cache, lambda: self.scope(config), folder)
@@ -227,7 +226,7 @@ class Pipeline:
     def encode_texts(
         self, prompts: Sequence[str], config: Any, quiet: bool, given: Texts = MappingProxyType({})
     ) -> dict[str, PromptEmbeds]:
-        """The texts of all prompts, and the negative one, each encoded once, but those that are given."""
+        """Encode the texts of all prompts and the negative text, each once, except those in `given`."""
         wanted = {text: config.clean(text) for prompt in prompts for text in config.prompt_texts(prompt)}
         has_negative = config.is_guided and not any(key.startswith(NEGATIVE) for key in given)
         if has_negative and config.negative_text is not None:
@@ -261,15 +260,15 @@ class Pipeline:
     def noise(
         self, jobs: Sequence[VideoJob], sources: Sequence[torch.Generator], config: Any
     ) -> torch.Tensor:
-        """Latents [B, C, T, H, W] to begin with: those given for these videos, or noise from their seeds.
+        """Initial latents [B, C, T, H, W]: those given for these videos, or noise from their seeds.
 
-        The noise is drawn in any case: samplers that add noise draw it from where the first one ends.
+        The noise is always drawn, because samplers that add noise continue with the same generators.
         """
         drawn, latents = self.initial_noise(sources, config), self.given.latents
         return drawn if latents is None else latents.detach().cpu().float()[[job.index for job in jobs]]
 
     def initial_noise(self, sources: Sequence[torch.Generator], config: Any) -> torch.Tensor:
-        """Normal latents [B, C, T, H, W], each sample from its own generator."""
+        """Normal latents [B, C, T, H, W], each sample from a separate generator."""
         channels = self.parts.vae.config.latent_channels
         return request.initial_noise((channels, *self.latent_size(config)), sources)
 
@@ -284,11 +283,11 @@ class Pipeline:
     def denoise(
         self, denoising: Denoising, cache_config: CacheConfig, quiet: bool
     ) -> tuple[torch.Tensor, list[StepRecord]]:
-        """Denoised latents [B, C, T, H, W], and the model evaluations."""
+        """(denoised latents [B, C, T, H, W], records of the model evaluations)."""
         scheduler, latents = denoising.scheduler, denoising.latents
         request_id, times = request.checksum(latents), scheduler.times()
         settings = repr((times, cache_config, denoising.sampling.guidance_scale))
-        # Otherwise the devices could deadlock or mix two videos.
+        # If they differ, the devices could deadlock or mix two videos.
         self.parallel.agree("a generation (latents, settings)", request_id, zlib.crc32(settings.encode()))
         cache = start(cache_config, times, self.parallel.gather_rows, request_id)
         total = len(scheduler.timesteps)
@@ -302,7 +301,7 @@ class Pipeline:
         return latents, cache.steps
 
     def step_done(self, bar: Any, cache: Cache) -> None:
-        """Reports a model evaluation; raises the error that stopped the request."""
+        """Report a model evaluation; raise the error that stopped the request."""
         bar.update()
         if self.monitor.watch is not None:
             self.monitor.advance(computed=all(record.computed for record in cache.steps[-1:]))
@@ -310,9 +309,9 @@ class Pipeline:
     def decode(
         self, latents: torch.Tensor, config: Any, quiet: bool, continues: bool = False
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
-        """The clips, uint8 [T, H, W, 3] on the CPU, and the latents for their continuations.
+        """(clips, uint8 [T, H, W, 3] on the CPU, latents for their continuations).
 
-        continues: whether another clip follows each.
+        continues: whether another clip follows.
         """
         clips: list[torch.Tensor] = []
         tails: list[torch.Tensor] = []
@@ -328,7 +327,7 @@ class Pipeline:
         return clips, torch.cat(tails) if tails else None
 
     def frames_done(self, bar: Any, count: int) -> None:
-        """Reports decoded frames. Devices that share them can be at different places here."""
+        """Report decoded frames. Devices that share the frames may report at different times."""
         bar.update(count)
         (self.monitor.advance if self.parallel.replica.size == 1 else self.monitor.tell)(count)
 
@@ -340,7 +339,7 @@ class Pipeline:
         continues: bool = False,
         progress: Progress | None = None,
     ) -> Decoded:
-        """The clips of latents that are decoded together, on their device."""
+        """Decode latents together, on their device."""
         frames = self.vae_frames(vae, latents, config, progress)
         return Decoded(request.to_uint8(frames, self.rounding), frame_sums(frames))
 
@@ -351,18 +350,18 @@ class Pipeline:
         return vae.decode(latents, config.clip_frames, progress)
 
     def frames(self, latents: torch.Tensor, config: Any, quiet: bool) -> Iterator[torch.Tensor]:
-        """Frames [1, 3, T, H, W] in about [-1, 1] of each sample of latents [B, C, T, H, W]."""
+        """Yield frames [1, 3, T, H, W] in about [-1, 1] for each sample of latents [B, C, T, H, W]."""
         with self.vae.use() as vae:
             for row in progress(latents.split(1), "decode", quiet=quiet):
                 yield self.vae_frames(vae, row, config)
 
     def close(self) -> None:
-        """Drops all weights."""
+        """Drop all weights."""
         self.components.close()
 
 
 def on_device(text: PromptEmbeds, device: torch.device) -> PromptEmbeds:
-    """The same text on a device."""
+    """Move a text to a device."""
     return PromptEmbeds(*(part.to(device) for part in text))
 
 
@@ -372,7 +371,7 @@ def output(
     steps: Sequence[StepRecord],
     config: PipelineConfig,
 ) -> VideoOutput:
-    """The output of a micro-batch, whose videos share their model evaluations."""
+    """The output of a micro-batch. Its videos share the records of model evaluations."""
     prompts, seeds = [job.prompt for job in jobs], [job.seed for job in jobs]
     compiled = None if config.compile == "none" else compile_report()
     return VideoOutput(list(videos), prompts, seeds, [list(steps) for _ in videos], config.fps, compiled)

@@ -1,4 +1,4 @@
-"""Plans of a calibration: solver, steps, grid and cache chosen together."""
+"""Plans of a calibration: a combination of solver, steps, grid and cache."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ C = TypeVar("C", bound=PipelineConfig)
 
 
 def with_plan(config: C, plan: Setting, where: str = "") -> C:
-    """The config with the sampler and the policy of a plan. ValueError where they do not fit the model.
+    """The config with the sampler and the policy of a plan. ValueError if they do not fit the model.
 
-    where: what stands in front of errors.
+    where: prefix of errors.
     """
     device = config.cache.device
     config = build(type(config), [plan.config], config, Place(where, "config"))
@@ -36,7 +36,7 @@ def with_plan(config: C, plan: Setting, where: str = "") -> C:
 
 
 def plan_settings(config: Any) -> dict[str, Any]:
-    """The fields of a config that a plan decides."""
+    """The config fields that a plan sets."""
     return {name: getattr(config, name) for name in ("scheduler", "num_inference_steps", "cache")}
 
 
@@ -47,9 +47,9 @@ def sampler_text(config: PipelineConfig) -> str:
 
 
 def plan_text(config: PipelineConfig, plan: Setting | None = None) -> str:
-    """What a run does, such as `DPM-Solver++ 2M, 20 steps, no cache, 37.1 dB`.
+    """A description of a run, such as `DPM-Solver++ 2M, 20 steps, no cache, 37.1 dB`.
 
-    plan: what was measured, for the figures: against the published run, unless there is another.
+    plan: its measurements, to add speed-up and PSNR.
     """
     parts = [sampler_text(config), cache_text(config.cache)]
     if plan is not None:
@@ -58,7 +58,7 @@ def plan_text(config: PipelineConfig, plan: Setting | None = None) -> str:
 
 
 def quality_texts(plan: Setting) -> list[str]:
-    """The PSNR against each reference that was measured."""
+    """The PSNR against each measured reference, as text."""
     published = "no difference" if plan.psnr is None else f"{plan.psnr:.1f} dB"
     texts = [f"{published} from the published run"]
     if plan.psnr_converged is not None:
@@ -67,7 +67,7 @@ def quality_texts(plan: Setting) -> list[str]:
 
 
 def cache_text(cache: CacheConfig) -> str:
-    """A policy in a few words."""
+    """A short description of a policy."""
     if isinstance(cache, NoCacheConfig):
         return "no cache"
     name = name_in(CACHES, cache)
@@ -82,7 +82,7 @@ def cache_text(cache: CacheConfig) -> str:
 
 
 def forecast_text(forecast: Any) -> str:
-    """How a forecast continues."""
+    """A short description of a forecast."""
     if isinstance(forecast, Linear):
         return with_changes("linear forecast", forecast)
     if isinstance(forecast, Fitted):

@@ -1,4 +1,4 @@
-"""A request as a list of videos: prompts, seeds, noise, and the output."""
+"""A request as a list of videos: prompts, seeds, noise and output."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from videosys.utils.typed import check_characters, shown
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Any)
-MOST_VIDEOS = 1_000_000  # of one request
-LONGEST_PROMPT = 100_000  # characters
+MOST_VIDEOS = 1_000_000  # maximum number per request
+LONGEST_PROMPT = 100_000  # maximum number of characters
 Rounding = Literal["nearest", "down"]
 
 
 @dataclass(frozen=True)
 class VideoOutput:
-    """Finished videos, with the data to reproduce them.
+    """Finished videos with the data to reproduce them.
 
-    video: uint8 tensors [T, H, W, 3], or what `output_type` asked for. prompts and seeds: one per video; with
-    the config they reproduce it, bit for bit on a CPU. steps_per_video: the model evaluations of each.
-    compiled: what compiling has taken so far in the process that made them; None without compilation.
+    video: uint8 tensors [T, H, W, 3], or the type of `output_type`. prompts, seeds: one per video; with the
+    config they reproduce it, bit for bit on a CPU. steps_per_video: records of the model evaluations of each
+    video. compiled: cost of compilation so far in the process that generated them; None without compilation.
     """
 
     video: list[Any]
@@ -39,12 +39,12 @@ class VideoOutput:
 
     @property
     def frames(self) -> list[Any]:
-        """The same as `video`, by diffusers' name."""
+        """Alias of `video` with diffusers' name."""
         return self.video
 
     @property
     def steps(self) -> list[StepRecord]:
-        """The model evaluations of the first video."""
+        """The records of the first video's model evaluations."""
         return self.steps_per_video[0]
 
     def joined(self, other: VideoOutput) -> VideoOutput:
@@ -61,7 +61,7 @@ class VideoOutput:
 
 @dataclass(frozen=True)
 class VideoJob:
-    """One video to make. index: its place among the videos of the request."""
+    """One video to generate. index: its index in the request."""
 
     prompt: str
     seed: int
@@ -69,7 +69,7 @@ class VideoJob:
 
 
 def check_count(prompts: Sequence[object], config: Any) -> None:
-    """ValueError for more videos than a request may have."""
+    """ValueError for too many videos in a request."""
     count, each = len(prompts), config.num_videos_per_prompt
     if count * each > MOST_VIDEOS:
         raise ValueError(
@@ -78,13 +78,13 @@ def check_count(prompts: Sequence[object], config: Any) -> None:
 
 
 def with_full_batches(prompts: Sequence[str], config: C) -> C:
-    """The config with a batch_size of at most the number of videos. The result is the same."""
+    """The config with a batch_size of at most the number of videos, which gives the same result."""
     most = len(prompts) * config.num_videos_per_prompt
     return replace(config, batch_size=most) if config.batch_size > most else config
 
 
 def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[VideoJob]:
-    """The videos of a request: video j of every prompt uses seed + j."""
+    """The jobs of a request; video j of every prompt uses seed + j."""
     count = num_videos_per_prompt
     return [
         VideoJob(prompt, seed + j, i * count + j) for i, prompt in enumerate(prompts) for j in range(count)
@@ -92,12 +92,12 @@ def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> 
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """`items` in runs of `size`; the last may be shorter."""
+    """Yield `items` in batches of `size`; the last may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def check_prompts(prompt: str | Sequence[str]) -> list[str]:
-    """The prompts as a list; ValueError if it is empty, or one is not text or is blank."""
+    """The prompts as a list. ValueError if it is empty or contains a blank prompt or one that is not text."""
     prompts = list(prompt) if isinstance(prompt, Sequence) and not isinstance(prompt, str) else [prompt]
     if not prompts:
         raise ValueError("no prompt was given: the list is empty")
@@ -113,24 +113,26 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
 
 
 def generators(jobs: Sequence[VideoJob]) -> list[torch.Generator]:
-    """A CPU generator for each video, seeded with its seed."""
+    """One CPU generator per video, with the video's seed."""
     return [generator(job.seed) for job in jobs]
 
 
 def initial_noise(size: Sequence[int], generators: Sequence[torch.Generator]) -> torch.Tensor:
-    """Normal latents [B, *size], float32, each sample from its own CPU generator: the same everywhere."""
+    """Normal latents [B, *size], float32, each sample from a separate CPU generator, so that they do not
+    depend on the device.
+    """
     return torch.stack([torch.randn(tuple(size), generator=source) for source in generators])
 
 
 def checksum(latents: torch.Tensor) -> int:
-    """A 32-bit id of a generation."""
+    """A 32-bit checksum of latents, which identifies a generation."""
     return zlib.crc32(latents.cpu().numpy().tobytes())
 
 
 def to_uint8(frames: torch.Tensor, rounding: Rounding = "nearest") -> torch.Tensor:
     """Frames [B, 3, T, H, W] in [-1, 1] as uint8 [B, T, H, W, 3], on the same device.
 
-    They are clamped, and rounded in float32: half up, or down as in the published code of some models. (In
+    They are clamped and rounded in float32, half up, or down as in the published code of some models. (In
     bfloat16, as in published code, a quarter of the values would be one too high.)
     """
     values = (frames.float().clamp(-1, 1) + 1) / 2 * 255 + (0.5 if rounding == "nearest" else 0.0)

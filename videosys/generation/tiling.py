@@ -11,11 +11,11 @@ from videosys.utils.typed import MOST_PIXELS
 
 @dataclass(frozen=True)
 class FrameTilingConfig:
-    """Tiling of autoencoders of single frames; names and defaults are those of diffusers.
+    """Tiling for autoencoders of single frames, with the names and defaults of diffusers.
 
-    enable_vae_tiling: cut frames into overlapping tiles that blend into each other; needs less memory, and
-        changes the picture, because each tile is normalised alone. Frames no larger than a tile stay whole.
-    vae_tile_sample_min_size: side of a tile in pixels. vae_tile_overlap_factor: share of it that overlaps.
+    enable_vae_tiling: decode frames in overlapping, blended tiles. This needs less memory, and changes the
+        result, because each tile is normalised separately. Frames up to the size of a tile are not tiled.
+    vae_tile_sample_min_size: side of a tile in pixels. vae_tile_overlap_factor: overlapping share of a tile.
     """
 
     enable_vae_tiling: bool = loading(False)
@@ -23,6 +23,6 @@ class FrameTilingConfig:
     vae_tile_overlap_factor: float = loading(0.25)
 
     def frame_tiling(self) -> FrameTiling | None:
-        """The tiling; None without tiling. ValueError for impossible sizes."""
+        """The tiling, or None if disabled. ValueError for invalid sizes."""
         tiling = FrameTiling(self.vae_tile_sample_min_size, self.vae_tile_overlap_factor)
         return tiling if self.enable_vae_tiling else None

@@ -26,11 +26,10 @@ class Cancelled(Exception):
 class StepProgress:
     """A completed step of a request.
 
-    stage: encode (a step is a text), denoise (a model evaluation) or decode (a frame). step, of: number of
-    completed steps of this stage and their total, for the current clip.
-    computed: whether the transformer's blocks ran; False if the cache replaced them.
-    eta: estimated seconds until the end of the request, from the steps measured so far, without loading
-    of weights; None before the first model evaluation.
+    stage: encode (a step is a text), denoise (a model evaluation) or decode (a frame). step, of: completed
+    and total steps of this stage, for the current clip. computed: whether the transformer's blocks ran; False
+    if the cache replaced them. eta: estimated seconds until the end of the request, from the measured steps,
+    without loading weights; None before the first model evaluation.
     """
 
     stage: Stage
@@ -59,7 +58,7 @@ class Watch:
         self._on_stop: Callable[[], object] | None = None
 
     def tell(self, progress: StepProgress) -> None:
-        """Reports a step, unless the request was stopped."""
+        """Report a step, unless the request was stopped."""
         if self.error is not None:
             return
         self.progress = progress
@@ -71,7 +70,7 @@ class Watch:
                 self.stop(error)
 
     def stop(self, error: Exception) -> None:
-        """Ends the request with this error before its next step. The first of several errors counts."""
+        """End the request with this error before its next step. The first of several errors is used."""
         with self._lock:
             if self.error is not None:
                 return
@@ -80,7 +79,7 @@ class Watch:
             self._on_stop()
 
     def when_stopped(self, notify: Callable[[], object]) -> None:
-        """Sets a function to call when the request is stopped; called at once if it is already stopped."""
+        """Set a function to call when the request is stopped; called immediately if it already is."""
         with self._lock:
             self._on_stop = notify
             is_stopped = self.error is not None
@@ -90,10 +89,10 @@ class Watch:
 
 @dataclass
 class Pace:
-    """Seconds per step of each stage, as last measured, and the number of clips left."""
+    """The last measured seconds per step of each stage, and the number of clips left."""
 
     clips_left: int = 0
-    seconds: dict[str, tuple[float, int]] = field(default_factory=dict)  # of this many steps
+    seconds: dict[str, tuple[float, int]] = field(default_factory=dict)  # (seconds per step, number of steps)
     begin: float = 0.0
 
     def eta(self, stage: str, step: int, of: int) -> float | None:
@@ -112,7 +111,7 @@ class Pace:
 
 
 class Monitor:
-    """A request from the pipeline's side: reports steps, and checks for cancellation between them.
+    """The pipeline's view of a request: reports steps and checks for cancellation between them.
 
     Without a watch there are no reports and no communication.
     """
@@ -124,11 +123,11 @@ class Monitor:
         self.step, self.of = 0, 0
 
     def expect(self, num_clips: int) -> None:
-        """Sets how many clips this device's share of the request has."""
+        """Set the number of clips in this device's share of the request."""
         self.pace.clips_left = num_clips
 
     def begin(self, stage: Stage, of: int) -> None:
-        """Begins a stage with this many steps, unless the request was stopped."""
+        """Begin a stage with this number of steps, unless the request was stopped."""
         self.stage, self.step, self.of = stage, 0, of
         self.pace.begin = time.perf_counter()
         if stage == "denoise":
@@ -136,7 +135,7 @@ class Monitor:
         self.check()
 
     def advance(self, count: int = 1, computed: bool = True) -> None:
-        """Reports steps that all devices of the replica do together.
+        """Report steps that all devices of the replica run together.
 
         Raises the error that stopped the request.
         """
@@ -144,14 +143,14 @@ class Monitor:
         self.check()
 
     def tell(self, count: int = 1, computed: bool = True) -> None:
-        """Reports steps, possibly done by another device."""
+        """Report steps, possibly run by another device."""
         self.step = min(self.step + count, self.of)
         if self.watch is not None and count:
             eta = self.pace.eta(self.stage, self.step, self.of)
             self.watch.tell(StepProgress(self.stage, self.step, self.of, computed, eta))
 
     def check(self) -> None:
-        """Raises the error that stopped the request on any device of the replica: all must call it."""
+        """Raise the error that stopped the request on any device of the replica. All devices must call it."""
         if self.watch is None:
             return
         own = self.watch.error
@@ -161,5 +160,5 @@ class Monitor:
 
 
 def forget_frames(error: BaseException) -> None:
-    """Frees objects in the frames of a traceback, such as a cache, but keeps the error."""
+    """Free the objects in the frames of a traceback, such as a cache, but keep the error."""
     traceback.clear_frames(error.__traceback__)

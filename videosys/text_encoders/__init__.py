@@ -1,1 +1,1 @@
-"""Text encoders: from prompts to embeddings. The encoder itself is imported on use."""
+"""Text encoders, which turn prompts into embeddings. The encoder is imported on first use."""

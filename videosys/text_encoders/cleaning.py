@@ -1,8 +1,8 @@
-"""Caption cleaning as in training: the caption cleaner, twice, and Open-Sora's score suffixes.
+"""Caption cleaning as in training: the caption cleaner, applied twice, and Open-Sora's score suffixes.
 
-The cleaner was written for web captions, so most of its rules remove text that web pages add to a
-description: addresses, markup, file names, item numbers, advertising. The models were trained on cleaned
-captions; the order of the rules and even their quirks are therefore part of the model.
+The cleaner was written for web captions. Most of its rules remove text that web pages add to a description:
+addresses, markup, file names, item numbers, advertising. The models were trained on cleaned captions, so the
+order of the rules and even their quirks are part of the model.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ DASHES = (
 )
 ODD_SYMBOLS = r"[#®•©™&@·º½¾¿¡§~)(\]\[}{|\\/*]+"
 SEPARATORS = re.compile("[-_]")
-MAX_SEPARATORS = 3  # more than this many, and they stand for spaces: this-is-a-file_name
-# The rules and parsers take quadratic time at worst (a word of dots, a row of open tags); the encoders read
-# 300 to 512 tokens, some 2,000 characters.
+MAX_SEPARATORS = 3  # with more, separators are treated as spaces: this-is-a-file_name
+# Rules and parsers take quadratic time in the worst case (a word of dots, a row of open tags). The encoders
+# read 300 to 512 tokens, about 2,000 characters.
 MAX_CHARACTERS = 4096
 
 CHINESE = "Chinese characters and their relatives"
@@ -46,15 +46,17 @@ def rule(name: str, pattern: str, replacement: str = "") -> Rule:
     return Rule(name, re.compile(pattern), replacement)
 
 
-# Before the markup is parsed, which would take <person> for a tag.
+# Applied before the markup is parsed, because the parser would treat <person> as a tag.
 WEB_RULES = (
     rule("person placeholder", "<person>", "person"),
-    # The scheme alone goes, and the scan goes on behind it: a host with another ending, and a query, stay.
+    # Only the scheme is removed, and the scan continues after it. A host with another ending and a query
+    # stay.
     rule("scheme or host", rf"\b(?:https?:(?:/{{1,3}}|[a-zA-Z0-9%])|{HOST})"),
     rule("www: or host", rf"\b(?:www:(?:/{{1,3}}|[a-zA-Z0-9%])|{HOST})"),
 )
 
-# Between the markup and the repair of broken encodings: symbols and numbers that no sentence needs.
+# Applied between the markup and the repair of broken encodings: symbols and numbers that are not part of a
+# sentence.
 SYMBOL_RULES = (
     rule("nickname", r"@\w+\b"),
     rule(CHINESE, "[\u31c0-\u9fff]+"),  # Hangul, Hiragana and Katakana stay
@@ -76,12 +78,13 @@ SYMBOL_RULES = (
     rule("lonely dot", r"\s+\.\s+", " "),
 )
 
-# For a text encoder that reads Chinese: the block of common characters stays, strokes and rare ones go.
+# For a text encoder that reads Chinese: common characters stay, strokes and rare characters are removed.
 CHINESE_SYMBOL_RULES = tuple(
     rule(CHINESE, "[\u31c0-\u4dff]+") if each.name == CHINESE else each for each in SYMBOL_RULES
 )
 
-# After the repair: what shops and image hosts add to a caption, then spacing and the ends of the string.
+# Applied after the repair: text that shops and image hosts add to a caption, then spacing and the string's
+# ends.
 LISTING_RULES = (
     rule("id: jc6640", r"\b[a-zA-Z]{1,3}\d{3,15}\b"),
     rule("id: jc6640vc", r"\b[a-zA-Z]+\d+[a-zA-Z]+\b"),
@@ -96,7 +99,7 @@ LISTING_RULES = (
     rule("space before a colon", r"\b\s+:\s+", ": "),
     rule("space after a comma, dot or slash", r"(\D[,./])\b", r"\1 "),
     rule("one space", r"\s+", " "),
-    # A leading space is not stripped before the next four: with one, their ^ does not match.
+    # A leading space is not stripped before the next four rules, so their ^ does not match after one.
     rule("quotes around everything", r"^[\"']([\w\W]+)[\"']$", r"\1"),
     rule("leading mark", r"^['_,\-:;]"),
     rule("trailing mark", r"['_,\-:+]$"),
@@ -112,25 +115,30 @@ def substitute(rules: tuple[Rule, ...], text: str) -> str:
 
 
 def strip_markup(text: str) -> str:
-    """Return the text content of the HTML; what no parser accepts as HTML is returned as it is."""
+    """Return the text content of HTML. Text that the parser rejects is returned unchanged."""
     with warnings.catch_warnings():
-        # A caption that looks like a file name is still a caption.
+        # Not a problem if a caption looks like a file name.
         warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
         try:
             return BeautifulSoup(text, "html.parser").text
-        except (ParserRejectedMarkup, ValueError):  # ValueError: a character number of thousands of digits
+        except (
+            ParserRejectedMarkup,
+            ValueError,
+        ):  # ValueError: a character reference with thousands of digits
             return text
 
 
 def split_separators(text: str) -> str:
-    """Return the text with dashes and underscores as spaces if there are more than MAX_SEPARATORS of them."""
+    """Return the text with dashes and underscores replaced by spaces if there are more than
+    MAX_SEPARATORS.
+    """
     if len(SEPARATORS.findall(text)) > MAX_SEPARATORS:
         return SEPARATORS.sub(" ", text)
     return text
 
 
 def unescape(text: str) -> str:
-    """Return the text with its HTML entities decoded, or as it is where a number is too long to be one."""
+    """Return the text with HTML entities decoded, or unchanged if a character reference is too long."""
     try:
         return html.unescape(html.unescape(text))
     except ValueError:
@@ -138,7 +146,9 @@ def unescape(text: str) -> str:
 
 
 def bounded(text: str) -> str:
-    """Return the first MAX_CHARACTERS of a text, up to the end of a word, with a warning for more."""
+    """Return the first MAX_CHARACTERS of a text, cut at the end of a word, with a warning if text is
+    dropped.
+    """
     if len(text) <= MAX_CHARACTERS:
         return text
     warnings.warn(
@@ -150,9 +160,9 @@ def bounded(text: str) -> str:
 
 
 def clean_caption(text: str, keep_chinese: bool = False) -> str:
-    """Return the caption after one pass of the cleaner. All models apply it twice: see `clean_prompt`.
+    """Return the caption after one pass of the cleaner. All models apply it twice, see `clean_prompt`.
 
-    Text after MAX_CHARACTERS, which encoders do not use, is dropped.
+    Text after MAX_CHARACTERS is dropped, because encoders do not use it.
     """
     text = bounded(text)
     text = unquote_plus(text).strip().lower()
@@ -184,8 +194,8 @@ def add_scores(
 ) -> str:
     """Return the prompt followed by the scores that the model was trained with.
 
-    Each is added if it is given and the prompt does not already name it: the aesthetic score, the motion
-    score (the length of the optical flow), and the camera motion in words ("pan left").
+    aes: aesthetic score. flow: motion score (length of the optical flow). camera_motion: in words ("pan
+    left"). Each is added if it is set and the prompt does not contain it.
     """
     scores = (
         ("aesthetic score: ", None if aes is None else f"{aes:.1f}"),

@@ -27,9 +27,9 @@ MT5_VOCABULARY = 250112
 
 
 def encoder_shape(folder: Path | None, is_mt5: bool = False) -> nn.Module:
-    """Return the encoder of a checkpoint's folder, or without a folder the published XXL; build it on `meta`.
+    """Build the encoder of a checkpoint's folder, or without a folder the published XXL, on `meta`.
 
-    is_mt5: which of the two published ones. ValueError where the folder has no readable config.json.
+    is_mt5: selects the published encoder. ValueError if the folder has no readable config.json.
     """
     import transformers as tf
 
@@ -41,6 +41,6 @@ def encoder_shape(folder: Path | None, is_mt5: bool = False) -> nn.Module:
 
 
 def encode_shape(encoder: Any, batch: int, length: int) -> torch.Tensor:
-    """Return embeddings [batch, length, D] of this many tokens, without values."""
+    """Return embeddings [batch, length, D] without values."""
     ids = torch.zeros(batch, length, dtype=torch.int64, device="meta")
     return encoder(input_ids=ids)[0]

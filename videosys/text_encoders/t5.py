@@ -1,4 +1,4 @@
-"""The T5 or mT5 encoder, which turns prompts into embeddings."""
+"""The T5 or mT5 text encoder."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from videosys.utils.settled import settle
 from videosys.utils.typed import MOST_BLOCKS, MOST_CHANNELS, MOST_HEADS, limited
 
 PATTERNS = ("*.json", "*.model", "*.safetensors", "*.bin")
-PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # of a repository with the other parts of a pipeline
+PARTS = ("text_encoder/*", "tokenizer/*", "config.json")  # files to download from a pipeline's repository
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 CONFIG_FILES = ("config.json",)
-DECODER = ("decoder.", "lm_head.")  # of a whole T5
-EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor
+DECODER = ("decoder.", "lm_head.")  # key prefixes in a complete T5
+EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # two names of one tensor
 
 
 class T5Encoder(nn.Module):
-    """Encodes prompts into one embedding per token. The result for a prompt does not depend on others.
+    """Encodes prompts into one embedding per token. The result of a prompt does not depend on other prompts.
 
-    Each prompt is encoded alone and only as long as it is: most of T5's 300 tokens would be padding, and on a
-    CPU a pass over all of them is expensive. The rows of the padding are zeros, unless a model reads them.
+    Each prompt is encoded separately and without padding, because most of T5's 300 tokens would be padding,
+    which is expensive on a CPU. The rows of the padding are zeros, unless the model reads them.
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int = 300):
@@ -68,12 +68,11 @@ class T5Encoder(nn.Module):
         offline: bool = False,
         revision: str | None = None,
     ) -> T5Encoder:
-        """Return the encoder of a local folder or hub id, in eval mode and without gradients.
+        """Load the encoder of a local folder or hub id, in eval mode and without gradients.
 
-        The folder holds weights and tokenizer together, or in `text_encoder` and `tokenizer` below it.
-        Weights are safetensors or .bin files, whole or in shards; no code in a file is ever run. ValueError
-        for missing or damaged files. storage_dtype: of the blocks' weights while they wait; `auto` is
-        `dtype`.
+        The folder contains weights and tokenizer, or the folders `text_encoder` and `tokenizer`. Weights are
+        safetensors or .bin files, single or sharded; code in a file is never executed. ValueError for missing
+        or damaged files. storage_dtype: of the blocks' weights while not in use; `auto` is `dtype`.
         """
         folder = resolve(source, revision=revision, offline=offline, patterns=PATTERNS)
         tokenizer = load_tokenizer(find_folder(folder, "tokenizer", TOKENIZER_FILES))
@@ -89,9 +88,9 @@ class T5Encoder(nn.Module):
     def forward(self, prompts: Sequence[str], padded: bool = False) -> tuple[Tensor, Tensor]:
         """Return prompt_embeds [B, L, D] and prompt_mask [B, L] (int64, 1 = a token), L = max_length.
 
-        An empty prompt has one token, the end of the sequence. A prompt of more than L tokens is cut, with a
-        warning. padded: the rows of the padding are the encoder's output, not zeros; the mask is the
-        same. ValueError if there are no prompts or one is not a string.
+        An empty prompt has one token, the end of the sequence. A prompt of more than L tokens is truncated
+        with a warning. padded: the rows of the padding are the encoder's output instead of zeros; the mask is
+        the same. ValueError if there are no prompts or one is not a string.
         """
         check_prompts(prompts)
         weight = self.blocks_owner.get_input_embeddings().weight
@@ -108,12 +107,12 @@ class T5Encoder(nn.Module):
         return embeds, mask
 
     def tokenize(self, prompt: str) -> list[int]:
-        """Return the prompt's token ids, at most max_length of them, the last one the end of the sequence."""
+        """Return the prompt's token ids, at most max_length, ending with the end-of-sequence token."""
         ids = self.tokenizer(prompt, truncation=False, verbose=False)["input_ids"]
         count, limit = len(ids), self.max_length
         if count > limit:
             warnings.warn(
-                f"the prompt has {count} tokens, the model reads {limit}: "
+                f"the prompt has {count} tokens, but the model reads {limit}: "
                 f"the last {count - limit} are cut off ({prompt[:40]!r}...)",
                 stacklevel=2,
             )
@@ -133,11 +132,11 @@ def check_prompts(prompts: Sequence[str]) -> None:
 
 
 def find_folder(folder: Path, name: str, files: Sequence[str]) -> Path:
-    """folder/name or folder, the first that has one of the files; ValueError if neither has."""
+    """The first of folder/name and folder that contains one of the files. ValueError if neither does."""
     for candidate in (folder / name, folder):
         if any((candidate / file).is_file() for file in files):
             return candidate
-    raise ValueError(f"{folder} has no {' or '.join(files)}, neither itself nor in {name}/")
+    raise ValueError(f"{folder} has no {' or '.join(files)}, neither directly nor in {name}/")
 
 
 def check_width(folder: Path, width: int) -> None:
@@ -150,7 +149,9 @@ def check_width(folder: Path, width: int) -> None:
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers in a T5's config.json; the defaults are transformers'. A transformer depends on d_model."""
+    """The values in a T5's config.json, with the defaults of transformers. Video transformers need
+    d_model.
+    """
 
     d_model: int = limited(512, most=MOST_CHANNELS)
     d_kv: int = limited(64, most=MOST_CHANNELS)
@@ -163,24 +164,24 @@ class Shape:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Return the T5 tokenizer of a folder with spiece.model or tokenizer.json."""
+    """Load the T5 tokenizer of a folder with spiece.model or tokenizer.json."""
     from transformers import T5Tokenizer, T5TokenizerFast
 
     check_tokenizer_files(folder)
     has_vocabulary = (folder / "spiece.model").is_file()
     if not (folder / "tokenizer.json").is_file():
         require_packages(folder)
-    # Before transformers 5 the slow class reads only spiece.model and the fast one only the JSON.
+    # Before transformers 5, the slow class reads only spiece.model and the fast one only the JSON file.
     tokenizer_cls = T5Tokenizer if has_vocabulary else T5TokenizerFast
     try:
         return tokenizer_cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the libraries raise anything from OSError to bare Exception
+    except Exception as error:  # the libraries raise various exceptions
         raise_interrupt(error)
         raise ValueError(f"the tokenizer in {folder} cannot be read: {error}") from error
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """ValueError naming the damaged file of a tokenizer: transformers' error would be misleading."""
+    """ValueError that names a damaged tokenizer file, because transformers' error would be misleading."""
     for path in sorted(folder.glob("*.json")):
         if path.name in SETTINGS_FILES:
             load_json_object(path)
@@ -212,7 +213,9 @@ def check_vocabulary(path: Path) -> None:
 
 
 def require_packages(folder: Path) -> None:
-    """ValueError naming the package that spiece.model needs; transformers would name an unrelated one."""
+    """ValueError that names the package for spiece.model, because transformers would name an unrelated
+    one.
+    """
     for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
         try:
             spec = importlib.util.find_spec(module)
@@ -225,21 +228,21 @@ def require_packages(folder: Path) -> None:
 
 
 def read_encoder_config(folder: Path) -> Any:
-    """Return the config of a folder's config.json: MT5Config where it is mT5's, else T5Config."""
+    """Read a folder's config.json: an MT5Config for mT5, else a T5Config."""
     import transformers as tf
 
-    read_config(Shape, folder)  # ValueError for numbers that no encoder has
+    read_config(Shape, folder)  # ValueError for invalid values
     try:
         about, _ = tf.T5Config.get_config_dict(str(folder), local_files_only=True)
         config_cls = tf.MT5Config if about.get("model_type") == "mt5" else tf.T5Config
         return config_cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # transformers raises OSError and others for a broken config.json
+    except Exception as error:  # transformers raises OSError and others for a damaged config.json
         raise_interrupt(error)
         raise ValueError(f"{folder} cannot be loaded as a T5 encoder: {error}") from error
 
 
 def encoder_class(config: Any) -> Any:
-    """The class of transformers for an encoder config: mT5 for an MT5Config, T5 for all others."""
+    """The encoder class of transformers for a config: mT5 for an MT5Config, else T5."""
     import transformers as tf
 
     return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
@@ -251,10 +254,10 @@ def load_weights(
     device: str | torch.device = "cpu",
     storage_dtype: StorageDType = "auto",
 ) -> nn.Module:
-    """Return the T5 or mT5 encoder of a folder, every weight loaded; one ValueError says what is wrong.
+    """Load the T5 or mT5 encoder of a folder with all weights. ValueError for missing or damaged weights.
 
-    Each weight goes to the device as it lies in the file, is converted there, and stored before the next one
-    comes. Does not use transformers' loading, which changes torch's default dtype for all threads.
+    Each weight is copied to the device unchanged, converted there, and stored before the next one is read.
+    The loading of transformers is not used, because it changes torch's default dtype for all threads.
     """
     config = read_encoder_config(folder)
     model = empty_model(encoder_class(config), config, folder)
@@ -262,7 +265,7 @@ def load_weights(
     tell_prefix(folder, words)
     weights = encoder_weights(state)
     check_keys(model, weights, folder, words)
-    # As transformers has it: the results of `wo` leave the range of float16.
+    # As in transformers: the output of `wo` exceeds the range of float16.
     is_narrow = dtype == torch.float16
     dtypes = {key: torch.float32 if is_narrow and ".wo." in key else dtype for key in weights}
     split: Split = as_it_is if storage_dtype == "auto" else stored(model)
@@ -276,7 +279,9 @@ def load_weights(
 
 
 def stored(model: nn.Module) -> Split:
-    """Make the blocks of an encoder those of quantized weights, and return what makes these of a file's."""
+    """Prepare an encoder's blocks for quantized weights; return the function that quantizes weights of a
+    file.
+    """
     split, prefix = quantize_blocks(model.get_submodule("encoder")), "encoder."
 
     def split_encoder(key: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -288,7 +293,7 @@ def stored(model: nn.Module) -> Split:
 
 
 def encoder_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the encoder of a whole T5, its token embeddings under both of their names."""
+    """The encoder's weights of a complete T5, with the token embeddings under both names."""
     weights = {key: item for key, item in state.items() if not key.startswith(DECODER)}
     first, second = EMBEDDINGS
     for name, other in ((first, second), (second, first)):

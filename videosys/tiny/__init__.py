@@ -43,7 +43,7 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str], told: set[str]) -
     """
     if not str(config.transformer).startswith(BUNDLED):
         return
-    from videosys.tiny.words import unknown_words, vocabulary  # which is a command too: python -m
+    from videosys.tiny.words import unknown_words, vocabulary  # also a command: python -m
 
     unknown = dict.fromkeys(word for prompt in prompts for word in unknown_words(prompt))
     if unknown.keys() - told:
@@ -56,7 +56,7 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str], told: set[str]) -
 
 
 def _bundled() -> dict[str, tuple[Family, Mapping[str, Any]]]:
-    """The families and settings of the checkpoints that are there."""
+    """The families and settings of the bundled checkpoints."""
     return {
         name: (family, settings)
         for family in FAMILIES.values()
@@ -66,5 +66,5 @@ def _bundled() -> dict[str, tuple[Family, Mapping[str, Any]]]:
 
 
 def is_there(source: str) -> bool:
-    """Whether the folder of a checkpoint came with the package, or is another one on this computer."""
+    """Whether the folder of a checkpoint is bundled with the package or exists on this computer."""
     return not source.startswith(BUNDLED) or (BUNDLED_FOLDER / source.removeprefix(BUNDLED)).is_dir()

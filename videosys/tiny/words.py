@@ -1,4 +1,4 @@
-"""The vocabulary of the tiny checkpoints: `python -m videosys.tiny.words` lists it."""
+"""The vocabulary of the tiny checkpoints. `python -m videosys.tiny.words` lists it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
 BACKGROUNDS = ("white", "black", "grey", "navy", "cream", "olive")
 SHAPES = ("circle", "square", "triangle", "ring", "cross")
 SIZES = ("small", "large")
-# Every motion has its own word: a small text encoder cannot tell captions apart by word order.
+# Every motion has a separate word, because a small text encoder cannot distinguish word orders.
 PHRASES: dict[str, str] = {
     "rightward": "moves rightward",
     "leftward": "moves leftward",
@@ -35,7 +35,7 @@ WORDS: tuple[str, ...] = tuple(
 
 
 def vocabulary() -> str:
-    """The words by their place in a caption, one line each, and a caption made of them."""
+    """The words by their position in a caption, one line each, and an example caption."""
     groups = {"size": SIZES, "colour": COLOURS, "shape": SHAPES, "phrase": PHRASES.values()}
     groups["background"] = BACKGROUNDS
     lines = [f"{name}: {', '.join(values)}" for name, values in groups.items()]
@@ -43,7 +43,7 @@ def vocabulary() -> str:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that are not in the training captions, in order, each once."""
+    """The words of a prompt that are not in the training captions, in order, without duplicates."""
     words = re.findall(r"[^\W_]+", prompt.lower())
     return list(dict.fromkeys(word for word in words if word not in WORDS))
 
