@@ -84,7 +84,7 @@ def build_frame_autoencoder(
     }
     if is_temporal:
         model = clips(**shape)
-        return model.to(next(model.parameters()).device)  # it makes a few on the CPU, wherever it is built
+        return model.to(next(model.parameters()).device)  # a few tensors are always created on the CPU
     up = ("UpDecoderBlock2D",) * levels
     return images(**shape, up_block_types=up, norm_num_groups=config.norm_num_groups)
 
@@ -104,8 +104,8 @@ def frame_classes() -> tuple[type[AutoencoderKL], type[AutoencoderKLTemporalDeco
 
 
 def use_channels_last(model: nn.Module) -> None:
-    """Lets the convolutions of an autoencoder keep all channels of a pixel side by side, in their weights and
-    so in what they give.
+    """Use the channels-last memory format in the convolutions of an autoencoder, for their weights and
+    therefore their outputs.
     """
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     for weight in model.parameters():
@@ -129,7 +129,7 @@ class VideoAutoencoder(nn.Module):
 
     @property
     def decoders(self) -> Sequence[nn.Module]:
-        """The modules that do the work of `decode`, which may be compiled."""
+        """The modules of `decode` that may be compiled."""
         return [self.decoder]
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:

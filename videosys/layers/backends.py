@@ -71,7 +71,7 @@ def takes_frames(layer: Any, x: Tensor) -> bool:
 
 
 def text_backend(layer: Any, q: Tensor, k: Tensor) -> str:
-    """The backend of an attention to the keys of a text: the kernel in tiles where they are one tile."""
+    """The backend for attention to the keys of a text: the tiled kernel if the keys fit into one tile."""
     is_free = layer.uses_kernels and layer.attention_backend == "auto"
     return "triton" if is_free and kernels.serves_text(q, k) else layer.attention_backend
 
@@ -109,7 +109,7 @@ def bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def chunked_bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    if q.dtype not in kernel_dtypes():  # without oneDNN products are slow
+    if q.dtype not in kernel_dtypes():  # without oneDNN, matrix products are slow
         return sdpa(q, k, v, bias).contiguous()
     batch, heads, queries, width = q.shape
     out = q.new_empty(batch, queries, heads, width)
@@ -153,7 +153,7 @@ def score_chunks(
 
 
 def num_fitting(room: int, size: int, most: int) -> int:
-    """How many items of `size` bytes fit into `room` bytes: from one to `most`."""
+    """The number of items of `size` bytes that fit into `room` bytes, from 1 to `most`."""
     return max(min(room // max(size, 1), most), 1)
 
 
@@ -165,7 +165,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def tiled(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """Our kernel in tiles; torch's choice for tensors that it does not know."""
+    """This package's tiled kernel, or torch's choice for unsupported tensors."""
     return (kernels.attend_tiles if kernels.serves_tiles(q, k) else sdpa)(q, k, v, bias)
 
 

@@ -23,7 +23,8 @@ def arange(*span: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def sinusoid(values: Tensor, dim: int) -> Tensor:
     """[cos | sin] of values [B] times dim/2 frequencies, float32 [B, dim]."""
     steps = torch.arange(dim // 2, dtype=torch.float32, device=float64_device(values.device))
-    # In float64: the last bit of a float32 exp differs between processors, and at timestep 1000 it shows.
+    # In float64, because the last bit of a float32 exp differs between processors and matters at timestep
+    # 1000.
     frequencies = (-math.log(MAX_PERIOD) * steps / (dim // 2)).double().exp().float().to(values.device)
     angles = values.float()[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=-1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Not torch.library.custom_op nor torch.compiler's decorators: they import the compiler, which takes seconds.
-HALF = (torch.bfloat16, torch.float16)  # meta with them is an estimate for a card
+HALF = (torch.bfloat16, torch.float16)  # on meta, these dtypes mean an estimate for a GPU
 OPERATORS = torch.library.Library("videosys", "FRAGMENT")
 OPERATORS.define("multiply(Tensor x, Tensor weight, Tensor? bias, str activation) -> Tensor")
 
@@ -18,7 +18,7 @@ class OneDnnLinear(nn.Linear):
     activation = "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight  # read once: some make it anew each time
+        weight = self.weight  # read once, because some subclasses compute it on each access
         # Hidden from the compiler, which would need packed weights.
         is_opaque = torch.compiler.is_compiling() and is_inference_on_cpu(x, weight)
         run = torch.ops.videosys.multiply if is_opaque else multiply
@@ -62,7 +62,7 @@ def is_inference_on_cpu(x: Tensor, weight: Tensor) -> bool:
 
 
 def has_epilogue(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product applies GELU to its results before it writes them: in half precision on a card.
+    """Whether GELU is fused into the product: in half precision on a GPU.
 
     There is no public function of torch for this, and its compiler does not do it: separate GELU would read
     and write the widest tensor of a block once more.
@@ -73,7 +73,7 @@ def has_epilogue(x: Tensor, weight: Tensor) -> bool:
 
 
 def gelu_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """GELU of x weight^T + bias: on a card in its tanh form, as torch decomposes the operator."""
+    """GELU of x weight^T + bias, on a GPU with the tanh approximation, as torch decomposes the operator."""
     flat = x.reshape(-1, x.shape[-1])
     out = torch.ops.aten._addmm_activation(bias, flat, weight.t(), use_gelu=True)
     return out.view(*x.shape[:-1], -1)
@@ -96,6 +96,6 @@ def kernel_dtypes() -> tuple[torch.dtype, ...]:
         return ()
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return ()
-    # Neither of the two is a public name: a torch without them multiplies by its own choice.
+    # Neither name is public. Without them, torch's default product is used.
     has_bfloat16 = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     return (torch.float32, torch.bfloat16) if has_bfloat16() else (torch.float32,)

@@ -22,12 +22,12 @@ StorageDType = Literal["auto", "float8_e4m3fn"]
 Tensors = dict[str, Tensor]
 STORAGE = torch.float8_e4m3fn
 LARGEST = torch.finfo(STORAGE).max
-FUSING = (8, 9)  # the capability of an NVIDIA GPU from which triton knows such numbers
+FUSING = (8, 9)  # minimum compute capability of an NVIDIA GPU for this format in triton
 OPERATORS.define("dequantize(Tensor quantized, Tensor scale) -> Tensor")
 
 
 def check_storage(storage_dtype: StorageDType, device: torch.device) -> None:
-    """ValueError if a device does not support the numbers."""
+    """ValueError if a device does not support float8_e4m3fn."""
     if storage_dtype != "auto" and device.type == "mps":
         raise ValueError(f"storage_dtype is {storage_dtype!r}, which mps does not support; use auto")
 
@@ -49,7 +49,7 @@ def dequantize(quantized: Tensor, scale: Tensor) -> Tensor:
 
 
 def knows_storage(device: torch.device) -> bool:
-    """Whether triton compiles the numbers for a GPU: for NVIDIA's from Ada and Hopper on. It ends with an
+    """Whether triton supports this format on a GPU: on NVIDIA GPUs from Ada and Hopper on. It ends with an
     error on older ones, and on most of AMD's, whose float8 is another.
     """
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FUSING

@@ -31,7 +31,7 @@ def _check(name: str, family: Any, families: Mapping[str, Family]) -> None:
     if not isinstance(family, Family) or family.name != name:
         raise ValueError(f"family {name!r} is {family!r}; it must be a videosys.Family of this name")
     for other in families.values():
-        if other.name != name and other.config is family.config:  # a config says which family it is of
+        if other.name != name and other.config is family.config:  # a config class identifies its family
             raise ValueError(
                 f"families {name!r} and {other.name!r} have the same config {family.config.__name__}; "
                 "each needs its own class"
@@ -47,7 +47,7 @@ FAMILIES: Registry[Family] = Registry(
 
 
 def register_family(family: Family) -> None:
-    """Adds a family to those of the library, for this process and the processes that its engines start.
+    """Add a family to those of the library, in this process and the processes that its engines start.
 
     Call it in an importable module, or declare the family in the entry point group `videosys.families`
     of a package. ValueError if another family has its name or its config class.
@@ -56,7 +56,7 @@ def register_family(family: Family) -> None:
 
 
 def family_of(config: PipelineConfig) -> Family:
-    """The family of a config; ValueError if it belongs to none."""
+    """The family of a config. ValueError if it does not belong to one."""
     for family in FAMILIES.values():
         if type(config) is family.config:
             return family

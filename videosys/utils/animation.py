@@ -20,7 +20,7 @@ FRAME_PATTERN = "frame_*.png"
 MOST_BYTES = 1 << 30  # of a GIF
 MOST_SHOWN = 20_000  # frames of an animation, repeated by duration
 MOST_DECODED = 1 << 30  # pixels of all frames of an animation up to the last one needed
-ZERO = 100  # milliseconds that browsers show a frame whose duration is 0
+ZERO = 100  # milliseconds for which browsers show a frame with a duration of 0
 
 _COMMENT = re.compile(r"videosys: (\d{1,9}) frames at (\d{1,12}(?:/\d{1,12})?) per second")
 
@@ -50,7 +50,7 @@ def timeline(durations: Sequence[int], comment: str = "", unit: int = 10) -> tup
 
 
 def _as_commented(comment: str, stored: int, total: float) -> tuple[int, float] | None:
-    """Return the frames and the rate that our own comment gives, if the durations agree with it."""
+    """Return the frames and the rate from this package's comment, if the durations match it."""
     found = _COMMENT.fullmatch(comment)
     if found is None or found[2].endswith("/0") or not Fraction(found[2]):
         return None
@@ -149,7 +149,7 @@ def folder_files(folder: Path) -> list[Path]:
 
 
 def folder_rate(folder: Path) -> float:
-    """Return the frames per second that the JSON file beside a folder of frames gives, or 0."""
+    """Return the frames per second in the JSON file next to a folder of frames, or 0."""
     try:
         content = load_json(sidecar_path(folder))
         rate = content["config"]["fps"]

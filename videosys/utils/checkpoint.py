@@ -111,7 +111,7 @@ def placed(
     """
     weights: dict[str, torch.Tensor] = {}
     for key in keys:
-        # Converted there: a conversion on the host would be a copy in its memory besides.
+        # Converted on the device, because a conversion on the host needs another copy in host memory.
         there = mapped.pop(key).to(device)
         there = adapt(key, there) if adapt else there
         weights |= split(key, there.to(dtypes[key]) if there.is_floating_point() else there)
@@ -188,7 +188,7 @@ def check_keys(
 def _misfits(
     weights: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> dict[str, list[str]]:
-    """Return the keys that do not fit, by what is wrong with them."""
+    """Return the keys that do not fit, by reason."""
     pairs = [(key, weights[key], expected[key]) for key in expected if key in weights]
     return {
         "missing": [key for key in expected if key not in weights],

@@ -15,7 +15,7 @@ from videosys.utils.interrupts import INTERRUPTED, noticed_interrupt
 from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
-ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose text it prints at its end
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose content it prints at exit
 PATIENCE = 30.0  # seconds in which torchrun ends this process because the first one has failed
 RESUMABLE = "interrupted: run the same command again to continue"
 

@@ -8,7 +8,7 @@ AUTO = "auto"
 ALLOWED = "auto, cpu, cuda, cuda:N, mps"
 KINDS = ("cpu", "cuda", "mps")  # ROCm's builds of torch answer as cuda
 CPU = torch.device("cpu")
-SHARING = ("cpu", "mps")  # kinds whose memory is the host's
+SHARING = ("cpu", "mps")  # device types that use host memory
 
 
 def check_device(device: str, name: str = "device") -> None:
@@ -25,9 +25,9 @@ def check_device(device: str, name: str = "device") -> None:
 
 
 def parse_device(device: str, name: str = "device") -> torch.device:
-    """Return the device of a name, whether this machine has it or not; errors as in `check_device`.
+    """Return the device of a name, even if this machine does not have it; errors as in `check_device`.
 
-    `auto` is the current CUDA device, else Apple's (mps), or the CPU where there is neither.
+    `auto` is the current CUDA device, else Apple's (mps), else the CPU.
     """
     check_device(device, name)
     if device != AUTO:

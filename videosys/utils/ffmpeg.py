@@ -40,17 +40,17 @@ _DECODE = ("-enc_time_base", "demux", "-c:v", "wrapped_avframe")
 _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), *(\d+), *\d+, 0x\w+(?:, F=0x([0-9A-F]+))?", re.MULTILINE)
 _NO_STAMP = -(1 << 63)
 _DISCARDED = 4  # the flag of a packet that an edit list leaves out
-_SHOWN = 200  # characters of what ffmpeg says
+_SHOWN = 200  # maximum characters of ffmpeg's messages
 _SQUARE = r"scale=trunc(iw*max(1\,sar)+0.5):trunc(ih*max(1\,1/sar)+0.5)"  # no side becomes smaller
 _LEAST_STRETCH = 0.01  # below, pixels count as square: rounding a width to a whole number leaves less
 _CHANGED_SIZE = re.compile(r"filter context - (w: \d+ h: \d+) .*?incoming frame - (w: \d+ h: \d+) ")
-# Of VP8 and VP9, what is transparent is a second video, which ffmpeg's own decoders pass over.
+# VP8 and VP9 store transparency as a second video, which ffmpeg's native decoders ignore.
 _ALPHA_DECODERS = (("vp8", "libvpx"), ("vp9", "libvpx-vp9"))
 _ALPHA_FORMATS = re.compile(r", (?:yuva|rgba|argb|bgra|abgr|gbrap|ya\d|yaf|ayuv|vuya|uyva|pal8)\w*[(,]")
 
 
 class NoVideoError(ValueError):
-    """A file in none of the known video formats."""
+    """A file of an unknown video format."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def read_frames(
 
 
 def _tell(said: str, say: Say) -> None:
-    """Say what ffmpeg has warned of that changes pixels."""
+    """Report warnings of ffmpeg that affect pixels."""
     errors = re.findall(r"\[(?:error|fatal)\] (.*?)(?= \[\w+\] |$)", said)
     of_input = [error for error in errors if "to muxer" not in error]  # stamps that are equal, for one
     if of_input:
@@ -160,7 +160,7 @@ def _running(
     """Start ffmpeg on a file; yield (its output, its messages), and end it."""
     # An absolute path cannot be read as an option or a network address.
     chosen = ("-c:V", decoder) if decoder else ()
-    # A filter that is made anew where the size changes would count the frames from 0 again.
+    # A filter that is recreated when the size changes would count frames from 0 again.
     options = ("-nostdin", "-hide_banner", "-nostats", "-v", level, *chosen, "-reinit_filter", "0", *ALLOWED)
     command = [
         _program(),
@@ -243,7 +243,7 @@ def _alpha(path: Path, said: str) -> str | None:
     stream, _, notes = _stream(said).partition("Metadata:")
     if _ALPHA_FORMATS.search(stream):
         return ""
-    if "Video: hevc" in stream:  # which has it in a layer that is seen when a frame is decoded
+    if "Video: hevc" in stream:  # stores it in a layer that is only visible when a frame is decoded
         with _running(path, ("-frames:v", "1", *_DECODE, "-f", "null", "-"), "info") as (content, messages):
             content.read()
             output = _said(messages).partition("Stream mapping:")[2]
@@ -260,7 +260,7 @@ def _stream(said: str) -> str:
 
 
 def _next_picture(file: IO[bytes]) -> np.ndarray | None:
-    """Return the next PPM or PAM image of a stream, or None at its end, or where it breaks off."""
+    """Return the next PPM or PAM image of a stream, or None at its end or if it is truncated."""
     kind = file.readline(16)
     if kind == b"P6\n":
         width, height = map(int, file.readline(32).split())
@@ -272,7 +272,7 @@ def _next_picture(file: IO[bytes]) -> np.ndarray | None:
             file.readline(32)
     else:
         return None
-    content = bytearray(file.read(height * width * depth))  # NumPy takes it without a copy, to be written
+    content = bytearray(file.read(height * width * depth))  # NumPy uses it without a copy, and it is writable
     is_whole = len(content) == height * width * depth
     return np.frombuffer(content, np.uint8).reshape(height, width, depth) if is_whole else None
 

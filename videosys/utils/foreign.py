@@ -1,4 +1,4 @@
-"""The names that other libraries have for what is configured here: docs/coming-from.md lists the same."""
+"""Names of settings in other libraries, and their names here. docs/coming-from.md has the same list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ NOTHING = "nothing"
 
 
 class Foreign(NamedTuple):
-    """names: what `library` calls it. here: our name, as a user writes it; or `NOTHING`, and why."""
+    """names: the names in `library`. here: our name, as a user writes it, or `NOTHING` with the reason."""
 
     library: str
     names: tuple[str, ...]

@@ -69,7 +69,7 @@ def _bundled(name: str, subfolder: str) -> Path:
 
 
 def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) -> str:
-    # Imported here: it takes a tenth of a second that a local folder does not need.
+    # Imported here, because it takes a tenth of a second and a local folder does not need it.
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -91,7 +91,7 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """Return what the hub's client lets through in the middle of a file, if it is the one that uses httpx."""
+    """Return the exceptions that the hub's client does not convert during a download, if it uses httpx."""
     try:
         import httpx
     except ImportError:

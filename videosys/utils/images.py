@@ -22,7 +22,7 @@ _SIGNED = 2
 
 
 class NoImageError(ValueError):
-    """A file in none of the known image formats: perhaps a video."""
+    """A file of an unknown image format, possibly a video."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -60,7 +60,7 @@ def frame_count(image: Image.Image) -> int:
 
 
 def go_to(image: Image.Image, number: int) -> None:
-    """Decode frame `number` of an animation; ValueError where it is damaged or too large."""
+    """Decode frame `number` of an animation. ValueError if it is damaged or too large."""
     try:
         image.seek(number)
         image.load()

@@ -12,8 +12,8 @@ from urllib.request import url2pathname
 
 NAME = "videosys"
 PACKAGE = Path(__file__).resolve().parents[1]
-CHECKOUT = PACKAGE.parent  # the repository, unless the package lies in site-packages
-MARKS = ("setup.py", "examples", "constraints.txt")  # what only the repository has beside the package
+CHECKOUT = PACKAGE.parent  # the repository, unless the package is in site-packages
+MARKS = ("setup.py", "examples", "constraints.txt")  # exist only in the repository
 
 
 def is_checkout(folder: Path = CHECKOUT) -> bool:

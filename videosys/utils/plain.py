@@ -148,7 +148,7 @@ def build(cls: type[T], layers: Sequence[Layer], base: T | None, place: Place) -
 
 
 def _fields(cls: type) -> dict[str, dataclasses.Field]:
-    """Return the fields that the constructor of a dataclass takes, by name."""
+    """Return the constructor fields of a dataclass, by name."""
     return {item.name: item for item in dataclasses.fields(cls) if item.init}
 
 
@@ -199,7 +199,7 @@ def _field_value(item: dataclasses.Field, hint: Any, settings: list[Any], defaul
 
 
 def _read(read: Callable[[Any], Any], value: Any, place: Place) -> Any:
-    """Return what the field's own reader makes of a value."""
+    """Convert a value with the field's reader."""
     try:
         return read(value.parsed if isinstance(value, Text) else value)
     except ValueError as error:

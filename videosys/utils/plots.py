@@ -1,4 +1,4 @@
-"""Line plots in PNG files, drawn with matplotlib, which is an extra."""
+"""Line plots as PNG files. Needs matplotlib, which is an extra."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress bars of one style; none in quiet mode."""
+"""Progress bars in a common style; disabled in quiet mode."""
 
 from __future__ import annotations
 

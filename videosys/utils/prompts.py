@@ -152,7 +152,7 @@ def _table_rows(text: str, delimiters: Sequence[str]) -> Iterator[Row]:
 
 
 def _delimiter(text: str, delimiters: Sequence[str]) -> str:
-    """Return the delimiter: the first that gives a header line with a prompt column."""
+    """Return the first delimiter with which the header line has a prompt column."""
     first = next((line for line in lines_of(text[: 1 << 16]) if line.strip()), "")
     for delimiter in delimiters:
         if {*KEYS} & {cell.strip(' "').lower() for cell in first.split(delimiter)}:
@@ -161,7 +161,7 @@ def _delimiter(text: str, delimiters: Sequence[str]) -> str:
 
 
 def _column(names: Sequence[str]) -> int:
-    """Return the number of the column that holds the prompts."""
+    """Return the index of the column with the prompts."""
     twice = next((name for name in names if name and names.count(name) > 1), None)
     if twice:
         raise ValueError(f"two columns have the name {twice!r}")
@@ -182,7 +182,7 @@ def _check_format(text: str, suffix: str) -> None:
 
 
 def _looks_like(text: str) -> tuple[str, tuple[str, ...]]:
-    """Return the format of a text and its suffixes; nothing for plain lines."""
+    """Return the format of a text and its suffixes; empty for plain lines."""
     first, _, rest = text.partition("\n")
     first = first.strip()
     if text.startswith("{") and _is_json(first) and not _is_json(text):

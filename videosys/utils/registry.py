@@ -103,7 +103,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def is_own_dataclass(cls: Any, base: type) -> bool:
-    """Whether a class derives from `base` and has its own dataclass decorator.
+    """Whether a class derives from `base` and is decorated as a dataclass itself.
 
     Without the decorator its own fields would be ignored.
     """

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 END = object()
 AUTOCAST = ("cpu", "cuda", "mps")
-COUNTERS = "torch.utils.flop_counter"  # the module of dispatch modes that change nothing
+COUNTERS = "torch.utils.flop_counter"  # module of dispatch modes that do not affect results
 EXACT = ("none", "ieee")  # values of a float32 precision that do not round
 
 
@@ -37,7 +37,7 @@ class Setting:
     neutral: tuple[Any, ...]
 
     def deviation(self) -> Any | None:
-        """The value where it could change a result, else None."""
+        """The value if it could change a result, else None."""
         try:
             value = self.get()
         except RuntimeError:  # torch has two interfaces for precisions, and refuses to read a mixture

@@ -46,7 +46,7 @@ def lines_of(text: str) -> list[str]:
 
 
 def _decode_by_guess(content: bytes) -> str:
-    """Decode text with NULs and without a mark, if exactly one encoding gives plain characters.
+    """Decode text with NULs and without a byte order mark, if exactly one encoding gives plain characters.
 
     The wrong byte order turns ASCII into other characters, such as a newline into U+0A00.
     """

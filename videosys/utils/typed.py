@@ -174,7 +174,7 @@ def _is_foreign(value: Any) -> bool:
 
 
 def suggest(name: object, options: Iterable[object]) -> str:
-    """Return " (did you mean 'x'?)" for the nearest of `options`, or nothing when none is near."""
+    """Return " (did you mean 'x'?)" for the nearest of `options`, or "" if none is similar."""
     near = difflib.get_close_matches(str(name), [str(option) for option in options], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 

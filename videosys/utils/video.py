@@ -203,7 +203,7 @@ def _write_mp4(frames: np.ndarray, path: Path, *, fps: float | Fraction, crf: in
 def _mp4_options(crf: int, lossless: bool) -> list[str]:
     if lossless:
         return ["-crf", "0", "-movflags", "+faststart"]
-    # Stored in the file, so that players do not guess the colours from the size.
+    # Stored in the file, because players otherwise guess the colour space from the size.
     colours = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     scale = ["-vf", "scale=out_color_matrix=bt709:flags=accurate_rnd+full_chroma_int"]
     return [*scale, *colours, "-crf", str(crf), "-movflags", "+faststart"]
@@ -215,7 +215,8 @@ def _write_gif(frames: np.ndarray, path: Path, *, fps: float | Fraction, **_: ob
     lengths = [max(end - start, 10) for start, end in itertools.pairwise(ends)]
     first, *others = [Image.fromarray(frame) for frame in frames]
     with replacing(path) as temporary:
-        # Equal frames in a row become one, with the sum of their lengths: the comment tells them apart.
+        # Equal consecutive frames are merged, with the sum of their durations; the comment has the original
+        # count.
         note = comment(len(frames), fps)
         first.save(temporary, save_all=True, append_images=others, duration=lengths, loop=0, comment=note)
     return path

@@ -21,7 +21,7 @@ MOST_NODES = 20_000  # scalars, sections and lists, aliases expanded
 
 _PREFIX = "tag:yaml.org,2002:"
 _NUMBER = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
-# Tag, pattern of a scalar without quotes, and the characters it may begin with ("" for nothing at all).
+# Tag, pattern of a scalar without quotes, and the characters it may begin with ("" for an empty scalar).
 _PATTERNS = (
     ("null", "~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", "true|True|TRUE|false|False|FALSE", tuple("tTfF")),
@@ -154,7 +154,7 @@ def _check_amount(text: str) -> None:
             add(anchor, nodes + 1, levels + 1)
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in known:
-                raise ValueError(f"the alias *{event.anchor} refers to nothing before it, or to itself")
+                raise ValueError(f"the alias *{event.anchor} is undefined or refers to itself")
             add(None, *known[event.anchor])
         elif isinstance(event, yaml.ScalarEvent):
             add(event.anchor, 1, 0)

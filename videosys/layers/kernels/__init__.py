@@ -1,4 +1,4 @@
-"""Our Triton kernels, and the choice of where they run.
+"""This package's Triton kernels, and the conditions for their use.
 
 Each replaces several passes of torch's operators over memory by one. `use_kernels` enables them in a model
 on a GPU; a layer then checks here whether there is one for its tensors, and otherwise uses torch's
@@ -20,14 +20,14 @@ from videosys.utils.triton import runs_triton
 
 M = TypeVar("M", bound=nn.Module)
 Kernels = Literal["auto", "none"]
-Pair = Sequence[Tensor]  # of q and k, or cosines and sines; empty for none
+Pair = Sequence[Tensor]  # (q, k) or (cosines, sines); empty for none
 
 DTYPES = (torch.bfloat16, torch.float16)
-DEVICES = ("cuda", "meta")  # estimates run the models of cards on meta
-MOST_FRAMES = 64  # whose scores a program holds in its registers
-MOST_TEXT = 128  # tokens of a text that are one tile
-HEADS = range(16, 129, 8)  # widths of a head: rows of 16 bytes
-WIDTHS = range(64, 8193, 8)  # of a token
+DEVICES = ("cuda", "meta")  # estimates for a GPU run on meta
+MOST_FRAMES = 64  # scores of this number of frames fit into a program's registers
+MOST_TEXT = 128  # maximum text tokens in one tile
+HEADS = range(16, 129, 8)  # supported head widths: rows are multiples of 16 bytes
+WIDTHS = range(64, 8193, 8)  # supported token widths
 
 SCHEMAS = MappingProxyType(
     {
@@ -67,12 +67,12 @@ def serves_frames(x: Tensor, num_heads: int) -> bool:
 
 
 def serves_tiles(q: Tensor, k: Tensor) -> bool:
-    """Whether attention of q [B, heads, n, d] to keys [B, heads, m, d] is done in tiles by one kernel."""
+    """Whether the tiled kernel supports attention of q [B, heads, n, d] to keys [B, heads, m, d]."""
     return serves(q, k) and q.shape[-1] in HEADS and q.dtype == k.dtype
 
 
 def serves_text(q: Tensor, k: Tensor) -> bool:
-    """The same where all keys are one tile."""
+    """Whether it does, and all keys fit into one tile."""
     return serves_tiles(q, k) and k.shape[2] <= MOST_TEXT
 
 

@@ -1,4 +1,4 @@
-"""The operators of this folder: tensors brought into the layout that their kernels read, and launched."""
+"""The operators of this folder: convert tensors to the layout of their kernels and launch them."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ def pair_or_none(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:
 
 
 def has_side_by_side_heads(part: Tensor) -> bool:
-    """Whether the heads of a token [..., heads, d] lie one after the other."""
+    """Whether the heads of a token [..., heads, d] are contiguous."""
     return part.stride(-1) == 1 and part.stride(-2) == part.shape[-1]
 
 
 def has_whole_steps(part: Tensor) -> bool:
-    """Whether the rows of [..., d] begin where 16 bytes are read at once."""
+    """Whether the rows of [..., d] are aligned to 16 bytes."""
     *strides, last = part.stride()
     return last == 1 and not any(stride % tiles.STEP.value for stride in strides)
 

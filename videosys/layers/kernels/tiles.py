@@ -10,16 +10,16 @@ import triton.language as tl
 from torch import Tensor
 
 LEAST = 16  # rows and columns of a product of matrices
-QUERIES = 128  # of a tile
-ONE_TILE = 128  # keys that are one tile
-KEYS = 64  # of a tile where there are more
+QUERIES = 128  # queries per tile
+ONE_TILE = 128  # maximum keys in a single tile
+KEYS = 64  # keys per tile if there are several
 LOG2E = tl.constexpr(1.4426950408889634)
-STEP = tl.constexpr(8)  # numbers that strides are multiples of: 16 bytes are read at once
+STEP = tl.constexpr(8)  # strides are multiples of this: 16 bytes are read at once
 
 
 @triton.jit
 def load_tile(pointer, rows, stride, limit, columns, WIDTH: tl.constexpr):
-    """Rows [rows, columns] of a matrix with this many rows; zeros outside of it."""
+    """Rows [rows, columns] of a matrix with this number of rows; zeros outside."""
     inside = (rows < limit)[:, None] & (columns < WIDTH)[None, :]
     places = rows.to(tl.int64)[:, None] * (stride * STEP) + columns[None, :]
     return tl.load(pointer + places, mask=inside, other=0.0)
@@ -27,7 +27,7 @@ def load_tile(pointer, rows, stride, limit, columns, WIDTH: tl.constexpr):
 
 @triton.jit
 def scores_of(q, k, others, limit, columns, WIDTH: tl.constexpr):
-    """Scores of a tile of queries and one of keys, times log2(e); -inf where there is no key.
+    """Scores of a tile of queries and a tile of keys, times log2(e); -inf beyond the last key.
 
     q, columns: of both parts. k: pointer and stride of a token.
     """
@@ -85,7 +85,7 @@ def tiles_kernel(tensors, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constex
 
 @triton.jit
 def store_part(out, columns, values, are_inside, WIDTH: tl.constexpr):
-    """Writes columns of rows that are inside."""
+    """Write the columns of rows that are inside the matrix."""
     inside = are_inside[:, None] & (columns < WIDTH)[None, :]
     tl.store(out + columns[None, :], values.to(out.dtype.element_ty), mask=inside)
 

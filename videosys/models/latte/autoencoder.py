@@ -102,8 +102,8 @@ class LatteVAE(VideoAutoencoder):
         return rearrange(frames, "(b t) c h w -> b c t h w", b=len(latents))
 
     def _decode_in_tiles(self, latents: Tensor) -> Tensor:
-        """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w], in one piece where one tile holds them."""
-        x = latents[None].transpose(1, 2)  # time is a dimension of its own where tiles are cut
+        """Frames [n, 3, 8 h, 8 w] of latents [n, 4, h, w], without tiling if they fit into one tile."""
+        x = latents[None].transpose(1, 2)  # tiling needs a separate time dimension
         if self.tiles is None or not self.tiles.are_needed(x):
             return self._decode_chunk(latents)
         frames = self.tiles.run(

@@ -52,7 +52,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
 
     @property
     def release(self) -> Release:
-        """What was published with the version."""
+        """The published settings of the version."""
         return RELEASES[self.version]
 
     @property
@@ -62,7 +62,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
 
     @property
     def is_v110_image(self) -> bool:
-        """Whether v1.1.0 generates one frame, which skips its temporal blocks, as published."""
+        """Whether v1.1.0 generates one frame, for which temporal blocks are skipped, as published."""
         return self.is_v110 and self.output_frames == 1
 
     @property

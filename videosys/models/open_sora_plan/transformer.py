@@ -92,7 +92,7 @@ class JointLayout(NamedTuple):
 
     rotary: Rotary  # two [T * S, 1, 3, d/6]
     bias: Tensor | None  # [B, 1, 1, T * S] if some latents are not visible
-    tokens_per_frame: int  # S, whole
+    tokens_per_frame: int  # S, of all shards
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ class Reference:
     source: path of an image or video, or its frames as uint8 [T, H, W, 3].
     start, target, length: latent frames (5 are 17 video frames): from `start` of the reference on, `length`
         of them are put at `target` in the clip. A negative start or target counts from the end.
-    strength: 0 keeps the frames exactly, 1 frees them, between they are edited.
-    loop: the loop in which this holds, 0 for the first or only clip.
+    strength: 0 keeps the frames exactly, 1 generates them freely, values in between edit them.
+    loop: the loop that this applies to, 0 for the first or only clip.
 
     `Reference("cat.png")` makes the image the first frame. ValueError for an invalid value.
     """
@@ -238,7 +238,7 @@ def apply_mask_strategy(
         check_size(reference, latents)
         start = locate(condition, "start", reference.shape[-3], align)
         target = locate(condition, "target", end, align)
-        if condition.strength < 1:  # frames that are free from the first step begin as noise
+        if condition.strength < 1:  # with 1, frames start as noise
             frames = reference.narrow(-3, start, condition.length)
             latents.narrow(-3, target, condition.length).copy_(frames)
         mask.narrow(-1, target, condition.length).fill_(condition.strength)

@@ -48,7 +48,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
     negative_prompt: what the video should not show; null is the model's own unconditional caption, as
         published. Scores are not appended to it.
     reference_paths, mask_strategy: images or videos to contain, and where, as published ("0,0,0,0,1,0").
-    reference_background: the colour that their transparent parts show: white, black, #7f7f7f.
+    reference_background: the colour of their transparent parts: white, black, #7f7f7f.
     loops: consecutive clips: each begins with the last condition_frame_length latent frames of
         the previous one, edited with strength condition_frame_edit.
     align: conditions start at multiples of this; null allows any start.

@@ -63,8 +63,8 @@ def scheduler(config: OpenSoraConfig, generators: Sequence[torch.Generator]) -> 
 def guidance_pair(
     model: STDiT3, prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, config: OpenSoraConfig
 ) -> Pair:
-    """Prompts, and as often the negative prompt; without one the model's own null caption, of which each row
-    sees as much as its prompt.
+    """Prompts and the repeated negative prompt; without one the model's null caption, of which each row
+    has as many tokens as its prompt.
     """
     if negative is not None or not config.is_guided:
         return masked_pair(prompts, negative)
@@ -181,7 +181,7 @@ class OpenSoraPipeline(Pipeline):
         for loop in range(config.loops):
             denoising = self.clip_denoising(jobs, texts, config, loop, sources, (conditions, references), own)
             latents, records = self.denoise(denoising, config.cache, quiet)
-            if self.given.output_type == "latent":  # which is for one clip
+            if self.given.output_type == "latent":  # supports only one clip
                 return output([*latents.cpu()], jobs, records, config)
             frames, tail = self.decode(latents, config, quiet, continues=loop + 1 < config.loops)
             clips.append(frames)

@@ -288,7 +288,7 @@ class STDiT3(nn.Module):
 
 
 def text_runs(prompt_embeds: Tensor, prompt_mask: Tensor | None) -> list[tuple[slice, Tensor]]:
-    """Runs of neighbouring samples with equally many kept tokens: (rows of the batch, tokens [b, L, D])."""
+    """Yield runs of neighbouring samples with the same number of kept tokens: (rows, tokens [b, L, D])."""
     batch = prompt_embeds.shape[0]
     if prompt_mask is None:
         return [(slice(0, batch), prompt_embeds)]

@@ -84,7 +84,7 @@ class AdaLNSingle(nn.Module):
         self.linear = nn.Linear(dim, 6 * dim)
 
     def forward(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        # The sinusoid sees the float32 value: half precision knows only every fourth timestep near 1000.
+        # The sinusoid uses the float32 value: half precision has only every fourth timestep near 1000.
         t = self.emb["timestep_embedder"](sinusoid(timesteps, NUM_FREQUENCIES))
         return t, rearrange(self.linear(F.silu(t)), "b (six c) -> b 1 six c", six=6)
 
