@@ -17,7 +17,7 @@ PINS := $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" if sys.vers
 # One thread per test process: the processes share the cores already.
 TEST_ENV := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
-.PHONY: help vbench docs docs-serve dist sdist install dev sample serve-demo load eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-slow fuzz lint format clean
+.PHONY: help vbench docs docs-serve dist sdist install dev sample serve-demo load eval-tiny compare-tiny bench bench-gpu bench-parallel test test-oldest test-pipelines test-slow fuzz lint format clean
 
 help:
 	@echo "make sample   install into $(VENV) and make a video (ARGS are passed on)"
@@ -25,6 +25,7 @@ help:
 	@echo "make load     200 videos for 20 clients while the service is killed 20 times (CPU: many minutes; ARGS are passed on)"
 	@echo "make test     install into $(VENV) and run all tests (PYTEST_ARGS are passed on)"
 	@echo "make test-slow  the tests that make test leaves out because they take long"
+	@echo "make test-pipelines  the caches around each of the 73 video pipeline classes of diffusers (CPU: many minutes)"
 	@echo "make test-oldest  examples, parity and unit tests with the oldest versions that setup.py declares (6 GB; ARGS=--quick for a part)"
 	@echo "make fuzz     new random configs, files and messages for MINUTES=10; a failure stops it and can be repeated"
 	@echo "make eval-tiny  every method on the tiny checkpoints, and a report (CPU, minutes; ARGS are passed on)"
@@ -87,6 +88,9 @@ fuzz: $(VENV)/.installed-dev
 	while [ $$(date +%s) -lt $$end ]; do \
 		$(TEST_ENV) FUZZ_EXAMPLES=300 $(BIN)/python -m pytest -q -x tests/property/test_fuzz_*.py || exit 1; \
 	done
+
+test-pipelines: $(VENV)/.installed-dev
+	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m pipelines $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-dev
 	$(TEST_ENV) $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m slow $(PYTEST_ARGS)

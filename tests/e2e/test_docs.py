@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_scripts_for_clusters_are_scripts(script):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-PARSERS = {"render": render.parser, "serve": serve.parser}
+PARSERS = {"render": render.parser, "serve": partial(serve.parser, "serve")}
 COMMAND = re.compile(r"(?:^|[^`\w])videosys (render|serve) (--.*)$", re.MULTILINE)
 
 

@@ -146,7 +146,7 @@ def test_a_report_of_nothing_is_refused(tmp_path, capsys):
 
 def test_other_settings_do_not_mix_with_what_is_there(made, capsys):
     assert start(made, "--methods", "base", "guidance_scale=3") == 2
-    assert "was made with another guidance_scale; choose another --output" in capsys.readouterr().err
+    assert "was generated with another guidance_scale; choose another --output" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,10 @@ def measured(candidates, real):
 
 def test_a_prediction_that_holds_ends_the_trials():
     some = [candidate("a", 30, 20), candidate("b", 40, 10), candidate("c", 20, 25)]
-    real = {name: {FULL: full, CONVERGED: near} for name, full, near in (("b", 38, 9), ("c", 18, 24))}
-    assert measured(some, real) == ["b", "c"]  # the best for each reference
+    some.append(candidate("d", 10, 5))
+    figures = (("b", 38, 9), ("a", 29, 19), ("c", 18, 24))
+    real = {name: {FULL: full, CONVERGED: near} for name, full, near in figures}
+    assert measured(some, real) == ["b", "a", "c"]  # the best two for each reference
 
 
 def test_a_prediction_that_fails_costs_a_trial_of_the_next():
@@ -46,9 +48,9 @@ def test_a_solver_that_fails_is_not_tried_with_a_cache_as_well():
     solver, other = UniPCConfig(), EulerConfig(shift=2.0)
     cache = ScheduleConfig((0, 2))
     some = [
-        candidate("UniPC", 0, 30, scheduler=solver),
+        candidate("UniPC", 2, 30, scheduler=solver),
         candidate("cache on UniPC", 0, 28, cache, solver),
-        candidate("Euler", 0, 20, scheduler=other),
+        candidate("Euler", 1, 20, scheduler=other),
         candidate("cache on Euler", 0, 19, cache, other),
     ]
     real = {one.name: {FULL: 60, CONVERGED: near} for one, near in zip(some, (8, 99, 19, 99))}

@@ -16,7 +16,7 @@ from videosys.cache import IntervalConfig
 from videosys.diffusers import cached
 from videosys.diffusers.blocks import difference
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.pipelines
 
 EVERY_SECOND = IntervalConfig(every=2)
 REORDERED = {"consisid", "kandinsky_6", "wan_animate", "wan_vace"}  # something is added between blocks

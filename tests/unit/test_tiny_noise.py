@@ -62,7 +62,7 @@ def test_most_timesteps_are_drawn_where_places_and_motions_are_decided():
 
 @pytest.mark.parametrize("focused", [-0.1, 1.1])
 def test_a_share_of_timesteps_is_from_0_to_1(focused):
-    with pytest.raises(ValueError, match=rf"focused={focused}.*0 to 1"):
+    with pytest.raises(ValueError, match=rf"focused is {focused};.*0 to 1"):
         train_noise.timestep_odds(train_noise.signal_shares(), focused)
 
 

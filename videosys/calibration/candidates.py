@@ -36,7 +36,7 @@ ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted", "joint")
 CONVERGED_STEPS = 120  # of a solver of order 2
 TRIAL_STEPS = 60  # steps of the converged run that trials are compared with
 TRIED = 1  # number of prompts for trials if none is held out
-MOST_TRIES = 4  # maximum number of measured candidates per budget and reference
+LEAST_TRIES, MOST_TRIES = 2, 4  # candidates measured per number of evaluations and reference
 DECODED = 2  # prompts that are decoded to relate latent error to frame error
 
 
@@ -220,16 +220,16 @@ def tried(
     """Measure the candidates that may be best; return each with its PSNR against the references.
 
     For each reference they are measured in the order of their predictions, until a measurement is at least as
-    good as all remaining predictions, and at most MOST_TRIES. So a prediction that is too optimistic costs a
-    measurement, but not quality. The predictions of other candidates with the same
-    solver are then lowered by the same amount.
+    good as all remaining predictions: at least LEAST_TRIES, at most MOST_TRIES. So a prediction that is too
+    optimistic costs a measurement, but not quality. The predictions of other candidates with the same solver
+    are then lowered by the same amount.
     """
     found: dict[int, tuple[Candidate, Mapping[str, float]]] = {}
     for reference in (FULL, CONVERGED):
         nearest, shortfalls, waiting = -math.inf, Shortfalls(reference), list(candidates)
-        for _ in range(min(MOST_TRIES, len(candidates))):
+        for tries in range(min(MOST_TRIES, len(candidates))):
             one = max(waiting, key=shortfalls.expected)
-            if nearest >= shortfalls.expected(one):
+            if tries >= LEAST_TRIES and nearest >= shortfalls.expected(one):
                 break
             waiting.remove(one)
             if id(one) not in found:
