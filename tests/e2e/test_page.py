@@ -222,7 +222,7 @@ def test_a_key_is_asked_for_where_the_service_has_some(browser, tmp_path, expect
         with visit(browser, address) as opened:
             field = opened.page.get_by_label("API key")
             expect(field).to_be_focused()
-            expect(opened.page.get_by_role("alert")).to_contain_text("a valid API key is needed")
+            expect(opened.page.get_by_role("alert")).to_contain_text("a valid API key is required")
             field.fill(services.KEYS[0])
             field.press("Tab")
             expect(opened.page.get_by_role("alert")).to_be_empty()

@@ -150,8 +150,9 @@ def test_the_openai_client_makes_lists_gets_and_deletes_a_video(server, tmp_path
     part = client.videos.with_raw_response.download_content(video.id, extra_headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, b"ftyp")
     other = client.videos.create(prompt="a small green cross spins", extra_body={"frames": 1})
-    assert [item.id for item in client.videos.list(limit=1)] == [other.id, video.id]  # all pages
-    assert client.videos.list(order="asc").data[0].id == video.id
+    newest, second, *earlier = [item.id for item in client.videos.list(limit=1)]  # all pages
+    assert (newest, second) == (other.id, video.id)
+    assert [item.id for item in client.videos.list(order="asc")] == [*reversed(earlier), second, newest]
     server.until(other.id, "completed")
     assert client.videos.delete(video.id).deleted
     with pytest.raises(openai.NotFoundError):
