@@ -87,7 +87,7 @@ class Clips:
     @settle
     def frames(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents [1, C, t, h, w] to float frames [T, H, W, 3] in [0, 1] on the CPU."""
-        (frames,) = self.pipeline.frames(latents, self.config, quiet=True)
+        (frames,) = self.pipeline.frames(latents.to(self.pipeline.vae.device), self.config, quiet=True)
         return ((frames[0].float().clamp(-1, 1) + 1) / 2).permute(1, 2, 3, 0).contiguous().cpu()
 
     def with_config(self, **changes: Any) -> Clips:
