@@ -142,11 +142,7 @@ def tuned(study: Study, budget: int, make: Callable[[float], CacheConfig]) -> Ca
 
 def measured(bench: Bench, one: Entrant, budget: int | None) -> Entry:
     """Measure an entrant on each prompt of a bench."""
-    name = f"{one.name} {budget or ''}"
-    if one.sampler:
-        rows = bench.measure_sampler(name, one.policy, one.sampler)
-    else:
-        rows = bench.measure(name, one.policy)
+    rows = bench.measure(f"{one.name} {budget or ''}", one.policy, one.sampler)
     return Entry(one.group, one.name, budget, rows, replace(one.policy), dict(one.sampler))
 
 

@@ -235,7 +235,7 @@ def test_what_no_trace_tells_of_costs_too_much_and_is_held(kind):
         made = [one.computed for one in segments.neighbours(segments.schedule(computed, kind), kind)]
         assert made
         assert max(max(np.diff(one)) for one in made) <= 21
-    assert segments.neighbours(segments.schedule((0, 29), kind), "hold") == []
+    assert list(segments.neighbours(segments.schedule((0, 29), kind), "hold")) == []
 
 
 def test_dampings_change_one_segment_that_skips():

@@ -18,16 +18,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
-from videosys.calibration.budgets import FEW_SHARES, SHARES, budgets, split
+from videosys.calibration.budgets import FEW_SHARES, SHARES, budgets, listed, numbers, split
 from videosys.calibration.calibrate import calibrate
 from videosys.calibration.output import announce_missing_plots, check_place, check_search, write_report
 from videosys.calibration.study import Study
 from videosys.models import FAMILIES, load_family_config
 from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command
 from videosys.utils.logging import configure_logging
-from videosys.utils.prompts import read_prompts
 
 MOST_PROMPTS = 10
 ENOUGH = 4  # prompts to learn from
@@ -69,16 +67,6 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
-def numbers(text: str) -> list[int]:
-    """Parse whole numbers separated by commas."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of whole numbers, such as 10,15,20"
-        ) from None
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the calibration, write the report and print it. ValueError for wrong arguments."""
     configure_logging(quiet=args.quiet)
@@ -94,14 +82,6 @@ def run(args: argparse.Namespace) -> int:
     study = Study(config, learnt[:ENOUGH], held_out, folder, quiet=args.quiet, check=check)
     print(write_report(calibrate(study, check(study.num_steps), args.search), args.out))
     return 0
-
-
-def listed(path: Path) -> Sequence[str]:
-    """Read the prompts of a file. A ValueError names the option."""
-    try:
-        return read_prompts(path).prompts
-    except ValueError as error:
-        raise ValueError(f"--prompts {error}") from error
 
 
 if __name__ == "__main__":

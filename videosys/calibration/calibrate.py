@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, ScheduleConfig, Setting, TeaCacheConfig
+from videosys.cache.base import STACK
 from videosys.calibration.candidates import TRIED, Candidate, Planner, Trials, converged, plain_changes, tried
 from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
 from videosys.calibration.cost import calibration_cost
@@ -135,6 +136,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     budgets: numbers of computed steps. most_runs: full runs that the search may use for each budget. The cost
     is logged first in full runs, then in hours once a full run has been timed.
     """
+    check_predictable(study)
     cost = calibration_cost(study, budgets, most_runs)
     _LOG.info("%s", cost)
     seconds = study.full_seconds
@@ -161,13 +163,17 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     return CalibrationReport(study, tuple(fits), best_fit, tuple(results), searches)
 
 
-def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
-    """The plans with a trial on a learning prompt, used when there are no held-out prompts."""
-    if study.surrogate is None:
+def check_predictable(study: Study) -> None:
+    """ValueError if plans can be neither predicted nor measured."""
+    if not study.held_out and study.kept == STACK:
         raise ValueError(
             f"recorded runs of {study.scope.scheduler} do not predict the quality of a plan, so it must be "
             "measured: hold out at least one prompt"
         )
+
+
+def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
+    """The plans with a trial on a learning prompt, used when there are no held-out prompts."""
     trials = Trials(study, TRIED, planner.offset)
     return tuple(
         told(study, budget, one, psnr)
@@ -216,12 +222,8 @@ def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidat
 
 def measured(study: Study, bench: Bench, budget: int, one: Candidate) -> PolicyResult:
     """Measure a candidate on the held-out prompts."""
-    name = f"{one.name} {budget}"
-    if not one.config:
-        rows, evaluations = bench.measure(name, one.policy), None
-    else:
-        rows = bench.measure_sampler(name, one.policy, one.config)
-        evaluations = len(study.sampler(one.config).times())
+    rows = bench.measure(f"{one.name} {budget}", one.policy, one.config)
+    evaluations = len(study.sampler(one.config).times()) if one.config else None
     return PolicyResult(one.name, budget, one.policy, summary(rows), one.config, evaluations, one.predicted)
 
 

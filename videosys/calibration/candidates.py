@@ -13,7 +13,7 @@ import torch
 
 from videosys.cache import CacheConfig, NoCacheConfig, ScheduleConfig
 from videosys.cache.base import OUTPUT
-from videosys.calibration.journal import fingerprint, policy_key
+from videosys.calibration.journal import run_key
 from videosys.calibration.measure import CONVERGED, FULL
 from videosys.calibration.runs import Clips, error_db
 from videosys.calibration.search import FORECAST_KINDS, ForecastKind, Programme
@@ -252,7 +252,7 @@ class Shortfalls:
         return one.near(self.reference) - self._of.get(one.kind[0], 0.0)
 
     def add(self, one: Candidate, psnr: float) -> None:
-        """A measurement. Caches on the published sampler tell nothing of each other."""
+        """Add a measurement. Caches on the published sampler do not affect each other's predictions."""
         if one.config and math.isfinite(one.near(self.reference)):
             short = one.near(self.reference) - psnr
             self._of[one.kind[0]] = max(self._of.get(one.kind[0], 0.0), short)
@@ -269,8 +269,8 @@ class Trials:
 
     def __call__(self, one: Candidate) -> dict[str, float]:
         """The PSNR in dB against each reference, averaged over the prompts."""
-        key = f"{policy_key(one.policy)} {fingerprint(repr(sorted(one.config.items())))}"
-        found = self.study.journal.result(f"trial of {self.prompts} {key}", lambda: self._measure(one))
+        key = f"trial of {self.prompts} {run_key(one.policy, one.config)}"
+        found = self.study.journal.result(key, lambda: self._measure(one))
         return {reference: decibel + self.above for reference, decibel in found.items()}
 
     @functools.cached_property

@@ -100,7 +100,7 @@ def trace(clip: Clips, kept: Place = STACK) -> Trace:
     distances.update(changes.distances)
     if is_probed:
         return Trace(distances, probe.stacked(), run.latents, recorder.ratios)
-    samples, predictions = (torch.cat(rows).cpu() for rows in (path.samples, path.predictions))
+    samples, predictions = (torch.cat(rows) for rows in (path.samples, path.predictions))
     return Trace(distances, None, run.latents, recorder.ratios, samples, predictions)
 
 
@@ -118,8 +118,9 @@ class PathObserver:
     def __call__(self, step: int, timestep: float, latents: torch.Tensor, noise_pred: torch.Tensor) -> None:
         self.changes(step, timestep, latents, noise_pred)
         at = self.scheduler.timesteps[step]
-        self.samples.append(self.scheduler.scale_model_input(latents, at).clone())
-        self.predictions.append(guide(noise_pred, self.sampling).clone())
+        # To the host at once: all steps of a large video would not fit on a device.
+        self.samples.append(self.scheduler.scale_model_input(latents, at).to("cpu", copy=True))
+        self.predictions.append(guide(noise_pred, self.sampling).to("cpu", copy=True))
 
 
 class ChangeObserver:

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,15 @@ def policy_key(policy: Any) -> str:
     fields = ((field, getattr(policy, field.name)) for field in dataclasses.fields(policy))
     differing = {field.name: repr(value) for field, value in fields if value != field.default}
     return f"{type(policy).__name__} {fingerprint(differing)}"
+
+
+def run_key(policy: Any, changes: Mapping[str, Any]) -> str:
+    """A short name for a policy on a sampler with these overrides of the config."""
+    return (
+        f"{policy_key(policy)} {fingerprint(repr(sorted(changes.items())))}"
+        if changes
+        else policy_key(policy)
+    )
 
 
 def fingerprint(value: Any) -> str:

@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from videosys.cache import CacheConfig, NoCacheConfig
-from videosys.calibration.journal import Journal, fingerprint, policy_key
+from videosys.calibration.journal import Journal, fingerprint, run_key
 from videosys.calibration.runs import Clips, Clock, DenoiseRun
 from videosys.generation.pipeline import Pipeline
 from videosys.generation.request import VideoJob
@@ -23,6 +24,7 @@ from videosys.utils.progress import progress
 
 Judge = Callable[[str, torch.Tensor], dict[str, float]]
 FULL = "full"
+UNCHANGED: Mapping[str, Any] = MappingProxyType({})  # no overrides of the sampler
 CONVERGED = "converged"  # name of the run with enough steps to converge
 TIMED = 3  # number of prompts whose full run is timed
 SHARED = 12  # number of policies that share one timing of the full run
@@ -93,13 +95,11 @@ class Bench:
         self.clips = [Clips(pipeline, config, [job]) for job in jobs]
         self._full_seconds: dict[int, list[float]] = {}  # one entry per use
 
-    def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
-        """Measure a policy: one result per prompt."""
-        return self.measure_runs(name, policy_key(policy), lambda clip: clip.run(policy))
-
-    def measure_sampler(self, name: str, policy: CacheConfig, changes: Mapping[str, Any]) -> list[Measured]:
-        """Like `measure`, with overrides of the config's sampler."""
-        key = f"{policy_key(policy)} {fingerprint(repr(sorted(changes.items())))}"
+    def measure(
+        self, name: str, policy: CacheConfig, changes: Mapping[str, Any] = UNCHANGED
+    ) -> list[Measured]:
+        """Measure a policy: one result per prompt. changes: overrides of the config's sampler."""
+        key = run_key(policy, changes)
         return self.measure_runs(name, key, lambda clip: clip.with_sampler(changes).run(policy))
 
     def measure_runs(self, name: str, key: str, run: Callable[[Clips], DenoiseRun]) -> list[Measured]:

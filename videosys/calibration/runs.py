@@ -96,8 +96,10 @@ class Clips:
 
     def with_sampler(self, changes: Mapping[str, Any]) -> Clips:
         """The same prompts and seeds with other steps or another solver; shares texts and condition."""
+        if not changes:
+            return self
         clips = copy.copy(self)
-        clips.config = replace(self.config, **changes)
+        clips.config, clips.condition = replace(self.config, **changes), self.condition
         return clips
 
 

@@ -125,7 +125,8 @@ class Segments:
 
     def cost(self, kind: ForecastKind, power: float = 2.0) -> SegmentCost:
         """The error of a segment, to some power, with the forecast `kind`. `fitted` uses the best damping. So
-        does `curved`, because its bending needs one more step than the programme looks back.
+        do `curved`, whose bending needs one more step than the programme looks back, and `joint`, whose
+        weights depend on all segments.
         """
 
         def cost(before: int, last: int, following: int) -> float:
@@ -139,7 +140,9 @@ class Segments:
         return cost
 
     def damping(self, kind: ForecastKind, before: int, last: int, following: int) -> float:
-        """The share of the slope to follow; for `fitted` the least-squares value, which may exceed 1."""
+        """The share of the slope to follow; except for `hold` and `linear` the least-squares value, which
+        may exceed 1.
+        """
         if kind == "hold":
             return 0.0
         if kind == "linear":
@@ -215,9 +218,9 @@ class Segments:
         pairs = [self.bending(oldest, *row) for oldest, row in zip((NONE, *earlier), rows)]
         return Schedule(tuple(computed), *zip(*pairs))
 
-    def neighbours(self, schedule: Schedule, kind: ForecastKind) -> list[Schedule]:
-        """Schedules one move away, lowest predicted cost first, without those that the traces do not
-        cover.
+    def neighbours(self, schedule: Schedule, kind: ForecastKind) -> Iterator[Schedule]:
+        """Yield the schedules one move away, lowest predicted cost first, without those that the traces do
+        not cover.
         """
         cost = self.cost(kind)
         promise = {
@@ -225,8 +228,10 @@ class Segments:
             for computed in moves(schedule.computed)
         }
         finite = [computed for computed in promise if math.isfinite(promise[computed])]
-        moved = [self.schedule(computed, kind) for computed in sorted(finite, key=lambda one: promise[one])]
-        return [*moved, *dampings(schedule)] if kind in ("fitted", "curved") else moved
+        for computed in sorted(finite, key=lambda one: promise[one]):
+            yield self.schedule(computed, kind)
+        if kind in ("fitted", "curved"):
+            yield from dampings(schedule)
 
     def _parts(self, before: int, last: int, following: int) -> Products:
         """Mean squares of the held error and of the slope's change to it, and their mean product; infinite if
@@ -265,14 +270,15 @@ class Programme:
 
     def __init__(self, segments: Segments):
         self.segments = segments
-        self._found: dict[tuple[ForecastKind, float], dict[int, list[int]]] = {}
+        self._found: dict[tuple[str, float], dict[int, list[int]]] = {}
 
     def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
         """The cheapest schedule for each number of computed steps, without numbers that have none."""
-        if (kind, power) not in self._found:
+        costs = "fitted" if kind in ("curved", "joint") else kind  # all three have the costs of `fitted`
+        if (costs, power) not in self._found:
             count, cost = len(self.segments), self.segments.cost(kind, power)
-            self._found[kind, power] = dynamic_programme(count, count - 1, cost)
-        steps = self._found[kind, power]
+            self._found[costs, power] = dynamic_programme(count, count - 1, cost)
+        steps = self._found[costs, power]
         return {number: self.segments.schedule(steps[number], kind) for number in budgets if number in steps}
 
 

@@ -8,6 +8,8 @@ error at high noise stays in the video, a high-frequency error is removed.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 
@@ -90,15 +92,17 @@ def weighted_tables(
     the weighted predictions change most.
     """
     counts = multiplicity(predictions.shape).sqrt()
-    rows = (coefficients(predictions) * counts).flatten(2)  # [steps, B, numbers]
-    weights = gains[:, None].expand(-1, predictions.shape[2], -1, -1, -1).flatten(1)
-    changes = (rows.diff(dim=0).abs().square().mean(dim=1) * weights[1:].square()).sum(dim=0)
-    places = changes.topk(min(samples // 2, len(changes))).indices.sort().values
-    weights = weights[:, places].repeat_interleave(2, dim=1)
-    return [
-        table_of(torch.view_as_real(row[:, places].contiguous()).flatten(1), weights, window)
-        for row in rows.unbind(1)
-    ]
+
+    def transformed() -> Iterator[torch.Tensor]:
+        """Coefficients [B, C, T, H, W // 2 + 1] of one step after another: those of all need much memory."""
+        return (coefficients(step) * counts for step in predictions)
+
+    steps = zip(pairwise(transformed()), gains[1:])
+    changes = sum((row - before).abs().square().mean(dim=0) * gain.square() for (before, row), gain in steps)
+    places = changes.flatten().topk(min(samples // 2, changes.numel())).indices.sort().values
+    rows = torch.stack([row.flatten(1)[:, places] for row in transformed()], dim=1)  # [B, steps, numbers]
+    weights = gains.flatten(1)[:, places % gains[0].numel()].repeat_interleave(2, dim=1)
+    return [table_of(torch.view_as_real(row).flatten(1), weights, window) for row in rows]
 
 
 def table_of(rows: torch.Tensor, weights: torch.Tensor, window: int) -> torch.Tensor:

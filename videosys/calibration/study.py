@@ -146,7 +146,7 @@ class Study:
         path = Recording(samples, predictions, torch.cat([item.latents for item in self.traces]))
         return Surrogate(path, self.sampler(), self.config.prediction, self.config.guidance_scale)
 
-    @property
+    @functools.cached_property
     def sensitivities(self) -> Sensitivities | None:
         """SenCache's sensitivities, one pair per evaluation; None if residuals are kept."""
         return None if self.surrogate is None else self.surrogate.sensitivities()

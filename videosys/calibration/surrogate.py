@@ -67,8 +67,7 @@ class Surrogate:
         angles = [angle(mix) for mix in self.mixes]
         last = {value: step for step, value in enumerate(angles)}  # PNDM evaluates some timesteps twice
         self.angles = sorted(last)
-        steps = [last[value] for value in self.angles]
-        self.samples, self.predictions = path.samples[steps], path.predictions[steps]
+        self.steps = [last[value] for value in self.angles]
 
     def run(
         self, sampler: Any, cache: CacheConfig | None = None, observer: Observer | None = None
@@ -126,7 +125,8 @@ class Surrogate:
         mix = noise_mix(sampler, float(timesteps[0]))
         weights = list(self._weights(angle(mix)))
         x, v = (
-            sum(weight * rows[step] for step, weight in weights) for rows in (self.samples, self.predictions)
+            sum(weight * rows[step] for step, weight in weights)
+            for rows in (self.path.samples, self.path.predictions)
         )
         return v + filtered(sample - x, self._response(mix))
 
@@ -147,7 +147,8 @@ class Surrogate:
             shares = (
                 (wanted - self.angles[other]) / (self.angles[step] - self.angles[other]) for other in others
             )
-            yield step, math.prod(shares)
+            if weight := math.prod(shares):  # all but one are 0 at a recorded step
+                yield self.steps[step], weight
 
 
 def angle(mix: tuple[float, float]) -> float:

@@ -16,7 +16,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from videosys.calibration.__main__ import listed, numbers
+from videosys.calibration.budgets import listed, numbers
 from videosys.diffusers.calibrate import calibrate
 from videosys.diffusers.command import pipeline
 from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command

@@ -19,7 +19,7 @@ from videosys.cache import Cache, CacheConfig, GatherRows, NoCacheConfig, RunSpe
 from videosys.cache.record import SignalRecorder, relative_change
 from videosys.calibration.collect import SAMPLES, WINDOW, ChangeObserver, Trace, rms
 from videosys.calibration.journal import Journal, policy_key
-from videosys.calibration.measure import FULL, Bench, Measured
+from videosys.calibration.measure import FULL, UNCHANGED, Bench, Measured
 from videosys.calibration.runs import Clips, Clock, DenoiseRun, error_db
 from videosys.calibration.search import Segments
 from videosys.calibration.study import LEAST_STEPS, Study
@@ -232,8 +232,10 @@ class PipelineBench(Bench):
         self.videos, self.journal, self.num_steps = list(clips), journal, num_steps
         self._full: dict[int, tuple[Tensor, float]] = {}
 
-    def measure(self, name: str, policy: CacheConfig) -> list[Measured]:
-        """One result per video."""
+    def measure(
+        self, name: str, policy: CacheConfig, changes: Mapping[str, Any] = UNCHANGED
+    ) -> list[Measured]:
+        """One result per video. changes: none, because a pipeline keeps its scheduler."""
 
         def result(number: int) -> dict[str, Any]:
             key = f"measure {self.videos[number].job.seed} {policy_key(policy)}"
