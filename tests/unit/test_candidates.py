@@ -70,8 +70,10 @@ def test_no_more_than_some_are_tried():
 
 
 def test_what_is_not_predicted_is_tried():
-    some = [Candidate(name, NoCacheConfig(), {}, {}) for name in "ab"]
-    assert measured(some, {"a": {FULL: 10}, "b": {FULL: 20}}) == ["a", "b"]
+    """All of it, also beyond what is tried of the predicted."""
+    names = "abcdefgh"[: MOST_TRIES + 2]
+    some = [Candidate(name, NoCacheConfig(), {}, {}) for name in names]
+    assert measured(some, {name: {FULL: 10 + place} for place, name in enumerate(names)}) == list(names)
 
 
 @pytest.mark.parametrize("reference", [FULL, CONVERGED])

@@ -222,14 +222,16 @@ def tried(
     For each reference they are measured in the order of their predictions, until a measurement is at least as
     good as all remaining predictions: at least LEAST_TRIES, at most MOST_TRIES. So a prediction that is too
     optimistic costs a measurement, but not quality. The predictions of other candidates with the same solver
-    are then lowered by the same amount.
+    are then lowered by the same amount. Candidates without a prediction are all measured.
     """
     found: dict[int, tuple[Candidate, Mapping[str, float]]] = {}
     for reference in (FULL, CONVERGED):
         nearest, shortfalls, waiting = -math.inf, Shortfalls(reference), list(candidates)
-        for tries in range(min(MOST_TRIES, len(candidates))):
+        for tries in range(len(candidates)):
             one = max(waiting, key=shortfalls.expected)
-            if tries >= LEAST_TRIES and nearest >= shortfalls.expected(one):
+            expected = shortfalls.expected(one)
+            is_enough = tries >= MOST_TRIES or (tries >= LEAST_TRIES and nearest >= expected)
+            if is_enough and math.isfinite(expected):
                 break
             waiting.remove(one)
             if id(one) not in found:
