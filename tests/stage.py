@@ -13,6 +13,7 @@ from typing import Any
 from videosys.generation.config import PipelineConfig
 from videosys.serve.cluster import NotWanted
 from videosys.serve.replica import Order, Replica, Setup, replica_codec
+from videosys.serve.store import Store, StoreAway
 
 PATIENCE = 60.0
 
@@ -24,6 +25,20 @@ def until(condition: Callable[[], Any]) -> Any:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return found
+
+
+def away_at_first(monkeypatch: Any, store: Store, function: str) -> list[tuple[Any, ...]]:
+    """Lets the first two calls of a function of a store fail; returns the list of all its calls."""
+    original, calls = getattr(store, function), []
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) < 3:
+            raise StoreAway("the database is gone")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(store, function, failing)
+    return calls
 
 
 class InProcess:

@@ -9,6 +9,8 @@ import torch
 
 from tests.tiny_checkpoint import text_to_video_config
 from videosys import NoCacheConfig, ScheduleConfig, VideoSysEngine, tiny
+from videosys.cache.base import STACK
+from videosys.calibration.calibrate import calibrate, check_predictable
 from videosys.calibration.candidates import Planner
 from videosys.calibration.measure import CONVERGED, FULL
 from videosys.calibration.runs import open_pipeline
@@ -64,6 +66,28 @@ def test_plans_of_a_study(study):
         assert run.latents.isfinite().all()
         assert len(run.steps) == len(study.sampler(one.config).times())
     assert (study.sensitivities is not None) == is_recorded
+
+
+def test_prompts_of_other_solvers_share_their_condition(study):
+    clips, _ = study.searched[0]
+    other = clips.with_sampler({"num_inference_steps": study.num_steps})
+    assert other.condition is clips.condition
+    assert clips.with_sampler({}) is clips
+
+
+def test_what_nothing_tells_of_is_refused_before_any_run(random_model, tmp_path, monkeypatch):
+    """Without held-out prompts, a sampler that draws noise leaves nothing to judge plans by."""
+    config = text_to_video_config(*random_model, height=16, width=16)
+    study = Study(config, PROMPTS, [], tmp_path, quiet=True)
+    monkeypatch.setattr("videosys.calibration.runs.denoise", lambda *unused: pytest.fail("a run began"))
+    if study.kept == STACK:
+        with pytest.raises(
+            ValueError, match=r"euler_ancestral do not predict .*hold out at least one prompt"
+        ):
+            calibrate(study, [3], 0)
+    else:
+        check_predictable(study)
+    study.pipeline.close()
 
 
 def test_several_devices_are_refused(random_model):

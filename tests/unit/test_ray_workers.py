@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install 'videosys[serve]'")
 
-from tests.stage import Stage, until
+from tests.stage import Stage, away_at_first, until
 from videosys import OpenSoraConfig
 from videosys.generation.request import VideoOutput
 from videosys.generation.watch import Cancelled, StepProgress
@@ -19,7 +19,7 @@ from videosys.serve.__main__ import main
 from videosys.serve.ray_workers import RayWorkers, ray_workers
 from videosys.serve.replica import ReplicaLost
 from videosys.serve.server import Options
-from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store, StoreAway
+from videosys.serve.store import ATTEMPTS, FAILED_TOO_OFTEN, Job, Store
 
 
 class Handle:
@@ -139,15 +139,7 @@ def test_a_stopped_service_gives_its_jobs_back(workers, store):
 def test_a_database_that_fails_for_a_moment_costs_nothing(workers, store, gate, monkeypatch, function):
     monkeypatch.setattr("videosys.serve.worker.RETRY_SECONDS", 0.01)
     until(lambda: workers.alive == 1)
-    original, calls = getattr(store, function), []
-
-    def failing(*arguments, **values):
-        calls.append(arguments)
-        if len(calls) < 3:
-            raise StoreAway("the database is gone")
-        return original(*arguments, **values)
-
-    monkeypatch.setattr(store, function, failing)
+    calls = away_at_first(monkeypatch, store, function)
     gate.set()
     add(store, "v")
     until(lambda: store.get("a", "v").status == "completed")
@@ -159,15 +151,7 @@ def test_a_job_of_a_lost_replica_waits_for_a_database_that_is_away(workers, stor
     monkeypatch.setattr("videosys.serve.ray_workers.RETRY_SECONDS", 0.01)
     add(store, "v")
     until(lambda: store.get("a", "v").step)
-    original, calls = store.release, []
-
-    def failing(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) < 3:
-            raise StoreAway("the database is gone")
-        original(*arguments, **options)
-
-    monkeypatch.setattr(store, "release", failing)
+    calls = away_at_first(monkeypatch, store, "release")
     workers.fleet.alive()[0].end()
     until(lambda: store.get("a", "v").attempt == 2)
     assert len(calls) == 3

@@ -11,10 +11,11 @@ import torch
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
 
 from tests.service import checker
+from tests.stage import away_at_first
 from videosys.cache.base import StepRecord
 from videosys.generation.request import VideoOutput
 from videosys.serve import files
-from videosys.serve.store import ATTEMPTS, Job, Store, StoreAway
+from videosys.serve.store import ATTEMPTS, Job, Store
 from videosys.serve.worker import Worker
 
 NAME = f"video_{1:032x}"
@@ -97,15 +98,7 @@ def test_a_job_that_fails_again_and_again_says_why(store, folder):
 @pytest.mark.parametrize("error", [None, RuntimeError("out of memory"), ValueError("refused")])
 def test_a_finished_video_waits_for_a_database_that_is_away(store, folder, monkeypatch, function, error):
     monkeypatch.setattr("videosys.serve.worker.RETRY_SECONDS", 0.01)
-    original, calls = getattr(store, function), []
-
-    def failing(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) < 3:
-            raise StoreAway("the connection is refused")
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(store, function, failing)
+    calls = away_at_first(monkeypatch, store, function)
     job = run(store, folder, Engine(error))
     expected = {type(None): "completed", RuntimeError: "queued", ValueError: "failed"}
     assert (job.status, job.attempt) == (expected[type(error)], 1)
