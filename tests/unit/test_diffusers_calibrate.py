@@ -118,7 +118,10 @@ def file_of_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--pipeline", "ltx", "--tiny"], "--pipeline ltx has no trained tiny model; there is 'wan'"),
+        (
+            ["--pipeline", "ltx", "--tiny"],
+            "--pipeline ltx has no trained tiny model; with --tiny it must be one of 'wan'",
+        ),
         (["--pipeline", "no/folder/here"], "--pipeline no/folder/here: "),
         (["--tiny"], "--pipeline"),
         (["--pipeline", "wan", "--tiny", "7"], "'7' is not KEY=VALUE"),

@@ -17,8 +17,10 @@ from tests.standin import Away, stand_in
 from tests.tiny_checkpoint import CAUSAL, FRAMES, VAE, config_of, text_to_video_config
 from tests.unit.test_cache_device import POLICIES
 from videosys import VideoSysEngine, psnr, ssim
+from videosys.calibration.calibrate import calibrate
 from videosys.calibration.collect import rms
 from videosys.calibration.runs import error_db
+from videosys.calibration.study import Study
 from videosys.layers.linear import multiply
 from videosys.layers.tiling import FrameTiling, Tiling
 from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE
@@ -224,3 +226,20 @@ def test_what_is_measured_of_videos_and_latents(machine):
     there = [item.to(machine.device) for item in (a, b)]
     assert error_db(*there) == pytest.approx(error_db(a, b))
     assert rms(there[0]).tolist() == pytest.approx(rms(a).tolist())
+
+
+@pytest.mark.parametrize("held_out", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_calibration(held_out, mps, checkpoint, tmp_path):
+    """Recorded runs are read from files to the host. Which solvers are tried may depend on rounding."""
+    config = config_of(checkpoint, num_frames=1, num_inference_steps=5, dtype="float32")
+    studies = [
+        Study(dataclasses.replace(config, device=device), [PROMPT], [PROMPT] * held_out, tmp_path / device)
+        for device in ("mps", "cpu")
+    ]
+    made, want = (
+        {row.name: row.result for row in calibrate(study, [3], 0).rows if not row.config} for study in studies
+    )
+    assert made.keys() == want.keys() >= {"schedule joint"}
+    for name, result in made.items():
+        assert result.computed == want[name].computed
+        assert result.psnr["full"] == pytest.approx(want[name].psnr["full"], abs=0.5)

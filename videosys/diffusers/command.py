@@ -33,7 +33,9 @@ def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, d
     """
     call = dict(map(argument, arguments))
     if is_tiny and name not in TINY:
-        raise ValueError(f"--pipeline {name} has no trained tiny model; there is {listing(TINY)}")
+        raise ValueError(
+            f"--pipeline {name} has no trained tiny model; with --tiny it must be one of {listing(TINY)}"
+        )
     make, usual = TINY[name] if is_tiny else (partial(loaded, PUBLISHED.get(name, name)), {})
     pipe = make()
     known = inspect.signature(pipe.__call__).parameters
