@@ -76,6 +76,20 @@ def test_what_is_not_predicted_is_tried():
     assert measured(some, {name: {FULL: 10 + place} for place, name in enumerate(names)}) == list(names)
 
 
+def test_predicted_and_unpredicted_candidates_are_tried_together():
+    predicted = [candidate(str(index), 40 - index, 0) for index in range(MOST_TRIES + 2)]
+    unknown = [Candidate(name, NoCacheConfig(), {}, {}) for name in "ab"]
+    real = {one.name: {FULL: 1, CONVERGED: 50} for one in (*predicted, *unknown)}
+    order = measured([*predicted, *unknown], real)
+    assert order == ["a", "b", *(str(index) for index in range(MOST_TRIES - 2))]
+
+
+def test_one_reference_without_predictions_is_measured_in_full():
+    some = [Candidate(name, NoCacheConfig(), {}, {FULL: 40.0 - place}) for place, name in enumerate("abcdef")]
+    real = {one.name: {FULL: one.near(FULL), CONVERGED: 1.0} for one in some}
+    assert measured(some, real) == list("abcdef")
+
+
 @pytest.mark.parametrize("reference", [FULL, CONVERGED])
 def test_each_kind_has_its_nearest(reference):
     shifts = [candidate(f"Euler {i}", i, 9 - i, scheduler=EulerConfig(shift=float(i))) for i in range(1, 4)]
