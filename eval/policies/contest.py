@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from eval.policies.report import CACHE, FORECAST, PLAN, SOLVER, STEPS, TEACACHE, Entry
@@ -97,19 +98,20 @@ class Contest:
             found = [study.policy(one) for one in schedules if one is not None]
             names = (f"schedule {type(policy.forecast).__name__.lower()}" for policy in found)
             candidates += [Candidate(name, policy, {}, {}) for name, policy in zip(names, found)]
-        figures = tried(candidates, Trials(study, len(study.learnt)))
+        on_top = partial(self.planner.on_top, budget)
+        figures = tried(candidates, Trials(study, len(study.learnt)), budget / study.num_steps, on_top)
         for reference in (FULL, CONVERGED):
             one, _ = max(figures, key=lambda pair: pair[1].get(reference, -math.inf))
             yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)
 
     def _rules(self, budget: int) -> Iterator[Entrant]:
         """Yield online and interval policies. Thresholds are tuned in real runs on the learning prompts."""
-        study, count = self.study, self.study.num_steps
+        study = self.study
         for forecast in ({}, {"forecast": Linear()}):
             words = "linear" if forecast else "hold"
             for name, fit in (("TeaCache naive", None), ("TeaCache", self.fit)):
                 yield Entrant(TEACACHE, f"{name}, {words}", teacache_for(study, budget, fit, **forecast))
-        every = round(count / budget)
+        every = interval(budget, study.num_steps)
         for forecast in (Taylor(order=1), Taylor(order=2), Hermite()):
             policy = IntervalConfig(every=every, forecast=forecast)
             yield Entrant(CACHE, f"interval, {type(forecast).__name__} {forecast.order}", policy)
@@ -125,13 +127,32 @@ class Contest:
         policies: dict[str, Callable[[float], CacheConfig]] = {
             "EasyCache": lambda value: EasyCacheConfig(value, warmup=min(5, budget // 3)),
             "SeaCache": SeaCacheConfig,
-            "BWCache": lambda value: BWCacheConfig(value, reuse=max(count / budget - 1, 1) / count),
+            "BWCache": lambda value: BWCacheConfig(value, reuse=bwcache_skips(budget, count) / count),
         }
         pairs = self.study.sensitivities
         if pairs is not None:
-            most = -(-count // budget)
+            most = interval(budget, count)
             policies["SenCache"] = lambda value: SenCacheConfig(pairs, value, EARLY * value, 0.2, most)
         return policies
+
+
+def interval(budget: int, count: int) -> int:
+    """The smallest interval with which at most `budget` of `count` steps compute."""
+    return next(
+        every for every in range(1, count) if len(IntervalConfig(every).computed_steps(count)) <= budget
+    )
+
+
+def bwcache_skips(budget: int, count: int) -> int:
+    """The smallest number of skips in a row with which BWCache can compute at most `budget` of `count` steps.
+
+    It compares two computed steps before it skips, and the last step computes.
+    """
+
+    def fewest(skips: int) -> int:
+        return len({step for step in range(count) if step % (skips + 2) < 2} | {count - 1})
+
+    return next(skips for skips in range(1, count) if fewest(skips) <= budget)
 
 
 def tuned(study: Study, budget: int, make: Callable[[float], CacheConfig]) -> CacheConfig:

@@ -12,6 +12,8 @@ from eval.policies import __main__ as policies
 from videosys import OpenSoraConfig, VideoSysEngine, load_config, tiny
 from videosys.cache import MagCacheConfig, NoCacheConfig, ScheduleConfig, TeaCacheConfig, read_calibration
 from videosys.calibration.__main__ import budgets, main, split
+from videosys.calibration.measure import CONVERGED, FULL
+from videosys.calibration.trials import LEAST_TRIES
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "examples" / "opensora" / "tiny.yaml"
@@ -90,6 +92,12 @@ def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
     assert {row.speedup for row in settings} == {1.67}
     # So short a run may be far from the published one: a PSNR below 0 dB is a figure too.
     assert all(row.ssim is None and row.psnr is not None and row.psnr_converged for row in settings)
+    trials = [line for line in (tmp_path / "c.work" / "journal.jsonl").open() if "frames of 1" in line]
+    assert len(trials) == len({json.loads(line)[0] for line in trials}) >= 2 * LEAST_TRIES
+    measured = [json.loads(line)[1] for line in trials]
+    assert {(round(row.psnr, 6), round(row.psnr_converged, 6)) for row in settings} <= {
+        (round(figures[FULL], 6), round(figures[CONVERGED], 6)) for figures in measured
+    }
     solvers = {row.config["scheduler"]["name"] for row in settings if row.config}
     assert solvers <= {"published", "euler", "dpm_solver", "unipc"}
     goal = ["cache.name=best", "cache.evaluations=3", "cache.reference=converged"]

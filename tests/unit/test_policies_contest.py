@@ -7,10 +7,19 @@ from dataclasses import replace
 import pytest
 
 import videosys.calibration.study as studies
-from eval.policies.contest import Contest, Entrant, measured
+from eval.policies.contest import Contest, Entrant, bwcache_skips, interval, measured
 from eval.policies.report import CACHE, FORECAST, PLAN, SOLVER, STEPS, TEACACHE
 from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
-from videosys.cache import Hold, IntervalConfig, Linear, NoCacheConfig, ScheduleConfig, TeaCacheConfig
+from videosys.cache import (
+    BWCacheConfig,
+    Hold,
+    IntervalConfig,
+    Linear,
+    NoCacheConfig,
+    ScheduleConfig,
+    SenCacheConfig,
+    TeaCacheConfig,
+)
 from videosys.calibration.calibrate import teacache_for
 from videosys.calibration.journal import policy_key
 from videosys.calibration.measure import FULL
@@ -53,6 +62,21 @@ def test_an_entry_has_a_result_for_each_prompt(study):
     assert entry.psnr(FULL) > 0
     fewer = measured(bench, Entrant(STEPS, "fewer", NoCacheConfig(), {"num_inference_steps": 5}), 5)
     assert fewer.computed == 5
+
+
+@pytest.mark.parametrize("budget", range(3, 9))
+def test_rivals_can_keep_each_budget(study, budget):
+    """Also where the last step is computed besides those of the policy's own rhythm."""
+    count = study.num_steps
+    bench = study.bench()
+
+    def computed(policy):
+        return measured(bench, Entrant(CACHE, "rival", policy), budget).computed
+
+    assert computed(BWCacheConfig(1e9, reuse=bwcache_skips(budget, count) / count)) <= budget
+    pairs, most = ((0.0, 0.0),) * count, interval(budget, count)
+    assert computed(SenCacheConfig(pairs, 1e9, 1e9, max_consecutive_skips=most)) <= budget
+    assert computed(IntervalConfig(most)) <= budget < computed(IntervalConfig(most - 1))
 
 
 def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeypatch):

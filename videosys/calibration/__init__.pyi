@@ -13,9 +13,7 @@ from .calibrate import (
 from .candidates import (
     Candidate as Candidate,
     Planner as Planner,
-    Trials as Trials,
     converged as converged,
-    tried as tried,
 )
 from .journal import (
     Journal as Journal,
@@ -58,4 +56,8 @@ from .thresholds import (
     SLACK as SLACK,
     magcache_for as magcache_for,
     nearest_threshold as nearest_threshold,
+)
+from .trials import (
+    Trials as Trials,
+    tried as tried,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from videosys.cache import CacheConfig, Calibration, ScheduleConfig, Setting, TeaCacheConfig
 from videosys.cache.base import STACK
-from videosys.calibration.candidates import TRIED, Candidate, Planner, Trials, converged, plain_changes, tried
+from videosys.calibration.candidates import Candidate, Planner, converged, plain_changes
 from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
 from videosys.calibration.cost import calibration_cost
 from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
@@ -23,11 +23,11 @@ from videosys.calibration.thresholds import (
     own_settings,
     threshold_for,
 )
+from videosys.calibration.trials import FAR, TRIED, Trials, measured_plans
 from videosys.utils import plain
 from videosys.utils.logging import get_logger
 from videosys.utils.settled import settle
 
-FAR = 3.0  # dB between prediction and measurement above which a warning is logged
 _LOG = get_logger("calibration")
 
 
@@ -157,7 +157,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
                 candidates.append(Candidate(f"schedule {kind}", study.policy(best.schedule), {}, {}))
                 searches.setdefault(budget, {})[kind] = search_record(best)
         results += [measured(study, bench, budget, one) for one in candidates]
-        results += plans(study, bench, budget, planner.candidates(budget))
+        results += plans(study, planner, bench, budget)
     for line in disagreements(results):
         _LOG.warning("%s", line)
     return CalibrationReport(study, tuple(fits), best_fit, tuple(results), searches)
@@ -174,11 +174,12 @@ def check_predictable(study: Study) -> None:
 
 def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
     """The plans with a trial on a learning prompt, used when there are no held-out prompts."""
-    trials = Trials(study, TRIED, planner.offset)
+    trials = Trials(study, TRIED)
     return tuple(
         told(study, budget, one, psnr)
         for budget in budgets
-        for one, psnr in tried(planner.candidates(budget), trials)
+        for one, psnr in measured_plans(planner, budget, trials)
+        if psnr
     )
 
 
@@ -208,7 +209,7 @@ def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> 
     return [Candidate(name, policy, {}, {}) for name, policy in policies.items() if policy is not None]
 
 
-def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidate]) -> list[PolicyResult]:
+def plans(study: Study, planner: Planner, bench: Bench, budget: int) -> list[PolicyResult]:
     """Measure the promising candidates on the held-out prompts."""
     results: list[PolicyResult] = []
 
@@ -216,7 +217,7 @@ def plans(study: Study, bench: Bench, budget: int, candidates: Sequence[Candidat
         results.append(measured(study, bench, budget, one))
         return results[-1].result.psnr
 
-    tried(candidates, measure)
+    measured_plans(planner, budget, measure)
     return results
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from videosys.cache import CacheConfig, NoCacheConfig, ScheduleConfig
 from videosys.cache.base import OUTPUT
 from videosys.calibration.journal import run_key
 from videosys.calibration.measure import CONVERGED, FULL
-from videosys.calibration.runs import Clips, error_db
+from videosys.calibration.runs import error_db
 from videosys.calibration.search import FORECAST_KINDS, ForecastKind, Programme
 from videosys.calibration.study import Study
+from videosys.generation.finite import NotFiniteError
 from videosys.metrics import psnr
 from videosys.schedulers.solvers import (
     SCHEDULERS,
@@ -34,9 +35,6 @@ MIDDLE_SHIFT = 2.0
 ON_TOP = 1.5  # steps per evaluation for a solver with cached predictions
 ON_TOP_KINDS: tuple[ForecastKind, ...] = ("linear", "fitted", "joint")
 CONVERGED_STEPS = 120  # of a solver of order 2
-TRIAL_STEPS = 60  # steps of the converged run that trials are compared with
-TRIED = 1  # number of prompts for trials if none is held out
-LEAST_TRIES, MOST_TRIES = 2, 4  # candidates measured per number of evaluations and reference
 DECODED = 2  # prompts that are decoded to relate latent error to frame error
 
 
@@ -55,11 +53,20 @@ class Candidate:
         """The predicted PSNR; infinite without a prediction, so that the candidate is tried."""
         return self.predicted.get(reference, math.inf)
 
+    @functools.cached_property
+    def key(self) -> str:
+        """Equal for candidates that generate the same videos."""
+        return run_key(self.policy, self.config)
+
     @property
-    def kind(self) -> tuple[Any, ...]:
-        """A key shared by candidates that differ only in their grid."""
-        forecast = type(self.policy.forecast) if isinstance(self.policy, ScheduleConfig) else None
-        return (type(self.config.get("scheduler")), forecast)
+    def solver(self) -> type:
+        """The class of the solver's settings."""
+        return type(self.config.get("scheduler", PublishedConfig()))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every evaluation computes."""
+        return isinstance(self.policy, NoCacheConfig)
 
 
 def solvers(prediction: str) -> list[SchedulerConfig]:
@@ -131,10 +138,10 @@ class Planner:
         return self.study.journal.result("PSNR above latents", measured)
 
     def candidates(self, budget: int) -> list[Candidate]:
-        """The plans to try for a number of evaluations.
+        """The plans to try for a number of evaluations, without duplicates.
 
-        These are caches on the published sampler with each forecast and, per kind of solver and of cache on
-        top of the best solver, the candidate nearest to each reference.
+        These are caches on the published sampler with each forecast, all samplers, and caches on top of each
+        solver on the grid that is predicted to be nearest to the converged run.
         """
         samplers = list(self.samplers(budget))
         if self.surrogate is None:
@@ -142,8 +149,11 @@ class Planner:
             return [Candidate(name, NoCacheConfig(), changes, {}) for name, changes in firsts.values()]
         caches = self._cached(budget, {}, self.study.programme, FORECAST_KINDS)
         steps = [self._candidate(name, changes, NoCacheConfig()) for name, changes in samplers]
-        on_top = self._on_top(budget, best(steps, CONVERGED)) if steps else []
-        return [*caches, *nearest_of_kinds([*steps, *on_top])]
+        on_top = [one for fewer in nearest_of_solvers(steps, CONVERGED) for one in self.on_top(budget, fewer)]
+        distinct: dict[str, Candidate] = {}
+        for one in (*caches, *steps, *on_top):
+            distinct.setdefault(one.key, one)
+        return list(distinct.values())
 
     def samplers(self, budget: int) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield (name, config overrides) of samplers with this number of model evaluations."""
@@ -161,7 +171,7 @@ class Planner:
                 continue
             yield self.PUBLISHED if is_published else f"steps of {solver.title}", changes
 
-    def _on_top(self, budget: int, fewer: Candidate) -> list[Candidate]:
+    def on_top(self, budget: int, fewer: Candidate) -> list[Candidate]:
         """Prediction caches on top of a solver with more steps than evaluations."""
         changes = {**fewer.config, "num_inference_steps": round(ON_TOP * budget)}
         study, surrogate = self.study, self.surrogate
@@ -188,7 +198,10 @@ class Planner:
         ]
 
     def _candidate(self, name: str, changes: dict[str, Any], policy: CacheConfig) -> Candidate:
-        latents = self._run(changes, policy)
+        try:
+            latents = self._run(changes, policy)
+        except NotFiniteError:
+            return Candidate(name, policy, changes, dict.fromkeys(self.targets, -math.inf))
         predicted = {
             reference: statistics.fmean(error_db(latents, target)) + self.offset
             for reference, target in self.targets.items()
@@ -205,97 +218,9 @@ def best(candidates: Sequence[Candidate], reference: str) -> Candidate:
     return max(candidates, key=lambda one: one.near(reference))
 
 
-def nearest_of_kinds(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The best candidate of each kind for each reference, without duplicates."""
-    kinds: dict[tuple[Any, ...], list[Candidate]] = {}
+def nearest_of_solvers(candidates: Iterable[Candidate], reference: str) -> list[Candidate]:
+    """The best candidate of each solver."""
+    solvers: dict[type, list[Candidate]] = {}
     for one in candidates:
-        kinds.setdefault(one.kind, []).append(one)
-    chosen = [best(some, reference) for some in kinds.values() for reference in (FULL, CONVERGED)]
-    return list({id(one): one for one in chosen}.values())
-
-
-def tried(
-    candidates: Sequence[Candidate], measure: Callable[[Candidate], Mapping[str, float]]
-) -> list[tuple[Candidate, Mapping[str, float]]]:
-    """Measure the candidates that may be best; return each with its PSNR against the references.
-
-    For each reference they are measured in the order of their predictions, until a measurement is at least as
-    good as all remaining predictions: at least LEAST_TRIES, at most MOST_TRIES. So a prediction that is too
-    optimistic costs a measurement, but not quality. The predictions of other candidates with the same solver
-    are then lowered by the same amount. Candidates without a prediction are all measured.
-    """
-    found: dict[int, tuple[Candidate, Mapping[str, float]]] = {}
-    for reference in (FULL, CONVERGED):
-        nearest, shortfalls, waiting = -math.inf, Shortfalls(reference), list(candidates)
-        for tries in range(len(candidates)):
-            one = max(waiting, key=shortfalls.expected)
-            expected = shortfalls.expected(one)
-            is_enough = tries >= MOST_TRIES or (tries >= LEAST_TRIES and nearest >= expected)
-            if is_enough and math.isfinite(expected):
-                break
-            waiting.remove(one)
-            if id(one) not in found:
-                found[id(one)] = (one, measure(one))
-            psnr = found[id(one)][1].get(reference, -math.inf)
-            shortfalls.add(one, psnr)
-            nearest = max(nearest, psnr)
-    return list(found.values())
-
-
-class Shortfalls:
-    """How far measurements against a reference were below the predictions, for each solver."""
-
-    def __init__(self, reference: str):
-        self.reference = reference
-        self._of: dict[type, float] = {}
-
-    def expected(self, one: Candidate) -> float:
-        """The predicted PSNR, less what the candidates with the same solver fell short of theirs."""
-        return one.near(self.reference) - self._of.get(one.kind[0], 0.0)
-
-    def add(self, one: Candidate, psnr: float) -> None:
-        """Add a measurement. Caches on the published sampler do not affect each other's predictions."""
-        if one.config and math.isfinite(one.near(self.reference)):
-            short = one.near(self.reference) - psnr
-            self._of[one.kind[0]] = max(self._of.get(one.kind[0], 0.0), short)
-
-
-class Trials:
-    """Runs candidates on the first learning prompts of a study, and measures them on latents.
-
-    above: PSNR of frames minus PSNR of latents in dB; added to the results.
-    """
-
-    def __init__(self, study: Study, prompts: int, above: float = 0.0):
-        self.study, self.prompts, self.above = study, prompts, above
-
-    def __call__(self, one: Candidate) -> dict[str, float]:
-        """The PSNR in dB against each reference, averaged over the prompts."""
-        key = f"trial of {self.prompts} {run_key(one.policy, one.config)}"
-        found = self.study.journal.result(key, lambda: self._measure(one))
-        return {reference: decibel + self.above for reference, decibel in found.items()}
-
-    @functools.cached_property
-    def targets(self) -> dict[str, torch.Tensor]:
-        """The final latents of each reference run."""
-        full = torch.cat([item.latents for item in self.study.traces[: self.prompts]])
-        changes = converged(self.study.config)
-        if not changes:
-            return {FULL: full}
-        return {
-            FULL: full,
-            CONVERGED: self._run({**changes, "num_inference_steps": TRIAL_STEPS}, NoCacheConfig()),
-        }
-
-    def _measure(self, one: Candidate) -> dict[str, float]:
-        latents = self._run(one.config, one.policy)
-        return {name: statistics.fmean(error_db(latents, target)) for name, target in self.targets.items()}
-
-    def _run(self, changes: Mapping[str, Any], policy: CacheConfig) -> torch.Tensor:
-        runs = [clip.with_sampler(changes).run(policy).latents for clip in self._clips]
-        return torch.cat(runs).cpu()
-
-    @functools.cached_property
-    def _clips(self) -> list[Clips]:
-        study = self.study
-        return [Clips(study.pipeline, study.config, [job]) for job in study.learnt[: self.prompts]]
+        solvers.setdefault(one.solver, []).append(one)
+    return [best(some, reference) for some in solvers.values()]

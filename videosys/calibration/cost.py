@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from videosys.cache.base import OUTPUT
-from videosys.calibration.candidates import MOST_TRIES, TRIAL_STEPS, TRIED, converged
+from videosys.calibration.candidates import converged
 from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
 from videosys.calibration.search import FORECAST_KINDS
 from videosys.calibration.study import PROBES, REUSED_STEP, Study, share_of
 from videosys.calibration.thresholds import TRIES, own_settings
+from videosys.calibration.trials import TRIAL_STEPS, TRIED, most_tries
 
 RULES = 2  # TeaCache and MagCache, besides one schedule of each kind
 
@@ -51,7 +52,8 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     learnt, held_out = len(study.learnt), len(study.held_out)
     searched = min(study.search_size, learnt)
     probed = min(study.config.batch_size, searched)
-    shares = sum(share_of(budget, study.num_steps) for budget in budgets)
+    costs = [share_of(budget, study.num_steps) for budget in budgets]
+    shares = sum(costs)
     is_recorded = study.kept == OUTPUT
     # One run is only timed; the reference frames come from other runs.
     learning = 1 + searched + learnt * (1 if is_recorded else 1 + WINDOW * REUSED_STEP)
@@ -59,12 +61,14 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     policies = RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
     policies += 0 if is_recorded and not most_runs else len(FORECAST_KINDS)
     changes = converged(study.config)
-    policies += 2 * MOST_TRIES if changes else 0  # one for each reference
+    # Candidates are tried for each of the two references.
+    tries = [2 * most_tries(budget / study.num_steps) if changes else 0 for budget in budgets]
+    trials = sum(number * cost for number, cost in zip(tries, costs))
     exact = len(study.sampler(changes).times()) / study.num_steps if changes else 0.0
-    timed = min(TIMED, held_out) * math.ceil(policies * len(budgets) / SHARED)
-    measurement = held_out * (1 + exact) + timed + policies * held_out * shares
+    timed = min(TIMED, held_out) * math.ceil((policies * len(budgets) + sum(tries)) / SHARED)
+    measurement = held_out * (1 + exact + policies * shares + trials) + timed
     if not held_out and is_recorded:
-        measurement = TRIED * (TRIAL_STEPS / study.num_steps + 2 * MOST_TRIES * shares)
+        measurement = TRIED * (TRIAL_STEPS / study.num_steps + trials)
     is_tried = most_runs or study.tries_thresholds
     thresholds = TRIES * searched * shares if is_tried and held_out else 0.0
     return CalibrationCost(learning, len(budgets) * most_runs, thresholds, measurement)

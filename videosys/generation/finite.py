@@ -13,6 +13,10 @@ REMEDY = (
 )
 
 
+class NotFiniteError(ValueError):
+    """Values are NaN or infinite."""
+
+
 def check_finite(values: Tensor, stage: str) -> None:
     """ValueError, with the name of the stage, if a value is NaN or infinite."""
     if not bool(torch.isfinite(values).all()):
@@ -52,5 +56,5 @@ def check_frames(sums: Tensor, chunk_frames: int | None = None) -> None:
     raise not_finite(stage, "frames that ")
 
 
-def not_finite(stage: str, what: str = "numbers that ") -> ValueError:
-    return ValueError(f"{stage} gives {what}are not finite: {REMEDY}")
+def not_finite(stage: str, what: str = "numbers that ") -> NotFiniteError:
+    return NotFiniteError(f"{stage} gives {what}are not finite: {REMEDY}")
