@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import threading
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,7 @@ import diffusers
 import pytest
 import torch
 
+from tests.unit.test_diffusers_pipelines import trace_of
 from tests.video_pipelines import case, generate, texts
 from videosys.cache import (
     CacheConfig,
@@ -182,6 +185,40 @@ def test_two_pipelines_in_two_threads_do_not_meet():
     assert all(torch.equal(got[name], want[name]) for name in want)
 
 
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_a_context_that_ends_while_another_thread_generates_leaves_nothing_behind(wan, place):
+    pipe, call = wan
+    plain, before = generate(pipe, call), trace_of(pipe)
+    running, has_ended = threading.Event(), threading.Event()
+
+    def wait(module: Any, args: Any) -> None:
+        running.set()
+        has_ended.wait(60)
+
+    hook = pipe.transformer.blocks[1].register_forward_pre_hook(wait)
+    thread = threading.Thread(target=generate, args=(pipe, call))
+    with cached(pipe, cache=EVERY_SECOND, place=place):  # an interrupt ends it, which only this thread gets
+        thread.start()
+        running.wait(60)
+    has_ended.set()
+    thread.join()
+    hook.remove()
+    assert trace_of(pipe) == before
+    assert torch.equal(generate(pipe, call), plain)
+
+
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_no_tensor_is_kept_after_a_generation(wan, place):
+    pipe, call = wan
+    with cached(pipe, cache=TeaCacheConfig(threshold=0.25), place=place) as run:
+        seen = []
+        run.watch = lambda slot, *_: seen.extend(weakref.ref(cache.residual) for cache in slot.caches)
+        generate(pipe, call)
+        gc.collect()
+        assert len(seen) > 2
+        assert [ref for ref in seen if ref() is not None] == []
+
+
 def test_a_pipeline_that_shares_the_model_is_left_alone(wan):
     pipe, call = wan
     other = diffusers.WanPipeline(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
@@ -292,9 +329,32 @@ def test_what_is_saved_and_copied_inside_keeps_its_class(wan, tmp_path):
     assert torch.equal(generate(pipe, call), plain)
 
 
-def test_a_scheduler_that_is_replaced_inside_is_an_error(wan):
-    pipe, call = wan
-    with cached(pipe, cache=EVERY_SECOND):
-        pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-        with pytest.raises(RuntimeError, match="scheduler was replaced"):
+@pytest.mark.parametrize("part", ["scheduler", "transformer", "transformer_2"])
+def test_a_part_that_is_replaced_inside_is_an_error_before_anything_runs(part):
+    (pipe, call), (other, _) = case("wan_two_models"), case("wan_two_models")
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        setattr(pipe, part, getattr(other, part))
+        with pytest.raises(RuntimeError, match="scheduler or model was replaced within `cached`"):
             generate(pipe, call)
+        assert run.generations == []
+
+
+def test_a_scheduler_that_is_replaced_in_the_middle_is_an_error(wan):
+    pipe, call = wan
+
+    def replace(pipeline, step, timestep, values):
+        pipeline.scheduler = copy.deepcopy(pipeline.scheduler)
+        return values
+
+    with cached(pipe, cache=EVERY_SECOND), pytest.raises(RuntimeError, match="was replaced within"):
+        generate(pipe, call, callback_on_step_end=replace)
+
+
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_one_model_that_stands_for_both_is_cached_once(place):
+    pipe, call = case("wan_two_models")
+    pipe.transformer_2 = pipe.transformer
+    plain = generate(pipe, call)
+    with cached(pipe, cache=IntervalConfig(every=1), place=place) as run:
+        assert torch.equal(generate(pipe, call), plain)
+    assert len(run.steps) == 8

@@ -21,6 +21,7 @@ from videosys.diffusers.settings import Given, place_of, settings, without_place
 from videosys.diffusers.swaps import swapped
 
 END = object()  # after the last part of a generator
+REPLACED = "the pipeline's scheduler or model was replaced within `cached`; replace it before"
 
 
 @contextlib.contextmanager
@@ -71,7 +72,7 @@ class CachedRun:
 
     def __init__(self, pipe: Any, config: CacheConfig, calibration: Calibration | None, where: str):
         self.pipe, self.config, self.calibration, self.where = pipe, config, calibration, where
-        self.scheduler = pipe.scheduler
+        self.scheduler, self._models = pipe.scheduler, denoisers(pipe)
         self.generations: list[list[StepRecord]] = []
         self.watch: Watch | None = None
         self.observe: Callable[[Mapping[str, Any], Any], None] | None = None
@@ -113,8 +114,7 @@ class CachedRun:
         """The handler of the pipeline's call. Its copies, and calls within a call, are not cached."""
         if pipe is not self.pipe or not self._is_open or self._is_busy:
             return call(*args, **kwargs)
-        for model in denoisers(pipe):
-            check_no_other_cache(pipe, model)  # it may have been enabled since
+        self._check_unchanged()
         self._spec = run_spec(pipe, arguments_of(call, args, kwargs), self.calibration is not None)
         self._settings = self.resolved(self._spec)
         self._is_busy, self._is_new = True, True
@@ -129,6 +129,14 @@ class CachedRun:
             return self._continued(result)
         self._end()
         return result
+
+    def _check_unchanged(self) -> None:
+        """RuntimeError where a part of the pipeline was replaced; ValueError where it has another cache."""
+        now = [*map(id, denoisers(self.pipe)), id(self.pipe.scheduler)]
+        if now != [*map(id, self._models), id(self.scheduler)]:
+            raise RuntimeError(REPLACED)
+        for model in self._models:
+            check_no_other_cache(self.pipe, model)
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
@@ -172,7 +180,7 @@ class CachedRun:
     def loop(self, model: nn.Module, timestep: Any) -> Loop:
         """The loop that a call of a model belongs to. RuntimeError where the scheduler was replaced."""
         if self.pipe.scheduler is not self.scheduler:
-            raise RuntimeError("the pipeline's scheduler was replaced within `cached`; replace it before")
+            raise RuntimeError(REPLACED)
         if self._loop is None or self._is_new:
             self._loop, self._is_new = self._new_loop(model, timestep), False
         return self._loop

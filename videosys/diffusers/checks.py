@@ -23,8 +23,9 @@ NOT_NUMBERS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_defau
 
 
 def denoisers(pipe: Any) -> list[nn.Module]:
-    """The models of the pipeline that a cache can be for."""
-    return [each for each in (getattr(pipe, part, None) for part in MODELS) if isinstance(each, nn.Module)]
+    """The models of the pipeline that a cache can be for, each once."""
+    parts = (getattr(pipe, part, None) for part in MODELS)
+    return list({id(each): each for each in parts if isinstance(each, nn.Module)}.values())
 
 
 def check_pipeline(pipe: Any) -> list[nn.Module]:

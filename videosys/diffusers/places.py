@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from videosys.cache.base import OUTPUT, STACK
 from videosys.diffusers.blocks import (
+    BlockCall,
     Blocks,
     Decide,
     Forward,
@@ -66,14 +67,17 @@ class StackPlace:
 
     def __init__(self, blocks: Blocks, needs_order: bool):
         self.blocks, self.needs_order = blocks, needs_order
-        self.observation: Observation | None = None
+        self.calls: Sequence[
+            BlockCall
+        ] = ()  # of the blocks in one forward, once the first call has shown them
+        self.follows = True
         self.problem: str | None = None
 
     def run(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
         """The model's output in one call. The first call finds out whether the blocks can be left out."""
-        if self.observation is None:
+        if not self.calls:
             return self._first(forward, slot, noisy)
-        visit = Leaving(self.observation.calls, slot.reuse, self._decision(slot, noisy))
+        visit = Leaving(self.calls, slot.reuse, self._decision(slot, noisy))
         output = self.blocks.visited(visit, forward)
         if visit.computes:
             slot.store(self._before(forward, visit.before), visit.after)
@@ -81,8 +85,7 @@ class StackPlace:
 
     def reused(self, forward: Forward, slot: Slot, reuse: Reuse) -> Any:
         """The output in a call that does not run the blocks."""
-        assert self.observation is not None
-        return self.blocks.visited(Leaving(self.observation.calls, reuse), forward)
+        return self.blocks.visited(Leaving(self.calls, reuse), forward)
 
     def _decision(self, slot: Slot, noisy: Watched) -> Decide:
         def decide(block: nn.Module, args: tuple, kwargs: dict) -> bool:
@@ -96,29 +99,27 @@ class StackPlace:
 
     def _before(self, forward: Forward, first: Tensors) -> Tensors:
         """What the residual is added to: the first block's input, or what reaches the last block."""
-        assert self.observation is not None
-        if self.observation.follows:
+        if self.follows:
             return first
-        visit = Leaving(self.observation.calls, list)
+        visit = Leaving(self.calls, list)
         self.blocks.visited(visit, forward)
         return visit.before
 
     def _first(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
         observation = Observation(decide=self._decision(slot, noisy))
         output = self.blocks.visited(observation, forward)
-        self.observation, self.problem = observation, observation.problem
-        if not observation.calls:
+        self.calls, self.follows, self.problem = observation.calls, observation.follows, observation.problem
+        if not self.calls:
             self.problem = self.problem or "no block was called"
-        elif self.needs_order and not observation.follows:
+        elif self.needs_order and not self.follows:
             self.problem = self.problem or "a block's input is not the output of the previous block"
         if self.problem is None:
-            self._check(forward, slot, output)
+            self._check(forward, slot, output, observation)
         return output
 
-    def _check(self, forward: Forward, slot: Slot, output: Any) -> None:
+    def _check(self, forward: Forward, slot: Slot, output: Any, observation: Observation) -> None:
         """Stores the first residual, if with it and the same input the same output comes back."""
-        assert self.observation is not None
-        before, after = self._before(forward, self.observation.before), self.observation.after
+        before, after = self._before(forward, observation.before), observation.after
         residuals = [y - x for x, y in zip(before, after, strict=True)]
         again = self.reused(forward, slot, lambda tensors: [x + r for x, r in zip(tensors, residuals)])
         wrong = difference(output, again)

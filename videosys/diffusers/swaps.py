@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 
 # Called instead of a method with (object, the method of its class bound to it, args, kwargs).
 Handler = Callable[[Any, Callable[..., Any], tuple, dict], Any]
-MARK = "_videosys_cached"  # in the namespace of each subclass: its objects that were made anew, by id
+MARK = "_videosys_cached"  # in the namespace of each subclass
 
 
 def is_swapped(item: Any) -> bool:
@@ -29,18 +30,17 @@ def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[N
     until it ends: some pipelines step copies of their scheduler.
     """
     items = list(items)
-    made = {cls: subclass(cls, handlers) for cls in dict.fromkeys(map(type, items))}
+    swaps = {cls: Swap(cls, handlers) for cls in dict.fromkeys(map(type, items))}
     originals = [(item, type(item)) for item in items]
     try:
         for item, cls in originals:
-            set_class(item, made[cls])
+            set_class(item, swaps[cls].subclass)
         yield
     finally:
+        for swap in swaps.values():
+            swap.end()
         for item, cls in reversed(originals):
             set_class(item, cls)
-        for cls, swapped_class in made.items():
-            for copy in getattr(swapped_class, MARK).values():
-                set_class(copy, cls)
 
 
 def set_class(item: Any, cls: type) -> None:
@@ -48,35 +48,49 @@ def set_class(item: Any, cls: type) -> None:
     object.__setattr__(item, "__class__", cls)
 
 
-def subclass(cls: type, handlers: Mapping[str, Handler]) -> type:
-    """A subclass that looks like its base, with methods that call the handlers."""
-    names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    methods = {name: _method(cls, getattr(cls, name), handler) for name, handler in handlers.items()}
-    copies: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+class Swap:
+    """A class, and a subclass that looks like it and has methods that call the handlers."""
 
-    def new(made: type, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, cls: type, handlers: Mapping[str, Handler]):
+        self.cls, self._has_ended, self._lock = cls, False, threading.Lock()
+        self._copies: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        methods = {name: self._method(getattr(cls, name), handler) for name, handler in handlers.items()}
+        space = {**names, **methods, MARK: True, "__new__": self._new}
+        self.subclass = types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(space))
+
+    def end(self) -> None:
+        """Gives copies their own class; calls that still run in other threads swap nothing any more."""
+        with self._lock:
+            self._has_ended = True
+        for copy in list(self._copies.values()):
+            set_class(copy, self.cls)
+
+    def _new(self, made: type, *args: Any, **kwargs: Any) -> Any:
         # `object.__new__` takes no arguments where a class has its own `__new__`, as this one.
+        cls = self.cls
         item = object.__new__(made) if cls.__new__ is object.__new__ else cls.__new__(made, *args, **kwargs)
-        copies[id(item)] = item
+        self._copies[id(item)] = item
         return item
 
-    space = {**names, **methods, MARK: copies, "__new__": new}
-    return types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(space))
-
-
-def _method(cls: type, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # With its own class: what was compiled for that is not compiled anew.
-        swapped_class = type(self)
-        set_class(self, cls)
+    @contextlib.contextmanager
+    def _own_class(self, item: Any) -> Iterator[None]:
+        set_class(item, self.cls)
         try:
-            return original(self, *args, **kwargs)
+            yield
         finally:
-            set_class(self, swapped_class)
+            with self._lock:
+                set_class(item, self.cls if self._has_ended else self.subclass)
 
-    @functools.wraps(original)
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return handler(self, functools.partial(call, self), args, kwargs)
+    def _method(self, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(item: Any, *args: Any, **kwargs: Any) -> Any:
+            # With its own class: what was compiled for that is not compiled anew.
+            with self._own_class(item):
+                return original(item, *args, **kwargs)
 
-    return method
+        @functools.wraps(original)
+        def method(item: Any, *args: Any, **kwargs: Any) -> Any:
+            return handler(item, functools.partial(call, item), args, kwargs)
+
+        return method
