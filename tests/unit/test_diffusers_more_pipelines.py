@@ -30,7 +30,7 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"sigmas": [1.0, 0.9, 0.7, 0.5, 0.2]},
     {"num_videos_per_prompt": 2},
     {"num_images_per_prompt": 2},
-    {"height": 64, "width": 96},
+    {"height": 64, "width": 32},
     {"num_frames": 5},
     {"guidance_scale": 1.0},
     {},
