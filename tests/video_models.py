@@ -7,6 +7,8 @@ from typing import Any
 
 import diffusers
 
+from videosys.diffusers.known import KNOWN, RandomTiny
+
 WAN = {
     "num_attention_heads": 2,
     "attention_head_dim": 12,
@@ -14,6 +16,14 @@ WAN = {
     "ffn_dim": 32,
     "num_layers": 2,
 }
+
+
+def bundled(name: str) -> tuple[str, dict[str, Any]]:
+    """The class and the sizes of a tiny random transformer that the package has."""
+    tiny = KNOWN[name].tiny
+    assert isinstance(tiny, RandomTiny)
+    return tiny.transformer, dict(tiny.sizes)
+
 
 # The class of each transformer, and what differs from its published sizes.
 MODELS: MappingProxyType[str, tuple[str, dict[str, Any]]] = MappingProxyType(
@@ -33,34 +43,8 @@ MODELS: MappingProxyType[str, tuple[str, dict[str, Any]]] = MappingProxyType(
                 "is_amplify_history": False,
             },
         ),
-        "ltx": (
-            "LTXVideoTransformer3DModel",
-            {
-                "in_channels": 8,
-                "out_channels": 8,
-                "num_attention_heads": 4,
-                "attention_head_dim": 8,
-                "cross_attention_dim": 32,
-                "num_layers": 3,
-                "caption_channels": 32,
-            },
-        ),
-        "hunyuan_video": (
-            "HunyuanVideoTransformer3DModel",
-            {
-                "in_channels": 4,
-                "out_channels": 4,
-                "num_attention_heads": 2,
-                "attention_head_dim": 10,
-                "num_layers": 2,
-                "num_single_layers": 2,
-                "num_refiner_layers": 1,
-                "patch_size": 1,
-                "text_embed_dim": 16,
-                "pooled_projection_dim": 8,
-                "rope_axes_dim": (2, 4, 4),
-            },
-        ),
+        "ltx": bundled("ltx"),
+        "hunyuan_video": bundled("hunyuan_video"),
         "hunyuan_video_15": (
             "HunyuanVideo15Transformer3DModel",
             {
@@ -80,22 +64,7 @@ MODELS: MappingProxyType[str, tuple[str, dict[str, Any]]] = MappingProxyType(
                 "task_type": "t2v",
             },
         ),
-        "cogvideox": (
-            "CogVideoXTransformer3DModel",
-            {
-                "num_attention_heads": 4,
-                "attention_head_dim": 8,
-                "in_channels": 4,
-                "out_channels": 4,
-                "time_embed_dim": 8,
-                "text_embed_dim": 32,
-                "num_layers": 3,
-                "sample_width": 8,
-                "sample_height": 8,
-                "sample_frames": 9,
-                "max_text_seq_length": 16,
-            },
-        ),
+        "cogvideox": bundled("cogvideox"),
         "mochi": (
             "MochiTransformer3DModel",
             {

@@ -119,10 +119,11 @@ def file_of_prompts(tmp_path):
     ("options", "message"),
     [
         (
-            ["--pipeline", "ltx", "--tiny"],
-            "--pipeline ltx has no trained tiny model; with --tiny it must be one of 'wan'",
+            ["--pipeline", "mochi", "--tiny"],
+            "--pipeline mochi has no tiny model; with --tiny it must be one of 'wan', 'hunyuan_video', 'ltx'",
         ),
-        (["--pipeline", "no/folder/here"], "--pipeline no/folder/here: "),
+        (["--pipeline", "no/folder/here"], "cannot load no/folder/here: "),
+        (["--pipeline", "wan"], "cannot load Wan-AI/Wan2.1-T2V-1.3B-Diffusers: "),  # not downloaded
         (["--tiny"], "--pipeline"),
         (["--pipeline", "wan", "--tiny", "7"], "'7' is not KEY=VALUE"),
         (["--pipeline", "wan", "--tiny", "out=3"], "out is not an argument of WanPipeline"),
@@ -144,6 +145,14 @@ def status(argv: list[str]) -> object:
         return main(argv)
     except SystemExit as ended:
         return ended.code
+
+
+def test_the_command_calibrates_a_tiny_random_pipeline(prompts, tmp_path, capsys):
+    out = tmp_path / "out.json"
+    options = ["--pipeline", "ltx", "--tiny", "--budgets", "3", "num_inference_steps=6"]
+    assert main([*options, "--prompts", str(prompts), "--out", str(out)]) == 0
+    assert "computed" in capsys.readouterr().out
+    assert read_calibration(out).scope.model.startswith("LTXPipeline of LTXVideoTransformer3DModel ")
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from videosys.calibration.budgets import listed, numbers
 from videosys.diffusers.calibrate import calibrate
 from videosys.diffusers.command import pipeline
+from videosys.diffusers.known import KNOWN
 from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_command
 from videosys.utils.logging import configure_logging
 
@@ -32,9 +33,9 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     arguments = CommandParser(prog="python -m videosys.diffusers", description=__doc__)
     add = arguments.add_argument
-    text = "an id, a folder, or wan, hunyuan_video, ltx or cogvideox (the published weights)"
+    text = f"an id, a folder, or one of {', '.join(KNOWN)} (the published weights)"
     add("--pipeline", required=True, metavar="NAME", help=text)
-    add("--tiny", action="store_true", help="with --pipeline wan: the tiny model of this package")
+    add("--tiny", action="store_true", help="a tiny model: wan's is trained, the others are random")
     add("--prompts", type=path_argument, required=True, help="prompts as lines, JSON or CSV")
     add("--out", type=path_argument, required=True, help="JSON file to write")
     text = "numbers of computed steps to calibrate for; default: a third, a half and two thirds"
@@ -49,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate and print the table. ValueError for wrong arguments."""
     configure_logging(quiet=False)
     prompts = listed(args.prompts)
-    pipe, call = pipeline(args.pipeline, args.tiny, args.arguments)
-    calibrate(pipe, prompts, out=args.out, budgets=args.budgets, search=args.search, **call)
+    pipe, call, prompts_of = pipeline(args.pipeline, args.tiny, args.arguments)
+    calibrate(pipe, prompts_of(prompts), out=args.out, budgets=args.budgets, search=args.search, **call)
     print(args.out.with_suffix(".md").read_text(encoding="utf-8"))
     return 0
 

@@ -1,47 +1,44 @@
-"""A pipeline of diffusers for `python -m videosys.diffusers --pipeline`: by id, folder, or a known name."""
+"""A pipeline of diffusers for `python -m videosys.diffusers --pipeline`: an id, a folder, or a known name."""
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from videosys.diffusers.tiny import TINY_WAN_CALL, tiny_wan
+from videosys.diffusers.known import KNOWN, loaded
+from videosys.diffusers.study import Prompt
 from videosys.utils.typed import listing
 
-PUBLISHED: Mapping[str, str] = MappingProxyType(
-    {
-        "wan": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-        "hunyuan_video": "hunyuanvideo-community/HunyuanVideo",
-        "ltx": "Lightricks/LTX-Video",
-        "cogvideox": "zai-org/CogVideoX-2b",
-    }
-)
 GIVEN = ("prompt", "generator", "output_type")  # by the calibration itself
-TINY: Mapping[str, tuple[Callable[[], Any], Mapping[str, Any]]] = MappingProxyType(
-    {"wan": (tiny_wan, TINY_WAN_CALL)}
-)
+Prompts = Callable[[Sequence[str]], list[Prompt]]
 
 
-def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    """(the pipeline, the arguments of its call). arguments: KEY=VALUE.
+def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, dict[str, Any], Prompts]:
+    """(the pipeline, the arguments of its call, what makes prompts of texts). arguments: KEY=VALUE.
 
-    ValueError for a name without a tiny model, or for what diffusers cannot load.
+    ValueError for a name without a tiny model, or a pipeline that diffusers cannot load.
     """
     call = dict(map(argument, arguments))
-    if is_tiny and name not in TINY:
+    if is_tiny and name not in KNOWN:
         raise ValueError(
-            f"--pipeline {name} has no trained tiny model; with --tiny it must be one of {listing(TINY)}"
+            f"--pipeline {name} has no tiny model; with --tiny it must be one of {listing(KNOWN)}"
         )
-    make, usual = TINY[name] if is_tiny else (partial(loaded, PUBLISHED.get(name, name)), {})
-    pipe = make()
+    source: Any = KNOWN.get(name)
+    if source is None:
+        return checked(loaded(name), call), call, list
+    source = source.tiny if is_tiny else source
+    pipe = checked(source.built(), call)
+    return pipe, {**source.call, **call}, lambda texts: [source.arguments(text) for text in texts]
+
+
+def checked(pipe: Any, call: dict[str, Any]) -> Any:
+    """The pipeline. ValueError for an argument that its call does not take."""
     known = inspect.signature(pipe.__call__).parameters
     if unknown := sorted(name for name in call if name not in known or name in GIVEN):
         raise ValueError(f"{unknown[0]} is not an argument of {type(pipe).__name__} that can be given here")
-    return pipe, {**usual, **call}
+    return pipe
 
 
 def argument(text: str) -> tuple[str, Any]:
@@ -53,15 +50,3 @@ def argument(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (SyntaxError, ValueError):
         return name, value
-
-
-def loaded(name: str) -> Any:
-    """A pipeline of a folder or the hub, in bfloat16, on the GPU where there is one."""
-    import torch
-    from diffusers import DiffusionPipeline
-
-    try:
-        pipe = DiffusionPipeline.from_pretrained(name, torch_dtype=torch.bfloat16)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"--pipeline {name}: {' '.join(str(error).split())}") from error
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
