@@ -52,7 +52,7 @@ def test_a_list_stops_where_the_disk_is_full_and_says_what_remains(tmp_path, mon
 
     monkeypatch.setattr(common, "check_room", full)
     rescued = tmp_path / "elsewhere" / "video.mp4"
-    with pytest.raises(ValueError, match=r"is full: .*; 2 prompts remain, from 'b' on$"):
+    with pytest.raises(ValueError, match=r"is full: .*; 2 prompts remain, starting with 'b'$"):
         run(tmp_path, lambda video, path, **_: rescued)
     run(tmp_path, lambda video, path, **_: rescued, prompts=("a",))  # nothing is left to make
 
@@ -68,7 +68,7 @@ def test_a_video_that_can_be_saved_nowhere_is_one_error(tmp_path):
     def fail(video, path, **_):
         raise UnsavedVideo("x cannot be written (full); the video is only in memory")
 
-    with pytest.raises(ValueError, match="only in memory; 2 prompts remain, from 'b' on"):
+    with pytest.raises(ValueError, match="only in memory; 2 prompts remain, starting with 'b'"):
         run(tmp_path, fail)
 
 

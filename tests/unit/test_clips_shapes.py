@@ -33,7 +33,7 @@ def test_pixels_that_are_not_square_are_stretched_to_the_shape_that_is_shown(
     frames = torch.from_numpy(np.stack(list(clip.frames(1, 4))))
     assert (frames.shape[1:3], numbers(frames)) == (size, [1, 2, 3])
     assert sorted(clip.size) == sorted(size)
-    assert ("has pixels that are not square" in caplog.text) == (aspect != "1280/1281")
+    assert ("has non-square pixels" in caplog.text) == (aspect != "1280/1281")
 
 
 def test_a_stretched_frame_has_the_same_limit(tmp_path, monkeypatch):
@@ -58,7 +58,7 @@ def test_a_size_that_changes_within_a_video_is_said_and_no_frame_is_miscounted(
     path.write_bytes(b"".join((tmp_path / f"{number}{suffix}").read_bytes() for number in (0, 1)))
     frames = torch.from_numpy(np.stack(list(open_clip(path).frames(start, 10))))
     assert (frames.shape[1:3], numbers(frames)) == (SIZE, list(range(start, 10)))
-    assert "changes its size within" in caplog.text
+    assert "changes its frame size" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4", "cut.webm", "hit.mp4"])

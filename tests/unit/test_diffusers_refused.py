@@ -35,8 +35,8 @@ def calibration(**scope: Any) -> Calibration:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "no cache is selected; give cache, speedup or min_psnr"),
-        ({"cache": "teacach"}, "cache is 'teacach'; there are "),
+        ({}, "no cache is selected; set cache, speedup or min_psnr"),
+        ({"cache": "teacach"}, "cache is 'teacach'; allowed: "),
         ({"cache": 7}, "cache is 7; it must be the name of a policy"),
         ({"cache": "none", "speedup": 2.0}, "NoCacheConfig does not support speedup"),
         ({"speedup": 2.0}, "a goal needs a calibration"),
@@ -45,7 +45,7 @@ def calibration(**scope: Any) -> Calibration:
         ({"cache": "easycache"}, "cache easycache needs the latents of our own loop"),
         ({"cache": "seacache"}, "cache seacache needs the latents of our own loop"),
         ({"cache": TeaCacheConfig(signal="timestep")}, "cache.signal is 'timestep'"),
-        ({"cache": "interval", "place": "blocks"}, "place is 'blocks'; there are auto, output, stack"),
+        ({"cache": "interval", "place": "blocks"}, "place is 'blocks'; allowed: auto, output, stack"),
         ({"calibration": 3, "cache": "interval"}, "calibration is 3"),
         (
             {"calibration": calibration(model="other"), "speedup": 2.0},

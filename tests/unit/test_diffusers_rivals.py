@@ -79,7 +79,7 @@ def test_one_line_says_where_fewer_steps_are_nearer(monkeypatch, caplog, tmp_pat
     with caplog.at_level(logging.WARNING):
         module.compare_fewer_steps(study, report)
     assert [record.getMessage() for record in caplog.records] == [
-        "fewer steps are nearer to the full run than any cache: 4 steps of UniPC 31.0 dB, the best cache 30.0"
+        "fewer steps are closer to the full run than any cache: 4 steps of UniPC 31.0 dB, the best cache 30.0"
     ]
 
 
@@ -96,7 +96,7 @@ def test_the_rivals_of_a_calibration_are_measured_and_kept(tmp_path, caplog):
     for name in (OWN, UNIPC):
         assert f"rival {name} 5" in kept
     refused = [
-        text for text in caplog.messages if "was not tried: the pipeline cannot be run with it" in text
+        text for text in caplog.messages if "is not compared, because the pipeline fails with it" in text
     ]
     assert len(refused) == 1  # LTX gives its own sigmas, which this solver does not take
     assert refused[0].startswith(TWO_M)

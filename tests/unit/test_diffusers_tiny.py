@@ -41,5 +41,5 @@ def test_shows_what_the_caption_says_with_and_without_a_cache(pipe):
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path):
-    with pytest.raises(ValueError, match="neither a folder here nor a hub id"):
+    with pytest.raises(ValueError, match="neither a local folder nor a hub id"):
         tiny_wan(tmp_path / "missing")

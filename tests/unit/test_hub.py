@@ -24,7 +24,7 @@ def test_resolve_local_folders(tmp_path, caplog):
 )
 def test_resolve_refuses_what_is_neither_folder_nor_id(source, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="neither a folder here nor a hub id"):
+    with pytest.raises(ValueError, match="neither a local folder nor a hub id"):
         resolve(source)
 
 

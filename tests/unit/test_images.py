@@ -90,8 +90,8 @@ def test_numbers_of_every_type_are_a_range_not_clipped(tmp_path, numbers):
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        ((RAMP / 65535).astype(np.float32), "has values from 0 to 1, of which 1 is used as white"),
-        (GREY.astype(np.int32), "has values from 0 to 255, of which 255 is used as white"),
+        ((RAMP / 65535).astype(np.float32), "has values from 0 to 1; 1 is used as white"),
+        (GREY.astype(np.int32), "has values from 0 to 255; 255 is used as white"),
     ],
 )
 def test_a_white_that_was_chosen_is_told(tmp_path, caplog, numbers, words):

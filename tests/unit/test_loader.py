@@ -85,5 +85,5 @@ def test_parts_on_this_computer(tmp_path):
     assert finder.folder("vae", str(tmp_path / "all"), "vae") == tmp_path / "all" / "vae"
     assert finder.folder("vae", str(tmp_path / "all" / "vae"), "vae") == tmp_path / "all" / "vae"
     assert finder.folder("vae", "bundled:opensora", "vae").name == "vae"
-    with pytest.raises(ValueError, match="neither a folder here nor a hub id"):
+    with pytest.raises(ValueError, match="neither a local folder nor a hub id"):
         finder.folder("vae", str(tmp_path / "none"), "vae")

@@ -338,7 +338,7 @@ def test_settings_of_caches_are_then_another_models(checkpoint, lora_file, caplo
     assert len({scope.weights_hash, half.weights_hash, other.weights_hash}) == 3
     other.check(scope, "calibration.json")
     assert "calibration.json was made with weights_hash" in caplog.text
-    assert "it is another model's" in caplog.text
+    assert "it is for another model" in caplog.text
     assert other.distance(scope) == (0, 1)
     with pytest.raises(ValueError, match="was made with weights_hash"):
         RunSpec(weights_hash="1234+5").check(scope, "calibration.json")

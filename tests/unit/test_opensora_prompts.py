@@ -65,7 +65,7 @@ def test_without_leave_the_json_is_left_out_and_this_is_said(make, caplog):
     videos = make(inline("/no/such.png"), "a cross")
     assert torch.equal(*videos)
     assert caplog.text.count("names references in JSON, which is removed") == 1
-    assert "read only where prompt_references is true" in caplog.text
+    assert "only if prompt_references is true" in caplog.text
 
 
 @pytest.mark.parametrize("batch_size", [1, 2])

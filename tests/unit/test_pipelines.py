@@ -79,7 +79,7 @@ def test_checkpoints_that_come_with_the_package():
     everything = dict.fromkeys(("transformer", "vae", "text_encoder"), "bundled:opensora")
     with VideoSysEngine(OpenSoraConfig(**everything), quiet=True) as engine:
         assert engine.pipeline.parts.transformer.folder.name == "transformer"
-    with pytest.raises(ValueError, match="is not a checkpoint folder; below it are v110, v120, vae"):
+    with pytest.raises(ValueError, match="folder; its checkpoint folders are v110, v120, vae"):
         OpenSoraPlanPipeline.from_pretrained(
             "bundled:open_sora_plan", version="v110", text_encoder="bundled:opensora"
         )

@@ -125,7 +125,7 @@ def test_vbenchs_list(tmp_path):
         ("a.json", '[{"name": "a"}]', "item 0 has none of the keys prompt, prompt_en"),
         ("a.json", '[{"prompt": 1}]', "item 0 must be text at 'prompt'"),
         ("a.json", '[{"prompt": "a", "prompt": "b"}]', "the key 'prompt' is given twice"),
-        ("a.json", '["\\ud800"]', "item 0 has a NUL or half a surrogate pair"),
+        ("a.json", '["\\ud800"]', "item 0 has a NUL or a lone surrogate"),
         ("a.json", '["a\\u0000"]', "item 0 has a NUL"),
         ("a.json", "[" * 100_000, "nested deeper than 100 brackets"),
         ("a.json", '[{"prompt": "a", "x": ' + "[" * 100_000, "nested deeper than 100 brackets"),

@@ -119,7 +119,7 @@ def test_a_full_folder_ends_the_run_and_what_remains_is_said(arguments, tmp_path
     assert render.main(arguments("full", "num_inference_steps=1", "--quiet")) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert err.endswith("; 2 prompts remain, from 'a cross' on\n")
+    assert err.endswith("; 2 prompts remain, starting with 'a cross'\n")
 
 
 def test_a_folder_of_other_settings_is_refused(arguments, tmp_path, capsys):

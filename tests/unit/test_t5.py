@@ -313,7 +313,7 @@ def test_weights_of_another_kind_of_number_are_refused(copy, dtype):
     key = "encoder.block.0.layer.0.SelfAttention.q.weight"
     state[key] = state[key].to(dtype)
     save_file(state, path)
-    with pytest.raises(ValueError, match=rf"1 with another kind of number: {key} {dtype}"):
+    with pytest.raises(ValueError, match=rf"1 with a dtype of another kind: {key} {dtype}"):
         T5Encoder.from_pretrained(copy)
 
 

@@ -36,7 +36,7 @@ def test_two_whole_sets_are_named(tmp_path, first, second):
     write(tmp_path, {first: KEYS, second: KEYS})
     places = [f"8 with {prefix!r}" for prefix in (first, second) if prefix]
     places = sorted(places) if first else ["8 without a prefix", *places]
-    told = f"the file holds 2 whole sets of the model's 8 keys: {' and '.join(places)}; keep one of them"
+    told = f"the file holds 2 complete sets of the model's 8 keys: {' and '.join(places)}; keep one of them"
     assert refused(tmp_path) == told
 
 
@@ -70,7 +70,7 @@ def test_a_part_of_a_set_beside_a_whole_one(tmp_path):
 
 def test_many_prefixes_are_not_all_listed(tmp_path):
     write(tmp_path, {f"{letter}.": KEYS for letter in "abcdefgh"})
-    assert "8 whole sets" in refused(tmp_path)
+    assert "8 complete sets" in refused(tmp_path)
     assert "with 'e.' and more with 3 other prefixes" in refused(tmp_path)
 
 

@@ -57,7 +57,7 @@ class CacheConfig:
         return None
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
-        """Return the config with all values from files resolved; called before weights are loaded.
+        """Return the config with all values from files resolved. Called before weights are loaded.
 
         run: returns the run about to start. calibrated: returns the value of a key of the calibration
         file (coefficients, ratios), and the file's name; ValueError if there is none.

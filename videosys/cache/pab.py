@@ -62,7 +62,7 @@ class PABConfig(Goal):
         position, these blocks compute their MLP and reuse it in the next `count` steps. A position within the
         reuse steps of an earlier one is ignored, so that a list also works with few steps.
     unit: of windows and positions: `timestep` (1000 is noise, 0 the video), or `fraction` of the steps (0 is
-        the first, 1 the last). For a config that changes the unit of a preset see `adapted`.
+        the first, 1 the last). For a config that overrides the unit of a preset see `adapted`.
     """
 
     spatial: Broadcast | None = Broadcast(2)
@@ -101,15 +101,14 @@ class PABConfig(Goal):
             )
 
     def adapted(self, changes: Mapping[str, Any]) -> PABConfig:
-        """These settings as the base of a config with changes. If the unit changes, ranges are kept, windows
-        are reset to the defaults, and MLPs are always computed, because windows and positions depend on the
-        unit.
+        """These settings as the base of a config with overrides. If the unit changes, ranges stay, windows
+        are reset to the defaults, and MLPs always compute: windows and positions depend on the unit.
         """
         unit = changes.get("unit", self.unit)
         if unit == self.unit or unit not in (*UNITS,):
             return self
         own = replace(self, mlp_spatial=(), mlp_temporal=(), mlp_joint=())
-        if unit == "timestep":  # windows depend on the model, so the config must set them
+        if unit == "timestep":  # windows depend on the model: the config must set them
             return own
         rules = ((name, getattr(self, name)) for name in ATTENTIONS)
         fresh: dict[str, Any] = {name: rule and Broadcast(rule.range) for name, rule in rules}

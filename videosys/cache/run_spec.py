@@ -53,7 +53,7 @@ class RunSpec:
         """
         for name, (own, other) in self.differences(run).items():
             if may_differ(name, own, other):
-                note = ": it is another model's" if name == "weights_hash" else ""
+                note = ": it is for another model" if name == "weights_hash" else ""
                 _LOG.warning("%s was made with %s %s, this run has %s%s", where, name, own, other, note)
                 continue
             raise ValueError(f"{where}: was made with {name} {own}, this run has {other}")

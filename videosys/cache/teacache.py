@@ -68,7 +68,7 @@ class TeaCacheConfig(Goal):
         return replace(self.with_coefficients(coefficients), floor=True)
 
     def adapted(self, changes: Mapping[str, Any]) -> TeaCacheConfig:
-        """These settings as the base of a config with changes: another signal drops the coefficients."""
+        """These settings as the base of a config with overrides: another signal drops the coefficients."""
         signal = changes.get("signal", self.signal)
         return self if signal == self.signal else replace(self, coefficients=None)
 

@@ -1,7 +1,7 @@
-"""The blocks of a transformer from the outside: their inputs and outputs, and a forward without them.
+"""Observes the inputs and outputs of a transformer's blocks, and runs a forward without the blocks.
 
 A forward in which every block returns its own input costs only the layers before and after the blocks, and
-passes the base of the blocks' residual to the last block.
+passes to the last block the tensor that the blocks' residual is added to.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 Forward = functools.partial  # of a model's call, with its arguments
-Decide = Callable[[nn.Module, tuple, dict], bool]  # with the first block and its arguments: whether they run
+Decide = Callable[[nn.Module, tuple, dict], bool]  # (first block, its arguments) -> whether the blocks run
 Visit = Callable[[int, nn.Module, Callable[..., Any], tuple, dict], Any]
 Tensors = list[Tensor]
 
 
 def block_lists(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a model: of its own lists named so, but not those that refine only the text."""
+    """The blocks of a model, from its module lists named "blocks" or "layers", without text refiners."""
     names = [
         name
         for name, child in model.named_children()
@@ -44,20 +44,20 @@ def tensors_of(output: Any) -> Tensors:
 class Template:
     """The form of a module's output: a tensor, a tuple, or an output object of diffusers."""
 
-    leaves: tuple[Any, ...]  # a tensor's place holds None
+    leaves: tuple[Any, ...]  # with None in place of tensors
     spec: Any
     places: tuple[int, ...]  # of the tensors among the leaves
 
     @classmethod
     def of(cls, output: Any, given: Sequence[Tensor] = ()) -> Template:
-        """The form of an output. given: tensors that are returned as they are, such as a key-value cache."""
+        """The form of an output. given: inputs that are returned unchanged, such as a key-value cache."""
         leaves, spec = pytree.tree_flatten(output)
         known = {id(x) for x in given}
         places = tuple(i for i, x in enumerate(leaves) if isinstance(x, Tensor) and id(x) not in known)
         return cls(tuple(None if i in places else leaf for i, leaf in enumerate(leaves)), spec, places)
 
     def tensors(self, output: Any) -> Tensors:
-        """The tensors that stand at the places of this form."""
+        """The tensors of an output of this form."""
         leaves = pytree.tree_leaves(output)
         return [leaves[place] for place in self.places]
 
@@ -71,23 +71,24 @@ class Template:
 
 @dataclass(frozen=True)
 class BlockCall:
-    """One call of a block in a forward. keys: for each tensor it returns, the argument that it replaces."""
+    """One call of a block in a forward. keys: for each returned tensor, the argument that it replaces."""
 
     keys: tuple[int | str, ...]
     template: Template
 
     def inputs(self, args: tuple, kwargs: dict) -> Tensors:
-        """The arguments that the block returns changed."""
+        """The arguments that the returned tensors replace."""
         return [args[key] if isinstance(key, int) else kwargs[key] for key in self.keys]
 
 
 @dataclass
 class Observation:
-    """A visit of one forward that changes nothing and finds how the blocks hang together.
+    """Observes one forward, without changes, to find how the blocks are connected.
 
-    decide: called with the first block; its answer must be to run.
-    follows: what each block returns is, as the same objects, what the next one takes.
+    decide: called with the first block; must return True.
+    follows: whether each block receives the same tensor objects that the previous one returned.
     problem: why the blocks cannot be skipped, or None.
+    before, after: inputs of the first block, outputs of the last one.
     """
 
     decide: Decide
@@ -106,7 +107,7 @@ class Observation:
         tensors = tensors_of(output)
         keys = matching(args, kwargs, tensors)
         if keys is None:
-            self.problem = f"{type(block).__name__} returns a tensor with the shape of none that it takes"
+            self.problem = f"{type(block).__name__} returns a tensor whose shape differs from all its inputs"
             return output
         call = BlockCall(keys, Template.of(output))
         inputs = call.inputs(args, kwargs)
@@ -121,10 +122,11 @@ class Observation:
 
 @dataclass
 class Leaving:
-    """A visit of one forward that runs the blocks or leaves them out.
+    """Runs the blocks of one forward, or skips them.
 
-    reuse: from what reaches the last block to what it returns. decide: None leaves the blocks out.
-    before, after: what reached the first block (the last one where they are left out), and what came of it.
+    reuse: maps the last block's inputs to its outputs if the blocks are skipped. decide: None skips them.
+    before: inputs of the first block, or of the last one if the blocks were skipped. after: outputs of the
+        last block, empty if the blocks were skipped.
     """
 
     calls: Sequence[BlockCall]
@@ -151,7 +153,7 @@ class Leaving:
 
 
 def matching(args: tuple, kwargs: dict, outputs: Sequence[Tensor]) -> tuple[int | str, ...] | None:
-    """For each output the first argument of its shape that is not taken yet; None where one has none."""
+    """For each output, the first unused argument with its shape; None if an output has none."""
     free: dict[int | str, Any] = {**dict(enumerate(args)), **kwargs}
     keys = []
     for output in outputs:
@@ -165,11 +167,11 @@ def matching(args: tuple, kwargs: dict, outputs: Sequence[Tensor]) -> tuple[int 
 
 
 class Blocks:
-    """The blocks of one transformer, whose calls go through `called` while their classes are swapped."""
+    """The blocks of one transformer. While their classes are swapped, their calls are handled by `called`."""
 
     def __init__(self, blocks: Sequence[nn.Module]):
         self.blocks = list(blocks)
-        self._own = threading.local()  # visit and index: a forward in another thread is none of ours
+        self._own = threading.local()  # visit and index, so that other threads run normal forwards
 
     def called(self, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """The handler of a block's call."""
@@ -189,14 +191,14 @@ class Blocks:
             vars(self._own).update({"visit": None, **outer})
 
     def visited(self, visit: Visit | None, forward: Forward) -> Any:
-        """The output of a forward whose calls of blocks go to `visit`."""
+        """The output of a forward whose block calls are handled by `visit`."""
         with self._visiting(visit):
             return forward()
 
     def modulated_input(self, block: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:
-        """The input of the first attention of a block, which is modulated; None without an attention.
+        """The modulated input of the first attention of a block; None if the block has no attention.
 
-        The block runs up to there, not compiled.
+        The block runs uncompiled, up to this attention.
         """
         found: Tensors = []
 
@@ -225,5 +227,5 @@ def difference(output: Any, other: Any) -> float:
 
 
 def rounding(output: Any) -> float:
-    """The share of the largest value that one subtraction and one addition of residuals may change."""
+    """The relative rounding error of subtracting and adding a residual, as a share of the largest value."""
     return max(5e-7, 4 * max(torch.finfo(x.dtype).eps for x in tensors_of(output)))

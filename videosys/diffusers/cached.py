@@ -37,11 +37,11 @@ def cached(
     """Within the context, generations of a video pipeline of diffusers use a cache; yields its `CachedRun`.
 
     calibration: the result of `calibrate`, or its file. cache: a policy, by name or with its settings.
-    speedup, min_psnr: goals, which the calibration turns into settings (of any policy, without `cache`);
+    speedup, min_psnr: goals, for which the calibration has settings (of any policy if `cache` is None);
         speedup is the number of a model's calls divided by those that compute.
     place: output keeps the model's prediction, stack the residual of its blocks; auto is the calibration's
-        place, else stack where each block takes what the one before returned, else output.
-    ValueError, before anything runs, for invalid arguments. Afterwards the pipeline is unchanged.
+        place, else stack if each block's input is the output of the previous one, else output.
+    ValueError for invalid arguments, before anything runs. The pipeline is restored at the end.
     """
     models = check_pipeline(pipe)
     config, found, where = settings(cache, calibration, speedup, min_psnr)
@@ -63,11 +63,11 @@ def cached(
 
 
 class CachedRun:
-    """What a cache does in the generations of one context.
+    """The generations of one `cached` context, with the records of the cache.
 
-    generations: for each, one record per call of a model. steps: those of the last one.
-    watch: called with (slot, place, forward, output) after each call that computed; observe: with the
-        scheduler's (arguments by name, result) after each of its steps. Both are for calibration.
+    generations: for each generation, one record per call of a model. steps: the records of the last one.
+    watch: called with (slot, place, forward, output) after each computed call. observe: called with
+        (arguments by name, result) after each step of the scheduler. Both are for calibration.
     """
 
     def __init__(self, pipe: Any, config: CacheConfig, calibration: Calibration | None, where: str):
@@ -76,7 +76,7 @@ class CachedRun:
         self.generations: list[list[StepRecord]] = []
         self.watch: Watch | None = None
         self.observe: Callable[[Mapping[str, Any], Any], None] | None = None
-        self._thread: int | None = None  # that generates now
+        self._thread: int | None = None  # the one that is generating
         self._is_open, self._is_new, self._is_busy = True, True, False
         self.num_loops = 0  # of the scheduler
         self.times: tuple[float, ...] = ()  # of the evaluations of the last one
@@ -88,21 +88,21 @@ class CachedRun:
         return self.generations[-1] if self.generations else []
 
     def report(self) -> str:
-        """One line for each generation: calls computed, distances, bytes held, a digest of the decisions."""
+        """One line per generation: computed calls, distances, bytes held, a digest of the decisions."""
         if not self.generations:
             return "no video was generated"
         lines = [str(cache_statistics(steps)) for steps in self.generations]
         return "\n".join(line.replace(" steps", " calls of the model", 1) for line in lines)
 
     def resolved(self, spec: RunSpec) -> CacheConfig:
-        """The settings for a run. ValueError where the calibration is for another one."""
+        """The settings for a run. ValueError if the calibration is for another run."""
         if self.calibration is None:
             return resolve_cache(self.config, lambda: spec)
         self.calibration.scope.check(spec, self.where)
         return resolve_cache(self.config, lambda: spec, given=(self.calibration, self.where))
 
     def close(self) -> None:
-        """Ends the context: what still has a swapped class, such as a copy of the scheduler, does nothing."""
+        """Ends the context. Objects with a swapped class, such as scheduler copies, behave as before."""
         self._is_open, self._loop = False, None
 
     @property
@@ -140,7 +140,7 @@ class CachedRun:
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        """Calls of the models in this thread are those of the generation."""
+        """Within the context, calls of the models in this thread belong to the generation."""
         self._thread = threading.get_ident()
         try:
             yield
@@ -148,7 +148,7 @@ class CachedRun:
             self._thread = None
 
     def _continued(self, parts: Generator[Any, Any, Any]) -> Iterator[Any]:
-        """What a pipeline yields that is a generator itself. Until its end other calls are not cached."""
+        """The items of a pipeline whose call is a generator. Until its end, other calls are not cached."""
         try:
             while (part := self._next(parts)) is not END:
                 yield part
@@ -169,7 +169,7 @@ class CachedRun:
         return call(*args, **kwargs)
 
     def scheduler_stepped(self, scheduler: Any, call: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
-        """The handler of the scheduler's step, and of its copies' (one per frame, or for audio)."""
+        """The handler of the step of the scheduler and of its copies (one per frame, or for audio)."""
         result = call(*args, **kwargs)
         if self.is_active and self._loop is not None:
             self._loop.stepped()
@@ -178,7 +178,7 @@ class CachedRun:
         return result
 
     def loop(self, model: nn.Module, timestep: Any) -> Loop:
-        """The loop that a call of a model belongs to. RuntimeError where the scheduler was replaced."""
+        """The loop that a call of a model belongs to. RuntimeError if the scheduler was replaced."""
         if self.pipe.scheduler is not self.scheduler:
             raise RuntimeError(REPLACED)
         if self._loop is None or self._is_new:
@@ -189,7 +189,7 @@ class CachedRun:
         times, timesteps = evaluation_times(self.scheduler)
         first = first_evaluation(timestep, timesteps)
         times, timesteps = times[first:], timesteps[first:]
-        # Guidance was compared before: no second warning.
+        # Guidance was already compared; this avoids a second warning.
         spec = dataclasses.replace(self._spec, evaluations=len(times), guidance_scale=None)
         config, parallel = self.resolved(spec), parallel_of(model)
         self.num_loops += 1
@@ -201,10 +201,10 @@ class CachedRun:
 
 
 def arguments_of(call: Callable[..., Any], args: tuple, kwargs: dict) -> dict[str, Any]:
-    """The arguments of a method by name, with their defaults; none where they do not fit it."""
+    """The arguments of a method by name, with their defaults; empty if they do not fit the method."""
     try:
         bound = inspect.signature(call).bind(*args, **kwargs)
     except TypeError:
-        return {}  # the call itself says what is wrong with them
+        return {}  # the call itself raises the error
     bound.apply_defaults()
     return dict(bound.arguments)

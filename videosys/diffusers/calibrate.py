@@ -35,9 +35,7 @@ class PipelineReport(CalibrationReport):
 
     @property
     def about_speedup(self) -> str:
-        return (
-            "The speed-up is the number of the model's calls by those that compute; the times are beside it."
-        )
+        return "The speed-up is the number of the model's calls divided by that of the computed ones."
 
 
 def calibrate(
@@ -51,14 +49,15 @@ def calibrate(
     seed: int = 0,
     **call: Any,
 ) -> Calibration:
-    """The calibration of a video pipeline of diffusers, for `cached`; written to `out`, plots beside it.
+    """The calibration of a video pipeline of diffusers, for `cached`. It is written to `out`, with plots next
+    to it.
 
     prompts: texts, or mappings of arguments of the pipeline's call (embeddings, an image). The last third is
-        to judge on, the others to learn from; one prompt serves for both, with two seeds.
+        held out for measurements, the others are for fitting. A single prompt serves both, with two seeds.
     call: all other arguments of the pipeline's call; the calibration is for its number of steps.
-    place: output, stack, or auto, which takes the one whose latents are nearer to the full run's.
-    budgets: numbers of computed steps to look for, otherwise a third, a half and two thirds.
-    search: full runs that improving the schedules may take for each budget.
+    place: output, stack, or auto: the one whose latents are closer to those of the full run.
+    budgets: numbers of computed steps to calibrate for; default: a third, a half and two thirds of the steps.
+    search: maximum number of full runs for improving the schedule of each budget.
     ValueError for a pipeline or arguments that cannot be calibrated.
     """
     out, (learnt, judged) = Path(out), jobs_of(prompts, seed)
@@ -82,7 +81,7 @@ def calibrate(
 
 
 def check_steps(steps: Any) -> None:
-    """ValueError for a number of steps that no scheduler takes."""
+    """ValueError for a number of steps that is not a whole number of 1 or more."""
     if type(steps) is not int or steps < 1:
         raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number, 1 or more")
 
@@ -96,7 +95,7 @@ def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequen
 
 
 def nearest(study_at: Any) -> PipelineStudy:
-    """The study at the place where every second step is nearer to the full run, of those that can be."""
+    """The study at the possible place where a run with every second step is closer to the full run."""
     output = study_at(OUTPUT)
     try:
         stack = study_at(STACK)
@@ -104,26 +103,26 @@ def nearest(study_at: Any) -> PipelineStudy:
         _LOG.info("the calibration is for the model's output: %s", problem)
         return output
     errors = [study.place_error(IntervalConfig(every=2)) for study in (output, stack)]
-    _LOG.info("every second step: %.1f dB at the model's output, %.1f at its blocks", *errors)
+    _LOG.info("computing every second step: %.1f dB at the model's output, %.1f dB at its blocks", *errors)
     return stack if errors[1] > errors[0] else output
 
 
 def report_of(result: CalibrationReport, place: str) -> PipelineReport:
-    """The results with the place at which they were measured."""
+    """The results, with the measured place in each policy."""
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
     return PipelineReport(**{**fields, "rows": tuple(with_place(row, place) for row in result.rows)})
 
 
 def with_place(row: PolicyResult, place: str) -> PolicyResult:
-    """A result whose policy says where it was measured."""
+    """The result, with the measured place in its policy."""
     has_place = any(field.name == "place" for field in dataclasses.fields(row.policy))
     changes: dict[str, Any] = {"place": place} if has_place else {}
     return dataclasses.replace(row, policy=dataclasses.replace(row.policy, **changes))
 
 
 def compare_fewer_steps(study: PipelineStudy, report: PipelineReport) -> None:
-    """One log line where fewer steps, of the scheduler or another solver, are nearer than any cache with as
-    many evaluations.
+    """Log a warning if fewer steps, of the scheduler or another solver, are closer to the full run than any
+    cache with the same number of evaluations.
     """
     if "num_inference_steps" not in study.clips[0].call:
         return
@@ -134,4 +133,4 @@ def compare_fewer_steps(study: PipelineStudy, report: PipelineReport) -> None:
         if psnr > best:
             nearer.append(f"{name} {psnr:.1f} dB, the best cache {best:.1f}")
     if nearer:
-        _LOG.warning("fewer steps are nearer to the full run than any cache: %s", "; ".join(nearer))
+        _LOG.warning("fewer steps are closer to the full run than any cache: %s", "; ".join(nearer))

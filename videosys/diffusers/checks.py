@@ -1,4 +1,4 @@
-"""What can be cached, and the names that a calibration is compared by: known before anything runs."""
+"""Checks whether a pipeline can be cached, and identifies it for calibrations, before anything runs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _scheduler(pipe: Any) -> Any:
 
 
 def check_no_other_cache(pipe: Any, model: nn.Module) -> None:
-    """ValueError if the model has another cache: that of diffusers or cache-dit."""
+    """ValueError if the model has another cache, of diffusers or cache-dit."""
     hooks = {
         type(hook).__module__.rpartition(".")[2]
         for module in model.modules()
@@ -72,7 +72,7 @@ def check_no_other_cache(pipe: Any, model: nn.Module) -> None:
 
 
 def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weights: bool = True) -> RunSpec:
-    """The run as calibrations are compared with it. arguments: of the pipeline's call, where it is known."""
+    """The run, for comparison with calibrations. arguments: of the pipeline's call, if known."""
     arguments = arguments or {}
     given = any(arguments.get(name) is not None for name in ("timesteps", "sigmas"))
     steps, scale = (arguments.get(name) for name in ("num_inference_steps", "guidance_scale"))
@@ -87,13 +87,13 @@ def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weight
 
 
 def model_name(model: nn.Module) -> str:
-    """The class of a model, and digits that stand for its config."""
+    """The class of a model, and a hash of its config."""
     inner = getattr(model, "_orig_mod", model)
     return f"{type(inner).__name__} {digest(_settings(inner))}"
 
 
 def scheduler_name(scheduler: Any) -> str:
-    """The class of a scheduler, with those settings that are not the defaults."""
+    """The class of a scheduler, with the settings that differ from the defaults."""
     defaults = {
         name: each.default for name, each in inspect.signature(type(scheduler).__init__).parameters.items()
     }
@@ -112,19 +112,19 @@ def _settings(item: Any) -> dict[str, Any]:
 
 
 def plain_text(value: Any) -> str:
-    """A setting as text; tuples read like the lists that JSON makes of them."""
+    """A setting as text; tuples are written like lists, as in JSON."""
     return json.dumps(value, sort_keys=True, default=lambda item: getattr(item, "tolist", item.__repr__)())
 
 
 def digest(value: Any) -> str:
-    """8 hexadecimal digits that tell one plain value from another."""
+    """A hash of a plain value, 8 hexadecimal digits."""
     return hashlib.sha256(plain_text(value).encode()).hexdigest()[:8]
 
 
 @torch.no_grad()
 def weights_digest(models: list[nn.Module]) -> str | None:
-    """Digits for the weights, adapters included: names, shapes, and one number of each in bfloat16, so that
-    they are equal for all floating dtypes. None where weights are not in memory (sequential offload).
+    """A hash of the weights and adapters: names, shapes, and one value of each in bfloat16, so that it is
+    independent of the dtype. None if weights are not in memory (sequential offload).
     """
     named = [(name, each) for model in models for name, each in model.named_parameters()]
     if any(each.is_meta for _, each in named):
@@ -151,11 +151,11 @@ def parallel_of(model: nn.Module) -> Parallel:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether blocks of the model see a part of the tokens."""
+    """Whether the model's blocks get only a shard of the tokens."""
     config = getattr(getattr(model, "_orig_mod", model), "_parallel_config", None)
     return getattr(config, "context_parallel_config", None) is not None
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Whether the whole model is compiled: what happens at its blocks is then part of the graph."""
+    """Whether the whole model is compiled, so that its blocks are part of the graph."""
     return hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None) is not None

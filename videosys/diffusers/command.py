@@ -42,7 +42,7 @@ def checked(pipe: Any, call: dict[str, Any]) -> Any:
 
 
 def argument(text: str) -> tuple[str, Any]:
-    """The name and the value of KEY=VALUE; a value that is not a Python literal is a text."""
+    """The name and the value of KEY=VALUE. A value that is not a Python literal is text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ValueError(f"{text!r} is not KEY=VALUE")

@@ -12,37 +12,38 @@ from torch import Tensor
 from videosys.cache import Cache, CacheConfig, GatherRows, StepRecord, start
 from videosys.cache.base import Signal
 
-MAX_CALLS = 16  # of a model in one step; more means that no step was seen
+MAX_CALLS = 16  # of a model in one step; with more, the scheduler's steps were not observed
 
 
 class Slot:
-    """What one call of a step keeps, such as that for the negative prompt: a cache per tensor.
+    """The state of one of the calls in each step, such as that for the negative prompt: one cache per tensor.
 
-    new_cache: starts one. The first cache decides, where this is the first call of its step.
+    number: index of the call in its step. new_cache: starts a cache. In the first call of a step, the first
+        cache decides.
     """
 
     def __init__(self, loop: Loop, number: int, new_cache: Callable[[], Cache]):
         self.loop, self.number, self.new_cache = loop, number, new_cache
         self.caches: list[Cache] = [new_cache()]
         self.stored: int | None = None  # the last step whose tensors are kept
-        self.shapes: list[torch.Size] = []  # of these
-        self.form: tuple[Any, list[Tensor]] | None = None  # of the model's output: its template, and zeros
+        self.shapes: list[torch.Size] = []  # of the kept tensors
+        self.form: tuple[Any, list[Tensor]] | None = None  # template of the model's output, and zeros
         self.computed = True
 
     def begin(self) -> None:
-        """Begins the loop's step."""
+        """Begins the current step of the loop."""
         for cache in self.caches:
             cache.begin_step(self.loop.step, self.loop.timestep)
 
     def restart(self) -> None:
-        """Forgets all, in the middle of a step."""
+        """Drops the caches and begins the current step again."""
         self.caches, self.stored = [self.new_cache()], None
         self.begin()
 
     def should_compute(self, signal: Signal) -> bool:
-        """Whether the model runs in this call: the decision of the step's first call, which all follow.
+        """Whether the model runs in this call. The first call of a step decides for all of them.
 
-        What was never stored, or was not renewed when the step's other calls were, is computed.
+        A call also computes if it has stored nothing, or not since the last computed step.
         """
         loop = self.loop
         if self.number == 0:
@@ -53,17 +54,17 @@ class Slot:
         return self.computed
 
     def store(self, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
-        """Keeps what the model, or its blocks, made of `before`."""
+        """Stores the output `after` of the model, or of its blocks, for the input `before`."""
         while len(self.caches) < len(after):
             self.caches.append(self.new_cache())
             self.caches[-1].begin_step(self.loop.step, self.loop.timestep)
-        # A model may take one text for several videos: its blocks return more rows than they take.
+        # A model may share one text between several videos: its blocks then return more rows than they get.
         for cache, x, y in zip(self.caches, before, after, strict=True):
             cache.store(x.expand_as(y), y)
         self.stored, self.shapes = self.loop.step, [y.shape for y in after]
 
     def reuse(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """`tensors` with what replaces the blocks, or the model."""
+        """The replacement for the output of the blocks, or of the model, for the input `tensors`."""
         rows = zip(self.caches, tensors, self.shapes, strict=True)
         return [cache.reuse(x.expand(shape)) for cache, x, shape in rows]
 
@@ -72,7 +73,7 @@ class Slot:
         return sum(getattr(cache, "bytes_held", 0) for cache in self.caches)
 
     def record(self) -> StepRecord:
-        """What was done in this call, with what the first call of a step compared."""
+        """The record of this call, with the measurements of the cache if it is the first of its step."""
         own = self.caches[0].steps[-1:] if self.number == 0 else []
         record = own[0] if own else StepRecord(self.loop.step, self.loop.timestep, None, None, None, True)
         return replace(record, computed=self.computed, bytes_held=self.loop.bytes_held)
@@ -105,7 +106,7 @@ class Loop:
 
     @property
     def is_over(self) -> bool:
-        """Whether there were as many evaluations as the scheduler has timesteps; further ones compute."""
+        """Whether all timesteps of the scheduler were evaluated; further calls compute."""
         return self.step >= len(self.times)
 
     @property
@@ -113,13 +114,13 @@ class Loop:
         return sum(slot.bytes_held for _, slot in self._slots.values())
 
     def stepped(self) -> None:
-        """Tells the loop that the scheduler made a step."""
+        """Records a step of the scheduler."""
         self._has_stepped = True
 
     def next_slot(self, model: int, shape: Any) -> Slot | None:
         """The slot of the next call of a model, by its number in the step; None beyond the loop's end.
 
-        shape: of the call's inputs; with others the slot begins anew.
+        shape: of the call's inputs; if it changes, a new slot is used.
         """
         if self._has_stepped:
             self.step, self._number, self._has_stepped = self.step + 1, 0, False
@@ -145,7 +146,7 @@ def evaluation_times(scheduler: Any) -> tuple[list[float], list[float]]:
 
 
 def first_evaluation(timestep: Any, timesteps: Sequence[float]) -> int:
-    """The place of the timestep that a loop begins with: video to video leaves out the first ones."""
+    """The index of the timestep that a loop begins with: video-to-video skips the first ones."""
     value = max(_floats(timestep), default=None) if timestep is not None else None
     return timesteps.index(value) if value in timesteps else 0
 

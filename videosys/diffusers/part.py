@@ -23,7 +23,7 @@ Watch = Callable[[Slot, Place, Forward, Any], None]
 
 
 class Session(Protocol):
-    """What a model must know of the run that it is part of; see `CachedRun`."""
+    """The interface of `CachedRun` for its models."""
 
     watch: Watch | None
 
@@ -90,7 +90,7 @@ class Part:
         return (x[:, :channels_out] if has_more else x).detach().clone()
 
     def _settle(self, slot: Slot, forward: Forward, noisy: Callable[[], Tensor], output: Any) -> None:
-        """Goes over to the model's output where the first call has shown that the blocks cannot be used."""
+        """Switches to the model's output if the first call has found that the blocks cannot be skipped."""
         problem = getattr(self.place, "problem", None)
         if problem is None:
             return
@@ -110,7 +110,7 @@ def writes_state(kwargs: Mapping[str, Any]) -> bool:
 
 
 def _channels(model: nn.Module) -> tuple[int, int]:
-    """(channels in, channels out), 0 where the model does not say."""
+    """(channels in, channels out), 0 if the model's config has none."""
     config = getattr(model, "config", None)
     values = [getattr(config, name, None) for name in ("in_channels", "out_channels")]
     first, last = (value if isinstance(value, int) else 0 for value in values)

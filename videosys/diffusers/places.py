@@ -1,4 +1,4 @@
-"""Where a cache sits in a transformer: around the whole model, or around its blocks."""
+"""The place of a cache in a transformer: around the whole model, or around its blocks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OutputPlace:
         return output
 
     def keep(self, slot: Slot, forward: Forward, output: Any) -> None:
-        """Keeps the prediction of a call. What the call was given and returned as it was is not copied."""
+        """Keeps the prediction of a call, without the inputs that the call returned unchanged."""
         template = Template.of(output, tensors_of([forward.args, forward.keywords]))
         tensors = template.tensors(output)
         zeros = [x.new_zeros(()).expand(x.shape) for x in tensors]
@@ -57,10 +57,10 @@ class OutputPlace:
 
 
 class StackPlace:
-    """The residual of all blocks is kept. A cache decides by the input of the first attention.
+    """Keeps the residual of all blocks. A cache decides by the input of the first attention.
 
-    needs_order: each block must take the tensors that the one before returned.
-    problem: why the place cannot be used, once the first call has shown it.
+    needs_order: each block's input must be the output of the previous one.
+    problem: why the place cannot be used, set by the first call.
     """
 
     name = STACK

@@ -1,4 +1,4 @@
-"""Rivals of a cache: fewer steps of the pipeline's own scheduler, or of another solver."""
+"""Alternatives to a cache: fewer steps of the pipeline's own scheduler, or of another solver."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SOLVERS: Mapping[str, tuple[str, dict[str, Any]]] = MappingProxyType(
 )
 ORDER = 2
 NOISE_PREDICTIONS = ("epsilon", "v_prediction", "sample")
-TRIES = 4  # numbers of steps, to find one with as many evaluations as are allowed
+TRIES = 4  # numbers of steps to try, to find one with the allowed number of evaluations
 
 
 def rivals(scheduler: Any) -> dict[str, Any]:
-    """The pipeline's own scheduler and others for the same model, by names."""
+    """The pipeline's own scheduler and other solvers for the same model, by name."""
     import diffusers
 
     found = {OWN: scheduler}
@@ -46,9 +46,9 @@ def rivals(scheduler: Any) -> dict[str, Any]:
 
 
 def options_for(scheduler: Any) -> dict[str, Any] | None:
-    """What a solver must be told of the model that a scheduler is for; None where no solver is known to fit.
+    """The options of a solver for the model of a scheduler; None if the solvers do not support it.
 
-    Flow matching on the straight path, or noise as in training; not schedulers of distilled models.
+    Supported are flow matching on the straight path and noise schedules of training, not distilled models.
     """
     config, name = scheduler.config, type(scheduler).__name__
     if name == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
@@ -59,7 +59,7 @@ def options_for(scheduler: Any) -> dict[str, Any] | None:
 
 
 def has_same_noise(scheduler: Any, solver: Any) -> bool:
-    """Whether both have the same noise at each timestep of the training; flows always have."""
+    """Whether both have the same noise at each training timestep; always true for flow models."""
     if solver.config.use_flow_sigmas:
         return True
     one, other = (item.alphas_cumprod.double() for item in (scheduler, solver))
@@ -68,7 +68,7 @@ def has_same_noise(scheduler: Any, solver: Any) -> bool:
 
 @contextlib.contextmanager
 def replaced(pipe: Any, scheduler: Any) -> Iterator[None]:
-    """The pipeline with another scheduler, for a while."""
+    """Within the context, the pipeline has another scheduler."""
     own = pipe.scheduler
     pipe.scheduler = scheduler
     try:
@@ -78,8 +78,8 @@ def replaced(pipe: Any, scheduler: Any) -> Iterator[None]:
 
 
 def best_rival(bench: PipelineBench, budget: int) -> tuple[str, float]:
-    """(its name with its steps, mean PSNR in dB) of the rival that is nearest to the full run with at most
-    `budget` evaluations.
+    """(name with its number of steps, mean PSNR in dB) of the alternative with at most `budget` evaluations
+    that is closest to the full run.
     """
     found = {}
     for name, scheduler in rivals(bench.videos[0].pipe.scheduler).items():
@@ -88,14 +88,14 @@ def best_rival(bench: PipelineBench, budget: int) -> tuple[str, float]:
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
             if name == OWN:
                 raise
-            _LOG.info("%s was not tried: the pipeline cannot be run with it: %s", name, error)
+            _LOG.info("%s is not compared, because the pipeline fails with it: %s", name, error)
             continue
         found[f"{result['steps']} steps of {name}"] = result["psnr"]
     return max(found.items(), key=lambda item: item[1])
 
 
 def judged(bench: PipelineBench, scheduler: Any, budget: int) -> dict[str, Any]:
-    """The steps that take at most `budget` evaluations, and the mean PSNR of runs with them."""
+    """The number of steps with at most `budget` evaluations, and the mean PSNR of runs with it."""
     first = bench.videos[0]
     with replaced(first.pipe, scheduler):
         steps = budget * max(first.call["num_inference_steps"], bench.num_steps) // bench.num_steps

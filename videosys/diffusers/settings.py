@@ -26,7 +26,7 @@ from videosys.utils.plain import name_in
 from videosys.utils.typed import listing
 
 WATCHED = "modulated"  # the signal of TeaCache
-GIVEN = "the calibration"  # where settings come from, in messages
+GIVEN = "the calibration"  # name of the source of settings in messages
 Given = Calibration | str | Path | None
 
 
@@ -41,7 +41,7 @@ def settings(
         return config, found, where
     if found is None and (config.has_goal or (isinstance(config, MagCacheConfig) and not config.ratios)):
         asked = "a goal needs" if config.has_goal else "cache magcache without ratios needs"
-        raise ValueError(f"{asked} a calibration; videosys.diffusers.calibrate makes one")
+        raise ValueError(f"{asked} a calibration; videosys.diffusers.calibrate creates one")
     return dataclasses.replace(config, calibration=where if found else None), found, where
 
 
@@ -55,11 +55,11 @@ def read(given: Given) -> tuple[Calibration | None, str]:
 
 
 def policy(cache: str | CacheConfig | None, speedup: float | None, min_psnr: float | None) -> CacheConfig:
-    """The settings, perhaps with a goal."""
+    """The settings, with a goal if one is set."""
     given = {"speedup": speedup, "min_psnr": min_psnr}
     goals: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if cache is None and not goals:
-        raise ValueError("no cache is selected; give cache, speedup or min_psnr")
+        raise ValueError("no cache is selected; set cache, speedup or min_psnr")
     config = named(cache, goals) if isinstance(cache, str) else cache or BestConfig(**goals)
     if not isinstance(config, CacheConfig):
         raise ValueError(f"cache is {cache!r}; it must be the name of a policy or its settings")
@@ -70,15 +70,15 @@ def policy(cache: str | CacheConfig | None, speedup: float | None, min_psnr: flo
 
 
 def named(name: str, goals: dict[str, Any]) -> CacheConfig:
-    """The policy of a name, with a goal if it takes one."""
+    """The policy with this name, with the goal if it accepts one."""
     if name not in CACHES:
-        raise ValueError(f"cache is {name!r}; there are {listing(CACHES)}")
+        raise ValueError(f"cache is {name!r}; allowed: {listing(CACHES)}")
     cls = CACHES[name]
     return cls(**goals) if issubclass(cls, Goal) else cls()
 
 
 def check_policy(config: CacheConfig) -> None:
-    """ValueError for settings that mean something in our own models only."""
+    """ValueError for settings that apply only to this package's models."""
     if isinstance(config, TeaCacheConfig) and config.signal != WATCHED:
         raise ValueError(f"cache.signal is {config.signal!r}; for pipelines of diffusers it is {WATCHED!r}")
     if isinstance(config, EasyCacheConfig | SeaCacheConfig | SenCacheConfig):
@@ -89,12 +89,12 @@ def check_policy(config: CacheConfig) -> None:
 
 
 def place_of(place: str, config: CacheConfig, is_calibrated: bool) -> str:
-    """The place asked for, else that of the settings, where these say output or are of a calibration.
+    """The requested place, or for `auto` that of the settings if it is output or calibrated.
 
     ValueError for an unknown place, or one that was not calibrated.
     """
     if place not in (AUTO, OUTPUT, STACK):
-        raise ValueError(f"place is {place!r}; there are {AUTO}, {OUTPUT}, {STACK}")
+        raise ValueError(f"place is {place!r}; allowed: {AUTO}, {OUTPUT}, {STACK}")
     if is_calibrated and place not in (AUTO, config.place):
         raise ValueError(f"place is {place!r}; the calibration has these settings for {config.place!r}")
     own = config.place if is_calibrated or config.place == OUTPUT else AUTO

@@ -1,4 +1,4 @@
-"""A pipeline of diffusers under study: full runs, watched, and runs with one cache after another."""
+"""The runs of a pipeline of diffusers for a calibration: recorded full runs, and runs with each cache."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Job(VideoJob):
 
 @dataclass(frozen=True)
 class Recording(CacheConfig):
-    """A policy that computes every step, and records how inputs and what is kept change."""
+    """A policy that computes every step, and records the changes of signals and residuals."""
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         return SignalRecorder(("modulated",), window=WINDOW)
 
 
 class Clip(Clips):
-    """One video, generated anew by each call."""
+    """One video. Each call generates it again."""
 
     def __init__(self, pipe: Any, call: Mapping[str, Any], job: Job, place: str):
         self.pipe, self.call, self.job, self.place = pipe, call, job, place
@@ -68,7 +68,7 @@ class Clip(Clips):
         watch: Callable[[CachedRun], object] = lambda run: None,
         **changes: Any,
     ) -> tuple[Any, CachedRun, float]:
-        """(what the pipeline returns first, what the cache did, seconds). watch: called before."""
+        """(first output of the pipeline, the cached run, seconds). watch: called before the run starts."""
         generator = torch.Generator().manual_seed(self.job.seed)
         arguments = {**self.call, **self.job.arguments, **changes, "generator": generator}
         clock = Clock(self.pipe._execution_device)
@@ -83,14 +83,14 @@ class Clip(Clips):
         return DenoiseRun(as_tensor(latents), run.steps, seconds)
 
     def video(self, cache: CacheConfig, **changes: Any) -> tuple[Tensor, CachedRun, float]:
-        """Frames [T, H, W, 3] in [0, 1], or latents where the call asks for them."""
+        """Frames [T, H, W, 3] in [0, 1], or latents if the call requests them."""
         kind = "latent" if self.call.get("output_type") == "latent" else "np"
         result, run, seconds = self.generate(cache, kind, **changes)
         return as_tensor(result)[0] if kind == "np" else as_tensor(result), run, seconds
 
 
 class Watcher:
-    """Watches one full run. gains: of each step, from an error of the prediction to one of the latents."""
+    """Records one full run. gains: for each step, the error of the latents per error of the prediction."""
 
     def __init__(self) -> None:
         self.changes = ChangeObserver()
@@ -102,7 +102,7 @@ class Watcher:
         self._calls = 0
 
     def watch(self, run: CachedRun) -> None:
-        """Watches the generations of a context."""
+        """Records the generations of a context."""
         self._run, run.watch, run.observe = run, self._called, self._stepped
 
     def _called(self, slot: Slot, place: Any, forward: Any, output: Any) -> None:
@@ -131,7 +131,7 @@ class Watcher:
         self.timesteps.append(self._run.steps[-1].timestep)
 
     def trace(self, latents: Tensor) -> Trace:
-        """The trace of the run that gave these latents."""
+        """The trace of the run with these final latents."""
         width = max(sum(row.shape[1] for row in rows) for rows in self._rows.values())
         table = torch.full((len(self._rows), WINDOW + 1, width), float("nan"))
         for step, rows in self._rows.items():
@@ -149,7 +149,7 @@ class Watcher:
         return Trace(distances, table, latents, ratios)
 
     def _joined(self, values: Callable[[SignalRecorder], list[float]], between: float) -> list[float]:
-        """The values of all models, one after the other, with one for each switch between them."""
+        """The values of all models in order, with `between` inserted at each switch of models."""
         joined: list[float] = []
         for number, recorder in enumerate(self.recorders):
             joined += [*([between] if number else []), *values(recorder)]
@@ -157,7 +157,7 @@ class Watcher:
 
 
 class PipelineStudy(Study):
-    """The prompts of a calibration, with the runs that it is made of.
+    """The prompts of a calibration and their runs.
 
     call: arguments of the pipeline's call that all videos share. place: of the cache, output or stack.
     check: called with the number of evaluations before anything is written.
@@ -189,7 +189,7 @@ class PipelineStudy(Study):
         self.journal = Journal(folder, about)
 
     def _watched(self) -> tuple[list[Trace], list[float], tuple[float, ...], float]:
-        """(traces, gains of the steps, times, seconds of a run) of the full runs to learn from."""
+        """(traces, gains of the steps, times, seconds of a run) of the full runs for fitting."""
         watchers = [Watcher() for _ in self.clips]
         runs = [one.generate(Recording(), watch=watcher.watch) for one, watcher in zip(self.clips, watchers)]
         loops = {run.num_loops for _, run, _ in runs}
@@ -209,7 +209,7 @@ class PipelineStudy(Study):
 
     @functools.cached_property
     def searched(self) -> list[tuple[Clips, Tensor]]:
-        """The videos that the search runs, with their full runs' latents."""
+        """The videos for the search, with the latents of their full runs."""
         return [(one, item.latents) for one, item in zip(self.clips[: self.search_size], self.traces)]
 
     @functools.cached_property
@@ -220,7 +220,7 @@ class PipelineStudy(Study):
         return PipelineBench(self.judged, self.journal, self.num_steps)
 
     def place_error(self, policy: CacheConfig) -> float:
-        """dB of the first video's latents with a policy against the full run: higher is nearer."""
+        """PSNR in dB of the first video's latents with a policy, against the full run."""
         run, reference = self.clips[0].run(policy), self.traces[0].latents
         return statistics.fmean(error_db(run.latents, reference))
 
@@ -235,7 +235,7 @@ class PipelineBench(Bench):
     def measure(
         self, name: str, policy: CacheConfig, changes: Mapping[str, Any] = UNCHANGED
     ) -> list[Measured]:
-        """One result per video. changes: none, because a pipeline keeps its scheduler."""
+        """One result per video. changes: must be empty, because a pipeline keeps its scheduler."""
 
         def result(number: int) -> dict[str, Any]:
             key = f"measure {self.videos[number].job.seed} {policy_key(policy)}"
@@ -246,7 +246,7 @@ class PipelineBench(Bench):
     def _judged(self, number: int, policy: CacheConfig) -> dict[str, Any]:
         reference, full_seconds = self.full(number)
         video, run, seconds = self.videos[number].video(policy)
-        # A share of the calls, as evaluations.
+        # The computed share of the calls, in evaluations.
         computed: Any = self.num_steps * sum(step.computed for step in run.steps) / len(run.steps)
         values = [{FULL: value} for value in quality(video, reference)]
         return asdict(Measured(computed, seconds, full_seconds, 0.0, *values))
@@ -267,7 +267,7 @@ def as_tensor(values: Any) -> Tensor:
 
 
 def quality(video: Tensor, reference: Tensor) -> tuple[float, float]:
-    """(PSNR in dB, SSIM) of frames; of latents the PSNR within the reference's range, and SSIM 0."""
+    """(PSNR in dB, SSIM) of frames; for latents, the PSNR relative to the reference's range, and SSIM 0."""
     if video.ndim == 4 and video.shape[-1] == 3:
         is_large = min(video.shape[1:3]) >= SSIM_WINDOW
         return float(psnr(video, reference).mean()), float(ssim(video, reference).mean()) if is_large else 0.0
@@ -277,7 +277,7 @@ def quality(video: Tensor, reference: Tensor) -> tuple[float, float]:
 
 
 def sampled(tensors: Sequence[Tensor]) -> Tensor:
-    """Some numbers of a prediction."""
+    """A sample of the values of a prediction."""
     flat = torch.cat([x.flatten() for x in tensors])
     places = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel())).long()
     return flat[places.to(flat.device)].float().cpu()

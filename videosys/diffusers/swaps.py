@@ -1,4 +1,4 @@
-"""Methods of single objects replaced for a while, through a subclass of the class that each of them has."""
+"""Temporarily replaces methods of single objects, by a subclass of the class of each object."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_swapped(item: Any) -> bool:
 def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[None]:
     """Within the context, calls of these methods of the objects go to the handlers.
 
-    The class is swapped and not the instance's attributes: offloading re-installs those, `copy.deepcopy`
+    The class is swapped, not the instance's attributes, because offloading re-installs those, `copy.deepcopy`
     binds them to the original, and `torch.compile` traces them. Name and module of the class stay, and the
     methods keep their signatures, which pipelines read. Copies made within the context have the subclass
     until it ends: some pipelines step copies of their scheduler.
@@ -44,7 +44,7 @@ def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[N
 
 
 def set_class(item: Any, cls: type) -> None:
-    """Past `__setattr__`, which modules and pipelines have made their own."""
+    """Set the class without `__setattr__`, which modules and pipelines override."""
     object.__setattr__(item, "__class__", cls)
 
 

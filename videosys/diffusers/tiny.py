@@ -1,4 +1,4 @@
-"""The small trained Wan that comes with the package, as a pipeline of diffusers."""
+"""The small trained Wan that is bundled with the package, as a pipeline of diffusers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TRANSFORMER = "bundled:wan/transformer"
 AUTOENCODER = "bundled:open_sora_plan/vae"
 TEXTS = "bundled:opensora"
 SHIFT = 3.0  # of the scheduler's grid, as Wan is published for small videos
-# Arguments of the pipeline's call that the model was trained for. Its texts are short.
+# Arguments of the pipeline's call for which the model was trained, with short texts.
 TINY_WAN_CALL = MappingProxyType(
     {
         "num_inference_steps": 30,
@@ -34,7 +34,7 @@ TINY_WAN_CALIBRATION = BUNDLED_FOLDER / "wan" / "transformer" / "calibration.jso
 
 
 class PipelineVAE(nn.Module):
-    """A CausalVAE as a pipeline of diffusers asks for its autoencoder."""
+    """A CausalVAE with the interface of the autoencoder of a diffusers pipeline."""
 
     def __init__(self, vae: CausalVAE):
         super().__init__()
@@ -65,9 +65,9 @@ class PipelineVAE(nn.Module):
 
 @settle
 def tiny_wan(transformer: str | Path = TRANSFORMER) -> Any:
-    """A WanPipeline that makes clips of 64 x 64 pixels on a CPU, to be called with `TINY_WAN_CALL`.
+    """A WanPipeline for clips of 64 x 64 pixels on a CPU. Call it with `TINY_WAN_CALL`.
 
-    It knows the words that `python -m videosys.tiny.words` lists. transformer: a folder of other weights.
+    `python -m videosys.tiny.words` lists its vocabulary. transformer: a folder with other weights.
     """
     from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
 

@@ -234,7 +234,7 @@ def refusing_unknown() -> Iterator[None]:
 def value_codec(*more: type) -> Codec:
     """A codec for values that ranks exchange, and for other dataclasses.
 
-    It knows the caches and families registered so far.
+    Its types include those of the caches and families registered so far.
     """
     return Codec((*more, *value_types()))
 

@@ -129,14 +129,14 @@ class Pool:
             while (output := self._next(request)) is not None:
                 yield output
         finally:
-            # No message to the ranks here: a forgotten generator may be closed anywhere.
+            # No message to the ranks here: an abandoned generator may be closed in any thread.
             self._abandoned.append(request.number)
 
     def changed(self, config: PipelineConfig) -> Pool:
         """The pool of another transformer; this one's processes end."""
         pool = Pool(config, self.quiet, self.build, self.plugins)
         with self._lock:
-            self._is_replaced = True  # a request that was handed in must not start the processes anew
+            self._is_replaced = True  # a submitted request must not restart the processes
         self.close()
         return pool
 
@@ -281,7 +281,7 @@ class Pool:
             self._fail(RankError(f"replica {replica}: {text}"))
 
     def _handle_failures(self, processes: Processes, messages: Sequence[tuple[int, m.Failed | None]]) -> None:
-        """Waits shortly for failures of other ranks, and ends the ranks.
+        """Waits briefly for failures of other ranks, and ends the ranks.
 
         They keep running if all ranks of the replica refuse a request with the same message.
         """
@@ -305,7 +305,7 @@ class Pool:
             self._fail(root_cause(failures, processes))
 
     def _awaited(self, failures: Mapping[int, RankFailure]) -> tuple[set[int], float]:
-        """The ranks whose failures would help, and how many seconds to wait for them."""
+        """The ranks whose failures may show the cause, and how many seconds to wait for them."""
         if all(failure.is_refusal for failure in failures.values()):
             own = [ranks for ranks in self.replicas if failures.keys() & {*ranks}]
             return {rank for ranks in own for rank in ranks}, NEEDED_FAILURES_SECONDS
@@ -314,7 +314,7 @@ class Pool:
         return {*range(len(self.devices))}, seconds
 
     def _refuse(self, processes: Processes, ranks: Sequence[int], failure: RankFailure) -> None:
-        """Ends a request, or all of them, with the error that all ranks of a replica gave."""
+        """Ends a request, or all of them, with the error that all ranks of a replica raised."""
         error = ValueError(failure.text)
         error.__cause__ = RankError(failure.trace)
         if failure.request is None:

@@ -57,7 +57,7 @@ def main(pipe: int, stack_file: int, build: str, plugins: Sequence[str], ends_wi
     try:
         for module in plugins:
             importlib.import_module(module)
-        wire.codec = m.message_codec()  # of what is registered now
+        wire.codec = m.message_codec()  # includes all that is registered now
         module, _, name = build.partition(":")
         with settled():  # even if a plugin has changed it
             serve(wire, getattr(importlib.import_module(module), name))

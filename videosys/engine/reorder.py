@@ -30,7 +30,7 @@ class ReorderBuffer:
     def put(self, output: VideoOutput, replica: int = 0, replicas: int = 1) -> None:
         """Adds an output of a replica, whose k-th micro-batch is number k * replicas + replica of all.
 
-        ValueError where no micro-batch with its prompts and seeds is expected of the replica.
+        ValueError if no micro-batch with these prompts and seeds is expected from the replica.
         """
         jobs = list(zip(output.prompts, output.seeds))
         own = range(replica, len(self._expected), replicas)

@@ -29,7 +29,7 @@ from videosys.utils.seed import draw_seed
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 ADVICE = f"if no torchrun started this program: unset {' '.join(VARIABLES)}"
-PATIENCE = 10.0  # seconds until a message says what is waited for
+PATIENCE = 10.0  # seconds after which waiting for the other ranks is logged
 SHOWN = 200  # characters of a value in a message
 
 _LOG = get_logger("engine")
@@ -43,7 +43,7 @@ def world_size() -> int:
     if not all(name in os.environ for name in VARIABLES):
         return 1
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        value = os.environ.get(name, "0")  # torchrun sets the local ones too, other launchers need not
+        value = os.environ.get(name, "0")  # other launchers may not set the local ones
         if not (value.isascii() and value.isdecimal()):
             raise ValueError(f"{name}={os.environ[name]} in the environment is not a number; {ADVICE}")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -111,7 +111,7 @@ class TorchrunRunner:
         config = replace(config, parallel=self.config.parallel)
         if local_rank() == 0:  # for all on this computer
             self.memory_check.look(config)
-        codec = value_codec(Description, Seed, Turn)  # of what is registered now
+        codec = value_codec(Description, Seed, Turn)  # includes all that is registered now
         with refusing_unknown():
             codec.check((config, inputs))
         description = Description(describe(prompts, config, inputs, codec) | watched(watch))
@@ -152,7 +152,7 @@ class TorchrunRunner:
         """The runner of another transformer."""
         runner = TorchrunRunner(config, self.quiet)
         runner.pipeline.keep_parts(self.pipeline)
-        runner._running = self._running  # which the end of the program looks at
+        runner._running = self._running  # it is checked at the end of the program
         return runner
 
     def close(self) -> None:
@@ -162,7 +162,7 @@ class TorchrunRunner:
 
 @contextlib.contextmanager
 def meeting() -> Iterator[None]:
-    """Logs after `PATIENCE` what is waited for; ValueError if the ranks do not connect."""
+    """Logs an error if the ranks have not connected after `PATIENCE`; ValueError if they cannot connect."""
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     which = f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']}"
     # An error, since all ranks but the first are quiet.

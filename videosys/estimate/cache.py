@@ -63,7 +63,7 @@ def small_cache(config: CacheConfig) -> tuple[Cache, int]:
     """(a cache that keeps what the config's cache keeps, the number of steps until it is full). All steps are
     computed, with step index 0. Branches (PAB) are not kept; `branch_bytes` counts them.
 
-    For a policy that this module does not know, the cache for a one-step generation is used.
+    For other policies, the cache for a one-step generation is used.
     """
     if isinstance(config, PABConfig):
         return RecordedCache(), 1

@@ -181,7 +181,7 @@ class Estimator:
         plan, width = self.plan, self.plan.parts.transformer.config.caption_channels
         model = on_meta(lambda: plan.transformer(depth, Absent.of(self.axes)), self.dtype)
         stage = self._loaded("transformer", model, model)
-        # One call of torch's attention is counted; on a card, auto leaves few frames to a kernel of our own.
+        # Counts one call of torch's attention. On a GPU, auto uses this package's kernel for few frames.
         backend = "torch" if self.is_cpu or self.config.attention != "auto" else "auto"
         use_kernels(use_attention(model, backend), self.config.kernels, self.device)
         with pretending(model, self.device) as device:

@@ -140,7 +140,7 @@ def goes_to_onednn(x: torch.Tensor, weight: torch.Tensor, options: Sequence[Any]
 
 
 def operators() -> dict[Any, Callable[..., int]]:
-    """FLOP formulas of operators that torch's counter does not know. Some versions of torch lack some of
+    """FLOP formulas of operators that torch's counter does not support. Some versions of torch lack some of
     them.
     """
     found: dict[Any, Callable[..., int]] = {

@@ -90,7 +90,7 @@ class PipelineConfig:
     lora: LoRAs of the transformer, each a file, a folder or a hub id, or {path, scale}; see docs/lora.md.
     fps: frames per second of the saved file.
 
-    The rest can be set per request:
+    The other fields can be overridden by each request:
     num_inference_steps: None for the published number.
     scheduler: the published one, or a solver (see docs/schedulers.md).
     num_videos_per_prompt: video j uses seed + j.

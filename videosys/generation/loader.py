@@ -99,7 +99,7 @@ class Loader:
         return Component(load, self.device, self.config.offload, root=lambda encoder: encoder.blocks_owner)
 
     def vae(self, part: Part) -> Component[Any]:
-        """An autoencoder; not offloaded in groups, because it has no blocks."""
+        """An autoencoder. It is not offloaded in groups, because it has no blocks."""
         is_compiled = compiles_decoder(self.config.compile)
         if is_compiled:
             self._check_compile()

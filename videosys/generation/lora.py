@@ -175,7 +175,7 @@ def find_file(lora: Lora, offline: bool) -> Path:
 
 
 def read_settings(path: Path) -> Settings:
-    """The settings in adapter_config.json beside a file, or in the file's header. ValueError for DoRA."""
+    """The settings in adapter_config.json next to a file, or in the file's header. ValueError for DoRA."""
     beside = path.with_name(SETTINGS)
     if beside.is_file():
         settings = read_json(Settings, beside, ignores_unknown=True)

@@ -84,7 +84,7 @@ def with_full_batches(prompts: Sequence[str], config: C) -> C:
 
 
 def make_jobs(prompts: Sequence[str], seed: int, num_videos_per_prompt: int) -> list[VideoJob]:
-    """The jobs of a request; video j of every prompt uses seed + j."""
+    """The jobs of a request. Video j of every prompt uses seed + j."""
     count = num_videos_per_prompt
     return [
         VideoJob(prompt, seed + j, i * count + j) for i, prompt in enumerate(prompts) for j in range(count)

@@ -36,8 +36,9 @@ class LatentSize:
         return num_frames
 
     def latent_size(self, num_frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(frames, rows, columns) of the latents of a video; ValueError if it has none, or no whole ones
-        if these are needed.
+        """(frames, rows, columns) of the latents of a video.
+
+        ValueError for a video that is too small, and with `needs_multiples` for other sizes than multiples.
         """
         factor = self.spatial_factor
         if num_frames < 1:

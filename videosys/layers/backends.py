@@ -140,7 +140,7 @@ def score_chunks(
 ) -> Iterator[tuple[slice, slice, slice]]:
     """Samples, heads and queries whose scores together are SCORE_BYTES at most, or one row of them.
 
-    Samples go together only where they are small: their heads must be copied to lie one after the other.
+    Samples are grouped only if they are small, because their heads must be copied to be contiguous.
     """
     query = num_fitting(SCORE_BYTES, row_bytes, queries)
     head = num_fitting(SCORE_BYTES, row_bytes * query, heads)

@@ -30,9 +30,9 @@ class Mlp(nn.Module):
 def run_chunked(function: Callable[[Tensor], Tensor], x: Tensor, hidden_dim: int) -> Tensor:
     """Apply `function`, which acts on each token, to x [..., C]: in chunks of tokens if that is faster.
 
-    On a CPU the hidden activations are the largest tensor of a transformer: a new one of that size comes page
-    by page from the system and leaves the cache before it is read. Elsewhere, and in a compiled graph, all
-    tokens go together.
+    The hidden activations are the largest tensor of a transformer. On a CPU, the system maps a new tensor of
+    this size page by page, and it does not stay in the cache until it is read. On other devices, and in a
+    compiled graph, all tokens are processed together.
     """
     rows = max(CHUNK_BYTES // (hidden_dim * x.element_size()), 1)
     if x.device.type != "cpu" or x.numel() <= rows * x.shape[-1] or torch.compiler.is_compiling():

@@ -17,7 +17,7 @@ Attend = Callable[[Tensor], Tensor]
 def spatial_attention(attend: Attend, x: Tensor, parallel: Parallel, tokens_per_frame: int) -> Tensor:
     """`attend` applied to the tokens of each frame: it gets rows [(b t), S, C].
 
-    Sharded tokens are exchanged for frames around it: it then gets this rank's part of the rows, whole.
+    Sharded tokens are exchanged for frames, and back afterwards, so that `attend` gets complete rows.
     """
     batch, num_frames = x.shape[:2]
     rows = rearrange(x, "b t s c -> (b t) s c")

@@ -47,7 +47,7 @@ def gated(branch: Branch, kind: str, gate: Tensor, compute: Compute) -> Gated:
 
 
 class AdaLNBlock(nn.Module):
-    """A block of a transformer whose norms the time modulates.
+    """A transformer block whose norms are modulated by the time embedding.
 
     branches: kinds of branches in its forward, in order.
     """
@@ -60,7 +60,7 @@ class AdaLNBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(6, dim) / dim**0.5)
 
     def modulated_input(self, x: Tensor, t6: Tensor) -> Tensor:
-        """LN(x) modulated by the time: the input of the first self-attention, and TeaCache's signal."""
+        """LN(x) modulated by the time embedding: the input of the self-attention, and TeaCache's signal."""
         shift, scale, *_ = modulation(self.scale_shift_table, t6)
         return self.modulate(x, shift, scale)
 
@@ -87,8 +87,8 @@ class AdaLNBlock(nn.Module):
 class TextBlock(AdaLNBlock):
     """Self-attention, cross-attention to the text if the block has it, and an MLP.
 
-    names: the attributes of the three layers, as checkpoints call them. A subclass makes them, and says in
-        `attend` which tokens meet.
+    names: the attributes of the three layers, named as in checkpoints. A subclass creates them, and defines
+        in `attend` which tokens attend to each other.
     """
 
     names = ("attn", "cross_attn", "mlp")

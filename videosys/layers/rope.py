@@ -62,7 +62,7 @@ def rotary_table_3d(size: tuple[int, int, int], scales: tuple[float, float, floa
 
 
 def rotate_3d(x: Tensor, table: Rotary) -> Tensor:
-    """`x` [B, tokens, heads, d] rotated: in each third of d, element k pairs with the one half a third on."""
+    """`x` [B, tokens, heads, d] rotated: in each third of d, element k is paired with element k + d/6."""
     cos, sin = table
     near, far = x.float().unflatten(-1, (3, 2, -1)).unbind(-2)
     turned = torch.stack((near * cos - far * sin, far * cos + near * sin), dim=-2)

@@ -49,15 +49,15 @@ def dequantize(quantized: Tensor, scale: Tensor) -> Tensor:
 
 
 def knows_storage(device: torch.device) -> bool:
-    """Whether triton supports this format on a GPU: on NVIDIA GPUs from Ada and Hopper on. It ends with an
-    error on older ones, and on most of AMD's, whose float8 is another.
+    """Whether triton supports this format on a GPU: NVIDIA's from Ada and Hopper on. It fails on older ones,
+    and on most AMD GPUs, which have another float8 format.
     """
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= FUSING
 
 
 def use_opaque_dequantize(model: M, device: torch.device) -> M:
-    """Return the model; if necessary, compiled graphs dequantize its weights by an operator that is opaque to
-    look into, where it must not.
+    """Return the model. If triton does not support the format on the device, compiled graphs dequantize its
+    weights with an operator that is opaque to the compiler.
     """
     is_opaque = device.type == "cuda" and not knows_storage(device)
     for part in model.modules():

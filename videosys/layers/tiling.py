@@ -84,7 +84,7 @@ class Tiles:
     ) -> Tensor:
         """Apply `run` to chunks of time and tiles of space and combine them; devices share the tiles.
 
-        Every chunk but the first drops its first frame, which the previous chunk has made.
+        Every chunk but the first drops its first frame, which is also the last one of the previous chunk.
         `progress` is called with the number of frames of a chunk.
         """
         cut = [self.cut(x[:, :, first:end]) for first, end in time_chunks(x.shape[2], self.size_t)]

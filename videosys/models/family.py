@@ -99,14 +99,12 @@ class Family:
 
     @property
     def caches(self) -> Mapping[str, Any]:
-        """The caches that the config knows by name: policies (classes) and presets (instances)."""
+        """The caches that the config accepts by name: policies (classes) and presets (instances)."""
         (cache,) = [item for item in dataclasses.fields(self.config) if item.name == "cache"]
         return cache.metadata.get("registry", {})
 
     def sampler(self, config: Any, generators: Sequence[Any]) -> Any:
-        """A new scheduler for one generation, with its timesteps set: the family's, or the solver that the
-        config names.
-        """
+        """A new scheduler for one generation with its timesteps set: the family's or the config's solver."""
         if config.uses_published_scheduler:
             return self.scheduler(config, generators)
         return config.scheduler.build(config.steps, config.training, generators)

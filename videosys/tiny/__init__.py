@@ -49,7 +49,7 @@ def warn_of_unknown_words(config: Any, prompts: Sequence[str], told: set[str]) -
     if unknown.keys() - told:
         told.update(unknown)
         _LOG.warning(
-            "the tiny checkpoint does not know these words of the prompt: %s. It knows:\n%s",
+            "the tiny checkpoint was not trained on these words of the prompt: %s. Its vocabulary:\n%s",
             ", ".join(unknown),
             vocabulary(),
         )

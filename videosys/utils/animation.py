@@ -31,10 +31,11 @@ def comment(num_frames: int, fps: float | Fraction) -> str:
 
 
 def timeline(durations: Sequence[int], comment: str = "", unit: int = 10) -> tuple[list[int], float]:
-    """Return (the stored frame to show at each of equally long times, frames per second to two decimals).
+    """Return (the index of the stored frame for each output frame, frames per second to two decimals).
 
-    durations: milliseconds of each stored frame, which a format rounds to `unit`. A frame twice as long as
-    the others is shown twice. Without durations every frame is shown once, and the rate is 0.
+    Output frames have equal durations. durations: milliseconds of each stored frame, rounded to `unit` by the
+    file format. A frame twice as long as the others is repeated. Without durations each frame is used once,
+    and the rate is 0.
     """
     stored = list(range(len(durations)))
     if not any(durations):
@@ -60,7 +61,7 @@ def _as_commented(comment: str, stored: int, total: float) -> tuple[int, float] 
 
 
 def _fewest(ends: np.ndarray, unit: int) -> int | None:
-    """Return the least number of equally long frames with these ends, rounded to `unit`, or None."""
+    """Return the smallest number of equally long frames whose ends match these to `unit`, or None."""
     for count in range(len(ends), min(MOST_SHOWN, math.ceil(ends[-1] / unit)) + 1):
         numbers = np.floor(ends * (count / ends[-1]) + 0.5)
         is_near = np.abs(numbers * (ends[-1] / count) - ends).max() <= unit / 2
@@ -70,7 +71,7 @@ def _fewest(ends: np.ndarray, unit: int) -> int | None:
 
 
 def durations(image: Image.Image, path: Path) -> list[int]:
-    """Return the milliseconds of each frame of an animation that is open."""
+    """Return the milliseconds of each frame of an open animation."""
     if image.format == "GIF":
         found = gif_durations(read_bytes(path, MOST_BYTES))
         if not found:
@@ -86,7 +87,7 @@ def durations(image: Image.Image, path: Path) -> list[int]:
 
 
 def first_frame(image: Image.Image) -> int:
-    """Return the number of the first frame that moves: a PNG may bring a still picture before it."""
+    """Return the number of the animation's first frame: a PNG may contain a still image before it."""
     return 1 if image.info.get("default_image") else 0
 
 
@@ -114,7 +115,7 @@ def gif_durations(content: bytes) -> list[int]:
     found, delay = [], 0
     place = 13 + _colours(content, 10)
     while place < len(content) and content[place] in (0x21, 0x2C):
-        if content[place] == 0x21:  # an extension; 0xF9 is how the next frame is shown
+        if content[place] == 0x21:  # an extension; 0xF9 has the delay of the next frame
             if content[place + 1 : place + 2] == b"\xf9":
                 delay = int.from_bytes(content[place + 4 : place + 6], "little")
             place += 2
@@ -122,14 +123,14 @@ def gif_durations(content: bytes) -> list[int]:
             found.append(delay * 10)
             delay = 0
             place += 11 + _colours(content, place + 9)
-        while place < len(content) and content[place]:  # blocks, each after its length, up to an empty one
+        while place < len(content) and content[place]:  # blocks, each preceded by its length, 0 ends them
             place += 1 + content[place]
         place += 1
     return found
 
 
 def _colours(content: bytes, place: int) -> int:
-    """Return the length of the colour table that the flags at `place` announce."""
+    """Return the bytes of the colour table described by the flags at `place`."""
     flags = content[place] if place < len(content) else 0
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 

@@ -1,4 +1,4 @@
-"""Models from checkpoint folders (config.json and weights) and back, with every key accounted for."""
+"""Loads and saves models as checkpoint folders (config.json and weights), with strict checks of all keys."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read_config(config_cls: type[T], folder: str | Path, name: str = "config.jso
     path = Path(folder) / name
     if not expanded(path).exists():
         below = sorted(found.parent.name for found in expanded(Path(folder)).glob(f"*/{name}"))
-        hint = f"; below it are {', '.join(below)}" if below else ""
+        hint = f"; its checkpoint folders are {', '.join(below)}" if below else ""
         raise ValueError(f"{path}: no such file, so {folder} is not a checkpoint folder{hint}")
     return read_json(config_cls, path, ignores_unknown=True)
 
@@ -70,14 +70,14 @@ def load_model(
 ) -> M:
     """Return `model_cls(config, **kwargs)` with a folder's weights, in eval mode and without gradients.
 
-    The model is built without memory and takes the tensors one by one as `dtype` (whole numbers stay as
-    they are), so that the memory needed is that of the weights. The class may name prefixes of keys to
-    ignore in `ignored_keys`, those that stay float32 in `float32_parameters`, and with
-    `current_key(key)` map keys of older files. Missing and unexpected keys and wrong shapes
-    are one ValueError that lists them, raised before any weight is read. So is an invalid config.
-    keep: changes the model before it has weights, and returns a function that converts each
-    tensor of the file to those of the changed model, by name. adapt: changes each tensor of the file,
-    before it is converted to `dtype`.
+    The model is built on the meta device and its tensors are loaded one by one as `dtype` (integers keep
+    theirs), so the peak memory is the size of the weights. The class may define `ignored_keys` (prefixes of
+    keys to ignore), `float32_parameters` (keys that stay float32) and `current_key(key)` (maps keys of older
+    files). ValueError, before any weight is read, for an invalid config, and for missing keys, unexpected
+    keys and wrong shapes, all of which it lists.
+    keep: changes the model before it has weights, and returns a function that converts a tensor of the file
+    to those of the changed model, by name. adapt: changes each tensor of the file before it is converted to
+    `dtype`.
     """
     model, mapped, words = _model_and_weights(model_cls, config, folder, **kwargs)
     tell_prefix(folder, words)
@@ -92,7 +92,7 @@ def load_model(
 
 
 def as_it_is(key: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensor of a file under its own name."""
+    """Return the tensor unchanged, under its own name."""
     return {key: tensor}
 
 
@@ -104,10 +104,10 @@ def placed(
     split: Split = as_it_is,
     adapt: Adapt | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file on a device: each adapted, in its dtype (integers keep theirs), and split.
+    """Return the tensors of a file on a device, adapted, converted to their dtypes (not integers) and split.
 
-    They go there one by one, straight from the mapped file, and leave `mapped`: the mapping of a part ends
-    when its last tensor has been copied.
+    They are copied one by one from the mapped file and removed from `mapped`: a part of the file is unmapped
+    after its last tensor.
     """
     weights: dict[str, torch.Tensor] = {}
     for key in keys:
@@ -127,7 +127,7 @@ def check_model(model_cls: type[nn.Module], config: Any, folder: str | Path, **k
 def _model_and_weights(
     model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any
 ) -> tuple[M, dict[str, torch.Tensor], list[str]]:
-    """Return the model without memory, and the weights of a folder for exactly its keys.
+    """Return the model on the meta device, and the weights of a folder for exactly its keys.
 
     The third item is the prefixes that were removed from the file's keys.
     """
@@ -141,7 +141,7 @@ def _model_and_weights(
 
 
 def empty_model(model_cls: type[M], config: Any, folder: str | Path, **kwargs: Any) -> M:
-    """Return the model without memory (on torch's meta device); ValueError for an invalid config."""
+    """Return the model on the meta device, without weights; ValueError for an invalid config."""
     try:
         with torch.device("meta"):
             return model_cls(config, **kwargs)
@@ -162,14 +162,14 @@ def check_keys(
 ) -> None:
     """Raise a ValueError that lists the names, shapes and dtypes that do not match the model.
 
-    Names of the model behind prefixes are counted by these, and not listed. words: what was taken off.
+    Keys of the model after a prefix are counted per prefix, not listed. words: prefixes that were removed.
     """
     expected = model.state_dict()
     prefix = common_prefix(weights, expected.keys())
     if prefix:
         raise ValueError(
             f"{folder}: the keys of the weights begin with {prefix!r}, those of {type(model).__name__} do "
-            f"not; rename them (known words, such as {KNOWN[0]!r}, are taken off)"
+            f"not; rename them (known prefixes, such as {KNOWN[0]!r}, are removed automatically)"
         )
     found = prefixes_of(weights, expected.keys())
     named = {prefix + key: key for prefix in found for key in expected if prefix + key in weights}
@@ -198,7 +198,7 @@ def _misfits(
             for key, item, own in pairs
             if item.shape != own.shape
         ],
-        "with another kind of number": [
+        "with a dtype of another kind": [
             f"{key} {item.dtype}"
             for key, item, own in pairs
             if item.is_floating_point() != own.is_floating_point()

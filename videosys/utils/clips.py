@@ -46,7 +46,7 @@ class Clip:
     """Properties of a clip that are known before its frames are read.
 
     size: (height, width). fps: frames per second to two decimals, 0 for images and without a rate. order:
-    the number of the stored frame to show at each of equally long times.
+    the number of the stored frame for each output frame; output frames have equal durations.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Clip:
     read: Callable[[Sequence[int]], Iterator[np.ndarray]]
 
     def frames(self, start: int = 0, stop: int | None = None) -> Iterator[np.ndarray]:
-        """Yield frames uint8 [H, W, 3] from `start` to before `stop`, one at a time; no others are kept.
+        """Yield frames uint8 [H, W, 3] from `start` to before `stop`, with only one in memory at a time.
 
         A damaged or truncated file is a ValueError that names it.
         """
@@ -186,13 +186,13 @@ def _video(path: Path, background: str, say: Say) -> Clip:
     order = stamps.order
     changed = len(order) - len({*order})
     if changed:
-        say(f"has a variable frame rate: {changed} of {len(order)} frames are dropped, and as many repeated")
+        say(f"has a variable frame rate: {changed} of {len(order)} frames are dropped and {changed} repeated")
 
     def lay(frame: np.ndarray) -> np.ndarray:
         return np.array(lay_on(Image.fromarray(frame), background, say)) if frame.shape[2] == 4 else frame
 
     if not stamps.is_square:
-        say("has pixels that are not square: its frames are stretched to the shape they are shown in")
+        say("has non-square pixels: its frames are scaled to the display aspect ratio")
 
     def read(start: int, count: int) -> Generator[np.ndarray]:
         return read_frames(path, start, count, stamps.alpha, stamps.is_square, say)

@@ -16,7 +16,7 @@ from videosys.utils.streams import steady_streams
 
 USAGE_ERROR = 2  # exit status
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun's variable: the file whose content it prints at exit
-PATIENCE = 30.0  # seconds in which torchrun ends this process because the first one has failed
+PATIENCE = 30.0  # seconds to wait for torchrun to stop this process after the first one failed
 RESUMABLE = "interrupted: run the same command again to continue"
 
 
@@ -29,7 +29,7 @@ class CommandParser(argparse.ArgumentParser):
 
 def path_argument(text: str) -> Path:
     """The path of a command line argument with ~ expanded: shells leave it in `--out=~/x`."""
-    from videosys.utils.reading import expanded  # imports NumPy, which --help does without
+    from videosys.utils.reading import expanded  # imports NumPy, which --help does not need
 
     try:
         return expanded(text)
@@ -46,7 +46,7 @@ def run_command(
 ) -> int:
     """The exit status of `run` on the parsed arguments; those of the program by default.
 
-    Options may stand between positional arguments. interrupted, mistakes: as in `exit_status`.
+    Options may be placed between positional arguments. interrupted, mistakes: as in `exit_status`.
     """
     return exit_status(lambda: run(parser.parse_intermixed_args(argv)), interrupted, mistakes)
 
@@ -57,7 +57,7 @@ def exit_status(
     """The exit status of `run`; 2 after one line for a user error, 130 after Ctrl-C.
 
     interrupted: the text printed after Ctrl-C, such as what is complete; "" for nothing. mistakes: classes
-    of user errors. Failed printing does not end the run: see `Steady`.
+    of user errors. An error while printing does not end the run: see `Steady`.
     """
     with steady_streams(), noticed_interrupt() as interrupt:
         try:
@@ -77,8 +77,8 @@ def exit_status(
 def told(mistake: str) -> int:
     """Print one line about a user error and return its exit status.
 
-    Processes that torchrun started all find the same mistake: there the first one tells it, through torchrun,
-    which prints it at its end. The others wait to be ended, and tell it if they are not.
+    Under torchrun, all processes find the same error. The first one passes it to torchrun, which prints it at
+    exit. The others wait to be stopped, and print it only if they are not.
     """
     line = " ".join(["error:", *mistake.split()])
     if os.environ.get("RANK", "0") != "0" and ERROR_FILE in os.environ:

@@ -6,7 +6,7 @@ import torch
 
 AUTO = "auto"
 ALLOWED = "auto, cpu, cuda, cuda:N, mps"
-KINDS = ("cpu", "cuda", "mps")  # ROCm's builds of torch answer as cuda
+KINDS = ("cpu", "cuda", "mps")  # ROCm builds of torch name their devices cuda
 CPU = torch.device("cpu")
 SHARING = ("cpu", "mps")  # device types that use host memory
 
@@ -38,7 +38,7 @@ def parse_device(device: str, name: str = "device") -> torch.device:
 
 
 def resolve_device(device: str, name: str = "device") -> torch.device:
-    """Return the same for a device that this machine has; ValueError for one that it lacks."""
+    """Return the device of a name; ValueError also if this machine does not have it."""
     candidate = parse_device(device, name)
     if candidate.type == "cuda" and (candidate.index or 0) >= torch.cuda.device_count():
         raise ValueError(

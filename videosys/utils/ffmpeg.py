@@ -1,4 +1,4 @@
-"""Frames of video files and their times, read by ffmpeg, which can open only the file itself."""
+"""Frames of video files and their timestamps, read by ffmpeg, which may open only the file itself."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _NO_STAMP = -(1 << 63)
 _DISCARDED = 4  # the flag of a packet that an edit list leaves out
 _SHOWN = 200  # maximum characters of ffmpeg's messages
 _SQUARE = r"scale=trunc(iw*max(1\,sar)+0.5):trunc(ih*max(1\,1/sar)+0.5)"  # no side becomes smaller
-_LEAST_STRETCH = 0.01  # below, pixels count as square: rounding a width to a whole number leaves less
+_LEAST_STRETCH = 0.01  # less counts as square: it is the error of rounding a width to a whole number
 _CHANGED_SIZE = re.compile(r"filter context - (w: \d+ h: \d+) .*?incoming frame - (w: \d+ h: \d+) ")
 # VP8 and VP9 store transparency as a second video, which ffmpeg's native decoders ignore.
 _ALPHA_DECODERS = (("vp8", "libvpx"), ("vp9", "libvpx-vp9"))
@@ -58,8 +58,8 @@ class Stamps:
     """The times of the frames of a file in display order, in seconds from the first one.
 
     seconds: end of the last frame. rate: frames per second from the file, or 0. size: (height,
-    width) as shown, before it is turned. alpha: the decoder for frames with transparency, "" for the usual
-    one; None where there is no transparency. is_square: whether the pixels are as wide as they are high.
+    width) as displayed, before rotation. alpha: the decoder for frames with transparency, "" for the default
+    one; None without transparency. is_square: whether the pixels are square.
     """
 
     times: tuple[float, ...]
@@ -78,7 +78,7 @@ class Stamps:
 
     @property
     def is_even(self) -> bool:
-        """Whether the frames have equal distances, within the precision of their timestamps."""
+        """Whether the frames are equally spaced, within the precision of their timestamps."""
         if not self.times:
             return False
         even = np.linspace(0, self.times[-1], len(self.times))
@@ -86,9 +86,9 @@ class Stamps:
 
     @property
     def order(self) -> list[int]:
-        """The number of the frame to show at each of equally spaced times.
+        """The number of the frame to show at each of `len(times)` equally spaced times.
 
-        A frame less than half a distance from its place is taken there, else the one nearest in time.
+        This is frame i at time i if it is at most half an interval away, else the frame nearest in time.
         """
         count, times = len(self.times), np.asarray(self.times)
         own, distance = np.arange(count), self.seconds / count
@@ -101,7 +101,7 @@ class Stamps:
 def read_stamps(path: Path) -> Stamps:
     """Return the times of the frames of a video file. ValueError if it is not a video, or too large."""
     stamps = _stamps(path, _COPY)
-    # Not every format has one packet for each frame, and stamps in all. Decoding takes longer, and is exact.
+    # In some formats, packets lack timestamps or contain several frames. Decoding is slower but exact.
     return stamps if stamps.is_even else _stamps(path, _DECODE)
 
 
@@ -121,11 +121,11 @@ def read_frames(
     is_square: bool = True,
     say: Say = lambda words: None,
 ) -> Generator[np.ndarray]:
-    """Yield frames uint8 [H, W, 3] from number `start`, rotated as the file says, one at a time.
+    """Yield `count` frames uint8 [H, W, 3] from number `start`, rotated by the metadata, one at a time.
 
-    With the `alpha` of the file's `Stamps` they are [H, W, 4], the last its opacity. `is_square` is theirs
-    too: other pixels are made square. Fewer than `count` come where the file ends before. `say` gets a line
-    for what ffmpeg mends or scales. ValueError where no frame can be read.
+    alpha, is_square: from the file's `Stamps`. With `alpha`, frames are [H, W, 4], opacity last; non-square
+    pixels are scaled. If the file ends early, fewer frames are yielded. `say` is called with a line about
+    each error that ffmpeg conceals and each change of size. ValueError if no frame can be read.
     """
     chosen = [rf"select=gte(n\,{start})"] * bool(start) + [_SQUARE] * (not is_square)
     filters = ("-vf", ",".join(chosen)) if chosen else ()
@@ -150,7 +150,7 @@ def _tell(said: str, say: Say) -> None:
     if of_input:
         say(f"is damaged, and some of its frames may be missing or wrong: {of_input[0][:_SHOWN]}")
     if any(old != new for old, new in _CHANGED_SIZE.findall(said)):
-        say("changes its size within: all frames are scaled to the size it begins with")
+        say("changes its frame size: all frames are scaled to the size of the first one")
 
 
 @contextlib.contextmanager
@@ -194,7 +194,10 @@ def _program() -> str:
 
 
 def _stamps(path: Path, codec: Sequence[str]) -> Stamps:
-    """Return the stamps of packets or frames: without packets' no times, without frames' equal distances."""
+    """Return the timestamps of packets or frames.
+
+    Without timestamps in the file, packets give no times, and frames equally spaced ones.
+    """
     output = ("-frames:v", str(MOST_FRAMES + 1), *codec, "-f", "framecrc", "-")
     with _running(path, output, "info") as (content, messages):
         lines = content.read()
@@ -268,7 +271,7 @@ def _next_picture(file: IO[bytes]) -> np.ndarray | None:
         depth = 3
     elif kind == b"P7\n":
         width, height, depth = (int(file.readline(32).split()[1]) for _ in range(3))
-        for _ in range(3):  # the largest value, the kind of colours, the end
+        for _ in range(3):  # the largest value, the tuple type, the end of the header
             file.readline(32)
     else:
         return None
@@ -284,7 +287,7 @@ def _said(messages: IO[bytes]) -> str:
 
 
 def _reason(said: str) -> str:
-    """Return the last thing that ffmpeg says about its input."""
+    """Return ffmpeg's last message about its input."""
     said = re.sub(r"\[(?:warning|error|fatal)\] ", "", said)
     found = re.findall(r"Error opening input: (.*?)(?= Error|$)", said)
     return found[-1] if found else said[-_SHOWN:]

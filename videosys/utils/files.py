@@ -27,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = hidden_path(path)
     try:
         yield temporary
-        if temporary.is_dir() and path.is_dir() and any(path.iterdir()):  # an empty one goes in one step
+        if temporary.is_dir() and path.is_dir() and any(path.iterdir()):  # an empty one needs one step
             shutil.rmtree(path)
         os.replace(temporary, path)
     finally:

@@ -122,7 +122,7 @@ FOREIGN = (
         TEACACHE, ("use_ret_steps", "ret_steps"), f"{NOTHING}: the first and the last step always compute"
     ),
 )
-# What a request brings and no config has, under the same name as in diffusers.
+# Inputs of a request, not settings of a config, with the same names as in diffusers.
 INPUTS = (
     "prompt",
     "prompts",
@@ -138,8 +138,8 @@ INPUTS = (
 
 
 def foreign_name(name: object, known: Collection[str] = (), section: str = "") -> str:
-    """What to add to an error about an unknown name: " (...)" with our name, or with the reason why the model
-    does not have it; "" where no library has the name.
+    """The text to add to an error about an unknown name: " (...)" with our name, or with the reason why the
+    model does not have it; "" if no library has the name.
 
     known: the names that are allowed. section: the section of the config that has the name, such as "cache";
     there, only names whose counterpart is in the same section are answered.

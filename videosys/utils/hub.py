@@ -50,7 +50,7 @@ def resolve(
     elif folder.is_file():
         raise ValueError(f"checkpoint {str(source)!r} is a file; pass the folder that contains config.json")
     elif not _HUB_ID.fullmatch(str(source)):
-        raise ValueError(f"checkpoint {str(source)!r} is neither a folder here nor a hub id like owner/name")
+        raise ValueError(f"checkpoint {str(source)!r} is neither a local folder nor a hub id like owner/name")
     else:
         files = [str(PurePosixPath(subfolder) / pattern) for pattern in patterns]
         folder = Path(_fetch(str(source), revision, offline, files))

@@ -16,7 +16,7 @@ BACKGROUND = "white"
 Say = Callable[[str], None]
 
 _TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
-_ROTATED = (5, 6, 7, 8)  # EXIF orientations that stand on their side
+_ROTATED = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLES = 0x0112, 258, 262, 339  # tags of EXIF and of TIFF
 _SIGNED = 2
 
@@ -31,7 +31,7 @@ def open_image(path: str | Path) -> Image.Image:
     NoImageError if its format is not in `FORMATS`; ValueError if it is too large or cannot be read.
     """
     Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # AVIF came late
+    known = [name for name in FORMATS if name in Image.OPEN]  # older versions of Pillow lack AVIF
     try:
         image = Image.open(path, formats=known)
     except UnidentifiedImageError:
@@ -79,8 +79,8 @@ def pixels(image: Image.Image, background: str = BACKGROUND, say: Say = lambda w
 
     Transparent parts show `background`, a colour name or #rrggbb. 65535 is white for 16 bits. For
     floats, 1 is white if none is above 2, 255 if none is above 255, else 65535; for integers of
-    32 bits, 255, 65535 or the largest value. Colour profiles are not applied. `say` gets a line for what a
-    user may not expect. ValueError for an image that is damaged or has values in no known range.
+    32 bits, 255, 65535 or the largest value. Colour profiles are not applied. `say` is called with a line
+    about each conversion that is a guess. ValueError for a damaged image or values outside all these ranges.
     """
     try:
         upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
@@ -115,7 +115,7 @@ def check_colour(colour: str) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data does not make a damaged image
+    except Exception:  # an image with damaged EXIF data can still be read
         return 1
 
 
@@ -132,7 +132,7 @@ def _to_rgb(image: Image.Image, background: str, say: Say) -> Image.Image:
 
 def _with_alpha(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
-    if isinstance(key, (tuple, list)) and max(key) > 255:  # of 16 bits, where the pixels are cut to 8
+    if isinstance(key, (tuple, list)) and max(key) > 255:  # a 16-bit key, but the pixels have 8 bits
         image.info["transparency"] = tuple(value >> 8 for value in key)
     if image.mode == "La":
         image = image.convert("LA")
@@ -193,5 +193,5 @@ def _white(image: Image.Image, numbers: np.ndarray, say: Say) -> float:
     white = next((white for white in known if most <= (2.0 if white == 1.0 else white)), None)
     if white is None:
         raise ValueError(f"cannot be read as an image: its values reach {most:g}, above {known[-1]:g}")
-    say(f"has values from {least:g} to {most:g}, of which {white:g} is used as white")
+    say(f"has values from {least:g} to {most:g}; {white:g} is used as white")
     return white

@@ -30,20 +30,20 @@ def configs_folder(package: Path = PACKAGE) -> Path:
 
 
 def install_command(extra: str) -> str:
-    """The command that installs an extra, for the way in which videosys itself is installed."""
+    """The command that installs an extra in the same way as videosys itself was installed."""
     folder = CHECKOUT if is_checkout() else None
     return f"pip install {requirement(extra, folder, direct_url())}"
 
 
 def missing(what: str, extra: str, error: ImportError) -> ValueError:
-    """The error of something that needs an extra, of which a module cannot be imported."""
+    """The error for a feature whose extra is not installed: `error` names the missing module."""
     return ValueError(f"{what} needs an extra: {install_command(extra)} ({error.name} cannot be imported)")
 
 
 def requirement(extra: str, checkout: Path | None, origin: Mapping[str, Any]) -> str:
-    """What pip is asked for: a checkout, the file, folder or repository that pip installed, or the name.
+    """The requirement for pip: a checkout, the file, folder or repository that pip installed, or the name.
 
-    origin: the content of pip's direct_url.json, empty where videosys comes from an index.
+    origin: the content of pip's direct_url.json, empty if videosys was installed from an index.
     """
     if checkout is not None:
         return f"-e {shlex.quote(f'{checkout}[{extra}]')}"
@@ -56,8 +56,8 @@ def requirement(extra: str, checkout: Path | None, origin: Mapping[str, Any]) ->
 
 
 def direct_url() -> Mapping[str, Any]:
-    """What pip wrote down of a file, folder or URL that it installed videosys from; empty without that."""
-    from videosys.utils.reading import parse_json  # imports numpy, which `videosys --help` does without
+    """pip's record of the file, folder or URL from which videosys was installed; empty if there is none."""
+    from videosys.utils.reading import parse_json  # imports numpy, which `videosys --help` does not need
 
     try:
         text = importlib.metadata.distribution(NAME).read_text("direct_url.json")

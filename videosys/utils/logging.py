@@ -15,12 +15,12 @@ ROOT = "videosys"
 
 
 def get_logger(name: str = ROOT) -> logging.Logger:
-    """Return the package's logger, or one below it (`get_logger("hub")` is `videosys.hub`)."""
+    """Return the package's logger, or a child of it (`get_logger("hub")` is `videosys.hub`)."""
     return logging.getLogger(name if name.split(".")[0] == ROOT else f"{ROOT}.{name}")
 
 
 def log(logger: logging.Logger, message: str, /, *, level: int = logging.INFO, **fields: Any) -> None:
-    """Log a message with fields, which come out as `key=value` or as keys of a JSON line."""
+    """Log a message with fields, which are printed as `key=value` or as keys of a JSON line."""
     logger.log(level, message, extra={"fields": fields})
 
 

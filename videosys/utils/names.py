@@ -40,7 +40,7 @@ def slug(text: str) -> str:
 
 
 def unique_path(folder: str | Path, name: str, overwrite: bool = False) -> Path:
-    """Return `folder/name`, or the first free one of it and `_2`, `_3` without `overwrite`."""
+    """Return `folder/name`; if it exists and `overwrite` is off, the first free name with `_2`, `_3`, ..."""
     candidates = _candidates(folder, name)
     return next(path for path in candidates if overwrite or not _is_taken(path))
 

@@ -80,7 +80,7 @@ def _digest(*parts: str) -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """Return the start of a process in ticks; None if it does not exist, 0 if the system does not tell."""
+    """Return the start of a process in ticks; None if it does not exist, 0 if its start is unknown."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return int(text.rpartition(")")[2].split()[19])

@@ -1,8 +1,8 @@
 """Conversion between dataclasses and plain data (numbers, text, lists, mappings), as in JSON and YAML.
 
-A field whose type is a union of dataclasses carries `field(metadata={"registry": {name: class}})`; the
-section's `name` picks the class, or the preset where the registry holds an instance. A field may carry
-`metadata={"aliases": ("old_name",)}`, and `metadata={"read": function}` that makes its value of a plain one.
+A field whose type is a union of dataclasses has `field(metadata={"registry": {name: class}})`; the
+section's `name` selects the class, or the preset if the registry has an instance. A field may also have
+`metadata={"aliases": ("old_name",)}`, or `metadata={"read": function}` to convert its plain value.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ def to_plain(
     """Return `value` as numbers, text, None, lists and dicts.
 
     Tuples become lists, and dataclasses dicts of their fields; a section chosen by name gets the name as
-    first key. `number` converts each float, `key` each key of a mapping, and `other` any other
-    these.
+    first key. `number` converts each float, `key` each key of a mapping, and `other` values of other types.
     """
 
     def walk(value: Any) -> Any:

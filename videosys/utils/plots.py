@@ -13,7 +13,7 @@ SIZE_INCHES, DPI = (9.6, 4.8), 100
 
 
 def advice() -> str:
-    """What to do where plots are asked for and matplotlib is missing."""
+    """The line that explains how to install matplotlib, which plots need."""
     return f"plots need matplotlib: {install_command('plot')}"
 
 
@@ -31,7 +31,7 @@ def check_matplotlib() -> None:
 def line_axes(title: str, x_label: str, y_label: str, whole_x: bool = False) -> Any:
     """Empty matplotlib axes with a grid, on a new figure; does not use pyplot.
 
-    whole_x: ticks of x are whole numbers, such as steps. ValueError where matplotlib is not installed.
+    whole_x: ticks of x are whole numbers, such as steps. ValueError if matplotlib is not installed.
     """
     check_matplotlib()
     from matplotlib.figure import Figure

@@ -30,7 +30,7 @@ _WRAPPERS = re.compile(r"_orig_mod\.|_fsdp_wrapped_module\.|_checkpoint_wrapped_
 def without_prefix(weights: Mapping[str, T], expected: Collection[str]) -> tuple[dict[str, T], list[str]]:
     """Return the weights by their expected names, and the known prefixes that were removed.
 
-    Removed are the prefixes of wrappers, and the prefix of most of the expected names, even if the
+    The prefixes of wrappers are removed, and a known prefix of most of the expected names, even if the
     file has more keys. An unknown prefix stays: `common_prefix` finds it.
     """
     inner = {key if key in expected else _WRAPPERS.sub("", key): item for key, item in weights.items()}
@@ -87,7 +87,7 @@ def told_prefixes(plain: int, found: Mapping[str, int], expected: int, words: Se
     places += [f"{count} with {prefix!r}" for prefix, count in [*found.items()][:_SHOWN]]
     places += [f"more with {len(found) - _SHOWN} other prefixes"] if len(found) > _SHOWN else []
     whole = sum(count == expected for count in (plain, *found.values()))
-    sets = f"{whole} whole sets of the model's {expected} keys" if whole > 1 else "keys of the model"
+    sets = f"{whole} complete sets of the model's {expected} keys" if whole > 1 else "keys of the model"
     advice = "keep one of them" if whole > 1 else "rename them, or remove those that are not needed"
     return f"the file holds {sets}: {' and '.join(places)}; {advice}"
 

@@ -20,7 +20,7 @@ from videosys.utils.text import decode, lines_of
 
 MOST_BYTES = 16 << 20
 MOST_PROMPTS = 100_000
-KEYS = ("prompt", "prompt_en", "text", "caption")  # of an object or a column; the first that is there
+KEYS = ("prompt", "prompt_en", "text", "caption")  # of an object or a column; the first one present is used
 DELIMITERS = (",", ";", "\t")
 VBENCH_KEY = "prompt_en"
 
@@ -46,7 +46,7 @@ def read_prompts(path: str | Path) -> PromptFile:
     Text: one per line; blank lines are ignored. JSON: a list of texts, or of objects with a `prompt`, such
     as VBench_full_info.json (`prompt_en`); the same in JSON lines. CSV and TSV: a column of that name. Lines
     and cells are trimmed.
-    Text may be UTF-8, UTF-16 or UTF-32. A mistake is a ValueError that names the file and the line or item.
+    Text may be UTF-8, UTF-16 or UTF-32. An invalid file is a ValueError that names it and the line or item.
     """
     try:
         content = read_bytes(path, MOST_BYTES)
@@ -85,7 +85,7 @@ def _prompt(where: str, value: Any) -> str:
     if not text.strip():
         raise ValueError(f"{where} is blank")
     if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError(f"{where} has a NUL or half a surrogate pair, which text cannot have")
+        raise ValueError(f"{where} has a NUL or a lone surrogate, which text cannot contain")
     return text
 
 
@@ -124,7 +124,7 @@ def _json_line_rows(text: str) -> Iterator[Row]:
         except ValueError as error:
             raise ValueError(f"line {number} is not JSON: {error}") from None
         if isinstance(value, list):
-            raise ValueError(f"line {number} must be a text or an object; one list belongs in a .json file")
+            raise ValueError(f"line {number} must be a text or an object; a JSON list needs the suffix .json")
         yield f"line {number}", value
 
 

@@ -121,7 +121,7 @@ def load_json_object(path: str | Path) -> dict[str, Any]:
 
 
 class DuplicateKey(ValueError):
-    """A JSON object gives a key twice, of which parsers take the last without a word. key: that key."""
+    """A JSON object has a duplicate key, of which parsers silently use the last value. key: that key."""
 
     def __init__(self, key: str):
         super().__init__(f"the key {key[:100]!r} is given twice")
@@ -131,8 +131,8 @@ class DuplicateKey(ValueError):
 def parse_json(content: bytes) -> Any:
     """Return the content of a JSON text.
 
-    ValueError where it is not JSON or is nested deeper than `MAX_DEPTH` brackets. DuplicateKey where it gives
-    a key twice.
+    ValueError if it is not JSON or is nested deeper than `MAX_DEPTH` brackets; DuplicateKey for a duplicate
+    key.
     """
     if nesting(content) > MAX_DEPTH:
         raise ValueError(f"it is nested deeper than {MAX_DEPTH} brackets")

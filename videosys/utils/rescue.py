@@ -57,7 +57,7 @@ def _in_temporary_folder(kind: str, write: Callable[[Path], Path]) -> Path:
 
 
 def write_raw(frames: np.ndarray, path: Path) -> Path:
-    """Return the path of the raw frames, on the disk."""
+    """Write the raw frames, flush them to the disk, and return their path."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, frames, allow_pickle=False)
         file.flush()
@@ -75,7 +75,7 @@ def report_remaining(prompts: Iterable[str]) -> Iterator[None]:
         yield
     except (OSError, ValueError) as error:
         left = list(prompts)
-        rest = f"; {len(left)} prompts remain, from {left[0][:60]!r} on" if left else ""
+        rest = f"; {len(left)} prompts remain, starting with {left[0][:60]!r}" if left else ""
         raise ValueError(f"{error}{rest}") from error
 
 

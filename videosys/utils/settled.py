@@ -30,7 +30,7 @@ EXACT = ("none", "ieee")  # values of a float32 precision that do not round
 
 @dataclass(frozen=True)
 class Setting:
-    """A global setting of torch. neutral: values that do not change results, the one to set first."""
+    """A global setting of torch. neutral: values that do not change results; the first one is set."""
 
     get: Callable[..., Any]
     set: Callable[..., object]

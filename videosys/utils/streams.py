@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Steady:
-    """A text stream around another one, or around none. Writing always succeeds.
+    """A text stream that wraps another one, or None. Writing always succeeds.
 
     Characters outside the encoding are written as escapes (`\\xe9`). If the reader is gone or the disk is
     full, output is dropped.

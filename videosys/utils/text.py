@@ -62,7 +62,7 @@ def _decode_by_guess(content: bytes) -> str:
     if not found or (len(found) > 1 and found[-1][0] <= 4 * found[-2][0]):
         line = content.count(b"\n", 0, content.index(0)) + 1
         raise ValueError(
-            f"line {line} has a NUL: it is not text, or UTF-16 without its mark; save it as UTF-8"
+            f"line {line} has a NUL: it is not text, or UTF-16 without a byte order mark; save it as UTF-8"
         )
     return found[-1][1]
 

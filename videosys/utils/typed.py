@@ -69,7 +69,7 @@ MOST_BLOCKS, MOST_HEADS, MOST_CHANNELS, MOST_LEVELS = 1000, 1024, 65_536, 64
 def limited(default: Any = dataclasses.MISSING, *, most: float, **metadata: Any) -> Any:
     """A dataclass field whose number, or each number in its list, must be `most` or less.
 
-    metadata: more of the field's; with `longest`, the maximum number of items of a list.
+    metadata: further metadata of the field, such as `longest`, the maximum number of items of a list.
     """
     return dataclasses.field(default=default, metadata={"most": most, **metadata})
 

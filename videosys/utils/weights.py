@@ -18,12 +18,12 @@ from videosys.utils.reading import check_regular, expanded, load_json
 PART_BYTES = 128 << 20
 FOREIGN = re.compile(
     r"(?:GLOBAL|global:?|class|[Ff]unction) (?:GLOBAL )?([\w.]+\.[\w.]+)"
-)  # in torch's refusals
+)  # in torch's errors about objects that it does not load
 
 # Names in published checkpoints; the first existing one is used.
 SAFETENSORS_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors")
 BIN_NAMES = ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.bin")
-TRAINING_PATTERNS = ("*.ckpt", "*.pt", "*.pth")  # training checkpoints: weights, or weights and more
+TRAINING_PATTERNS = ("*.ckpt", "*.pt", "*.pth")  # training checkpoints: weights, possibly with other state
 
 
 def load_state_dict(folder: str | Path) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the texts in the header of a .safetensors file. ValueError for a file that is none."""
+    """Return the metadata in the header of a .safetensors file. ValueError for any other file."""
     try:
         check_regular(path, path.stat().st_mode)
         with safe_open(path, framework="pt") as file:
@@ -144,7 +144,7 @@ def is_pickle(error: Exception) -> bool:
 
 
 def _map_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a file, mapped in parts: a part's memory is free when its tensors are gone."""
+    """Return the tensors of a file, mapped in parts: a part is unmapped when its tensors are deleted."""
     tensors: dict[str, torch.Tensor] = {}
     file, size = safe_open(path, framework="pt"), 0
     for name in list(file.keys()):

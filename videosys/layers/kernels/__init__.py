@@ -77,7 +77,7 @@ def serves_text(q: Tensor, k: Tensor) -> bool:
 
 
 def serves_heads(q: Tensor, k: Tensor) -> bool:
-    """Whether queries and keys [..., heads, d] are normed and rotated in one kernel."""
+    """Whether queries and keys [..., heads, d] are normalized and rotated in one kernel."""
     return serves(q, k) and q.shape[-1] in HEADS and q.shape == k.shape
 
 
@@ -109,8 +109,8 @@ def norm_rotate(
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys [..., heads, d] after RMS norms and rotation; contiguous.
 
-    table: cosines and sines [positions, ..., d/2], of all tokens of a sample in order. group: how far apart
-    the two numbers of a pair are; pairs lie in groups of twice as many.
+    table: cosines and sines [positions, ..., d/2], of all tokens of a sample in order. group: the distance
+    between the two numbers of a pair; pairs are in groups of 2 * group numbers.
     """
     return torch.ops.videosys.norm_rotate(*parts, list(weights), list(table), eps, group)
 
@@ -140,7 +140,7 @@ def like_tokens_first(q: Tensor, *_: object) -> Tensor:
 
 
 def launched(name: str) -> Callable[..., Any]:
-    """The function of `launch` for an operator; it is imported when first called: triton takes a second."""
+    """The function of `launch` for an operator, imported on the first call: importing triton is slow."""
 
     def run(*inputs: Any) -> Any:
         return getattr(import_module(f"{__name__}.launch"), name)(*inputs)

@@ -12,7 +12,7 @@ LEAST = 16  # rows and columns of a product of matrices
 
 @triton.jit
 def load_rotated(pointer, offsets, inside, weight, table, WIDTH: tl.constexpr):
-    """Rows in float32: normalised if there is a weight (pointer, eps), rotated if there is a table."""
+    """Rows in float32: normalized if there is a weight (pointer, eps), rotated if there is a table."""
     x = tl.load(pointer + offsets, mask=inside, other=0.0).to(tl.float32)
     columns = tl.arange(0, x.shape[1])
     if weight is not None:

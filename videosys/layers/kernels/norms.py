@@ -14,7 +14,7 @@ def modulation_kernel(
 ):
     """One token: x + gate y, its layer norm, modulated.
 
-    tensors: x and the output. residual: y, the sum's output, and the gate or None; or None for x as it is.
+    tensors: x and the output. residual: y, the sum's output, and the gate or None; or None for x unchanged.
     vectors: shift and scale. strides: of sample and frame in vectors and gate. sizes: frames, positions.
     """
     x_pointer, out = tensors

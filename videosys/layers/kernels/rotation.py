@@ -12,7 +12,7 @@ ROWS = tl.constexpr(32)  # heads of tokens in one program
 
 @triton.jit
 def turn(x, out, near, inside, weight, table, WIDTH: tl.constexpr, GROUP: tl.constexpr):
-    """Writes rows of x, normed where there is a weight (pointer, columns, eps) and turned by a table.
+    """Writes rows of x, normalized if there is a weight (pointer, columns, eps) and rotated by a table.
 
     x: pointers' base and offsets of the rows; near: columns whose partner is GROUP further.
     """
@@ -66,9 +66,9 @@ def norm_rotate(
     eps: float,
     group: int,
 ) -> tuple[Tensor, Tensor]:
-    """Queries and keys [tokens, heads, d], heads side by side, normed and turned: both contiguous.
+    """Queries and keys [tokens, heads, d], heads side by side, normalized and rotated: both contiguous.
 
-    table: cosines and sines [positions, d/2], float32; tokens take the positions again and again.
+    table: cosines and sines [positions, d/2], float32; the positions are repeated over the tokens.
     """
     q, k = parts
     tokens, heads, width = q.shape

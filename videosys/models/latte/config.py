@@ -27,7 +27,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
     enable_vae_temporal_decoder: decode frames together; false decodes each frame alone.
     decode_chunk_size: number of frames together; fewer need less memory, but flicker between chunks.
 
-    The rest can be given anew with each request:
+    The other fields can be overridden by each request:
     mask_feature: cut prompts to their tokens; false includes their padding.
     enable_temporal_attentions: false makes the frames independent pictures.
     beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of new noise per step.

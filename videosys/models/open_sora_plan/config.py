@@ -22,7 +22,7 @@ class OpenSoraPlanConfig(NegativePromptConfig):
     tiling: of the decoder: none, or a preset such as v110, v120, v120_save_memory
         or videosys; auto is that of the version's published script.
 
-    The rest can be given anew with each request:
+    The other fields can be overridden by each request:
     prompt_template: words around each prompt, with {prompt} as placeholder; None for the published ones.
     """
 

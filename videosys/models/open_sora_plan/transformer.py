@@ -103,8 +103,8 @@ class OpenSoraT2VCondition(PixArtCondition):
 
 
 class JointAttention(AttentionProjections):
-    """Attention over all tokens of a clip, with rotary positions. Heads are exchanged for tokens around it
-    when tokens are sharded.
+    """Attention over all tokens of a clip, with rotary positions. If the tokens are sharded, they are
+    exchanged for heads, and back afterwards.
     """
 
     def __init__(self, dim: int, num_heads: int, bias: bool, parallel: Parallel):

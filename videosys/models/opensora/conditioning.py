@@ -137,7 +137,7 @@ def collect_sources(references: Sequence[Reference]) -> tuple[list[Source], list
 
 
 def nearest_point(value: int, point: int, end: int) -> int:
-    """Return the multiple of `point` nearest to `value`, the lower of two, from 0 and below `end`."""
+    """Return the nearest multiple of `point` from 0 to below `end`; of two equally near ones, the lower."""
     nearest = (value + (point - 1) // 2) // point
     return max(0, min(nearest, (end - 1) // point)) * point
 

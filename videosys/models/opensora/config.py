@@ -39,7 +39,7 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         {"reference_path": "a.png;b.mp4", "mask_strategy": "0"}. Authors of prompts can then read any
         file of this computer; false removes the JSON with a warning.
 
-    The rest can be given anew with each request:
+    The other fields can be overridden by each request:
     enable_vae_slicing: decode the videos of a batch one after the other; affects only memory.
     resolution, aspect_ratio: names, 480p and 9:16 (HEIGHT:WIDTH, or HEIGHT / WIDTH as a
         number) if null; or give height and width in pixels.
@@ -90,10 +90,10 @@ class OpenSoraConfig(PipelineConfig, FrameTilingConfig):
         check_characters("negative_prompt", self.negative_prompt or "")
         self._check_numbers()
         self._check_size()
-        self.output_frames  # noqa: B018 (raises where frames and loops do not fit)
+        self.output_frames  # noqa: B018 (raises if frames and loops do not fit)
         if self.mask_strategy and not self.reference_paths:
             raise ValueError(f"mask_strategy is {self.mask_strategy!r}, but there are no reference_paths")
-        self.references  # noqa: B018 (raises where the strategy is none)
+        self.references  # noqa: B018 (raises for an invalid strategy)
 
     def _check_numbers(self) -> None:
         self.check_counts("vae_micro_batch_size")

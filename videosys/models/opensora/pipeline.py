@@ -63,8 +63,8 @@ def scheduler(config: OpenSoraConfig, generators: Sequence[torch.Generator]) -> 
 def guidance_pair(
     model: STDiT3, prompts: Sequence[PromptEmbeds], negative: PromptEmbeds | None, config: OpenSoraConfig
 ) -> Pair:
-    """Prompts and the repeated negative prompt; without one the model's null caption, of which each row
-    has as many tokens as its prompt.
+    """Prompts and the repeated negative prompt; without one, the model's null caption, cut to the number of
+    tokens of each prompt.
     """
     if negative is not None or not config.is_guided:
         return masked_pair(prompts, negative)

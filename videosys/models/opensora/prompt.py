@@ -110,7 +110,7 @@ def notes(prompt: str, loops: int, reads_inline: bool) -> list[str]:
         )
     if inline and not reads_inline:
         said.append(
-            f"prompt {name} names references in JSON, which is removed: files named in a prompt names are "
-            "read only where prompt_references is true"
+            f"prompt {name} names references in JSON, which is removed: files named in a prompt are read "
+            "only if prompt_references is true"
         )
     return said

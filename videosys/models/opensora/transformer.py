@@ -119,7 +119,7 @@ class STDiT3Block(TextBlock):
 
 
 class SpatialBlock(STDiT3Block):
-    """Attention of the tokens within each frame; sharded tokens are exchanged for frames around it."""
+    """Attention of the tokens within each frame; see `spatial_attention` for sharded tokens."""
 
     def attend(self, attn: SelfAttention, x: Tensor, layout: TokenLayout) -> Tensor:
         return spatial_attention(attn, x, self.parallel, layout.tokens_per_frame)
