@@ -21,7 +21,7 @@ DEPENDENCIES = [
     "safetensors>=0.4.5",
     "huggingface-hub>=0.34",
     "sentencepiece>=0.2",
-    "protobuf>=4.25",  # reading a T5 spiece.model needs it, and no other package asks for it
+    "protobuf>=4.25",  # needed to read a T5 spiece.model; not a dependency of the other packages
     "einops>=0.8",
     "numpy>=1.26",
     "omegaconf>=2.3",
@@ -41,11 +41,11 @@ TEST = [
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "scikit-image>=0.24",
-    "openai>=2.3",  # its client against our service
-    "playwright>=1.50",  # drives the installed Chromium; it downloads no browser
+    "openai>=2.3",  # tests: its client for the service
+    "playwright>=1.50",  # tests: controls the installed Chromium
 ]
-COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose own demands allow today's torch and transformers
-TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch bring theirs
+COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose requirements allow current torch and transformers
+TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch include it
 PLOT = ["matplotlib>=3.8"]
 RAY = ["ray>=2.40"]
 POSTGRES = ["psycopg[binary]>=3.2"]
@@ -54,7 +54,7 @@ SERVE = [
     "uvicorn>=0.35",
     "sqlalchemy>=2.0.36",
     "prometheus-client>=0.21",
-    "python-multipart>=0.0.18",  # forms, which is what the openai client sends
+    "python-multipart>=0.0.18",  # forms, as sent by the openai client
 ]
 DIST = ["build>=1.2", "setuptools>=77"]
 DOCS = [
@@ -85,9 +85,9 @@ RELATIVE = r"(?!https?:|#|mailto:)"
 
 
 def described(readme: str, url: str) -> str:
-    """The README for an index, which has no files beside it.
+    """The README for a package index, which does not have the files next to it.
 
-    Relative links lead into the repository at `url`. Without one they become text, and pictures their words.
+    Relative links point into the repository at `url`. Without a URL, links and images become text.
     """
     if not url:
         text = re.sub(rf"!\[([^\]]*)\]\({RELATIVE}[^)]+\)", r"\1", readme)
@@ -97,7 +97,7 @@ def described(readme: str, url: str) -> str:
 
 
 class BuildWithConfigs(build_py):
-    """Copies examples/ to videosys/configs, for those who have the wheel alone. A checkout needs no copy."""
+    """Copies the configs in examples/ to videosys/configs in the wheel. A checkout needs no copy."""
 
     def run(self) -> None:
         super().run()

@@ -1,4 +1,4 @@
-"""Uses an installed videosys as someone without the repository does: python .ci/check_wheel.py REPOSITORY
+"""Tests an installed videosys without the repository: python .ci/check_wheel.py REPOSITORY
 
 The working directory is empty. The README, whose first Python block must run, is all that is read of the
 repository.
@@ -33,7 +33,7 @@ def main(root: Path) -> int:
 
 
 def check_configs() -> None:
-    """Every example config that the repository has came with the wheel and can be loaded."""
+    """Check that the wheel has every example config of the repository, and that each can be loaded."""
     files = {family: sorted((configs_folder() / family).glob("*.yaml")) for family in FAMILIES}
     assert all(len(paths) > 5 for paths in files.values()), files
     for family, paths in files.items():

@@ -1,4 +1,4 @@
-"""What the sample scripts of all models share: arguments in, videos and a line about each out."""
+"""Shared by the sample scripts of all models: parses arguments, generates, saves and reports videos."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ COMMAND = "videosys sample [--model NAME]"
 HELP = """
 The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one prompt per line, or JSON, JSON
 lines or CSV with a column `prompt`), output=FOLDER,
-format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a picture of what the cache did), quiet=true
+format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a plot of the cache's decisions), quiet=true
 (errors only), verbose=true (more details) and json_logs=true (one JSON object per line of the log); every
 other key is a field of {config}, with dots for sections: seed=3 cache.threshold=0.2.
 """
@@ -55,8 +55,8 @@ LOG = logging.getLogger("videosys.sample")
 class Example:
     """A script: its model family, the folder of its YAML files, and its --help text.
 
-    Files: those of the published versions, and where the package brings a tiny checkpoint tiny.yaml, or
-    tiny_VERSION.yaml for another version than the usual one.
+    The folder has a file for each published version, and tiny.yaml if the package has a tiny checkpoint
+    (tiny_VERSION.yaml for other versions than the default).
     """
 
     family: Family
@@ -69,13 +69,13 @@ class Example:
 
     @property
     def published(self) -> Mapping[str, str]:
-        """The YAML file of each published version, the usual one first."""
+        """The YAML file of each published version, the default one first."""
         return self.family.published or {"": "base.yaml"}
 
 
 @dataclass(frozen=True)
 class Options:
-    """What belongs to the scripts and not to the models."""
+    """The options of the scripts, which are not fields of a model's config."""
 
     prompt: str = ""
     prompts: str = ""
@@ -97,21 +97,21 @@ class Options:
         if not 0 <= self.crf <= 51:
             raise ValueError(f"crf is {self.crf}; it must be from 0 to 51")
         if self.quiet and self.verbose:
-            raise ValueError("quiet and verbose exclude each other")
+            raise ValueError("quiet and verbose cannot both be true")
 
 
 def main(example: Example, argv: Sequence[str] | None = None) -> int:
     """The exit status: 0, or 2 for a user error, or 130 after an interrupt."""
     configure_logging()
     interrupted = ""
-    with contextlib.suppress(ValueError):  # of a broken environment, which `run` tells
+    with contextlib.suppress(ValueError):  # of an invalid environment, which `run` reports
         interrupted = "interrupted; the videos listed above are complete" if is_main_process() else ""
     return run_command(parser(example), partial(run, example), argv, interrupted)
 
 
 def run(example: Example, arguments: argparse.Namespace) -> int:
     options, prompts, overrides = split(arguments.settings)
-    # Under torchrun every process runs this script, and the first one speaks and saves.
+    # Under torchrun every process runs this script; only the first one prints and saves.
     if not is_main_process():
         options = replace(options, quiet=True, verbose=False)
     configure_logging(quiet=options.quiet, verbose=options.verbose, json_lines=options.json_logs)
@@ -141,7 +141,7 @@ def parser(example: Example) -> CommandParser:
 
 
 def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
-    """The script's options, the prompts, and the settings that are left for the model."""
+    """(the script's options, the prompts, the remaining settings, which are those of the model)."""
     names = set(Options.__dataclass_fields__)
     ours = [setting for setting in settings if setting.partition("=")[0] in names]
     options = load_config(Options, overrides=ours)
@@ -159,7 +159,7 @@ def split(settings: Sequence[str]) -> tuple[Options, list[str], list[str]]:
 
 
 def listed(path: str) -> Sequence[str]:
-    """The prompts of a file. ValueError that names the key."""
+    """The prompts of a file. A ValueError names the key."""
     try:
         return read_prompts(path).prompts
     except ValueError as error:
@@ -167,8 +167,8 @@ def listed(path: str) -> Sequence[str]:
 
 
 def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool = False) -> Path:
-    """The YAML file for this machine, and the version that the overrides ask for, named and explained in one
-    line (unless quiet).
+    """The YAML file for this machine and for the version in the overrides. Prints its name and the reason,
+    unless quiet.
     """
     import torch
 
@@ -182,8 +182,8 @@ def default_config(example: Example, overrides: Sequence[str] = (), quiet: bool 
     name = next((name for name in (f"tiny_{version}.yaml", "tiny.yaml") if name in kept), None)
     if name is None:
         raise ValueError(
-            "there is no CUDA device, and no tiny checkpoint of this model comes with the package; "
-            f"the published one runs without a device too, slowly: --config {folder / published}"
+            "there is no CUDA device, and the package has no tiny checkpoint of this model; to run the "
+            f"published one slowly on the CPU: --config {folder / published}"
         )
     say(f"config: {name}, the bundled tiny checkpoint, because no CUDA device is available")
     return folder / name
@@ -198,9 +198,9 @@ def check_output(options: Options, config: Any, count: int) -> None:
 def generate(
     engine: VideoSysEngine, videos: Iterator[VideoOutput], options: Options, wanted: Sequence[str]
 ) -> None:
-    """Saves each video as soon as it is made, and prints a line about it. wanted: the prompt of each video.
+    """Saves each video as soon as it is finished and prints a line about it. wanted: prompts of the videos.
 
-    ValueError that says what remains, where the output folder takes no more videos.
+    If the output folder becomes full, a ValueError lists the remaining prompts.
     """
     begin = time.perf_counter()
     for output in videos:
@@ -213,7 +213,7 @@ def generate(
 def keep(
     engine: VideoSysEngine, output: VideoOutput, options: Options, wanted: Sequence[str], seconds: float
 ) -> None:
-    """Saves the videos of an output; arguments and errors as in `generate`."""
+    """Saves the videos of an output. Arguments and errors as in `generate`."""
     with report_remaining(wanted):
         for index in range(len(output.video)):
             path = save(engine, output, index, options)
@@ -232,7 +232,7 @@ def save(engine: VideoSysEngine, output: VideoOutput, index: int, options: Optio
 
 
 def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path, plot: bool) -> None:
-    """Writes the JSON file and the plot beside a video; without them the video is still worth having."""
+    """Writes the JSON file and the plot next to a video. A failure is logged, and the video is kept."""
     try:
         write_sidecar(
             path,
@@ -252,7 +252,7 @@ def describe(engine: VideoSysEngine, output: VideoOutput, index: int, path: Path
 
 
 def threshold(engine: VideoSysEngine) -> float | None:
-    """The threshold by which the cache decided, also where a calibration sets it; None where it has none."""
+    """The threshold of the cache, possibly from a calibration; None if the cache has none."""
     return getattr(engine.pipeline.with_resolved_cache(engine.config).cache, "threshold", None)
 
 

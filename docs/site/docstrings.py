@@ -1,4 +1,4 @@
-"""Docstrings as this project writes them: lines `name: what it is` become a list on the site."""
+"""Converts the `name: description` lines of this project's docstrings to a list on the site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIELD = re.compile(r"^([a-z_]\w*(?:, [a-z_]\w*)*): ", re.MULTILINE)
 
 
 class Fields(griffe.Extension):
-    """Sets each field of a docstring on a line of its own."""
+    """Puts each field of a docstring on a separate line."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:

@@ -1,4 +1,4 @@
-"""What mkdocs does besides: the README as first page, formulas as MathML, and no page forgotten."""
+"""Hooks for mkdocs: the README as first page, formulas as MathML, and all pages in the navigation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)*(?!do
 
 
 def on_config(config: Any) -> Any:
-    """Pages that the navigation does not name are listed at its end."""
+    """Adds pages that are missing in the navigation to its end."""
     named = re.findall(r"[\w/-]+\.md", str(config.nav))
     folder = Path(config.docs_dir)
     pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.md"))
@@ -29,14 +29,14 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Files, *, config: Any) -> Files:
-    """The README is the first page."""
+    """Makes the README the first page."""
     text = INSIDE.sub(r"\1", (ROOT / "README.md").read_text(encoding="utf-8"))
     files.append(File.generated(config, "index.md", content=text))
     return files
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Links to files of the repository that are not part of the site become their names."""
+    """Replaces links to files outside of the site by the names of the files."""
     folder = Path(page.file.src_uri).parent
     return OUTSIDE.sub(lambda match: _link(match, folder), markdown)
 
@@ -48,7 +48,7 @@ def _link(match: re.Match[str], folder: Path) -> str:
 
 
 def on_page_content(html_text: str, **_: Any) -> str:
-    """Formulas in MathML, which browsers draw themselves."""
+    """Converts formulas to MathML, which browsers render."""
     return FORMULA.sub(_mathml, html_text)
 
 

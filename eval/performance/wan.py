@@ -43,7 +43,7 @@ class Wan:
                 cross_attn_norm=True,
                 qk_norm="rms_norm_across_heads",
             )
-        kept = made._keep_in_fp32_modules  # as `from_pretrained` does
+        kept = made._keep_in_fp32_modules  # as in `from_pretrained`
         for part, parameter in made.named_parameters():
             if not any(word in part for word in kept):
                 parameter.data = parameter.to(dtype)
@@ -69,7 +69,7 @@ TINY = MappingProxyType(
 
 
 class Scheduler:
-    """Enough of a scheduler to begin a loop of any number of steps."""
+    """A minimal scheduler, with which a loop can have any number of steps."""
 
     sigmas = None
     timesteps = torch.full((100_000,), 500.0)
@@ -82,7 +82,7 @@ class Scheduler:
 
 
 class Pipeline:
-    """A video pipeline that does nothing but call its model once in each step: what is measured is that."""
+    """A video pipeline that only calls its model once per step, which is measured."""
 
     def __init__(self, transformer: nn.Module):
         self.transformer, self.scheduler = transformer, Scheduler()
@@ -99,7 +99,7 @@ class Pipeline:
 
 @torch.no_grad()
 def wan(plan: Plan) -> Iterator[Row]:
-    """A call of the model alone; a computed and a reused one with the adapter and with diffusers' cache."""
+    """Time a call of the model alone, and computed and reused calls with the adapter and diffusers' cache."""
     if (needed := plan.needs_cuda("wan")) is not None:
         yield needed
         return
@@ -112,7 +112,7 @@ def wan(plan: Plan) -> Iterator[Row]:
 
 
 def columns(found: Mapping[str, Mapping[str, Sample]]) -> Row:
-    """Seconds of a call alone and with a cache, their ratio, and what a computed call takes longer."""
+    """Seconds of a call alone and with a cache, their ratio, and the overhead of a computed call."""
     row: Row = {"plain_s": found["computed"]["plain"].seconds}
     for kind, samples in found.items():
         row |= {f"{kind}_s": samples["cached"].seconds, f"{kind}_ratio": ratio(samples, "cached", "plain")}
@@ -123,7 +123,7 @@ def adapter(place: str) -> Measure:
     """Measures `cached` at a place."""
 
     def measured(model: nn.Module, inputs: dict[str, Any], kind: str, rounds: int) -> dict[str, Sample]:
-        alone = model.forward  # around which the adapter puts nothing
+        alone = model.forward  # not wrapped by the adapter
 
         def take_turns(step: Run) -> dict[str, Sample]:
             return alternate({"plain": lambda: alone(**inputs), "cached": step}, rounds)
@@ -136,7 +136,7 @@ def adapter(place: str) -> Measure:
 
 
 def first_block(model: Any, inputs: dict[str, Any], kind: str, rounds: int) -> dict[str, Sample]:
-    """Measures FirstBlockCache, whose hooks the model has while the plain call does not run."""
+    """Measures FirstBlockCache. Its hooks are removed during the call without a cache."""
     from diffusers import FirstBlockCacheConfig
 
     threshold = -1.0 if kind == "computed" else 1e30

@@ -1,6 +1,6 @@
 """Compares caches, solvers and plans at equal work: `python -m eval.policies --model opensora --out FOLDER`.
 
-Thresholds, schedules and plans are learnt from four prompts and measured on others, against the full run of
+Thresholds, schedules and plans are calibrated on four prompts and measured on others, against the full run of
 the published sampler and against a converged run. The comparison includes fewer steps, other solvers and
 grids, caches without and with forecasts, PAB, and the plan chosen from the recorded runs. Prints a short
 Markdown table, and writes the table, a plot, all figures (JSON) and a calibration to the folder. After an
@@ -143,7 +143,7 @@ def checkpoint(model: str, **changes: Any) -> Any:
 
 
 def open_study(model: str, settings: ComparisonSettings, folder: Path, quiet: bool) -> Study:
-    """The study of a bundled checkpoint. Its prompts to learn from are like the training captions."""
+    """The study of a bundled checkpoint. Its calibration prompts are like the training captions."""
     changes = {} if settings.steps is None else {"num_inference_steps": settings.steps}
     config = checkpoint(model, **changes)
     rng = np.random.default_rng(0)

@@ -90,7 +90,7 @@ class Contest:
                 yield Entrant(FORECAST, f"searched {kind}", self.study.policy(found.schedule))
 
     def _plans(self, budget: int) -> Iterator[Entrant]:
-        """The plan for each reference: the promising candidate that is nearest on the learning prompts."""
+        """The plan for each reference: the promising candidate that is closest on the calibration prompts."""
         study = self.study
         candidates = self.planner.candidates(budget)
         if study.surrogate is None:

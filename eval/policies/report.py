@@ -65,7 +65,7 @@ class Comparison:
         return sorted({one.budget for one in self.entries if one.budget is not None})
 
     def best(self, budget: int, group: str, reference: str) -> Entry | None:
-        """The entry of a group that keeps the budget and is nearest to a reference; of plans, the chosen
+        """The entry of a group that keeps the budget and is closest to a reference; of plans, the chosen
         one.
         """
         fitting = [one for one in self.entries if (one.group, one.budget) == (group, budget)]
@@ -76,7 +76,7 @@ class Comparison:
 
 
 def difference(ours: Entry, theirs: Entry, reference: str) -> tuple[float, float]:
-    """(mean difference in dB over the same prompts, margin); positive if `ours` is nearer."""
+    """(mean difference in dB over the same prompts, margin); positive if `ours` is closer."""
     pairs = zip(ours.rows, theirs.rows)
     differences = [one.psnr[reference] - other.psnr[reference] for one, other in pairs]
     return statistics.fmean(differences), margin(differences)

@@ -1,4 +1,4 @@
-"""What the examples with diffusers share: calibrate a pipeline once, then generate with a cache."""
+"""Shared by the examples with diffusers: calibrates a pipeline once, then generates with a cache."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Makes videos with Latte: python examples/latte/sample.py [--config FILE] [key=value ...]
 
-Without --config, the published checkpoint is used where there is a CUDA device, else the bundled tiny one.
+Without --config, the published checkpoint is used if there is a CUDA device, else the bundled tiny one.
 """
 
 from __future__ import annotations

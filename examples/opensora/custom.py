@@ -1,6 +1,6 @@
 """A config in Python: python examples/opensora/sample.py --config examples/opensora/custom.py
 
-It runs only if it is named. This one has a custom threshold, and the paper's variant without rescaling.
+The file is executed. This one sets a custom threshold, and the paper's variant without rescaling.
 """
 
 from videosys import OpenSoraConfig, TeaCacheConfig

@@ -1,7 +1,7 @@
 """Continues an image: python examples/opensora/image_to_video.py [image=FILE] [at=first|last] [key=value ...]
 
-The image becomes the first (at=first) or last (at=last) latent frame of the clip and is kept as it is; a last
-latent frame stands for four video frames. All other arguments are those of sample.py.
+The image becomes the first (at=first) or last (at=last) latent frame of the clip and is not changed. A last
+latent frame is four video frames. All other arguments are those of sample.py.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from videosys import FAMILIES
 common = sample.common
 IMAGE = Path(__file__).resolve().parent / "first_frame.png"
 PROMPT = "a large blue square moves rightward on a white background"
-# loop, reference, start in the reference, target in the clip, length, strength: facts of the mask strategy
+# Mask strategies: loop, reference, start in the reference, target in the clip, length, strength.
 STRATEGIES = {"first": "0,0,0,0,1,0", "last": "0,0,0,-1,1,0"}
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(argument.startswith(("prompt=", "prompts=")) for argument in arguments):
         arguments.append(f"prompt={PROMPT}")
     paths, strategy = json.dumps([image]), STRATEGIES[at]
-    # A single frame starts no chunk of the VAE, so it must not be moved to the start of one: align=null.
+    # align=null: the last frame does not start a chunk of the VAE, and must not be moved to one that does.
     more = [f"reference_paths={paths}", f"mask_strategy={strategy}", "align=null"]
     return common.main(common.Example(FAMILIES["opensora"], sample.HERE, __doc__), [*arguments, *more])
 

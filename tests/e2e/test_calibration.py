@@ -86,7 +86,7 @@ def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
         str(tmp_path / "c.json"),
     ]
     assert main([*files, "--held-out", "0", "--budgets", "3", "--quiet", *SMALL]) == 0
-    assert "the PSNR is from a trial on a learning prompt" in capsys.readouterr().out
+    assert "the PSNR is from a trial on a calibration prompt" in capsys.readouterr().out
     settings = read_calibration(tmp_path / "c.json").settings
     assert {row.computed for row in settings} == {3}
     assert {row.speedup for row in settings} == {1.67}

@@ -106,7 +106,7 @@ def test_the_log_can_be_detailed_and_json(settings, capsys):
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
     assert "debug" in {json.loads(line)["level"] for line in lines}
     assert main([PROMPT, *settings, "verbose=true", "quiet=true"]) == 2
-    assert "exclude" in capsys.readouterr().err
+    assert "cannot both be true" in capsys.readouterr().err
 
 
 def test_a_byte_order_mark_on_the_command_line_is_no_part_of_a_prompt(tmp_path):

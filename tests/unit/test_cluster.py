@@ -229,5 +229,5 @@ def test_an_address_at_which_nothing_listens_is_told_at_once():
         for address in (None, "auto", "local", f"127.0.0.1:{port}"):
             check_reachable(address)
     for address in (f"127.0.0.1:{port}", f"[::1]:{port}", "127.0.0.1:99999", "nosuch.invalid:6379"):
-        with pytest.raises(ValueError, match=r"^--address .*: no Ray answers: "):
+        with pytest.raises(ValueError, match=r"^--address .*: no answer from Ray: "):
             check_reachable(address)

@@ -69,7 +69,7 @@ MISTAKES = {
     "frames that are not whole": ({"prompt": "a", "frames": 1e3}, "frames", "must be a whole number above 0"),
     "a height that cannot be": ({"prompt": "a", "size": "64x99999"}, "size", "height: is 99999"),
     "a resolution beside a height": ({"prompt": "a", "resolution": "9p"}, "resolution", "cannot be combined"),
-    "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "give one of"),
+    "frames twice": ({"prompt": "a", "frames": 17, "seconds": 2}, "seconds", "set only one of"),
     "seconds without end": ({"prompt": "a", "seconds": "inf"}, "seconds", "must be a number"),
     "seconds below 0": ({"prompt": "a", "seconds": -5}, "seconds", "must be a number above 0"),
     "not a number": ({"prompt": "a", "seconds": "nan"}, "seconds", "must be a number above 0"),
@@ -78,7 +78,11 @@ MISTAKES = {
     "a seed of words": ({"prompt": "a", "seed": "x"}, "seed", "seed: must be a whole number"),
     "a seed below zero": ({"prompt": "a", "seed": -1}, "seed", "seed is -1"),
     "an unknown cache": ({"prompt": "a", "cache": "teacach"}, "cache", "did you mean 'teacache'"),
-    "a goal and a cache": ({"prompt": "a", "cache": "none", "speedup": 2}, "cache", "give cache, or speedup"),
+    "a goal and a cache": (
+        {"prompt": "a", "cache": "none", "speedup": 2},
+        "cache",
+        "set either cache or speedup",
+    ),
     "a goal out of reach": ({"prompt": "a", "frames": 51, "speedup": 900}, "speedup", "has speedup 900"),
     "a goal within a cache": (
         {"prompt": "a", "frames": 51, "cache": {"name": "best", "min_psnr": 900}},

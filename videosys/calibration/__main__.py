@@ -28,7 +28,7 @@ from videosys.utils.command import RESUMABLE, CommandParser, path_argument, run_
 from videosys.utils.logging import configure_logging
 
 MOST_PROMPTS = 10
-ENOUGH = 4  # prompts to learn from
+ENOUGH = 4  # calibration prompts
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Options of calibration commands: step budgets, prompts, and their split into learning and held-out ones."""
+"""Options of calibration commands: step budgets, and the split into calibration and held-out prompts."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def split(prompts: Sequence[T], held_out: int | None) -> tuple[Sequence[T], Sequence[T]]:
-    """Split into (prompts to learn from, held-out prompts)."""
+    """Split into (calibration prompts, held-out prompts)."""
     count = max(len(prompts) // 3, 1) if held_out is None else held_out
     if not 0 <= count < len(prompts):
-        text = f"there are {len(prompts)} prompts, of which {count} would be held out"
+        text = f"there are {len(prompts)} prompts and {count} would be held out"
         raise ValueError(f"{text}; at least one must be left")
     return prompts[: len(prompts) - count], prompts[len(prompts) - count :]
 

@@ -84,10 +84,10 @@ class CalibrationReport:
 
     @property
     def about_speedup(self) -> str:
-        """A sentence that says how the speed-ups were determined."""
+        """A sentence on how the speed-ups were determined."""
         if not self.is_measured:
             return (
-                "No prompt was held out: the PSNR is from a trial on a learning prompt, and the speed-up is "
+                "No prompt was held out: the PSNR is from a trial on a calibration prompt; the speed-up is "
                 "a ratio of evaluations."
             )
         return (

@@ -34,8 +34,8 @@ class CalibrationCost:
 
     def __str__(self) -> str:
         return (
-            f"at most {self.total:.0f} full runs: {self.learning:.0f} to learn from, {self.search:.0f} for "
-            f"the search, {self.thresholds:.0f} for thresholds, {self.measurement:.0f} to measure"
+            f"at most {self.total:.0f} full runs: {self.learning:.0f} for recordings, {self.search:.0f} for "
+            f"the search, {self.thresholds:.0f} for thresholds, {self.measurement:.0f} for measurements"
         )
 
     def duration(self, seconds: float) -> str:

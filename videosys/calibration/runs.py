@@ -135,7 +135,7 @@ def open_pipeline(config: Any, quiet: bool = False) -> tuple[Pipeline, Any]:
 
 
 def error_db(latents: torch.Tensor, reference: torch.Tensor) -> list[float]:
-    """Signal-to-noise ratio in dB of latents against those of the full run; higher is nearer.
+    """Signal-to-noise ratio in dB of latents against those of the full run; higher is closer.
 
     One number per sample; 200 for equal latents.
     """

@@ -167,7 +167,7 @@ class Segments:
         """A list of steps with the damping and bending of all segments fitted together.
 
         The final error is the sum over all segments. Small errors of neighbouring segments that point in the
-        same direction add up, which a fit of each segment by itself does not see. Minimised is the square of
+        same direction add up, which a separate fit of each segment would ignore. The loss is the square of
         the sum, plus a share of the sum of the squares, which keeps weights from cancelling large errors.
         """
         earlier = (NONE, *computed)

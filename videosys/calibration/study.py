@@ -46,10 +46,10 @@ REUSED_STEP = 0.04  # assumed cost of a skipped step as a share of a computed on
 
 
 class Study:
-    """Prompts to learn from, held-out prompts, and a folder that stores every result.
+    """Calibration prompts, held-out prompts, and a folder that stores every result.
 
-    config: of the model. learnt, held_out: prompts; a prompt's seed is the config's seed plus its index.
-    search_size: number of learnt prompts that the search runs, in micro-batches of the config's batch_size.
+    config: of the model. learnt: calibration prompts. A prompt's seed is the config's seed plus its index.
+    search_size: number of calibration prompts for the search, in micro-batches of the config's batch_size.
     check: called with the number of evaluations before anything is written; may raise ValueError.
     kept: what schedules keep of a computed step. For a sampler without noise it is the prediction, which
         saves more time and is fully recorded by a full run; otherwise the residual.
@@ -100,7 +100,7 @@ class Study:
 
     @functools.cached_property
     def traces(self) -> list[Trace]:
-        """The trace of each prompt to learn from."""
+        """The trace of each calibration prompt."""
         traces = []
         for place, job in enumerate(progress(self.learnt, "full runs", quiet=self.quiet)):
             path = self.folder / f"trace-{place:03d}.safetensors"
@@ -192,7 +192,7 @@ class Study:
         return self.journal.result(f"score {policy_key(policy)}", run)
 
     def cheapest(self, budgets: Iterable[int], kind: ForecastKind, power: float = 2.0) -> dict[int, Schedule]:
-        """The schedules that dynamic programming finds, by number of computed steps."""
+        """The schedules found by dynamic programming, by number of computed steps."""
         return self.programme.cheapest(budgets, kind, power)
 
     def policy(self, schedule: Schedule) -> ScheduleConfig:

@@ -126,8 +126,8 @@ def report_text(report: CalibrationReport) -> str:
         )
     parts = (
         f"# Calibration of {scope.model}, {scope.num_inference_steps} steps of {scope.scheduler}",
-        f"Learnt from {len(study.learnt)} prompts and evaluated on {len(study.held_out)} others, against the "
-        f"full runs with the same seeds. {report.about_speedup}",
+        f"Calibrated on {len(study.learnt)} prompts and evaluated on {len(study.held_out)} others, against "
+        f"the full runs with the same seeds. {report.about_speedup}",
         "## From a signal's change to the output's",
         correlations_table(study.traces),
         fits_table(report.fits),

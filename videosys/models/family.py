@@ -52,7 +52,7 @@ class Family:
     pipeline: the pipeline class, if a family has more stages than the base class.
     presets: cache settings published for the model, by name; YAML and requests accept them like caches.
     tiny: settings of the bundled checkpoints, by the checkpoint's name; may be empty.
-    published: for each published version the YAML file in examples/<name>/, the usual one first. If there
+    published: for each published version the YAML file in examples/<name>/, the default one first. If there
         are several, the config's field `version` names them, and their bundled checkpoints are NAME_VERSION.
     inputs: inputs of a request other than fields of the config, with the class of each.
 

@@ -56,7 +56,7 @@ class Service:
         self.about = describe_model(self.checker)
         self.rate = Rate(self.limits.per_minute)
         self.metrics = Metrics(self.store, self.workers)
-        self._accepting = threading.Lock()  # so that requests at the same time do not pass the limit
+        self._accepting = threading.Lock()  # otherwise simultaneous requests could exceed the limit
 
     def owner(self, request: Request) -> str:
         """The owner of a request. ApiError 401 without a valid key, 403 for a request from another site."""
@@ -271,7 +271,7 @@ async def store_away(_request: Request, _error: Exception) -> Response:
 
 
 async def client_gone(_request: Request, _error: Exception) -> Response:
-    """The client closed the connection within its request: nobody reads the answer."""
+    """The client closed the connection during its request, so the response is not read."""
     return ApiError(400, "the request is incomplete", "incomplete_request").response()
 
 

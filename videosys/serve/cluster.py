@@ -104,11 +104,9 @@ def connected(address: str | None, config: PipelineConfig, replicas: int) -> Ite
     with variables(NO_REPORTS):
         try:
             ray.init(**settings, log_to_driver=False, logging_level="ERROR", configure_logging=False)
-        except Exception as error:  # of many classes
+        except Exception as error:  # Ray raises many classes
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
-            place = (
-                "no Ray can be started here" if address is None else f"--address {address}: no Ray answers"
-            )
+            place = "Ray cannot be started here" if address is None else f"--address {address}: no answer"
             raise ValueError(f"{place}: {text}") from error
     try:
         yield Cluster(ray, config)
@@ -117,7 +115,7 @@ def connected(address: str | None, config: PipelineConfig, replicas: int) -> Ite
 
 
 def check_reachable(address: str | None) -> None:
-    """ValueError for an address HOST:PORT at which nothing listens, for which Ray would try for minutes."""
+    """ValueError for an address HOST:PORT at which nothing listens. Ray itself would retry for minutes."""
     match = HOST_AND_PORT.fullmatch(address or "")
     if match is None:
         return
@@ -125,7 +123,7 @@ def check_reachable(address: str | None) -> None:
         socket.create_connection((match[1].strip("[]"), int(match[2])), timeout=ANSWER_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ValueError(
-            f"--address {address}: no Ray answers: {getattr(error, 'strerror', None) or error}"
+            f"--address {address}: no answer from Ray: {getattr(error, 'strerror', None) or error}"
         ) from error
 
 

@@ -75,7 +75,7 @@ class LocalExecutor:
         prompts = [task.prompt for task in same[: 1 if self.is_timed else None]]
         begin = times()
         outputs = self.engine.stream(prompts, **request, num_videos_per_prompt=1, batch_size=1)
-        # Where times are measured, the request is complete before its video is yielded.
+        # If times are measured, the request is complete before its video is yielded.
         for output in [*outputs] if self.is_timed else outputs:
             yield Made.since(begin, output, self.engine.config.device)
             begin = times()

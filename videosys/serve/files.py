@@ -40,7 +40,7 @@ def path_of(folder: Path, job: Job, variant: str) -> Path:
 
 
 def write_files(folder: Path, job: Job, output: VideoOutput, config: PipelineConfig) -> str:
-    """What the cache did, in words, after all files of a job were written. OSError if one cannot be."""
+    """Write a job's files and return the cache's statistics as text. OSError if one cannot be written."""
     frames, steps = output.video[0], output.steps_per_video[0]
     statistics = str(cache_statistics(steps))
     pictures = {
@@ -62,11 +62,11 @@ def write_files(folder: Path, job: Job, output: VideoOutput, config: PipelineCon
 
 
 def write_picture(frames: torch.Tensor, path: Path, fps: float) -> None:
-    """Saves a video or a picture. OSError if it cannot be written there; it is then not kept elsewhere."""
+    """Saves a video or an image. OSError if it cannot be written there; no fallback location is used."""
     written = save_video(frames, path, fps=fps)
     if written != path:
         remove(written if written.parent == path.parent else written.parent)  # a new temporary folder
-        raise OSError(f"{path.name} cannot be written, because the disk is full or does not work")
+        raise OSError(f"{path.name} cannot be written: the disk is full or not working")
 
 
 def public(config: PipelineConfig) -> dict[str, Any]:

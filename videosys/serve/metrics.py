@@ -32,7 +32,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry: the current jobs and workers."""
-        with contextlib.suppress(StoreAway):  # then nothing is known of the jobs
+        with contextlib.suppress(StoreAway):  # the jobs are unknown
             counts = self.store.counts()
             jobs = GaugeMetricFamily("videosys_jobs", "Jobs by status", labels=["status"])
             for status in STATUSES:

@@ -54,7 +54,7 @@ def file_route(name: str) -> Any:
 
 
 def describe_model(checker: Checker) -> dict[str, Any]:
-    """The data of the page: config values, measured goals, known words and example prompts.
+    """The data of the page: config values, measured goals, vocabulary and example prompts.
 
     goals: from slow to fast, each with its speed-up and PSNR in dB (None: identical video).
     """

@@ -63,7 +63,7 @@ def times() -> tuple[float, float]:
 
 
 def replica_codec() -> Codec:
-    """A codec for these messages; it knows the caches and families registered so far."""
+    """A codec for these messages, including the caches and families registered so far."""
     return value_codec(Setup, Order, Made, Failed, Progress)
 
 

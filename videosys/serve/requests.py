@@ -18,7 +18,7 @@ from videosys.utils.typed import listing, shown, suggest
 
 SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\w.~-]*[/\\])+([\w.~-]*)")
-# Config fields that a client must not set: the service makes one video per request.
+# Config fields that a client must not set: the service generates one video per request.
 FIXED = frozenset({"num_videos_per_prompt", "batch_size"})
 NAMES_OF_SIZES = ("resolution", "aspect_ratio")
 STANDS_FOR: Mapping[str, Sequence[str]] = MappingProxyType(
@@ -53,7 +53,7 @@ def allowed_fields(config_cls: type) -> list[str]:
 
 
 def of_one_video(config: PipelineConfig) -> Any:
-    """The config with which a service makes one video of each request."""
+    """The config for one video per request."""
     return dataclasses.replace(config, num_videos_per_prompt=1, batch_size=1)
 
 
@@ -68,7 +68,7 @@ def changed(base: PipelineConfig, changes: Mapping[str, Any]) -> Any:
 
 
 def own_key(param: str | None, body: Mapping[str, Any]) -> str | None:
-    """The key of a body that stands for a field of the config: `size` for `height`; None for no field."""
+    """The key of a body for a config field, such as `size` for `height`; None if there is none."""
     names = STANDS_FOR.get(param or "", ()) if param not in body else ()
     return next((name for name in names if name in body), param)
 
@@ -178,7 +178,7 @@ class Checker:
     def _frames(self, body: Mapping[str, Any]) -> dict[str, Any]:
         given = [key for key in ("seconds", "frames", "num_frames") if key in body]
         if len(given) > 1:
-            raise BadRequest(f"give one of {listing(given)}", given[0])
+            raise BadRequest(f"set only one of {listing(given)}", given[0])
         kind = "number" if "seconds" in body else "whole number"
         try:
             if "seconds" in body:
@@ -192,7 +192,7 @@ class Checker:
     def _goal(self, body: Mapping[str, Any]) -> dict[str, Any]:
         goal = {key: body[key] for key in ("speedup", "min_psnr") if key in body}
         if goal and "cache" in body:
-            raise BadRequest(f"give cache, or {' and '.join(goal)}", "cache")
+            raise BadRequest(f"set either cache or {' and '.join(goal)}", "cache")
         calibration = getattr(self.config.cache, "calibration", None)
         return {"cache": {"name": "best", "calibration": calibration, **goal}} if goal else {}
 

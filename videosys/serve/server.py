@@ -103,7 +103,7 @@ def warn_of_fixed(config: PipelineConfig) -> None:
 
 
 def opened(options: Options, folder: Path) -> Store:
-    """The store, without what a killed server has left. ValueError for a database that cannot be used."""
+    """The store, without leftovers of a killed server. ValueError for a database that cannot be used."""
     store = Store(options.url)
     try:
         store.release()
@@ -126,8 +126,8 @@ def started_by(
 
 
 class Server(uvicorn.Server):
-    """A server that ends after the first SIGINT or SIGTERM, in `GRACE_SECONDS` at most. Further signals in
-    this time have no effect: they would cut its end off with a traceback.
+    """A server that ends within `GRACE_SECONDS` after the first SIGINT or SIGTERM. Further signals have no
+    effect, because they would interrupt the shutdown with a traceback.
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

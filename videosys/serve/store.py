@@ -20,8 +20,8 @@ from videosys.utils.logging import get_logger
 ATTEMPTS = 3  # a job is queued again at most twice
 ORDERS = ("asc", "desc")
 BUSY_SECONDS = 30.0
-LEAST_LATER = 1e-3  # seconds between the begins of two jobs
-OURS = (sql.exc.IntegrityError, sql.exc.DataError, sql.exc.ProgrammingError)  # of what was asked
+LEAST_LATER = 1e-3  # seconds between the start times of two jobs
+OURS = (sql.exc.IntegrityError, sql.exc.DataError, sql.exc.ProgrammingError)  # caused by a statement
 LOG = get_logger("serve")
 
 
@@ -290,7 +290,7 @@ class Store:
 
 
 def reason_of(error: Exception) -> str:
-    """What a database says of an error, in one line."""
+    """The database's message about an error, in one line."""
     return str(getattr(error, "orig", None) or error).strip().splitlines()[0]
 
 

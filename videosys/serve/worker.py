@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def config_of(options: Mapping[str, Any]) -> PipelineConfig:
-    """The config of a worker, which makes one video of each request."""
+    """The config of a worker, for one video per request."""
     return of_one_video(load_family_config(options["config"], options["model"], options["overrides"]))
 
 
@@ -104,7 +104,7 @@ class Maker(Protocol):
 
 
 class Worker:
-    """Claims jobs and generates their videos. It waits while the database is away."""
+    """Claims jobs and generates their videos. It waits while the database is unavailable."""
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class Worker:
         if not self._stored(lambda: self.store.finish(job, computed=computed)):
             remove_files(self.folder, job.files)
             raise Cancelled
-        for attempt in range(1, job.attempt):  # of a worker that was killed while it wrote them
+        for attempt in range(1, job.attempt):  # files of a worker that was killed while writing
             remove_files(self.folder, job.files_of(attempt))
 
     def _wait(self, job: Job, handle: Running) -> Any:
@@ -176,7 +176,7 @@ class Worker:
         return handle.result()
 
     def _stored(self, call: Callable[[], T]) -> T:
-        """The result of a call of the store, which is repeated while the database cannot be used."""
+        """The result of a call of the store, repeated while the database is unavailable."""
         while True:
             try:
                 return call()

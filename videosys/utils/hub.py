@@ -12,7 +12,7 @@ from videosys.utils.reading import expanded
 # Configurations, tokenizers and safetensors; sharded .bin files only where a caller asks for them.
 PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 
-# "bundled:opensora/vae" is a checkpoint that comes with the package.
+# "bundled:opensora/vae" is a checkpoint bundled with the package.
 BUNDLED = "bundled:"
 BUNDLED_FOLDER = Path(__file__).resolve().parent.parent / "tiny"
 
