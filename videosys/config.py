@@ -88,7 +88,7 @@ def located(cls: type, path: Path) -> Path:
     if name in names:
         return names[name]
     if there.exists():
-        return path  # the error of reading it says that it is a folder
+        return path  # reading it raises the error that it is a folder
     hint = f"{suggest(path.stem, names)}; configs by name: {', '.join(names)}" if names else ""
     raise ValueError(f"{path}: no such config file{hint}")
 

@@ -74,7 +74,7 @@ def forced(subject: Subject) -> TeaCache:
 
 
 def reuse(subject: Subject, cache: TeaCache) -> Run:
-    """A reused step, including the decision."""
+    """A skipped step, including the decision."""
 
     def run() -> torch.Tensor:
         cache.begin_step(1, 1.0)
@@ -102,7 +102,7 @@ def overhead(subject: Subject, cache: TeaCache) -> Run:
 
 @torch.no_grad()
 def cached(subject: Subject) -> dict[str, Run]:
-    """A reused step, also with CUDA graphs if available, and the cache's part of a computed step."""
+    """A skipped step, also with CUDA graphs if available, and the cache's part of a computed step."""
     runs = {"reused": reuse(subject, forced(subject)), "overhead": overhead(subject, forced(subject))}
     if subject.latents.device.type != "cuda":
         return runs
@@ -111,7 +111,7 @@ def cached(subject: Subject) -> dict[str, Run]:
 
 
 def caches(plan: Plan) -> Iterator[Row]:
-    """Time a computed step, a reused step, and the cache's overhead in a computed step."""
+    """Time a computed step, a skipped step, and the cache's overhead in a computed step."""
     for setting in plan.settings():
         subject = setting.subject()
         samples = alternate({"computed": subject.step, **cached(subject)}, plan.rounds)
@@ -121,10 +121,10 @@ def caches(plan: Plan) -> Iterator[Row]:
 
 
 def shares(row: Row, depth: int, published: int) -> Row:
-    """Reused step and overhead as shares of a computed step, here and with the published number of blocks.
+    """Skipped step and overhead as shares of a computed step, here and with the published number of blocks.
 
     The time of a computed step is scaled with the number of blocks, because all blocks cost the same; a
-    reused step and the overhead run none.
+    skipped step and the overhead run none.
     """
     blocks = row["computed_s"] - row["reused_s"]
     deep = row["reused_s"] + blocks * published / depth
@@ -152,7 +152,7 @@ def real_row(setting: Setting, plan: Plan) -> Row:
     subject, made = setting.subject(), []
     with torch.no_grad():
         if plan.device.type == "cuda":
-            forced(subject)  # the first call on a GPU initialises its libraries
+            forced(subject)  # the first call on a GPU initializes its libraries
         seconds = counted(lambda: made.append(forced(subject)))
         runs = {"reused": reuse(subject, made[0]), "overhead": overhead(subject, made[0])}
     row: Row = {"model": setting.model, "dtype": name_of(setting.dtype), "depth": setting.plan.depth}

@@ -3,7 +3,7 @@
     python -m eval.performance.gpu [--sizes ...] [--rounds N] [--minutes M] [--output FOLDER]
 
 Each published size is measured in a separate process: an eager and a compiled step against the ideal, a
-reused step, decoding, and peak memory against the estimate. Results are kept in gpu.json and gpu.md in the
+skipped step, decoding, and peak memory against the estimate. Results are kept in gpu.json and gpu.md in the
 output folder and not measured again on the same GPU with the same torch. If a size fails, the others still
 run. --tiny uses narrow models and small videos on any device, to test the command.
 """

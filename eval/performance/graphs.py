@@ -1,4 +1,4 @@
-"""A fixed schedule as two CUDA graphs: one for a computed step and one for a reused step."""
+"""A fixed schedule as two CUDA graphs: one for a computed step and one for a skipped step."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def steps(subject: Subject) -> dict[str, Run]:
     cache = start(ScheduleConfig(computed=(COMPUTED, LAST)), range(LAST + 1), lambda row: row[None])
     pool = (
         torch.cuda.graph_pool_handle()
-    )  # shared: the reused step reads the residual that the computed one stored
+    )  # shared: the skipped step reads the residual that the computed one stored
     for kind, step in KINDS.items():
 
         def eager(step: int = step) -> torch.Tensor:

@@ -39,7 +39,7 @@ def rotated(x: Tensor, table: Sequence[Tensor], group: int) -> Tensor:
 def plain_heads(
     q: Tensor, k: Tensor, weights: Sequence[Tensor], table: Sequence[Tensor], eps: float, group: int
 ) -> tuple[Tensor, ...]:
-    """Queries and keys [..., positions, heads, d], normalised and rotated."""
+    """Queries and keys [..., positions, heads, d], normalized and rotated."""
     if weights:
         q, k = (F.rms_norm(part, part.shape[-1:], eps=eps) * each for part, each in zip((q, k), weights))
     return (rotated(q, table, group), rotated(k, table, group)) if table else (q, k)
@@ -61,14 +61,14 @@ def plain_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> 
 
 
 def plain_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """Tokens [B, T, S, C], normalised and modulated."""
+    """Tokens [B, T, S, C], normalized and modulated."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
 
 def plain_add(
     x: Tensor, y: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, ...]:
-    """(x + gate * y, the same normalised and modulated)."""
+    """(x + gate * y, the same normalized and modulated)."""
     total = x + (y if gate is None else gate * y)
     return total, plain_modulate(total, shift, scale, eps)
 

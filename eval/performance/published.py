@@ -89,7 +89,7 @@ def size_of(name: str, plan: Plan) -> Published:
 
 
 def needs_of(name: str, size: Published, plan: Plan) -> Iterator[Row]:
-    """Measure an eager and a compiled step against the floor, a reused step, decoding, and memory."""
+    """Measure an eager and a compiled step against the floor, a skipped step, decoding, and memory."""
     subject = size.setting.subject()
     row: Row = {"size": name, **step_row(size.setting, subject, plan)}
     ideal = row["gflop"] / 1e3 / TFLOPS

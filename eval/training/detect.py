@@ -161,7 +161,7 @@ def _templates() -> dict[str, Tensor]:
         paths[..., 2] = 32 / math.sqrt(AREAS[shape])
         paths[..., 3] = torch.arange(count) * math.radians(ANGLE_STEP)
         drawn = coverage([shape], paths, TEMPLATE_SIZE)
-        templates[shape] = _normalise(drawn[0], centres(drawn[0]))  # normalised like the masks
+        templates[shape] = _normalise(drawn[0], centres(drawn[0]))  # normalized like the masks
     return templates
 
 

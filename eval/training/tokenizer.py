@@ -34,7 +34,7 @@ def train(words: Sequence[str] = WORDS) -> bytes:
     piece.
 
     For equally frequent words the most likely unigram model consists of the words. So the trainer only
-    provides the frame (text normalisation, special pieces), and its pieces are replaced. ValueError if a word
+    provides the frame (text normalization, special pieces), and its pieces are replaced. ValueError if a word
     would be split, such as one with a space.
     """
     import sentencepiece

@@ -1,7 +1,7 @@
 """Train the tiny CausalVAE of both Open-Sora-Plan versions: `python -m eval.training.train causal_vae --out
 FOLDER`.
 
-It is initialised from the image autoencoder of the tiny Latte: convolutions are inflated to 3-D, with the
+It is initialized from the image autoencoder of the tiny Latte: convolutions are inflated to 3-D, with the
 image weight in the newest frame (as for the published model). There are two stages, each with a budget in
 minutes: the whole autoencoder on windows of 17 frames, after which encoder and latents are final and
 FOLDER/export is written; then the decoder only.
@@ -86,7 +86,7 @@ RENAMED = (
 
 
 def image_key(key: str) -> str:
-    """The key of the image autoencoder's parameter that initialises this one."""
+    """The key of the image autoencoder's parameter that initializes this one."""
     for pattern, replacement in RENAMED:
         key = re.sub(pattern, replacement, key)
     # Their decoders number levels from the lowest resolution.
@@ -94,7 +94,7 @@ def image_key(key: str) -> str:
 
 
 def inflate(vae: CausalVAE, image_vae: nn.Module) -> None:
-    """Initialise every convolution with the image autoencoder's weight in its newest frame."""
+    """Initialize every convolution with the image autoencoder's weight in its newest frame."""
     source = image_vae.state_dict()
     state = vae.state_dict()
     for key, value in state.items():

@@ -2,7 +2,7 @@
 
 It uses the frozen text encoder of the tiny Open-Sora. The loss is weighted like that of a velocity: the
 content of a clip is determined at high noise, where a plain noise loss is almost constant. For the same
-reason, the layers next to the latents compute in float32 and are initialised to the identity.
+reason, the layers next to the latents compute in float32 and are initialized to the identity.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Texts:
 
 
 def begin(model: Any, recipe: Recipe) -> None:
-    """Initialise the weights for training: blocks that do nothing, and a head whose output is
+    """Initialize the weights for training: blocks that do nothing, and a head whose output is
     sqrt(1 - share) * latents + sqrt(share) * v, where v (initially 0) comes from separate channels.
 
     This is the noise that corresponds to velocity v. The blocks learn v, which has the same scale at all

@@ -253,7 +253,7 @@ def freeze_spatial(vae: OpenSoraVAE, stages: VAEStages) -> None:
 
 
 def freeze_temporal(vae: OpenSoraVAE, stages: VAEStages, count: int = 600) -> None:
-    """Round the temporal encoder, and set scale and shift to standardise the latents per channel."""
+    """Round the temporal encoder, and set scale and shift to standardize the latents per channel."""
     round_parameters(vae.temporal.encoder, vae.temporal.quant_conv)
     with torch.no_grad():
         halves = stages.clips.latents[:count].split(WINDOW, dim=2)

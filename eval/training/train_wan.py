@@ -80,7 +80,7 @@ def flow_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def build(config: Path, start: str | None, batches: FlowBatches) -> Any:
-    """A model from a config.json, with blocks initialised to do nothing, or with the weights of `start`."""
+    """A model from a config.json, with blocks initialized to do nothing, or with the weights of `start`."""
     fields = json.loads(config.read_text(encoding="utf-8"))
     model: Any = WanTransformer3DModel.from_config(fields)
     for block in model.blocks:

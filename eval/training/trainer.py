@@ -93,7 +93,7 @@ class Stage:
     """One part of a training: trainable parameters, duration (minutes, or `steps` if set) and loss.
 
     loss(model, step): a scalar whose randomness depends only on `step`, so that a resumed run draws nothing
-    twice. evaluate(model): a figure to maximise, on the averaged weights. improved(model, figure): called for
+    twice. evaluate(model): a figure to maximize, on the averaged weights. improved(model, figure): called for
     a new best.
     """
 

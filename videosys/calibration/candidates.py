@@ -187,7 +187,7 @@ class Planner:
     def _cached(
         self, budget: int, changes: dict[str, Any], programme: Programme, kinds: Iterable[ForecastKind]
     ) -> list[Candidate]:
-        """The programme's schedule with each forecast."""
+        """The schedule of dynamic programming with each forecast."""
         times = programme.segments.times
         found = {kind: programme.cheapest([budget], kind).get(budget) for kind in kinds}
         on = f" on {changes['scheduler'].title}" if changes else ""

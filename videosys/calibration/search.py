@@ -4,7 +4,7 @@ A schedule consists of segments: a computed step, the skipped steps after it, an
 traces (`collect.Trace.reused`) give the error of a skipped step, assuming that earlier steps are exact, and
 `collect.sensitivity` gives its effect on the final latents. Within a segment errors add up as vectors,
 because errors of neighbouring steps are similar; across segments their squares add up. With a forecast from
-two residuals, a segment also depends on the computed step before it, so the programme runs over pairs of
+two residuals, a segment also depends on the computed step before it, so the program runs over pairs of
 steps.
 """
 
@@ -36,7 +36,7 @@ FORECAST_KINDS: tuple[ForecastKind, ...] = ("hold", "linear", "fitted", "curved"
 Products = tuple[float, ...]
 SegmentCost = Callable[[int, int, int], float]  # of (computed before, computed, next computed)
 # Exponents of a segment's error: 2 for small, independent errors, 1 for errors that all point in the same
-# direction, and 8 nearly minimises the largest error.
+# direction, and 8 nearly minimizes the largest error.
 POWERS = (2.0, 1.0, 8.0)
 
 
@@ -113,7 +113,7 @@ class Segments:
     def __init__(self, reused: Sequence[torch.Tensor], gains: Sequence[float], times: Sequence[float]):
         tables = torch.stack([table.float() for table in reused], dim=1)  # [steps, prompts, back, samples]
         wrong = (tables - tables[:, :, :1]) * torch.tensor(gains, dtype=torch.float32)[:, None, None, None]
-        # Normalised, so that every prompt has the same weight.
+        # Normalized, so that every prompt has the same weight.
         size = wrong[1:, :, 1].square().nanmean(dim=(0, 2)).sqrt().clamp(min=1e-12)
         self.wrong = (wrong / size[:, None, None]).numpy()
         self.times = tuple(times)
@@ -125,7 +125,7 @@ class Segments:
 
     def cost(self, kind: ForecastKind, power: float = 2.0) -> SegmentCost:
         """The error of a segment, to some power, with the forecast `kind`. `fitted` uses the best damping. So
-        do `curved`, whose bending needs one more step than the programme looks back, and `joint`, whose
+        do `curved`, whose bending needs one more step than the dynamic program looks back, and `joint`, whose
         weights depend on all segments.
         """
 

@@ -153,7 +153,7 @@ class Study:
 
     @functools.cached_property
     def programme(self) -> Programme:
-        """The schedule programme of the published sampler."""
+        """The dynamic program for schedules of the published sampler."""
         return Programme(self.segments)
 
     @functools.cached_property

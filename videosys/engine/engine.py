@@ -107,7 +107,7 @@ class VideoSysEngine:
         """All videos of one prompt or a list of prompts.
 
         `request` overrides fields of the config for this call, and has inputs: `latents`, `prompt_embeds`
-        in place of a prompt, the other fields of `Given` with `output_type`, and those of the model family,
+        instead of a prompt, the other fields of `Given` with `output_type`, and those of the model family,
         such as Open-Sora's `references`: images and videos to contain. ValueError for a blank prompt, for
         tensors of other shapes and for invalid fields, before any weight is loaded.
 

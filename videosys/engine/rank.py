@@ -90,7 +90,7 @@ def serve(wire: m.Wire, build: Callable[..., Any]) -> None:
     device = torch.device(start.device)
     parallel: ParallelConfig = start.config.parallel
     store = dist.TCPStore("127.0.0.1", start.port, is_master=False)
-    # Later than the parent's deadline: the parent knows which rank is silent.
+    # Later than the parent's deadline, because the parent can name the silent rank.
     timeout = 2 * parallel.timeout
     group.join(device, timeout, rank=start.rank, world_size=parallel.num_gpus, store=store)
     quiet = start.quiet or start.rank > 0

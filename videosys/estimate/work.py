@@ -1,4 +1,4 @@
-"""Operations of a transformer in one generation: for the text, per computed step and per reused step."""
+"""Operations of a transformer in one generation: for the text, per computed step and per skipped step."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """CUDA graphs of the parts of a step outside the transformer's blocks.
 
-A reused step consists of these parts only, and launching their kernels takes longer than running them.
+A skipped step consists of these parts only, and launching their kernels takes longer than running them.
 """
 
 from __future__ import annotations

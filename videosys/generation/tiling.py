@@ -14,7 +14,7 @@ class FrameTilingConfig:
     """Tiling for autoencoders of single frames, with the names and defaults of diffusers.
 
     enable_vae_tiling: decode frames in overlapping, blended tiles. This needs less memory, and changes the
-        result, because each tile is normalised separately. Frames up to the size of a tile are not tiled.
+        result, because each tile is normalized separately. Frames up to the size of a tile are not tiled.
     vae_tile_sample_min_size: side of a tile in pixels. vae_tile_overlap_factor: overlapping share of a tile.
     """
 

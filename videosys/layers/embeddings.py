@@ -41,7 +41,7 @@ def position_embedding(rows: int, columns: int, dim: int, scale: float, base_siz
     """Sine-cosine table [rows * columns, dim], float32, of the CPU, row-major; columns fill the first half.
 
     Coordinates are stretched to a square of `base_size` and divided by `scale`, so that a position means
-    the same share of the picture at every resolution.
+    the same share of the frame at every resolution.
     """
     row = arange(rows) / scale * (base_size / rows)
     column = arange(columns) / scale * (base_size / columns)

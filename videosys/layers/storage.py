@@ -1,4 +1,4 @@
-"""Linear layers whose weights are stored as eight-bit floating-point numbers and dequantized when used.
+"""Linear layers whose weights are stored as 8-bit floating-point numbers and dequantized when used.
 
 Like layerwise casting in diffusers, but modules do not change while they are used: several
 threads may use one at once, and the compiler sees an ordinary multiplication. A scale per row makes the
@@ -35,7 +35,7 @@ def check_storage(storage_dtype: StorageDType, device: torch.device) -> None:
 def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight [out, in] in float8_e4m3fn, and the scale of each row [out, 1] in the weight's dtype.
 
-    Scales are powers of two, so that only the eight bits round.
+    Scales are powers of two, so that only the 8-bit values are rounded.
     """
     size = weight.detach().float().abs().amax(dim=1, keepdim=True) / LARGEST
     least = math.frexp(torch.finfo(weight.dtype).tiny)[1]

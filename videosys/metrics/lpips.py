@@ -52,7 +52,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1), persistent=False)
 
     def activations(self, frames: torch.Tensor) -> list[torch.Tensor]:
-        """The normalised output of each convolution, [t, C, h, w]. frames: [t, 3, H, W] in [0, 1]."""
+        """The normalized output of each convolution, [t, C, h, w]. frames: [t, 3, H, W] in [0, 1]."""
         x, activations = (frames * 2 - 1 - self.shift) / self.scale, []
         for layer in self.features.values():
             x = layer(x)
@@ -109,7 +109,7 @@ def load_lpips(
 
 
 def find_backbone(path: str | Path | None) -> Path:
-    """The file of the backbone. If it is missing, a ValueError says where to get it."""
+    """The file of the backbone. If it is missing, a ValueError names its source."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / BACKBONE if path is None else expanded(path)
     if file.is_file():
         return file

@@ -103,7 +103,7 @@ FOREIGN = (
     Foreign(VIDEOSYS, ("loop",), "loops"),
     Foreign(VIDEOSYS, ("ms",), "mask_strategy"),
     Foreign(VIDEOSYS, ("refs", "reference_path"), "reference_paths"),
-    Foreign(VIDEOSYS, ("llm_refine",), f"{NOTHING}: prompts are taken as they are"),
+    Foreign(VIDEOSYS, ("llm_refine",), f"{NOTHING}: prompts are not rewritten"),
     Foreign(VIDEOSYS, ("verbose",), "quiet of VideoSysEngine"),
     Foreign(VIDEOSYS, ("enable_flash_attn", "enable_flashattn"), "attention: flash_attn"),
     Foreign(VIDEOSYS, ("enable_layernorm_kernel",), "kernels: auto"),

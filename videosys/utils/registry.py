@@ -21,8 +21,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
     built_in: the names of the library's own entries. kind: what an entry is called in errors.
     group: the entry point group of installed packages; its names are the entries' names.
-    check(name, entry, entries): raises ValueError for an entry that cannot be used, alone or beside those
-        that are there.
+    check(name, entry, entries): raises ValueError for an entry that is invalid or conflicts with others.
 
     Entry points are loaded when a name is requested that is not built in, or when all entries are listed. One
     that cannot be loaded is logged as a warning and ignored. The registry lasts as long as the process;

@@ -55,7 +55,7 @@ class Steady:
 
 @contextlib.contextmanager
 def steady_streams() -> Iterator[None]:
-    """Replace standard output and error by steady streams for a while, and flush them at the end."""
+    """Replace standard output and error by steady streams in the `with` block, and flush them at its end."""
     out, err = Steady(sys.stdout), Steady(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # type: ignore[type-var]
         try:

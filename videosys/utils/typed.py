@@ -1,4 +1,4 @@
-"""Plain values (JSON, YAML, a command line) turned into the types that a dataclass annotates."""
+"""Converts plain values (JSON, YAML, a command line) to the types that a dataclass annotates."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Word(str):
 def convert(value: Any, hint: Any) -> Any:
     """Return `value` as the annotated type `hint`.
 
-    Whole numbers become floats, lists become tuples and text becomes a path if `hint` says so, and numbers
+    If `hint` requires it, whole numbers become floats, lists tuples and text a path; and numbers
     of other libraries become Python's. There are no other conversions. A value that does not fit
     is a ValueError whose message starts with "must be", for the caller to put the name in front.
     """

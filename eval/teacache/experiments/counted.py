@@ -1,4 +1,4 @@
-"""Records what a report needs to count the work of videos: the transformer, the tokens of each prompt, and,
+"""Records the data with which a report counts the work of videos: the transformer, tokens per prompt, and,
 for caches that skip parts of a step, the measured FLOPs of whole generations.
 """
 

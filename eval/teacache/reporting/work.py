@@ -13,7 +13,7 @@ from videosys import FAMILIES, Blueprint, TransformerWork, blueprint
 
 SIZES = Path(__file__).resolve().parents[2] / "sizes.json"
 BYTES = 2  # per bfloat16
-REUSED_PASSES = 10  # approximate number of reads and writes of all tokens in a reused step
+REUSED_PASSES = 10  # approximate number of reads and writes of all tokens in a skipped step
 
 
 @dataclass(frozen=True)

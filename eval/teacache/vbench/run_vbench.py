@@ -121,7 +121,7 @@ def probe(python: str, dimensions: Sequence[str]) -> Mapping[str, Any]:
 
 
 def check(installed: Mapping[str, Any], arguments: argparse.Namespace) -> Path:
-    """The path of the prompt list. A ValueError says what is missing and how to get it."""
+    """The path of the prompt list. A ValueError names what is missing and how to install it."""
     python = arguments.vbench_python
     if not installed["vbench"]:
         raise ValueError(f"{python} (Python {installed['python']}) has no vbench; {ADVICE}")

@@ -31,7 +31,7 @@ def modulation_kernel(
             y *= tl.load(residual[2] + vector, mask=inside, other=0.0).to(tl.float32)
         rounded = (x + y).to(out.dtype.element_ty)
         tl.store(residual[1] + place, rounded, mask=inside)
-        x = rounded.to(tl.float32)  # normalise the rounded value, which the next layer reads
+        x = rounded.to(tl.float32)  # normalize the rounded value, which the next layer reads
     centered = tl.where(inside, x - tl.sum(x, 0) / WIDTH, 0.0)
     normed = centered * tl.rsqrt(tl.sum(centered * centered, 0) / WIDTH + eps)
     shift = tl.load(vectors[0] + vector, mask=inside, other=0.0).to(tl.float32)

@@ -29,7 +29,7 @@ class LatteConfig(NegativePromptConfig, FrameTilingConfig):
 
     The other fields can be overridden by each request:
     mask_feature: cut prompts to their tokens; false includes their padding.
-    enable_temporal_attentions: false makes the frames independent pictures.
+    enable_temporal_attentions: false makes the frames independent images.
     beta_start, beta_end, beta_schedule, eta: of the DDIM sampler; eta is the share of new noise per step.
     """
 

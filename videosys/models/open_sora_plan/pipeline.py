@@ -72,7 +72,7 @@ def transformer_config(
 
 def with_frame_scale(model_config: LatteT2VConfig) -> LatteT2VConfig:
     """The config of a v1.1.0 transformer, which divides frame numbers by the whole multiples of 16 in its
-    trained length (1 for 65 frames, 3 for 221) unless its file says otherwise.
+    trained length (1 for 65 frames, 3 for 221) unless its file has another value.
     """
     if model_config.interpolation_scale_1d is not None:
         return model_config

@@ -88,7 +88,7 @@ class OpenSoraVAEConfig(FrameAutoencoderConfig):
 
 
 class OpenSoraVAE(VideoAutoencoder):
-    """Frames [B, 3, T, H, W] in [-1, 1] to standardised latents [B, 4, t, h, w] and back.
+    """Frames [B, 3, T, H, W] in [-1, 1] to standardized latents [B, 4, t, h, w] and back.
 
     `scale` and `shift` [1, 4, 1, 1, 1] come from the checkpoint and are neutral until it is loaded.
     """

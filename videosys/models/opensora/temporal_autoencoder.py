@@ -105,7 +105,7 @@ def unshuffle_time(x: Tensor, channels: int) -> Tensor:
 
 
 class TemporalVAE(nn.Module):
-    """The temporal stage; all frames of a call are one chunk, normalised together."""
+    """The temporal stage; all frames of a call are one chunk, normalized together."""
 
     def __init__(self, config):
         super().__init__()

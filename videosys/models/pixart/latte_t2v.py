@@ -128,7 +128,7 @@ class LatteT2V(PixArtTransformer[LatteT2VConfig, LatteCondition]):
         """The condition of one generation.
 
         prompt_embeds [B, L, D]; prompt_mask [B, L], 1 = keep. visible_mask [B or a divisor of B, T, H, W], 1
-        where a latent is part of the picture and 0 where it is padding; a patch is visible when any of its
+        where a latent is part of the frame and 0 where it is padding; a patch is visible when any of its
         latents is. Masked tokens get a finite bias: if all are masked, all are visible.
         enable_temporal_attentions: False skips the temporal blocks, so that frames are independent.
 
