@@ -76,7 +76,7 @@ def test_the_file_serves_a_goal(made):
 
 
 def test_four_runs_are_enough_for_plans(made, tmp_path, capsys):
-    """Nothing is searched, and without held-out prompts plans are tried on a prompt that was learnt from."""
+    """Nothing is searched, and without held-out prompts plans are tried on a calibration prompt."""
     files = [
         "--config",
         str(CONFIG),

@@ -173,7 +173,7 @@ def check_predictable(study: Study) -> None:
 
 
 def tried_plans(study: Study, planner: Planner, budgets: Sequence[int]) -> tuple[PolicyResult, ...]:
-    """The plans with a trial on a learning prompt, used when there are no held-out prompts."""
+    """The plans with a trial on a calibration prompt, used when there are no held-out prompts."""
     trials = Trials(study, TRIED)
     return tuple(
         told(study, budget, one, psnr)

@@ -1,4 +1,4 @@
-"""Which candidates are measured, and short measurements on prompts that a calibration learns from."""
+"""Which candidates are measured, and short measurements on calibration prompts."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def shift_of(one: Candidate) -> float:
 
 
 class Trials:
-    """Runs candidates on the first learning prompts of a study, and measures their frames."""
+    """Runs candidates on the first calibration prompts of a study, and measures their frames."""
 
     def __init__(self, study: Study, prompts: int):
         self.study, self.prompts = study, prompts

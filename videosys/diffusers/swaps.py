@@ -85,7 +85,7 @@ class Swap:
     def _method(self, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(item: Any, *args: Any, **kwargs: Any) -> Any:
-            # With its own class: what was compiled for that is not compiled anew.
+            # With its own class: what was compiled for that is not compiled again.
             with self._own_class(item):
                 return original(item, *args, **kwargs)
 
