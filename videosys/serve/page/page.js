@@ -5,13 +5,13 @@ import { download, isPlain, playBoth, sameness, show } from "/stage.js";
 const get = (id) => document.getElementById(id);
 const FIELDS = { prompt: "prompt", size: "size", frames: "frames", num_frames: "frames", seconds: "frames", num_inference_steps: "steps", seed: "seed", speedup: "speed" };
 const PAGE = 100;
-const LONGEST_WORD = 24; // of those that are shown as unknown
+const LONGEST_WORD = 24; // characters of an unknown word that are shown
 const OPEN = ["queued", "in_progress"];
 let model = null;
 let videos = [];
 let older = [];
-let chosen = null; // the id of the video on the stage
-const wanted = new Set(); // the ids of those that go there when they are finished
+let chosen = null; // the id of the shown video
+const wanted = new Set(); // the ids of videos to show when they are finished
 
 // The form.
 
@@ -112,7 +112,7 @@ function write(text) {
   drawUnknown();
 }
 
-// Puts a word into the prompt, in the place of another one of its group if there is one.
+// Inserts a word into the prompt, or replaces another word of its group.
 function use(word, group, name) {
   const prompt = get("prompt").value;
   const old = group.find((other) => new RegExp(`\\b${other}\\b${name === "background" ? "(?= background)" : ""}`).test(prompt));
@@ -219,12 +219,12 @@ function reuse(video) {
   get("prompt").focus();
 }
 
-// What goes on the stage: what was chosen; else the newest.
+// The shown video: the chosen one, else the newest.
 function onStage(done) {
   const ready = done.find((video) => wanted.has(video.id));
   if (ready) {
     const before = done.find((video) => video.id === chosen);
-    // A video without cache goes beside the one that it was asked for.
+    // A video without a cache is shown next to the one that it was requested for.
     if (!before || sameness(before) !== sameness(ready) || !isPlain(ready, model.defaults.cache)) chosen = ready.id;
     wanted.delete(ready.id);
     setText(get("state"), "The video is finished");

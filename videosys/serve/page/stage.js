@@ -1,4 +1,4 @@
-// The chosen video, beside the same one without cache, with the plot of its steps.
+// The chosen video, next to the same one without a cache, with the plot of its steps.
 import { content, read } from "/api.js";
 import { chart, length, make, setText, stageOf } from "/parts.js";
 
