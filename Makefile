@@ -59,7 +59,7 @@ $(VENV)/.installed-dev: setup.py constraints.txt | $(BIN)/python
 sample: $(VENV)/.installed
 	$(BIN)/python examples/opensora/sample.py $(ARGS)
 	@echo
-	@echo "Next:  . $(BIN)/activate                     use the environment that has videosys"
+	@echo "Next:  . $(BIN)/activate                  use the environment that has videosys"
 	@echo "       python -m videosys.tiny.words         the vocabulary of the tiny checkpoint"
 	@echo "       python examples/opensora/sample.py --help"
 

@@ -37,11 +37,11 @@ from videosys import (
 
 COMMAND = "videosys sample [--model NAME]"
 HELP = """
-The script's own keys are prompt=TEXT (may be repeated), prompts=FILE (one prompt per line, or JSON, JSON
-lines or CSV with a column `prompt`), output=FOLDER,
-format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a plot of the cache's decisions), quiet=true
-(errors only), verbose=true (more details) and json_logs=true (one JSON object per line of the log); every
-other key is a field of {config}, with dots for sections: seed=3 cache.threshold=0.2.
+Keys of the script: prompt=TEXT (may be repeated), prompts=FILE (one prompt per line, or JSON, JSON lines or
+CSV with a column `prompt`), output=FOLDER, format=.gif, crf=18, lossless=true, overwrite=true, plot=true (a
+plot of the cache's decisions), quiet=true (errors only), verbose=true (more details), json_logs=true (one
+JSON object per line of the log). Every other key is a field of {config}, with dots for sections: seed=3
+cache.threshold=0.2.
 """
 FORMATS = (".mp4", ".gif", ".png", "")
 PROMPTS = {

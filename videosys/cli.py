@@ -44,6 +44,11 @@ MODULES: Mapping[str, str] = MappingProxyType(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status, or 2 for an unknown command."""
     name, *arguments = [*(sys.argv[1:] if argv is None else argv)] or ["--help"]
+    return exit_status(lambda: run(name, arguments), "")
+
+
+def run(name: str, arguments: list[str]) -> int:
+    """Run a command by name, or print the help or the version."""
     if name in ("-h", "--help", "help"):
         print(usage())
         return 0
@@ -54,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = suggest(name, COMMANDS)
         print(f"error: unknown command {name!r}{hint}; commands: {listing(COMMANDS)}", file=sys.stderr)
         return USAGE_ERROR
-    return exit_status(lambda: command(name, arguments)(arguments), "")
+    return command(name, arguments)(arguments)
 
 
 def usage() -> str:

@@ -28,7 +28,7 @@ from common_metrics import compare
 from reporting import draw, results
 from toolbox import command, read_json, write_text
 
-from videosys import CommandParser, check_matplotlib, load_family_config, read_prompts
+from videosys import CommandParser, check_matplotlib, exit_status, load_family_config, read_prompts
 from videosys.calibration import Study, line_axes, plot_signals, save_figure
 
 QUALITY = {"vbench": "VBench, %", "lpips": "LPIPS", "ssim": "SSIM", "psnr": "PSNR, dB"}
@@ -37,6 +37,11 @@ MOST_PROMPTS = 8
 
 def main(argv: Sequence[str] | None = None) -> int:
     name, *rest = [*(sys.argv[1:] if argv is None else argv)] or [""]
+    return exit_status(lambda: run(name, rest), "")
+
+
+def run(name: str, rest: Sequence[str]) -> int:
+    """Draw the figure with this name, or print the help."""
     if name in ("-h", "--help"):
         print(__doc__)
         return 0

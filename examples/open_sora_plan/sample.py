@@ -1,4 +1,4 @@
-"""Makes videos with Open-Sora-Plan: python examples/open_sora_plan/sample.py [--config FILE] [key=value ...]
+"""Generates videos with Open-Sora-Plan: examples/open_sora_plan/sample.py [--config FILE] [key=value ...]
 
 Without --config, the published v1.2.0 for 29x480p is used if there is a CUDA device (v1.1.0 for 65x512x512
 with version=v110), else the bundled tiny one.

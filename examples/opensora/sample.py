@@ -1,4 +1,4 @@
-"""Makes videos with Open-Sora: python examples/opensora/sample.py [--config FILE] [key=value ...]
+"""Generates videos with Open-Sora: python examples/opensora/sample.py [--config FILE] [key=value ...]
 
 Without --config, the published checkpoint is used if there is a CUDA device, else the bundled tiny one.
 """

@@ -253,7 +253,7 @@ def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
         ),
         ("cache: 3", ["cache: must be a name or a section"]),
         ("cache: {name: [a]}", ["cache.name: must be text"]),
-        ("cache: {name: none, threshold: 1}", ["cache.threshold: unknown key", "there are no keys here"]),
+        ("cache: {name: none, threshold: 1}", ["cache.threshold: unknown key", "no keys are allowed here"]),
         ("cache: {name: pab, threshold: 1}", ["cache.threshold: unknown key", "'ranges', 'spatial'"]),
         (
             "cache: {name: pab, ranges: {x: [1, 2]}}",

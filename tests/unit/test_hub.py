@@ -60,9 +60,7 @@ def test_resolve_asks_the_hub(tmp_path, monkeypatch):
 
 def test_resolve_offline_without_a_copy(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        ValueError, match="'owner/name' is not a local folder, and on the hub it was not downloaded"
-    ):
+    with pytest.raises(ValueError, match="'owner/name' is not a local folder, and it was not downloaded"):
         resolve("owner/name", offline=True)
 
 

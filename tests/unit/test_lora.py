@@ -317,7 +317,7 @@ def test_in_configs(checkpoint, tmp_path):
         assert load_config(OpenSoraConfig, None, [override]).lora == (Lora("a.safetensors"),)
     for override, message in {
         "lora=[{scale: 1}]": "path: is missing",
-        "lora=[{path: a, strength: 1}]": "lora: strength: unknown key; the keys here are 'path', 'scale'",
+        "lora=[{path: a, strength: 1}]": "lora: strength: unknown key; allowed: 'path', 'scale'",
         "lora=3": "lora must contain paths or mappings with path and scale, got 3",
         "lora=[{path: a, scale: .inf}]": "scale is inf; it must be a finite number",
         "lora=[{path: a, scale: x}]": "must be a number",

@@ -78,8 +78,10 @@ def _fetch(name: str, revision: str | None, offline: bool, patterns: list[str]) 
             name, revision=revision, local_files_only=offline, allow_patterns=patterns
         )
     except LocalEntryNotFoundError as error:
-        reason = "was not downloaded before, and offline is set" if offline else "cannot be reached"
-        raise NotFetched(f"checkpoint {name!r} is not a local folder, and on the hub it {reason}") from error
+        reason = (
+            "it was not downloaded before, and offline is set" if offline else "the hub cannot be reached"
+        )
+        raise NotFetched(f"checkpoint {name!r} is not a local folder, and {reason}") from error
     except Exception as error:
         if not isinstance(error, (HfHubHTTPError, HFValidationError, OSError, *_network_errors())):
             raise

@@ -162,7 +162,7 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place
     for key, value in layer.items():
         name = aliases.get(key) or key
         if name not in fields:
-            allowed = f"the keys here are {listing(sorted(fields))}" if fields else "there are no keys here"
+            allowed = f"allowed: {listing(sorted(fields))}" if fields else "no keys are allowed here"
             hint = foreign_name(key, fields, place.key) or suggest(key, fields)
             raise place.at(key).error(f"unknown key{hint}; {allowed}", value)
         if name in current:

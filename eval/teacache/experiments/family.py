@@ -23,10 +23,15 @@ from videosys import FAMILIES, exit_status
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return exit_status(lambda: run(arguments), "")
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Generate videos with the family named first, or print the help."""
     if not arguments or arguments[0].startswith("-"):
         print(f"{__doc__}\nNAME is one of: {', '.join(FAMILIES)}", file=sys.stderr)
         return 2
-    return exit_status(lambda: runner.main(runner.Study.of(arguments[0]), arguments[1:], __doc__), "")
+    return runner.main(runner.Study.of(arguments[0]), arguments[1:], __doc__)
 
 
 if __name__ == "__main__":
