@@ -30,9 +30,9 @@ CachesOn = Callable[[Candidate], Sequence[Candidate]]
 
 
 def least_tries(share: float) -> int:
-    """The least number of candidates to measure per reference. share: of the published evaluations.
+    """The minimum number of candidates to measure per reference. share: of the published evaluations.
 
-    Predictions fail most where few evaluations are left, and a run costs least there.
+    Predictions are least reliable with few evaluations, where a run also costs the least.
     """
     return max(LEAST_TRIES, round(1 / share))
 
@@ -48,7 +48,7 @@ def tried(
     """Measure the candidates that may be best; return each with its PSNR against the references.
 
     For each reference they are measured in the order of a `Ranking`, until a measurement is at least as good
-    as what is expected of the others: `least_tries` to `most_tries` of them. So a prediction that is too
+    as the expectation of the others: `least_tries` to `most_tries` of them. So a prediction that is too
     optimistic costs a measurement, but not quality. Candidates without a prediction are all measured.
 
     on_top: returns the caches on top of a sampler. If the sampler is measured to be among the best, those
@@ -66,7 +66,7 @@ def tried(
 
 
 def measured_plans(planner: Planner, budget: int, measure: Measure) -> list[tuple[Candidate, Figures]]:
-    """Measure the candidates of a number of evaluations that may be best, with those on top of them."""
+    """Measure the candidates of a number of evaluations that may be best, and the caches on top of them."""
     share = budget / planner.study.num_steps
     return tried(planner.candidates(budget), measure, share, functools.partial(planner.on_top, budget))
 
@@ -95,7 +95,7 @@ class Ranking:
     Predictions of one solver share their error. The predictions of a solver's candidates are therefore
     lowered by the largest shortfall measured for the solver. If that exceeds FAR, predictions do not rank the
     solver's grids either; the grids next to its best measured one are then measured first. All predictions
-    are raised by the most that a measurement exceeded its prediction, so that no candidate is left out
+    are raised by the largest excess of a measurement over its prediction, so that no candidate is omitted
     because predictions are too low.
     """
 
@@ -140,7 +140,7 @@ class Ranking:
         self._add(one, figures)
 
     def add_earlier(self, one: Candidate, figures: Figures) -> None:
-        """Add a measurement for another reference. It counts as a try in the place of its prediction."""
+        """Add a measurement for another reference. It counts as a try at the rank of its prediction."""
         self.earlier.append(one.near(self.reference))
         self._add(one, figures)
 
