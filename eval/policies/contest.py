@@ -105,7 +105,7 @@ class Contest:
             yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)
 
     def _rules(self, budget: int) -> Iterator[Entrant]:
-        """Yield online and interval policies. Thresholds are tuned in real runs on the calibration prompts."""
+        """Yield online and interval policies, with thresholds tuned on the calibration prompts."""
         study = self.study
         for forecast in ({}, {"forecast": Linear()}):
             words = "linear" if forecast else "hold"
