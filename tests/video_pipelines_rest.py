@@ -298,8 +298,9 @@ def motif_image() -> Case:
 
 def ltx_long() -> Case:
     call = {"prompt": "one|two", "width": 64, "num_frames": 33, "temporal_tile_size": 16}
-    call |= {"temporal_overlap": 8, "guidance_scale": 3.0, "num_inference_steps": 5}
-    pipe, call = built("LTXI2VLongMultiPromptPipeline", model("ltx"), euler(), call, vae=ltx_vae())
+    call |= {"temporal_overlap": 8, "guidance_scale": 3.0, "sigmas": [1.0, 0.8, 0.5, 0.2, 0.0]}
+    scheduler = diffusers.LTXEulerAncestralRFScheduler()
+    pipe, call = built("LTXI2VLongMultiPromptPipeline", model("ltx"), scheduler, call, vae=ltx_vae())
     pair = texts(32, masks="_attention_mask")
     names = ("prompt_embeds", "prompt_attention_mask")
     encoded = [pair[f"{sign}{name}"] for sign in ("", "negative_") for name in names]

@@ -122,6 +122,22 @@ def test_first_and_last_step_are_left_out_of_the_fits():
     assert linear.domain == (0.1, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("changes", "degrees"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.9], [1, 2, 3]),
+        ([0.1, math.nan, 0.3, 0.4, 0.9], [1, 2]),  # a switch to another model
+        ([0.2, 0.2, 0.3, 0.3, 0.9], [1]),
+        ([0.2] * 5, []),  # an input that does not change
+        ([], []),
+    ],
+)
+def test_only_degrees_with_enough_points_are_fitted(changes, degrees):
+    outputs = [2 * x + 0.1 for x in changes]
+    fits = all_fits([traced(changes, outputs)])
+    assert [item.degree for item in fits if item.signal == WATCHED] == degrees
+
+
 def test_the_output_is_that_of_the_pair():
     """Before guidance: the half without the prompt counts as much as the one with it."""
     watch = ChangeObserver()

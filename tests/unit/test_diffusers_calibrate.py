@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.video_classes import ALL
 from tests.video_pipelines import case, generate
-from videosys.cache import read_calibration
+from videosys.cache import IntervalConfig, read_calibration
 from videosys.diffusers import cached, calibrate
 from videosys.diffusers.__main__ import main
+from videosys.diffusers.checks import run_spec
+from videosys.diffusers.study import Recording
+from videosys.diffusers.watch import Watcher
 
 STEPS = 10
+EVERY_SECOND = IntervalConfig(every=2)
 
 
 def parts(name: str):
@@ -89,12 +94,27 @@ def test_pipelines_of_other_kinds(tmp_path, name):
     assert 2 * computed == len(run.steps)
 
 
+# Latents that are written in place; a scheduler for each frame; two loops.
+@pytest.mark.parametrize("name", ["kandinsky5", "skyreels_diffusion_forcing", "helios"])
+def test_all_changes_of_a_full_run_are_seen(name):
+    pipe, call = case(name)
+    watcher = Watcher()
+    with cached(pipe, cache=Recording()) as run:
+        watcher.watch(run)
+        latents = generate(pipe, call)
+    traces = watcher.traces(latents)
+    assert len(traces) == run.num_loops == (2 if name == "helios" else 1)
+    for trace in traces:
+        steps = len(watcher.loops[0].times)
+        assert trace.tried.shape[0] == steps == call["num_inference_steps"]
+        for kind in ("noisy_input", "modulated_input", "output", "residual", "timestep_embedding"):
+            assert len(trace.distances[kind]) == steps - 1
+            assert min(trace.distances[kind]) > 0
+    gains = [gain for loop in watcher.loops for gain in loop.gains]
+    assert min(gains) > 1e-4
+
+
 def test_what_cannot_be_calibrated_is_refused(tmp_path):
-    pipe, prompt, call = parts("helios")
-    with pytest.raises(ValueError, match="2 loops of the scheduler; a calibration supports one"):
-        calibrate(
-            pipe, [prompt], out=tmp_path / "out.json", place="output", **{**call, "num_inference_steps": 4}
-        )
     pipe, prompt, call = parts("ltx")
     for prompts in ([], "a cat", prompt):
         with pytest.raises(ValueError, match="they must be a list of one or more"):
@@ -106,6 +126,54 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
             calibrate(pipe, [prompt], out=tmp_path / "out.json", **{**call, "num_inference_steps": steps})
     with pytest.raises(ValueError, match=r"must be 2 to 9, of 10 steps"):
         calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[10], **call)
+
+
+UNLIKE = {"pyramid_num_inference_steps_list": [4, 5, 4]}
+ASYNCHRONOUS = {"ar_step": 2, "causal_block_size": 1, "num_inference_steps": 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "helios_pyramid",
+            UNLIKE,
+            "loop 2 of the scheduler has other timesteps than loop 1; a calibration needs",
+        ),
+        (
+            "skyreels_diffusion_forcing",
+            ASYNCHRONOUS,
+            "makes 10 steps for 6 timesteps of the scheduler; a cal",
+        ),
+        ("ltx_long", {"sigmas": None, "num_inference_steps": 6}, "makes 5 steps for 6 timesteps"),
+    ],
+)
+def test_loops_that_cannot_be_calibrated_are_refused_in_the_first_run(tmp_path, name, changes, message):
+    torch.manual_seed(0)
+    pipe, call = ALL[name]()
+    call = {**call, **changes}
+    prompt = {key: call.pop(key) for key in list(call) if "prompt" in key}
+    with pytest.raises(ValueError, match=message) as error:
+        calibrate(pipe, [prompt], out=tmp_path / "out.json", **call)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    with cached(pipe, cache=EVERY_SECOND) as run:
+        generate(pipe, {**prompt, **call})
+    assert len({step.computed for step in run.steps}) == 2
+
+
+@pytest.mark.slow
+def test_defaults_of_the_call_are_part_of_the_calibrated_run(tmp_path):
+    pipe, prompt, call = parts("ltx")
+    del call["num_inference_steps"]
+    scope = calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[25], **call).scope
+    assert (scope.num_inference_steps, scope.evaluations, scope.guidance_scale) == (50, 50, 3.0)
+
+
+def test_the_scale_of_a_guider_is_part_of_the_run():
+    pipe, _ = case("motif_video")
+    assert run_spec(pipe).guidance_scale == 3.0
+    assert run_spec(pipe, {"guidance_scale": 5}).guidance_scale == 5.0
 
 
 @pytest.fixture(name="prompts")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.video_pipelines import case, generate
+from videosys.cache import RunSpec
 from videosys.calibration.measure import FULL
 from videosys.diffusers import calibrate
 from videosys.diffusers import calibrate as calibrate_function
@@ -68,14 +69,14 @@ def test_solvers_reach_the_same_latents_with_many_steps(name, expected):
 
 def test_one_line_says_where_fewer_steps_are_nearer(monkeypatch, caplog, tmp_path):
     module = __import__("sys").modules[calibrate_function.__module__]
-    found = {4: ("4 steps of UniPC", 31.0), 6: ("6 steps of the scheduler itself", 20.0)}
+    found = {4: ("4 steps of UniPC", 31.0), 6: ("6 steps of the scheduler itself", 20.0), 8: None}
     monkeypatch.setattr(module, "best_rival", lambda bench, budget: found[budget])
 
     def row(budget: int, psnr: float) -> SimpleNamespace:
         return SimpleNamespace(budget=budget, result=SimpleNamespace(psnr={FULL: psnr}))
 
-    report = SimpleNamespace(rows=[row(4, 28.5), row(4, 30.0), row(6, 25.0)])
-    study = SimpleNamespace(clips=[SimpleNamespace(call={"num_inference_steps": 12})], bench=lambda: None)
+    report = SimpleNamespace(rows=[row(4, 28.5), row(4, 30.0), row(6, 25.0), row(8, 20.0)])
+    study = SimpleNamespace(scope=RunSpec(num_inference_steps=12), bench=lambda: None)
     with caplog.at_level(logging.WARNING):
         module.compare_fewer_steps(study, report)
     assert [record.getMessage() for record in caplog.records] == [
@@ -95,8 +96,6 @@ def test_the_rivals_of_a_calibration_are_measured_and_kept(tmp_path, caplog):
     kept = "".join(path.read_text() for path in tmp_path.glob("out.work/*/journal.jsonl"))
     for name in (OWN, UNIPC):
         assert f"rival {name} 5" in kept
-    refused = [
-        text for text in caplog.messages if "is not compared, because the pipeline fails with it" in text
-    ]
+    refused = [text for text in caplog.messages if "is not compared, because the pipeline fails" in text]
     assert len(refused) == 1  # LTX gives its own sigmas, which this solver does not take
     assert refused[0].startswith(TWO_M)

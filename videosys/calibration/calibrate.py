@@ -12,7 +12,7 @@ from videosys.cache.base import STACK
 from videosys.calibration.candidates import Candidate, Planner, converged, plain_changes
 from videosys.calibration.collect import SIGNAL_NAMES, SIGNALS, WATCHED, Trace
 from videosys.calibration.cost import calibration_cost
-from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, fit
+from videosys.calibration.fit import DEGREES, Fit, best_of, correlation, different, fit
 from videosys.calibration.measure import CONVERGED, FULL, Bench, Pace, Summary, pace, quality_of, summary
 from videosys.calibration.search import SearchResult
 from videosys.calibration.study import Study
@@ -258,8 +258,10 @@ def all_fits(traces: Sequence[Trace]) -> list[Fit]:
     fits = []
     for name in SIGNALS:
         unseen = (rows(name, others), rows("output", others)) if others else None
-        for degree in DEGREES[: len(traces[0].distances[name]) - 2]:  # only degrees with enough steps
-            fits.append(fit(name, degree, rows(name, learnt), rows("output", learnt), unseen))
+        points = rows(name, learnt), rows("output", learnt)
+        enough = min(len(traces[0].distances[name]) - 2, different(*points) - 1)
+        for degree in DEGREES[: max(enough, 0)]:
+            fits.append(fit(name, degree, *points, unseen))
     return fits
 
 

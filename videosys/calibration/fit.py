@@ -60,8 +60,8 @@ def fit(signal: str, degree: int, changes: Rows, outputs: Rows, held_out: tuple[
     Least squares. held_out: changes and outputs of the held-out prompts. ValueError for too few points.
     """
     x, y = _points(changes, outputs)
-    if len(np.unique(x)) <= degree:
-        raise ValueError(f"{len(np.unique(x))} different changes of {signal} are too few for degree {degree}")
+    if (count := different(changes, outputs)) <= degree:
+        raise ValueError(f"{count} different changes of {signal} are too few for degree {degree}")
     scale = float(np.abs(x).max()) or 1.0  # x / scale keeps the powers in the same range
     solution, *_ = np.linalg.lstsq(np.vander(x / scale, degree + 1), y, rcond=None)
     coefficients = tuple((solution / scale ** np.arange(degree, -1, -1.0)).tolist())
@@ -73,9 +73,16 @@ def fit(signal: str, degree: int, changes: Rows, outputs: Rows, held_out: tuple[
     return Fit(signal, degree, coefficients, _explained(coefficients, x, y), other, lowest, domain)
 
 
+def different(changes: Rows, outputs: Rows) -> int:
+    """The number of different changes of a signal for which the change of the output is known."""
+    return len(np.unique(_points(changes, outputs)[0]))
+
+
 def correlation(changes: Rows, outputs: Rows) -> float:
     """Pearson correlation of the changes of a signal and of the output over all steps of all prompts."""
     x, y = _points(changes, outputs)
+    if not x.size:
+        return math.nan
     x, y = x - x.mean(), y - y.mean()
     spread = math.sqrt((x @ x) * (y @ y))
     return float(x @ y / spread) if spread else math.nan

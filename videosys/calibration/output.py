@@ -12,7 +12,7 @@ from videosys.cache import RunSpec as RunSpec  # a public name of this package
 from videosys.cache import calibration_text
 from videosys.calibration.calibrate import CalibrationReport
 from videosys.calibration.collect import SIGNALS, Trace, mean_columns
-from videosys.calibration.fit import DEGREES, Fit
+from videosys.calibration.fit import Fit
 from videosys.calibration.tables import report_text, words
 from videosys.utils.files import write_text
 from videosys.utils.logging import get_logger
@@ -56,9 +56,10 @@ def plot_report(report: CalibrationReport, out: Path) -> None:
     """Write the plots of the signals and of the fits (figures of the TeaCache paper) next to `out`."""
     traces = report.study.traces
     plot_signals(traces, out.with_name(f"{out.stem}-signals.png"))
-    shown = report.best_fit or report.fits[-len(DEGREES)]
-    fits = [fit for fit in report.fits if fit.signal == shown.signal]
-    plot_fits(traces, fits, out.with_name(f"{out.stem}-fits.png"))
+    if report.fits:
+        shown = report.best_fit or report.fits[-1]
+        fits = [fit for fit in report.fits if fit.signal == shown.signal]
+        plot_fits(traces, fits, out.with_name(f"{out.stem}-fits.png"))
 
 
 def plot_signals(traces: Sequence[Trace], path: Path) -> None:

@@ -67,7 +67,8 @@ class CachedRun:
 
     generations: for each generation, one record per call of a model. steps: the records of the last one.
     watch: called with (slot, place, forward, output) after each computed call. observe: called with
-        (arguments by name, result) after each step of the scheduler. Both are for calibration.
+        (arguments by name, result) after each step of the scheduler or of a copy of it. Both are for
+        calibration.
     """
 
     def __init__(self, pipe: Any, config: CacheConfig, calibration: Calibration | None, where: str):
@@ -173,7 +174,7 @@ class CachedRun:
         result = call(*args, **kwargs)
         if self.is_active and self._loop is not None:
             self._loop.stepped()
-            if self.observe is not None and scheduler is self.scheduler:
+            if self.observe is not None:
                 self.observe(arguments_of(call, args, kwargs), result)
         return result
 

@@ -124,13 +124,14 @@ def compare_fewer_steps(study: PipelineStudy, report: PipelineReport) -> None:
     """Log a warning if fewer steps, of the scheduler or another solver, are closer to the full run than any
     cache with the same number of evaluations.
     """
-    if "num_inference_steps" not in study.clips[0].call:
+    if study.scope.num_inference_steps is None:
+        _LOG.info("fewer steps are not compared, because the call does not set num_inference_steps")
         return
     bench, nearer = study.bench(), []
     for budget in sorted({row.budget for row in report.rows}):
-        name, psnr = best_rival(bench, budget)
         best = max(row.result.psnr[FULL] for row in report.rows if row.budget == budget)
-        if psnr > best:
-            nearer.append(f"{name} {psnr:.1f} dB, the best cache {best:.1f}")
+        rival = best_rival(bench, budget)
+        if rival is not None and rival[1] > best:
+            nearer.append(f"{rival[0]} {rival[1]:.1f} dB, the best cache {best:.1f}")
     if nearer:
         _LOG.warning("fewer steps are closer to the full run than any cache: %s", "; ".join(nearer))

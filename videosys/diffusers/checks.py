@@ -76,6 +76,7 @@ def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weight
     arguments = arguments or {}
     given = any(arguments.get(name) is not None for name in ("timesteps", "sigmas"))
     steps, scale = (arguments.get(name) for name in ("num_inference_steps", "guidance_scale"))
+    scale = getattr(getattr(pipe, "guider", None), "guidance_scale", None) if scale is None else scale
     models = denoisers(pipe)
     return RunSpec(
         model=f"{type(pipe).__name__} of {' and '.join(map(model_name, models))}",

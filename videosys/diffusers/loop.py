@@ -137,12 +137,17 @@ class Loop:
 
 
 def evaluation_times(scheduler: Any) -> tuple[list[float], list[float]]:
-    """(times, timesteps) of all evaluations: noise levels of flow models, and timesteps of the others."""
+    """(times, timesteps) of all evaluations: noise levels of flow models, and timesteps of the others.
+
+    Timesteps without noise at the end of a flow, which some schedulers list, are not evaluated.
+    """
     timesteps = _floats(scheduler.timesteps)
     sigmas = getattr(scheduler, "sigmas", None)
     levels = [] if sigmas is None else _floats(sigmas)[: len(timesteps)]
-    is_flow = len(levels) == len(timesteps) and all(0 <= level <= 1 for level in levels)
-    return (levels if is_flow else timesteps), timesteps
+    if len(levels) < len(timesteps) or not all(0 <= level <= 1 for level in levels):
+        return timesteps, timesteps
+    count = max((number for number, level in enumerate(levels, 1) if level > 0), default=0)
+    return levels[:count], timesteps[:count]
 
 
 def first_evaluation(timestep: Any, timesteps: Sequence[float]) -> int:

@@ -77,34 +77,40 @@ def replaced(pipe: Any, scheduler: Any) -> Iterator[None]:
         pipe.scheduler = own
 
 
-def best_rival(bench: PipelineBench, budget: int) -> tuple[str, float]:
+def best_rival(bench: PipelineBench, budget: int) -> tuple[str, float] | None:
     """(name with its number of steps, mean PSNR in dB) of the alternative with at most `budget` evaluations
-    that is closest to the full run.
+    that is closest to the full run; None if no alternative runs with so few.
     """
     found = {}
     for name, scheduler in rivals(bench.videos[0].pipe.scheduler).items():
         try:
             result = bench.journal.result(f"rival {name} {budget}", partial(judged, bench, scheduler, budget))
         except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-            if name == OWN:
-                raise
-            _LOG.info("%s is not compared, because the pipeline fails with it: %s", name, error)
+            problem = " ".join(str(error).split())
+            text = "%s with %d evaluations is not compared, because the pipeline fails with it: %s"
+            _LOG.info(text, name, budget, problem)
             continue
         found[f"{result['steps']} steps of {name}"] = result["psnr"]
-    return max(found.items(), key=lambda item: item[1])
+    return max(found.items(), key=lambda item: item[1], default=None)
 
 
 def judged(bench: PipelineBench, scheduler: Any, budget: int) -> dict[str, Any]:
-    """The number of steps with at most `budget` evaluations, and the mean PSNR of runs with it."""
-    first = bench.videos[0]
+    """The number of steps with at most `budget` evaluations, and the mean PSNR of runs with it.
+
+    ValueError if there is no such number.
+    """
+    first, steps = bench.videos[0], bench.num_inference_steps
+    assert steps is not None
     with replaced(first.pipe, scheduler):
-        steps = budget * max(first.call["num_inference_steps"], bench.num_steps) // bench.num_steps
+        steps = max(budget * max(steps, bench.num_steps) // bench.num_steps, 1)
         for _ in range(TRIES):
             _, run, _ = first.video(NoCacheConfig(), num_inference_steps=steps)
             evaluations = 1 + max(step.step for step in run.steps)
             if evaluations <= budget or steps == 1:
                 break
             steps = max(steps * budget // evaluations, 1)
+        if evaluations > budget:
+            raise ValueError(f"{steps} steps are {evaluations} evaluations")
         videos = [one.video(NoCacheConfig(), num_inference_steps=steps)[0] for one in bench.videos]
     values = [quality(video, bench.full(i)[0])[0] for i, video in enumerate(videos)]
     return {"steps": steps, "psnr": statistics.fmean(values)}
