@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=path_argument, required=True, help="JSON file to write")
     text = "numbers of computed steps to calibrate for; default: a third, a half and two thirds"
     add("--budgets", type=numbers, metavar="K,K,...", help=text)
-    text = "maximum number of full runs that improving a schedule may use; default: none"
+    text = "maximum number of full runs for improving a schedule; default: none"
     add("--search", type=float, default=0.0, help=text)
     add("arguments", nargs="*", metavar="KEY=VALUE", help="arguments of the pipeline's call")
     return arguments

@@ -20,7 +20,7 @@ from videosys.diffusers.places import AUTO
 from videosys.diffusers.settings import Given, place_of, settings, without_place
 from videosys.diffusers.swaps import swapped
 
-END = object()  # after the last part of a generator
+END = object()  # marks the end of a generator
 REPLACED = "the pipeline's scheduler or model was replaced within `cached`; replace it before"
 
 
@@ -132,7 +132,7 @@ class CachedRun:
         return result
 
     def _check_unchanged(self) -> None:
-        """RuntimeError where a part of the pipeline was replaced; ValueError where it has another cache."""
+        """RuntimeError if a part of the pipeline was replaced, ValueError if a model has another cache."""
         now = [*map(id, denoisers(self.pipe)), id(self.pipe.scheduler)]
         if now != [*map(id, self._models), id(self.scheduler)]:
             raise RuntimeError(REPLACED)

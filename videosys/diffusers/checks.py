@@ -23,7 +23,7 @@ NOT_NUMBERS = ("_class_name", "_diffusers_version", "_name_or_path", "_use_defau
 
 
 def denoisers(pipe: Any) -> list[nn.Module]:
-    """The models of the pipeline that a cache can be for, each once."""
+    """The models of the pipeline that can be cached, without duplicates."""
     parts = (getattr(pipe, part, None) for part in MODELS)
     return list({id(each): each for each in parts if isinstance(each, nn.Module)}.values())
 

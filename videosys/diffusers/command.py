@@ -11,12 +11,12 @@ from videosys.diffusers.known import KNOWN, loaded
 from videosys.diffusers.study import Prompt
 from videosys.utils.typed import listing
 
-GIVEN = ("prompt", "generator", "output_type")  # by the calibration itself
+GIVEN = ("prompt", "generator", "output_type")  # set by the calibration itself
 Prompts = Callable[[Sequence[str]], list[Prompt]]
 
 
 def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, dict[str, Any], Prompts]:
-    """(the pipeline, the arguments of its call, what makes prompts of texts). arguments: KEY=VALUE.
+    """(the pipeline, the arguments of its call, a function from texts to prompts). arguments: KEY=VALUE.
 
     ValueError for a name without a tiny model, or a pipeline that diffusers cannot load.
     """
@@ -34,10 +34,10 @@ def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, d
 
 
 def checked(pipe: Any, call: dict[str, Any]) -> Any:
-    """The pipeline. ValueError for an argument that its call does not take."""
+    """The pipeline. ValueError for an argument that its call does not accept."""
     known = inspect.signature(pipe.__call__).parameters
     if unknown := sorted(name for name in call if name not in known or name in GIVEN):
-        raise ValueError(f"{unknown[0]} is not an argument of {type(pipe).__name__} that can be given here")
+        raise ValueError(f"{unknown[0]} is not an argument of {type(pipe).__name__} that can be set here")
     return pipe
 
 

@@ -42,7 +42,7 @@ class Tiny(Protocol):
         """The pipeline."""
 
     def arguments(self, prompt: str) -> dict[str, Any]:
-        """The arguments of the pipeline's call that stand for a prompt."""
+        """The arguments of the pipeline's call for a prompt."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class RandomTiny:
 
     pipeline, transformer, scheduler: class names in diffusers. sizes: arguments of the transformer;
     settings: of the scheduler. texts: name -> shape of the embeddings that replace a prompt.
-    changes: what differs from `RANDOM_CALL`.
+    changes: arguments that differ from `RANDOM_CALL`.
     """
 
     pipeline: str
@@ -69,7 +69,7 @@ class RandomTiny:
         return {**RANDOM_CALL, **self.changes}
 
     def built(self) -> Any:
-        """The pipeline, with the same weights each time. The global random state is left as it is."""
+        """The pipeline, with the same weights each time. The global random state is not changed."""
         import diffusers
 
         cls = getattr(diffusers, self.pipeline)
@@ -83,7 +83,7 @@ class RandomTiny:
         return pipe
 
     def arguments(self, prompt: str) -> dict[str, Any]:
-        """Random embeddings, the same for the same prompt, and masks that show all of them."""
+        """Random embeddings that depend only on the prompt, and masks that keep all of them."""
         source = torch.Generator().manual_seed(sum(prompt.encode()))
         return {
             name: torch.ones(shape) if "mask" in name else torch.randn(shape, generator=source)
@@ -93,7 +93,7 @@ class RandomTiny:
 
 @dataclass(frozen=True)
 class TrainedTiny:
-    """A tiny trained pipeline that comes with the package."""
+    """A tiny trained pipeline that is bundled with the package."""
 
     built: Callable[[], Any]
     call: Mapping[str, Any]

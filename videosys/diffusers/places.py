@@ -67,14 +67,12 @@ class StackPlace:
 
     def __init__(self, blocks: Blocks, needs_order: bool):
         self.blocks, self.needs_order = blocks, needs_order
-        self.calls: Sequence[
-            BlockCall
-        ] = ()  # of the blocks in one forward, once the first call has shown them
+        self.calls: Sequence[BlockCall] = ()  # of the blocks in one forward, set by the first call
         self.follows = True
         self.problem: str | None = None
 
     def run(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:
-        """The model's output in one call. The first call finds out whether the blocks can be left out."""
+        """The model's output in one call. The first call finds out whether the blocks can be skipped."""
         if not self.calls:
             return self._first(forward, slot, noisy)
         visit = Leaving(self.calls, slot.reuse, self._decision(slot, noisy))
@@ -98,7 +96,7 @@ class StackPlace:
         return decide
 
     def _before(self, forward: Forward, first: Tensors) -> Tensors:
-        """What the residual is added to: the first block's input, or what reaches the last block."""
+        """The tensors that the residual is added to: the input of the first or of the last block."""
         if self.follows:
             return first
         visit = Leaving(self.calls, list)
@@ -118,7 +116,7 @@ class StackPlace:
         return output
 
     def _check(self, forward: Forward, slot: Slot, output: Any, observation: Observation) -> None:
-        """Stores the first residual, if with it and the same input the same output comes back."""
+        """Stores the first residual if it reproduces the output for the same input."""
         before, after = self._before(forward, observation.before), observation.after
         residuals = [y - x for x, y in zip(before, after, strict=True)]
         again = self.reused(forward, slot, lambda tensors: [x + r for x, r in zip(tensors, residuals)])

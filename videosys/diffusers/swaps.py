@@ -49,7 +49,7 @@ def set_class(item: Any, cls: type) -> None:
 
 
 class Swap:
-    """A class, and a subclass that looks like it and has methods that call the handlers."""
+    """A class, and a subclass of the same name whose methods call the handlers."""
 
     def __init__(self, cls: type, handlers: Mapping[str, Handler]):
         self.cls, self._has_ended, self._lock = cls, False, threading.Lock()
@@ -60,14 +60,14 @@ class Swap:
         self.subclass = types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(space))
 
     def end(self) -> None:
-        """Gives copies their own class; calls that still run in other threads swap nothing any more."""
+        """Restores the class of copies; calls still running in other threads swap no more objects."""
         with self._lock:
             self._has_ended = True
         for copy in list(self._copies.values()):
             set_class(copy, self.cls)
 
     def _new(self, made: type, *args: Any, **kwargs: Any) -> Any:
-        # `object.__new__` takes no arguments where a class has its own `__new__`, as this one.
+        # `object.__new__` accepts no arguments if a class defines `__new__`, like this one.
         cls = self.cls
         item = object.__new__(made) if cls.__new__ is object.__new__ else cls.__new__(made, *args, **kwargs)
         self._copies[id(item)] = item
@@ -85,7 +85,7 @@ class Swap:
     def _method(self, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(item: Any, *args: Any, **kwargs: Any) -> Any:
-            # With its own class: what was compiled for that is not compiled again.
+            # With its original class, so that code compiled for that class is used again.
             with self._own_class(item):
                 return original(item, *args, **kwargs)
 
