@@ -88,6 +88,8 @@ def quality(arguments: argparse.Namespace) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, draw.plot(panels))
             print(path)
+        else:
+            print(f"{model.name}: no quality to draw; generate videos with more methods", file=sys.stderr)
     return 0
 
 

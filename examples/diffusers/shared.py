@@ -24,7 +24,7 @@ def main(name: str, argv: Sequence[str] | None = None) -> int:
     add = arguments.add_argument
     add("--tiny", action="store_true", help="a tiny model, in seconds on a CPU")
     add("--prompt", help=f"default: {known.prompts[0]}; with --tiny: {known.tiny.prompts[0]}")
-    add("--speedup", type=float, default=2.0, help="the speedup: calls of the model divided by computed ones")
+    add("--speedup", type=float, default=2.0, help="calls of the model divided by computed ones")
     add("--steps", type=int, help="of the scheduler")
     add("--calibration", type=Path, help="a calibration file; created if it does not exist")
     add("--output", type=Path, default=Path("outputs"), help="folder of the video and of the calibration")
@@ -50,7 +50,7 @@ def run(name: str, known: Known, args: argparse.Namespace) -> int:
 
 
 def bundled(known: Known, args: argparse.Namespace) -> Path | None:
-    """The calibration that comes with a tiny model, if there is one."""
+    """The bundled calibration of a tiny model, if there is one."""
     path = known.tiny.calibration if args.tiny else None
     return path if path is not None and path.is_file() else None
 
