@@ -300,6 +300,22 @@ def test_pipelines_that_are_generators_are_cached_while_they_run(wan):
     assert torch.equal(list(pipe(**options))[-1], plain)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_another_number_of_blocks_in_the_middle_is_an_error(wan, count):
+    pipe, call = wan
+
+    def change(pipeline, step, timestep, values):
+        blocks = pipeline.transformer.blocks
+        pipeline.transformer.blocks = torch.nn.ModuleList([*blocks, blocks[0]][:count])
+        return values
+
+    with (
+        cached(pipe, cache=EVERY_SECOND, place="stack"),
+        pytest.raises(RuntimeError, match=f"a call of the model runs {count} blocks, its first call 2; use"),
+    ):
+        generate(pipe, call, callback_on_step_end=change)
+
+
 def test_a_callback_that_interrupts_ends_the_generation_only(wan):
     pipe, call = wan
     plain = generate(pipe, call)

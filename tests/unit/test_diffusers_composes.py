@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 
@@ -129,3 +130,31 @@ def test_compiled_blocks_are_compiled_no_second_time():
         with cached(pipe, cache=TeaCacheConfig(threshold=0.25)):
             generate(pipe, call)
     assert before == len(graphs) > 0
+
+
+def skipped_layer() -> Any:
+    config = diffusers.LayerSkipConfig(indices=[1], fqn="transformer_blocks")
+    options = {"skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    return diffusers.SkipLayerGuidance(guidance_scale=3.0, skip_layer_config=[config], **options)
+
+
+def smoothed_energy() -> Any:
+    config = diffusers.SmoothedEnergyGuidanceConfig(indices=[1], fqn="transformer_blocks")
+    options = {"seg_guidance_start": 0.0, "seg_guidance_stop": 1.0}
+    return diffusers.SmoothedEnergyGuidance(guidance_scale=3.0, seg_guidance_config=[config], **options)
+
+
+@pytest.mark.parametrize("make", [skipped_layer, smoothed_energy])
+@pytest.mark.parametrize("place", ["output", "stack"])
+def test_beside_guiders(make, place):
+    """Some of them register hooks on single blocks before each call of the model."""
+    pipe, call = case("motif_video")
+    pipe.guider = make()
+    plain = generate(pipe, call)
+    with cached(pipe, cache=IntervalConfig(every=1), place=place) as run:
+        assert torch.equal(generate(pipe, call), plain)
+    assert len(run.steps) == 11  # the first step has two calls, the others three
+    with cached(pipe, cache=IntervalConfig(every=2), place=place) as run:
+        assert not torch.equal(generate(pipe, call), plain)
+    assert [step.computed for step in run.steps if step.step == 1].count(True) <= 1
+    assert torch.equal(generate(pipe, call), plain)

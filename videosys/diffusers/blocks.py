@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from videosys.diffusers.swaps import Swapped
+
 Forward = functools.partial  # of a model's call, with its arguments
 Decide = Callable[[nn.Module, tuple, dict], bool]  # (first block, its arguments) -> whether the blocks run
 Visit = Callable[[int, nn.Module, Callable[..., Any], tuple, dict], Any]
@@ -133,12 +135,16 @@ class Leaving:
     reuse: Callable[[Tensors], Sequence[Tensor]]
     decide: Decide | None = None
     computes: bool = False
+    count: int = 0
     before: Tensors = field(default_factory=list)
     after: Tensors = field(default_factory=list)
 
     def __call__(
         self, index: int, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict
     ) -> Any:
+        self.count += 1
+        if index >= len(self.calls):
+            return run(*args, **kwargs)
         call, is_last = self.calls[index], index == len(self.calls) - 1
         if index == 0 and self.decide is not None:
             self.computes = self.decide(block, args, kwargs)
@@ -171,6 +177,8 @@ class Blocks:
 
     def __init__(self, blocks: Sequence[nn.Module]):
         self.blocks = list(blocks)
+        # Only during a forward: between forwards, hooks of diffusers look up the classes of blocks.
+        self._swapped = Swapped(self.blocks, {"__call__": self.called})
         self._own = threading.local()  # visit and index, so that other threads run normal forwards
 
     def called(self, block: nn.Module, run: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
@@ -192,7 +200,7 @@ class Blocks:
 
     def visited(self, visit: Visit | None, forward: Forward) -> Any:
         """The output of a forward whose block calls are handled by `visit`."""
-        with self._visiting(visit):
+        with self._swapped.active(), self._visiting(visit):
             return forward()
 
     def modulated_input(self, block: nn.Module, args: tuple, kwargs: dict) -> Tensor | None:

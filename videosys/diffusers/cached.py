@@ -50,9 +50,8 @@ def cached(
     place = place_of(place, first, found is not None and getattr(config, "has_goal", False))
     with contextlib.ExitStack() as stack:
         for number, model in enumerate(models):
-            parts = Part(run, number, model, place)
-            stack.enter_context(swapped(parts.blocks.blocks, {"__call__": parts.blocks.called}))
-            stack.enter_context(swapped([model], {"__call__": parts.called}))
+            part = Part(run, number, model, place)
+            stack.enter_context(swapped([model], {"__call__": part.called}))
         handlers = {"step": run.scheduler_stepped, "set_timesteps": run.timesteps_set}
         stack.enter_context(swapped([pipe.scheduler], handlers))
         stack.enter_context(swapped([pipe], {"__call__": run.generated}))

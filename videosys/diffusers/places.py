@@ -76,14 +76,24 @@ class StackPlace:
         if not self.calls:
             return self._first(forward, slot, noisy)
         visit = Leaving(self.calls, slot.reuse, self._decision(slot, noisy))
-        output = self.blocks.visited(visit, forward)
+        output = self._forward(visit, forward)
         if visit.computes:
             slot.store(self._before(forward, visit.before), visit.after)
         return output
 
     def reused(self, forward: Forward, slot: Slot, reuse: Reuse) -> Any:
         """The output in a call that does not run the blocks."""
-        return self.blocks.visited(Leaving(self.calls, reuse), forward)
+        return self._forward(Leaving(self.calls, reuse), forward)
+
+    def _forward(self, visit: Leaving, forward: Forward) -> Any:
+        """The output of a forward. RuntimeError if it calls other numbers of blocks than the first one."""
+        output = self.blocks.visited(visit, forward)
+        if visit.count != len(self.calls):
+            counts = f"{visit.count} blocks, its first call {len(self.calls)}"
+            raise RuntimeError(
+                f"place 'stack' is not possible: a call of the model runs {counts}; use 'output'"
+            )
+        return output
 
     def _decision(self, slot: Slot, noisy: Watched) -> Decide:
         def decide(block: nn.Module, args: tuple, kwargs: dict) -> bool:
@@ -100,7 +110,7 @@ class StackPlace:
         if self.follows:
             return first
         visit = Leaving(self.calls, list)
-        self.blocks.visited(visit, forward)
+        self._forward(visit, forward)
         return visit.before
 
     def _first(self, forward: Forward, slot: Slot, noisy: Watched) -> Any:

@@ -8,6 +8,7 @@ import threading
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 # Called instead of a method with (object, the method of its class bound to it, args, kwargs).
@@ -20,27 +21,41 @@ def is_swapped(item: Any) -> bool:
     return hasattr(type(item), MARK)
 
 
-@contextlib.contextmanager
-def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> Iterator[None]:
-    """Within the context, calls of these methods of the objects go to the handlers.
+def swapped(items: Iterable[Any], handlers: Mapping[str, Handler]) -> AbstractContextManager[None]:
+    """A context in which calls of these methods of the objects go to the handlers."""
+    return Swapped(items, handlers).active()
+
+
+class Swapped:
+    """Objects whose calls of some methods go to handlers while `active`.
 
     The class is swapped, not the instance's attributes, because offloading re-installs those, `copy.deepcopy`
     binds them to the original, and `torch.compile` traces them. Name and module of the class stay, and the
     methods keep their signatures, which pipelines read. Copies made within the context have the subclass
     until it ends: some pipelines step copies of their scheduler.
     """
-    items = list(items)
-    swaps = {cls: Swap(cls, handlers) for cls in dict.fromkeys(map(type, items))}
-    originals = [(item, type(item)) for item in items]
-    try:
-        for item, cls in originals:
-            set_class(item, swaps[cls].subclass)
-        yield
-    finally:
-        for swap in swaps.values():
-            swap.end()
-        for item, cls in reversed(originals):
-            set_class(item, cls)
+
+    def __init__(self, items: Iterable[Any], handlers: Mapping[str, Handler]):
+        self._items, self._handlers = list(items), handlers
+        self._swaps: dict[type, Swap] = {}
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """The objects have subclasses within this context, which can be entered again afterwards."""
+        originals = [(item, type(item)) for item in self._items]
+        for cls in dict.fromkeys(cls for _, cls in originals):
+            if cls not in self._swaps:
+                self._swaps[cls] = Swap(cls, self._handlers)
+            self._swaps[cls].begin()
+        try:
+            for item, cls in originals:
+                set_class(item, self._swaps[cls].subclass)
+            yield
+        finally:
+            for swap in self._swaps.values():
+                swap.end()
+            for item, cls in reversed(originals):
+                set_class(item, cls)
 
 
 def set_class(item: Any, cls: type) -> None:
@@ -52,12 +67,17 @@ class Swap:
     """A class, and a subclass of the same name whose methods call the handlers."""
 
     def __init__(self, cls: type, handlers: Mapping[str, Handler]):
-        self.cls, self._has_ended, self._lock = cls, False, threading.Lock()
+        self.cls, self._has_ended, self._lock = cls, True, threading.Lock()
         self._copies: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
         methods = {name: self._method(getattr(cls, name), handler) for name, handler in handlers.items()}
         space = {**names, **methods, MARK: True, "__new__": self._new}
         self.subclass = types.new_class(cls.__name__, (cls,), exec_body=lambda body: body.update(space))
+
+    def begin(self) -> None:
+        """Calls swap the class of their object until `end`."""
+        with self._lock:
+            self._has_ended = False
 
     def end(self) -> None:
         """Restores the class of copies; calls still running in other threads swap no more objects."""
