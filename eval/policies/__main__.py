@@ -45,6 +45,7 @@ from videosys import (
 from videosys.calibration import (
     CONVERGED,
     Study,
+    Trials,
     calibrate,
     check_place,
     check_search,
@@ -162,7 +163,9 @@ def compare(study: Study, settings: ComparisonSettings) -> Comparison:
     exact = {**converged(study.config), "num_inference_steps": settings.converged}
     bench = study.bench({CONVERGED: exact}, shared=UNTIMED)
     bench.judge = shown
-    contest = Contest(study, settings.search)
+    # As accurate as the runs of the held-out prompts, or trials do not rank the plans closest to them.
+    trials = Trials(study, len(study.learnt), settings.converged)
+    contest = Contest(study, settings.search, trials)
     entries = [entry for budget in budgets_of(study) for entry in contest.entries(bench, budget)]
     entries += contest.broadcasts(bench)
     full = Entry("full run", "all steps", None, bench.measure("all steps", NoCacheConfig()))

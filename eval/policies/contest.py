@@ -56,11 +56,12 @@ class Entrant:
 
 class Contest:
     """The entrants of one model. most_runs: maximum number of full runs of a search per number of
-    evaluations; 0 for no search.
+    evaluations; 0 for no search. trials: measures candidates for plans.
     """
 
-    def __init__(self, study: Study, most_runs: float):
+    def __init__(self, study: Study, most_runs: float, trials: Trials):
         self.study, self.most_runs, self.planner = study, most_runs, Planner(study)
+        self.trials = trials
         self.fit = select_fit(all_fits(study.traces))
 
     def entries(self, bench: Bench, budget: int) -> list[Entry]:
@@ -99,7 +100,7 @@ class Contest:
             names = (f"schedule {type(policy.forecast).__name__.lower()}" for policy in found)
             candidates += [Candidate(name, policy, {}, {}) for name, policy in zip(names, found)]
         on_top = partial(self.planner.on_top, budget)
-        figures = tried(candidates, Trials(study, len(study.learnt)), budget / study.num_steps, on_top)
+        figures = tried(candidates, self.trials, budget / study.num_steps, on_top)
         for reference in (FULL, CONVERGED):
             one, _ = max(figures, key=lambda pair: pair[1].get(reference, -math.inf))
             yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)

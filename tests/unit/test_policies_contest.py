@@ -24,6 +24,7 @@ from videosys.calibration.calibrate import teacache_for
 from videosys.calibration.journal import policy_key
 from videosys.calibration.measure import FULL
 from videosys.calibration.study import Study, changed_fields
+from videosys.calibration.trials import Trials
 
 STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
 
@@ -36,7 +37,7 @@ def study(tmp_path, monkeypatch):
 
 def test_rivals_stand_in_their_order(study, monkeypatch):
     monkeypatch.setattr(study, "try_policy", lambda policy: (5.0, 20.0))
-    entrants = list(Contest(study, 0).entrants(5))
+    entrants = list(Contest(study, 0, Trials(study, 2)).entrants(5))
     groups = [one.group for one in entrants]
     assert groups == sorted(groups, key=[STEPS, SOLVER, TEACACHE, CACHE, FORECAST, PLAN].index)
     names = {one.name for one in entrants}
@@ -50,7 +51,9 @@ def test_rivals_stand_in_their_order(study, monkeypatch):
     }
     assert names >= {"schedule hold", "schedule curved", "interval, Taylor 2"}
     assert not any(name.startswith("searched") for name in names)
-    searched = [one for one in Contest(study, 20).entrants(5) if one.name == "searched hold"]
+    searched = [
+        one for one in Contest(study, 20, Trials(study, 2)).entrants(5) if one.name == "searched hold"
+    ]
     assert [one.policy.computed for one in searched] == [(0, 2, 5, 7, 9)]
 
 

@@ -19,7 +19,7 @@ from videosys.generation.finite import NotFiniteError
 from videosys.metrics import psnr
 from videosys.utils.logging import get_logger
 
-TRIAL_STEPS = 60  # steps of the converged run that trials are compared with
+TRIAL_STEPS = 60  # of the converged run that trials are compared with; the comparison uses more
 TRIED = 1  # number of prompts for trials if none is held out
 LEAST_TRIES = 2  # candidates measured per number of evaluations and reference
 FAR = 3.0  # dB between prediction and measurement above which a prediction has failed
@@ -181,12 +181,12 @@ def shift_of(one: Candidate) -> float:
 class Trials:
     """Runs candidates on the first calibration prompts of a study, and measures their frames."""
 
-    def __init__(self, study: Study, prompts: int):
-        self.study, self.prompts = study, prompts
+    def __init__(self, study: Study, prompts: int, converged_steps: int = TRIAL_STEPS):
+        self.study, self.prompts, self.converged_steps = study, prompts, converged_steps
 
     def __call__(self, one: Candidate) -> dict[str, float]:
         """The PSNR of the frames in dB against each reference, averaged over the prompts."""
-        key = f"frames of {self.prompts} {one.key}"
+        key = f"frames of {self.prompts}, converged in {self.converged_steps}: {one.key}"
         return self.study.journal.result(key, lambda: self._measure(one))
 
     @functools.cached_property
@@ -195,7 +195,8 @@ class Trials:
         traces = self.study.traces[: self.prompts]
         targets = {FULL: [clip.frames(item.latents) for clip, item in zip(self._clips, traces)]}
         if changes := converged(self.study.config):
-            targets[CONVERGED] = self._run({**changes, "num_inference_steps": TRIAL_STEPS}, NoCacheConfig())
+            changes |= {"num_inference_steps": self.converged_steps}
+            targets[CONVERGED] = self._run(changes, NoCacheConfig())
         return targets
 
     def _measure(self, one: Candidate) -> dict[str, float]:
