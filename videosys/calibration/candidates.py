@@ -70,9 +70,7 @@ class Candidate:
 
 
 def solvers(prediction: str) -> list[SchedulerConfig]:
-    """The published sampler, then solvers with their grids for a prediction type. Within each kind of solver,
-    the default comes first; it is used when recorded runs allow no prediction.
-    """
+    """The published sampler, then solvers with their grids for a prediction type."""
     if prediction == "flow":
         shifts = sorted(SHIFTS, key=lambda shift: abs(math.log(shift / MIDDLE_SHIFT)))
         kinds = (EulerConfig, DPMSolverConfig)
@@ -145,8 +143,7 @@ class Planner:
         """
         samplers = list(self.samplers(budget))
         if self.surrogate is None:
-            firsts = {type(changes["scheduler"]): (name, changes) for name, changes in reversed(samplers)}
-            return [Candidate(name, NoCacheConfig(), changes, {}) for name, changes in firsts.values()]
+            return [Candidate(name, NoCacheConfig(), changes, {}) for name, changes in samplers]
         caches = self._cached(budget, {}, self.study.programme, FORECAST_KINDS)
         steps = [self._candidate(name, changes, NoCacheConfig()) for name, changes in samplers]
         on_top = [one for fewer in nearest_of_solvers(steps, CONVERGED) for one in self.on_top(budget, fewer)]
