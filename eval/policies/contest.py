@@ -139,13 +139,13 @@ class Contest:
 
 def interval(budget: int, count: int) -> int:
     """The smallest interval with which at most `budget` of `count` steps compute."""
-    return next(
-        every for every in range(1, count) if len(IntervalConfig(every).computed_steps(count)) <= budget
-    )
+    fitting = (k for k in range(1, count) if len(IntervalConfig(k).computed_steps(count)) <= budget)
+    return next(fitting, count)
 
 
 def bwcache_skips(budget: int, count: int) -> int:
-    """The smallest number of skips in a row with which BWCache can compute at most `budget` of `count` steps.
+    """The smallest number of skips in a row with which BWCache can compute at most `budget` of `count` steps;
+    all steps if none can.
 
     It compares two computed steps before it skips, and the last step computes.
     """
@@ -153,7 +153,7 @@ def bwcache_skips(budget: int, count: int) -> int:
     def fewest(skips: int) -> int:
         return len({step for step in range(count) if step % (skips + 2) < 2} | {count - 1})
 
-    return next(skips for skips in range(1, count) if fewest(skips) <= budget)
+    return next((skips for skips in range(1, count) if fewest(skips) <= budget), count)
 
 
 def tuned(study: Study, budget: int, make: Callable[[float], CacheConfig]) -> CacheConfig:

@@ -82,6 +82,10 @@ def test_rivals_can_keep_each_budget(study, budget):
     assert computed(IntervalConfig(most)) <= budget < computed(IntervalConfig(most - 1))
 
 
+def test_a_budget_that_a_rival_cannot_keep_has_its_longest_rhythm():
+    assert (interval(1, 5), bwcache_skips(2, 5)) == (5, 5)
+
+
 def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeypatch):
     seen, counts = [], iter([6.0, 5.0, 4.2])
 
