@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from eval.policies.report import CACHE, FORECAST, PLAN, SOLVER, STEPS, TEACACHE, Entry
@@ -34,10 +33,10 @@ from videosys.calibration import (
     Trials,
     all_fits,
     magcache_for,
+    measured_plans,
     nearest_threshold,
     select_fit,
     teacache_for,
-    tried,
 )
 
 BROADCASTS = ("pab_slow", "pab_fast")
@@ -93,14 +92,13 @@ class Contest:
     def _plans(self, budget: int) -> Iterator[Entrant]:
         """The plan for each reference: the promising candidate that is closest on the calibration prompts."""
         study = self.study
-        candidates = self.planner.candidates(budget)
+        more: list[Candidate] = []
         if study.surrogate is None:
             schedules = (study.cheapest([budget], kind).get(budget) for kind in FORECAST_KINDS)
             found = [study.policy(one) for one in schedules if one is not None]
             names = (f"schedule {type(policy.forecast).__name__.lower()}" for policy in found)
-            candidates += [Candidate(name, policy, {}, {}) for name, policy in zip(names, found)]
-        on_top = partial(self.planner.on_top, budget)
-        figures = tried(candidates, self.trials, budget / study.num_steps, on_top)
+            more = [Candidate(name, policy, {}, {}) for name, policy in zip(names, found)]
+        figures = measured_plans(self.planner, budget, self.trials, more)
         for reference in (FULL, CONVERGED):
             one, _ = max(figures, key=lambda pair: pair[1].get(reference, -math.inf))
             yield Entrant(PLAN, f"{reference}: {one.name}", one.policy, one.config)

@@ -21,10 +21,13 @@ from videosys.cache import (
     TeaCacheConfig,
 )
 from videosys.calibration.calibrate import teacache_for
+from videosys.calibration.candidates import Candidate
 from videosys.calibration.journal import policy_key
 from videosys.calibration.measure import FULL
+from videosys.calibration.runs import Clips
 from videosys.calibration.study import Study, changed_fields
-from videosys.calibration.trials import Trials
+from videosys.calibration.trials import Trials, tried
+from videosys.generation.finite import not_finite
 
 STAIRCASE = [5, 5, 2, 2, 2, 9, 9, 1, 1, 1]
 
@@ -82,8 +85,34 @@ def test_rivals_can_keep_each_budget(study, budget):
     assert computed(IntervalConfig(most)) <= budget < computed(IntervalConfig(most - 1))
 
 
-def test_a_budget_that_a_rival_cannot_keep_has_its_longest_rhythm():
-    assert (interval(1, 5), bwcache_skips(2, 5)) == (5, 5)
+def not_finite_frames(clip, latents):
+    raise not_finite("the autoencoder")
+
+
+def test_a_reference_that_is_not_finite_ends_the_trials(study, monkeypatch):
+    """It is not reported as an error of each candidate."""
+    monkeypatch.setattr(Clips, "frames", not_finite_frames)
+    some = [Candidate("half", IntervalConfig(2), {}, {})]
+    with pytest.raises(ValueError, match="a reference run failed: the autoencoder gives"):
+        tried(some, Trials(study, 2), 0.5)
+
+
+def test_a_candidate_whose_frames_are_not_finite_is_dropped(study, monkeypatch, caplog):
+    trials = Trials(study, 2)
+    assert set(trials.targets) == {FULL}
+    half, third = (Candidate(f"every {k}", IntervalConfig(k), {}, {}) for k in (2, 3))
+    ((_, figures),) = tried([half], trials, 0.5)
+    assert figures[FULL] > 0
+    monkeypatch.setattr(Clips, "frames", not_finite_frames)
+    assert tried([half, third], trials, 0.5) == [(half, figures), (third, {})]
+    assert any(text.startswith("every 3 is not used: the autoencoder") for text in caplog.messages)
+
+
+@pytest.mark.parametrize(
+    ("budget", "count", "every", "skips"), [(1, 5, 5, 5), (2, 5, 4, 5), (1, 1, 1, 1), (3, 5, 2, 2)]
+)
+def test_a_budget_that_a_rival_cannot_keep_has_its_longest_rhythm(budget, count, every, skips):
+    assert (interval(budget, count), bwcache_skips(budget, count)) == (every, skips)
 
 
 def test_a_threshold_is_raised_until_real_runs_keep_to_the_budget(study, monkeypatch):

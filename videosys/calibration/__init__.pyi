@@ -59,5 +59,5 @@ from .thresholds import (
 )
 from .trials import (
     Trials as Trials,
-    tried as tried,
+    measured_plans as measured_plans,
 )

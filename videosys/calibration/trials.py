@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,15 +60,20 @@ def tried(
         for one, figures in found.values():
             ranking.add_earlier(one, figures)
         measure_in_order(ranking, measure, found, share)
-        ranking.go_on([cache for sampler in ranking.best_samplers() for cache in on_top(sampler)])
+        ranking.continue_with([cache for sampler in ranking.best_samplers() for cache in on_top(sampler)])
         measure_in_order(ranking, measure, found, share)
     return list(found.values())
 
 
-def measured_plans(planner: Planner, budget: int, measure: Measure) -> list[tuple[Candidate, Figures]]:
-    """Measure the candidates of a number of evaluations that may be best, and the caches on top of them."""
-    share = budget / planner.study.num_steps
-    return tried(planner.candidates(budget), measure, share, functools.partial(planner.on_top, budget))
+def measured_plans(
+    planner: Planner, budget: int, measure: Measure, more: Sequence[Candidate] = ()
+) -> list[tuple[Candidate, Figures]]:
+    """Measure the candidates of a number of evaluations that may be best, and the caches on top of them.
+
+    more: candidates besides those of the planner.
+    """
+    candidates, share = [*planner.candidates(budget), *more], budget / planner.study.num_steps
+    return tried(candidates, measure, share, functools.partial(planner.on_top, budget))
 
 
 def measure_in_order(
@@ -114,7 +119,7 @@ class Ranking:
         """The best measurement."""
         return max(self.measured.values(), default=-math.inf)
 
-    def go_on(self, candidates: Sequence[Candidate]) -> None:
+    def continue_with(self, candidates: Sequence[Candidate]) -> None:
         """Continue with the new ones of these candidates instead of the waiting ones."""
         known = {one.key for one in self.candidates}
         self.waiting, self.tries = [one for one in candidates if one.key not in known], 0
@@ -122,8 +127,7 @@ class Ranking:
 
     def next(self) -> Candidate | None:
         """The candidate to measure next; None after the last."""
-        key = lambda one: (self._is_beside_best(one), self.expected(one))  # noqa: E731
-        return max(self.waiting, key=key, default=None)
+        return max(self.waiting, key=self._rank, default=None)
 
     def is_enough(self, one: Candidate, share: float) -> bool:
         """Whether to stop before the next candidate."""
@@ -163,6 +167,9 @@ class Ranking:
         samplers = (one for one in self.candidates if one.config and one.is_plain)
         return [one for one in samplers if self.measured.get(one.key, -math.inf) >= self.nearest - FAR]
 
+    def _rank(self, one: Candidate) -> tuple[bool, float]:
+        return self._is_beside_best(one), self.expected(one)
+
     def _is_beside_best(self, one: Candidate) -> bool:
         """Whether a sampler's grid is next to the best measured one of a solver whose predictions failed."""
         line = self.lines.get(one.solver, [])
@@ -191,19 +198,27 @@ class Trials:
 
     @functools.cached_property
     def targets(self) -> dict[str, list[torch.Tensor]]:
-        """The frames [T, H, W, 3] of each reference run, one clip per prompt."""
+        """The frames [T, H, W, 3] of each reference run, one clip per prompt.
+
+        ValueError instead of `NotFiniteError` if they are not finite: then no candidate can be measured.
+        """
+        try:
+            return dict(self._references())
+        except NotFiniteError as error:
+            raise ValueError(f"a reference run failed: {error}") from error
+
+    def _references(self) -> Iterator[tuple[str, list[torch.Tensor]]]:
         traces = self.study.traces[: self.prompts]
-        targets = {FULL: [clip.frames(item.latents) for clip, item in zip(self._clips, traces)]}
+        yield FULL, [clip.frames(item.latents) for clip, item in zip(self._clips, traces)]
         if changes := converged(self.study.config):
-            changes |= {"num_inference_steps": self.converged_steps}
-            targets[CONVERGED] = self._run(changes, NoCacheConfig())
-        return targets
+            steps = {"num_inference_steps": self.converged_steps}
+            yield CONVERGED, self._run({**changes, **steps}, NoCacheConfig())
 
     def _measure(self, one: Candidate) -> dict[str, float]:
-        frames = self._run(one.config, one.policy)
+        targets, frames = self.targets, self._run(one.config, one.policy)
         return {
             name: statistics.fmean(float(psnr(*pair).mean()) for pair in zip(frames, target))
-            for name, target in self.targets.items()
+            for name, target in targets.items()
         }
 
     def _run(self, changes: Mapping[str, Any], policy: CacheConfig) -> list[torch.Tensor]:
