@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from tests import warm
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -14,7 +14,7 @@ else:
     import tomli as tomllib  # which pytest brings
 
 ROOT = Path(__file__).resolve().parents[1]
-LIMIT = 300  # seconds for one command, which starts Python and imports torch anew
+LIMIT = 300  # seconds for one command
 FILE = re.compile(r"^```(?:python|toml|yaml)\n(# ([\w/.-]+)\n.*?)^```$", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -55,14 +55,6 @@ def write_package(text: str, folder: Path) -> Path:
 
 def run(folder: Path, *arguments: str) -> list[str]:
     """The lines that a Python command prints in the folder."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{folder}:{ROOT}",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT)
+    done = warm.run(list(arguments), folder, search=(folder,), limit=LIMIT)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()

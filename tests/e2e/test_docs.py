@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests import warm
 from videosys import FAMILIES, load_config
 from videosys.serve import __main__ as serve
 from videosys.serve import render
@@ -42,20 +41,9 @@ def here(tmp_path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
-    settings = {
-        "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    environment = {**os.environ, **settings}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=110)
-
-
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python_blocks_run(code, here):
-    done = run([sys.executable, "-c", code], here)
+    done = warm.run(["-c", code], here)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
 
@@ -68,7 +56,7 @@ def test_shell_blocks_run_or_are_targets_of_make(code, here):
             assert f"\n{arguments[0]}:" in (ROOT / "Makefile").read_text("utf-8")
             continue
         assert program == "python", f"no test for: {line}"
-        done = run([sys.executable, *arguments], here)
+        done = warm.run(arguments, here)
         assert done.returncode == 0, done.stderr
         if arguments[0].startswith("examples/"):
             assert re.search(r"computed \d+ of \d+ steps(, .*)?$", done.stdout.strip())
