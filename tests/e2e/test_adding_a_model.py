@@ -92,7 +92,13 @@ def test_the_page_is_one_page():
     assert {"my_model/__init__.py", "my_model/transformer.py", "pyproject.toml"} <= set(files(PAGE))
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "generate.py" in command])
+def slow_if_compiled_twice(command: str):
+    """Two ranks that compile take as long as ten other commands."""
+    slow = {"compile=blocks", "num_gpus=2"} <= set(command.split())
+    return pytest.param(command, marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize("command", [slow_if_compiled_twice(line) for line in COMMANDS if "generate" in line])
 def test_the_commands_of_the_page(command, package):
     """Caches leave steps out, or only branches (PAB)."""
     steps = json.loads(run(package, *command.split()[1:])[-1])

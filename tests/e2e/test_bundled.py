@@ -88,7 +88,13 @@ def test_a_calibration_is_of_the_weights_beside_it(name):
         assert path.stat().st_size < LARGEST_CALIBRATION
 
 
-@pytest.mark.parametrize("path", CALIBRATED, ids=lambda path: path.parent.name)
+def slow_if_long(path: Path):
+    """Runs of 100 evaluations and more are slow."""
+    marks = [pytest.mark.slow] * (path.parent.name == "open_sora_plan")
+    return pytest.param(path, marks=marks, id=path.parent.name)
+
+
+@pytest.mark.parametrize("path", map(slow_if_long, CALIBRATED))
 def test_a_goal_is_reached_with_what_comes_with_the_checkpoint(path):
     prompt = "a small green ring grows on a grey background"
     with VideoSysEngine(read(str(path), None, []), quiet=True) as engine:

@@ -116,7 +116,7 @@ def test_a_config_without_shapes_is_not_warned_of():
     little = memory.FreeMemory(1000, 1000)
     memory.warn_if_too_large(OtherConfig(), little)
     with pytest.warns(UserWarning, match="needs about"):
-        memory.warn_if_too_large(LatteConfig(), little)
+        memory.warn_if_too_large(tiny.config("latte"), little)
 
 
 def test_a_prompt_of_which_nothing_is_left_is_warned_of():

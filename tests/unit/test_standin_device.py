@@ -228,7 +228,8 @@ def test_what_is_measured_of_videos_and_latents(machine):
     assert rms(there[0]).tolist() == pytest.approx(rms(a).tolist())
 
 
-@pytest.mark.parametrize("held_out", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("held_out", [0, 1])
 def test_a_calibration(held_out, mps, checkpoint, tmp_path):
     """Recorded runs are read from files to the host. Which solvers are tried may depend on rounding."""
     config = config_of(checkpoint, num_frames=1, num_inference_steps=5, dtype="float32")
