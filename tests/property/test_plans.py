@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -29,13 +30,20 @@ rows = st.lists(
 reference = st.sampled_from(["published", "converged"])
 
 
-def chosen(found, name, value, near):
+LISTED = re.compile(r"(?:([\d.]+)x)?(?: with )?(?:(\d+) evaluations)? at ([\d.]+|inf) dB")
+
+
+def chosen_by(goal, found, near):
     """(the setting, its PSNR); None where none reaches the goal."""
     try:
-        row = choose_setting(BestConfig(**{name: value}, reference=near), found, "file")
+        row = choose_setting(BestConfig(**goal, reference=near), found, "file")
     except ValueError:
         return None
     return row, row.near(near)
+
+
+def chosen(found, name, value, near):
+    return chosen_by({name: value}, found, near)
 
 
 @quickly
@@ -60,6 +68,27 @@ def test_asking_for_less_quality_never_gives_a_slower_plan(found, one, other, ne
     less, more = (chosen(found, "min_psnr", value, near) for value in sorted((one, other)))
     assert more is None or (less is not None and less[0].speedup >= more[0].speedup)
     assert more is None or more[1] >= max(one, other)
+
+
+@quickly
+@given(
+    rows, reference, st.sampled_from([{"speedup": 99}, {"evaluations": 1}, {"speedup": 9, "evaluations": 1}])
+)
+def test_every_listed_setting_can_be_requested(found, near, goal):
+    measured = [row for row in found if row.near(near) is not None]
+    if not measured or chosen_by(goal, measured, near):
+        return
+    with pytest.raises(ValueError, match="; available: ") as caught:
+        choose_setting(BestConfig(**goal, reference=near), measured, "file")
+    listed = LISTED.findall(str(caught.value))
+    assert listed
+    assert len(listed) == str(caught.value).count(" dB")
+    for speedup, evaluations, quality in listed:
+        wanted = {"speedup": speedup, "evaluations": evaluations, "min_psnr": quality}
+        numbers = {name: float(value) for name, value in wanted.items() if value}
+        numbers |= {"evaluations": int(evaluations)} if evaluations else {}
+        assert {*goal} <= {*numbers}
+        assert chosen_by(numbers, measured, near) is not None
 
 
 @given(rows)

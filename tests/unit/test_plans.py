@@ -74,6 +74,15 @@ def test_a_goal_chooses_sampler_and_cache(latte, goal, steps, cache):
     assert config.scheduler == (PublishedConfig() if steps == 50 else DPMSolverConfig(grid="lu"))
 
 
+def test_the_full_run_is_a_plan_too(latte):
+    only_faster = (SETTINGS[0], SETTINGS[1])
+    for goal in ({"evaluations": 50}, {"min_psnr": 90}, {"speedup": 1.0}):
+        config = resolved(latte(only_faster, **goal))
+        assert (config.steps, config.cache, config.scheduler) == (50, NoCacheConfig(), PublishedConfig())
+    assert resolved(latte(only_faster, evaluations=49)).cache == SCHEDULE
+    assert resolved(latte(only_faster, evaluations=50, reference="converged")).steps == 17
+
+
 def test_what_cannot_change_the_sampler_takes_a_policy_of_the_sampler(latte):
     """Such as pipelines of diffusers."""
     config = latte(evaluations=25)
@@ -90,17 +99,22 @@ def test_what_cannot_change_the_sampler_takes_a_policy_of_the_sampler(latte):
         (
             SETTINGS,
             {"evaluations": 5},
-            "no setting of Best has evaluations 5; available: 2.00x at inf dB, 3.00x",
+            "no setting of Best has evaluations 5; available: 25 evaluations at inf dB, 16 eval",
+        ),
+        (
+            SETTINGS,
+            {"evaluations": 5, "speedup": 2.0},
+            "5; available: 2.00x with 25 evaluations at inf dB, 3.00x with 16 evaluations at 36.5 dB$",
         ),
         (
             SETTINGS,
             {"min_psnr": 60, "reference": "converged"},
-            "has min_psnr 60; available: 2.00x at 44.0 dB",
+            r"has min_psnr 60; available: 2.00x at 44.0 dB, .* \(PSNR against the converged run\)$",
         ),
         (
             (Setting(SCHEDULE, 4, 3.0, 36.5, 0.9),),
             {"speedup": 2.0, "reference": "converged"},
-            "psnr_converged",
+            "cache.reference is converged, but no setting has psnr_converged; available: published",
         ),
         (
             (Setting(NoCacheConfig(), 9, 3.0, 36.5, 0.9, 3.0, {**SOLVER, "scheduler": {"name": "dpm"}}),),

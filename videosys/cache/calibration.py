@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videosys.cache.config import CacheConfig, Goal
-from videosys.cache.registry import CACHES, PUBLISHED, Reference
+from videosys.cache.registry import CACHES, PUBLISHED, NoCacheConfig, Reference
 from videosys.cache.run_spec import RunSpec
 from videosys.cache.sencache import Sensitivities
 from videosys.utils.plain import from_mapping, read_json, to_plain, unchanged
@@ -81,6 +81,15 @@ class Calibration:
     details: dict[str, Any] = field(default_factory=dict)
     ratios: tuple[float, ...] | None = None
     sensitivities: Sensitivities | None = None
+
+    @property
+    def choices(self) -> tuple[Setting, ...]:
+        """The settings, and the full run itself if it is not one of them."""
+        evaluations = self.scope.evaluations
+        is_full = (isinstance(row.policy, NoCacheConfig) and not row.config for row in self.settings)
+        if evaluations is None or any(is_full):
+            return self.settings
+        return (*self.settings, Setting(NoCacheConfig(), evaluations, 1.0, None, 1.0))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON; `read_calibration` restores an equal calibration."""

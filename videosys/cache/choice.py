@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videosys.cache.calibration import Calibration, Setting, read_calibration
 from videosys.cache.config import BESIDE_WEIGHTS, CacheConfig, Goal
-from videosys.cache.registry import PUBLISHED, BestConfig
+from videosys.cache.registry import PUBLISHED, BestConfig, Reference
 from videosys.cache.run_spec import RunSpec
 
 CALIBRATION_PATTERN = "calibration*.json"
@@ -38,7 +38,7 @@ def resolve_cache(
 
     if isinstance(config, Goal) and config.has_goal:
         calibration, path = found()
-        policy = choose(config, calibration.settings, path)
+        policy = choose(config, calibration.choices, path)
         config = replace(policy, device=config.device) if isinstance(policy, Goal) else policy
 
     def calibrated(key: str) -> tuple[Any, str]:
@@ -93,7 +93,7 @@ def find_plan(
     if not isinstance(config, BestConfig):
         return None
     calibration, path = find_calibration(config, run(), folder)
-    return choose_setting(config, calibration.settings, path), path
+    return choose_setting(config, calibration.choices, path), path
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
@@ -111,8 +111,11 @@ def choose_setting(config: Goal, settings: Sequence[Setting], where: str) -> Set
     fitting = [(row, psnr) for row, psnr in candidates if _reaches(config, row, psnr)]
     if not fitting:
         goal = " and ".join(f"{name} {value:g}" for name, value in config.goals.items() if value is not None)
+        reference = _reference(config)
+        against = "" if reference == PUBLISHED else f" (PSNR against the {reference} run)"
         raise ValueError(
-            f"{where}: no setting of {_name(config)} has {goal}; available: {_front(candidates)}"
+            f"{where}: no setting of {_name(config)} has {goal}; available: "
+            f"{_available(config, candidates)}{against}"
         )
     if config.speedup is None and config.evaluations is None:
         return max(fitting, key=lambda pair: (pair[0].speedup, pair[1]))[0]
@@ -126,13 +129,19 @@ def _measured(config: Goal, settings: Sequence[Setting], where: str) -> list[tup
     if not candidates:
         names = ", ".join(sorted({_name(row.policy) for row in settings}))
         raise ValueError(f"{where}: has no settings of {_name(config)}; it has some of {names}")
-    reference = config.reference if isinstance(config, BestConfig) else PUBLISHED
+    reference = _reference(config)
     pairs = [(row, psnr) for row in candidates if (psnr := row.near(reference)) is not None]
     if not pairs:
         raise ValueError(
-            f"{where}: no setting has psnr_{reference}, which cache.reference {reference} needs ({ADVICE})"
+            f"{where}: cache.reference is {reference}, but no setting has psnr_{reference}; available: "
+            f"{PUBLISHED} ({ADVICE})"
         )
     return pairs
+
+
+def _reference(config: Goal) -> Reference:
+    """The run that the PSNR is measured against."""
+    return config.reference if isinstance(config, BestConfig) else PUBLISHED
 
 
 def _reaches(goal: Goal, row: Setting, psnr: float) -> bool:
@@ -144,14 +153,37 @@ def _name(config: CacheConfig) -> str:
     return type(config).__name__.removesuffix("Config")
 
 
-def _front(settings: Iterable[tuple[Setting, float]]) -> str:
-    """The Pareto-optimal settings in speed-up and quality as text, slowest first."""
-    best = -math.inf
-    front = []
-    for row, psnr in sorted(settings, key=lambda pair: (pair[0].speedup, pair[1]), reverse=True):
-        if psnr > best:
-            best = psnr
-            # Rounded down, so that a listed value can be requested.
-            quality = best if math.isinf(best) else math.floor(10 * best) / 10
-            front.append(f"{row.speedup:.2f}x at {quality:.1f} dB")
-    return ", ".join(reversed(front))
+def _available(config: Goal, settings: Sequence[tuple[Setting, float]]) -> str:
+    """The best settings as text, slowest first: those that no other one exceeds in all figures of the goal.
+
+    Figures are rounded to values that can be requested.
+    """
+    has_evaluations = config.evaluations is not None
+    has_speedup = config.speedup is not None or not has_evaluations
+    rows = {
+        (
+            _rounded_down(row.speedup, 2) if has_speedup else 0.0,
+            -math.ceil(row.computed) if has_evaluations else 0,
+            _rounded_down(psnr, 1),
+        )
+        for row, psnr in settings
+    }
+    best = [row for row in rows if not any(_exceeds(other, row) for other in rows)]
+    texts = []
+    for speedup, computed, psnr in sorted(best):
+        work = [f"{speedup:.2f}x"] if has_speedup else []
+        work += [f"{-computed} evaluations"] if has_evaluations else []
+        texts.append(f"{' with '.join(work)} at {psnr:.1f} dB")
+    return ", ".join(texts)
+
+
+def _exceeds(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one != other and all(x >= y for x, y in zip(one, other))
+
+
+def _rounded_down(value: float, digits: int) -> float:
+    """The largest number that has at most this many decimal places and is not above the value."""
+    if math.isinf(value):
+        return value
+    nearest = round(value, digits)
+    return nearest if nearest <= value else round(nearest - 10**-digits, digits)
