@@ -253,7 +253,14 @@ def test_a_wrong_python_file_is_one_error(tmp_path, source, message):
         ),
         ("cache: 3", ["cache: must be a name or a section"]),
         ("cache: {name: [a]}", ["cache.name: must be text"]),
-        ("cache: {name: none, threshold: 1}", ["cache.threshold: unknown key", "no keys are allowed here"]),
+        (
+            "cache: {name: none, threshold: 1}",
+            ["cache.threshold: unknown key", "no keys are allowed here except 'name'"],
+        ),
+        (
+            "cache: {name: teacache, nme: pab}",
+            ["cache.nme: unknown key (did you mean 'name'?)", "allowed: 'name', "],
+        ),
         ("cache: {name: pab, threshold: 1}", ["cache.threshold: unknown key", "'ranges', 'spatial'"]),
         (
             "cache: {name: pab, ranges: {x: [1, 2]}}",

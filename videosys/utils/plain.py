@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from videosys.utils.typed import Text, check_limit, convert, listing, suggest
 
 T = TypeVar("T")
 Layer = Mapping[Any, Any]  # one source of settings for a section; later layers win
+NAME = ("name",)  # the key of a section that selects its class
 # What the constructor of a config may raise for impossible numbers.
 WRONG_NUMBERS = (TypeError, ArithmeticError, LookupError)
 
@@ -125,10 +126,15 @@ class Place:
         return ValueError(": ".join(part for part in (self.file, key, message) if part))
 
 
-def build(cls: type[T], layers: Sequence[Layer], base: T | None, place: Place) -> T:
-    """Return `cls` with the layers' settings over those of `base`, or over the defaults without one."""
+def build(
+    cls: type[T], layers: Sequence[Layer], base: T | None, place: Place, others: Sequence[str] = ()
+) -> T:
+    """Return `cls` with the layers' settings over those of `base`, or over the defaults without one.
+
+    others: keys of the section that are not fields, for errors.
+    """
     fields = _fields(cls)
-    layers = [_renamed(layer, fields, place) for layer in layers]
+    layers = [_renamed(layer, fields, place, others) for layer in layers]
     adapted = getattr(base, "adapted", None)
     if adapted is not None:  # the layers' settings may invalidate other settings of the base
         base = adapted({key: value for layer in layers for key, value in layer.items()})
@@ -155,16 +161,17 @@ def _old_names(item: dataclasses.Field) -> tuple[str, ...]:
     return item.metadata.get("aliases", ())
 
 
-def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place) -> dict[str, Any]:
+def _renamed(
+    layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place, others: Sequence[str]
+) -> dict[str, Any]:
     """Return the layer with old names replaced; an unknown key is an error."""
     aliases = {old: item.name for item in fields.values() for old in _old_names(item)}
     current: dict[str, Any] = {}
     for key, value in layer.items():
         name = aliases.get(key) or key
         if name not in fields:
-            allowed = f"allowed: {listing(sorted(fields))}" if fields else "no keys are allowed here"
-            hint = foreign_name(key, fields, place.key) or suggest(key, fields)
-            raise place.at(key).error(f"unknown key{hint}; {allowed}", value)
+            hint = foreign_name(key, fields, place.key) or suggest(key, [*others, *fields])
+            raise place.at(key).error(f"unknown key{hint}; {_allowed(fields, others)}", value)
         if name in current:
             old = next(word for word in layer if word != name and aliases.get(word) == name)
             raise place.at(old).error(f"is the old name of {name!r}, which is also given", layer[old])
@@ -172,6 +179,13 @@ def _renamed(layer: Layer, fields: Mapping[str, dataclasses.Field], place: Place
             _LOG.warning("%s is now called %s", place.at(key).key, name)
         current[name] = value
     return current
+
+
+def _allowed(fields: Iterable[str], others: Sequence[str]) -> str:
+    """A text with the allowed keys of a section."""
+    if fields:
+        return f"allowed: {listing([*others, *sorted(fields)])}"
+    return f"no keys are allowed here{f' except {listing(others)}' if others else ''}"
 
 
 def _default(item: dataclasses.Field, base: Any) -> Any:
@@ -228,14 +242,14 @@ def _choice(registry: Mapping[str, Any], settings: list[Any], default: Any, plac
     if not starts:
         if not dataclasses.is_dataclass(default) or (any(layers) and not _fields(type(default))):
             raise place.error(f"needs a name, one of {listing(registry)}")
-        return build(type(default), layers, default, place)
+        return build(type(default), layers, default, place, NAME)
     layers = layers[starts[-1] :]
     name = layers[0].pop("name")
     if name not in registry:
         raise place.error(f"must be one of {listing(registry)}, got {str(name)!r}{suggest(name, registry)}")
     choice = registry[name]
     cls, base = (choice, None) if isinstance(choice, type) else (type(choice), choice)
-    return build(cls, layers, base, place)
+    return build(cls, layers, base, place, NAME)
 
 
 def _named(value: Any, place: Place) -> dict[str, Any]:
