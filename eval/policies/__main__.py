@@ -92,8 +92,8 @@ def run(args: argparse.Namespace) -> int:
     text = comparison_text(comparison)
     write(comparison, text, args.out)
     if args.bundle:
-        budgets = budgets_of(study)
-        write_report(calibrate(study, budgets, settings.search), args.out / CALIBRATION)
+        report = calibrate(study, budgets_of(study), settings.search, exact_of(study, settings))
+        write_report(report, args.out / CALIBRATION)
         bundle(args.out / CALIBRATION, resolve(study.config.transformer))
     print(text)
     return 0
@@ -160,8 +160,7 @@ def budgets_of(study: Study) -> list[int]:
 
 def compare(study: Study, settings: ComparisonSettings) -> Comparison:
     """Compare at all numbers of evaluations."""
-    exact = {**converged(study.config), "num_inference_steps": settings.converged}
-    bench = study.bench({CONVERGED: exact}, shared=UNTIMED)
+    bench = study.bench({CONVERGED: exact_of(study, settings)}, shared=UNTIMED)
     bench.judge = shown
     # As accurate as the runs of the held-out prompts, or trials do not rank the plans closest to them.
     trials = Trials(study, len(study.learnt), settings.converged)
@@ -170,6 +169,11 @@ def compare(study: Study, settings: ComparisonSettings) -> Comparison:
     entries += contest.broadcasts(bench)
     full = Entry("full run", "all steps", None, bench.measure("all steps", NoCacheConfig()))
     return Comparison(study.scope, tuple(entries), full)
+
+
+def exact_of(study: Study, settings: ComparisonSettings) -> dict[str, Any]:
+    """The config overrides of the converged run."""
+    return {**converged(study.config), "num_inference_steps": settings.converged}
 
 
 def shown(prompt: str, frames: torch.Tensor) -> dict[str, float]:

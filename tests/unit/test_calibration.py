@@ -14,7 +14,7 @@ from tests.synthetic import SyntheticConfig, SyntheticPipeline, opened
 from videosys.cache import Hold, Linear, NoCacheConfig, RunSpec, TeaCacheConfig, read_calibration
 from videosys.calibration import output
 from videosys.calibration.calibrate import all_fits, calibrate, finite, select_fit
-from videosys.calibration.measure import margin, student, summary
+from videosys.calibration.measure import CONVERGED, margin, student, summary
 from videosys.calibration.study import Study
 from videosys.calibration.tables import report_text
 from videosys.calibration.thresholds import (
@@ -42,11 +42,11 @@ def related(steps=10, seed=0):
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    def made(residuals, signals=None, prompts=PROMPTS, folder="work", **changes):
+    def made(residuals, signals=None, prompts=PROMPTS, folder="work", search_size=4, **changes):
         pipeline = SyntheticPipeline(residuals, signals)
         monkeypatch.setattr(studies, "open_pipeline", opened(pipeline))
         config = SyntheticConfig(**changes)
-        return Study(config, prompts[:-1], prompts[-1:], tmp_path / folder, quiet=True)
+        return Study(config, prompts[:-1], prompts[-1:], tmp_path / folder, search_size, quiet=True)
 
     return made
 
@@ -161,6 +161,19 @@ def test_results_of_another_run_are_not_taken(study):
         study(STAIRCASE, prompts=["else", *PROMPTS[1:]])
     with pytest.raises(ValueError, match="another run"):
         study(STAIRCASE, guidance_scale=2.0)
+    with pytest.raises(ValueError, match="another run"):
+        study(STAIRCASE, search_size=1)
+
+
+def test_results_against_another_converged_run_are_not_taken(study):
+    steps = {"num_inference_steps": 120}
+    for _ in range(2):
+        study(STAIRCASE).bench({CONVERGED: steps})
+    study(STAIRCASE).bench()
+    with pytest.raises(
+        ValueError, match=r"another run .its converged run has another sampler than num_inf.* 400"
+    ):
+        study(STAIRCASE).bench({CONVERGED: {"num_inference_steps": 400}})
 
 
 def test_a_folder_that_cannot_be_made_is_refused(study, tmp_path):

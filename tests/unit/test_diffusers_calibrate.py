@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 import torch
+from PIL import Image
 
 from tests.video_classes import ALL
 from tests.video_pipelines import case, generate
 from videosys.cache import IntervalConfig, read_calibration
 from videosys.diffusers import cached, calibrate
 from videosys.diffusers.__main__ import main
-from videosys.diffusers.checks import run_spec
-from videosys.diffusers.study import Recording
+from videosys.diffusers.calibrate import jobs_of
+from videosys.diffusers.checks import digest, run_spec
+from videosys.diffusers.study import PipelineStudy, Recording, videos_of
 from videosys.diffusers.watch import Watcher
 
 STEPS = 10
@@ -112,6 +116,37 @@ def test_all_changes_of_a_full_run_are_seen(name):
             assert min(trace.distances[kind]) > 0
     gains = [gain for loop in watcher.loops for gain in loop.gains]
     assert min(gains) > 1e-4
+
+
+def test_results_of_other_videos_are_not_taken(tmp_path):
+    """Seeds, held-out videos and images are part of a folder's identity, in every process."""
+    pipe, prompt, call = parts("latte")
+    prompts = [{**prompt, "guidance_scale": scale} for scale in (2.0, 3.0, 4.0)]
+
+    def study(clips, seed=0, **more):
+        learnt, judged = jobs_of(clips, seed)
+        sets = (videos_of(pipe, {**call, **more}, some, "output") for some in (learnt, judged))
+        return PipelineStudy(*sets, tmp_path / "work", seed, lambda steps: None)
+
+    study(prompts)
+    study(prompts)
+    for clips, seed, more in (
+        (prompts, 1, {}),
+        ([*prompts[:2], prompts[0]], 0, {}),
+        ([*prompts[:2], {**prompts[2], "guidance_scale": 5.0}], 0, {}),
+        (prompts, 0, {"eta": 0.5}),
+    ):
+        with pytest.raises(ValueError, match="work holds results of another run"):
+            study(clips, seed, **more)
+
+
+def test_a_digest_depends_on_values_not_on_addresses():
+    images = [Image.new("RGB", (4, 4), color) for color in ("red", "red", "blue")]
+    one, same, other = (digest({"image": [image]}) for image in images)
+    assert one == same != other
+    assert digest(torch.Generator()) == digest(torch.Generator())
+    assert digest(torch.ones(2)) == digest([1.0, 1.0]) == digest((1.0, 1.0))
+    assert digest(MappingProxyType({"a": 1})) == digest({"a": 1})
 
 
 def test_what_cannot_be_calibrated_is_refused(tmp_path):

@@ -130,11 +130,14 @@ def distinct(rows: Sequence[PolicyResult]) -> list[PolicyResult]:
 
 
 @settle
-def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> CalibrationReport:
+def calibrate(
+    study: Study, budgets: Sequence[int], most_runs: float, exact: Mapping[str, Any] | None = None
+) -> CalibrationReport:
     """Calibrate: fit polynomials, thresholds and schedules, and measure them on the held-out prompts.
 
-    budgets: numbers of computed steps. most_runs: full runs that the search may use for each budget. The cost
-    is logged first in full runs, then in hours once a full run has been timed.
+    budgets: numbers of computed steps. most_runs: full runs that the search may use for each budget.
+    exact: config overrides of the converged run; default: those of `converged`.
+    The cost is logged first in full runs, then in hours once a full run has been timed.
     """
     check_predictable(study)
     cost = calibration_cost(study, budgets, most_runs)
@@ -147,7 +150,7 @@ def calibrate(study: Study, budgets: Sequence[int], most_runs: float) -> Calibra
     if not study.held_out:
         rows = tried_plans(study, planner, budgets)
         return CalibrationReport(study, tuple(fits), best_fit, rows, is_measured=False)
-    bench = study.bench(references(study.config))
+    bench = study.bench(references(converged(study.config) if exact is None else exact))
     results: list[PolicyResult] = []
     searches: dict[int, dict[str, Any]] = {}
     for budget in budgets:
@@ -192,10 +195,9 @@ def told(study: Study, budget: int, one: Candidate, psnr: Mapping[str, float]) -
     return PolicyResult(one.name, budget, one.policy, result, one.config, evaluations, one.predicted)
 
 
-def references(config: Any) -> dict[str, dict[str, Any]]:
-    """The reference runs besides the full run, as name -> config overrides."""
-    changes = converged(config)
-    return {CONVERGED: changes} if changes else {}
+def references(exact: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The reference runs besides the full run, as name -> config overrides. exact: of the converged run."""
+    return {CONVERGED: dict(exact)} if exact else {}
 
 
 def rules(study: Study, budget: int, best_fit: Fit | None, most_runs: float) -> list[Candidate]:

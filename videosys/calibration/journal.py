@@ -19,8 +19,8 @@ FILE = "journal.jsonl"
 class Journal:
     """Stores results by key in a folder, one JSON line per result.
 
-    about: everything else that the results depend on. ValueError if the folder belongs to something else or
-    cannot be created.
+    about: everything else that the results depend on. ValueError if the folder has results of something else
+    or cannot be created.
     """
 
     def __init__(self, folder: str | Path, about: Any):
@@ -32,11 +32,16 @@ class Journal:
             raise ValueError(f"{self.folder} cannot be created: {error}") from error
         self.path = self.folder / FILE
         self._results = self._read()
-        digest = fingerprint(about)
-        if self.result("about", lambda: digest) != digest:
+        self.check("about", fingerprint(about), "its config, prompts or weights differ")
+
+    def check(self, key: str, value: Any, difference: str) -> None:
+        """Store a plain value that results depend on. ValueError, with the difference as text, if the folder
+        has results for another value.
+        """
+        if self.result(key, lambda: value) != value:
             raise ValueError(
-                f"{self.folder} holds results of another run (its config, prompts or weights differ); "
-                "delete it or choose another output"
+                f"{self.folder} holds results of another run ({difference}); delete it or choose another "
+                "output"
             )
 
     def result(self, key: str, make: Callable[[], Any]) -> Any:

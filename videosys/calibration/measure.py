@@ -92,6 +92,9 @@ class Bench:
     ):
         self.timed, self.shared, self.journal, self.quiet = timed, shared, journal, quiet
         self.references = {FULL: {}, **(references or {})}
+        for name, changes in (references or {}).items():  # the keys of results do not name them
+            text = ", ".join(f"{key} {value}" for key, value in sorted(changes.items()))
+            journal.check(f"reference {name}", text, f"its {name} run has another sampler than {text}")
         self.clips = [Clips(pipeline, config, [job]) for job in jobs]
         self._full_seconds: dict[int, list[float]] = {}  # one entry per use
 

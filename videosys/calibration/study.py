@@ -84,6 +84,7 @@ class Study:
         self.scope = self.pipeline.scope(self.config)
         about = [asdict(self.scope), [asdict(job) for job in self.learnt], changed_fields(self.config)]
         about += [self.kept] if self.kept != STACK else []
+        about += [f"search of {search_size}"] if search_size < len(self.learnt) else []
         self.journal = Journal(folder, about)
 
     @property

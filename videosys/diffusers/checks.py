@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,8 +114,18 @@ def _settings(item: Any) -> dict[str, Any]:
 
 
 def plain_text(value: Any) -> str:
-    """A setting as text; tuples are written like lists, as in JSON."""
-    return json.dumps(value, sort_keys=True, default=lambda item: getattr(item, "tolist", item.__repr__)())
+    """A setting as text, equal in every process; tuples are written like lists, as in JSON."""
+    return json.dumps(value, sort_keys=True, default=_plain)
+
+
+def _plain(item: Any) -> Any:
+    if isinstance(item, Mapping):
+        return dict(item)
+    if hasattr(item, "tolist"):
+        return item.tolist()
+    if hasattr(item, "tobytes"):  # an image
+        return [item.size, hashlib.sha256(item.tobytes()).hexdigest()]
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(item))
 
 
 def digest(value: Any) -> str:

@@ -121,7 +121,8 @@ class PipelineStudy(Study):
         check(self.num_steps)
         arguments = arguments_of(pipe.__call__, (), {**call, **clips[0].job.arguments})
         self.scope: RunSpec = replace(run_spec(pipe, arguments), evaluations=self.num_steps)
-        about = [asdict(self.scope), self.place, [job.prompt for job in self.learnt], digest(dict(call))]
+        jobs = [digest([one.job.seed, one.job.arguments]) for one in (*clips, *held_out)]
+        about = [asdict(self.scope), self.place, len(self.learnt), jobs, digest(call)]
         self.journal = Journal(folder, about)
 
     def _watched(self) -> tuple[list[float], tuple[float, ...], float]:
