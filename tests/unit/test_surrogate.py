@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from functools import partial
 from itertools import pairwise
 
@@ -10,11 +11,21 @@ import pytest
 import torch
 
 from videosys.cache import Linear, NoCacheConfig, ScheduleConfig, start
+from videosys.calibration.collect import SAMPLES, WINDOW
 from videosys.calibration.runs import error_db
-from videosys.calibration.search import Programme
-from videosys.calibration.spectrum import bands, coefficients, filtered, multiplicity, table_of, variances
+from videosys.calibration.search import Programme, Segments
+from videosys.calibration.spectrum import (
+    bands,
+    coefficients,
+    filtered,
+    multiplicity,
+    table_of,
+    variances,
+    weighted_tables,
+)
 from videosys.calibration.surrogate import (
     Recording,
+    Steps,
     Surrogate,
     impulse_gains,
     is_deterministic,
@@ -205,6 +216,50 @@ def test_it_is_exact_for_data_with_a_spectrum(prediction):
     assert min(error_db(made.run(published(40), policy), cached)) > 90
     made.spectrum = torch.full_like(spectrum, float(latents.var()))
     assert max(error_db(made.run(published(40), policy), cached)) < 50
+
+
+def test_runs_are_joined_step_by_step():
+    runs = [torch.randn(5, *SIZE[1:], generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    steps = Steps(runs)
+    assert len(steps) == 5
+    assert torch.equal(torch.stack(list(steps)), torch.stack(runs, dim=1))
+    assert torch.equal(steps[-1], torch.stack([run[4] for run in runs]))
+
+
+def test_tables_need_two_steps_in_memory():
+    """All predictions of a long run would need more memory than the model."""
+    alive: list[weakref.ref] = []
+    counts = []
+
+    def replay(see):
+        for step in range(9):
+            prediction = torch.full(SIZE, float(step))
+            alive.append(weakref.ref(prediction))
+            see(prediction)
+            del prediction
+            counts.append(sum(one() is not None for one in alive))
+
+    gains = torch.ones(9, *SIZE[2:-1], SIZE[-1] // 2 + 1)
+    tables = weighted_tables(replay, gains, window=3, samples=8)
+    assert [table.shape for table in tables] == [(9, 4, 8)] * SIZE[0]
+    assert (len(counts), max(counts)) == (2 * 9, 0)
+
+
+@pytest.mark.parametrize("prediction", ["flow", "epsilon"])
+def test_the_costs_of_another_sampler_are_those_of_its_own_predictions(prediction):
+    made = recorded(prediction, samplers(prediction)[0], 12)
+    other = samplers(prediction)[1]
+
+    def sampler(samples):
+        return other(9)
+
+    seen = []
+    made.run(other(9), observer=lambda step, timestep, latents, predicted: seen.append(predicted))
+    tables = weighted_tables(lambda see: [*map(see, seen)], made.gains(sampler), WINDOW, SAMPLES)
+    costs = made.segments(sampler, is_recorded=False)
+    assert np.array_equal(costs.wrong, Segments(tables, [1.0] * 9, other(9).times()).wrong, equal_nan=True)
+    assert len(costs) == 9
+    assert len(made.segments(lambda samples: samplers(prediction)[0](12))) == 12
 
 
 def test_guidance_divides_the_variance():

@@ -129,8 +129,8 @@ class Planner:
             policy = ScheduleConfig(computed=half, place=OUTPUT)
             latents, full = self._run({}, policy)[:DECODED], self.targets[FULL][:DECODED]
             clips, _ = study.searched[0]
-            frames = [[clips.frames(row) for row in rows.split(1)] for rows in (latents, full)]
-            above = [float(psnr(*pair).mean()) for pair in zip(*frames)]
+            pairs = zip(latents.split(1), full.split(1))
+            above = [float(psnr(clips.frames(one), clips.frames(other)).mean()) for one, other in pairs]
             return statistics.fmean(above) - statistics.fmean(error_db(latents, full))
 
         return self.study.journal.result("PSNR above latents", measured)
@@ -178,7 +178,7 @@ class Planner:
         def sampler(samples: int = 1) -> Any:
             return study.sampler(changes, samples)
 
-        programme = Programme(surrogate.segments(sampler, surrogate.predictions_of(sampler())))
+        programme = Programme(surrogate.segments(sampler, is_recorded=False))
         return self._cached(budget, changes, programme, ON_TOP_KINDS)
 
     def _cached(

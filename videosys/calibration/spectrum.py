@@ -8,13 +8,13 @@ error at high noise stays in the video, a high-frequency error is removed.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 
 DIMENSIONS = (-3, -2, -1)
 LEAST_VARIANCE = 1e-4
+Replay = Callable[[Callable[[torch.Tensor], None]], None]
 
 
 def coefficients(latents: torch.Tensor) -> torch.Tensor:
@@ -82,27 +82,45 @@ def between(spectrum: torch.Tensor, at: list[float], values: torch.Tensor) -> to
     return rows.movedim(-1, 0)
 
 
-def weighted_tables(
-    predictions: torch.Tensor, gains: torch.Tensor, window: int, samples: int
-) -> list[torch.Tensor]:
+def weighted_tables(replay: Replay, gains: torch.Tensor, window: int, samples: int) -> list[torch.Tensor]:
     """One table per sample like `collect.Trace.reused`, for a cache that keeps predictions: real numbers
     [steps, window + 1, samples], multiplied by the gain of their frequency in each step.
 
-    predictions: [steps, B, C, T, H, W]. gains: [steps, T, H, W // 2 + 1]. The coefficients are those in which
-    the weighted predictions change most.
+    replay: calls a function with the predictions [B, C, T, H, W] of one step after another. It is called
+    twice, because the predictions of all steps need much memory. gains: [steps, T, H, W // 2 + 1]. The
+    coefficients are those in which the weighted predictions change most.
     """
-    counts = multiplicity(predictions.shape).sqrt()
-
-    def transformed() -> Iterator[torch.Tensor]:
-        """Coefficients [B, C, T, H, W // 2 + 1] of one step after another: those of all need much memory."""
-        return (coefficients(step) * counts for step in predictions)
-
-    steps = zip(pairwise(transformed()), gains[1:])
-    changes = sum((row - before).abs().square().mean(dim=0) * gain.square() for (before, row), gain in steps)
-    places = changes.flatten().topk(min(samples // 2, changes.numel())).indices.sort().values
-    rows = torch.stack([row.flatten(1)[:, places] for row in transformed()], dim=1)  # [B, steps, numbers]
+    changes = Changes(gains)
+    replay(changes.add)
+    places = changes.total.flatten().topk(min(samples // 2, changes.total.numel())).indices.sort().values
+    rows: list[torch.Tensor] = []
+    replay(lambda step: rows.append(counted(step).flatten(1)[:, places]))
     weights = gains.flatten(1)[:, places % gains[0].numel()].repeat_interleave(2, dim=1)
-    return [table_of(torch.view_as_real(row).flatten(1), weights, window) for row in rows]
+    sampled = torch.stack(rows, dim=1)  # [B, steps, numbers]
+    return [table_of(torch.view_as_real(row).flatten(1), weights, window) for row in sampled]
+
+
+class Changes:
+    """The weighted mean square changes [C, T, H, W // 2 + 1] of coefficients from step to step, summed.
+
+    gains: the weights [steps, T, H, W // 2 + 1].
+    """
+
+    def __init__(self, gains: torch.Tensor):
+        self.total = torch.zeros(())
+        self._gains, self._before = iter(gains), torch.empty(0)
+
+    def add(self, step: torch.Tensor) -> None:
+        """Add the predictions [B, C, T, H, W] of the next step."""
+        row, gain = counted(step), next(self._gains)
+        if len(self._before):
+            self.total = self.total + (row - self._before).abs().square().mean(dim=0) * gain.square()
+        self._before = row
+
+
+def counted(latents: torch.Tensor) -> torch.Tensor:
+    """Coefficients multiplied by the square root of their number in the full spectrum."""
+    return coefficients(latents) * multiplicity(latents.shape).sqrt()
 
 
 def table_of(rows: torch.Tensor, weights: torch.Tensor, window: int) -> torch.Tensor:

@@ -33,7 +33,7 @@ from videosys.calibration.search import (
     interpolated,
     padded,
 )
-from videosys.calibration.surrogate import Recording, Surrogate, impulse_gains, is_deterministic
+from videosys.calibration.surrogate import Recording, Steps, Surrogate, impulse_gains, is_deterministic
 from videosys.calibration.thresholds import NAIVE, computed_steps, threshold_for
 from videosys.config import config_to_dict
 from videosys.generation.request import VideoJob, batches
@@ -141,9 +141,7 @@ class Study:
         """A surrogate model built from the full runs; None if residuals are kept."""
         if self.kept == STACK:
             return None
-        samples, predictions = (
-            torch.stack([getattr(item, name) for item in self.traces], dim=1) for name in PATH
-        )
+        samples, predictions = (Steps([getattr(item, name) for item in self.traces]) for name in PATH)
         path = Recording(samples, predictions, torch.cat([item.latents for item in self.traces]))
         return Surrogate(path, self.sampler(), self.config.prediction, self.config.guidance_scale)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -42,14 +42,31 @@ LEAST_NOISE = 1e-3  # lower bound of the noise share in the denominator of J for
 UNGUIDED = 1.0
 
 
+class Steps(Sequence[torch.Tensor]):
+    """The steps of several runs: step k is [B, C, T, H, W].
+
+    runs: one tensor [steps, C, T, H, W] per run, such as a memory-mapped file. Steps are joined when they are
+    used, because all of them together can need more memory than the model.
+    """
+
+    def __init__(self, runs: Sequence[torch.Tensor]):
+        self._runs = list(runs)
+
+    def __len__(self) -> int:
+        return len(self._runs[0])
+
+    def __getitem__(self, step: Any) -> Any:
+        return torch.stack([run[step] for run in self._runs])
+
+
 @dataclass(frozen=True)
 class Recording:
-    """Recorded steps. samples, predictions [steps, B, C, T, H, W]: model inputs and guided predictions.
+    """Recorded steps. samples, predictions: model inputs and guided predictions [B, C, T, H, W] of each step.
     latents [B, C, T, H, W]: final latents of the runs.
     """
 
-    samples: torch.Tensor
-    predictions: torch.Tensor
+    samples: Sequence[torch.Tensor] | torch.Tensor
+    predictions: Sequence[torch.Tensor] | torch.Tensor
     latents: torch.Tensor
 
 
@@ -77,12 +94,6 @@ class Surrogate:
         run_cache = start(cache or NoCacheConfig(), times, lambda row: row[None])
         return rollout(partial(self._predict, sampler), sampler, self.noise, run_cache, observer)
 
-    def predictions_of(self, sampler: Any) -> torch.Tensor:
-        """The predictions [steps, B, C, T, H, W] of a full run with a sampler."""
-        seen: list[torch.Tensor] = []
-        self.run(sampler, observer=lambda step, timestep, latents, prediction: seen.append(prediction))
-        return torch.stack(seen)
-
     def gains(self, sampler: Callable[[int], Any]) -> torch.Tensor:
         """The effect of an error of each step's prediction on the final latents, per frequency:
         [steps, T, H, W // 2 + 1].
@@ -93,15 +104,23 @@ class Surrogate:
         rows = [impulse_gains(sampler, partial(response, self.prediction, variance=one)) for one in at]
         return between(self.spectrum, at, torch.tensor(rows))
 
-    def segments(self, sampler: Callable[[int], Any], predictions: torch.Tensor | None = None) -> Segments:
+    def segments(self, sampler: Callable[[int], Any], is_recorded: bool = True) -> Segments:
         """The costs of the segments of a schedule that keeps predictions.
 
-        sampler: returns a new one for a number of samples. predictions: [steps, B, C, T, H, W] of its full
-        run; None for the recorded ones.
+        sampler: returns a new one for a number of samples. is_recorded: false uses the predictions of a run
+        with the sampler instead of the recorded ones. The run is repeated rather than kept in memory.
         """
-        rows = self.path.predictions if predictions is None else predictions
-        tables = weighted_tables(rows, self.gains(sampler), WINDOW, SAMPLES)
-        return Segments(tables, [1.0] * len(rows), sampler(1).times())
+
+        def replay(see: Callable[[torch.Tensor], None]) -> None:
+            if not is_recorded:
+                self.run(sampler(1), observer=lambda step, timestep, latents, prediction: see(prediction))
+                return
+            for prediction in self.path.predictions:
+                see(prediction)
+
+        gains = self.gains(sampler)
+        tables = weighted_tables(replay, gains, WINDOW, SAMPLES)
+        return Segments(tables, [1.0] * len(gains), sampler(1).times())
 
     def sensitivities(self) -> Sensitivities:
         """For each recorded step, the RMS change of the prediction per unit change of its input (J, for the
