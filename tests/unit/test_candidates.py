@@ -153,6 +153,22 @@ def test_caches_on_top_of_a_sampler_that_is_found_to_be_good_are_tried():
     assert order == ["Euler 1.0", "Euler 4.0", "on Euler 1.0"]
 
 
+def test_a_sampler_is_measured_before_a_cache_on_it():
+    """It is the simpler plan, and its prediction may be too low. It is not one of the tries."""
+    solver, other = UniPCConfig(), EulerConfig(shift=1.0)
+    some = [
+        candidate("cache on UniPC", 40, 0, schedule(0, 2), solver),
+        candidate("cache on Euler", 39, 0, schedule(0, 2), other),
+        candidate("UniPC", 20, 0, scheduler=solver),
+        candidate("Euler", 19, 0, scheduler=other),
+        candidate("published", 10, 0, scheduler=PublishedConfig()),
+    ]
+    figures = {"UniPC": 45, "cache on UniPC": 40, "Euler": 19, "cache on Euler": 39, "published": 10}
+    real = {name: {FULL: figure, CONVERGED: 0} for name, figure in figures.items()}
+    order = measured(some, real)
+    assert order[:4] == ["UniPC", "cache on UniPC", "Euler", "cache on Euler"]
+
+
 def test_the_published_sampler_has_no_caches_on_top():
     """The candidates have them already."""
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
 from videosys.cache.base import OUTPUT
-from videosys.calibration.candidates import converged
+from videosys.calibration.candidates import converged, solvers
 from videosys.calibration.collect import WINDOW
 from videosys.calibration.measure import SHARED, TIMED
 from videosys.calibration.search import FORECAST_KINDS
 from videosys.calibration.study import PROBES, REUSED_STEP, Study, share_of
 from videosys.calibration.thresholds import TRIES, own_settings
 from videosys.calibration.trials import TRIAL_STEPS, TRIED, most_tries
+from videosys.schedulers.solvers import PublishedConfig
 
 RULES = 2  # TeaCache and MagCache, besides one schedule of each kind
 
@@ -61,8 +62,7 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     policies = RULES + max(len(own_settings(each, study.num_steps)) for each in budgets)
     policies += 0 if is_recorded and not most_runs else len(FORECAST_KINDS)
     changes = converged(study.config)
-    # Candidates are tried for each of the two references.
-    tries = [2 * most_tries(budget / study.num_steps) if changes else 0 for budget in budgets]
+    tries = [most_tried(study, budget) if changes else 0 for budget in budgets]
     trials = sum(number * cost for number, cost in zip(tries, costs))
     exact = len(study.sampler(changes).times()) / study.num_steps if changes else 0.0
     timed = min(TIMED, held_out) * math.ceil((policies * len(budgets) + sum(tries)) / SHARED)
@@ -72,3 +72,11 @@ def calibration_cost(study: Study, budgets: Sequence[int], most_runs: float) -> 
     is_tried = most_runs or study.tries_thresholds
     thresholds = TRIES * searched * shares if is_tried and held_out else 0.0
     return CalibrationCost(learning, len(budgets) * most_runs, thresholds, measurement)
+
+
+def most_tried(study: Study, budget: int) -> int:
+    """The maximum number of candidates tried: those of both references, and the sampler under the caches on
+    each solver.
+    """
+    kinds = {type(solver) for solver in solvers(study.config.prediction)} - {PublishedConfig}
+    return 2 * most_tries(budget / study.num_steps) + len(kinds)

@@ -50,6 +50,7 @@ def tried(
     For each reference they are measured in the order of a `Ranking`, until a measurement is at least as good
     as the expectation of the others: `least_tries` to `most_tries` of them. So a prediction that is too
     optimistic costs a measurement, but not quality. Candidates without a prediction are all measured.
+    Before a cache on a sampler, the sampler itself is measured, because it is the simpler plan.
 
     on_top: returns the caches on top of a sampler. If the sampler is measured to be among the best, those
     that are not among the candidates are measured in the same way afterwards.
@@ -81,8 +82,9 @@ def measure_in_order(
 ) -> None:
     """Measure candidates of a ranking until it has enough, and add them to those found."""
     while (one := ranking.next()) is not None and not ranking.is_enough(one, share):
-        found[one.key] = (one, measure_or_nothing(measure, one))
-        ranking.add(*found[one.key])
+        for candidate in (*ranking.beneath(one), one):
+            found[candidate.key] = (candidate, measure_or_nothing(measure, candidate))
+            ranking.add(*found[candidate.key], is_try=candidate is one)
 
 
 def measure_or_nothing(measure: Measure, one: Candidate) -> Figures:
@@ -138,9 +140,18 @@ class Ranking:
         is_expected_worse = self.nearest >= expected and not self._is_beside_best(one)
         return is_expected_worse or tries >= most_tries(share)
 
-    def add(self, one: Candidate, figures: Figures) -> None:
-        """Add the measurement of the next candidate."""
-        self.tries += 1
+    def beneath(self, one: Candidate) -> list[Candidate]:
+        """The waiting sampler under a cache: the same solver and grid with as many steps as evaluations."""
+        if one.is_plain or not one.config:
+            return []
+        scheduler = one.config["scheduler"]
+        return [
+            other for other in self.waiting if other.is_plain and other.config.get("scheduler") == scheduler
+        ]
+
+    def add(self, one: Candidate, figures: Figures, is_try: bool = True) -> None:
+        """Add a measurement. is_try: whether it counts as one of the tries."""
+        self.tries += is_try
         self._add(one, figures)
 
     def add_earlier(self, one: Candidate, figures: Figures) -> None:
