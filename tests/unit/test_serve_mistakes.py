@@ -85,9 +85,9 @@ MISTAKES = {
     ),
     "a goal out of reach": ({"prompt": "a", "frames": 51, "speedup": 900}, "speedup", "has speedup 900"),
     "a goal within a cache": (
-        {"prompt": "a", "frames": 51, "cache": {"name": "best", "min_psnr": 900}},
+        {"prompt": "a", "frames": 51, "cache": {"name": "best", "speedup": 900}},
         "cache",
-        "has min_psnr 900",
+        "has speedup 900",
     ),
     "a device that is not here": (
         {"prompt": "a", "cache": {"name": "teacache", "device": "cuda:99"}},
