@@ -46,27 +46,35 @@ class SelfAttention(nn.Module):
 
         `rotary`: cosines and sines [tokens, d/2], applied to q and k after their norms.
         """
-        parts = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        return self.proj(self._attended(x, rotary))
+
+    def _attended(self, x: Tensor, rotary: Rotary | None) -> Tensor:
+        """The input of the last layer, [batch, tokens, ..., C]."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         if takes_frames(self, x):
-            heads = kernels.attend_frames(parts, self._weights(), rotary or (), EPS)
-        else:
-            q, k = self._norm_rotate(parts[0], parts[1], rotary)
-            heads = attend(q, k, heads_first(parts[2]), None, self.attention_backend)
-        return self.proj(heads.reshape(x.shape))
+            return kernels.attend_frames((q, k, v), self._weights(), rotary or (), EPS).flatten(-2)
+        is_fused = self._is_fused(q, k, rotary)
+        q, k = self._norm_rotate(q, k, rotary) if is_fused else (self.q_norm(q), self.k_norm(k))
+        # Over frames on a CPU these are copies, and nothing keeps the projection during the rotation.
+        q, k, v = heads_first(q), heads_first(k), heads_first(v)
+        if rotary is not None and not is_fused:
+            q = rotate(q, rotary)
+            k = rotate(k, rotary)
+        return attend(q, k, v, None, self.attention_backend).reshape(x.shape)
 
     def _weights(self) -> list[Tensor]:
         """The weights of the norms of queries and keys, if any."""
         return [norm.weight for norm in (self.q_norm, self.k_norm) if isinstance(norm, RMSNorm)]
 
+    def _is_fused(self, q: Tensor, k: Tensor, rotary: Rotary | None) -> bool:
+        """Whether one kernel normalizes and rotates queries and keys [batch, tokens, heads, d]."""
+        has_work = rotary is not None or bool(self._weights())
+        return self.uses_kernels and has_work and q.ndim == 4 and kernels.serves_heads(q, k)
+
     def _norm_rotate(self, q: Tensor, k: Tensor, rotary: Rotary | None) -> tuple[Tensor, Tensor]:
-        """Queries and keys [batch, heads, tokens, d] of [batch, tokens, ..., heads, d]."""
-        weights = self._weights()
-        if self.uses_kernels and q.ndim == 4 and kernels.serves_heads(q, k) and (weights or rotary):
-            group = q.shape[-1] // 2 if rotary is None else 1  # without a rotation, pairs do not matter
-            q, k = kernels.norm_rotate((q, k), weights, rotary or (), EPS, group)
-            return heads_first(q), heads_first(k)
-        q, k = heads_first(self.q_norm(q)), heads_first(self.k_norm(k))
-        return (q, k) if rotary is None else (rotate(q, rotary), rotate(k, rotary))
+        """Queries and keys [batch, tokens, heads, d] after norms and rotation, by the kernel."""
+        group = q.shape[-1] // 2 if rotary is None else 1  # without a rotation, pairs do not matter
+        return kernels.norm_rotate((q, k), self._weights(), rotary or (), EPS, group)
 
 
 class TextKV(NamedTuple):

@@ -109,6 +109,7 @@ class TextBlock(AdaLNBlock):
             x = self.add(x, y, gate)
             y, gate = branch("cross", lambda: cross(x, text)), None  # neither norm nor gate
         x, modulated = self.add_modulate(x, shift2, scale2, y, gate)
+        del y  # frees it before the MLP
         return self.add(x, *gated(branch, "mlp", gate2, lambda: mlp(modulated())))
 
     def gated_attention(self, branch: Branch, gate: Tensor, attended: Compute) -> Gated:

@@ -114,17 +114,21 @@ class JointAttention(AttentionProjections):
     def forward(self, x: Tensor, layout: JointLayout) -> Tensor:
         """x [B, T, S/n, C]."""
         size = layout.tokens_per_frame
-        parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=size)
-        q, k, v = (part.flatten(1, 2) for part in parts)  # all tokens of some heads: [B, T * S, heads/n, d]
-        q, k = self._rotate(q, k, layout.rotary)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
-        out = attend(q, k, v, layout.bias, self.attention_backend).unflatten(1, (-1, size))
+        out = self._attended(x, layout).unflatten(1, (-1, size))
         return self.output(self.parallel.swap(out, gather=3, scatter=2, size=self.num_heads))
 
-    def _rotate(self, q: Tensor, k: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+    def _attended(self, x: Tensor, layout: JointLayout) -> Tensor:
+        """Attention of all tokens for this rank's heads: [B, T * S, heads/n, d]."""
+        parts = self.parallel.swap_all(self.project(x), gather=2, scatter=3, size=layout.tokens_per_frame)
+        q, k, v = (part.flatten(1, 2) for part in parts)
+        del parts  # frees what is not rotated
         if self.uses_kernels and kernels.serves_heads(q, k):
-            return kernels.norm_rotate((q, k), table=rotary, group=q.shape[-1] // 6)
-        return rotate_3d(q, rotary), rotate_3d(k, rotary)
+            q, k = kernels.norm_rotate((q, k), table=layout.rotary, group=q.shape[-1] // 6)
+        else:
+            q = rotate_3d(q, layout.rotary)
+            k = rotate_3d(k, layout.rotary)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return attend(q, k, v, layout.bias, self.attention_backend)
 
 
 class JointBlock(PixArtBlock):

@@ -143,11 +143,17 @@ class SelfAttention(AttentionProjections):
 
         `bias` [batch or 1, 1, 1, tokens] is added to the scores.
         """
-        parts = self.project(x)
+        return self.to_out[0](self._attended(x, bias))
+
+    def _attended(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The input of the last layer, [batch, tokens, ..., C]."""
+        q, k, v = self.project(x)
         if bias is None and takes_frames(self, x):
-            return self.output(kernels.attend_frames(parts))
-        q, k, v = (heads_first(part) for part in parts)
-        return self.to_out[0](attend(q, k, v, bias, self.attention_backend).reshape(x.shape))
+            return kernels.attend_frames((q, k, v)).flatten(-2)
+        q = heads_first(q)  # one by one: over frames on a CPU, each is a copy
+        k = heads_first(k)
+        v = heads_first(v)
+        return attend(q, k, v, bias, self.attention_backend).reshape(x.shape)
 
 
 class CrossAttention(AttentionProjections):
