@@ -117,9 +117,14 @@ def shallow(model, *where):
 
 def shallow_of(subject, setting, config):
     """What the estimate says of a subject, whose batch is a guided video."""
+    return estimator_of(setting, config, 1).shallow_transformer(1)
+
+
+def estimator_of(setting, config, depth):
+    """The estimate of a benchmark's model with another depth."""
     parts = {name: getattr(setting.plan, name) for name in ("config", "family", "parts")}
     plan = replace(blueprint(config), **parts, latent_size=setting.size.latents)
-    return Estimator(plan, config, setting.size.text).shallow_transformer(1)
+    return Estimator(plan.with_depth(depth), config, setting.size.text)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -141,14 +146,6 @@ def test_operations_are_those_of_the_formula():
         k = torch.empty(2, 3, 70, 8, device="meta")
         nn.functional.scaled_dot_product_attention(q, k, k)
     assert meter.flops == 2 * 4 * 30 * 50 + 4 * 2 * 3 * 40 * 70 * 8
-
-
-def test_two_small_models_tell_what_a_deep_one_needs(checkpoint):
-    """What is extrapolated from one and two pairs of blocks is what four pairs need."""
-    config = config_of(checkpoint, **LARGE)
-    plan = blueprint(config).with_depth(4)
-    estimator = Estimator(plan, config, SMALL_TEXT)
-    assert estimator.transformer() == estimator.shallow_transformer(4)
 
 
 def test_caches_are_counted(checkpoint):

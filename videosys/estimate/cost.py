@@ -164,11 +164,16 @@ class Estimator:
         return replace(stage, peak=meter.peak, flops=meter.flops, resident=min(stage.weights, stage.resident))
 
     def transformer(self) -> StageCost:
-        """The transformer, extrapolated from two shallow models, because all blocks cost the same."""
+        """The transformer, extrapolated from two shallow models, because all blocks cost the same.
+
+        The smaller one has two blocks: from the second block on, the tokens before the first block stay in
+        memory together with the input of the running block.
+        """
         depth = self.plan.depth
-        one, two = (self.shallow_transformer(count) for count in (1, min(depth, 2)))
-        pairs = [(getattr(one, name), getattr(two, name)) for name in NUMBERS]
-        stage = StageCost("transformer", *(low + (high - low) * (depth - 1) for low, high in pairs))
+        fewest = min(depth, 2)
+        small, large = (self.shallow_transformer(count) for count in (fewest, min(depth, fewest + 1)))
+        pairs = [(getattr(small, name), getattr(large, name)) for name in NUMBERS]
+        stage = StageCost("transformer", *(low + (high - low) * (depth - fewest) for low, high in pairs))
         model = on_meta(lambda: self.plan.transformer(1, Parallel()), self.dtype)
         stage = self._with_cache(stage, branch_bytes(self.config, self.plan, model, self.samples))
         if self.config.cuda_graphs and self.device.type == "cuda" and (self.axes.sp or 1) == 1:
