@@ -45,7 +45,7 @@ TEST = [
     "playwright>=1.50",  # tests: controls the installed Chromium
 ]
 COLOSSALAI = ["colossalai>=0.3.6"]  # the newest whose requirements allow current torch and transformers
-TRITON = ['triton>=3.3; platform_system == "Linux"']  # CUDA builds of torch include it
+TRITON = ['triton>=3.4; platform_system == "Linux"']  # CUDA builds of torch include it
 PLOT = ["matplotlib>=3.8"]
 RAY = ["ray>=2.40"]
 POSTGRES = ["psycopg[binary]>=3.2"]

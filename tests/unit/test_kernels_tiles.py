@@ -36,6 +36,21 @@ def test_attention_in_tiles(interpreted, width, name, is_biased):  # noqa: F811
         assert distance(made, want[: len(made)]) < TOLERANCE[HALF]
 
 
+@needs_triton
+@pytest.mark.parametrize("keys", [100, 200])
+@pytest.mark.parametrize("visible", [(-1,), (0, 70), ()], ids=["the last", "two", "none"])
+def test_keys_may_be_masked_by_minus_infinity(interpreted, visible, keys):  # noqa: F811
+    """Also all keys of a tile, and all keys, where torch gives zeros too."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 72).half() for n in (17, keys, keys))
+    bias = torch.full((3, 1, 1, keys), float("-inf")).half()
+    bias[..., list(visible)] = 0
+    scores = q.double() @ k.double().transpose(-1, -2) / 72**0.5 + bias.double()
+    want = (scores.softmax(-1).nan_to_num(0.0) @ v.double()).transpose(1, 2)
+    made = kernels.attend_tiles(q, k, v, bias)
+    torch.testing.assert_close(made.double(), want, atol=2e-3, rtol=2e-3)
+
+
 def test_a_head_is_cut_and_not_padded():
     tiles = pytest.importorskip("videosys.layers.kernels.tiles")
     cuts = {16: (16, 16), 40: (32, 16), 64: (32, 32), 72: (64, 16), 96: (64, 32), 128: (64, 64)}

@@ -25,5 +25,6 @@ def l1_sums_in_one_pass(current: torch.Tensor, previous: torch.Tensor) -> torch.
     current, previous = current.contiguous(), previous.contiguous()
     programs = triton.cdiv(current.numel(), BLOCK)
     sums = torch.empty(2, programs, dtype=torch.float64, device=current.device)
-    l1_kernel[(programs,)](current, previous, sums, current.numel(), BLOCK=BLOCK, num_warps=8)
+    with torch.cuda.device_of(current):  # triton launches on the current device
+        l1_kernel[(programs,)](current, previous, sums, current.numel(), BLOCK=BLOCK, num_warps=8)
     return sums.sum(dim=1)

@@ -212,7 +212,7 @@ def check_attention(backend: str, device: torch.device, dtype: torch.dtype) -> N
         )
     if backend == "triton" and not CAN_LAUNCH:
         raise ValueError(
-            "attention is 'triton', and triton, a C compiler or Python's headers are missing: "
+            "attention is 'triton', and triton 3.4 or newer, a C compiler or Python's headers are missing: "
             f"{install_command('triton')}, or set attention to auto"
         )
 

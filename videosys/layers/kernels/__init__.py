@@ -140,10 +140,15 @@ def like_tokens_first(q: Tensor, *_: object) -> Tensor:
 
 
 def launched(name: str) -> Callable[..., Any]:
-    """The function of `launch` for an operator, imported on the first call: importing triton is slow."""
+    """The function of `launch` for an operator, imported on the first call: importing triton is slow.
+
+    Triton launches on the current device, so this is made the device of the first tensor.
+    """
 
     def run(*inputs: Any) -> Any:
-        return getattr(import_module(f"{__name__}.launch"), name)(*inputs)
+        launch = import_module(f"{__name__}.launch")
+        with torch.cuda.device_of(inputs[0]):
+            return getattr(launch, name)(*inputs)
 
     return run
 

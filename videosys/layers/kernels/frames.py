@@ -11,16 +11,16 @@ LEAST = 16  # rows and columns of a product of matrices
 
 
 @triton.jit
-def load_rotated(pointer, offsets, inside, weight, table, WIDTH: tl.constexpr):
-    """Rows in float32: normalized if there is a weight (pointer, eps), rotated if there is a table."""
+def load_rotated(pointer, offsets, inside, weights, angles, WEIGHT: tl.constexpr, WIDTH: tl.constexpr):
+    """Rows: normalized if there are weights (q's, k's, eps; WEIGHT chooses), rotated if there are angles."""
     x = tl.load(pointer + offsets, mask=inside, other=0.0).to(tl.float32)
     columns = tl.arange(0, x.shape[1])
-    if weight is not None:
-        scale = tl.load(weight[0] + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
-        x = x * tl.rsqrt(tl.sum(x * x, 1) / WIDTH + weight[1])[:, None] * scale[None, :]
-    if table is not None:
+    if weights is not None:
+        scale = tl.load(weights[WEIGHT] + columns, mask=columns < WIDTH, other=0.0).to(tl.float32)
+        x = x * tl.rsqrt(tl.sum(x * x, 1) / WIDTH + weights[2])[:, None] * scale[None, :]
+    if angles is not None:
         even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
-        cos, sin = table
+        cos, sin = angles
         x = tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), x.shape)
     return x.to(pointer.dtype.element_ty)
 
@@ -56,13 +56,11 @@ def frames_kernel(
     inside = (rows < frames) & (columns < WIDTH)
     offsets = sample * strides[0] + position * strides[2] + head * WIDTH
     offsets += rows * strides[1] + columns
-    q_weight, k_weight, angles = None, None, None
-    if weights is not None:
-        q_weight, k_weight = (weights[0], weights[2]), (weights[1], weights[2])
+    angles = table
     if table is not None:
         angles = load_table(table, frames, ROWS, COLUMNS // 2, WIDTH)
-    queries = load_rotated(q, offsets, inside, q_weight, angles, WIDTH)
-    keys = load_rotated(k, offsets, inside, k_weight, angles, WIDTH)
+    queries = load_rotated(q, offsets, inside, weights, angles, 0, WIDTH)
+    keys = load_rotated(k, offsets, inside, weights, angles, 1, WIDTH)
     values = tl.load(v + offsets, mask=inside, other=0.0)
     scores = tl.dot(queries, tl.trans(keys)) * (WIDTH**-0.5)
     scores = tl.where(tl.arange(0, ROWS)[None, :] < frames, scores, float("-inf"))

@@ -35,7 +35,7 @@ def norm_rotate(
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     _, shift, scale = with_equal_strides(None, shift, scale)
-    return norms.modulate(x.contiguous(), None, (shift, scale), eps)
+    return norms.modulate(x.contiguous(), None, None, (shift, scale), eps)
 
 
 def add_modulate(
@@ -43,7 +43,7 @@ def add_modulate(
 ) -> tuple[Tensor, Tensor]:
     x, (gate, shift, scale) = x.contiguous(), with_equal_strides(gate, shift, scale)
     total = x.new_empty(x.shape)
-    return total, norms.modulate(x, (y.contiguous(), total, gate), (shift, scale), eps)
+    return total, norms.modulate(x, (y.contiguous(), total), gate, (shift, scale), eps)
 
 
 def pair_or_none(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor] | None:

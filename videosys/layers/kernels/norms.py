@@ -10,11 +10,11 @@ from torch import Tensor
 
 @triton.jit
 def modulation_kernel(
-    tensors, residual, vectors, strides, sizes, eps, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+    tensors, residual, gate, vectors, strides, sizes, eps, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """One token: x + gate y, its layer norm, modulated.
 
-    tensors: x and the output. residual: y, the sum's output, and the gate or None; or None for x unchanged.
+    tensors: x and the output. residual: y and the sum's output; or None for x unchanged. gate: or None.
     vectors: shift and scale. strides: of sample and frame in vectors and gate. sizes: frames, positions.
     """
     x_pointer, out = tensors
@@ -27,8 +27,8 @@ def modulation_kernel(
     x = tl.load(x_pointer + place, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
         y = tl.load(residual[0] + place, mask=inside, other=0.0).to(tl.float32)
-        if residual[2] is not None:
-            y *= tl.load(residual[2] + vector, mask=inside, other=0.0).to(tl.float32)
+        if gate is not None:
+            y *= tl.load(gate + vector, mask=inside, other=0.0).to(tl.float32)
         rounded = (x + y).to(out.dtype.element_ty)
         tl.store(residual[1] + place, rounded, mask=inside)
         x = rounded.to(tl.float32)  # normalize the rounded value, which the next layer reads
@@ -41,14 +41,15 @@ def modulation_kernel(
 
 def modulate(
     x: Tensor,
-    residual: tuple[Tensor, Tensor, Tensor | None] | None,
+    residual: tuple[Tensor, Tensor] | None,
+    gate: Tensor | None,
     vectors: tuple[Tensor, Tensor],
     eps: float,
 ) -> Tensor:
     """LN(x) * (1 + scale) + shift of contiguous x [B, T, S, C].
 
-    residual: y, where the sum x + gate y is written, and the gate; the norm is then of the sum. vectors:
-    shift and scale, like the gate [B, 1 or T, 1, C] with the same strides.
+    residual: y, and where the sum x + gate y is written; the norm is then of the sum. gate: None for 1.
+    vectors: shift and scale, like the gate [B, 1 or T, 1, C] with the same strides.
     """
     _, frames, positions, width = x.shape
     shift, out = vectors[0], torch.empty_like(x)
@@ -56,6 +57,7 @@ def modulate(
     modulation_kernel[(x.numel() // width,)](
         (x, out),
         residual,
+        gate,
         vectors,
         (shift.stride(0), shift.stride(1) if shift.shape[1] > 1 else 0),
         (frames, positions),

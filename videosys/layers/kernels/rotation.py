@@ -11,20 +11,23 @@ ROWS = tl.constexpr(32)  # heads of tokens in one program
 
 
 @triton.jit
-def turn(x, out, near, inside, weight, table, WIDTH: tl.constexpr, GROUP: tl.constexpr):
-    """Writes rows of x, normalized if there is a weight (pointer, columns, eps) and rotated by a table.
+def turn(
+    x, out, near, inside, weights, angles, WEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr
+):
+    """Writes rows of x, normalized if there are weights (q's, k's, eps; WEIGHT chooses) and rotated if there
+    are angles.
 
-    x: pointers' base and offsets of the rows; near: columns whose partner is GROUP further.
+    x, out: base and offsets of the rows; near: columns whose partner is GROUP further.
     """
     a = tl.load(x[0] + x[1] + near, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(x[0] + x[1] + near + GROUP, mask=inside, other=0.0).to(tl.float32)
-    if weight is not None:
-        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + weight[1])[:, None]
+    if weights is not None:
+        scale = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / WIDTH + weights[2])[:, None]
         inner = near < WIDTH - GROUP
-        a = a * scale * tl.load(weight[0] + near, mask=inner, other=0.0).to(tl.float32)
-        b = b * scale * tl.load(weight[0] + near + GROUP, mask=inner, other=0.0).to(tl.float32)
-    if table is not None:
-        cos, sin = table
+        a = a * scale * tl.load(weights[WEIGHT] + near, mask=inner, other=0.0).to(tl.float32)
+        b = b * scale * tl.load(weights[WEIGHT] + near + GROUP, mask=inner, other=0.0).to(tl.float32)
+    if angles is not None:
+        cos, sin = angles
         a, b = a * cos - b * sin, a * sin + b * cos
     kind = out[0].dtype.element_ty
     tl.store(out[0] + out[1] + near, a.to(kind), mask=inside)
@@ -47,16 +50,14 @@ def rotation_kernel(
     near = pairs // GROUP * (2 * GROUP) + pairs % GROUP
     inside = (rows < sizes[0]) & (pairs < WIDTH // 2)
     tokens, heads = rows // sizes[1], rows % sizes[1]
-    q_weight, k_weight, angles = None, None, None
-    if weights is not None:
-        q_weight, k_weight = (weights[0], weights[2]), (weights[1], weights[2])
+    angles = table
     if table is not None:
         places = tokens % sizes[2] * (WIDTH // 2) + pairs
         cos = tl.load(table[0] + places, mask=inside, other=1.0)
         angles = (cos, tl.load(table[1] + places, mask=inside, other=0.0))
     q_from, k_from = tokens * strides[0] + heads * WIDTH, tokens * strides[1] + heads * WIDTH
-    turn((q, q_from), (q_out, rows * WIDTH), near, inside, q_weight, angles, WIDTH, GROUP)
-    turn((k, k_from), (k_out, rows * WIDTH), near, inside, k_weight, angles, WIDTH, GROUP)
+    turn((q, q_from), (q_out, rows * WIDTH), near, inside, weights, angles, 0, WIDTH, GROUP)
+    turn((k, k_from), (k_out, rows * WIDTH), near, inside, weights, angles, 1, WIDTH, GROUP)
 
 
 def norm_rotate(

@@ -14,6 +14,7 @@ QUERIES = 128  # queries per tile
 ONE_TILE = 128  # maximum keys in a single tile
 KEYS = 64  # keys per tile if there are several
 LOG2E = tl.constexpr(1.4426950408889634)
+LOWEST = tl.constexpr(-1e30)  # below all scores but -inf, which may fill a whole tile
 STEP = tl.constexpr(8)  # strides are multiples of this: 16 bytes are read at once
 
 
@@ -45,14 +46,14 @@ def bias_of(bias, others, limit):
 
 
 @triton.jit
-def tiles_kernel(tensors, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr):
+def tiles_kernel(tensors, bias, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constexpr, TILE: tl.constexpr):
     """A tile of queries of one head: softmax(q k^T / sqrt(WIDTH) + bias) v, by powers of two.
 
-    tensors: q, k, v, the contiguous output, and the bias or None. strides: of sample, head and token of q, k
-    and v in STEPs, and of a sample of the bias. sizes: queries, keys, heads. PARTS: columns of a head's two
-    parts. TILE: queries and keys.
+    tensors: q, k, v and the contiguous output. bias: of the keys, or None. strides: of sample, head and token
+    of q, k and v in STEPs, and of a sample of the bias. sizes: queries, keys, heads. PARTS: columns of a
+    head's two parts. TILE: queries and keys.
     """
-    q, k, v, out, bias = tensors
+    q, k, v, out = tensors
     queries, keys, heads = sizes
     blocks = tl.cdiv(queries, TILE[0])
     place = tl.program_id(0) // blocks  # neighbours read the same keys
@@ -65,7 +66,7 @@ def tiles_kernel(tensors, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constex
     q_first = load_tile(q, rows, strides[2], queries, first, WIDTH)
     q_rest = load_tile(q, rows, strides[2], queries, rest, WIDTH)
     sum_first, sum_rest = tl.zeros(q_first.shape, tl.float32), tl.zeros(q_rest.shape, tl.float32)
-    most, total = tl.full(rows.shape, float("-inf"), tl.float32), tl.zeros(rows.shape, tl.float32)
+    most, total = tl.full(rows.shape, LOWEST, tl.float32), tl.zeros(rows.shape, tl.float32)
     for start in range(0, keys, TILE[1]):
         others = start + tl.arange(0, TILE[1])
         scores = scores_of((q_first, q_rest), (k, strides[5]), others, keys, (first, rest), WIDTH)
@@ -79,6 +80,7 @@ def tiles_kernel(tensors, strides, sizes, WIDTH: tl.constexpr, PARTS: tl.constex
         sum_first = sum_first * shrink[:, None] + tl.dot(weights.to(v_first.dtype), v_first)
         sum_rest = sum_rest * shrink[:, None] + tl.dot(weights.to(v_first.dtype), v_rest)
     out += ((sample * queries + rows.to(tl.int64)) * heads + head)[:, None] * WIDTH
+    total = tl.where(total == 0.0, 1.0, total)  # if everything is masked by -inf, the result is zero
     store_part(out, first, sum_first / total[:, None], rows < queries, WIDTH)
     store_part(out, rest, sum_rest / total[:, None], rows < queries, WIDTH)
 
@@ -109,7 +111,8 @@ def attend_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor
     rows = min(QUERIES, max(triton.next_power_of_2(queries), LEAST))
     others = KEYS if keys > ONE_TILE else max(triton.next_power_of_2(keys), LEAST)
     tiles_kernel[(triton.cdiv(queries, rows) * batch * heads,)](
-        (q, k, v, out, bias),
+        (q, k, v, out),
+        bias,
         (*(stride // STEP.value for part in (q, k, v) for stride in part.stride()[:3]), step),
         (queries, keys, heads),
         WIDTH=width,
