@@ -124,31 +124,31 @@ def test_the_published_grid_and_euler_steps_are_the_default():
 
 @pytest.mark.parametrize("config", [DPMSolverConfig(), UniPCConfig()], ids=["dpm_solver", "unipc"])
 def test_a_frame_that_joins_later_starts_without_history(config):
-    """Frame 0 is free from the start, frame 1 joins at step 4: it goes as a run that begins there."""
-    steps, joins = 10, 4
+    """Frame 0 is free from the start; the others join later, each like a run that begins there."""
+    steps, joins = 10, {1: 4, 2: 7, 3: 4}
     training = Training("flow")
     scheduler = config.build(steps, training, ())
-    mask = torch.tensor([[1.0, float(scheduler.timesteps[joins]) / 1000]])
-    clean = torch.full((1, 1, 2, 1, 1), 0.3)
+    mask = torch.tensor([[1.0, *(float(scheduler.timesteps[step]) / 1000 for step in joins.values())]])
+    clean = torch.full((1, 1, 4, 1, 1), 0.3)
     begun = {}
 
     def model(latents, timesteps, condition, cache, frame_mask=None):
         step = int((scheduler.timesteps == timesteps[0]).nonzero())
-        if step == joins:
-            begun["x"] = latents.double()
+        begun[step] = latents.clone()
         sigma = float(timesteps[0]) / 1000
         data, noise = estimates(latents, 1 - sigma, sigma)
         return torch.where(frame_mask[:, None, :, None, None], data - noise, torch.full_like(latents, 9.0))
 
     sampling = Sampling(1.0, torch.Generator().manual_seed(0), mask)
     result = denoise(model, scheduler, clean, None, sampling, NO_CACHE, Parallel())
-    alone = config.build(steps, training, ()).restarted(joins)
-    x = begun["x"][0, 0, 1].float().view(1, 1)
-    for step in range(joins, steps):
-        sigma = alone.times()[step]
-        data, noise = estimates(x, 1 - sigma, sigma)
-        x = alone.step(data - noise, alone.timesteps[step], x).prev_sample
-    assert float(result[0, 0, 1]) == pytest.approx(float(x), abs=1e-5)
+    for frame, first in joins.items():
+        alone = config.build(steps, training, ()).restarted(first)
+        x = begun[first][0, 0, frame].view(1, 1)
+        for step in range(first, steps):
+            sigma = alone.times()[step]
+            data, noise = estimates(x, 1 - sigma, sigma)
+            x = alone.step(data - noise, alone.timesteps[step], x).prev_sample
+        assert float(result[0, 0, frame]) == pytest.approx(float(x), abs=1e-5)
 
 
 def test_noise_comes_from_each_video_s_own_generator():

@@ -100,10 +100,9 @@ class FlowSampler(FlowGrid):
 
     def __init__(self, scheduler: Any, sigmas: torch.Tensor, history: int):
         super().__init__(sigmas, history)
-        self._fresh = copy.deepcopy(scheduler)
-        scheduler.set_timesteps(len(sigmas), sigmas=np.array(self.sigmas))
-        scheduler.set_begin_index(0)  # its timesteps are whole numbers and may repeat
-        self._scheduler = scheduler
+        self._fresh, self._scheduler = scheduler, copy.deepcopy(scheduler)
+        self._scheduler.set_timesteps(len(sigmas), sigmas=np.array(self.sigmas))
+        self._scheduler.set_begin_index(0)  # its timesteps are whole numbers and may repeat
 
     def restarted(self, step: int) -> FlowSampler:
         """A new sampler without history that continues at `step`."""
