@@ -16,6 +16,7 @@ from videosys.calibration.measure import CONVERGED, FULL
 from videosys.calibration.runs import open_pipeline
 from videosys.calibration.study import Study
 from videosys.parallel import ParallelConfig
+from videosys.schedulers.solvers import DPMSolverConfig, EulerConfig
 
 PROMPTS = ["a small red circle spins", "a large blue square moves", "a ring"]
 
@@ -66,6 +67,22 @@ def test_plans_of_a_study(study):
         assert run.latents.isfinite().all()
         assert len(run.steps) == len(study.sampler(one.config).times())
     assert (study.sensitivities is not None) == is_recorded
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("open_sora_plan_v110", {}),
+        ("open_sora_plan_v110", {"scheduler": DPMSolverConfig()}),
+        ("opensora", {"scheduler": EulerConfig()}),
+    ],
+)
+def test_all_samplers_have_the_number_of_evaluations(model, options, tmp_path):
+    config = tiny.config(model, num_inference_steps=20, **options)
+    study = Study(config, PROMPTS[:2], [], tmp_path, quiet=True)
+    found = dict(Planner(study).samplers(13))
+    assert Planner.PUBLISHED in found
+    assert {len(study.sampler(changes).times()) for changes in found.values()} == {13}
 
 
 def test_prompts_of_other_solvers_share_their_condition(study):

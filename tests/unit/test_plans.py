@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from videosys import LatteConfig, OpenSoraConfig, load_config, tiny
@@ -171,6 +173,10 @@ def test_the_printed_yaml_pins_the_plan(latte, tmp_path, capsys):
         for name in ("scheduler", "num_inference_steps", "cache"):
             assert getattr(read, name) == getattr(wanted, name)
         assert (tmp_path / "pinned.yaml").read_text().startswith("# ")
+    config = latte(evaluations=17)
+    config = replace(config, cache=ScheduleConfig(evaluations=17, calibration=config.cache.calibration))
+    (tmp_path / "pinned.yaml").write_text(pinned(config))
+    assert load_config(LatteConfig, tmp_path / "pinned.yaml").cache == SCHEDULE
     arguments = ["--config", "examples/latte/tiny.yaml"]
     assert main(arguments) == 2
     assert "cache sets no goal for a plan" in capsys.readouterr().err

@@ -86,19 +86,26 @@ def _readable(paths: Sequence[Path]) -> Iterator[tuple[Calibration, str]]:
 def find_plan(
     config: CacheConfig, run: Callable[[], RunSpec], folder: str | Path | None
 ) -> tuple[Setting, str] | None:
-    """(the plan that `best` selects, which may have another sampler; its file). None for another cache.
+    """(the plan for the goal of a config, its file); with `best` it may have another sampler. None without a
+    goal.
 
     Arguments and errors as in `resolve_cache`.
     """
-    if not isinstance(config, BestConfig):
+    if not isinstance(config, Goal) or not config.has_goal:
         return None
     calibration, path = find_calibration(config, run(), folder)
-    return choose_setting(config, calibration.choices, path), path
+    rows = calibration.choices if isinstance(config, BestConfig) else own_sampler(calibration.choices)
+    return choose_setting(config, rows, path), path
+
+
+def own_sampler(settings: Sequence[Setting]) -> list[Setting]:
+    """The settings with the file's sampler."""
+    return [row for row in settings if not row.config]
 
 
 def choose(config: Goal, settings: Sequence[Setting], where: str) -> CacheConfig:
     """The policy from `choose_setting`, limited to settings with the file's sampler."""
-    return choose_setting(config, [row for row in settings if not row.config], where).policy
+    return choose_setting(config, own_sampler(settings), where).policy
 
 
 def choose_setting(config: Goal, settings: Sequence[Setting], where: str) -> Setting:

@@ -157,7 +157,8 @@ class Planner:
         config = self.study.config
         if getattr(config, "prediction", None) is None:
             return
-        extra = self.study.num_steps - config.steps
+        published = {"scheduler": PublishedConfig(), "num_inference_steps": config.steps}
+        extra = len(self.study.sampler(published).times()) - config.steps  # of PNDM
         for solver in solvers(config.prediction):
             is_published = isinstance(solver, PublishedConfig)
             steps = budget - extra if is_published else budget

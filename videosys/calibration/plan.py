@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from videosys.cache import BestConfig, find_plan
+from videosys.cache import find_plan
 from videosys.config import config_to_dict
 from videosys.generation.plans import plan_settings, plan_text, with_plan
 from videosys.models import FAMILIES, family_of, load_family_config
@@ -52,11 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 def pinned(config: Any) -> str:
     """YAML of the plan that the config's goal selects, with a comment that lists its figures."""
-    if not isinstance(config.cache, BestConfig):
-        raise ValueError("cache sets no goal for a plan; set one, such as cache.name=best cache.speedup=2.0")
     pipeline = family_of(config).build(config, quiet=True)
     found = find_plan(config.cache, lambda: pipeline.scope(config), pipeline.parts.transformer.folder)
-    assert found is not None
+    if found is None:
+        raise ValueError("cache sets no goal for a plan; set one, such as cache.name=best cache.speedup=2.0")
     config = with_plan(config, *found)
     written = config_to_dict(config)
     lines = [f"{name}: {json.dumps(short(written[name]))}" for name in plan_settings(config)]
