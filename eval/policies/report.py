@@ -22,6 +22,7 @@ STEPS, SOLVER, TEACACHE, CACHE, FORECAST, PLAN = (
 )
 RIVALS = (STEPS, SOLVER, TEACACHE, CACHE)
 OVER = 0.5  # evaluations by which an online policy may exceed the budget
+OVER_SHARE = 0.025  # the same as a share of the budget; the larger of both is allowed
 REFERENCES = {FULL: "published", CONVERGED: "converged"}
 
 
@@ -71,7 +72,7 @@ class Comparison:
         fitting = [one for one in self.entries if (one.group, one.budget) == (group, budget)]
         if group == PLAN:
             fitting = [one for one in fitting if one.name.startswith(f"{reference}: ")]
-        fitting = [one for one in fitting if one.computed <= budget + OVER]
+        fitting = [one for one in fitting if one.computed <= budget + max(OVER, OVER_SHARE * budget)]
         return max(fitting, key=lambda one: one.psnr(reference), default=None)
 
 

@@ -62,6 +62,14 @@ def test_the_best_of_a_group_keeps_to_the_budget():
     assert comparison.best(11, PLAN, FULL) is None
 
 
+@pytest.mark.parametrize(
+    ("budget", "computed", "kept"), [(10, 10.5, True), (10, 11, False), (160, 164, True)]
+)
+def test_an_online_policy_may_exceed_the_budget_by_little(budget, computed, kept):
+    one = entry(TEACACHE, "one", budget, [30.0], computed=computed)
+    assert (Comparison(SCOPE, (one,), one).best(budget, TEACACHE, FULL) is one) == kept
+
+
 def test_a_difference_is_of_the_same_prompts():
     comparison = made()
     plan, rival = (comparison.best(10, group, FULL) for group in (PLAN, TEACACHE))
