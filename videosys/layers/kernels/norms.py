@@ -10,20 +10,21 @@ from torch import Tensor
 
 @triton.jit
 def modulation_kernel(
-    tensors, residual, gate, vectors, strides, sizes, eps, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
+    tensors, residual, gate, vectors, layout, eps, WIDTH: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """One token: x + gate y, its layer norm, modulated.
 
     tensors: x and the output. residual: y and the sum's output; or None for x unchanged. gate: or None.
-    vectors: shift and scale. strides: of sample and frame in vectors and gate. sizes: frames, positions.
+    vectors: shift and scale. layout: strides of sample and frame in vectors and gate; frames, positions.
     """
     x_pointer, out = tensors
+    sample_stride, frame_stride, frames, positions = layout
     token = tl.program_id(0)
-    sample, frame = (token // (sizes[0] * sizes[1])).to(tl.int64), (token // sizes[1] % sizes[0]).to(tl.int64)
+    sample, frame = (token // (frames * positions)).to(tl.int64), (token // positions % frames).to(tl.int64)
     columns = tl.arange(0, COLUMNS)
     inside = columns < WIDTH
     place = token.to(tl.int64) * WIDTH + columns
-    vector = sample * strides[0] + frame * strides[1] + columns
+    vector = sample * sample_stride + frame * frame_stride + columns
     x = tl.load(x_pointer + place, mask=inside, other=0.0).to(tl.float32)
     if residual is not None:
         y = tl.load(residual[0] + place, mask=inside, other=0.0).to(tl.float32)
@@ -59,8 +60,7 @@ def modulate(
         residual,
         gate,
         vectors,
-        (shift.stride(0), shift.stride(1) if shift.shape[1] > 1 else 0),
-        (frames, positions),
+        (shift.stride(0), shift.stride(1) if shift.shape[1] > 1 else 0, frames, positions),
         eps,
         WIDTH=width,
         COLUMNS=columns,

@@ -11,14 +11,13 @@ ROWS = tl.constexpr(32)  # heads of tokens in one program
 
 
 @triton.jit
-def turn(
-    x, out, near, inside, weights, angles, WEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr
-):
+def turn(x, out, columns, weights, angles, WEIGHT: tl.constexpr, WIDTH: tl.constexpr, GROUP: tl.constexpr):
     """Writes rows of x, normalized if there are weights (q's, k's, eps; WEIGHT chooses) and rotated if there
     are angles.
 
-    x, out: base and offsets of the rows; near: columns whose partner is GROUP further.
+    x, out: base and offsets of the rows. columns: those whose partner is GROUP further, and their mask.
     """
+    near, inside = columns
     a = tl.load(x[0] + x[1] + near, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(x[0] + x[1] + near + GROUP, mask=inside, other=0.0).to(tl.float32)
     if weights is not None:
@@ -56,8 +55,8 @@ def rotation_kernel(
         cos = tl.load(table[0] + places, mask=inside, other=1.0)
         angles = (cos, tl.load(table[1] + places, mask=inside, other=0.0))
     q_from, k_from = tokens * strides[0] + heads * WIDTH, tokens * strides[1] + heads * WIDTH
-    turn((q, q_from), (q_out, rows * WIDTH), near, inside, weights, angles, 0, WIDTH, GROUP)
-    turn((k, k_from), (k_out, rows * WIDTH), near, inside, weights, angles, 1, WIDTH, GROUP)
+    turn((q, q_from), (q_out, rows * WIDTH), (near, inside), weights, angles, 0, WIDTH, GROUP)
+    turn((k, k_from), (k_out, rows * WIDTH), (near, inside), weights, angles, 1, WIDTH, GROUP)
 
 
 def norm_rotate(
