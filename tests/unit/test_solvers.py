@@ -191,7 +191,7 @@ def test_keeping_the_prediction_under_euler_is_a_grid_with_fewer_steps():
         (LatteConfig, "euler", "scheduler is 'euler', which does not fit the epsilon prediction"),
         (OpenSoraConfig, "sde_dpm_solver", "does not fit the flow prediction"),
         (OpenSoraConfig, "{name: dpm_solver, grid: karras}", "scheduler.grid is 'karras'; it is for epsilon"),
-        (OpenSoraConfig, "{name: dpm_solver, order: 3}", "scheduler.order is 3; it must be 1 or 2"),
+        (OpenSoraConfig, "{name: dpm_solver, order: 3}", "scheduler.order is 3; it must be 1 or 2 for flow"),
         (LatteConfig, "{name: unipc, shift: 3}", "scheduler.shift is 3.0; it is for flow"),
         (LatteConfig, "{name: dpm_solver, order: 4}", "scheduler.order is 4; it must be 1 to 3"),
         (LatteConfig, "{name: unipc, grid: lu}", "grid"),

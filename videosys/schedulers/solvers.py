@@ -20,6 +20,7 @@ from videosys.utils.seed import Generators
 from videosys.utils.typed import check_between, check_types, listing
 
 MAX_SHIFT = 1000.0
+MAX_ORDER = 3
 
 Prediction = Literal["epsilon", "flow"]
 Grid = Literal["lu", "karras", "exponential", "linspace", "leading", "trailing"]
@@ -109,10 +110,6 @@ class PublishedConfig(SchedulerConfig):
         pass
 
 
-def check_order(order: int, most: int) -> None:
-    check_between("scheduler.order", order, 1, most)
-
-
 @dataclass(frozen=True)
 class EulerConfig(SchedulerConfig):
     """Euler steps of a flow model on a custom grid.
@@ -156,12 +153,12 @@ class DPMSolverConfig(SchedulerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order(self.order, 3)
+        check_between("scheduler.order", self.order, 1, MAX_ORDER)
 
     def check(self, prediction: Prediction | None, model: str) -> None:
         super().check(prediction, model)
-        if prediction == "flow":
-            check_order(self.order, 2)
+        if prediction == "flow" and self.order > 2:
+            raise ValueError(f"scheduler.order is {self.order}; it must be 1 or 2 for flow predictions")
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         if training.prediction == "flow":
@@ -211,7 +208,7 @@ class UniPCConfig(SchedulerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_order(self.order, 3)
+        check_between("scheduler.order", self.order, 1, MAX_ORDER)
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
         from diffusers import UniPCMultistepScheduler
