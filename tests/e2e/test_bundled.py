@@ -94,7 +94,7 @@ def slow_if_long(path: Path):
     return pytest.param(path, marks=marks, id=path.parent.name)
 
 
-@pytest.mark.parametrize("path", map(slow_if_long, CALIBRATED))
+@pytest.mark.parametrize("path", [slow_if_long(path) for path in CALIBRATED])
 def test_a_goal_is_reached_with_what_comes_with_the_checkpoint(path):
     prompt = "a small green ring grows on a grey background"
     with VideoSysEngine(read(str(path), None, []), quiet=True) as engine:
