@@ -22,6 +22,7 @@ from videosys.cache import (
     PABConfig,
     RunSpec,
     ScheduleConfig,
+    SenCacheConfig,
     Setting,
     TeaCacheConfig,
     calibration_text,
@@ -259,6 +260,20 @@ def test_ratios_come_from_a_calibration(tmp_path):
         resolve_cache(found, lambda: RUN)
     with pytest.raises(ValueError, match="has no ratios"):
         resolve_cache(MagCacheConfig(calibration=write(tmp_path / "d.json")), lambda: RUN)
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"),
+    [
+        (MagCacheConfig(ratios=(1.0, 0.9)), "ratios"),
+        (SenCacheConfig(sensitivities=((0.1, 0.2),) * 2), "sensitivities"),
+    ],
+)
+def test_another_number_of_values_than_steps_is_refused_before_anything_is_loaded(policy, name):
+    with pytest.raises(ValueError, match=f"cache.{name} has 2 entries; there are 30 steps"):
+        resolve_cache(policy, lambda: RUN)
+    for run in (replace(RUN, evaluations=2), replace(RUN, evaluations=None)):
+        assert resolve_cache(policy, lambda run=run: run) == policy
 
 
 def test_coefficients_beside_the_weights_are_taken_where_asked_for(tmp_path):

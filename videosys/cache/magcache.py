@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from videosys.cache.base import STACK, Place, forced_steps
 from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
-from videosys.cache.run_spec import RunSpec
+from videosys.cache.run_spec import RunSpec, check_entries
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class MagCacheConfig(Goal):
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
         """The settings with the ratios of the calibration, if they have none."""
-        return self if self.ratios else replace(self, ratios=calibrated("ratios")[0])
+        if not self.ratios:
+            return replace(self, ratios=calibrated("ratios")[0])
+        check_entries("cache.ratios", self.ratios, run())
+        return self
 
     def computed_steps(self, count: int) -> frozenset[int]:
         """The steps that compute out of `count`. ValueError unless there is a ratio for each step."""

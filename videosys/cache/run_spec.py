@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sized
 from dataclasses import dataclass
 
 from videosys.utils.typed import check_types
@@ -57,6 +58,12 @@ class RunSpec:
                 _LOG.warning("%s was made with %s %s, this run has %s%s", where, name, own, other, note)
                 continue
             raise ValueError(f"{where}: was made with {name} {own}, this run has {other}")
+
+
+def check_entries(name: str, values: Sized, run: RunSpec) -> None:
+    """ValueError unless there is one value for each model evaluation, if their number is known."""
+    if run.evaluations is not None and len(values) != run.evaluations:
+        raise ValueError(f"{name} has {len(values)} entries; there are {run.evaluations} steps")
 
 
 def may_differ(name: str, own: object, other: object) -> bool:

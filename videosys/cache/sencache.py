@@ -15,7 +15,7 @@ from videosys.cache.config import CacheConfig, Calibrated, Goal
 from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
-from videosys.cache.run_spec import RunSpec
+from videosys.cache.run_spec import RunSpec, check_entries
 from videosys.cache.teacache import same_rows
 from videosys.utils.typed import check_between
 
@@ -52,9 +52,10 @@ class SenCacheConfig(Goal):
 
     def resolved(self, run: Callable[[], RunSpec], calibrated: Calibrated) -> CacheConfig:
         """The settings with the sensitivities of the calibration, if they have none."""
-        if self.sensitivities:
-            return self
-        return replace(self, sensitivities=calibrated("sensitivities")[0])
+        if not self.sensitivities:
+            return replace(self, sensitivities=calibrated("sensitivities")[0])
+        check_entries("cache.sensitivities", self.sensitivities, run())
+        return self
 
     def start(self, times: Sequence[float], gather_rows: GatherRows, request_id: int = 0) -> Cache:
         count = len(self.sensitivities)
