@@ -24,20 +24,21 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARIES = (
-    *(
-        "torch",
-        "torch._dynamo",
-        "einops",
-        "imageio_ffmpeg",
-        "matplotlib.figure",
-        "numpy",
-        "omegaconf",
-        "safetensors",
-    ),
-    *("diffusers.models.autoencoders", "diffusers.schedulers", "transformers.models.t5.modeling_t5"),
-    *("transformers.models.auto.tokenization_auto", "torch.distributed"),
-)
+LIBRARIES = [
+    "torch",
+    "torch._dynamo",
+    "torch.distributed",
+    "diffusers.models.autoencoders",
+    "diffusers.schedulers",
+    "einops",
+    "imageio_ffmpeg",
+    "matplotlib.figure",
+    "numpy",
+    "omegaconf",
+    "safetensors",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.t5.modeling_t5",
+]
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -115,7 +116,7 @@ def start(request: dict[str, Any]) -> NoReturn:
         execute(request["arguments"], request["search"])
         status = 0
     except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        status = status_of(end)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -123,6 +124,14 @@ def start(request: dict[str, Any]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def status_of(end: SystemExit) -> int:
+    """The exit status. A text is printed, as Python does, and is an error."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    print(end.code, file=sys.stderr)
+    return 1
 
 
 def execute(arguments: list[str], search: list[str]) -> None:

@@ -9,10 +9,25 @@ from tests import warm
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("print('here')", 0), ("1 / 0", 1), ("raise SystemExit(2)", 2), ("raise SystemExit('no')", 1)],
+    [
+        ("print('here')", 0),
+        ("1 / 0", 1),
+        ("1 +", 1),
+        ("raise SystemExit(2)", 2),
+        ("raise SystemExit", 0),
+        ("raise SystemExit('no')", 1),
+    ],
 )
 def test_the_status_is_that_of_the_code(code, status, tmp_path):
     assert warm.run(["-c", code], tmp_path).returncode == status
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("raise SystemExit('no')", "no"), ("1 / 0", "ZeroDivisionError: division by zero")]
+)
+def test_errors_are_printed(code, error, tmp_path):
+    done = warm.run(["-c", code], tmp_path)
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", error)
 
 
 def test_the_package_is_imported_anew_and_files_are_found_first(tmp_path):
