@@ -169,6 +169,39 @@ def test_a_sampler_is_measured_before_a_cache_on_it():
     assert order[:4] == ["UniPC", "cache on UniPC", "Euler", "cache on Euler"]
 
 
+def test_a_sampler_that_one_reference_measured_is_not_measured_again():
+    solver = UniPCConfig()
+    some = [
+        candidate("UniPC", 40, 20, scheduler=solver),
+        candidate("cache on UniPC", 10, 45, schedule(0, 2), solver),
+    ]
+    real = {"UniPC": {FULL: 40, CONVERGED: 20}, "cache on UniPC": {FULL: 10, CONVERGED: 45}}
+    order = measured(some, real)
+    assert sorted(order) == ["UniPC", "cache on UniPC"]
+
+
+def test_a_cache_is_measured_where_the_sampler_fails_or_is_no_candidate(caplog):
+    """With few evaluations, some solvers have no run without a cache."""
+    good, failing = UniPCConfig(), EulerConfig(shift=1.0)
+    some = [
+        candidate("cache on UniPC", 40, 0, schedule(0, 2), good),
+        candidate("cache on Euler", 39, 0, schedule(0, 2), failing),
+        candidate("Euler", 20, 0, scheduler=failing),
+    ]
+    order = []
+
+    def measure(one):
+        order.append(one.name)
+        if one.name == "Euler":
+            raise not_finite("Euler")
+        return {FULL: one.near(FULL), CONVERGED: 0}
+
+    figures = {one.name: psnr for one, psnr in tried(some, measure, SHARE)}
+    assert order == ["cache on UniPC", "Euler", "cache on Euler"]
+    assert figures["Euler"] == {}
+    assert figures["cache on Euler"][FULL] == 39
+
+
 def test_the_published_sampler_has_no_caches_on_top():
     """The candidates have them already."""
 
