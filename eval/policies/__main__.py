@@ -20,6 +20,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from eval.policies.contest import Contest
 from eval.policies.report import Comparison, Entry, comparison_text, curves, long_rows
 from eval.training.captions import caption
 from eval.training.detect import detect
+from eval.training.recipes import RECIPES
 from eval.training.score import verdicts
 from eval.training.scored import scored, training_spec
 from videosys import (
@@ -88,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     configure_logging(quiet=args.quiet)
     settings = read_settings(args)
     study = open_study(args.model, settings, args.out, args.quiet)
-    comparison = compare(study, settings)
+    comparison = compare(study, settings, RECIPES[args.model.removeprefix(PREFIX)].stride)
     text = comparison_text(comparison)
     write(comparison, text, args.out)
     if args.bundle:
@@ -158,10 +160,10 @@ def budgets_of(study: Study) -> list[int]:
     return sorted({max(round(share * study.num_steps), 2) for share in SHARES})
 
 
-def compare(study: Study, settings: ComparisonSettings) -> Comparison:
-    """Compare at all numbers of evaluations."""
+def compare(study: Study, settings: ComparisonSettings, stride: int = 1) -> Comparison:
+    """Compare at all numbers of evaluations. stride: see `shown`."""
     bench = study.bench({CONVERGED: exact_of(study, settings)}, shared=UNTIMED)
-    bench.judge = shown
+    bench.judge = partial(shown, stride=stride)
     # As accurate as the runs of the held-out prompts, or trials do not rank the plans closest to them.
     trials = Trials(study, len(study.learnt), settings.converged)
     contest = Contest(study, settings.search, trials)
@@ -176,12 +178,12 @@ def exact_of(study: Study, settings: ComparisonSettings) -> dict[str, Any]:
     return {**converged(study.config), "num_inference_steps": settings.converged}
 
 
-def shown(prompt: str, frames: torch.Tensor) -> dict[str, float]:
-    """Score frames [T, H, W, 3] in [0, 1] against a caption: per attribute, 1 if the detector confirms it,
-    else 0.
+def shown(prompt: str, frames: torch.Tensor, stride: int) -> dict[str, float]:
+    """Score frames [T, H, W, 3] in [0, 1], every `stride`-th one of a clip, against a caption: per attribute,
+    1 if the detector confirms it, else 0.
     """
     spec = dict(scored())[prompt]
-    right = verdicts(spec, detect((frames * 255).round().to(torch.uint8)))
+    right = verdicts(spec, detect((frames * 255).round().to(torch.uint8), stride))
     return {name: float(value) for name, value in right.items()}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from eval.training.clips import (
     BACKGROUNDS,
+    BOUNCE_FRAMES,
     COLOURS,
     FULL_FRAMES,
     GROWTH,
@@ -52,8 +53,8 @@ class Detection:
     size: str = NONE
 
 
-def detect(video: Tensor | np.ndarray) -> Detection:
-    """Detect the attributes of one clip, uint8 frames [T, H, W, 3]."""
+def detect(video: Tensor | np.ndarray, stride: int = 1) -> Detection:
+    """Detect the attributes of one clip, uint8 frames [T, H, W, 3]: every `stride`-th frame at `FPS`."""
     frames = torch.as_tensor(video)
     if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
         raise ValueError(f"expected uint8 frames [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
@@ -77,9 +78,9 @@ def detect(video: Tensor | np.ndarray) -> Detection:
         return Detection(background, colour)
     mask, area = mask[seen], area[seen]
     centre = centres(mask)
-    shape, turning = match_shape(mask, centre)
-    motion = classify_motion(area, centre * scale, turning)
-    return Detection(background, colour, shape, motion, _size(area, shape, motion))
+    shape, turning = match_shape(mask, centre, stride)
+    motion = classify_motion(area, centre * scale, turning, stride)
+    return Detection(background, colour, shape, motion, _size(area, shape, motion, stride))
 
 
 def nearest(colour: Tensor, palette: Mapping[str, tuple[int, int, int]]) -> str:
@@ -95,7 +96,7 @@ def centres(mask: Tensor) -> Tensor:
     return moments / mask.sum(dim=(1, 2))[:, None]
 
 
-def classify_motion(area: Tensor, centre: Tensor, turning: bool) -> str:
+def classify_motion(area: Tensor, centre: Tensor, turning: bool, stride: int = 1) -> str:
     """The motion with the largest share of its expected change; still or spin if all shares are below a half.
 
     `area` [T] and `centre` [T, 2] are in pixels of a 64-pixel frame. `turning`: whether a rotating template
@@ -104,11 +105,10 @@ def classify_motion(area: Tensor, centre: Tensor, turning: bool) -> str:
     num_frames = len(area)
     edge = max(1, min(3, num_frames // 4))
     # The part of the 34-frame motion between the averaged first and last frames.
-    course = min(1.0, max(1, num_frames - edge) / (FULL_FRAMES - 1))
+    course = min(1.0, stride * max(1, num_frames - edge) / (FULL_FRAMES - 1))
     moved = centre[-edge:].mean(dim=0) - centre[:edge].mean(dim=0)
     swelled = float((area[-edge:].mean() / area[:edge].mean()).log())
-    height = centre[:, 1]
-    bounced = float(height.max() - height.min() - (height[-1] - height[0]).abs())
+    bounced = _bounced(centre[:, 1], stride)
     direction = max(TRANSLATIONS, key=lambda name: float(moved @ moved.new_tensor(TRANSLATIONS[name])))
     reached = {
         direction: float(moved.abs().max()) / (TRAVELLED * course),
@@ -122,11 +122,17 @@ def classify_motion(area: Tensor, centre: Tensor, turning: bool) -> str:
     return "spin" if turning else "still"
 
 
-def match_shape(mask: Tensor, centre: Tensor) -> tuple[str, bool]:
+def _bounced(height: Tensor, stride: int) -> float:
+    """The longest way back and forth within the duration of one bounce, in the units of `height` [T]."""
+    beats = height.unfold(0, min(len(height), round(BOUNCE_FRAMES / stride) + 1), 1)
+    return float((beats.amax(dim=1) - beats.amin(dim=1) - (beats[:, -1] - beats[:, 0]).abs()).max())
+
+
+def match_shape(mask: Tensor, centre: Tensor, stride: int = 1) -> tuple[str, bool]:
     """(shape, whether it rotates) of the template with the best overlap with masks [T, H, W]."""
     overlap = _overlaps(_normalise(mask, centre), _templates())
     upright = {shape: float(rows[:, 0].mean()) for shape, rows in overlap.items()}
-    turning = {shape: _best_turn(rows) for shape, rows in overlap.items() if rows.shape[1] > 1}
+    turning = {shape: _best_turn(rows, stride) for shape, rows in overlap.items() if rows.shape[1] > 1}
     shape = max(SHAPES, key=lambda name: max(upright[name], turning.get(name, 0.0)))
     return shape, turning.get(shape, 0.0) > upright[shape] + SPIN_MARGIN
 
@@ -175,22 +181,22 @@ def _overlaps(masks: Tensor, templates: Mapping[str, Tensor]) -> dict[str, Tenso
     return result
 
 
-def _best_turn(overlap: Tensor) -> float:
+def _best_turn(overlap: Tensor, stride: int) -> float:
     """The mean overlap of the best uniform rotation in a table [T, angles]."""
     frames, angles = overlap.shape
     frame = torch.arange(frames)
     start = torch.arange(angles)[:, None]
     best = 0.0
     for rate in SPIN_RATES:
-        angle = (start + (frame * rate / ANGLE_STEP).round().long()) % angles
+        angle = (start + (frame * stride * rate / ANGLE_STEP).round().long()) % angles
         best = max(best, float(overlap[frame, angle].mean(dim=1).max()))
     return best
 
 
-def _size(area: Tensor, shape: str, motion: str) -> str:
+def _size(area: Tensor, shape: str, motion: str, stride: int) -> str:
     """The size whose mean radius over this motion has the nearest ratio."""
     first, last = {"grow": GROWTH, "shrink": GROWTH[::-1]}.get(motion, (1.0, 1.0))
-    course = min(1.0, (len(area) - 1) / (FULL_FRAMES - 1))
+    course = min(1.0, stride * (len(area) - 1) / (FULL_FRAMES - 1))
     factor = first + 0.5 * (last - first) * course
     radius = float((area / AREAS[shape]).sqrt().mean()) / factor
     return min(SIZES, key=lambda name: abs(math.log(radius / SIZES[name])))

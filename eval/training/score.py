@@ -25,6 +25,7 @@ from torch import Tensor
 
 from eval.training.clips import ATTRIBUTES, FPS, ClipSpec
 from eval.training.detect import Detection, detect
+from eval.training.recipes import RECIPES
 from eval.training.scored import scored
 from eval.training.sheet import contact_sheet, save_gif
 from videosys import CommandParser, VideoSysEngine, config_to_dict, load_config, replacing, run_command, tiny
@@ -36,15 +37,16 @@ GIF_CLIPS = 4
 COLUMNS = (*NEEDED, "all", "size")
 
 
-def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec]) -> dict[str, Any]:
-    """Shares of correct attributes of uint8 videos [T, H, W, 3], with `specs` as ground truth.
+def score_videos(videos: Iterable[Tensor], specs: Sequence[ClipSpec], stride: int = 1) -> dict[str, Any]:
+    """Shares of correct attributes of uint8 videos [T, H, W, 3], with `specs` as ground truth. stride: as in
+    `detect`.
 
     {"seen": {"count", "background", "colour", "shape", "motion", "all", "size"}, "held_out": the same,
     "clips": [{"expected", "detected", "right"}]}. A group without clips has count 0 and no shares.
     """
     clips = []
     for video, spec in zip(videos, specs, strict=True):
-        detection = detect(video)
+        detection = detect(video, stride)
         expected = {name: getattr(spec, name) for name in ATTRIBUTES}
         right = verdicts(spec, detection)
         clips.append({"expected": expected, "detected": asdict(detection), "right": right})
@@ -115,7 +117,8 @@ def run(args: argparse.Namespace) -> int:
     made = generate_wan(args.overrides, captions) if config is None else generate(config, captions)
     videos = list(made)
     seconds = round(time.perf_counter() - start, 1)
-    report = {**score_videos(videos, specs), "seconds": seconds}
+    stride = 1 if config is None else RECIPES[args.model].stride
+    report = {**score_videos(videos, specs, stride), "seconds": seconds}
     for caption, clip in zip(captions, report["clips"], strict=True):
         clip["caption"] = caption
     print(table(report))

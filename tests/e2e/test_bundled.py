@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import videosys
+from eval.training.recipes import RECIPES
 from eval.training.score import score_videos
 from eval.training.scored import scored
 from videosys import NoCacheConfig, VideoSysEngine, load_config
@@ -136,7 +137,7 @@ def test_noise_models_follow_their_prompts(name, moving):
     chosen = [pair for pair in scored() if not pair[1].is_held_out][:6]
     with VideoSysEngine(config(name, num_inference_steps=40), quiet=True) as engine:
         output = engine.generate([caption for caption, _ in chosen], seed=0)
-    report = score_videos(output.video, [spec for _, spec in chosen])["seen"]
+    report = score_videos(output.video, [spec for _, spec in chosen], RECIPES[name].stride)["seen"]
     right = {attribute: round(6 * report[attribute]) for attribute in ("background", "colour", "motion")}
     assert right["background"] >= 5, right
     assert right["colour"] >= 5, right

@@ -53,6 +53,19 @@ def test_groups_without_clips_have_no_shares():
     assert table(report).splitlines()[1].split() == ["seen", "0", *["-"] * len(COLUMNS)]
 
 
+def test_the_command_scores_latte_at_its_frame_rate(monkeypatch, capsys):
+    specs = dict(scored())
+    monkeypatch.setattr(score, "tiny_config", lambda model, overrides: SimpleNamespace(fps=8))
+    monkeypatch.setattr(
+        score,
+        "generate",
+        lambda config, captions: (to_uint8(render(specs[c], 32)[:, ::2]) for c in captions),
+    )
+    assert main(["--model", "latte"]) == 0
+    shares = [line.split()[2:8] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert shares == [["1.00"] * 6] * 2
+
+
 def test_a_video_too_few_is_an_error():
     spec = ClipSpec("triangle", "red", "white", "small", "still")
     with pytest.raises(ValueError):
