@@ -21,15 +21,24 @@ Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # captions -> [L] ids 
 class CaptionedLatents:
     """The shards of a folder with these `numbers`, or all except the held-out one.
 
-    All captions of a batch have the same length, so no padding is needed.
+    All captions of a batch have the same length, so no padding is needed. factors: how many times more often
+    clips with a motion or shape are drawn.
     """
 
-    def __init__(self, folder: Path, tokens: Tokens, numbers: Sequence[int] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        tokens: Tokens,
+        numbers: Sequence[int] | None = None,
+        factors: Mapping[str, float] | None = None,
+    ):
         self.folder, self.tokens, self.numbers = folder, tokens, numbers
+        self.factors = dict(factors or {})
         self.read: set[Path] = set()
         self.latents = torch.empty(0)
         self.rows: dict[str, Tensor] = {}
         self.by_length: dict[int, list[tuple[int, str]]] = defaultdict(list)
+        self.odds: dict[int, list[float]] = defaultdict(list)  # of the pairs in by_length
         self.timer = Timer(120.0)
         self.refresh()
 
@@ -51,15 +60,18 @@ class CaptionedLatents:
         ]
         self.rows.update(self.tokens([caption for _, caption in pairs if caption not in self.rows]))
         for clip, caption in pairs:
-            self.by_length[len(self.rows[caption])].append((clip, caption))
+            spec, length = specs[clip - first], len(self.rows[caption])
+            self.by_length[length].append((clip, caption))
+            self.odds[length].append(self.factors.get(spec.motion, 1.0) * self.factors.get(spec.shape, 1.0))
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Latents [B, 4, t, 8, 8] and the tokens [B, L, ...] of their captions."""
         if self.timer.due():
             self.refresh()
         lengths = sorted(self.by_length)
-        counts = np.array([len(self.by_length[length]) for length in lengths])
-        pairs = self.by_length[lengths[rng.choice(len(lengths), p=counts / counts.sum())]]
-        samples = [pairs[i] for i in rng.integers(len(pairs), size=size)]
+        sums = np.array([sum(self.odds[length]) for length in lengths])
+        length = lengths[rng.choice(len(lengths), p=sums / sums.sum())]
+        pairs, odds = self.by_length[length], np.array(self.odds[length])
+        samples = [pairs[i] for i in rng.choice(len(pairs), size=size, p=odds / odds.sum())]
         clips = torch.tensor([clip for clip, _ in samples])
         return self.latents[clips], torch.stack([self.rows[caption] for _, caption in samples])

@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     torch.manual_seed(0)
     recipe, texts = RECIPES[args.model], Texts(str(resolve(args.text_encoder)))
-    data = CaptionedLatents(args.latents, texts)
+    data = CaptionedLatents(args.latents, texts, factors=dict(args.more))
     held_out = CaptionedLatents(args.latents, texts, numbers=[HELD_OUT_SHARD])
     model = recipe.model(recipe.config)
     begin(model, recipe)

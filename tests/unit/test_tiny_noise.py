@@ -13,7 +13,7 @@ from eval.training import latents as shards
 from eval.training import train_causal_vae, train_noise
 from eval.training.batches import CaptionedLatents
 from eval.training.captions import caption_of
-from eval.training.clips import render, sample_spec
+from eval.training.clips import ClipSpec, render, sample_spec
 from eval.training.recipes import NOISE, RECIPES, fold_statistics
 from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import CausalVAE
@@ -217,3 +217,20 @@ def test_the_held_out_shard_is_read_alone(tmp_path, texts, monkeypatch):
     read = partial(CaptionedLatents, tmp_path, texts)
     assert len(read().latents) == 2
     assert len(read(numbers=[shards.HELD_OUT_SHARD]).latents) == 2
+
+
+def test_clips_with_a_factor_are_drawn_more_often(tmp_path, texts, monkeypatch):
+    """Latents contain 1 for clips with a factor of 6 and 0 for the others."""
+    specs = [ClipSpec("cross", "red", "white", "large", motion) for motion in ("spin", "grow", "still")]
+    monkeypatch.setattr(shards, "training_spec", lambda rng: specs.pop(0))
+    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 3)
+    marked = [1.0, 0.0, 0.0]
+    shards.write_shard(lambda specs: torch.tensor(marked).view(3, 1, 1, 1, 1), tmp_path, 0)
+
+    def share(factors):
+        data, rng = CaptionedLatents(tmp_path, texts, factors=factors), np.random.default_rng(0)
+        return float(torch.cat([data.batch(rng, 40)[0] for _ in range(30)]).mean())
+
+    assert share({}) == pytest.approx(1 / 3, abs=0.06)
+    assert share({"spin": 6.0}) == pytest.approx(6 / 8, abs=0.06)
+    assert share({"spin": 6.0, "cross": 2.0}) == pytest.approx(6 / 8, abs=0.06)

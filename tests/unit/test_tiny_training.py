@@ -16,6 +16,7 @@ from eval.training.trainer import (
     StageRun,
     Timer,
     Trainer,
+    factor,
     learning_rate,
     load_state,
     save_state,
@@ -36,6 +37,24 @@ def toy_stage(minutes: float = 1.0, **kwargs) -> Stage:
 def toy_run(folder: Path) -> StageRun:
     torch.manual_seed(0)
     return StageRun(Trainer(nn.Linear(3, 1), folder), toy_stage())
+
+
+def test_factors_are_parsed():
+    assert factor("spin=4") == ("spin", 4.0)
+    assert factor("cross=.5") == ("cross", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("roll=2", "'roll' is not one of rightward, .*, circle, square, triangle, ring, cross"),
+        ("spin", "the factor of spin is ''; it must be a positive number"),
+        *((f"spin={value}", f"the factor of spin is '{value}'") for value in ("x", "0", "-1", "nan", "inf")),
+    ],
+)
+def test_wrong_factors_are_refused(text, message):
+    with pytest.raises(argparse.ArgumentTypeError, match=message):
+        factor(text)
 
 
 @pytest.mark.parametrize("budget", [{"minutes": 0.0}, {"steps": 0}, {"minutes": 0.0, "steps": 0}])
