@@ -83,6 +83,9 @@ def build(config: Path, start: str | None, batches: FlowBatches) -> Any:
     """A model from a config.json, with blocks initialized to do nothing, or with the weights of `start`."""
     fields = json.loads(config.read_text(encoding="utf-8"))
     model: Any = WanTransformer3DModel.from_config(fields)
+    if start is not None and is_wan(resolve(start)):
+        model.load_state_dict(WanTransformer3DModel.from_pretrained(resolve(start)).state_dict())
+        return model
     for block in model.blocks:
         nn.init.zeros_(block.scale_shift_table)
         nn.init.zeros_(block.attn2.to_out[0].weight)
@@ -93,6 +96,12 @@ def build(config: Path, start: str | None, batches: FlowBatches) -> Any:
         settle_norms(model, lambda: flow_loss(model, batches((8, 0))))
         fit_head(model, ((b[:3], b.velocity) for b in (batches((8, i)) for i in range(FIT_BATCHES))))
     return model
+
+
+def is_wan(folder: Path) -> bool:
+    """Whether a folder has a WanTransformer3DModel."""
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return fields.get("_class_name") == WanTransformer3DModel.__name__
 
 
 def export(folder: Path, model: Any, figure: float) -> None:
@@ -106,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     torch.manual_seed(0)
     texts = Texts(str(resolve(args.text_encoder)))
-    data = FlowBatches(CaptionedLatents(args.latents, texts), texts.null[0], args.batch_size)
+    drawn = CaptionedLatents(args.latents, texts, factors=dict(args.more))
+    data = FlowBatches(drawn, texts.null[0], args.batch_size)
     held = CaptionedLatents(args.latents, texts, numbers=[HELD_OUT_SHARD])
     held_out = FlowBatches(held, texts.null[0], args.batch_size)
     model = build(resolve(args.config) / "config.json", args.start, data)
@@ -138,7 +148,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = CommandParser(prog="python -m eval.training.train wan", description=__doc__)
     add_run_options(parser, 16)
     parser.add_argument("--config", default="bundled:wan/transformer", help="folder of the config.json")
-    parser.add_argument("--start", help="folder of a trained Open-Sora-Plan v1.2.0 of the same shape")
+    parser.add_argument(
+        "--start", help="folder of a trained Wan, or of a trained Open-Sora-Plan v1.2.0 of the same shape"
+    )
     parser.add_argument(
         "--compile", action="store_true", help="compile the blocks: takes minutes, then training is faster"
     )
