@@ -12,20 +12,26 @@ import pytest
 import torch
 from torch import nn
 
+from tests.distributed.models import Request, build, condition, latents
 from tests.house.test_stateless import EXAMPLES
 from tests.standin import Away, stand_in
 from tests.tiny_checkpoint import CAUSAL, FRAMES, VAE, config_of, text_to_video_config
-from tests.unit.test_cache_device import POLICIES
+from tests.unit.test_cache_device import POLICIES, STEPS
 from videosys import VideoSysEngine, psnr, ssim
-from videosys.calibration.calibrate import calibrate
+from videosys.cache import start
+from videosys.calibration.calibrate import CalibrationReport, calibrate
 from videosys.calibration.collect import rms
 from videosys.calibration.runs import error_db
 from videosys.calibration.study import Study
+from videosys.generation.denoise import Sampling, denoise
 from videosys.layers.linear import multiply
 from videosys.layers.tiling import FrameTiling, Tiling
 from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE
 from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
 from videosys.models.opensora.autoencoder import OpenSoraVAE
+from videosys.parallel import Parallel
+from videosys.schedulers.flow import FlowSolver, shifted_grid
+from videosys.schedulers.rflow import RFlowScheduler
 
 KINDS = {"cuda": (), "mps": (torch.float64,)}
 PROMPT = "a small red circle spins"
@@ -161,6 +167,35 @@ def test_the_default_device_moves_no_table(name, machine):
     assert all(item.device.type == "cpu" for item in tensors(inputs.conditions))
 
 
+def rflow() -> RFlowScheduler:
+    scheduler = RFlowScheduler()
+    scheduler.set_timesteps(STEPS, num_frames=17)
+    return scheduler
+
+
+@pytest.mark.parametrize("scheduler", [rflow, lambda: FlowSolver(shifted_grid(STEPS, 3.0), 2)])
+@pytest.mark.parametrize("policy", ["teacache", "easycache", "sencache", "seacache", "fitted"])
+def test_the_default_device_moves_no_number_of_a_loop(policy, scheduler, mps):
+    request = Request("opensora")
+    model, x = build(request, Parallel()), latents(request)
+    prepared = condition(model, request, Parallel())
+    cache = dataclasses.replace({**POLICIES, "fitted": POLICIES["schedule"]}[policy], device="auto")
+
+    def run() -> tuple[torch.Tensor, list[Any]]:
+        sampler = scheduler()
+        caching = start(cache, sampler.times(), Parallel().gather_rows, 7)
+        return denoise(model, sampler, x, prepared, Sampling(5.0), caching, Parallel()), caching.steps
+
+    want, steps = run()
+    torch.set_default_device(mps.device)
+    try:
+        made, same = run()
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(made, want)
+    assert same == steps
+
+
 @pytest.mark.parametrize("name", AUTOENCODERS)
 @torch.no_grad()
 def test_an_autoencoder_that_is_moved_there(name, machine):
@@ -228,17 +263,28 @@ def test_what_is_measured_of_videos_and_latents(machine):
     assert rms(there[0]).tolist() == pytest.approx(rms(a).tolist())
 
 
+def calibrate_under(default: torch.device | None, study: Study) -> CalibrationReport:
+    torch.set_default_device(default)
+    try:
+        return calibrate(study, [3], 0)
+    finally:
+        torch.set_default_device(None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_a_calibration(held_out, mps, checkpoint, tmp_path):
-    """Recorded runs are read from files to the host. Which solvers are tried may depend on rounding."""
+    """Also with the device as default device. Recorded runs are read from files to the host. Which solvers
+    are tried may depend on rounding.
+    """
     config = config_of(checkpoint, num_frames=1, num_inference_steps=5, dtype="float32")
     studies = [
         Study(dataclasses.replace(config, device=device), [PROMPT], [PROMPT] * held_out, tmp_path / device)
         for device in ("mps", "cpu")
     ]
     made, want = (
-        {row.name: row.result for row in calibrate(study, [3], 0).rows if not row.config} for study in studies
+        {row.name: row.result for row in calibrate_under(default, study).rows if not row.config}
+        for study, default in zip(studies, (mps.device, None))
     )
     assert made.keys() == want.keys() >= {"schedule joint"}
     for name, result in made.items():

@@ -14,6 +14,7 @@ from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import HOLD
 from videosys.cache.ranges import at_least
 from videosys.cache.teacache import l1_sums, ratio, same_rows
+from videosys.utils.devices import host_row
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class EasyCache(ResidualCache):
         x = self._input()
         change, _ = l1_sums(x, self.previous.to(x.device))
         row = (*self.identity, float(self.step), self.accumulated, self.rate, change, self.size)
-        rate, change, size = same_rows(self.gather_rows(torch.tensor(row, dtype=torch.float64)))[0][4:]
+        rate, change, size = same_rows(self.gather_rows(host_row(row)))[0][4:]
         distance = ratio(change, size)
         self.accumulated += rate * distance
         computed = not self.accumulated < self.config.threshold  # NaN computes

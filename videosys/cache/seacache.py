@@ -93,6 +93,6 @@ def wiener_gains(size: int, mix: tuple[float, float], power: float) -> torch.Ten
     float64 [size], in the order of the discrete Fourier transform. mix: (a, b).
     """
     a, b = (min(max(share, TINY), 1 - TINY) for share in mix)
-    inverse = torch.fft.fftfreq(size, dtype=torch.float64).abs() ** power + 1e-16  # 1 / S
+    inverse = torch.fft.fftfreq(size, dtype=torch.float64, device="cpu").abs() ** power + 1e-16  # 1 / S
     gains = a / (a * a + b * b * inverse)
     return gains / gains.mean()

@@ -17,6 +17,7 @@ from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
 from videosys.cache.run_spec import RunSpec, check_entries
 from videosys.cache.teacache import same_rows
+from videosys.utils.devices import host_row
 from videosys.utils.typed import check_between
 
 Sensitivities = tuple[tuple[float, float], ...]
@@ -130,7 +131,7 @@ class SenCache(ResidualCache):
         difference = self.latents - latents.to(self.latents.device)
         moved = float(difference.float().square().mean().sqrt())
         row = (*self.identity, float(self.step), float(self.skips_in_a_row), moved)
-        moved = same_rows(self.gather_rows(torch.tensor(row, dtype=torch.float64)))[0][4]
+        moved = same_rows(self.gather_rows(host_row(row)))[0][4]
         expected = self.config.expected(step, moved, self.timestep - timestep)
         enough = self.skips_in_a_row == self.config.max_consecutive_skips
         # NaN computes.

@@ -16,7 +16,7 @@ from videosys.cache.device import to_cache_device
 from videosys.cache.forecast import FORECASTS, HOLD, Forecast
 from videosys.cache.ranges import at_least
 from videosys.cache.run_spec import RunSpec
-from videosys.utils.devices import float64_device
+from videosys.utils.devices import float64_device, host_row
 from videosys.utils.triton import runs_triton
 
 _LOG = logging.getLogger("videosys.cache")
@@ -136,7 +136,7 @@ class TeaCache(ResidualCache):
                 "a cache serves one generation; start another with videosys.cache.start"
             )
         row = (*self.identity, float(self.step), self.accumulated, *self.sums(current, previous))
-        return relative_l1(self.gather_rows(torch.tensor(row, dtype=torch.float64)))
+        return relative_l1(self.gather_rows(host_row(row)))
 
     def sums(self, current: torch.Tensor, previous: torch.Tensor) -> tuple[float, float]:
         """Numerator and denominator of the distance for this rank's tokens."""

@@ -159,12 +159,12 @@ class ReuseProbe:
 
     def _sampled(self, output: torch.Tensor) -> torch.Tensor:
         guided = guide(output[:, : self.channels], self.sampling).float().flatten()
-        places = torch.linspace(0, guided.numel() - 1, min(SAMPLES, guided.numel())).long()
+        places = torch.linspace(0, guided.numel() - 1, min(SAMPLES, guided.numel()), device="cpu").long()
         return guided[places.to(guided.device)].cpu()
 
     def stacked(self) -> torch.Tensor:
         """[steps, WINDOW + 1, samples]; nan where a step has no earlier step that far back."""
-        table = torch.full((len(self.rows), WINDOW + 1, self.rows[0].shape[1]), float("nan"))
+        table = torch.full((len(self.rows), WINDOW + 1, self.rows[0].shape[1]), float("nan"), device="cpu")
         for step, row in enumerate(self.rows):
             table[step, : len(row)] = row
         return table

@@ -112,7 +112,8 @@ class Segments:
 
     def __init__(self, reused: Sequence[torch.Tensor], gains: Sequence[float], times: Sequence[float]):
         tables = torch.stack([table.float() for table in reused], dim=1)  # [steps, prompts, back, samples]
-        wrong = (tables - tables[:, :, :1]) * torch.tensor(gains, dtype=torch.float32)[:, None, None, None]
+        scale = torch.tensor(gains, dtype=torch.float32, device="cpu")
+        wrong = (tables - tables[:, :, :1]) * scale[:, None, None, None]
         # Normalized, so that every prompt has the same weight.
         size = wrong[1:, :, 1].square().nanmean(dim=(0, 2)).sqrt().clamp(min=1e-12)
         self.wrong = (wrong / size[:, None, None]).numpy()

@@ -37,8 +37,8 @@ def variances(latents: torch.Tensor) -> torch.Tensor:
     squares = coefficients(latents).abs().square().mean(dim=(0, 1))
     index = bands(latents.shape[-3:]).flatten()
     count = int(index.max()) + 1
-    sums = torch.zeros(count).index_add(0, index, squares.flatten())
-    sizes = torch.zeros(count).index_add(0, index, torch.ones(len(index)))
+    sums = squares.new_zeros(count).index_add(0, index, squares.flatten())
+    sizes = squares.new_zeros(count).index_add(0, index, squares.new_ones(len(index)))
     return (sums / sizes)[index].reshape(squares.shape).clamp(min=LEAST_VARIANCE)
 
 
@@ -47,8 +47,9 @@ def bands(size: torch.Size) -> torch.Tensor:
     spatial frequency in cycles per longer side of the frame.
     """
     frames, height, width = size
-    temporal = (torch.fft.fftfreq(frames) * frames).abs().round().long()
-    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    temporal = (torch.fft.fftfreq(frames, device="cpu") * frames).abs().round().long()
+    sides = (torch.fft.fftfreq, height), (torch.fft.rfftfreq, width)
+    rows, columns = (frequencies(n, device="cpu") for frequencies, n in sides)
     spatial = (torch.hypot(rows[:, None], columns) * max(height, width)).round().long()
     return temporal[:, None, None] * (int(spatial.max()) + 1) + spatial
 
@@ -56,7 +57,7 @@ def bands(size: torch.Size) -> torch.Tensor:
 def multiplicity(size: torch.Size) -> torch.Tensor:
     """The number of coefficients of the full spectrum per column [W // 2 + 1]: 1 or 2."""
     width = size[-1]
-    counts = torch.full((width // 2 + 1,), 2.0)
+    counts = torch.full((width // 2 + 1,), 2.0, device="cpu")
     counts[0] = 1.0
     if width % 2 == 0:
         counts[-1] = 1.0
@@ -74,7 +75,7 @@ def between(spectrum: torch.Tensor, at: list[float], values: torch.Tensor) -> to
 
     Linear in the logarithm of the level.
     """
-    known = torch.tensor(at).log()
+    known = torch.tensor(at, device="cpu").log()
     wanted = spectrum.log().contiguous()
     upper = torch.searchsorted(known, wanted).clamp(1, len(at) - 1)
     share = ((wanted - known[upper - 1]) / (known[upper] - known[upper - 1]).clamp(min=1e-12)).clamp(0, 1)
@@ -107,8 +108,8 @@ class Changes:
     """
 
     def __init__(self, gains: torch.Tensor):
-        self.total = torch.zeros(())
-        self._gains, self._before = iter(gains), torch.empty(0)
+        self.total = torch.zeros((), device="cpu")
+        self._gains, self._before = iter(gains), torch.empty(0, device="cpu")
 
     def add(self, step: torch.Tensor) -> None:
         """Add the predictions [B, C, T, H, W] of the next step."""
@@ -127,7 +128,7 @@ def table_of(rows: torch.Tensor, weights: torch.Tensor, window: int) -> torch.Te
     """The rows [steps, numbers] of each step and of the `window` steps before it, multiplied by the weights
     [steps, numbers] of that step: [steps, window + 1, numbers], nan before the first step.
     """
-    table = torch.full((len(rows), window + 1, rows.shape[1]), float("nan"))
+    table = torch.full((len(rows), window + 1, rows.shape[1]), float("nan"), device="cpu")
     for back in range(min(window + 1, len(rows))):
         table[back:, back] = rows[: len(rows) - back] * weights[back:]
     return table

@@ -102,7 +102,7 @@ class Surrogate:
         """
         at = levels(self.spectrum, LEVELS)
         rows = [impulse_gains(sampler, partial(response, self.prediction, variance=one)) for one in at]
-        return between(self.spectrum, at, torch.tensor(rows))
+        return between(self.spectrum, at, torch.tensor(rows, device="cpu"))
 
     def segments(self, sampler: Callable[[int], Any], is_recorded: bool = True) -> Segments:
         """The costs of the segments of a schedule that keeps predictions.
@@ -201,9 +201,9 @@ def impulse_gains(
             mix = noise_mix(one, float(timesteps[0]))
             return response(mix) * sample + next(steps).reshape(-1, 1, 1, 1, 1)
 
-        return rollout(model, one, torch.zeros(errors.shape[1], 1, 1, 1, 1)).flatten()
+        return rollout(model, one, errors.new_zeros(errors.shape[1], 1, 1, 1, 1)).flatten()
 
-    errors = torch.eye(len(sampler(1).times()))
+    errors = torch.eye(len(sampler(1).times()), device="cpu")
     return (ends(errors) - ends(torch.zeros_like(errors))).tolist()  # minus the sampler's own noise
 
 
@@ -211,7 +211,7 @@ def is_deterministic(sampler: Callable[[int], Any]) -> bool:
     """Whether a sampler draws no noise. sampler: returns a new one for a seed."""
     ends = []
     for seed in (0, 1):
-        still = torch.zeros(1, 1, 1, 1, 1)
+        still = torch.zeros(1, 1, 1, 1, 1, device="cpu")
         ends.append(rollout(lambda sample, *unused: torch.zeros_like(sample), sampler(seed), still))
     return torch.equal(*ends)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,14 +70,14 @@ class LoopWatch:
     def trace(self, latents: Tensor) -> Trace:
         """The trace of the loop. latents: of the whole run."""
         width = max(sum(row.shape[1] for row in rows) for rows in self._rows.values())
-        table = torch.full((len(self._rows), WINDOW + 1, width), float("nan"))
+        table = torch.full((len(self._rows), WINDOW + 1, width), float("nan"), device="cpu")
         for step, rows in self._rows.items():
             known = min(len(row) for row in rows)
             joined = torch.cat([row[:known] for row in rows], dim=1)
             table[step, :known, : joined.shape[1]] = joined
-        pairs = zip(self._timesteps, self._timesteps[1:])
+        times = [torch.tensor(timestep, device="cpu") for timestep in self._timesteps]
         distances = {
-            "timestep_embedding": [relative_change(torch.tensor(y), torch.tensor(x)) for x, y in pairs],
+            "timestep_embedding": [relative_change(y, x) for x, y in itertools.pairwise(times)],
             "modulated_input": self._joined(lambda recorder: recorder.distances["modulated"], math.nan),
             "residual": self._joined(lambda recorder: recorder.distances["residual"], math.nan),
             **self._changes.distances,
@@ -135,12 +136,12 @@ class Watcher:
 def sampled(tensors: Tensors) -> Tensor:
     """A sample of the values of a prediction."""
     flat = torch.cat([x.flatten() for x in tensors])
-    places = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel())).long()
+    places = torch.linspace(0, flat.numel() - 1, min(SAMPLES, flat.numel()), device="cpu").long()
     return flat[places.to(flat.device)].float().cpu()
 
 
 def equally_long(tables: list[Tensor]) -> list[Tensor]:
     """Tables [steps, WINDOW + 1, samples] of several loops, reduced to the smallest number of samples."""
     width = min(table.shape[2] for table in tables)
-    places = [torch.linspace(0, table.shape[2] - 1, width).round().long() for table in tables]
+    places = [torch.linspace(0, table.shape[2] - 1, width, device="cpu").round().long() for table in tables]
     return [table[:, :, kept] for table, kept in zip(tables, places)]

@@ -62,13 +62,15 @@ def denoise(
     latents = latents.float()
     frames = FrameConditioning(sampling, latents, scheduler)
     are_finite: list[torch.Tensor] = []
+    # Copied once: a copy from the host in each step would wait for the device.
+    embedded = scheduler.timesteps.to(latents.device, torch.float32)
     for step, timestep in enumerate(scheduler.timesteps):
         cache.begin_step(step, float(timestep))
         kept, latents = latents, frames.renoise(latents, step, timestep)
         sample = scheduler.scale_model_input(latents, timestep)
         cache.observe_latents(sample, noise_mix(scheduler, float(timestep)))
         pair = parallel.cfg_shard(frames.pair(sample))
-        timesteps = timestep.to(pair.device, torch.float32).expand(pair.shape[0])
+        timesteps = embedded[step].expand(pair.shape[0])
         inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
         output = cache.predict(partial(model, pair, timesteps, condition, cache, **inputs))
         noise_pred = parallel.cfg_gather(

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from videosys.parallel import Parallel
+from videosys.utils.devices import host_row
 from videosys.utils.settled import unsettled
 from videosys.utils.typed import check_types, shown
 
@@ -154,7 +153,7 @@ class Monitor:
         if self.watch is None:
             return
         own = self.watch.error
-        stopped = self.parallel.gather_rows(torch.tensor([float(own is not None)]))
+        stopped = self.parallel.gather_rows(host_row([own is not None]))
         if bool(stopped.any()):
             raise own or Cancelled("the request was cancelled")
 

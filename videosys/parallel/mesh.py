@@ -16,6 +16,7 @@ from torch import Tensor
 from videosys.parallel import ops
 from videosys.parallel.config import ParallelConfig
 from videosys.parallel.groups import build_groups
+from videosys.utils.devices import host_row
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Parallel:
 
     def agree(self, what: str, *numbers: float) -> None:
         """RuntimeError on every rank of the replica if their numbers differ."""
-        rows = self.gather_rows(torch.tensor(numbers, dtype=torch.float64)).tolist()
+        rows = self.gather_rows(host_row(numbers)).tolist()
         if any(row != rows[0] for row in rows):
             raise RuntimeError(f"the ranks of one video disagree on {what}: {rows}")
 

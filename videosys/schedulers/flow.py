@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from videosys.schedulers.rflow import NUM_TRAIN_TIMESTEPS, SchedulerOutput
+from videosys.utils.devices import host_row
 
 
 def shifted_grid(num_inference_steps: int, shift: float) -> torch.Tensor:
@@ -18,7 +19,7 @@ def shifted_grid(num_inference_steps: int, shift: float) -> torch.Tensor:
     """
     if num_inference_steps < 1:
         raise ValueError(f"num_inference_steps is {num_inference_steps}; it must be 1 or more")
-    u = 1 - torch.arange(num_inference_steps, dtype=torch.float64) / num_inference_steps
+    u = 1 - torch.arange(num_inference_steps, dtype=torch.float64, device="cpu") / num_inference_steps
     return shift * u / (1 + (shift - 1) * u)
 
 
@@ -61,7 +62,7 @@ class FlowSolver(FlowGrid):
 
     def restarted(self, step: int) -> FlowSolver:
         """A new solver without history that continues at `step`."""
-        solver = FlowSolver(torch.tensor(self.sigmas, dtype=torch.float64), self.history + 1)
+        solver = FlowSolver(host_row(self.sigmas), self.history + 1)
         solver._step = step
         return solver
 
@@ -106,7 +107,7 @@ class FlowSampler(FlowGrid):
 
     def restarted(self, step: int) -> FlowSampler:
         """A new sampler without history that continues at `step`."""
-        sampler = FlowSampler(self._fresh, torch.tensor(self.sigmas, dtype=torch.float64), self.history)
+        sampler = FlowSampler(self._fresh, host_row(self.sigmas), self.history)
         sampler._scheduler.set_begin_index(step)
         return sampler
 

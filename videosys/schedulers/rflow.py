@@ -25,7 +25,7 @@ def time_shift(num_frames: int, height: float, width: float) -> torch.Tensor:
     chunks = 1 if num_frames == 1 else num_frames // 17 * 5
     if chunks <= 0:
         raise ValueError(f"num_frames is {num_frames}; allowed: 1 (an image) or 17 and more")
-    size = torch.tensor([height * width / BASE_PIXELS, chunks], dtype=torch.float32)
+    size = torch.tensor([height * width / BASE_PIXELS, chunks], dtype=torch.float32, device="cpu")
     return size.sqrt().prod()
 
 
@@ -40,7 +40,7 @@ class RFlowScheduler:
 
     def __init__(self, use_timestep_transform: bool = True):
         self.use_timestep_transform = use_timestep_transform
-        self.timesteps = torch.empty(0)
+        self.timesteps = torch.empty(0, device="cpu")
         self._step = 0
 
     def set_timesteps(
@@ -54,7 +54,7 @@ class RFlowScheduler:
         uniform = [
             (1 - step / num_inference_steps) * NUM_TRAIN_TIMESTEPS for step in range(num_inference_steps)
         ]
-        u = torch.tensor(uniform, dtype=torch.float32) / NUM_TRAIN_TIMESTEPS
+        u = torch.tensor(uniform, dtype=torch.float32, device="cpu") / NUM_TRAIN_TIMESTEPS
         if self.use_timestep_transform:
             ratio = time_shift(num_frames, height, width)
             u = ratio * u / (1 + (ratio - 1) * u)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 AUTO = "auto"
@@ -52,6 +54,11 @@ def resolve_device(device: str, name: str = "device") -> torch.device:
 def float64_device(device: torch.device) -> torch.device:
     """The device for float64: the same one, or the CPU if it does not support float64."""
     return CPU if device.type == "mps" else device
+
+
+def host_row(numbers: Sequence[float]) -> torch.Tensor:
+    """float64 [len(numbers)] on the CPU, even if torch's default device is another one."""
+    return torch.tensor(numbers, dtype=torch.float64, device=CPU)
 
 
 def in_float64(x: torch.Tensor) -> torch.Tensor:
