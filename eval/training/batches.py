@@ -13,7 +13,7 @@ from torch import Tensor
 from eval.training.captions import TEMPLATES, caption_of
 from eval.training.clips import ClipSpec
 from eval.training.latents import HELD_OUT_SHARD, read_shard
-from eval.training.trainer import Timer
+from eval.training.trainer import Timer, odds_of
 
 Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # captions -> [L] ids or [L, D] embeddings
 
@@ -62,7 +62,7 @@ class CaptionedLatents:
         for clip, caption in pairs:
             spec, length = specs[clip - first], len(self.rows[caption])
             self.by_length[length].append((clip, caption))
-            self.odds[length].append(self.factors.get(spec.motion, 1.0) * self.factors.get(spec.shape, 1.0))
+            self.odds[length].append(odds_of(spec, self.factors))
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Latents [B, 4, t, 8, 8] and the tokens [B, L, ...] of their captions."""

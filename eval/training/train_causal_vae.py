@@ -4,7 +4,7 @@ FOLDER`.
 It is initialized from the image autoencoder of the tiny Latte: convolutions are inflated to 3-D, with the
 image weight in the newest frame (as for the published model). There are two stages, each with a budget in
 minutes: the whole autoencoder on windows of 17 frames, after which encoder and latents are final and
-FOLDER/export is written; then the decoder only.
+FOLDER/export is written; then the decoder only. With --start, only the decoder of a trained one is trained.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from eval.training.train_vae import (
     psnr,
     round_parameters,
 )
-from eval.training.trainer import Stage, Trainer, say, settings_of
+from eval.training.trainer import Stage, Trainer, add_factors, say, settings_of
 from videosys import CausalVAE, CommandParser, save_model
 from videosys.models.open_sora_plan.autoencoder import V120
 
@@ -178,9 +178,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m eval.training.train causal_vae", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and the export")
-    parser.add_argument("--image-vae", type=Path, required=True, help="folder of the latte_vae stage")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--image-vae", type=Path, help="folder of the latte_vae stage")
+    source.add_argument("--start", type=Path, help="folder of a trained autoencoder, whose encoder is kept")
     parser.add_argument("--whole-minutes", type=float, default=20.0)
     parser.add_argument("--decoder-minutes", type=float, default=30.0)
+    add_factors(parser)
     parser.add_argument("--clips", type=int, default=2000, help="number of training clips, kept in memory")
     return parser.parse_args(argv)
 
@@ -189,9 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     torch.manual_seed(0)
     vae = CausalVAE(CONFIG)
-    inflate(vae, RECIPES["latte"].load_vae(args.image_vae))
+    if args.start:
+        vae.load_state_dict(RECIPES["open_sora_plan_v110"].load_vae(args.start).state_dict())
+    else:
+        inflate(vae, RECIPES["latte"].load_vae(args.image_vae))
     say(f"parameters: {sum(p.numel() for p in vae.parameters())}")
-    clips = Clips(args.clips, 41)
+    clips = Clips(args.clips, 41, factors=dict(args.more))
     evaluation = Evaluation(Clips(HELD_OUT_CLIPS, 1_000_041, held_out=None))
     trainer = Trainer(vae, args.out, every=120.0, settings=settings_of(args))
 
@@ -203,8 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             name, minutes, loss=lambda m, step: loss(windows, m, step), evaluate=evaluation.figure, **options
         )
 
-    trainer.run(stage("whole", args.whole_minutes, whole_loss))
-    freeze_encoder(vae, clips)
+    if not args.start:
+        trainer.run(stage("whole", args.whole_minutes, whole_loss))
+        freeze_encoder(vae, clips)
     evaluation.write(args.out, vae, evaluation.figure(copy.deepcopy(vae)))
     trainer.run(
         stage(

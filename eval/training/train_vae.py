@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.training.clips import FULL_FRAMES, render, sample_spec, to_uint8
-from eval.training.trainer import Stage, Trainer, say, settings_of
+from eval.training.trainer import Stage, Trainer, odds_of, say, settings_of
 from videosys import CommandParser, OpenSoraVAE, OpenSoraVAEConfig, save_model
 
 M = TypeVar("M", bound=nn.Module)
@@ -41,6 +41,7 @@ CONFIG = OpenSoraVAEConfig(
     micro_batch_size=17,
 )
 WINDOW = CONFIG.micro_frame_size
+POOL = 8  # candidates per clip if some are drawn more often
 OBJECT_WEIGHT = (
     4.0  # extra weight of pixels of the object and its edge, because most of a frame is background
 )
@@ -51,11 +52,25 @@ DECODED_PER_WINDOW = 4  # frames per window that a training step in pixels decod
 
 
 class Clips:
-    """Training clips as uint8 [N, T, 64, 64, 3] and, once encoded, their spatial latents [N, 4, T, 8, 8]."""
+    """Training clips as uint8 [N, T, 64, 64, 3] and, once encoded, their spatial latents [N, 4, T, 8, 8].
 
-    def __init__(self, count: int, seed: int, held_out: bool | None = False):
+    factors: how many times more often clips with a motion or shape are drawn.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        held_out: bool | None = False,
+        factors: Mapping[str, float] | None = None,
+    ):
         rng = np.random.default_rng(seed)
-        self.frames = torch.stack([to_uint8(render(sample_spec(rng, held_out))) for _ in range(count)])
+        specs = [sample_spec(rng, held_out) for _ in range(POOL * count if factors else count)]
+        if factors:
+            odds = np.array([odds_of(spec, factors) for spec in specs])
+            chosen = rng.choice(len(specs), size=count, replace=False, p=odds / odds.sum())
+            specs = [specs[i] for i in chosen]
+        self.frames = torch.stack([to_uint8(render(spec)) for spec in specs])
         self.latents = torch.empty(0)
 
     def pick(self, clips: Tensor, frames: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eval.training.clips import ClipSpec
 from videosys.tiny.words import PHRASES, SHAPES
 
 WARM_UP_STEPS = 40
@@ -58,7 +59,12 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
     add("--steps", type=int, help="stop after this number of steps")
     add("--rate", type=float, default=1.0, help="factor on the default learning rate; use less to continue")
     add("--batch-size", type=int, default=batch_size)
-    add(
+    add_factors(parser)
+
+
+def add_factors(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for factors of motions and shapes."""
+    parser.add_argument(
         "--more",
         type=factor,
         nargs="+",
@@ -66,6 +72,11 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
         metavar="NAME=FACTOR",
         help="how many times more often clips with this motion or shape are drawn, such as spin=4",
     )
+
+
+def odds_of(spec: ClipSpec, factors: Mapping[str, float]) -> float:
+    """How many times more often a clip is drawn. factors: of motions and shapes, 1 if missing."""
+    return factors.get(spec.motion, 1.0) * factors.get(spec.shape, 1.0)
 
 
 def factor(text: str) -> tuple[str, float]:

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from eval.training import latents as shards
-from eval.training import train_causal_vae, train_noise
+from eval.training import train_causal_vae, train_noise, train_vae
 from eval.training.batches import CaptionedLatents
 from eval.training.captions import caption_of
 from eval.training.clips import ClipSpec, render, sample_spec
+from eval.training.detect import detect
 from eval.training.recipes import NOISE, RECIPES, fold_statistics
+from eval.training.train_vae import Clips
 from videosys.models.latte.autoencoder import LatteVAE, LatteVAEConfig
 from videosys.models.open_sora_plan.autoencoder import CausalVAE
 from videosys.schedulers import ddim
@@ -188,6 +190,24 @@ def test_an_inflated_autoencoder_codes_a_first_frame_as_the_image_one_does():
     frame = render(sample_spec(np.random.default_rng(5)))[None, :, :1]
     latents = vae.encode(frame).mean
     assert torch.allclose(latents, image_vae.encode(frame), atol=1e-4)
+
+
+def test_pixels_of_chosen_shapes_are_drawn_more_often():
+    clips = Clips(4, 5, factors={"cross": 1e9})
+    assert {detect(frames).shape for frames in clips.frames} == {"cross"}
+
+
+def test_a_trained_autoencoder_is_continued_with_its_encoder(tmp_path, monkeypatch):
+    for module in (train_causal_vae, train_vae):
+        monkeypatch.setattr(module, "HELD_OUT_CLIPS", 1)
+    start = resolve("bundled:open_sora_plan/vae")
+    budgets = ["--whole-minutes", "9", "--decoder-minutes", "0.01", "--clips", "2"]
+    train_causal_vae.main(["--start", str(start), "--out", str(tmp_path), *budgets])
+    recipe = RECIPES["open_sora_plan_v110"]
+    before, after = (recipe.load_vae(folder).state_dict() for folder in (start, tmp_path / "export"))
+    changed = {name.split(".")[0] for name, value in before.items() if not value.equal(after[name])}
+    assert changed <= {"decoder", "post_quant_conv"}
+    assert after.keys() == before.keys()
 
 
 def test_a_window_is_the_same_for_the_same_step():
