@@ -186,6 +186,36 @@ def test_two_pipelines_in_two_threads_do_not_meet():
 
 
 @pytest.mark.parametrize("place", ["output", "stack"])
+def test_a_pipeline_that_shares_the_model_may_run_in_another_thread(wan, place):
+    pipe, call = wan
+    other = diffusers.WanPipeline(**{**pipe.components, "scheduler": copy.deepcopy(pipe.scheduler)})
+    other.set_progress_bar_config(disable=True)
+    cache = TeaCacheConfig(threshold=0.25)
+    plain, want = generate(pipe, call), fresh("wan", cache=cache, place=place)
+    latents, running, can_go_on = [], threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: latents.append(generate(other, call)))
+
+    def meet(module: Any, args: Any) -> None:
+        if threading.current_thread() is thread:
+            running.set()
+            can_go_on.wait(60)
+        elif len(module._forward_pre_hooks) > 1:  # TeaCache looks for its signal
+            can_go_on.set()
+            thread.join(60)
+
+    pipe.transformer.blocks[0].attn1.register_forward_pre_hook(meet)
+    with cached(pipe, cache=cache, place=place) as run:
+        thread.start()
+        running.wait(60)
+        got = generate(pipe, call)
+    can_go_on.set()
+    thread.join(60)
+    assert torch.equal(got, want)
+    assert len(run.steps) == 8
+    assert torch.equal(latents[0], plain)
+
+
+@pytest.mark.parametrize("place", ["output", "stack"])
 def test_a_context_that_ends_while_another_thread_generates_leaves_nothing_behind(wan, place):
     pipe, call = wan
     plain, before = generate(pipe, call), trace_of(pipe)

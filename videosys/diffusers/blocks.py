@@ -209,8 +209,11 @@ class Blocks:
         The block runs uncompiled, up to this attention.
         """
         found: Tensors = []
+        own = threading.get_ident()
 
         def stop(module: nn.Module, inputs: tuple, named: dict) -> None:
+            if threading.get_ident() != own:
+                return  # a pipeline that shares the model
             found.append(named["hidden_states"] if "hidden_states" in named else inputs[0])
             raise Reached
 

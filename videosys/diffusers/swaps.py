@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import nn
+
 # Called instead of a method with (object, the method of its class bound to it, args, kwargs).
 Handler = Callable[[Any, Callable[..., Any], tuple, dict], Any]
 MARK = "_videosys_cached"  # in the namespace of each subclass
@@ -95,6 +97,11 @@ class Swap:
 
     @contextlib.contextmanager
     def _own_class(self, item: Any) -> Iterator[None]:
+        if isinstance(item, nn.Module) and item._compiled_call_impl is None:
+            # Its calls in other threads must be seen meanwhile, because pipelines can share a module.
+            yield
+            return
+        # With its original class, so that code compiled for that class is used again.
         set_class(item, self.cls)
         try:
             yield
@@ -105,7 +112,6 @@ class Swap:
     def _method(self, original: Callable[..., Any], handler: Handler) -> Callable[..., Any]:
         @functools.wraps(original)
         def call(item: Any, *args: Any, **kwargs: Any) -> Any:
-            # With its original class, so that code compiled for that class is used again.
             with self._own_class(item):
                 return original(item, *args, **kwargs)
 
