@@ -215,6 +215,32 @@ def test_a_pipeline_that_shares_the_model_may_run_in_another_thread(wan, place):
     assert torch.equal(latents[0], plain)
 
 
+class Wrapper(torch.nn.Module):
+    """A model around another one, with its attributes, as peft makes them."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name) if name == "model" else getattr(self.model, name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["wan", "wan_video_to_video", "easyanimate"])
+def test_a_wrapped_model_is_cached_at_its_output(name):
+    pipe, call = case(name)
+    cache = TeaCacheConfig(threshold=0.25)
+    with cached(pipe, cache=cache, place="output") as run:
+        want, steps = generate(pipe, call), run.steps
+    pipe.transformer = Wrapper(pipe.transformer)
+    with cached(pipe, cache=cache) as run:
+        assert torch.equal(generate(pipe, call), want)
+    assert run.steps == steps
+
+
 @pytest.mark.parametrize("place", ["output", "stack"])
 def test_a_context_that_ends_while_another_thread_generates_leaves_nothing_behind(wan, place):
     pipe, call = wan

@@ -66,10 +66,11 @@ class Part:
         forward = functools.partial(call, *args, **kwargs)
         if not self.session.is_active or writes_state(kwargs):
             return forward()
-        arguments = self._parameters.bind_partial(model, *args, **kwargs).arguments
-        tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+        bound = self._parameters.bind_partial(model, *args, **kwargs)
+        # Wrappers of models have no named parameters; their keywords are in `bound.kwargs`.
+        tensors = [value for value in (*bound.args, *bound.kwargs.values()) if isinstance(value, Tensor)]
         noisy = tensors[0]
-        loop = self.session.loop(model, arguments.get("timestep"))
+        loop = self.session.loop(model, {**bound.arguments, **bound.kwargs}.get("timestep"))
         slot = loop.next_slot(self.number, [(x.shape, x.dtype, x.device) for x in tensors])
         if slot is None:
             record = StepRecord(loop.step, float("nan"), None, None, None, True)
