@@ -120,6 +120,17 @@ def test_video_to_video_counts_the_steps_that_run():
     assert computed(run) == [True, True, False, False, True, True]
 
 
+def test_video_to_video_skips_whole_steps_of_a_scheduler_of_order_two():
+    pipe, call = case("wan_video_to_video")
+    pipe.scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
+    with cached(pipe, cache=IntervalConfig(every=3)) as run:
+        generate(pipe, call)
+    timesteps = pipe.scheduler.timesteps.tolist()
+    assert timesteps[5] == timesteps[6]  # the second of them is the first one of a whole step
+    assert [step.timestep for step in run.steps[::2]] == timesteps[6:]
+    assert computed(run)[::2] == [True, False, False, True, True]
+
+
 def test_teacache_decides_by_what_it_measures(wan):
     pipe, call = wan
     runs = {}

@@ -187,7 +187,7 @@ class CachedRun:
 
     def _new_loop(self, model: nn.Module, timestep: Any) -> Loop:
         times, timesteps = evaluation_times(self.scheduler)
-        first = first_evaluation(timestep, timesteps)
+        first = first_evaluation(timestep, timesteps, getattr(self.scheduler, "order", 1))
         times, timesteps = times[first:], timesteps[first:]
         # Guidance was already compared; this avoids a second warning.
         spec = dataclasses.replace(self._spec, evaluations=len(times), guidance_scale=None)

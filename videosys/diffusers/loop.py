@@ -150,10 +150,15 @@ def evaluation_times(scheduler: Any) -> tuple[list[float], list[float]]:
     return levels[:count], timesteps[:count]
 
 
-def first_evaluation(timestep: Any, timesteps: Sequence[float]) -> int:
-    """The index of the timestep that a loop begins with: video-to-video skips the first ones."""
+def first_evaluation(timestep: Any, timesteps: Sequence[float], order: int = 1) -> int:
+    """The index of the timestep that a loop begins with: video-to-video skips the first ones.
+
+    order: of the scheduler. Those of order 2 list timesteps twice, and pipelines skip whole steps.
+    """
     value = max(_floats(timestep), default=None) if timestep is not None else None
-    return timesteps.index(value) if value in timesteps else 0
+    places = [place for place, other in enumerate(timesteps) if other == value]
+    whole = [place for place in places if place % order == 0]
+    return next(iter([*whole, *places]), 0)
 
 
 def _floats(values: Any) -> list[float]:
