@@ -163,6 +163,48 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
         calibrate(pipe, [prompt], out=tmp_path / "out.json", budgets=[10], **call)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hight": 32}, "hight is not an argument of LTXPipeline that can be set here; allowed: 'prompt', "),
+        ({"budget": [5]}, "budget is not an argument of LTXPipeline"),
+        ({"generator": torch.Generator()}, "generator is not an argument of LTXPipeline that can be set"),
+        ({"height": "tall"}, "height is 'tall'; it must be a number"),
+        ({"guidance_scale": "high"}, "guidance_scale is 'high'; it must be a number"),
+        ({"output_type": "mp4"}, "output_type is 'mp4'; allowed: 'pil', 'np', 'pt', 'latent'"),
+        ({"budgets": [2.5]}, r"budgets are \[2.5\]; they must be a list of whole numbers, 2 or more"),
+        ({"budgets": 5}, "budgets are 5; they"),
+        ({"budgets": [True, 5]}, "budgets are"),
+        ({"search": -1}, "search is -1; it must be a number, 0 or more, and finite"),
+        ({"search": float("nan")}, "search is nan"),
+        ({"search": "long"}, "search is 'long'"),
+        ({"seed": 1.5}, "seed is 1.5; it must be a whole number"),
+        ({"place": None}, "place is None; allowed: auto, output, stack"),
+        ({"out": None}, "out is 'None'; it must end in"),
+        ({"prompts": [3]}, r"prompts\[0\] is 3; it must be a text, or arguments of the pipeline's call"),
+        ({"prompts": [{"promt": "a cat"}]}, "promt is not an argument of LTXPipeline"),
+        ({"prompts": iter(["a cat"])}, "they must be a list of one or more"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(options, message, tmp_path):
+    pipe, prompt, call = parts("ltx")
+    pipe.transformer.forward = None  # fails if it is called
+    options = {"prompts": [prompt], "out": tmp_path / "out.json", **call, **options}
+    with pytest.raises(ValueError, match=message) as error:
+        calibrate(pipe, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("options", [{"budgets": [11]}, {"num_inference_steps": 3}])
+def test_a_wrong_number_of_steps_is_refused_in_the_first_call_of_the_model(options, tmp_path):
+    pipe, prompt, call = parts("ltx")
+    calls = []
+    pipe.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    with pytest.raises(ValueError, match=r"they must be 2 to 9, of 10 steps|a calibration needs 4"):
+        calibrate(pipe, [prompt], out=tmp_path / "out.json", **{**call, **options}, place="output")
+    assert len(calls) == 1
+
+
 UNLIKE = {"pyramid_num_inference_steps_list": [4, 5, 4]}
 ASYNCHRONOUS = {"ar_step": 2, "causal_block_size": 1, "num_inference_steps": 6}
 
@@ -232,6 +274,15 @@ def file_of_prompts(tmp_path):
         (["--pipeline", "wan", "--tiny", "out=3"], "out is not an argument of WanPipeline"),
         (["--pipeline", "wan", "--tiny", "prompt=a cat"], "prompt is not an argument of WanPipeline"),
         (["--pipeline", "wan", "--tiny", "num_inference_steps=six"], "num_inference_steps is 'six'"),
+        (
+            ["--pipeline", "wan", "--tiny", "guidance_scale=high"],
+            "guidance_scale is 'high'; it must be a num",
+        ),
+        (
+            ["--pipeline", "wan", "--tiny", "height=32", "height=64"],
+            "'height=32', 'height=64' set an argument",
+        ),
+        (["--pipeline", "wan", "--tiny", "--search", "-1"], "search is -1.0; it must be a number, 0 or more"),
     ],
 )
 def test_the_command_answers_a_mistake_in_one_line(options, message, prompts, tmp_path, capsys):

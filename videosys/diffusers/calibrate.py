@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +17,19 @@ from videosys.calibration.calibrate import CalibrationReport, PolicyResult
 from videosys.calibration.calibrate import calibrate as measured
 from videosys.calibration.measure import FULL, Pace
 from videosys.calibration.output import announce_missing_plots, check_place, write_report
+from videosys.diffusers.checks import check_call, check_pipeline
 from videosys.diffusers.places import AUTO
 from videosys.diffusers.rivals import best_rival
+from videosys.diffusers.settings import check_place_name
 from videosys.diffusers.study import Job, PipelineStudy, Prompt, videos_of
 from videosys.utils.logging import get_logger
+from videosys.utils.reading import expanded
+from videosys.utils.typed import listing
 
 _LOG = get_logger("diffusers")
 SHARES = (1 / 3, 0.5, 2 / 3)  # of all steps
+OWN = ("generator",)  # argument of the pipeline's call that `seed` sets
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +67,11 @@ def calibrate(
     search: maximum number of full runs for improving the schedule of each budget.
     ValueError for a pipeline or arguments that cannot be calibrated.
     """
-    out, (learnt, judged) = Path(out), jobs_of(prompts, seed)
-    if out.suffix != ".json":
-        raise ValueError(f"out is {str(out)!r}; it must end in .json")
-    check_steps(call.get("num_inference_steps", 1))
+    check_options(out, place, budgets, search, seed)
+    out, (learnt, judged) = expanded(out), jobs_of(prompts, seed)
     check_place(out)
+    check_pipeline(pipe)
+    check_arguments(pipe, call, [job.arguments for job in (*learnt, *judged)])
     announce_missing_plots()
     folder = out.with_suffix(".work")
     chosen = partial(check_budgets, budgets, shares=SHARES)
@@ -80,16 +87,40 @@ def calibrate(
     return report.calibration()
 
 
-def check_steps(steps: Any) -> None:
-    """ValueError for a number of steps that is not a whole number of 1 or more."""
-    if type(steps) is not int or steps < 1:
-        raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number, 1 or more")
+def check_options(out: Any, place: Any, budgets: Any, search: Any, seed: Any) -> None:
+    """ValueError for invalid arguments of `calibrate` itself."""
+    if not isinstance(out, (str, Path)) or Path(out).suffix != ".json":
+        raise ValueError(f"out is {str(out)!r}; it must end in .json")
+    check_place_name(place)
+    whole = isinstance(budgets, Sequence) and all(type(each) is int and each > 1 for each in budgets)
+    if budgets is not None and not whole:
+        raise ValueError(f"budgets are {budgets!r}; they must be a list of whole numbers, 2 or more")
+    if type(search) not in (int, float) or not 0 <= search < math.inf:
+        raise ValueError(f"search is {search!r}; it must be a number, 0 or more, and finite")
+    if type(seed) is not int:
+        raise ValueError(f"seed is {seed!r}; it must be a whole number")
+
+
+def check_arguments(pipe: Any, call: Mapping[str, Any], prompts: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for invalid arguments of the pipeline's call. prompts: those of each video."""
+    for arguments in ({**call, **prompt} for prompt in prompts):
+        steps, kind = arguments.get("num_inference_steps", 1), arguments.get("output_type")
+        if type(steps) is not int or steps < 1:
+            raise ValueError(f"num_inference_steps is {steps!r}; it must be a whole number, 1 or more")
+        check_call(pipe, arguments, OWN)
+        if kind is not None and kind not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {kind!r}; allowed: {listing(OUTPUT_TYPES)}")
 
 
 def jobs_of(prompts: Sequence[Prompt], seed: int) -> tuple[Sequence[Job], Sequence[Job]]:
     """Training videos and held-out videos. ValueError if there are none."""
-    if isinstance(prompts, (str, Mapping)) or not prompts:
+    if isinstance(prompts, (str, Mapping)) or not isinstance(prompts, Sequence) or not prompts:
         raise ValueError(f"prompts are {prompts!r}; they must be a list of one or more, preferably three")
+    for number, prompt in enumerate(prompts):
+        if not isinstance(prompt, (str, Mapping)):
+            raise ValueError(
+                f"prompts[{number}] is {prompt!r}; it must be a text, or arguments of the pipeline's call"
+            )
     jobs = [Job.of(prompt, seed + number) for number, prompt in enumerate(prompts)]
     return split(jobs, None) if len(jobs) > 1 else (jobs, [Job.of(prompts[0], seed + 1)])
 

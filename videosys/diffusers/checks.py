@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from videosys.cache import RunSpec
 from videosys.diffusers.swaps import is_swapped
 from videosys.parallel import Parallel
 from videosys.parallel.mesh import Axis
+from videosys.utils.typed import listing
 
 MODELS = ("transformer", "transformer_2", "unet")
 CACHE_HOOKS = ("cache", "broadcast")  # in the names of diffusers' modules of hooks that skip work
@@ -56,6 +57,24 @@ def check_pipeline(pipe: Any) -> list[nn.Module]:
 
 def _scheduler(pipe: Any) -> Any:
     return getattr(pipe, "scheduler", None)
+
+
+def check_call(pipe: Any, call: Mapping[str, Any], reserved: Collection[str]) -> None:
+    """ValueError for arguments that the pipeline's call does not accept, that are reserved, or that are text
+    instead of a number.
+    """
+    name, known = type(pipe).__name__, inspect.signature(pipe.__call__).parameters
+    allowed = [each for each in known if each not in reserved]
+    is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in known.values())
+    for key, value in call.items():
+        if key in reserved or (key not in known and not is_open):
+            raise ValueError(
+                f"{key} is not an argument of {name} that can be set here; allowed: {listing(allowed)}"
+            )
+        hint = known[key].annotation if key in known else None
+        kinds = {*(get_args(hint) or (hint,))} - {type(None)}
+        if isinstance(value, str) and kinds and kinds <= {int, float}:
+            raise ValueError(f"{key} is {value!r}; it must be a number")
 
 
 def check_no_other_cache(pipe: Any, model: nn.Module) -> None:

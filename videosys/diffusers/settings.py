@@ -88,13 +88,18 @@ def check_policy(config: CacheConfig) -> None:
         raise ValueError("cache pab needs our own blocks; diffusers has PyramidAttentionBroadcastConfig")
 
 
+def check_place_name(place: Any) -> None:
+    """ValueError for an unknown place."""
+    if place not in (AUTO, OUTPUT, STACK):
+        raise ValueError(f"place is {place!r}; allowed: {AUTO}, {OUTPUT}, {STACK}")
+
+
 def place_of(place: str, config: CacheConfig, is_calibrated: bool) -> str:
     """The requested place, or for `auto` that of the settings if it is output or calibrated.
 
     ValueError for an unknown place, or one that was not calibrated.
     """
-    if place not in (AUTO, OUTPUT, STACK):
-        raise ValueError(f"place is {place!r}; allowed: {AUTO}, {OUTPUT}, {STACK}")
+    check_place_name(place)
     if is_calibrated and place not in (AUTO, config.place):
         raise ValueError(f"place is {place!r}; the calibration has these settings for {config.place!r}")
     own = config.place if is_calibrated or config.place == OUTPUT else AUTO

@@ -95,7 +95,7 @@ class PipelineStudy(Study):
     """The prompts of a calibration and their runs.
 
     call: arguments of the pipeline's call that all videos share. place: of the cache, output or stack.
-    check: called with the number of evaluations before anything is written.
+    check: called with the number of evaluations in the first call of the model.
     """
 
     tries_thresholds = True
@@ -115,15 +115,19 @@ class PipelineStudy(Study):
         pipe, call, self.place = clips[0].pipe, clips[0].call, clips[0].place
         self.traces: list[Trace] = []
         self._latents: list[Tensor] = []
+        self._check = check
         self.gains, self.times, self._seconds = self._watched()
-        if self.num_steps < LEAST_STEPS:
-            raise ValueError(f"there are {self.num_steps} evaluations; a calibration needs {LEAST_STEPS}")
-        check(self.num_steps)
         arguments = arguments_of(pipe.__call__, (), {**call, **clips[0].job.arguments})
         self.scope: RunSpec = replace(run_spec(pipe, arguments), evaluations=self.num_steps)
         jobs = [digest([one.job.seed, one.job.arguments]) for one in (*clips, *held_out)]
         about = [asdict(self.scope), self.place, len(self.learnt), jobs, digest(call)]
         self.journal = Journal(folder, about)
+
+    def _check_steps(self, steps: int) -> None:
+        """ValueError for a number of evaluations that cannot be calibrated."""
+        if steps < LEAST_STEPS:
+            raise ValueError(f"there are {steps} evaluations; a calibration needs {LEAST_STEPS}")
+        self._check(steps)
 
     def _watched(self) -> tuple[list[float], tuple[float, ...], float]:
         """(gains of the steps, times, seconds of a run) of the full runs for fitting.
@@ -132,7 +136,7 @@ class PipelineStudy(Study):
         """
         loops, seconds = [], math.nan
         for one in self.clips:
-            watcher = Watcher()
+            watcher = Watcher(self._check_steps)
             latents, _, seconds = one.generate(Recording(), one.latent_type, watch=watcher.watch)
             self._latents.append(as_tensor(latents))
             self.traces += watcher.traces(self._latents[-1])

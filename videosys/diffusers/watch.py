@@ -94,9 +94,13 @@ class LoopWatch:
 
 
 class Watcher:
-    """Records one full run. loops: of the scheduler; all must have the same times."""
+    """Records one full run. loops: of the scheduler; all must have the same times.
 
-    def __init__(self) -> None:
+    check: called with the number of evaluations of each loop, in the loop's first call of the model.
+    """
+
+    def __init__(self, check: Callable[[int], object] = lambda steps: None):
+        self._check = check
         self.loops: list[LoopWatch] = []
         self._run: Any = None
         self._calls = 0
@@ -119,6 +123,7 @@ class Watcher:
                 f"loop {len(self.loops) + 1} of the scheduler has other timesteps than loop 1; a calibration "
                 "needs the same in all loops of a video (a cache without calibration works)"
             )
+        self._check(len(times))
         self.loops.append(LoopWatch(times))
 
     def _stepped(self, arguments: Mapping[str, Any], result: Any) -> None:
