@@ -35,18 +35,27 @@ def run(name: str, known: Known, args: argparse.Namespace) -> int:
     """Calibrates if there is no calibration yet, and generates one video."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     source = known.tiny if args.tiny else known
+    check(args)
     pipe, call = source.built(), dict(source.call)
     call["num_inference_steps"] = args.steps or call["num_inference_steps"]
-    calibration = args.calibration or (None if args.steps else bundled(known, args))
-    if calibration is None:
+    calibration: Any = args.calibration or (None if args.steps else bundled(known, args))
+    if calibration is None or not calibration.exists():
         prompts = [source.arguments(text) for text in source.prompts]
-        calibration = calibrate(pipe, prompts, out=args.output / f"{name}.json", **call)
+        calibration = calibrate(pipe, prompts, out=calibration or args.output / f"{name}.json", **call)
     with cached(pipe, calibration, speedup=args.speedup) as made:
         prompt = source.arguments(args.prompt or source.prompts[0])
         result = pipe(**prompt, **call, generator=torch.Generator().manual_seed(0))
     print(made.report())
     save(result[0], args.output / f"{name}.mp4", known.fps)
     return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError for a speed-up or a number of steps that no calibration can have."""
+    if not args.speedup >= 1:
+        raise ValueError(f"--speedup is {args.speedup:g}; it must be 1 or more")
+    if args.steps is not None and args.steps < 1:
+        raise ValueError(f"--steps is {args.steps}; it must be 1 or more")
 
 
 def bundled(known: Known, args: argparse.Namespace) -> Path | None:

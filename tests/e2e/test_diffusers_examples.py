@@ -46,6 +46,16 @@ def test_calibrates_and_generates(name, tmp_path, capsys, read):
     assert "was made with num_inference_steps 10, this run has 7" in capsys.readouterr().err
 
 
+def test_creates_a_calibration_that_does_not_exist(tmp_path, capsys, read):
+    path, main = tmp_path / "own" / "cal.json", read("ltx")
+    options = ["--tiny", "--steps", "6", "--output", str(tmp_path), "--calibration", str(path)]
+    assert main(options) == 0
+    written = path.read_bytes()
+    assert main([*options, "--speedup", "1"]) == 0
+    assert path.read_bytes() == written
+    assert "computed 6 of 6 calls" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_the_trained_wan_is_calibrated_and_makes_a_video(tmp_path, capsys, read):
     main = read("wan")
@@ -54,6 +64,19 @@ def test_the_trained_wan_is_calibrated_and_makes_a_video(tmp_path, capsys, read)
     assert report.startswith("computed 6 of 12 calls of the model, ")
     assert path == str(tmp_path / "wan.mp4")
     assert read_video(path)[0].shape == (33, 64, 64, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--steps", "0"], "--steps is 0; it must be 1 or more"),
+        (["--speedup", "0.5"], "--speedup is 0.5; it must be 1 or more"),
+        (["--speedup", "nan"], "--speedup is nan; it must be 1 or more"),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused_before_anything_is_loaded(options, message, capsys, read):
+    assert read("ltx")(options) == 2  # the published weights are not there
+    assert capsys.readouterr().err == f"error: {message}\n"
 
 
 def test_answers_a_mistake_in_one_line(capsys, read):
