@@ -10,8 +10,19 @@ import torch
 
 from tests.unit.test_diffusers_cached import EVERY_SECOND, fresh
 from tests.video_pipelines import case, generate
-from videosys.cache import Calibration, PABConfig, RunSpec, Setting, TeaCacheConfig
+from videosys.cache import (
+    Calibration,
+    EasyCacheConfig,
+    MagCacheConfig,
+    PABConfig,
+    RunSpec,
+    ScheduleConfig,
+    SeaCacheConfig,
+    Setting,
+    TeaCacheConfig,
+)
 from videosys.diffusers import cached
+from videosys.diffusers.checks import scheduler_name
 
 
 @pytest.fixture(name="wan")
@@ -63,6 +74,35 @@ def test_what_cannot_be_is_refused_before_anything_runs(wan, options, message):
     with pytest.raises(ValueError, match=message) as error, cached(pipe, **options):
         pass
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (EasyCacheConfig(), "cache easycache needs the latents of our own loop"),
+        (SeaCacheConfig(), "cache seacache needs the latents of our own loop"),
+        (PABConfig(), "cache pab needs our own blocks"),
+        (TeaCacheConfig(signal="timestep"), "cache.signal is 'timestep'"),
+        (ScheduleConfig(computed=(0, 9)), r"cache.computed has step 9; the steps are 0 to 3"),
+        (MagCacheConfig(ratios=(1.0, 1.0)), "cache.ratios has 2 entries; there are 4 steps"),
+    ],
+)
+def test_settings_of_a_changed_calibration_are_refused_before_anything_runs(wan, policy, message):
+    pipe, _ = wan
+    found = Calibration(RunSpec(evaluations=4), (Setting(policy, 2, 2.0, 30.0, 0.9),))
+    with pytest.raises(ValueError, match=message), cached(pipe, found, speedup=2.0):
+        pass
+
+
+def test_another_shift_of_the_scheduler_is_refused(wan):
+    pipe, call = wan
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    with cached(pipe, calibration(scheduler=scheduler_name(pipe.scheduler)), speedup=2.0) as run:
+        generate(pipe, call)
+        pipe.scheduler.set_shift(5.0)  # the config keeps 3
+        with pytest.raises(ValueError, match=r"\(shift=3.0\), this run has .*\(shift=5.0\)"):
+            generate(pipe, call)
+    assert len(run.generations) == 1
 
 
 def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan):

@@ -21,6 +21,12 @@ TWO_M, UNIPC = SOLVERS
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
 
 
+def test_solvers_have_the_current_shift():
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_shift(5.0)
+    assert {solver.config.flow_shift for name, solver in rivals(scheduler).items() if name != OWN} == {5.0}
+
+
 @pytest.mark.parametrize(
     ("scheduler", "expected"),
     [

@@ -17,7 +17,7 @@ from videosys.diffusers.checks import check_no_other_cache, check_pipeline, deno
 from videosys.diffusers.loop import Loop, evaluation_times, first_evaluation
 from videosys.diffusers.part import Part, Watch
 from videosys.diffusers.places import AUTO
-from videosys.diffusers.settings import Given, place_of, settings, without_place
+from videosys.diffusers.settings import Given, check_policy, place_of, settings, without_place
 from videosys.diffusers.swaps import swapped
 
 END = object()  # marks the end of a generator
@@ -95,11 +95,15 @@ class CachedRun:
         return "\n".join(line.replace(" steps", " calls of the model", 1) for line in lines)
 
     def resolved(self, spec: RunSpec) -> CacheConfig:
-        """The settings for a run. ValueError if the calibration is for another run."""
+        """The settings for a run. ValueError if the calibration, or one of its settings, does not fit it."""
         if self.calibration is None:
             return resolve_cache(self.config, lambda: spec)
-        self.calibration.scope.check(spec, self.where)
-        return resolve_cache(self.config, lambda: spec, given=(self.calibration, self.where))
+        scope = self.calibration.scope
+        scope.check(spec, self.where)
+        known = spec if spec.evaluations else dataclasses.replace(spec, evaluations=scope.evaluations)
+        config = resolve_cache(self.config, lambda: known, given=(self.calibration, self.where))
+        check_policy(config)
+        return config
 
     def close(self) -> None:
         """Ends the context. Objects with a swapped class, such as scheduler copies, behave as before."""

@@ -120,11 +120,17 @@ def scheduler_name(scheduler: Any) -> str:
     }
     differing = {
         name: value
-        for name, value in sorted(_settings(scheduler).items())
+        for name, value in sorted({**_settings(scheduler), **current_shift(scheduler)}.items())
         if name in defaults and plain_text(value) != plain_text(defaults[name])
     }
     inner = ", ".join(f"{name}={plain_text(value)}" for name, value in differing.items())
     return f"{type(scheduler).__name__}({inner})"
+
+
+def current_shift(scheduler: Any) -> dict[str, Any]:
+    """The shift of a scheduler, which `set_shift` changes without its config; empty for others."""
+    has_shift = hasattr(scheduler, "set_shift") and hasattr(scheduler, "shift")
+    return {"shift": scheduler.shift} if has_shift else {}
 
 
 def _settings(item: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from videosys.cache import NoCacheConfig
+from videosys.diffusers.checks import current_shift
 from videosys.diffusers.study import PipelineBench, quality
 from videosys.utils.logging import get_logger
 
@@ -52,7 +53,7 @@ def options_for(scheduler: Any) -> dict[str, Any] | None:
     """
     config, name = scheduler.config, type(scheduler).__name__
     if name == "FlowMatchEulerDiscreteScheduler" or config.get("use_flow_sigmas"):
-        shift = config.get("shift", config.get("flow_shift", 1.0))
+        shift = {"shift": config.get("flow_shift", 1.0), **config, **current_shift(scheduler)}["shift"]
         return {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
     is_noise = config.get("prediction_type") in NOISE_PREDICTIONS and hasattr(scheduler, "alphas_cumprod")
     return {} if is_noise else None
