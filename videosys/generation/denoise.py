@@ -62,16 +62,14 @@ def denoise(
     latents = latents.float()
     frames = FrameConditioning(sampling, latents, scheduler)
     are_finite: list[torch.Tensor] = []
-    # Copied once: a copy from the host in each step would wait for the device.
-    embedded = scheduler.timesteps.to(latents.device, torch.float32)
-    for step, timestep in enumerate(scheduler.timesteps):
+    for step, (timestep, copied) in enumerate(zip(scheduler.timesteps, on_device(scheduler, latents))):
         cache.begin_step(step, float(timestep))
         kept, latents = latents, frames.renoise(latents, step, timestep)
         sample = scheduler.scale_model_input(latents, timestep)
         cache.observe_latents(sample, noise_mix(scheduler, float(timestep)))
         pair = parallel.cfg_shard(frames.pair(sample))
-        timesteps = embedded[step].expand(pair.shape[0])
         inputs = {name: parallel.cfg_shard(value) for name, value in frames.model_inputs().items()}
+        timesteps = copied.expand(pair.shape[0])
         output = cache.predict(partial(model, pair, timesteps, condition, cache, **inputs))
         noise_pred = parallel.cfg_gather(
             output[:, : latents.shape[1]]
@@ -85,6 +83,11 @@ def denoise(
             sampling.progress()
     check_steps(are_finite)
     return latents
+
+
+def on_device(scheduler: Any, latents: torch.Tensor) -> torch.Tensor:
+    """The timesteps on the device of the latents. Copying one in each step would wait for the device."""
+    return scheduler.timesteps.to(latents.device, torch.float32)
 
 
 def noise_mix(scheduler: Any, timestep: float) -> tuple[float, float]:
