@@ -49,6 +49,7 @@ TRITON = ['triton>=3.4; platform_system == "Linux"']  # CUDA builds of torch inc
 PLOT = ["matplotlib>=3.8"]
 RAY = ["ray>=2.40"]
 POSTGRES = ["psycopg[binary]>=3.2"]
+PEFT = ["peft>=0.17"]  # tests: adapters of diffusers' models
 SERVE = [
     "fastapi>=0.120",
     "uvicorn>=0.35",
@@ -79,7 +80,7 @@ EXTRAS = {
     "test": TEST,
     "lint": LINT,
     "docs": DOCS,
-    "dev": TEST + LINT + DIST + DOCS + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES + RAY,
+    "dev": TEST + LINT + DIST + DOCS + COLOSSALAI + PLOT + TRITON + SERVE + POSTGRES + RAY + PEFT,
 }
 RELATIVE = r"(?!https?:|#|mailto:)"
 

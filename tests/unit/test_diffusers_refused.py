@@ -22,7 +22,7 @@ from videosys.cache import (
     TeaCacheConfig,
 )
 from videosys.diffusers import cached
-from videosys.diffusers.checks import scheduler_name
+from videosys.diffusers.checks import run_spec, scheduler_name, weights_digest
 
 
 @pytest.fixture(name="wan")
@@ -103,6 +103,31 @@ def test_another_shift_of_the_scheduler_is_refused(wan):
         with pytest.raises(ValueError, match=r"\(shift=3.0\), this run has .*\(shift=5.0\)"):
             generate(pipe, call)
     assert len(run.generations) == 1
+
+
+def test_a_calibration_of_another_boundary_between_two_models_is_refused():
+    pipe, _ = case("wan_two_models")
+    scope = run_spec(pipe, reads_weights=False)
+    assert scope.model.startswith("WanPipeline(boundary_ratio=0.875) of ")
+    pipe.register_to_config(boundary_ratio=0.5)
+    found, message = calibration(model=scope.model), r"_ratio=0.875\).* this run has .*boundary_ratio=0.5\)"
+    with pytest.raises(ValueError, match=message), cached(pipe, found, speedup=2.0):
+        pass
+
+
+def test_the_hash_of_the_weights_tells_states_of_adapters_apart(wan):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    model = wan[0].transformer
+    before = weights_digest([model])
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    active = weights_digest([model])
+    model.disable_adapters()
+    disabled = weights_digest([model])
+    model.enable_adapters()
+    assert weights_digest([model]) == active
+    model.set_adapters(["default"], [0.5])
+    halved = weights_digest([model])
+    assert len({before, active, disabled, halved}) == 4
 
 
 def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan):

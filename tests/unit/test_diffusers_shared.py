@@ -83,13 +83,20 @@ class Wrapper(torch.nn.Module):
         return self.model(*args, **kwargs)
 
 
+def with_peft(model: torch.nn.Module) -> torch.nn.Module:
+    """Its own wrapper, with an adapter that changes nothing."""
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["to_q"]))
+
+
+@pytest.mark.parametrize("wrapper", [Wrapper, with_peft])
 @pytest.mark.parametrize("name", ["wan", "wan_video_to_video", "easyanimate"])
-def test_a_wrapped_model_is_cached_at_its_output(name):
+def test_a_wrapped_model_is_cached_at_its_output(name, wrapper):
     pipe, call = case(name)
     cache = TeaCacheConfig(threshold=0.25)
     with cached(pipe, cache=cache, place="output") as run:
         want, steps = generate(pipe, call), run.steps
-    pipe.transformer = Wrapper(pipe.transformer)
+    pipe.transformer = wrapper(pipe.transformer)
     with cached(pipe, cache=cache) as run:
         assert torch.equal(generate(pipe, call), want)
     assert run.steps == steps

@@ -99,12 +99,21 @@ def run_spec(pipe: Any, arguments: Mapping[str, Any] | None = None, reads_weight
     scale = getattr(getattr(pipe, "guider", None), "guidance_scale", None) if scale is None else scale
     models = denoisers(pipe)
     return RunSpec(
-        model=f"{type(pipe).__name__} of {' and '.join(map(model_name, models))}",
+        model=f"{pipeline_name(pipe)} of {' and '.join(map(model_name, models))}",
         scheduler=scheduler_name(pipe.scheduler),
         num_inference_steps=steps if isinstance(steps, int) and not given else None,
         guidance_scale=float(scale) if isinstance(scale, (int, float)) else None,
         weights_hash=weights_digest(models) if reads_weights else None,
     )
+
+
+def pipeline_name(pipe: Any) -> str:
+    """The class of a pipeline, with its own settings that differ from the defaults, such as Wan's
+    boundary_ratio.
+    """
+    own = {name: value for name, value in _settings(pipe).items() if type(value) in (bool, int, float, str)}
+    inner = changed_settings(pipe, own)
+    return type(pipe).__name__ + (f"({inner})" if inner else "")
 
 
 def model_name(model: nn.Module) -> str:
@@ -115,16 +124,19 @@ def model_name(model: nn.Module) -> str:
 
 def scheduler_name(scheduler: Any) -> str:
     """The class of a scheduler, with the settings that differ from the defaults."""
-    defaults = {
-        name: each.default for name, each in inspect.signature(type(scheduler).__init__).parameters.items()
-    }
-    differing = {
-        name: value
-        for name, value in sorted({**_settings(scheduler), **current_shift(scheduler)}.items())
-        if name in defaults and plain_text(value) != plain_text(defaults[name])
-    }
-    inner = ", ".join(f"{name}={plain_text(value)}" for name, value in differing.items())
+    inner = changed_settings(scheduler, {**_settings(scheduler), **current_shift(scheduler)})
     return f"{type(scheduler).__name__}({inner})"
+
+
+def changed_settings(item: Any, settings: Mapping[str, Any]) -> str:
+    """The settings that differ from the defaults of the arguments of the class, as text."""
+    arguments = inspect.signature(type(item).__init__).parameters
+    differing = [
+        (name, plain_text(value))
+        for name, value in sorted(settings.items())
+        if name in arguments and plain_text(value) != plain_text(arguments[name].default)
+    ]
+    return ", ".join(f"{name}={text}" for name, text in differing)
 
 
 def current_shift(scheduler: Any) -> dict[str, Any]:
@@ -172,7 +184,18 @@ def weights_digest(models: list[nn.Module]) -> str | None:
     for each in plain:
         by_device.setdefault(each.device, []).append(each.reshape(-1)[each.numel() // 2].bfloat16())
     numbers = [torch.stack(rows).float().tolist() for rows in by_device.values()]
-    return digest([[name, list(each.shape)] for name, each in named] + numbers)
+    adapters = [state for model in models for state in adapter_states(model)]
+    return digest([[name, list(each.shape)] for name, each in named] + numbers + adapters)
+
+
+def adapter_states(model: nn.Module) -> list[Any]:
+    """Of each layer with adapters of peft: which are active, and their scales."""
+    layers: list[Any] = [each for each in model.modules() if hasattr(each, "disable_adapters")]
+    layers = [each for each in layers if isinstance(getattr(each, "scaling", None), Mapping)]
+    return [
+        [] if each.disable_adapters else [[name, each.scaling.get(name)] for name in each.active_adapters]
+        for each in layers
+    ]
 
 
 def parallel_of(model: nn.Module) -> Parallel:
