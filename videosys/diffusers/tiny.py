@@ -26,7 +26,7 @@ TINY_WAN_CALL = MappingProxyType(
         "height": 64,
         "width": 64,
         "num_frames": 33,
-        "guidance_scale": 3.0,
+        "guidance_scale": 5.0,
         "max_sequence_length": 32,
     }
 )
