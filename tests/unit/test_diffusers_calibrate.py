@@ -166,7 +166,7 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hight": 32}, "hight is not an argument of LTXPipeline that can be set here; allowed: 'prompt', "),
+        ({"rows": 32}, "rows is not an argument of LTXPipeline that can be set here; allowed: 'prompt', "),
         ({"budget": [5]}, "budget is not an argument of LTXPipeline"),
         ({"generator": torch.Generator()}, "generator is not an argument of LTXPipeline that can be set"),
         ({"height": "tall"}, "height is 'tall'; it must be a number"),
