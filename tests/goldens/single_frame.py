@@ -90,8 +90,10 @@ def image(w: Weights, case: dict[str, Any]) -> Tensor:
     rows, columns = frames.shape[2] // 2, frames.shape[3] // 2
     x = F.conv2d(frames, w["pos_embed.proj.weight"], w["pos_embed.proj.bias"], stride=2)
     x = x.flatten(2).transpose(1, 2) + positions(rows, columns, width, config["sample_size"][0])
-    # Angles are float32 in all published code, and at timestep 894 that shows.
-    angles = (timesteps[:, None] * torch.exp(-math.log(10000) * torch.arange(128.0) / 128)).double()
+    # Angles are float32 in all published code, and at timestep 894 that shows. exp is rounded from float64,
+    # because the last bit of a float32 exp differs between CPUs.
+    exponents = -math.log(10000) * torch.arange(128.0) / 128
+    angles = (timesteps[:, None] * exponents.double().exp().float()).double()
     embedder = "adaln_single.emb.timestep_embedder"
     hidden = F.silu(linear(w, f"{embedder}.linear_1", torch.cat((angles.cos(), angles.sin()), -1)))
     embedded = linear(w, f"{embedder}.linear_2", hidden)

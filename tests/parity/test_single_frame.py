@@ -17,7 +17,7 @@ from videosys import FAMILIES, OpenSoraConfig, OpenSoraPlanConfig
 from videosys.models.open_sora_plan.pipeline import condition
 from videosys.schedulers.rflow import time_shift
 
-TOLERANCE = 3e-5  # the last bit of float32 exp differs between CPUs, and at timestep 894 that shows
+TOLERANCE = 1e-5
 
 
 def v110_output(num_frames: int, latents: torch.Tensor) -> torch.Tensor:
@@ -35,7 +35,7 @@ def test_v110_makes_an_image_without_its_temporal_blocks():
     latents, _, _ = single_frame.inputs(case)
     golden = load_tensors("open_sora_plan", single_frame.NAME)["output"]
     weights = single_frame.weights(build(case).state_dict(), case["salt"])
-    torch.testing.assert_close(single_frame.image(weights, case).float(), golden, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(single_frame.image(weights, case).float(), golden, atol=1e-6, rtol=0)
     torch.testing.assert_close(v110_output(1, latents), golden, atol=TOLERANCE, rtol=0)
 
 
