@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from tests.tiny_checkpoint import CAUSAL, FRAMES, VAE, config_of, text_to_video_
 from tests.unit.test_cache_device import POLICIES, STEPS
 from videosys import VideoSysEngine, psnr, ssim
 from videosys.cache import start
-from videosys.calibration.calibrate import CalibrationReport, calibrate
+from videosys.calibration.calibrate import calibrate
 from videosys.calibration.collect import rms
 from videosys.calibration.runs import error_db
 from videosys.calibration.study import Study
@@ -30,8 +31,10 @@ from videosys.models.latte.autoencoder import TEMPORAL, LatteVAE
 from videosys.models.open_sora_plan.autoencoder import V110, V120, CausalVAE
 from videosys.models.opensora.autoencoder import OpenSoraVAE
 from videosys.parallel import Parallel
+from videosys.schedulers import ddim, euler_ancestral, pndm
 from videosys.schedulers.flow import FlowSolver, shifted_grid
 from videosys.schedulers.rflow import RFlowScheduler
+from videosys.schedulers.solvers import DPMSolverConfig, SDEDPMSolverConfig, Training, UniPCConfig
 
 KINDS = {"cuda": (), "mps": (torch.float64,)}
 PROMPT = "a small red circle spins"
@@ -149,6 +152,15 @@ def test_a_model_that_is_moved_there_and_back(name, machine):
         assert torch.equal(forward(), want)
 
 
+@contextmanager
+def default_device(device: torch.device) -> Iterator[None]:
+    torch.set_default_device(device)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_default_device_moves_no_table(name, machine):
     torch.manual_seed(0)
@@ -156,12 +168,8 @@ def test_the_default_device_moves_no_table(name, machine):
     model.eval()
     size = torch.tensor([500.0, 500.0])
     want = forward()
-    torch.set_default_device(machine.device)
-    try:
-        with Inputs(model) as inputs:
-            made = forward()
-    finally:
-        torch.set_default_device(None)
+    with default_device(machine.device), Inputs(model) as inputs:
+        made = forward()
     assert torch.equal(made, want)
     assert size.device.type == "cpu"
     assert all(item.device.type == "cpu" for item in tensors(inputs.conditions))
@@ -173,25 +181,43 @@ def rflow() -> RFlowScheduler:
     return scheduler
 
 
-@pytest.mark.parametrize("scheduler", [rflow, lambda: FlowSolver(shifted_grid(STEPS, 3.0), 2)])
-@pytest.mark.parametrize("policy", ["teacache", "easycache", "sencache", "seacache", "fitted"])
-def test_the_default_device_moves_no_number_of_a_loop(policy, scheduler, mps):
-    request = Request("opensora")
+def noise() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+SAMPLERS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "rflow": ("opensora", rflow),
+    "euler": ("opensora", lambda: FlowSolver(shifted_grid(STEPS, 3.0), 2)),
+    "unipc of flow": ("opensora", lambda: UniPCConfig().build(STEPS, Training("flow", shift=3.0), None)),
+    "ddim": ("latte", lambda: ddim(STEPS, eta=0.5, generator=noise())),
+    "pndm": ("plan_v110", lambda: pndm(STEPS)),
+    "euler_ancestral": ("plan_v120", lambda: euler_ancestral(STEPS, generator=noise())),
+    "dpm++": ("latte", lambda: DPMSolverConfig(order=3).build(STEPS, Training("epsilon"), None)),
+    "sde": ("latte", lambda: SDEDPMSolverConfig().build(STEPS, Training("epsilon"), noise())),
+    "unipc": ("latte", lambda: UniPCConfig(grid="karras").build(STEPS, Training("epsilon"), None)),
+}
+
+
+@pytest.mark.parametrize(
+    ("policy", "sampler"),
+    [*((policy, "rflow") for policy in POLICIES), *(("teacache", name) for name in SAMPLERS)],
+)
+def test_the_default_device_moves_no_number_of_a_loop(policy, sampler, mps):
+    name, make = SAMPLERS[sampler]
+    request = Request(name)
     model, x = build(request, Parallel()), latents(request)
     prepared = condition(model, request, Parallel())
-    cache = dataclasses.replace({**POLICIES, "fitted": POLICIES["schedule"]}[policy], device="auto")
+    cache = dataclasses.replace(POLICIES[policy], device="auto")
 
     def run() -> tuple[torch.Tensor, list[Any]]:
-        sampler = scheduler()
-        caching = start(cache, sampler.times(), Parallel().gather_rows, 7)
-        return denoise(model, sampler, x, prepared, Sampling(5.0), caching, Parallel()), caching.steps
+        scheduler = make()
+        caching = start(cache, scheduler.times(), Parallel().gather_rows, 7)
+        sampling = Sampling(5.0, noise())
+        return denoise(model, scheduler, x, prepared, sampling, caching, Parallel()), caching.steps
 
     want, steps = run()
-    torch.set_default_device(mps.device)
-    try:
+    with default_device(mps.device):
         made, same = run()
-    finally:
-        torch.set_default_device(None)
     assert torch.equal(made, want)
     assert same == steps
 
@@ -263,14 +289,6 @@ def test_what_is_measured_of_videos_and_latents(machine):
     assert rms(there[0]).tolist() == pytest.approx(rms(a).tolist())
 
 
-def calibrate_under(default: torch.device | None, study: Study) -> CalibrationReport:
-    torch.set_default_device(default)
-    try:
-        return calibrate(study, [3], 0)
-    finally:
-        torch.set_default_device(None)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [0, 1])
 def test_a_calibration(held_out, mps, checkpoint, tmp_path):
@@ -282,10 +300,9 @@ def test_a_calibration(held_out, mps, checkpoint, tmp_path):
         Study(dataclasses.replace(config, device=device), [PROMPT], [PROMPT] * held_out, tmp_path / device)
         for device in ("mps", "cpu")
     ]
-    made, want = (
-        {row.name: row.result for row in calibrate_under(default, study).rows if not row.config}
-        for study, default in zip(studies, (mps.device, None))
-    )
+    with default_device(mps.device):
+        made = {row.name: row.result for row in calibrate(studies[0], [3], 0).rows if not row.config}
+    want = {row.name: row.result for row in calibrate(studies[1], [3], 0).rows if not row.config}
     assert made.keys() == want.keys() >= {"schedule joint"}
     for name, result in made.items():
         assert result.computed == want[name].computed

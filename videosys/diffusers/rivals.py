@@ -38,9 +38,9 @@ def rivals(scheduler: Any) -> dict[str, Any]:
     for name, (cls, own) in SOLVERS.items():
         if fitting is None or type(scheduler).__name__ == cls:
             continue
-        solver = getattr(diffusers, cls).from_config(
-            scheduler.config, **{**fitting, **own, "solver_order": ORDER}
-        )
+        options = {**fitting, **own, "solver_order": ORDER}
+        with torch.device("cpu"):  # of its tables, even with another default device
+            solver = getattr(diffusers, cls).from_config(scheduler.config, **options)
         if has_same_noise(scheduler, solver):
             found[name] = solver
     return found

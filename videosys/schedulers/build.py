@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -30,13 +32,18 @@ class Sampler:
     """A scheduler of diffusers with its timesteps set and its options bound. Use a new one for each
     generation, because some schedulers keep a history.
 
+    make: returns the scheduler. Its tables are on the CPU, even with another default device.
     timesteps: one entry per model evaluation, on the CPU. history: number of predictions that the scheduler
     keeps. init_noise_sigma: required standard deviation of the initial latents. alphas_cumprod: the signal's
     share of the variance at each of 1000 timesteps.
     """
 
-    def __init__(self, scheduler: Any, num_inference_steps: int, *, history: int = 0, **options: Any):
-        scheduler.set_timesteps(num_inference_steps)
+    def __init__(
+        self, make: Callable[[], Any], num_inference_steps: int, *, history: int = 0, **options: Any
+    ):
+        with torch.device("cpu"):
+            scheduler = make()
+            scheduler.set_timesteps(num_inference_steps)
         if history and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # grids may contain a timestep twice, so steps use the index
         self._scheduler, self._options = scheduler, options
@@ -75,14 +82,15 @@ def ddim(
     from diffusers import DDIMScheduler
 
     check_steps(num_inference_steps, 1)
-    scheduler = DDIMScheduler(
+    make = partial(
+        DDIMScheduler,
         **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
         set_alpha_to_one=True,
         # Not read from the checkpoint, because the first revision of Latte-1 has linspace.
         timestep_spacing="leading",
     )
-    return Sampler(scheduler, num_inference_steps, eta=eta, generator=generator)
+    return Sampler(make, num_inference_steps, eta=eta, generator=generator)
 
 
 def pndm(num_inference_steps: int) -> Sampler:
@@ -94,10 +102,8 @@ def pndm(num_inference_steps: int) -> Sampler:
     from diffusers import PNDMScheduler
 
     check_steps(num_inference_steps, PNDM_MIN_STEPS)
-    scheduler = PNDMScheduler(
-        **NOISE, skip_prk_steps=False, set_alpha_to_one=False, timestep_spacing="leading"
-    )
-    return Sampler(scheduler, num_inference_steps, history=PNDM_HISTORY)
+    options = {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
+    return Sampler(partial(PNDMScheduler, **NOISE, **options), num_inference_steps, history=PNDM_HISTORY)
 
 
 def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:
@@ -112,8 +118,8 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     with warnings.catch_warnings():
         # It creates arrays from tensors, for which NumPy 2 warns; a program may turn warnings into errors.
         warnings.simplefilter("ignore", DeprecationWarning)
-        scheduler = EulerAncestralDiscreteScheduler(**NOISE, timestep_spacing="linspace")
-        return Sampler(scheduler, num_inference_steps, generator=generator)
+        make = partial(EulerAncestralDiscreteScheduler, **NOISE, timestep_spacing="linspace")
+        return Sampler(make, num_inference_steps, generator=generator)
 
 
 def check_steps(num_inference_steps: int, least: int) -> None:

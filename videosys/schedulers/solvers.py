@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -169,13 +170,14 @@ class DPMSolverConfig(SchedulerConfig):
         from diffusers import DPMSolverMultistepScheduler
 
         check_steps(steps, 1)
-        scheduler = DPMSolverMultistepScheduler(
+        make = partial(
+            DPMSolverMultistepScheduler,
             **{**noise, **grid_options(self.grid)},
             solver_order=self.order,
             solver_type=self.solver_type or "midpoint",
             algorithm_type=self.algorithm,
         )
-        return Sampler(scheduler, steps, history=self.order, **options)
+        return Sampler(make, steps, history=self.order, **options)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,8 @@ class UniPCConfig(SchedulerConfig):
             return FlowSampler(scheduler, self.flow_grid(num_inference_steps, training), history=self.order)
         check_steps(num_inference_steps, 1)
         options = {**training.noise, **grid_options(self.grid or "exponential")}
-        return Sampler(UniPCMultistepScheduler(**options, **own), num_inference_steps, history=self.order)
+        make = partial(UniPCMultistepScheduler, **options, **own)
+        return Sampler(make, num_inference_steps, history=self.order)
 
 
 def grid_options(grid: Grid | None) -> dict[str, Any]:
