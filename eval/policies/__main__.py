@@ -160,7 +160,7 @@ def budgets_of(study: Study) -> list[int]:
     return sorted({max(round(share * study.num_steps), 2) for share in SHARES})
 
 
-def compare(study: Study, settings: ComparisonSettings, stride: int = 1) -> Comparison:
+def compare(study: Study, settings: ComparisonSettings, stride: int) -> Comparison:
     """Compare at all numbers of evaluations. stride: see `shown`."""
     bench = study.bench({CONVERGED: exact_of(study, settings)}, shared=UNTIMED)
     bench.judge = partial(shown, stride=stride)

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from eval.training.captions import TEMPLATES, caption_of
 from eval.training.clips import ClipSpec
+from eval.training.factors import odds_of
 from eval.training.latents import HELD_OUT_SHARD, read_shard
-from eval.training.trainer import Timer, odds_of
+from eval.training.trainer import Timer
 
 Tokens = Callable[[Sequence[str]], Mapping[str, Tensor]]  # captions -> [L] ids or [L, D] embeddings
 
@@ -38,7 +39,8 @@ class CaptionedLatents:
         self.latents = torch.empty(0)
         self.rows: dict[str, Tensor] = {}
         self.by_length: dict[int, list[tuple[int, str]]] = defaultdict(list)
-        self.odds: dict[int, list[float]] = defaultdict(list)  # of the pairs in by_length
+        self.odds: list[float] = []  # of each clip
+        self.odds_by_length: dict[int, np.ndarray] = {}  # of each pair in by_length
         self.timer = Timer(120.0)
         self.refresh()
 
@@ -60,18 +62,21 @@ class CaptionedLatents:
         ]
         self.rows.update(self.tokens([caption for _, caption in pairs if caption not in self.rows]))
         for clip, caption in pairs:
-            spec, length = specs[clip - first], len(self.rows[caption])
-            self.by_length[length].append((clip, caption))
-            self.odds[length].append(odds_of(spec, self.factors))
+            self.by_length[len(self.rows[caption])].append((clip, caption))
+        self.odds += [odds_of(spec, self.factors) for spec in specs]
+        odds = np.array(self.odds)
+        self.odds_by_length = {
+            length: odds[[clip for clip, _ in pairs]] for length, pairs in self.by_length.items()
+        }
 
     def batch(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         """Latents [B, 4, t, 8, 8] and the tokens [B, L, ...] of their captions."""
         if self.timer.due():
             self.refresh()
         lengths = sorted(self.by_length)
-        sums = np.array([sum(self.odds[length]) for length in lengths])
+        sums = np.array([self.odds_by_length[length].sum() for length in lengths])
         length = lengths[rng.choice(len(lengths), p=sums / sums.sum())]
-        pairs, odds = self.by_length[length], np.array(self.odds[length])
+        pairs, odds = self.by_length[length], self.odds_by_length[length]
         samples = [pairs[i] for i in rng.choice(len(pairs), size=size, p=odds / odds.sum())]
         clips = torch.tensor([clip for clip, _ in samples])
         return self.latents[clips], torch.stack([self.rows[caption] for _, caption in samples])

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from eval.training.clips import FULL_FRAMES
+from eval.training.factors import add_factors
 from eval.training.recipes import RECIPES, fold_statistics
 from eval.training.train_vae import (
     HELD_OUT_CLIPS,
@@ -34,7 +35,7 @@ from eval.training.train_vae import (
     psnr,
     round_parameters,
 )
-from eval.training.trainer import Stage, Trainer, add_factors, say, settings_of
+from eval.training.trainer import Stage, Trainer, say, settings_of
 from videosys import CausalVAE, CommandParser, save_model
 from videosys.models.open_sora_plan.autoencoder import V120
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from eval.training.clips import FULL_FRAMES, render, sample_spec, to_uint8
-from eval.training.trainer import Stage, Trainer, odds_of, say, settings_of
+from eval.training.factors import odds_of
+from eval.training.trainer import Stage, Trainer, say, settings_of
 from videosys import CommandParser, OpenSoraVAE, OpenSoraVAEConfig, save_model
 
 M = TypeVar("M", bound=nn.Module)

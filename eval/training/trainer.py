@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eval.training.clips import ClipSpec
-from videosys.tiny.words import PHRASES, SHAPES
+from eval.training.factors import add_factors
 
 WARM_UP_STEPS = 40
 
@@ -60,38 +59,6 @@ def add_run_options(parser: argparse.ArgumentParser, batch_size: int) -> None:
     add("--rate", type=float, default=1.0, help="factor on the default learning rate; use less to continue")
     add("--batch-size", type=int, default=batch_size)
     add_factors(parser)
-
-
-def add_factors(parser: argparse.ArgumentParser) -> None:
-    """Add the argument for factors of motions and shapes."""
-    parser.add_argument(
-        "--more",
-        type=factor,
-        nargs="+",
-        default=[],
-        metavar="NAME=FACTOR",
-        help="how many times more often clips with this motion or shape are drawn, such as spin=4",
-    )
-
-
-def odds_of(spec: ClipSpec, factors: Mapping[str, float]) -> float:
-    """How many times more often a clip is drawn. factors: of motions and shapes, 1 if missing."""
-    return factors.get(spec.motion, 1.0) * factors.get(spec.shape, 1.0)
-
-
-def factor(text: str) -> tuple[str, float]:
-    """Parse an option like spin=4 into the name of a motion or shape, and a positive number."""
-    name, _, value = text.partition("=")
-    allowed = (*PHRASES, *SHAPES)
-    if name not in allowed:
-        raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(allowed)}")
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"the factor of {name} is {value!r}; it must be a positive number")
-    return name, number
 
 
 def check_settings(path: Path, kept: Mapping[str, str], current: Mapping[str, str]) -> None:

@@ -280,7 +280,7 @@ def file_of_prompts(tmp_path):
         ),
         (
             ["--pipeline", "wan", "--tiny", "height=32", "height=64"],
-            "'height=32', 'height=64' set an argument",
+            "height is set twice, to 32 and 64",
         ),
         (["--pipeline", "wan", "--tiny", "--search", "-1"], "search is -1.0; it must be a number, 0 or more"),
     ],

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from eval.training import trainer as training
+from eval.training.factors import factor
 from eval.training.trainer import (
     Stage,
     StageRun,
     Timer,
     Trainer,
-    factor,
     learning_rate,
     load_state,
     save_state,

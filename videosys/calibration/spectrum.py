@@ -48,8 +48,7 @@ def bands(size: torch.Size) -> torch.Tensor:
     """
     frames, height, width = size
     temporal = (torch.fft.fftfreq(frames, device="cpu") * frames).abs().round().long()
-    sides = (torch.fft.fftfreq, height), (torch.fft.rfftfreq, width)
-    rows, columns = (frequencies(n, device="cpu") for frequencies, n in sides)
+    rows, columns = torch.fft.fftfreq(height, device="cpu"), torch.fft.rfftfreq(width, device="cpu")
     spatial = (torch.hypot(rows[:, None], columns) * max(height, width)).round().long()
     return temporal[:, None, None] * (int(spatial.max()) + 1) + spatial
 

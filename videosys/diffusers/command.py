@@ -21,10 +21,11 @@ def pipeline(name: str, is_tiny: bool, arguments: Sequence[str]) -> tuple[Any, d
     ValueError for a name without a tiny model, a pipeline that diffusers cannot load, or an argument that its
     call does not accept.
     """
-    pairs = list(map(argument, arguments))
-    call = dict(pairs)
-    if len(call) < len(pairs):
-        raise ValueError(f"{listing(text for text in arguments)} set an argument twice")
+    call: dict[str, Any] = {}
+    for key, value in map(argument, arguments):
+        if key in call:
+            raise ValueError(f"{key} is set twice, to {call[key]!r} and {value!r}")
+        call[key] = value
     if is_tiny and name not in KNOWN:
         raise ValueError(
             f"--pipeline {name} has no tiny model; with --tiny it must be one of {listing(KNOWN)}"
