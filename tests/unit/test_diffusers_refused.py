@@ -115,6 +115,15 @@ def test_a_calibration_of_another_boundary_between_two_models_is_refused():
         pass
 
 
+def test_a_pipelines_own_settings_are_part_of_its_name(wan):
+    pipe, _ = wan
+    plain = run_spec(pipe, reads_weights=False).model
+    assert plain.startswith("WanPipeline of WanTransformer3DModel ")
+    pipe.register_to_config(expand_timesteps=True)
+    changed = plain.replace("WanPipeline", "WanPipeline(expand_timesteps=true)")
+    assert run_spec(pipe, reads_weights=False).model == changed
+
+
 def test_the_hash_of_the_weights_tells_states_of_adapters_apart(wan):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     model = wan[0].transformer
@@ -127,7 +136,11 @@ def test_the_hash_of_the_weights_tells_states_of_adapters_apart(wan):
     assert weights_digest([model]) == active
     model.set_adapters(["default"], [0.5])
     halved = weights_digest([model])
-    assert len({before, active, disabled, halved}) == 4
+    model.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), "second")
+    second = weights_digest([model])
+    model.set_adapters(["default", "second"], [1.0, 1.0])
+    both = weights_digest([model])
+    assert len({before, active, disabled, halved, second, both}) == 6
 
 
 def test_a_calibration_of_another_number_of_steps_is_refused_before_the_call(wan):
