@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from videosys.generation.config import NegativePromptConfig
 from videosys.models import FAMILIES
+from videosys.utils.settled import SETTINGS
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # which triton reads when it is first imported, by whomever
@@ -18,6 +21,22 @@ if not torch.cuda.is_available():
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def process_settings_are_restored():
+    """The test that changes a setting of the process fails, not those that run after it."""
+    before = process_settings()
+    yield
+    assert process_settings() == before
+
+
+def process_settings() -> dict[str, Any]:
+    """The settings of torch that change results, its default device, and diffusers' attention backend."""
+    found = {f"{index}": setting.deviation() for index, setting in enumerate(SETTINGS)}
+    dispatch = sys.modules.get("diffusers.models.attention_dispatch")
+    backend = dispatch._AttentionBackendRegistry.get_active_backend()[0].value if dispatch else "native"
+    return found | {"device": torch.get_default_device(), "attention backend": backend}
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,20 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.models.attention_dispatch import attention_backend
 
 from tests.video_pipelines import case, generate
 from videosys.cache import IntervalConfig, TeaCacheConfig
 from videosys.diffusers import cached
 
 CACHES = {"interval": IntervalConfig(every=2), "teacache": TeaCacheConfig(threshold=0.25)}
+
+
+@pytest.fixture(autouse=True)
+def active_backend():
+    """Restores the attention backend of the process, which `set_attention_backend` changes too."""
+    with attention_backend():
+        yield
 
 
 def group_offload(pipe: Any) -> None:
@@ -50,7 +58,7 @@ def optimized_module(pipe: Any) -> None:
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
 
 
-def attention_backend(pipe: Any) -> None:
+def native_attention(pipe: Any) -> None:
     pipe.transformer.set_attention_backend("native")
 
 
@@ -77,12 +85,12 @@ CHANGES = {
     "compiled_blocks": compiled_blocks,
     "compiled_model": compiled_model,
     "optimized_module": optimized_module,
-    "attention_backend": attention_backend,
+    "native_attention": native_attention,
     "plain_attention": plain_attention,
     "quantized": quantized,
     "adapter": adapter,
 }
-SAME = {"group_offload", "leaf_offload", "model_offload", "attention_backend"}
+SAME = {"group_offload", "leaf_offload", "model_offload", "native_attention"}
 
 
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
