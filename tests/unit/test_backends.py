@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -54,6 +56,32 @@ def test_every_kernel_gives_the_same_numbers(backend, biased, shape, dtype, monk
     made = attend(q, k, v, bias, backend)
     assert made.shape == (batch, queries, count, width)
     torch.testing.assert_close(made.double(), plain(q, k, v, bias), atol=TOLERANCE[dtype], rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "names", [("math", "math"), ("math", "torch"), ("flash", "flash"), ("math", "flash")]
+)
+def test_threads_with_different_kernels_do_not_meet(names):
+    """Torch's selection of a kernel is one for all threads."""
+    q = torch.randn(2, 4, 64, 8)
+    alone = [attend(q, q, q, None, name) for name in names]
+    barrier, differ = threading.Barrier(2), []
+
+    def work(index):
+        barrier.wait()
+        for _ in range(300):
+            if not torch.equal(attend(q, q, q, None, names[index]), alone[index]):
+                differ.append(names[index])
+
+    threads = [threading.Thread(target=work, args=[index]) for index in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not differ
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.math_sdp_enabled()
 
 
 @torch.no_grad()

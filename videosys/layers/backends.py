@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
@@ -27,6 +29,7 @@ AttentionBackend = Literal[
     "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", "triton", OldBackend
 ]
 
+SELECTION = threading.Lock()  # of one of torch's kernels
 SCORE_BYTES = 4 << 20  # of scores per chunk of `bmm`: they stay in the processor's cache
 OPERATORS.define("attend(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
 
@@ -90,13 +93,19 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def single_kernel(kernel: SDPBackend) -> Kernel:
-    """One of torch's kernels; RuntimeError if it does not support the inputs."""
+    """One of torch's fused kernels; RuntimeError if it does not support the inputs."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-        with sdpa_kernel(kernel):
+        # The selection applies to all threads. Two that overlap would leave a kernel disabled.
+        with nullcontext() if torch.compiler.is_compiling() else SELECTION, sdpa_kernel(kernel):
             return sdpa(q, k, v, bias)
 
     return run
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """torch's attention without a fused kernel, called without a selection, which applies to all threads."""
+    return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0].transpose(1, 2)
 
 
 def bmm(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
@@ -175,7 +184,7 @@ KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
         "flash": single_kernel(SDPBackend.FLASH_ATTENTION),
         "efficient": single_kernel(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": single_kernel(SDPBackend.CUDNN_ATTENTION),
-        "math": single_kernel(SDPBackend.MATH),
+        "math": plain,
         "bmm": bmm,
         "flash_attn": flash_attention,
         "triton": tiled,
