@@ -17,6 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from videosys.utils import settled
+
 Context = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
@@ -119,7 +121,7 @@ def seen() -> dict[str, Any]:
     smallest = sys.float_info.min
     return {
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
+        "device": settled.default_device(),
         "modes": torch.overrides._get_current_function_mode_stack(),
         "dispatch": torch.utils._python_dispatch._get_current_dispatch_mode_stack(),
         "autocast": [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")],

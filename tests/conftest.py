@@ -12,7 +12,7 @@ import torch
 
 from videosys.generation.config import NegativePromptConfig
 from videosys.models import FAMILIES
-from videosys.utils.settled import SETTINGS
+from videosys.utils.settled import SETTINGS, default_device
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # which triton reads when it is first imported, by whomever
@@ -36,7 +36,7 @@ def process_settings() -> dict[str, Any]:
     found = {f"{index}": setting.deviation() for index, setting in enumerate(SETTINGS)}
     dispatch = sys.modules.get("diffusers.models.attention_dispatch")
     backend = dispatch._AttentionBackendRegistry.get_active_backend()[0].value if dispatch else "native"
-    return found | {"device": torch.get_default_device(), "attention backend": backend}
+    return found | {"device": default_device(), "attention backend": backend}
 
 
 @pytest.fixture(scope="session")

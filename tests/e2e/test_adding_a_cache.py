@@ -122,7 +122,11 @@ def test_the_page_has_its_files_on_one_page():
 
 
 @pytest.mark.parametrize(
-    "command", [*COMMANDS, pytest.param(f"{COMMANDS[2]} compile=blocks", marks=pytest.mark.slow)]
+    "command",
+    [
+        pytest.param(command, marks=[pytest.mark.slow] if "compile" in command else [])
+        for command in (*COMMANDS, f"{COMMANDS[2]} compile=blocks")
+    ],
 )
 def test_the_commands_of_the_page(command, package):
     program, *arguments = command.split()

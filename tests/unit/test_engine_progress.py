@@ -13,6 +13,7 @@ from tests.tiny_checkpoint import config_of, text_to_video_config
 from videosys import Cancelled, IntervalConfig, StepProgress, VideoSysEngine
 from videosys.cache import ResidualCache
 from videosys.generation.watch import Monitor, Pace, Watch
+from videosys.utils.settled import default_device
 
 PROMPT, SHORT = "a red circle moves rightward", {"num_frames": 17}
 CACHED = {**SHORT, "cache": IntervalConfig(2)}
@@ -75,7 +76,7 @@ def change_default_dtype(found):
 
 
 def change_default_device(found):
-    found.append(torch.get_default_device())
+    found.append(default_device())
     torch.set_default_device("meta")
 
 

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
+
 from tests.stage import PATIENCE, Stage, until
 from videosys.engine.failure import RankError
 from videosys.generation.request import VideoOutput

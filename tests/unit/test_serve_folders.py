@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+pytest.importorskip("sqlalchemy", reason="the extra 'serve' is not installed: pip install -e '.[serve]'")
+
 from videosys.serve.files import remove_leftovers
 from videosys.serve.lock import own
 from videosys.serve.render import main

@@ -45,6 +45,13 @@ class Setting:
         return None if value in self.neutral else value
 
 
+def default_device() -> torch.device:
+    """torch's default device. torch 2.6 fails to read one that was reset to None."""
+    with contextlib.suppress(AttributeError):
+        return torch.get_default_device()
+    return torch.device("cpu")
+
+
 def deterministic() -> tuple[bool, bool]:
     return (
         torch.are_deterministic_algorithms_enabled(),
@@ -176,7 +183,7 @@ def enter(stack: contextlib.ExitStack) -> None:
     stack.enter_context(PROCESS.settled())
     stack.enter_context(without_function_modes())
     stack.enter_context(without_dispatch_modes())
-    if torch.get_default_device().type != "cpu":
+    if default_device().type != "cpu":
         stack.enter_context(torch.device("cpu"))
     for kind in AUTOCAST:
         if torch.is_autocast_enabled(kind):
