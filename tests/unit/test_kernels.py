@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import subprocess
 import sys
@@ -24,12 +23,12 @@ from videosys.models.open_sora_plan.transformer import OpenSoraT2V, OpenSoraT2VC
 from videosys.models.opensora.transformer import STDiT3, STDiT3Config
 from videosys.models.pixart import layers as pixart
 from videosys.models.pixart.latte_t2v import LatteT2V, LatteT2VConfig
+from videosys.utils.triton import has_triton
 
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 2e-2}  # the interpreter cuts off what bfloat16 rounds
 HALF = torch.float16
 needs_triton = pytest.mark.skipif(
-    importlib.util.find_spec("triton") is None,
-    reason="triton is missing: pip install -e '.[triton]' (Linux only)",
+    not has_triton(), reason="triton is missing or too old: pip install -e '.[triton]' (Linux only)"
 )
 
 
