@@ -1,4 +1,6 @@
-"""A plugin for pytest that skips tests of what an older diffusers does not have. `.ci/oldest` uses it."""
+"""A plugin for pytest that skips tests of what an older diffusers lacks, or cannot import with an older
+transformers. `.ci/oldest` uses it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Generator
 import diffusers
 import pytest
 
-MISSING = re.compile(r"module diffusers has no attribute (\w+)")
+MISSING = re.compile(r"module diffusers has no attribute \w+|cannot import name '\w+' from 'transformers'")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -24,7 +26,7 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 def skipping() -> Generator[None, None, None]:
     try:
         return (yield)
-    except AttributeError as error:
+    except (AttributeError, RuntimeError) as error:
         if missing := MISSING.search(str(error)):
-            pytest.skip(f"diffusers {diffusers.__version__} has no {missing[1]}")
+            pytest.skip(f"diffusers {diffusers.__version__}: {missing[0]}")
         raise
