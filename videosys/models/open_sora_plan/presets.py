@@ -110,4 +110,4 @@ def tiny(version: Version, guidance_scale: float) -> Mapping[str, Any]:
     )
 
 
-TINY = MappingProxyType({"open_sora_plan_v110": tiny("v110", 3.0), "open_sora_plan_v120": tiny("v120", 1.5)})
+TINY = MappingProxyType({"open_sora_plan_v110": tiny("v110", 3.0), "open_sora_plan_v120": tiny("v120", 2.5)})
