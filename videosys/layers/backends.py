@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from videosys.layers import kernels
 from videosys.layers.linear import OPERATORS, kernel_dtypes
 from videosys.utils.installed import install_command
+from videosys.utils.settled import PROCESS
 from videosys.utils.triton import CAN_LAUNCH
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,7 +29,6 @@ AttentionBackend = Literal[
     "auto", "torch", "flash", "efficient", "cudnn", "math", "bmm", "flash_attn", "triton", OldBackend
 ]
 
-SELECTION = threading.Lock()  # of one of torch's kernels
 SCORE_BYTES = 4 << 20  # of scores per chunk of `bmm`: they stay in the processor's cache
 OPERATORS.define("attend(Tensor q, Tensor k, Tensor v, Tensor? bias) -> Tensor")
 
@@ -93,18 +92,32 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 
 
 def single_kernel(kernel: SDPBackend) -> Kernel:
-    """One of torch's fused kernels; RuntimeError if it does not support the inputs."""
+    """One of torch's fused kernels for GPUs; RuntimeError if it does not support the inputs."""
 
     def run(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
         # The selection applies to all threads. Two that overlap would leave a kernel disabled.
-        with nullcontext() if torch.compiler.is_compiling() else SELECTION, sdpa_kernel(kernel):
+        with nullcontext() if torch.compiler.is_compiling() else PROCESS.lock, sdpa_kernel(kernel):
             return sdpa(q, k, v, bias)
 
     return run
 
 
+fused_flash = single_kernel(SDPBackend.FLASH_ATTENTION)
+
+
+def flash(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+    """torch's flash attention; on a CPU it is called directly, without a selection for all threads."""
+    if q.device.type != "cpu":
+        return fused_flash(q, k, v, bias)
+    q, k, v = (part if part.stride(-1) == 1 else part.contiguous() for part in (q, k, v))
+    attended = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)
+    return attended[0].transpose(1, 2)
+
+
 def plain(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
-    """torch's attention without a fused kernel, called without a selection, which applies to all threads."""
+    """torch's attention without a fused kernel, called directly, without a selection for all threads."""
+    if q.device.type == "mps":  # torch has no other kernel there
+        return sdpa(q, k, v, bias)
     return torch.ops.aten._scaled_dot_product_attention_math(q, k, v, bias)[0].transpose(1, 2)
 
 
@@ -181,7 +194,7 @@ def tiled(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 KERNELS: MappingProxyType[str, Kernel] = MappingProxyType(
     {
         "torch": sdpa,
-        "flash": single_kernel(SDPBackend.FLASH_ATTENTION),
+        "flash": flash,
         "efficient": single_kernel(SDPBackend.EFFICIENT_ATTENTION),
         "cudnn": single_kernel(SDPBackend.CUDNN_ATTENTION),
         "math": plain,

@@ -120,16 +120,17 @@ SETTINGS = (
 
 class ProcessSettings:
     """The settings of the process. They are neutral while any thread is in a settled context: the first
-    thread sets them, and the last one restores those that nobody else has changed.
+    thread sets them, and the last one restores those that nobody else has changed. lock: held by whoever
+    changes one for a moment.
     """
 
     def __init__(self) -> None:
-        self._lock, self._users = threading.Lock(), 0
+        self.lock, self._users = threading.Lock(), 0
         self._found: dict[Setting, Any] = {}
 
     @contextlib.contextmanager
     def settled(self) -> Iterator[None]:
-        with self._lock:
+        with self.lock:
             self._users += 1
             for setting in SETTINGS:
                 value = setting.deviation()
@@ -139,7 +140,7 @@ class ProcessSettings:
         try:
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self._users -= 1
                 if self._users == 0:
                     self._restore()
