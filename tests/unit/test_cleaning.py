@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from videosys.text_encoders import cleaning
-from videosys.text_encoders.cleaning import LISTING_RULES, SYMBOL_RULES, WEB_RULES, clean_caption
+from videosys.text_encoders.cleaning import (
+    LISTING_RULES,
+    SYMBOL_RULES,
+    WEB_RULES,
+    clean_caption,
+    strip_markup,
+)
 
 
 @pytest.mark.parametrize(
@@ -119,3 +126,10 @@ def test_a_long_prompt_ends_with_a_word():
         assert cleaning.clean_prompt("abc " * 2000) == ("abc " * 1024).strip()
     with pytest.warns(UserWarning, match="characters"):
         assert set(cleaning.clean_prompt("x abcdefg " * 2000).split()) == {"x", "abcdefg"}
+
+
+def test_threads_leave_no_filter_of_warnings():
+    before = [*warnings.filters]
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(strip_markup, ["a.txt"] * 2000)) == {"a.txt"}
+    assert [*warnings.filters] == before

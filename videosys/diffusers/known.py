@@ -75,7 +75,7 @@ class RandomTiny:
         cls = getattr(diffusers, self.pipeline)
         parts = dict.fromkeys(name for name in inspect.signature(cls.__init__).parameters if name != "self")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # that of the CPU only
             parts["transformer"] = getattr(diffusers, self.transformer)(**self.sizes).eval()
         parts["scheduler"] = getattr(diffusers, self.scheduler)(**self.settings)
         pipe = cls(**parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
@@ -10,6 +9,7 @@ from typing import Any
 
 import torch
 
+from videosys.utils.ignored import ignored
 from videosys.utils.seed import Generators
 from videosys.utils.typed import check_between
 
@@ -115,9 +115,7 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     from diffusers import EulerAncestralDiscreteScheduler
 
     check_steps(num_inference_steps, 1)
-    with warnings.catch_warnings():
-        # It creates arrays from tensors, for which NumPy 2 warns; a program may turn warnings into errors.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with ignored(DeprecationWarning):  # it creates arrays from tensors, for which NumPy 2 warns
         make = partial(EulerAncestralDiscreteScheduler, **NOISE, timestep_spacing="linspace")
         return Sampler(make, num_inference_steps, generator=generator)
 

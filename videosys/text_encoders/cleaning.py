@@ -17,6 +17,8 @@ import ftfy
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
 from bs4.builder import ParserRejectedMarkup
 
+from videosys.utils.ignored import ignored
+
 FILE_TYPES = "png|jpg|jpeg|bmp|webp|eps|pdf|apk|mp4"
 HOST = r"[a-zA-Z0-9.-]+\.(?:com|co|ru|net|org|edu|gov|it)[\w/-]*\b/?(?!@)"
 DASHES = (
@@ -116,9 +118,7 @@ def substitute(rules: tuple[Rule, ...], text: str) -> str:
 
 def strip_markup(text: str) -> str:
     """Return the text content of HTML. Text that the parser rejects is returned unchanged."""
-    with warnings.catch_warnings():
-        # Not a problem if a caption looks like a file name.
-        warnings.simplefilter("ignore", MarkupResemblesLocatorWarning)
+    with ignored(MarkupResemblesLocatorWarning):  # a caption may look like a file name
         try:
             return BeautifulSoup(text, "html.parser").text
         except (
