@@ -24,16 +24,20 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def process_settings_are_restored():
-    """The test that changes a setting of the process fails, not those that run after it."""
+def process_settings_are_unchanged():
+    """The test that changes a setting of the process fails. Those of torch are restored afterwards."""
     before = process_settings()
     yield
-    assert process_settings() == before
+    after = process_settings()
+    for setting in SETTINGS:
+        if after[setting] != before[setting]:
+            setting.set(setting.neutral[0] if before[setting] is None else before[setting])
+    assert after == before
 
 
-def process_settings() -> dict[str, Any]:
+def process_settings() -> dict[Any, Any]:
     """The settings of torch that change results, its default device, and diffusers' attention backend."""
-    found = {f"{index}": setting.deviation() for index, setting in enumerate(SETTINGS)}
+    found: dict[Any, Any] = {setting: setting.deviation() for setting in SETTINGS}
     dispatch = sys.modules.get("diffusers.models.attention_dispatch")
     backend = dispatch._AttentionBackendRegistry.get_active_backend()[0].value if dispatch else "native"
     return found | {"device": default_device(), "attention backend": backend}
