@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -19,7 +21,7 @@ from videosys.estimate import estimate
 from videosys.generation.request import VideoJob
 from videosys.metrics import Lpips
 from videosys.models.pixart.latte_t2v import LatteT2V
-from videosys.utils.settled import settle, settled, settled_steps
+from videosys.utils.settled import PROCESS, settle, settled, settled_steps
 
 OTHERS = [name for name in WRITERS if name != "latte"]
 PROMPT = "a red circle"
@@ -227,6 +229,39 @@ def test_the_last_thread_puts_back_what_the_process_had():
         thread.join()
         assert torch.get_default_dtype() == torch.float64
     assert kept == [torch.float32]
+
+
+def test_a_settled_generator_may_be_collected_at_any_time():
+    """Also while this thread holds the lock of the settings: the end of the generator is settled too."""
+
+    def numbers():
+        try:
+            yield 1
+        finally:
+            ends.append(torch.get_default_dtype())
+
+    ends = []
+    with dtype(torch.float64):
+        steps = settled_steps(numbers())
+        assert next(steps) == 1
+        with PROCESS.lock:
+            del steps
+            gc.collect()
+        assert torch.get_default_dtype() == torch.float64
+    assert ends == [torch.float32]
+
+
+def test_engines_in_threads_may_have_different_attention(configs, settled_videos):
+    """Each gives the frames that it gives alone."""
+    names = ["math", "flash", "torch", "math"]
+    engines = [VideoSysEngine(replace(configs["latte"], attention=name), quiet=True) for name in names]
+    alone = [engine.generate(PROMPT).video for engine in engines]
+    before = torch.nn.attention._cur_sdpa_kernel_backends()
+    with ThreadPoolExecutor(len(engines)) as pool:
+        made = [*pool.map(lambda engine: engine.generate(PROMPT).video, engines)]
+    assert all(map(equal, made, alone))
+    assert equal(alone[2], settled_videos["latte"])
+    assert torch.nn.attention._cur_sdpa_kernel_backends() == before
 
 
 def test_what_a_program_sets_meanwhile_is_not_lost():

@@ -70,9 +70,8 @@ def test_threads_with_different_kernels_do_not_affect_each_other(context, names)
     """Torch's selection of a kernel is one for all threads."""
     torch.manual_seed(0)
     q = torch.randn(2, 4, 64, 8)
-    bias = torch.randn(2, 1, 1, 64).requires_grad_(
-        names[1] == "torch"
-    )  # flash does not support gradients of it
+    # Flash attention does not support a bias with gradients.
+    bias = torch.randn(2, 1, 1, 64).requires_grad_(names[1] == "torch")
     before = torch.nn.attention._cur_sdpa_kernel_backends()
     barrier = threading.Barrier(2)
 

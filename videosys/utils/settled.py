@@ -121,11 +121,12 @@ SETTINGS = (
 class ProcessSettings:
     """The settings of the process. They are neutral while any thread is in a settled context: the first
     thread sets them, and the last one restores those that nobody else has changed. lock: held by whoever
-    changes one for a moment.
+    changes one for a moment. It is reentrant, because the garbage collector may end a settled generator in
+    the thread that holds it.
     """
 
     def __init__(self) -> None:
-        self.lock, self._users = threading.Lock(), 0
+        self.lock, self._users = threading.RLock(), 0
         self._found: dict[Setting, Any] = {}
 
     @contextlib.contextmanager
