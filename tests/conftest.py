@@ -25,7 +25,7 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def process_settings_are_unchanged():
-    """The test that changes a setting of the process fails. Those of torch are restored afterwards."""
+    """The test that changes a setting of the process fails. SETTINGS are restored for later tests."""
     before = process_settings()
     yield
     after = process_settings()
