@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from videosys.diffusers.tiny import TINY_WAN_CALIBRATION, TINY_WAN_CALL, tiny_wan
+from videosys.utils.lazy import imported
 
 PROMPTS = (
     "a cat plays the piano in a sunny room",
@@ -70,14 +71,12 @@ class RandomTiny:
 
     def built(self) -> Any:
         """The pipeline, with the same weights each time. The global random state is not changed."""
-        import diffusers
-
-        cls = getattr(diffusers, self.pipeline)
+        cls = imported("diffusers", self.pipeline)
         parts = dict.fromkeys(name for name in inspect.signature(cls.__init__).parameters if name != "self")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # that of the CPU only
-            parts["transformer"] = getattr(diffusers, self.transformer)(**self.sizes).eval()
-        parts["scheduler"] = getattr(diffusers, self.scheduler)(**self.settings)
+            parts["transformer"] = imported("diffusers", self.transformer)(**self.sizes).eval()
+        parts["scheduler"] = imported("diffusers", self.scheduler)(**self.settings)
         pipe = cls(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -125,12 +124,12 @@ class Known:
 
     def built(self) -> Any:
         """The pipeline, loaded, on the GPU if there is one."""
-        from diffusers import UniPCMultistepScheduler
-
         pipe = loaded(self.model, self.dtype, to_device=not self.offload)
         if self.flow_shift is not None:
             config = pipe.scheduler.config
-            pipe.scheduler = UniPCMultistepScheduler.from_config(config, flow_shift=self.flow_shift)
+            pipe.scheduler = imported("diffusers", "UniPCMultistepScheduler").from_config(
+                config, flow_shift=self.flow_shift
+            )
         if self.offload:
             pipe.vae.enable_tiling()
             pipe.enable_model_cpu_offload(device=device())
@@ -148,10 +147,10 @@ def device() -> str:
 
 def loaded(model: str, dtype: str = "bfloat16", to_device: bool = True) -> Any:
     """The pipeline of a folder or of an id on the hub. ValueError if diffusers cannot load it."""
-    from diffusers import DiffusionPipeline
-
     try:
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype))
+        pipe = imported("diffusers", "DiffusionPipeline").from_pretrained(
+            model, torch_dtype=getattr(torch, dtype)
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot load {model}: {' '.join(str(error).split())}") from error
     return pipe.to(device()) if to_device else pipe

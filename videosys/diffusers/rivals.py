@@ -14,6 +14,7 @@ import torch
 from videosys.cache import NoCacheConfig
 from videosys.diffusers.checks import current_shift
 from videosys.diffusers.study import PipelineBench, quality
+from videosys.utils.lazy import imported
 from videosys.utils.logging import get_logger
 
 _LOG = get_logger("diffusers")
@@ -31,8 +32,6 @@ TRIES = 4  # numbers of steps to try, to find one with the allowed number of eva
 
 def rivals(scheduler: Any) -> dict[str, Any]:
     """The pipeline's own scheduler and other solvers for the same model, by name."""
-    import diffusers
-
     found = {OWN: scheduler}
     fitting = options_for(scheduler)
     for name, (cls, own) in SOLVERS.items():
@@ -40,7 +39,7 @@ def rivals(scheduler: Any) -> dict[str, Any]:
             continue
         options = {**fitting, **own, "solver_order": ORDER}
         with torch.device("cpu"):  # of its tables, even with another default device
-            solver = getattr(diffusers, cls).from_config(scheduler.config, **options)
+            solver = imported("diffusers", cls).from_config(scheduler.config, **options)
         if has_same_noise(scheduler, solver):
             found[name] = solver
     return found

@@ -13,6 +13,7 @@ from videosys.models.open_sora_plan.autoencoder import CausalVAE, CausalVAEConfi
 from videosys.text_encoders.t5 import T5Encoder
 from videosys.utils.checkpoint import load_model, read_config, resolve
 from videosys.utils.hub import BUNDLED_FOLDER
+from videosys.utils.lazy import imported
 from videosys.utils.settled import settle
 
 TRANSFORMER = "bundled:wan/transformer"
@@ -69,16 +70,14 @@ def tiny_wan(transformer: str | Path = TRANSFORMER) -> Any:
 
     `python -m videosys.tiny.words` lists its vocabulary. transformer: a folder with other weights.
     """
-    from diffusers import UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
-
-    folder = resolve(AUTOENCODER)
+    folder, model = resolve(AUTOENCODER), imported("diffusers", "WanTransformer3DModel")
     texts = T5Encoder.from_pretrained(TEXTS)
-    pipe = WanPipeline(
+    pipe = imported("diffusers", "WanPipeline")(
         tokenizer=texts.tokenizer,
         text_encoder=texts.model,
-        transformer=WanTransformer3DModel.from_pretrained(resolve(transformer), torch_dtype=torch.float32),
+        transformer=model.from_pretrained(resolve(transformer), torch_dtype=torch.float32),
         vae=PipelineVAE(load_model(CausalVAE, read_config(CausalVAEConfig, folder), folder)),
-        scheduler=UniPCMultistepScheduler(
+        scheduler=imported("diffusers", "UniPCMultistepScheduler")(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=SHIFT
         ),
     )

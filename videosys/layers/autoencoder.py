@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from videosys.layers.tiling import Progress
 from videosys.parallel import Parallel
+from videosys.utils.lazy import imported
 from videosys.utils.typed import MOST_CHANNELS, MOST_LEVELS, limited
 
 if TYPE_CHECKING:
@@ -91,17 +92,8 @@ def build_frame_autoencoder(
 
 
 def frame_classes() -> tuple[type[AutoencoderKL], type[AutoencoderKLTemporalDecoder]]:
-    """diffusers' autoencoders of images, and of clips.
-
-    Their modules compute with tensors while they are imported, here always on the CPU: models are built on
-    the meta device, where older versions of torch end such an import with an error.
-    """
-    with torch.device("cpu"):
-        from diffusers import (
-            AutoencoderKL,
-            AutoencoderKLTemporalDecoder,
-        )  # slow, not needed for configs
-    return AutoencoderKL, AutoencoderKLTemporalDecoder
+    """diffusers' autoencoders of images, and of clips. Their import is slow, and configs do not need it."""
+    return imported("diffusers", "AutoencoderKL"), imported("diffusers", "AutoencoderKLTemporalDecoder")
 
 
 def use_channels_last(model: nn.Module) -> None:
@@ -164,9 +156,7 @@ def posterior(moments: Tensor) -> DiagonalGaussianDistribution:
     """The normal distribution of latents that moments [B, 2 C, ...] describe: means, then logarithms of
     variances.
     """
-    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
-    return DiagonalGaussianDistribution(moments)
+    return imported("diffusers.models.autoencoders.vae", "DiagonalGaussianDistribution")(moments)
 
 
 def mean_or_sample(moments: Tensor, generator: torch.Generator | None) -> Tensor:

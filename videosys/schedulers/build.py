@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from videosys.utils.ignored import ignored
+from videosys.utils.lazy import imported
 from videosys.utils.seed import Generators
 from videosys.utils.typed import check_between
 
@@ -79,11 +80,9 @@ def ddim(
     eta: share of new noise in each step, from `generator`; 0 adds none. ValueError for a number of steps
     outside 1..1000.
     """
-    from diffusers import DDIMScheduler
-
     check_steps(num_inference_steps, 1)
     make = partial(
-        DDIMScheduler,
+        imported("diffusers", "DDIMScheduler"),
         **{**NOISE, "beta_start": beta_start, "beta_end": beta_end, "beta_schedule": beta_schedule},
         clip_sample=False,
         set_alpha_to_one=True,
@@ -99,11 +98,10 @@ def pndm(num_inference_steps: int) -> Sampler:
     The first three steps are Runge-Kutta steps of four evaluations each, so n steps make n + 9 evaluations,
     and `timesteps` has as many entries. ValueError for a number of steps outside 4..1000.
     """
-    from diffusers import PNDMScheduler
-
     check_steps(num_inference_steps, PNDM_MIN_STEPS)
     options = {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
-    return Sampler(partial(PNDMScheduler, **NOISE, **options), num_inference_steps, history=PNDM_HISTORY)
+    make = partial(imported("diffusers", "PNDMScheduler"), **NOISE, **options)
+    return Sampler(make, num_inference_steps, history=PNDM_HISTORY)
 
 
 def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -> Sampler:
@@ -112,11 +110,10 @@ def euler_ancestral(num_inference_steps: int, *, generator: Generators = None) -
     Each step draws new noise from `generator`, one for all or one per sample. ValueError for a number of
     steps outside 1..1000.
     """
-    from diffusers import EulerAncestralDiscreteScheduler
-
     check_steps(num_inference_steps, 1)
     with ignored(DeprecationWarning):  # it creates arrays from tensors, for which NumPy 2 warns
-        make = partial(EulerAncestralDiscreteScheduler, **NOISE, timestep_spacing="linspace")
+        scheduler = imported("diffusers", "EulerAncestralDiscreteScheduler")
+        make = partial(scheduler, **NOISE, timestep_spacing="linspace")
         return Sampler(make, num_inference_steps, generator=generator)
 
 

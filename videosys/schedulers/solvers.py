@@ -16,6 +16,7 @@ import torch
 
 from videosys.schedulers.build import NOISE, Sampler, check_steps
 from videosys.schedulers.flow import FlowSampler, FlowSolver, shifted_grid
+from videosys.utils.lazy import imported
 from videosys.utils.plain import name_in
 from videosys.utils.seed import Generators
 from videosys.utils.typed import check_between, check_types, listing
@@ -167,11 +168,9 @@ class DPMSolverConfig(SchedulerConfig):
         return self._of_epsilon(num_inference_steps, training.noise, {})
 
     def _of_epsilon(self, steps: int, noise: Mapping[str, Any], options: Mapping[str, Any]) -> Sampler:
-        from diffusers import DPMSolverMultistepScheduler
-
         check_steps(steps, 1)
         make = partial(
-            DPMSolverMultistepScheduler,
+            imported("diffusers", "DPMSolverMultistepScheduler"),
             **{**noise, **grid_options(self.grid)},
             solver_order=self.order,
             solver_type=self.solver_type or "midpoint",
@@ -213,16 +212,15 @@ class UniPCConfig(SchedulerConfig):
         check_between("scheduler.order", self.order, 1, MAX_ORDER)
 
     def build(self, num_inference_steps: int, training: Training, generator: Generators) -> Any:
-        from diffusers import UniPCMultistepScheduler
-
+        scheduler_cls = imported("diffusers", "UniPCMultistepScheduler")
         own = {"solver_order": self.order}
         if training.prediction == "flow":
             flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-            scheduler = UniPCMultistepScheduler(**own, **flow)
+            scheduler = scheduler_cls(**own, **flow)
             return FlowSampler(scheduler, self.flow_grid(num_inference_steps, training), history=self.order)
         check_steps(num_inference_steps, 1)
         options = {**training.noise, **grid_options(self.grid or "exponential")}
-        make = partial(UniPCMultistepScheduler, **options, **own)
+        make = partial(scheduler_cls, **options, **own)
         return Sampler(make, num_inference_steps, history=self.order)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from videosys.text_encoders.t5 import CONFIG_FILES, encoder_class, find_folder, read_encoder_config
+from videosys.utils.lazy import imported
 
 # T5 v1.1 XXL; mT5 XXL differs in its vocabulary.
 XXL: MappingProxyType[str, Any] = MappingProxyType(
@@ -31,12 +32,12 @@ def encoder_shape(folder: Path | None, is_mt5: bool = False) -> nn.Module:
 
     is_mt5: selects the published encoder. ValueError if the folder has no readable config.json.
     """
-    import transformers as tf
-
     if folder is not None:
         config = read_encoder_config(find_folder(folder, "text_encoder", CONFIG_FILES))
     else:
-        config = tf.T5Config(**{**XXL, **({"vocab_size": MT5_VOCABULARY} if is_mt5 else {})})
+        config = imported("transformers", "T5Config")(
+            **{**XXL, **({"vocab_size": MT5_VOCABULARY} if is_mt5 else {})}
+        )
     return encoder_class(config)(config)
 
 

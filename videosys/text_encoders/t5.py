@@ -26,6 +26,7 @@ from videosys.utils.checkpoint import (
 )
 from videosys.utils.interrupts import raise_interrupt
 from videosys.utils.kinds import file_kind
+from videosys.utils.lazy import imported
 from videosys.utils.prefixes import without_prefix
 from videosys.utils.reading import check_regular, load_json_object
 from videosys.utils.settled import settle
@@ -165,14 +166,12 @@ class Shape:
 
 def load_tokenizer(folder: Path) -> Any:
     """Load the T5 tokenizer of a folder with spiece.model or tokenizer.json."""
-    from transformers import T5Tokenizer, T5TokenizerFast
-
     check_tokenizer_files(folder)
     has_vocabulary = (folder / "spiece.model").is_file()
     if not (folder / "tokenizer.json").is_file():
         require_packages(folder)
     # Before transformers 5, the slow class reads only spiece.model and the fast one only the JSON file.
-    tokenizer_cls = T5Tokenizer if has_vocabulary else T5TokenizerFast
+    tokenizer_cls = imported("transformers", "T5Tokenizer" if has_vocabulary else "T5TokenizerFast")
     try:
         return tokenizer_cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the libraries raise various exceptions
@@ -229,12 +228,12 @@ def require_packages(folder: Path) -> None:
 
 def read_encoder_config(folder: Path) -> Any:
     """Read a folder's config.json: an MT5Config for mT5, else a T5Config."""
-    import transformers as tf
-
     read_config(Shape, folder)  # ValueError for invalid values
     try:
-        about, _ = tf.T5Config.get_config_dict(str(folder), local_files_only=True)
-        config_cls = tf.MT5Config if about.get("model_type") == "mt5" else tf.T5Config
+        config_cls = imported("transformers", "T5Config")
+        about, _ = config_cls.get_config_dict(str(folder), local_files_only=True)
+        if about.get("model_type") == "mt5":
+            config_cls = imported("transformers", "MT5Config")
         return config_cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises OSError and others for a damaged config.json
         raise_interrupt(error)
@@ -243,9 +242,8 @@ def read_encoder_config(folder: Path) -> Any:
 
 def encoder_class(config: Any) -> Any:
     """The encoder class of transformers for a config: mT5 for an MT5Config, else T5."""
-    import transformers as tf
-
-    return tf.MT5EncoderModel if isinstance(config, tf.MT5Config) else tf.T5EncoderModel
+    is_mt5 = isinstance(config, imported("transformers", "MT5Config"))
+    return imported("transformers", "MT5EncoderModel" if is_mt5 else "T5EncoderModel")
 
 
 def load_weights(
